@@ -1,0 +1,8 @@
+//! warren: the per-node proxy of an ambient service mesh. See ARCHITECTURE.md.
+
+#[cfg(panic = "abort")]
+compile_error!(
+    "supervision needs panic=unwind: a caught panic restarts one actor, an abort takes the node's traffic down"
+);
+
+pub mod supervisor;

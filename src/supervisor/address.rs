@@ -1,0 +1,140 @@
+//! Addresses: where an actor is reached, whichever incarnation of it is running.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use ractor::{ActorId, ActorRef, Message, MessagingErr, RpcReplyPort};
+use tokio::sync::{oneshot, watch};
+
+/// Reaches the actor that is behind it now. An `ActorRef` goes stale when its actor is restarted; this does not.
+///
+/// ractor's mailboxes are unbounded: whoever casts because a peer said so must bound how many casts are outstanding.
+pub struct Address<M> {
+    name: Arc<str>,
+    current: watch::Sender<Option<ActorRef<M>>>,
+}
+
+/// Why a message got no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AddressError {
+    /// Nobody is behind the address: the message was not delivered.
+    #[error("{name} is down")]
+    Down {
+        /// The address.
+        name: Arc<str>,
+    },
+    /// The actor took the message and has not answered in time.
+    #[error("{name} did not answer within {after:?}")]
+    TimedOut {
+        /// The address.
+        name: Arc<str>,
+        /// How long the caller waited in all.
+        after: Duration,
+    },
+    /// The actor died with the message, or dropped its reply port. It may have acted on it.
+    #[error("{name} was lost while answering")]
+    Lost {
+        /// The address.
+        name: Arc<str>,
+    },
+}
+
+// === impl Address ===
+
+impl<M> Clone for Address<M> {
+    fn clone(&self) -> Self {
+        Self { name: self.name.clone(), current: self.current.clone() }
+    }
+}
+
+impl<M> fmt::Debug for Address<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Address").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl<M: Message> Address<M> {
+    /// An address with nobody behind it yet. The name is for errors; it need not be unique.
+    pub fn new(name: &str) -> Self {
+        Self { name: name.into(), current: watch::Sender::new(None) }
+    }
+
+    /// The name given to [`Address::new`].
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// Puts `actor` behind the address, in place of its former incarnation. Supervisors do this after each start.
+    pub fn publish(&self, actor: ActorRef<M>) {
+        self.current.send_replace(Some(actor));
+    }
+
+    /// The actor behind the address, dead or alive; goes stale at the next restart, so do not keep it.
+    pub fn current(&self) -> Option<ActorRef<M>> {
+        self.current.borrow().clone()
+    }
+
+    /// The id of the current incarnation: another one means a restart has happened.
+    pub fn actor_id(&self) -> Option<ActorId> {
+        self.current.borrow().as_ref().map(|actor| actor.get_id())
+    }
+
+    /// Sends without waiting.
+    ///
+    /// # Errors
+    /// [`AddressError::Down`] at once if nobody is behind the address. `Ok` does not mean it will be handled.
+    pub fn cast(&self, message: M) -> Result<(), AddressError> {
+        match &*self.current.borrow() {
+            Some(actor) => actor.send_message(message).map_err(|_| self.down()),
+            None => Err(self.down()),
+        }
+    }
+
+    /// Sends the message built around a reply port and waits for the reply. If the actor is down, waits for its
+    /// restart first; all within `timeout`.
+    ///
+    /// # Errors
+    /// - `Down`: no restart came in time, the message was not delivered;
+    /// - `TimedOut`: it was delivered and not answered in time;
+    /// - `Lost`: the actor died with it.
+    pub async fn call<T: Send + 'static>(
+        &self,
+        timeout: Duration,
+        message: impl FnOnce(RpcReplyPort<T>) -> M,
+    ) -> Result<T, AddressError> {
+        let (port, reply) = oneshot::channel();
+        let message = message((port, timeout).into());
+        let mut delivered = false;
+        let answered = tokio::time::timeout(timeout, async {
+            self.deliver(message).await?;
+            delivered = true;
+            reply.await.map_err(|_| AddressError::Lost { name: self.name.clone() })
+        })
+        .await;
+        match answered {
+            Ok(answer) => answer,
+            Err(_) if delivered => Err(AddressError::TimedOut { name: self.name.clone(), after: timeout }),
+            Err(_) => Err(self.down()),
+        }
+    }
+
+    async fn deliver(&self, mut message: M) -> Result<(), AddressError> {
+        let mut incarnations = self.current.subscribe();
+        loop {
+            let actor = incarnations.borrow_and_update().clone();
+            if let Some(actor) = actor {
+                match actor.send_message(message) {
+                    Ok(()) => return Ok(()),
+                    Err(MessagingErr::SendErr(undelivered)) => message = undelivered,
+                    Err(MessagingErr::ChannelClosed | MessagingErr::InvalidActorType) => {
+                        return Err(self.down());
+                    }
+                }
+            }
+            incarnations.changed().await.map_err(|_| self.down())?;
+        }
+    }
+
+    fn down(&self) -> AddressError {
+        AddressError::Down { name: self.name.clone() }
+    }
+}

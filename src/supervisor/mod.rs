@@ -1,0 +1,76 @@
+//! OTP-style supervision on ractor: a crash costs one actor a restart, and is heard of.
+//!
+//! ```text
+//! SupervisorSpec          Tree::start      root          supervisor: starts, watches, restarts
+//!   |- ChildSpec          ----------->     |- xds        worker: reached through an Address<M>
+//!   |- SupervisorSpec                      |- meshsup    supervisor
+//!   `- DynamicSpec                         `- pods       its children come and go through DynamicChildren
+//! ```
+//!
+//! An [`Address`], a [`DynamicChildren`] and the paths, counts and last exits that a [`TreeHandle`] shows survive the
+//! restarts of the actors behind them.
+//!
+//! **Start** is in declared order, each child after the one before is up. A first start that fails is returned to the
+//! caller: a start that never worked is no crash. Children of a dynamic supervisor start when asked to.
+//!
+//! **Failure** of a child (panic, error, kill, or an end that its [`Restart`] does not allow) makes its supervisor
+//! wait for the child's [`Backoff`], then start it again, together with the siblings that its [`Strategy`] names:
+//! those are stopped in reverse order first. A restart that fails is a failure like any other. Nothing of this blocks
+//! the supervisor: each start, back-off and stop is a task it owns.
+//!
+//! **Escalation**: more failures than the [`Intensity`] allows, and a supervisor stops its children, in reverse, and
+//! fails itself; that is a failure of a child to its parent. When the root gives up, [`Tree::exited`] says so, and
+//! the process should end. A dynamic child never escalates: it goes into quarantine, retried after growing delays.
+//!
+//! **Stop** is in reverse order: gracefully within each child's budget, then by kill. Supervisors stop what is below
+//! them first. Dynamic children stop all at once.
+//!
+//! **Seen**: [`TreeHandle::snapshot`] reads shared memory and so shows a hung actor too; each [`Event`] is logged and
+//! given to the observer of [`Tree::start_observed`].
+//!
+//! **Hung** actors are found by a watchdog ([`Tree::watched`]) and killed; [`TreeHandle::probe`] asks one. Faults are
+//! put into running actors with [`TreeHandle::inject`] and into tasks with [`faults::arm`].
+//!
+//! Not actors, but owned all the same: a task is an [`OwnedTask`], a connection is a [`Conn`] in a [`ConnSet`].
+//!
+//! Inside, `restart` and `plan` decide and are pure; `shell` is the actor that performs what they decide.
+//!
+//! # What to know of ractor
+//! - Mailboxes have no bound: bound admission where a peer can trigger messages.
+//! - A panic, an `Err` and a kill skip `post_stop`: clean up in `Drop` of the State. Tasks belong in the State too.
+//! - An actor that spawns linked actors and does not handle their exits dies with the first: a worker that needs
+//!   helpers gets a supervisor, or owns tasks.
+//! - A panicked actor's State drops just after its supervisor is told, in the same poll. On the single-threaded control
+//!   runtime nothing runs in between. The same holds for the children of a killed supervisor: they are gone before
+//!   it is started again. (On other runtimes a start may find its port in use, and is tried again.)
+//! - A stop discards the queue once the current handler is done; a kill cuts at the next await. Neither ends a loop
+//!   that never awaits.
+
+mod address;
+mod conns;
+mod door;
+mod dynamic;
+mod event;
+pub mod faults;
+mod plan;
+mod restart;
+mod shell;
+mod snapshot;
+mod spec;
+mod task;
+mod tree;
+mod watchdog;
+
+#[cfg(test)]
+mod tests;
+
+pub use address::{Address, AddressError};
+pub use conns::{Closed, Conn, ConnSet, CutReason, Guarded};
+pub use door::Fault;
+pub use dynamic::{DynamicChildren, DynamicSpec, StopError};
+pub use event::{Event, EventKind};
+pub use restart::{Backoff, Intensity};
+pub use snapshot::{ExitNote, NoSuchNode, NodeSnapshot, NodeState, NotReached};
+pub use spec::{ChildSpec, Kind, Restart, StartError, Strategy, SupervisorSpec};
+pub use task::{OwnedTask, TaskExit, WatchPanics, observe_task_panics, watch_panics};
+pub use tree::{Tree, TreeExit, TreeHandle};

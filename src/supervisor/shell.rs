@@ -1,0 +1,519 @@
+//! A supervisor: the actor around a [`Plan`]. It performs what the plan decides and never waits in its mailbox.
+//!
+//! Starts, back-offs and stop deadlines run in tasks it owns; their ends come back as messages, exits as ractor's
+//! supervision events. So while one child hangs in its start, the failures of the others are handled.
+
+use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use ractor::{
+    Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent,
+    concurrency::JoinHandle,
+};
+use rand::{SeedableRng, rngs::SmallRng};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep},
+};
+
+use super::{
+    door::is_knock,
+    dynamic::DynamicChildren,
+    event::{EventKind, Observer},
+    plan::{Action, Ending, Family, Input, Plan, Rules, Slot},
+    snapshot::{Node, NodeState},
+    spec::{ChildSpec, KILL_GRACE, Kind, Place, StartError, duplicate},
+    task::{OwnedTask, TaskExit},
+};
+
+/// What a supervisor is built from, at every start of it.
+#[derive(Clone)]
+pub(super) struct Blueprint {
+    pub(super) id: Arc<str>,
+    pub(super) rules: Rules,
+    pub(super) children: Arc<[ChildSpec]>,
+    /// Through which a dynamic supervisor takes orders.
+    pub(super) handle: Option<DynamicChildren>,
+}
+
+/// The actor.
+pub(super) struct Supervisor;
+
+pub(super) enum Msg {
+    /// From a start task: how the start went.
+    Started { slot: Slot, result: Result<ActorCell, StartError> },
+    /// From a back-off task: it is over.
+    Woke { slot: Slot },
+    /// From a stop's watchdog: the child has survived even its kill.
+    Immortal { slot: Slot },
+    /// From a stop's watchdog: it panicked, and the stop needs another.
+    StopUnwatched { slot: Slot },
+    /// From a parent: stop the children, then yourself.
+    Shutdown,
+    /// From `DynamicChildren`, bounded by its admission: start one more child.
+    Add { spec: ChildSpec, reply: RpcReplyPort<Result<(), StartError>> },
+    /// From `DynamicChildren`: stop a child for good.
+    Remove { id: Arc<str>, reply: RpcReplyPort<()> },
+}
+
+pub(super) struct Setup {
+    blueprint: Blueprint,
+    node: Arc<Node>,
+    observer: Observer,
+    ready: oneshot::Sender<Result<(), StartError>>,
+}
+
+pub(super) struct State {
+    plan: Plan,
+    children: HashMap<Slot, Child>,
+    by_actor: HashMap<ActorId, Slot>,
+    /// Exits heard of before the start they belong to: supervision events overtake messages.
+    early: HashMap<ActorId, Exit>,
+    node: Arc<Node>,
+    observer: Observer,
+    ready: Option<oneshot::Sender<Result<(), StartError>>>,
+    /// Why the latest start failed; for whoever waits for `ready`.
+    start_error: Option<StartError>,
+    rng: SmallRng,
+}
+
+struct Child {
+    spec: ChildSpec,
+    node: Arc<Node>,
+    actor: Option<ActorCell>,
+    /// Its start, its back-off or its stop's watchdog, whichever it is in.
+    task: Option<OwnedTask>,
+    seen: bool,
+    on_start: Option<RpcReplyPort<Result<(), StartError>>>,
+    on_stop: Vec<RpcReplyPort<()>>,
+}
+
+/// How a child ended.
+struct Exit {
+    normal: bool,
+    reason: String,
+}
+
+/// A supervisor gave up; its parent hears this as the reason of its failure.
+#[derive(Debug, thiserror::Error)]
+#[error("more restarts than its intensity allows, the last for {child}: {reason}")]
+struct GaveUp {
+    child: Arc<str>,
+    reason: String,
+}
+
+/// Kills an actor nobody waited for.
+struct KillOnDrop(Option<ActorCell>);
+
+/// Starts a supervisor and waits until all its children are up. On failure nothing of it is left.
+pub(super) async fn launch(
+    blueprint: Blueprint,
+    node: Arc<Node>,
+    observer: Observer,
+    parent: Option<ActorCell>,
+) -> Result<(ActorRef<Msg>, JoinHandle<()>), StartError> {
+    if let Some(id) = duplicate(&blueprint.children) {
+        return Err(StartError::Duplicate { id: id.clone() });
+    }
+    let (id, handle) = (blueprint.id.clone(), blueprint.handle.clone());
+    let (ready, is_ready) = oneshot::channel();
+    let setup = Setup { blueprint, node: node.clone(), observer, ready };
+    let spawned = match parent {
+        Some(parent) => Supervisor::spawn_linked(None, Supervisor, setup, parent).await,
+        None => Supervisor::spawn(None, Supervisor, setup).await,
+    };
+    let (actor, ended) = spawned.map_err(|error| StartError::spawning(&id, error))?;
+    let mut guard = KillOnDrop(Some(actor.get_cell()));
+    let outcome = is_ready.await.unwrap_or_else(|_| Err(StartError::failed(&id, "killed")));
+    if let Err(error) = outcome {
+        let _ = actor.wait(Some(KILL_GRACE)).await;
+        return Err(error);
+    }
+    guard.0 = None;
+    if let Some(handle) = handle {
+        handle.serve(actor.clone(), node);
+    }
+    Ok((actor, ended))
+}
+
+// === impl Supervisor ===
+
+impl Actor for Supervisor {
+    type Msg = Msg;
+    type State = State;
+    type Arguments = Setup;
+
+    async fn pre_start(&self, _: ActorRef<Msg>, setup: Setup) -> Result<State, ActorProcessingErr> {
+        Ok(State::new(setup))
+    }
+
+    async fn post_start(&self, myself: ActorRef<Msg>, state: &mut State) -> Result<(), ActorProcessingErr> {
+        state.apply(&myself, Input::Added)
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Msg>,
+        msg: Msg,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match msg {
+            Msg::Started { slot, result } => state.started(&myself, slot, result),
+            Msg::Woke { slot } => state.apply(&myself, Input::Woke(slot)),
+            Msg::Immortal { slot } => state.abandon(&myself, slot),
+            Msg::StopUnwatched { slot } => {
+                state.watch_stop(&myself, slot);
+                Ok(())
+            }
+            Msg::Shutdown => state.apply(&myself, Input::Shutdown),
+            Msg::Add { spec, reply } => state.add(&myself, spec, reply),
+            Msg::Remove { id, reply } => state.remove(&myself, &id, reply),
+        }
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        myself: ActorRef<Msg>,
+        event: SupervisionEvent,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        if is_knock(&event) {
+            state.node.door.open(&state.node.path).await;
+            return Ok(());
+        }
+        let (who, exit) = match event {
+            SupervisionEvent::ActorFailed(who, error) => {
+                (who, Exit { normal: false, reason: error.to_string() })
+            }
+            SupervisionEvent::ActorTerminated(who, last_state, reason) => {
+                // The dead child's State (its sockets, its tasks) goes first: the next incarnation needs what it
+                // holds. A panic in its Drop must not cost its siblings their lives.
+                if std::panic::catch_unwind(AssertUnwindSafe(|| drop(last_state))).is_err() {
+                    tracing::error!(target: "supervisor", path = %state.node.path, "a dead child's state panicked");
+                }
+                (who, Exit::terminated(reason))
+            }
+            _ => return Ok(()),
+        };
+        match state.by_actor.get(&who.get_id()) {
+            Some(slot) => state.exited(&myself, *slot, exit),
+            None => {
+                if state.plan.is_starting() {
+                    state.early.insert(who.get_id(), exit);
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+// === impl State ===
+
+impl State {
+    fn new(Setup { blueprint, node, observer, ready }: Setup) -> Self {
+        let mut state = Self {
+            plan: Plan::new(blueprint.rules),
+            children: HashMap::new(),
+            by_actor: HashMap::new(),
+            early: HashMap::new(),
+            node,
+            observer,
+            ready: Some(ready),
+            start_error: None,
+            rng: SmallRng::from_rng(&mut rand::rng()),
+        };
+        // The nodes of fixed children, and the restarts counted there, outlive this incarnation.
+        let known = |spec: &ChildSpec| match blueprint.rules.family {
+            Family::Static(_) => state.node.child(&spec.id),
+            Family::Dynamic { .. } => None,
+        };
+        let node_of = |spec: &ChildSpec| known(spec).unwrap_or_else(|| Node::new(Some(&state.node), spec));
+        let nodes: Vec<_> = blueprint.children.iter().map(node_of).collect();
+        state.node.set_children(nodes.clone());
+        for (spec, node) in blueprint.children.iter().zip(nodes) {
+            state.adopt(spec.clone(), node, None);
+        }
+        state
+    }
+
+    fn adopt(
+        &mut self,
+        spec: ChildSpec,
+        node: Arc<Node>,
+        on_start: Option<RpcReplyPort<Result<(), StartError>>>,
+    ) {
+        let slot = self.plan.add(spec.restart);
+        let child = Child { spec, node, actor: None, task: None, seen: false, on_start, on_stop: Vec::new() };
+        self.children.insert(slot, child);
+    }
+
+    /// Tells the plan and does what it says. An error is the supervisor's own failure: its children are stopped.
+    fn apply(&mut self, myself: &ActorRef<Msg>, input: Input) -> Result<(), ActorProcessingErr> {
+        for action in self.plan.on(Instant::now().into_std(), &mut self.rng, input) {
+            match action {
+                Action::Start(slot) => self.start(myself, slot),
+                Action::Stop(slot) => self.stop(myself, slot),
+                Action::Wake { slot, after, quarantined } => self.hold(myself, slot, after, quarantined),
+                Action::Forget(slot) => self.forget(slot),
+                Action::Ready => self.answer_ready(Ok(())),
+                Action::Exit(ending) => return self.exit(myself, ending),
+            }
+        }
+        if !self.plan.is_starting() {
+            self.early.clear();
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, myself: &ActorRef<Msg>, slot: Slot) {
+        let Some(child) = self.children.get_mut(&slot) else { return };
+        child.node.set_state(NodeState::Starting);
+        let (spec, myself) = (child.spec.clone(), myself.clone());
+        let place = Place {
+            supervisor: myself.get_cell(),
+            node: child.node.clone(),
+            observer: self.observer.clone(),
+        };
+        let (id, told) = (spec.id.clone(), myself.clone());
+        let work = async move {
+            let result = spec.start(place).await;
+            let _ = myself.cast(Msg::Started { slot, result });
+        };
+        let on_panic = move |message: String| {
+            let _ = told.cast(Msg::Started { slot, result: Err(StartError::failed(&id, message)) });
+        };
+        child.task = Some(helper("supervisor/start", &child.node, work, on_panic));
+    }
+
+    fn started(
+        &mut self,
+        myself: &ActorRef<Msg>,
+        slot: Slot,
+        result: Result<ActorCell, StartError>,
+    ) -> Result<(), ActorProcessingErr> {
+        let Some(child) = self.children.get_mut(&slot) else { return Ok(()) };
+        child.task = None;
+        let reply = child.on_start.take();
+        let answer = result.as_ref().map(|_| ()).map_err(StartError::clone);
+        let actor = match result {
+            Ok(actor) => actor,
+            Err(error) => {
+                child.node.set_state(NodeState::Down);
+                child.node.note_exit(&error.to_string());
+                self.observer.tell(&child.node, EventKind::StartFailed { reason: error.to_string() });
+                if !self.plan.is_ending() {
+                    self.start_error = Some(error);
+                }
+                answer_start(reply, answer);
+                return self.apply(myself, Input::StartFailed(slot));
+            }
+        };
+        child.actor = Some(actor.clone());
+        child.node.up(actor.clone());
+        if std::mem::replace(&mut child.seen, true) {
+            self.observer.tell(&child.node, EventKind::Restarted { restarts: child.node.restarted() });
+        }
+        self.by_actor.insert(actor.get_id(), slot);
+        let early = self.early.remove(&actor.get_id());
+        answer_start(reply, answer);
+        self.apply(myself, Input::Started(slot))?;
+        early.map_or(Ok(()), |exit| self.exited(myself, slot, exit))
+    }
+
+    fn stop(&mut self, myself: &ActorRef<Msg>, slot: Slot) {
+        let Some(child) = self.children.get_mut(&slot) else { return };
+        let Some(actor) = child.actor.clone() else { return };
+        child.node.set_state(NodeState::Stopping);
+        match child.spec.kind {
+            Kind::Worker => actor.stop(None),
+            // ractor's stop would kill its children: it has to stop them first.
+            Kind::Supervisor => drop(actor.send_message(Msg::Shutdown)),
+        }
+        self.watch_stop(myself, slot);
+    }
+
+    /// Sees to it that a stop under way ends.
+    fn watch_stop(&mut self, myself: &ActorRef<Msg>, slot: Slot) {
+        let Some(child) = self.children.get_mut(&slot) else { return };
+        let Some(actor) = child.actor.clone().filter(|_| child.node.state() == NodeState::Stopping) else {
+            return;
+        };
+        let (myself, told, observer) = (myself.clone(), myself.clone(), self.observer.clone());
+        let (node, budget) = (child.node.clone(), child.spec.stop_within);
+        let watchdog = async move {
+            sleep(budget).await;
+            observer.tell(&node, EventKind::Killed { after: budget });
+            actor.kill();
+            sleep(KILL_GRACE).await;
+            let _ = myself.cast(Msg::Immortal { slot });
+        };
+        let on_panic = move |_| drop(told.cast(Msg::StopUnwatched { slot }));
+        child.task = Some(helper("supervisor/stop", &child.node, watchdog, on_panic));
+    }
+
+    fn exited(&mut self, myself: &ActorRef<Msg>, slot: Slot, exit: Exit) -> Result<(), ActorProcessingErr> {
+        let Some(child) = self.children.get_mut(&slot) else { return Ok(()) };
+        let Some(actor) = child.actor.take() else { return Ok(()) };
+        self.by_actor.remove(&actor.get_id());
+        child.task = None;
+        child.node.down();
+        let Exit { normal, reason } = exit;
+        let reason = child.node.take_killed_for().unwrap_or(reason);
+        if !self.plan.expects_exit(slot) {
+            child.node.note_exit(&reason);
+            let kind = if normal && !child.spec.restart.applies(normal) {
+                EventKind::Finished
+            } else {
+                EventKind::Crashed { reason }
+            };
+            self.observer.tell(&child.node, kind);
+        }
+        self.apply(myself, Input::Exited { slot, normal })
+    }
+
+    /// Carries on without a child that nothing ends: it must loop without an await.
+    fn abandon(&mut self, myself: &ActorRef<Msg>, slot: Slot) -> Result<(), ActorProcessingErr> {
+        let Some(child) = self.children.get(&slot).filter(|child| child.actor.is_some()) else {
+            return Ok(());
+        };
+        let reason = "it survived its kill and is abandoned";
+        tracing::error!(target: "supervisor", path = %child.node.path, reason);
+        child.node.note_exit(reason);
+        self.exited(myself, slot, Exit { normal: false, reason: reason.into() })
+    }
+
+    fn hold(&mut self, myself: &ActorRef<Msg>, slot: Slot, after: Duration, quarantined: bool) {
+        let Some(child) = self.children.get_mut(&slot) else { return };
+        if quarantined {
+            child.node.set_state(NodeState::Quarantined);
+            self.observer.tell(&child.node, EventKind::Quarantined { retry_in: after });
+        } else {
+            child.node.set_state(NodeState::BackingOff);
+        }
+        let (myself, told) = (myself.clone(), myself.clone());
+        let back_off = async move {
+            sleep(after).await;
+            let _ = myself.cast(Msg::Woke { slot });
+        };
+        let on_panic = move |_| drop(told.cast(Msg::Woke { slot }));
+        child.task = Some(helper("supervisor/backoff", &child.node, back_off, on_panic));
+    }
+
+    fn add(
+        &mut self,
+        myself: &ActorRef<Msg>,
+        spec: ChildSpec,
+        reply: RpcReplyPort<Result<(), StartError>>,
+    ) -> Result<(), ActorProcessingErr> {
+        let id = spec.id.clone();
+        if self.plan.is_ending() {
+            let _ = reply.send(Err(StartError::Unavailable { id }));
+            return Ok(());
+        }
+        if self.children.values().any(|child| child.spec.id == id) {
+            let _ = reply.send(Err(StartError::Duplicate { id }));
+            return Ok(());
+        }
+        let node = Node::new(Some(&self.node), &spec);
+        self.node.add_child(node.clone());
+        self.adopt(spec, node, Some(reply));
+        self.apply(myself, Input::Added)
+    }
+
+    fn remove(
+        &mut self,
+        myself: &ActorRef<Msg>,
+        id: &str,
+        reply: RpcReplyPort<()>,
+    ) -> Result<(), ActorProcessingErr> {
+        let Some((slot, child)) = self.children.iter_mut().find(|(_, child)| &*child.spec.id == id) else {
+            let _ = reply.send(());
+            return Ok(());
+        };
+        child.on_stop.push(reply);
+        let slot = *slot;
+        self.apply(myself, Input::Remove(slot))
+    }
+
+    fn forget(&mut self, slot: Slot) {
+        let Some(child) = self.children.remove(&slot) else { return };
+        self.node.remove_child(&child.spec.id);
+        for reply in child.on_stop {
+            let _ = reply.send(());
+        }
+    }
+
+    fn exit(&mut self, myself: &ActorRef<Msg>, ending: Ending) -> Result<(), ActorProcessingErr> {
+        let unavailable = StartError::Unavailable { id: self.node.id.clone() };
+        let (error, gave_up) = match ending {
+            Ending::Asked => (unavailable, None),
+            Ending::StartFailed(_) => (self.start_error.take().unwrap_or(unavailable), None),
+            Ending::GaveUp(slot) => {
+                let (child, last_exit) = match self.children.get(&slot) {
+                    Some(child) => (child.node.path.clone(), child.node.last_exit()),
+                    None => (self.node.path.clone(), None),
+                };
+                let gave_up =
+                    GaveUp { child, reason: last_exit.map_or_else(String::new, |note| note.reason) };
+                self.node.note_exit(&gave_up.to_string());
+                self.observer.tell(&self.node, EventKind::GaveUp { reason: gave_up.to_string() });
+                (StartError::failed(&self.node.id, &gave_up), Some(gave_up))
+            }
+        };
+        if self.ready.is_some() {
+            // Never up, so no crash: the start that waits hears why.
+            self.answer_ready(Err(error));
+        } else if let Some(gave_up) = gave_up {
+            return Err(gave_up.into());
+        }
+        myself.stop(None);
+        Ok(())
+    }
+
+    fn answer_ready(&mut self, outcome: Result<(), StartError>) {
+        if let Some(ready) = self.ready.take() {
+            let _ = ready.send(outcome);
+        }
+    }
+}
+
+/// A task that works for the child at `node`. What it was to say, `on_panic` says if it panics.
+fn helper(
+    kind: &str,
+    node: &Node,
+    work: impl Future<Output = ()> + Send + 'static,
+    on_panic: impl FnOnce(String) + Send + 'static,
+) -> OwnedTask {
+    OwnedTask::spawn(format!("{kind}/{}", node.path), work, |exit| {
+        if let TaskExit::Panicked { message } = exit {
+            on_panic(message);
+        }
+    })
+}
+
+fn answer_start(reply: Option<RpcReplyPort<Result<(), StartError>>>, answer: Result<(), StartError>) {
+    if let Some(reply) = reply {
+        let _ = reply.send(answer);
+    }
+}
+
+// === impl Exit ===
+
+impl Exit {
+    /// ractor reports a killed actor as terminated, like one that stopped: only the reason tells.
+    fn terminated(reason: Option<String>) -> Self {
+        match reason.as_deref() {
+            Some("killed" | "actor_task_cancelled") => {
+                Self { normal: false, reason: reason.unwrap_or_default() }
+            }
+            _ => Self { normal: true, reason: reason.unwrap_or_else(|| "stopped by itself".into()) },
+        }
+    }
+}
+
+impl Drop for KillOnDrop {
+    fn drop(&mut self) {
+        if let Some(actor) = self.0.take() {
+            actor.kill();
+        }
+    }
+}

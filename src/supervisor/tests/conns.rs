@@ -1,0 +1,178 @@
+use std::{pin::pin, sync::atomic::AtomicUsize, task::Wake};
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// Counts wake-ups.
+#[derive(Default)]
+struct Bell(AtomicUsize);
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+fn poll<F: Future>(future: Pin<&mut F>, bell: &Arc<Bell>) -> Poll<F::Output> {
+    future.poll(&mut Context::from_waker(&bell.clone().into()))
+}
+
+#[test]
+fn a_connection_is_in_the_set_until_its_owner_drops() {
+    let set = ConnSet::new(2);
+    let one = set.admit(0, "one").expect("open");
+    let two = set.admit(1, "two").expect("open");
+    let handle = one.clone();
+    assert_eq!((set.len(), *two.info()), (2, "two"));
+    drop(handle);
+    assert_eq!(set.len(), 2, "a handle is no owner");
+    let handle = one.clone();
+    drop(one);
+    let mut seen = vec![];
+    set.for_each(|conn| seen.push(*conn.info()));
+    assert_eq!((seen, *handle.info()), (vec!["two"], "one"));
+    handle.cut(CutReason(1)); // of a connection that has ended: nothing happens
+    drop(two);
+    assert!(set.is_empty());
+}
+
+#[test]
+fn a_closed_set_admits_nobody_and_keeps_what_it_has_until_reopened() {
+    let set = ConnSet::new(3);
+    let _conn = set.admit(2, ()).expect("open");
+    set.close_admission();
+    assert!((0..3).all(|lane| set.admit(lane, ()).is_err()));
+    assert_eq!(set.len(), 1);
+    set.reopen();
+    assert!(set.admit(2, ()).is_ok());
+}
+
+#[test]
+fn a_lane_beyond_the_last_and_a_set_without_lanes_still_work() {
+    let set = ConnSet::new(0);
+    let _conn = set.admit(7, ()).expect("open");
+    assert_eq!(set.len(), 1);
+}
+
+#[test]
+fn a_cut_wakes_the_guarded_future_drops_it_and_gives_the_first_reason() {
+    let set = ConnSet::new(1);
+    let conn = set.admit(0, ()).expect("open");
+    let held = Arc::new(());
+    let inside = held.clone();
+    let bell = Arc::new(Bell::default());
+    let mut guarded = pin!(conn.guard(async move {
+        let _inside = inside;
+        std::future::pending::<()>().await
+    }));
+    assert!(poll(guarded.as_mut(), &bell).is_pending());
+    assert_eq!(conn.cut_reason(), None);
+    set.cut_all(CutReason(0));
+    set.cut_all(CutReason(255));
+    assert_eq!(bell.0.load(Ordering::SeqCst), 1);
+    assert_eq!(poll(guarded.as_mut(), &bell), Poll::Ready(Err(CutReason(0))));
+    assert_eq!(Arc::strong_count(&held), 1, "what it held is free");
+    assert_eq!(set.len(), 1, "cut is not gone: the owner still cleans up");
+    assert!(set.admit(0, ()).is_ok(), "and admission stays as it was");
+}
+
+#[test]
+fn a_connection_cut_before_its_future_is_polled_never_polls_it() {
+    let set = ConnSet::new(1);
+    let conn = set.admit(0, ()).expect("open");
+    conn.cut(CutReason(9));
+    let guarded = pin!(conn.guard(async { panic!("polled") }));
+    assert_eq!(poll(guarded, &Arc::default()), Poll::Ready(Err::<(), _>(CutReason(9))));
+}
+
+#[test]
+fn a_guarded_future_that_moves_to_another_task_is_woken_there() {
+    let set = ConnSet::new(1);
+    let conn = set.admit(0, ()).expect("open");
+    let (first, second) = (Arc::new(Bell::default()), Arc::new(Bell::default()));
+    let mut guarded = pin!(conn.guard(std::future::pending::<()>()));
+    for bell in [&first, &second, &second] {
+        assert!(poll(guarded.as_mut(), bell).is_pending());
+    }
+    conn.cut(CutReason(1));
+    assert_eq!((first.0.load(Ordering::SeqCst), second.0.load(Ordering::SeqCst)), (0, 1));
+}
+
+#[tokio::test]
+async fn a_guarded_future_gives_its_own_output_if_it_is_first() {
+    let set = ConnSet::new(1);
+    let conn = set.admit(0, ()).expect("open");
+    assert_eq!(conn.guard(async { 5 }).await, Ok(5));
+}
+
+#[test]
+fn emptied_resolves_with_the_last_connection_of_all_lanes_and_not_before() {
+    let set = ConnSet::new(3);
+    let bell = Arc::new(Bell::default());
+    assert!(poll(pin!(set.emptied()), &bell).is_ready(), "at once if there is none");
+    for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0]] {
+        let mut conns: Vec<_> = (0..3).map(|lane| set.admit(lane, ()).ok()).collect();
+        let mut emptied = pin!(set.emptied());
+        for lane in order {
+            assert!(poll(emptied.as_mut(), &bell).is_pending());
+            conns[lane] = None;
+        }
+        assert!(poll(emptied.as_mut(), &bell).is_ready());
+    }
+    assert!(bell.0.load(Ordering::SeqCst) >= 3, "it was woken, not polled by chance");
+}
+
+#[test]
+fn a_callback_may_admit_cut_and_drop_connections() {
+    let set = ConnSet::new(1);
+    let mut owners: Vec<_> = (0..10).map(|n| set.admit(0, n).ok()).collect();
+    let mut more = vec![];
+    set.for_each(|conn| {
+        conn.cut(CutReason(1));
+        owners.pop();
+        more.push(set.admit(0, 100).expect("open"));
+    });
+    assert_eq!(set.len(), 10);
+}
+
+#[test]
+fn a_cut_from_another_thread_is_never_missed() {
+    for _ in 0..200 {
+        let set = ConnSet::new(1);
+        let conn = set.admit(0, ()).expect("open");
+        let other = conn.clone();
+        let barrier = Arc::new(std::sync::Barrier::new(2));
+        let go = barrier.clone();
+        let cutter = std::thread::spawn(move || {
+            go.wait();
+            other.cut(CutReason(3));
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        barrier.wait();
+        assert_eq!(runtime.block_on(conn.guard(std::future::pending::<()>())), Err(CutReason(3)));
+        cutter.join().expect("joins");
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_set_holds_exactly_the_owners_that_live(steps in prop::collection::vec((0usize..4, any::<u8>()), 0..100)) {
+        let set = ConnSet::new(4);
+        let mut owners: Vec<(u8, Conn<u8>)> = vec![];
+        for (lane, n) in steps {
+            if n % 3 == 0 && !owners.is_empty() {
+                owners.swap_remove(usize::from(n) % owners.len());
+            } else {
+                owners.push((n, set.admit(lane, n).expect("open")));
+            }
+            let mut seen = vec![];
+            set.for_each(|conn| seen.push(*conn.info()));
+            seen.sort_unstable();
+            let mut expected: Vec<_> = owners.iter().map(|(n, _)| *n).collect();
+            expected.sort_unstable();
+            prop_assert_eq!(seen, expected);
+            prop_assert_eq!(set.len(), owners.len());
+        }
+    }
+}

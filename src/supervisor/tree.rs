@@ -1,0 +1,193 @@
+//! The running tree.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use ractor::ActorRef;
+use tokio::sync::watch;
+
+use super::{
+    door::Fault,
+    event::{Event, Observer},
+    shell::{Msg, launch},
+    snapshot::{NoSuchNode, Node, NodeSnapshot, NodeState, NotReached},
+    spec::{ChildSpec, KILL_GRACE, StartError, SupervisorSpec},
+    task::OwnedTask,
+    watchdog,
+};
+
+/// A running tree. Dropping it kills every actor in it; [`Tree::stop`] is the graceful way.
+pub struct Tree {
+    root: ActorRef<Msg>,
+    spec: ChildSpec,
+    handle: TreeHandle,
+    exit: watch::Receiver<Option<TreeExit>>,
+    _witness: OwnedTask,
+    _watchdog: Option<OwnedTask>,
+}
+
+/// Looks at a tree and kills in it, but does not own it.
+#[derive(Clone)]
+pub struct TreeHandle {
+    root: Arc<Node>,
+}
+
+/// How a tree ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TreeExit {
+    /// It was asked to.
+    Stopped,
+    /// The root gave up on its children, or was killed.
+    Failed {
+        /// Why.
+        reason: String,
+    },
+}
+
+// === impl Tree ===
+
+impl Tree {
+    /// Starts the children in order, waiting for each, on the current tokio runtime.
+    ///
+    /// # Errors
+    /// The first start that failed. Those started before have been stopped, in reverse order.
+    pub async fn start(root: SupervisorSpec) -> Result<Self, StartError> {
+        Self::start_observed(root, Arc::new(|_| {})).await
+    }
+
+    /// Like [`Tree::start`]; shows every crash, restart, quarantine and escalation to `on_event`.
+    ///
+    /// The observer runs on the supervisor's turn: it may count, but not block. Its panics are caught.
+    ///
+    /// # Errors
+    /// As [`Tree::start`].
+    pub async fn start_observed(
+        root: SupervisorSpec,
+        on_event: Arc<dyn Fn(&Event) + Send + Sync>,
+    ) -> Result<Self, StartError> {
+        let blueprint = root.blueprint();
+        let spec = ChildSpec::from(root);
+        let node = Node::new(None, &spec);
+        node.set_state(NodeState::Starting);
+        let (root, ended) = launch(blueprint, node.clone(), Observer::new(on_event), None).await?;
+        node.up(root.get_cell());
+        let (exits, exit) = watch::channel(None);
+        let watched = node.clone();
+        let witness = async move {
+            let _ = ended.await;
+            let exit = match (watched.state(), watched.last_exit()) {
+                (NodeState::Stopping, _) => TreeExit::Stopped,
+                (_, Some(note)) => TreeExit::Failed { reason: note.reason },
+                (_, None) => TreeExit::Failed { reason: "killed".into() },
+            };
+            watched.down();
+            exits.send_replace(Some(exit));
+        };
+        let witness = OwnedTask::spawn("supervisor/witness", witness, |_| {});
+        Ok(Self { root, spec, handle: TreeHandle { root: node }, exit, _witness: witness, _watchdog: None })
+    }
+
+    /// Has the children that name a limit ([`ChildSpec::hung_after`]) watched, and killed when they hang.
+    pub fn watched(mut self) -> Self {
+        self._watchdog = Some(watchdog::spawn(self.handle.root.clone()));
+        self
+    }
+
+    /// Stops all children in reverse order, supervisors after what is below them. Each has its own budget; past the
+    /// whole tree's budget the rest is killed.
+    pub async fn stop(self) {
+        self.handle.root.set_state(NodeState::Stopping);
+        let _ = self.root.cast(Msg::Shutdown);
+        let exited = self.exited();
+        if tokio::time::timeout(self.spec.stop_within, exited).await.is_err() {
+            tracing::warn!(target: "supervisor", after = ?self.spec.stop_within, "the tree did not stop and is killed");
+            self.root.kill();
+            let _ = tokio::time::timeout(KILL_GRACE, self.exited()).await;
+        }
+    }
+
+    /// Resolves when the root has given up, was killed, or was stopped.
+    pub fn exited(&self) -> impl Future<Output = TreeExit> + Send + use<> {
+        let mut exit = self.exit.clone();
+        async move {
+            match exit.wait_for(Option::is_some).await {
+                Ok(known) => known.clone().unwrap_or(TreeExit::Stopped),
+                Err(_) => TreeExit::Failed { reason: "dropped".into() },
+            }
+        }
+    }
+
+    /// The tree as it is now: its one root, which holds its children, and so on.
+    pub fn snapshot(&self) -> Vec<NodeSnapshot> {
+        self.handle.snapshot()
+    }
+
+    /// A handle to look and kill with.
+    pub fn handle(&self) -> TreeHandle {
+        self.handle.clone()
+    }
+}
+
+impl Drop for Tree {
+    fn drop(&mut self) {
+        self.root.kill();
+    }
+}
+
+impl fmt::Debug for Tree {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tree").field("root", &self.handle.root.path).finish_non_exhaustive()
+    }
+}
+
+// === impl TreeHandle ===
+
+impl TreeHandle {
+    /// The tree as it is now: its one root, which holds its children, and so on. Asks no actor.
+    pub fn snapshot(&self) -> Vec<NodeSnapshot> {
+        vec![self.root.snapshot()]
+    }
+
+    /// The node at `path` and what is below it.
+    ///
+    /// # Errors
+    /// [`NoSuchNode`] with the path.
+    pub fn find(&self, path: &str) -> Result<NodeSnapshot, NoSuchNode> {
+        self.root.find(path).map(|node| node.snapshot())
+    }
+
+    /// Kills the actor at `path` as a crash would: it does not clean up, and its supervisor restarts it. The children
+    /// of a supervisor die with it. Nothing happens if the node is not up.
+    ///
+    /// # Errors
+    /// [`NoSuchNode`] with the path.
+    pub fn kill(&self, path: &str) -> Result<(), NoSuchNode> {
+        let node = self.root.find(path)?;
+        tracing::warn!(target: "supervisor", path, "killed on request");
+        node.kill();
+        Ok(())
+    }
+
+    /// Has the actor at `path` suffer `fault` as soon as its present handler is done; before any message in its queue.
+    ///
+    /// # Errors
+    /// There is no such node, or its actor is not up.
+    pub fn inject(&self, path: &str, fault: Fault) -> Result<(), NotReached> {
+        let node = self.root.find(path)?;
+        tracing::warn!(target: "supervisor", path, ?fault, "fault injected on request");
+        node.inject(fault)
+    }
+
+    /// Waits until the actor at `path` shows that its loop turns: it is done with its present handler.
+    ///
+    /// # Errors
+    /// There is no such node, its actor is not up, or it has not answered within `timeout`.
+    pub async fn probe(&self, path: &str, timeout: Duration) -> Result<(), NotReached> {
+        self.root.find(path)?.probe(timeout).await
+    }
+}
+
+impl fmt::Debug for TreeHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TreeHandle").field("root", &self.root.path).finish()
+    }
+}
