@@ -5,4 +5,5 @@ compile_error!(
     "supervision needs panic=unwind: a caught panic restarts one actor, an abort takes the node's traffic down"
 );
 
+pub mod protocols;
 pub mod supervisor;

@@ -1,0 +1,177 @@
+//! Addresses as the roles they play, so that a peer cannot be passed where an original destination belongs.
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    str::FromStr,
+};
+
+/// Where the application's connection was going before it was redirected to the proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct OrigDst(SocketAddr);
+
+/// Who opened the connection, as its own node or network sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ClientAddr(SocketAddr);
+
+/// The authority of an HBONE CONNECT (contract/dataplane.md section 2.3).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum HboneAddr {
+    /// `ip:port`; IPv6 in brackets on the wire.
+    Ip(SocketAddr),
+    /// `hostname:port`.
+    Host(Box<str>, u16),
+}
+
+/// Why a CONNECT authority is not one.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AuthorityError {
+    /// There is no `:port`, or it is not a number from 1 to 65535.
+    #[error("authority {0:?} has no valid port")]
+    Port(String),
+    /// The part before the port is empty or holds characters no hostname has.
+    #[error("authority {0:?} has no valid host")]
+    Host(String),
+}
+
+// === impl OrigDst ===
+
+impl OrigDst {
+    /// Wraps `addr`, an IPv4 address mapped into IPv6 becoming plain IPv4.
+    pub fn new(addr: SocketAddr) -> Self {
+        Self(canonical(addr))
+    }
+
+    /// The address and port.
+    pub fn addr(self) -> SocketAddr {
+        self.0
+    }
+
+    /// The address alone.
+    pub fn ip(self) -> IpAddr {
+        self.0.ip()
+    }
+
+    /// The port alone.
+    pub fn port(self) -> u16 {
+        self.0.port()
+    }
+}
+
+// === impl ClientAddr ===
+
+impl ClientAddr {
+    /// Wraps `addr`, an IPv4 address mapped into IPv6 becoming plain IPv4.
+    pub fn new(addr: SocketAddr) -> Self {
+        Self(canonical(addr))
+    }
+
+    /// The address and port.
+    pub fn addr(self) -> SocketAddr {
+        self.0
+    }
+
+    /// The address alone.
+    pub fn ip(self) -> IpAddr {
+        self.0.ip()
+    }
+}
+
+// === impl HboneAddr ===
+
+impl HboneAddr {
+    /// The port, which both forms have.
+    pub fn port(&self) -> u16 {
+        match self {
+            Self::Ip(addr) => addr.port(),
+            Self::Host(_, port) => *port,
+        }
+    }
+}
+
+impl FromStr for HboneAddr {
+    type Err = AuthorityError;
+
+    fn from_str(text: &str) -> Result<Self, AuthorityError> {
+        if let Ok(addr) = text.parse::<SocketAddr>() {
+            let addr = canonical(addr);
+            return if addr.port() == 0 {
+                Err(AuthorityError::Port(text.into()))
+            } else {
+                Ok(Self::Ip(addr))
+            };
+        }
+        let (host, port) = text.rsplit_once(':').ok_or_else(|| AuthorityError::Port(text.into()))?;
+        let port: u16 = match port.parse() {
+            Ok(port) if port != 0 => port,
+            _ => return Err(AuthorityError::Port(text.into())),
+        };
+        let label = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '*');
+        if host.is_empty() || host.len() > 253 || !host.chars().all(label) {
+            return Err(AuthorityError::Host(text.into()));
+        }
+        Ok(Self::Host(host.into(), port))
+    }
+}
+
+impl fmt::Display for OrigDst {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for ClientAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for HboneAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(addr) => addr.fmt(f),
+            Self::Host(host, port) => write!(f, "{host}:{port}"),
+        }
+    }
+}
+
+/// `addr` with an IPv4-mapped IPv6 address turned into IPv4, and no flow label or scope.
+pub fn canonical(addr: SocketAddr) -> SocketAddr {
+    SocketAddr::new(addr.ip().to_canonical(), addr.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn authorities_parse_as_ip_or_host() {
+        for (text, want) in [
+            ("10.0.0.1:80", Some("10.0.0.1:80")),
+            ("[::1]:80", Some("[::1]:80")),
+            ("[::ffff:10.0.0.1]:80", Some("10.0.0.1:80")),
+            ("web.ns.svc.cluster.local:8080", Some("web.ns.svc.cluster.local:8080")),
+            ("10.0.0.1", None),
+            ("10.0.0.1:0", None),
+            ("host:0", None),
+            ("host:99999", None),
+            (":80", None),
+            ("ho st:80", None),
+            ("::1:80:", None),
+            ("", None),
+        ] {
+            assert_eq!(
+                text.parse::<HboneAddr>().ok().map(|a| a.to_string()),
+                want.map(String::from),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn mapped_addresses_become_ipv4() {
+        let mapped: SocketAddr = "[::ffff:10.1.2.3]:9".parse().unwrap();
+        assert_eq!(OrigDst::new(mapped).to_string(), "10.1.2.3:9");
+        assert_eq!(ClientAddr::new(mapped).ip().to_string(), "10.1.2.3");
+    }
+}

@@ -1,0 +1,259 @@
+//! The authority's answer: leaf first, intermediates between, the bundle of roots last
+//! (contract/controlplane.md section 3.2).
+
+use std::time::{Duration, SystemTime};
+
+use rustls_pki_types::{CertificateDer, pem::PemObject};
+use webpki::EndEntityCert;
+use x509_parser::{certificate::X509Certificate, prelude::FromDer, time::ASN1Time};
+
+use crate::protocols::identity::{Identity, IdentityError};
+
+/// Most intermediates an answer may hold.
+pub const INTERMEDIATES_MAX: usize = 16;
+/// Most roots an answer may hold.
+pub const ROOTS_MAX: usize = 512;
+
+const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
+const END: &str = "-----END CERTIFICATE-----";
+
+/// One certificate, decoded as far as this proxy needs it.
+#[derive(Clone, Debug)]
+pub struct Certificate {
+    /// The certificate itself.
+    pub der: CertificateDer<'static>,
+    /// The text it came as.
+    pub pem: Box<str>,
+    /// Serial number, decimal.
+    pub serial: Box<str>,
+    /// Valid from here on.
+    pub not_before: SystemTime,
+    /// Valid until here.
+    pub not_after: SystemTime,
+}
+
+/// A checked answer.
+#[derive(Clone, Debug)]
+pub struct Chain {
+    /// Whom the leaf names.
+    pub identity: Identity,
+    /// The workload's own certificate.
+    pub leaf: Certificate,
+    /// What leads from the leaf towards a root, in the order of the answer. May be empty.
+    pub intermediates: Vec<Certificate>,
+    /// The roots peers are verified against. Never empty.
+    pub roots: Vec<Certificate>,
+}
+
+/// Why an answer is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChainError {
+    /// There is nothing in it.
+    #[error("the chain is empty")]
+    Empty,
+    /// There is a leaf but nothing to verify peers against.
+    #[error("the chain has no root: it holds a single element")]
+    NoRoot,
+    /// An element is not PEM, or not of certificates.
+    #[error("element {index} of the chain holds no certificate in PEM")]
+    Pem {
+        /// Which element, from 0.
+        index: usize,
+    },
+    /// An element is PEM of something that is no X.509 certificate.
+    #[error("element {index} of the chain is no X.509 certificate: {reason}")]
+    X509 {
+        /// Which element, from 0.
+        index: usize,
+        /// What the decoder says.
+        reason: String,
+    },
+    /// There are more certificates than anybody needs.
+    #[error("the chain holds {count} {what}, at most {limit} are accepted")]
+    TooLong {
+        /// "intermediates" or "roots".
+        what: &'static str,
+        /// How many there are.
+        count: usize,
+        /// The bound.
+        limit: usize,
+    },
+    /// The leaf names nobody.
+    #[error("the certificate has no URI name, {expected} was asked for")]
+    NoName {
+        /// Whom it was asked for, or "a SPIFFE identity".
+        expected: String,
+    },
+    /// The leaf's first URI name is no identity of a workload.
+    #[error("the certificate names nobody: {0}")]
+    Name(#[from] IdentityError),
+    /// The leaf names somebody else.
+    #[error("the certificate is for {presented}, {expected} was asked for")]
+    OtherName {
+        /// Whom it was asked for.
+        expected: Identity,
+        /// The leaf's first URI name.
+        presented: String,
+    },
+}
+
+// === impl Chain ===
+
+impl Chain {
+    /// Checks the strings of an answer. With `expected` the leaf's first URI name must be that identity (shared
+    /// mode); without, it may be any identity (dedicated mode, where the authority decides).
+    ///
+    /// # Errors
+    /// The first fault found, naming the element.
+    pub fn parse(pems: &[String], expected: Option<&Identity>) -> Result<Self, ChainError> {
+        let (first, rest) = pems.split_first().ok_or(ChainError::Empty)?;
+        let (last, middle) = rest.split_last().ok_or(ChainError::NoRoot)?;
+        let mut path = certificates(0, first)?;
+        for (at, pem) in middle.iter().enumerate() {
+            path.extend(certificates(at + 1, pem)?);
+            limit("intermediates", path.len() - 1, INTERMEDIATES_MAX)?;
+        }
+        let roots = certificates(pems.len() - 1, last)?;
+        limit("intermediates", path.len().saturating_sub(1), INTERMEDIATES_MAX)?;
+        let mut path = path.into_iter();
+        let leaf = path.next().ok_or(ChainError::Pem { index: 0 })?;
+        let identity = name(&leaf.der, expected)?;
+        Ok(Self { identity, leaf, intermediates: path.collect(), roots })
+    }
+}
+
+fn limit(what: &'static str, count: usize, limit: usize) -> Result<(), ChainError> {
+    if count > limit { Err(ChainError::TooLong { what, count, limit }) } else { Ok(()) }
+}
+
+/// The certificates of one element: at least one.
+fn certificates(index: usize, text: &str) -> Result<Vec<Certificate>, ChainError> {
+    let mut found = Vec::new();
+    let mut rest = text;
+    while let Some((_, from)) = rest.split_once(BEGIN) {
+        let (body, after) = from.split_once(END).ok_or(ChainError::Pem { index })?;
+        limit("roots", found.len() + 1, ROOTS_MAX)?;
+        found.push(certificate(index, format!("{BEGIN}{body}{END}\n"))?);
+        rest = after;
+    }
+    if found.is_empty() { Err(ChainError::Pem { index }) } else { Ok(found) }
+}
+
+fn certificate(index: usize, pem: String) -> Result<Certificate, ChainError> {
+    let der = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|_| ChainError::Pem { index })?;
+    let bad = |reason: String| ChainError::X509 { index, reason };
+    let (rest, x509) = X509Certificate::from_der(&der).map_err(|e| bad(e.to_string()))?;
+    if !rest.is_empty() {
+        return Err(bad(format!("{} bytes follow it", rest.len())));
+    }
+    let serial = x509.tbs_certificate.serial.to_string().into();
+    let not_before = system_time(x509.validity().not_before);
+    let not_after = system_time(x509.validity().not_after);
+    drop(x509);
+    Ok(Certificate { der, pem: pem.into(), serial, not_before, not_after })
+}
+
+/// Times before 1970 become 1970: they are over either way.
+fn system_time(t: ASN1Time) -> SystemTime {
+    let seconds = u64::try_from(t.timestamp()).unwrap_or(0);
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+/// Whom a leaf names.
+fn name(leaf: &CertificateDer<'_>, expected: Option<&Identity>) -> Result<Identity, ChainError> {
+    let parsed =
+        EndEntityCert::try_from(leaf).map_err(|e| ChainError::X509 { index: 0, reason: e.to_string() })?;
+    let presented = parsed.valid_uri_names().next();
+    match (presented, expected) {
+        (Some(uri), Some(id)) if uri == id.as_str() => Ok(id.clone()),
+        (Some(uri), Some(id)) => {
+            Err(ChainError::OtherName { expected: id.clone(), presented: uri.chars().take(256).collect() })
+        }
+        (Some(uri), None) => Ok(uri.parse()?),
+        (None, id) => Err(ChainError::NoName {
+            expected: id.map_or_else(|| "a SPIFFE identity".into(), ToString::to_string),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocols::tls::test_ca::TestCa;
+
+    fn web() -> Identity {
+        Identity::new("cluster.local", "default", "web").unwrap()
+    }
+
+    #[test]
+    fn an_answer_is_taken_apart() {
+        let ca = TestCa::new("root").with_intermediate("middle");
+        let issued = ca.issue(&web());
+        let mut pems = issued.chain_pems();
+        pems.last_mut().unwrap().push_str(&TestCa::new("second").root_pem());
+        let chain = Chain::parse(&pems, Some(&web())).unwrap();
+        assert_eq!(chain.identity, web());
+        assert_eq!((chain.intermediates.len(), chain.roots.len()), (1, 2));
+        assert_eq!(
+            *chain.intermediates[0].pem,
+            pems[1].replace("\r\n", "\n"),
+            "the text is kept for the dump"
+        );
+        assert!(chain.leaf.serial.bytes().all(|b| b.is_ascii_digit()), "{}", chain.leaf.serial);
+        assert_eq!(chain.leaf.not_before, issued.not_before);
+        assert_eq!(chain.leaf.not_after, issued.not_after);
+        assert_eq!(Chain::parse(&pems, None).unwrap().identity, web());
+    }
+
+    #[test]
+    fn faulty_answers_are_refused_by_name() {
+        let good = TestCa::new("root").with_intermediate("middle").issue(&web()).chain_pems();
+        let with = |at: usize, text: &str| {
+            let mut pems = good.clone();
+            pems[at] = text.into();
+            pems
+        };
+        let cut = good[0][..good[0].len() / 2].to_owned();
+        let not_x509 = format!("{BEGIN}\nAAAA\n{END}\n");
+        let other = TestCa::new("root").issue(&Identity::new("cluster.local", "default", "db").unwrap());
+        let nameless = TestCa::new("root").issue_names(&[]);
+        let odd = TestCa::new("root").issue_names(&["https://example.com/"]);
+        let many = vec![good[1].clone(); INTERMEDIATES_MAX + 1];
+        let too_long = [&good[..1], &many, &good[2..]].concat();
+        let cases: Vec<(&str, Vec<String>, &str)> = vec![
+            ("empty", vec![], "the chain is empty"),
+            ("no root", good[..1].to_vec(), "no root"),
+            ("leaf is no PEM", with(0, "hello"), "element 0 of the chain holds no certificate"),
+            ("leaf is empty", with(0, ""), "element 0 of the chain holds no certificate"),
+            ("leaf is cut off", with(0, &cut), "element 0 of the chain holds no certificate"),
+            ("intermediate is no PEM", with(1, "x"), "element 1 of the chain holds no certificate"),
+            ("root is no PEM", with(2, "x"), "element 2 of the chain holds no certificate"),
+            ("root is no X.509", with(2, &not_x509), "element 2 of the chain is no X.509 certificate"),
+            ("leaf is no X.509", with(0, &not_x509), "element 0 of the chain is no X.509 certificate"),
+            ("other identity", other.chain_pems(), "for spiffe://cluster.local/ns/default/sa/db, spiffe://"),
+            ("no name", nameless.chain_pems(), "has no URI name, spiffe://cluster.local/ns/default/sa/web"),
+            ("odd name", odd.chain_pems(), "for https://example.com/"),
+            ("too long", too_long, "17 intermediates, at most 16"),
+        ];
+        for (what, pems, text) in cases {
+            let error = Chain::parse(&pems, Some(&web())).expect_err(what).to_string();
+            assert!(error.contains(text), "{what}: {error}");
+        }
+        assert!(matches!(Chain::parse(&odd.chain_pems(), None), Err(ChainError::Name(_))));
+    }
+
+    #[test]
+    fn text_around_the_certificates_is_ignored() {
+        let mut pems = TestCa::new("root").issue(&web()).chain_pems();
+        pems[1] = format!("# our root\n{}# the end\n", pems[1]);
+        assert_eq!(Chain::parse(&pems, Some(&web())).unwrap().roots.len(), 1);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn garbage_never_panics(pems in proptest::collection::vec(".{0,200}", 0..4), der in proptest::collection::vec(0u8.., 0..64)) {
+            let _ = Chain::parse(&pems, None);
+            let _ = name(&CertificateDer::from(der), None);
+        }
+    }
+}

@@ -1,0 +1,485 @@
+//! When to ask the authority, for whom, and who is told (contract/controlplane.md section 3.3).
+//!
+//! ```text
+//!            Fetch/Prefetch           slot free            answer
+//!  (unknown) --------------> Queued ------------> InFlight ------> Idle, until refresh, retry or expiry
+//!                               ^                                    |
+//!                               +------------------------------------+
+//! ```
+//! Validity is judged by wall time, waiting is measured in monotonic time; when the two drift apart (somebody set
+//! the clock) every wait is measured anew.
+
+mod due;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use rand::Rng;
+
+use self::due::{Due, retry_delay, until_half_life};
+pub use self::due::{Lifetime, Now};
+use super::{CertError, IssueError};
+use crate::protocols::identity::Identity;
+
+/// Wall and monotonic time may differ by this much before waits are measured anew.
+const CLOCK_SLACK: Duration = Duration::from_secs(1);
+/// How long a jump of the clock may go unnoticed.
+const CLOCK_LOOK_EVERY: Duration = Duration::from_mins(1);
+
+/// Somebody who waits for a certificate.
+pub trait Waiter {
+    /// Whether nobody reads the answer any more.
+    fn is_gone(&self) -> bool;
+}
+
+/// How urgent a request is; a smaller value goes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Priority {
+    /// A connection waits for it.
+    RealTime,
+    /// A connection may soon.
+    Warmup,
+    /// There is time.
+    Background,
+}
+
+/// Bounds.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Requests to the authority at a time.
+    pub in_flight: usize,
+    /// Identities known at a time.
+    pub identities: usize,
+    /// Callers that wait for one identity.
+    pub waiters: usize,
+    /// Prefetches that wait for a slot.
+    pub warmups: usize,
+}
+
+/// Names one request, so that a late answer is not taken for another's.
+pub type Ticket = u64;
+
+/// What happened.
+#[derive(Debug)]
+pub enum Event<C, W> {
+    /// A connection needs the certificate.
+    Fetch {
+        /// Whose.
+        id: Identity,
+        /// Who is to be told.
+        waiter: W,
+    },
+    /// A connection may need it soon.
+    Prefetch {
+        /// Whose.
+        id: Identity,
+    },
+    /// Nobody on this node is `id` any more.
+    Forget {
+        /// Whose.
+        id: Identity,
+    },
+    /// A predecessor knew `id` and left this.
+    Adopt {
+        /// Whose.
+        id: Identity,
+        /// Its certificate, if there was one.
+        cert: Option<C>,
+    },
+    /// A request ended.
+    Issued {
+        /// Whose.
+        id: Identity,
+        /// From [`Effect::Start`].
+        ticket: Ticket,
+        /// How.
+        result: Result<C, IssueError>,
+    },
+    /// Time passed: [`Schedule::next_wake`] came.
+    Tick,
+}
+
+/// What to do.
+#[derive(Debug)]
+pub enum Effect<C, W> {
+    /// Ask the authority; [`Event::Issued`] must follow, within a deadline.
+    Start {
+        /// Whose.
+        id: Identity,
+        /// To be handed back.
+        ticket: Ticket,
+    },
+    /// Abandon a request. Its answer, should it come, is ignored.
+    Cancel {
+        /// From [`Effect::Start`].
+        ticket: Ticket,
+    },
+    /// Show readers the state of `id`.
+    Publish {
+        /// Whose.
+        id: Identity,
+        /// The newest certificate; perhaps expired.
+        cert: Option<C>,
+        /// The last failure since.
+        failure: Option<Arc<IssueError>>,
+    },
+    /// Take `id` from the readers.
+    Remove {
+        /// Whose.
+        id: Identity,
+    },
+    /// Tell a caller.
+    Reply {
+        /// Whom.
+        waiter: W,
+        /// What.
+        result: Result<C, CertError>,
+    },
+    /// A prefetch was not taken: the queue or the table is full. A connection will ask again.
+    Dropped {
+        /// Whose.
+        id: Identity,
+    },
+}
+
+/// The cache of identities and the queue of requests.
+#[derive(Debug)]
+pub struct Schedule<C, W> {
+    entries: HashMap<Identity, Entry<C, W>, foldhash::fast::RandomState>,
+    queue: BTreeMap<(Priority, u64), Identity>,
+    timers: BTreeSet<(Instant, Identity)>,
+    queued_warmups: usize,
+    in_flight: usize,
+    sequence: u64,
+    clock: Option<Now>,
+    limits: Limits,
+}
+
+#[derive(Debug)]
+struct Entry<C, W> {
+    cert: Option<C>,
+    /// The last failure since the last success.
+    failure: Option<Arc<IssueError>>,
+    /// The last attempt failed and there was no valid certificate to fall back on.
+    unavailable: bool,
+    failing_since: Option<Instant>,
+    failures: u32,
+    phase: Phase,
+    waiters: Vec<W>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Phase {
+    Queued { priority: Priority, turn: u64 },
+    InFlight { ticket: Ticket },
+    Idle { due: Due, at: Instant },
+}
+
+type Effects<C, W> = Vec<Effect<C, W>>;
+
+// === impl Limits ===
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { in_flight: 8, identities: 10_000, waiters: 4_096, warmups: 256 }
+    }
+}
+
+// === impl Entry ===
+
+impl<C: Lifetime, W> Entry<C, W> {
+    fn new(cert: Option<C>, phase: Phase) -> Self {
+        let waiters = Vec::new();
+        Self { cert, failure: None, unavailable: false, failing_since: None, failures: 0, phase, waiters }
+    }
+
+    /// The certificate, unless it is over.
+    fn valid(&self, wall: SystemTime) -> Option<&C> {
+        self.cert.as_ref().filter(|c| c.not_after() > wall)
+    }
+
+    /// Takes in how a request ended, and says when the next one is due.
+    fn settle(&mut self, now: Now, result: Result<C, IssueError>, rng: &mut impl Rng) -> Due {
+        let result = result.and_then(|cert| match now.wall.duration_since(cert.not_after()) {
+            Ok(ago) => Err(IssueError::PeerExpired { ago }),
+            Err(_) => Ok(cert),
+        });
+        match result {
+            Ok(cert) => {
+                let due = Due::refresh(&cert, now);
+                let waiters = std::mem::take(&mut self.waiters);
+                *self = Self { waiters, ..Self::new(Some(cert), self.phase) };
+                due
+            }
+            Err(error) => {
+                let since = *self.failing_since.get_or_insert(now.mono);
+                self.failures = self.failures.saturating_add(1);
+                self.failure = Some(Arc::new(error));
+                let end = self.valid(now.wall).map(Lifetime::not_after);
+                self.unavailable = end.is_none();
+                let delay = retry_delay(self.failures, now.mono.saturating_duration_since(since), rng);
+                Due { mono: now.mono.checked_add(delay).unwrap_or(now.mono), wall: end }
+            }
+        }
+    }
+
+    fn publication(&self, id: &Identity) -> Effect<C, W> {
+        Effect::Publish { id: id.clone(), cert: self.cert.clone(), failure: self.failure.clone() }
+    }
+
+    fn answer(&mut self, result: &Result<C, CertError>, effects: &mut Effects<C, W>) {
+        let waiters = std::mem::take(&mut self.waiters);
+        effects.extend(waiters.into_iter().map(|waiter| Effect::Reply { waiter, result: result.clone() }));
+    }
+}
+
+// === impl Schedule ===
+
+impl<C: Lifetime, W: Waiter> Schedule<C, W> {
+    /// Knows nobody yet.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            entries: HashMap::default(),
+            queue: BTreeMap::new(),
+            timers: BTreeSet::new(),
+            queued_warmups: 0,
+            in_flight: 0,
+            sequence: 0,
+            clock: None,
+            limits,
+        }
+    }
+
+    /// Takes what happened and says what to do, in this order.
+    pub fn on(&mut self, now: Now, event: Event<C, W>, rng: &mut impl Rng) -> Vec<Effect<C, W>> {
+        let mut effects = Vec::new();
+        self.follow_clock(now);
+        match event {
+            Event::Fetch { id, waiter } => self.fetch(now, id, waiter, &mut effects),
+            Event::Prefetch { id } => self.prefetch(now, id, &mut effects),
+            Event::Forget { id } => self.forget(&id, &mut effects),
+            Event::Adopt { id, cert } => self.adopt(now, id, cert),
+            Event::Issued { id, ticket, result } => {
+                if let Some(entry) = self.end_flight(&id, ticket) {
+                    let due = entry.settle(now, result, rng);
+                    self.rest(now, &id, due, &mut effects);
+                }
+            }
+            Event::Tick => {}
+        }
+        self.wake_due(now);
+        self.start(&mut effects);
+        effects
+    }
+
+    /// When [`Event::Tick`] is due at the latest. None while nobody is known.
+    pub fn next_wake(&self, now: Now) -> Option<Instant> {
+        if self.entries.is_empty() {
+            return None;
+        }
+        let look = now.mono.checked_add(CLOCK_LOOK_EVERY)?;
+        Some(self.timers.first().map_or(look, |(at, _)| look.min(*at)))
+    }
+
+    fn fetch(&mut self, now: Now, id: Identity, waiter: W, effects: &mut Effects<C, W>) {
+        let limits = self.limits;
+        let Some(entry) = self.entries.get_mut(&id) else {
+            if self.entries.len() >= limits.identities {
+                let result = Err(CertError::TooManyIdentities { identity: id, limit: limits.identities });
+                effects.push(Effect::Reply { waiter, result });
+                return;
+            }
+            let mut entry = self.queued(&id, None, Priority::RealTime);
+            entry.waiters.push(waiter);
+            effects.push(entry.publication(&id));
+            self.entries.insert(id, entry);
+            return;
+        };
+        if let Some(cert) = entry.valid(now.wall) {
+            effects.push(Effect::Reply { waiter, result: Ok(cert.clone()) });
+            return;
+        }
+        if let Some(reason) = entry.failure.clone().filter(|_| entry.unavailable) {
+            let result = Err(CertError::Unavailable { identity: id.clone(), reason });
+            effects.push(Effect::Reply { waiter, result });
+            // The back-off stands; only a retry that is due already becomes urgent.
+            if matches!(entry.phase, Phase::Queued { .. }) {
+                self.raise(&id, Priority::RealTime);
+            }
+            return;
+        }
+        if entry.waiters.len() >= limits.waiters {
+            entry.waiters.retain(|w| !w.is_gone());
+        }
+        if entry.waiters.len() >= limits.waiters {
+            let result = Err(CertError::TooManyWaiters { identity: id, limit: limits.waiters });
+            effects.push(Effect::Reply { waiter, result });
+            return;
+        }
+        entry.waiters.push(waiter);
+        self.raise(&id, Priority::RealTime);
+    }
+
+    fn prefetch(&mut self, now: Now, id: Identity, effects: &mut Effects<C, W>) {
+        let room = self.queued_warmups < self.limits.warmups;
+        match self.entries.get(&id) {
+            Some(entry) => {
+                let idle = matches!(entry.phase, Phase::Idle { .. });
+                if room && !idle && entry.valid(now.wall).is_none() {
+                    self.raise(&id, Priority::Warmup);
+                }
+            }
+            None if room && self.entries.len() < self.limits.identities => {
+                let entry = self.queued(&id, None, Priority::Warmup);
+                effects.push(entry.publication(&id));
+                self.entries.insert(id, entry);
+            }
+            None => effects.push(Effect::Dropped { id }),
+        }
+    }
+
+    fn forget(&mut self, id: &Identity, effects: &mut Effects<C, W>) {
+        let Some(mut entry) = self.entries.remove(id) else { return };
+        if let Phase::InFlight { ticket } = entry.phase {
+            self.in_flight = self.in_flight.saturating_sub(1);
+            effects.push(Effect::Cancel { ticket });
+        }
+        self.leave(id, entry.phase);
+        effects.push(Effect::Remove { id: id.clone() });
+        entry.answer(&Err(CertError::Forgotten { identity: id.clone() }), effects);
+    }
+
+    fn adopt(&mut self, now: Now, id: Identity, cert: Option<C>) {
+        if self.entries.contains_key(&id) || self.entries.len() >= self.limits.identities {
+            return;
+        }
+        let waits = cert.as_ref().and_then(|c| until_half_life(c, now.wall));
+        let entry = match waits {
+            Some(wait) => {
+                let due = Due::after(wait, now);
+                let at = due.at(now);
+                self.timers.insert((at, id.clone()));
+                Entry::new(cert, Phase::Idle { due, at })
+            }
+            None => self.queued(&id, cert, Priority::Background),
+        };
+        self.entries.insert(id, entry);
+    }
+
+    /// Frees the slot of a request. None if it was cancelled meanwhile.
+    fn end_flight(&mut self, id: &Identity, ticket: Ticket) -> Option<&mut Entry<C, W>> {
+        let entry = self.entries.get_mut(id)?;
+        let ours = matches!(entry.phase, Phase::InFlight { ticket: t } if t == ticket);
+        ours.then(|| {
+            self.in_flight = self.in_flight.saturating_sub(1);
+            entry
+        })
+    }
+
+    /// Shows and tells how a request ended, and lets `id` rest until `due`.
+    fn rest(&mut self, now: Now, id: &Identity, due: Due, effects: &mut Effects<C, W>) {
+        let Some(entry) = self.entries.get_mut(id) else { return };
+        effects.push(entry.publication(id));
+        let answer = match (entry.valid(now.wall), entry.failure.clone()) {
+            (Some(cert), _) => Some(Ok(cert.clone())),
+            (None, Some(reason)) => Some(Err(CertError::Unavailable { identity: id.clone(), reason })),
+            (None, None) => None,
+        };
+        if let Some(answer) = answer {
+            entry.answer(&answer, effects);
+        }
+        let at = due.at(now);
+        entry.phase = Phase::Idle { due, at };
+        self.timers.insert((at, id.clone()));
+    }
+
+    /// An entry that waits for a slot.
+    fn queued(&mut self, id: &Identity, cert: Option<C>, priority: Priority) -> Entry<C, W> {
+        let turn = self.enqueue(id, priority);
+        Entry::new(cert, Phase::Queued { priority, turn })
+    }
+
+    fn enqueue(&mut self, id: &Identity, priority: Priority) -> u64 {
+        self.sequence += 1;
+        self.queue.insert((priority, self.sequence), id.clone());
+        self.queued_warmups += usize::from(priority == Priority::Warmup);
+        self.sequence
+    }
+
+    /// Takes `id` out of the queue or the timers.
+    fn leave(&mut self, id: &Identity, phase: Phase) {
+        match phase {
+            Phase::Queued { priority, turn } => {
+                self.queue.remove(&(priority, turn));
+                self.queued_warmups -= usize::from(priority == Priority::Warmup);
+            }
+            Phase::Idle { at, .. } => {
+                self.timers.remove(&(at, id.clone()));
+            }
+            Phase::InFlight { .. } => {}
+        }
+    }
+
+    /// Queues an idle `id`, or moves a queued one up. One in flight is on its way already.
+    fn raise(&mut self, id: &Identity, to: Priority) {
+        let Some(phase) = self.entries.get(id).map(|e| e.phase) else { return };
+        match phase {
+            Phase::InFlight { .. } => return,
+            Phase::Queued { priority, .. } if priority <= to => return,
+            Phase::Queued { .. } | Phase::Idle { .. } => self.leave(id, phase),
+        }
+        let turn = self.enqueue(id, to);
+        if let Some(entry) = self.entries.get_mut(id) {
+            entry.phase = Phase::Queued { priority: to, turn };
+        }
+    }
+
+    fn wake_due(&mut self, now: Now) {
+        while let Some((at, id)) = self.timers.first().cloned() {
+            if at > now.mono {
+                return;
+            }
+            self.raise(&id, Priority::Background);
+        }
+    }
+
+    fn start(&mut self, effects: &mut Effects<C, W>) {
+        while self.in_flight < self.limits.in_flight {
+            let Some(((priority, _), id)) = self.queue.pop_first() else { return };
+            self.queued_warmups -= usize::from(priority == Priority::Warmup);
+            let Some(entry) = self.entries.get_mut(&id) else { continue };
+            self.sequence += 1;
+            let ticket = self.sequence;
+            entry.phase = Phase::InFlight { ticket };
+            self.in_flight += 1;
+            effects.push(Effect::Start { id, ticket });
+        }
+    }
+
+    /// Measures every wait anew if the wall clock was set.
+    fn follow_clock(&mut self, now: Now) {
+        let Some(before) = self.clock else {
+            self.clock = Some(now);
+            return;
+        };
+        let passed = now.mono.saturating_duration_since(before.mono);
+        let expected = before.wall.checked_add(passed).unwrap_or(now.wall);
+        let off = now.wall.duration_since(expected).unwrap_or_else(|e| e.duration());
+        if off <= CLOCK_SLACK {
+            return;
+        }
+        self.clock = Some(now);
+        self.timers.clear();
+        for (id, entry) in &mut self.entries {
+            if let Phase::Idle { due, at } = &mut entry.phase {
+                *at = due.at(now);
+                self.timers.insert((*at, id.clone()));
+            }
+        }
+    }
+}

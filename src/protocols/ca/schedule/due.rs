@@ -1,0 +1,79 @@
+//! How long to wait, on two clocks.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use rand::Rng;
+
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+const RETRY_CAP: Duration = Duration::from_secs(150);
+const RETRY_JITTER: f64 = 0.2;
+/// After failing for this long, retries come at the cap and without jitter.
+pub(super) const RETRY_FLAT_AFTER: Duration = Duration::from_mins(15);
+/// However short a certificate lives, it is not refreshed faster than this.
+const REFRESH_MIN: Duration = Duration::from_secs(1);
+
+/// A certificate's validity.
+pub trait Lifetime: Clone {
+    /// Valid from here on.
+    fn not_before(&self) -> SystemTime;
+    /// Valid until here, this moment excluded.
+    fn not_after(&self) -> SystemTime;
+}
+
+/// Both clocks, read together.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// For waits.
+    pub mono: Instant,
+    /// For validity.
+    pub wall: SystemTime,
+}
+
+/// When to ask again: whichever comes first.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Due {
+    pub(super) mono: Instant,
+    pub(super) wall: Option<SystemTime>,
+}
+
+// === impl Due ===
+
+impl Due {
+    /// In monotonic time, as far as the clocks can tell at `now`.
+    pub(super) fn at(self, now: Now) -> Instant {
+        let wall = self.wall.and_then(|w| {
+            let wait = w.duration_since(now.wall).unwrap_or_default();
+            now.mono.checked_add(wait)
+        });
+        wall.map_or(self.mono, |w| w.min(self.mono))
+    }
+
+    pub(super) fn after(wait: Duration, now: Now) -> Self {
+        let mono = now.mono.checked_add(wait).unwrap_or(now.mono);
+        Self { mono, wall: now.wall.checked_add(wait) }
+    }
+
+    /// Half of a fresh certificate's life. Where that is past already (an authority that back-dates more than it
+    /// grants) half of what remains, or requests would follow each other without a pause.
+    pub(super) fn refresh<C: Lifetime>(cert: &C, now: Now) -> Self {
+        let remaining = cert.not_after().duration_since(now.wall).unwrap_or_default();
+        let wait = until_half_life(cert, now.wall).unwrap_or(remaining / 2);
+        Self::after(wait.max(REFRESH_MIN), now)
+    }
+}
+
+/// None if it is past, or no time at all.
+pub(super) fn until_half_life<C: Lifetime>(cert: &C, wall: SystemTime) -> Option<Duration> {
+    let life = cert.not_after().duration_since(cert.not_before()).ok()?;
+    cert.not_before().checked_add(life / 2)?.duration_since(wall).ok()
+}
+
+/// How long to wait after the `failures`-th failure in a row, the first being 1.
+pub(super) fn retry_delay(failures: u32, failing_for: Duration, rng: &mut impl Rng) -> Duration {
+    if failing_for >= RETRY_FLAT_AFTER {
+        return RETRY_CAP;
+    }
+    let doubled = RETRY_FIRST.saturating_mul(1_u32 << failures.saturating_sub(1).min(16));
+    let spread = rng.random_range(1.0 - RETRY_JITTER..=1.0 + RETRY_JITTER);
+    doubled.min(RETRY_CAP).mul_f64(spread).min(RETRY_CAP)
+}

@@ -1,0 +1,37 @@
+//! Flow control of tunnels (contract/dataplane.md section 2.2).
+
+use serde::Serialize;
+
+use super::reader::Reader;
+
+/// The largest window RFC 9113 section 6.9.1 allows.
+const WINDOW_MAX: u32 = (1 << 31) - 1;
+
+/// The window every connection starts with, which no setting can make smaller (RFC 9113 section 6.9.2).
+const CONNECTION_WINDOW_MIN: u32 = 65_535;
+
+/// Flow control of tunnels; sizes in bytes.
+#[derive(Clone, Debug, Serialize)]
+pub struct Http2Config {
+    /// How much a peer may send on a stream before we have taken it.
+    pub stream_window: u32,
+    /// The same for all streams of a connection together.
+    pub connection_window: u32,
+    /// The largest frame we accept.
+    pub frame_size: u32,
+}
+
+impl Http2Config {
+    pub(super) fn read(r: &mut Reader<'_>) -> Self {
+        Self {
+            stream_window: r.number("HTTP2_STREAM_WINDOW_SIZE", 4 << 20, 1..=WINDOW_MAX),
+            connection_window: r.number(
+                "HTTP2_CONNECTION_WINDOW_SIZE",
+                16 << 20,
+                CONNECTION_WINDOW_MIN..=WINDOW_MAX,
+            ),
+            // The range of RFC 9113 section 6.5.2.
+            frame_size: r.number("HTTP2_FRAME_SIZE", 1 << 20, 16_384..=16_777_215),
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! What the proxy listens on and how it serves (contract/dataplane.md section 1).
+
+use serde::Serialize;
+
+use super::reader::Reader;
+
+/// What the proxy listens on and how it serves.
+#[derive(Clone, Debug, Serialize)]
+pub struct ListenConfig {
+    /// Connections are proxied; otherwise only DNS is.
+    pub proxy: bool,
+    /// Listen on IPv6 too.
+    pub ipv6_enabled: bool,
+    /// Applications see the client's address: always, never, or where it is permitted.
+    pub orig_src: Option<bool>,
+    /// PROXY protocol tunnels go to the application's loopback address.
+    pub localhost_app_tunnel: bool,
+    /// Peers are told and asked about workloads, for telemetry.
+    pub baggage: bool,
+    /// Where the proxy listens.
+    pub ports: Ports,
+}
+
+/// The proxy's own ports in a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Ports {
+    /// Connections the pod opened.
+    pub outbound: u16,
+    /// Connections to the pod outside any tunnel.
+    pub plaintext: u16,
+    /// Tunnels to the pod.
+    pub hbone: u16,
+    /// SOCKS5, if enabled.
+    pub socks5: Option<u16>,
+}
+
+impl ListenConfig {
+    pub(super) fn read(r: &mut Reader<'_>) -> Self {
+        Self {
+            proxy: r.boolean("ENABLE_PROXY", true),
+            ipv6_enabled: r.boolean("IPV6_ENABLED", true),
+            orig_src: r.flag("ENABLE_ORIG_SRC"),
+            localhost_app_tunnel: r.boolean("LOCALHOST_APP_TUNNEL", true),
+            baggage: r.boolean("ENABLE_RESPONSE_BAGGAGE", true),
+            ports: Ports {
+                outbound: 15001,
+                plaintext: 15006,
+                hbone: 15008,
+                socks5: r.boolean("UNSTABLE_ENABLE_SOCKS5", false).then_some(15080),
+            },
+        }
+    }
+}
+
+impl Ports {
+    /// A connection to this port would come back to the proxy (contract/dataplane.md section 1.4).
+    pub fn is_illegal(&self, port: u16) -> bool {
+        [self.outbound, self.plaintext, self.hbone].contains(&port) || self.socks5 == Some(port)
+    }
+
+    /// Every port that would come back to the proxy.
+    pub fn illegal(&self) -> impl Iterator<Item = u16> {
+        [self.outbound, self.plaintext, self.hbone].into_iter().chain(self.socks5)
+    }
+}

@@ -1,0 +1,186 @@
+//! Who this proxy is (contract/controlplane.md sections 2.2 and 4.2).
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+};
+
+use http::HeaderValue;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{proxy_config::ProxyConfig, reader::Reader, summary};
+use crate::protocols::identity::Identity;
+
+/// Who this proxy is.
+#[derive(Clone, Debug, Serialize)]
+pub struct NodeConfig {
+    /// For whom it works.
+    pub mode: ProxyMode,
+    /// Its node; without one every workload counts as local.
+    pub node_name: Option<String>,
+    /// Its own pod.
+    pub pod_name: Option<String>,
+    /// Its own pod's namespace.
+    pub pod_namespace: Option<String>,
+    /// Its own pod's service account.
+    pub service_account: Option<String>,
+    /// Its own pod's address.
+    pub instance_ip: IpAddr,
+    /// The node's network.
+    pub network: String,
+    /// The node's cluster.
+    pub cluster_id: String,
+    /// The suffix of services' names in DNS.
+    pub cluster_domain: String,
+    /// The trust domain of its own pod.
+    pub trust_domain: String,
+    /// The mesh's release it was shipped with.
+    pub istio_version: String,
+    /// What it tells the discovery server about itself.
+    #[serde(serialize_with = "summary::keys")]
+    pub metadata: BTreeMap<String, Value>,
+}
+
+/// For whom a proxy works.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum ProxyMode {
+    /// For the pods that istio-cni hands over.
+    Shared,
+    /// For one workload.
+    Dedicated(WorkloadInfo),
+}
+
+/// A workload, as the control plane is asked for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct WorkloadInfo {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its service account.
+    pub service_account: String,
+}
+
+impl NodeConfig {
+    pub(super) fn read(r: &mut Reader<'_>, proxy: &ProxyConfig) -> Self {
+        let own = |r: &Reader<'_>, name| r.text(name).map(str::to_owned);
+        let ip = r.parse("INSTANCE_IP", |ip| ip.parse().map_err(|_| "not an IP address".to_owned()));
+        let mut config = Self {
+            mode: ProxyMode::read(r),
+            node_name: own(r, "NODE_NAME"),
+            pod_name: r.parse("POD_NAME", node_id_part),
+            pod_namespace: r.parse("POD_NAMESPACE", node_id_part),
+            service_account: own(r, "SERVICE_ACCOUNT"),
+            instance_ip: ip.unwrap_or(IpAddr::V4(Ipv4Addr::new(1, 1, 1, 1))),
+            network: own(r, "NETWORK").unwrap_or_default(),
+            cluster_id: cluster_id(r),
+            cluster_domain: r.parse("CLUSTER_DOMAIN", domain).unwrap_or_else(|| "cluster.local".into()),
+            trust_domain: r.parse("TRUST_DOMAIN", trust_domain).unwrap_or_else(|| "cluster.local".into()),
+            istio_version: own(r, "ISTIO_META_ISTIO_VERSION").unwrap_or_else(|| "unknown".into()),
+            metadata: BTreeMap::new(),
+        };
+        config.metadata = metadata(r, &config, proxy);
+        config
+    }
+
+    /// Serve the proxy's own pod as a workload too: its name, namespace and service account are all known.
+    pub fn serves_itself(&self) -> bool {
+        self.pod_name.is_some() && self.pod_namespace.is_some() && self.service_account.is_some()
+    }
+}
+
+fn metadata(r: &mut Reader<'_>, config: &NodeConfig, proxy: &ProxyConfig) -> BTreeMap<String, Value> {
+    let mut metadata = BTreeMap::new();
+    let mut put = |key: &str, value: &str| metadata.insert(key.to_owned(), Value::from(value));
+    put("NAME", config.pod_name.as_deref().unwrap_or_default());
+    put("NAMESPACE", config.pod_namespace.as_deref().unwrap_or_default());
+    put("INSTANCE_IPS", &config.instance_ip.to_string());
+    put("NODE_NAME", config.node_name.as_deref().unwrap_or_default());
+    for (key, value) in &proxy.metadata {
+        put(key, value);
+    }
+    for (key, value) in r.prefixed("ISTIO_METAJSON_") {
+        match serde_json::from_str(value) {
+            Ok(value) => {
+                metadata.insert(key.to_owned(), value);
+            }
+            Err(error) => {
+                r.warn(&format!("ISTIO_METAJSON_{key}"), "…", format!("ignored: not JSON: {error}"));
+            }
+        }
+    }
+    metadata
+}
+
+fn cluster_id(r: &mut Reader<'_>) -> String {
+    let usable = |id: &str| match HeaderValue::from_str(id) {
+        Ok(_) => Ok(id.to_owned()),
+        Err(_) => Err("not usable in an HTTP header".to_owned()),
+    };
+    let first = r.parse("ISTIO_META_CLUSTER_ID", usable);
+    let second = r.parse("CLUSTER_ID", usable);
+    first.or(second).unwrap_or_else(|| "Kubernetes".into())
+}
+
+fn node_id_part(text: &str) -> Result<String, String> {
+    if text.contains('~') {
+        Err("~ separates the parts of the node's id".into())
+    } else {
+        Ok(text.to_owned())
+    }
+}
+
+fn domain(text: &str) -> Result<String, String> {
+    let text = text.strip_suffix('.').unwrap_or(text);
+    let letter = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
+    let label = |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(letter);
+    if text.len() <= 253 && text.split('.').all(label) {
+        Ok(text.to_ascii_lowercase())
+    } else {
+        Err("not a domain name".into())
+    }
+}
+
+fn trust_domain(text: &str) -> Result<String, String> {
+    match Identity::new(text, "ns", "sa") {
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) => Err("not a trust domain".into()),
+    }
+}
+
+// === impl ProxyMode ===
+
+impl ProxyMode {
+    fn read(r: &mut Reader<'_>) -> Self {
+        let dedicated = r.parse("PROXY_MODE", |mode| match mode {
+            "shared" => Ok(false),
+            "dedicated" => Ok(true),
+            _ => Err("not shared or dedicated".into()),
+        });
+        if dedicated != Some(true) {
+            return Self::Shared;
+        }
+        const INFO: &str = "PROXY_WORKLOAD_INFO";
+        if r.text(INFO).is_none() {
+            r.reject(INFO, "the dedicated mode needs namespace/name/service-account");
+        }
+        r.parse(INFO, WorkloadInfo::parse).map_or(Self::Shared, Self::Dedicated)
+    }
+}
+
+// === impl WorkloadInfo ===
+
+impl WorkloadInfo {
+    fn parse(text: &str) -> Result<Self, String> {
+        let parts: Vec<&str> = text.split('/').collect();
+        match parts.as_slice() {
+            [namespace, name, account] if !parts.contains(&"") => Ok(Self {
+                namespace: (*namespace).to_owned(),
+                name: (*name).to_owned(),
+                service_account: (*account).to_owned(),
+            }),
+            _ => Err("not namespace/name/service-account".into()),
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! TCP options of the proxy's sockets (contract/dataplane.md section 1.2).
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::{reader::Reader, summary};
+
+/// The longest time and interval, in seconds, and the most probes Linux takes (tcp(7), include/net/tcp.h).
+const SECONDS_MAX: u64 = 32_767;
+const PROBES_MAX: u32 = 127;
+
+/// TCP options of the proxy's sockets.
+#[derive(Clone, Debug, Serialize)]
+pub struct SocketConfig {
+    /// Probes for peers that fell silent.
+    pub keepalive: Option<Keepalive>,
+    /// How long sent data may stay unacknowledged.
+    #[serde(serialize_with = "summary::maybe_duration")]
+    pub user_timeout: Option<Duration>,
+}
+
+/// Probes for peers that fell silent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Keepalive {
+    /// Silence before the first.
+    #[serde(serialize_with = "summary::duration")]
+    pub time: Duration,
+    /// Silence between two.
+    #[serde(serialize_with = "summary::duration")]
+    pub interval: Duration,
+    /// How many stay unanswered before the connection is given up.
+    pub retries: u32,
+}
+
+impl SocketConfig {
+    pub(super) fn read(r: &mut Reader<'_>) -> Self {
+        let range = || Duration::from_secs(1)..=Duration::from_secs(SECONDS_MAX);
+        let three_minutes = Duration::from_secs(180);
+        let keepalive = Keepalive {
+            time: r.duration("KEEPALIVE_TIME", three_minutes, range()),
+            interval: r.duration("KEEPALIVE_INTERVAL", three_minutes, range()),
+            retries: r.number("KEEPALIVE_RETRIES", 9, 1..=PROBES_MAX),
+        };
+        let silence = keepalive.time + keepalive.interval * keepalive.retries;
+        // The kernel takes milliseconds as an int.
+        let user_timeout = silence.min(Duration::from_millis(0x7fff_ffff));
+        Self {
+            user_timeout: r.boolean("USER_TIMEOUT_ENABLED", false).then_some(user_timeout),
+            keepalive: r.boolean("KEEPALIVE_ENABLED", true).then_some(keepalive),
+        }
+    }
+}

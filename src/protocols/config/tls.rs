@@ -1,0 +1,41 @@
+//! What tunnels and control plane connections negotiate (contract/dataplane.md sections 2.1 and 9).
+
+use serde::Serialize;
+
+use super::reader::Reader;
+
+/// What is negotiated and who is refused.
+#[derive(Clone, Debug, Serialize)]
+pub struct TlsConfig {
+    /// TLS 1.2 is offered besides 1.3.
+    pub tls12: bool,
+    /// A policy for algorithms.
+    pub compliance: Option<Compliance>,
+    /// The file of revoked certificates.
+    pub crl_path: Option<String>,
+}
+
+/// A policy for algorithms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Compliance {
+    /// X25519MLKEM768 is the only key exchange.
+    Pqc,
+}
+
+impl TlsConfig {
+    pub(super) fn read(r: &mut Reader<'_>) -> Self {
+        let config = Self {
+            tls12: r.boolean("TLS12_ENABLED", false),
+            compliance: r.parse("COMPLIANCE_POLICY", |policy| match policy {
+                "pqc" => Ok(Compliance::Pqc),
+                // One we do not know may ask for less than we would negotiate.
+                _ => Err("not pqc".into()),
+            }),
+            crl_path: r.text("CRL_PATH").map(str::to_owned),
+        };
+        if config.tls12 && config.compliance.is_some() {
+            r.warn("TLS12_ENABLED", "true", "without effect: COMPLIANCE_POLICY=pqc needs TLS 1.3".into());
+        }
+        config
+    }
+}

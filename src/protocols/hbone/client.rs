@@ -1,0 +1,111 @@
+//! The client's end of a tunnel: opening it, and opening streams on it.
+
+use std::future::poll_fn;
+
+use bytes::Bytes;
+use h2::client::{Connection, SendRequest};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, uri::Authority};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::{
+    CLIENT_HEADER_LIST, Http2Settings, MAX_PENDING_RESETS, MAX_RESET_STREAMS, SEND_BUFFER,
+    headers::{BAGGAGE, FORWARDED, FORWARDED_NETWORK, TRACEPARENT, TraceParent},
+    side::StreamSide,
+};
+use crate::protocols::addr::HboneAddr;
+
+/// Streams opened before the peer's settings are known.
+const INITIAL_STREAMS: usize = 100;
+
+/// What a CONNECT asks for and tells. Without anything but the authority it is still valid.
+#[derive(Clone, Debug)]
+pub struct ConnectRequest {
+    /// Where to.
+    pub authority: HboneAddr,
+    /// The source workload.
+    pub baggage: Option<HeaderValue>,
+    /// The client's address and the service it asked for.
+    pub forwarded: Option<HeaderValue>,
+    /// Trace context.
+    pub trace: TraceParent,
+    /// Own network, on the inner tunnel of a double HBONE only.
+    pub network: Option<HeaderValue>,
+}
+
+/// Why a stream was not opened.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The authority is no URI authority.
+    #[error("invalid authority: {0}")]
+    LocalAuthority(String),
+    /// The tunnel failed, or is going away. Nothing has reached the application.
+    #[error("h2 failed: {0}")]
+    Tunnel(#[from] h2::Error),
+    /// The peer refused with this status.
+    #[error("http status: {0}")]
+    PeerStatus(StatusCode),
+}
+
+/// Starts HTTP/2 as a client over `io`. The connection must be driven for anything to happen.
+///
+/// # Errors
+/// The connection broke.
+pub async fn handshake<Io: AsyncRead + AsyncWrite + Unpin>(
+    io: Io,
+    settings: &Http2Settings,
+) -> Result<(SendRequest<Bytes>, Connection<Io, Bytes>), h2::Error> {
+    h2::client::Builder::new()
+        .initial_window_size(settings.stream_window)
+        .initial_connection_window_size(settings.uncoupled_window())
+        .max_frame_size(settings.frame_size)
+        .max_header_list_size(CLIENT_HEADER_LIST)
+        .initial_max_send_streams(INITIAL_STREAMS)
+        .max_concurrent_reset_streams(MAX_RESET_STREAMS)
+        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+        .max_send_buffer_size(SEND_BUFFER)
+        .enable_push(false)
+        .handshake(io)
+        .await
+}
+
+/// Opens a stream and waits for its 200; the answer's headers come with it.
+///
+/// # Errors
+/// See [`ConnectError`]. There is no timeout: the caller bounds it.
+pub async fn connect(
+    mut tunnel: SendRequest<Bytes>,
+    request: ConnectRequest,
+) -> Result<(StreamSide, HeaderMap), ConnectError> {
+    let request = request.into_http()?;
+    poll_fn(|cx| tunnel.poll_ready(cx)).await?;
+    let (response, send) = tunnel.send_request(request, false)?;
+    // The handle counts against the tunnel's life; the stream itself keeps it alive.
+    drop(tunnel);
+    let response = response.await?;
+    if response.status() != StatusCode::OK {
+        return Err(ConnectError::PeerStatus(response.status()));
+    }
+    let (head, body) = response.into_parts();
+    Ok((StreamSide::new(send, body), head.headers))
+}
+
+// === impl ConnectRequest ===
+
+impl ConnectRequest {
+    fn into_http(self) -> Result<Request<()>, ConnectError> {
+        let authority = Authority::from_maybe_shared(Bytes::from(self.authority.to_string()))
+            .map_err(|_| ConnectError::LocalAuthority(self.authority.to_string()))?;
+        let mut request = Request::new(());
+        *request.method_mut() = Method::CONNECT;
+        *request.uri_mut() = Uri::from(authority);
+        let headers = request.headers_mut();
+        headers.insert(TRACEPARENT, self.trace.encode());
+        let rest = [(BAGGAGE, self.baggage), (FORWARDED, self.forwarded), (FORWARDED_NETWORK, self.network)];
+        for (name, value) in rest {
+            if let Some(value) = value {
+                headers.insert(name, value);
+            }
+        }
+        Ok(request)
+    }
+}

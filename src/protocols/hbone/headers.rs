@@ -1,0 +1,236 @@
+//! Headers of a CONNECT and of its answer (contract/dataplane.md section 2.3).
+
+use std::fmt::Write;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use rand::RngCore;
+
+/// `baggage`: what a side tells of its workload, for telemetry only.
+pub const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
+/// `forwarded`: the original client and, for a service, the name it asked for.
+pub const FORWARDED: HeaderName = http::header::FORWARDED;
+/// `traceparent`: W3C trace context.
+pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+/// `x-forwarded-network`: the network of the client, on the inner tunnel of a double HBONE.
+pub const FORWARDED_NETWORK: HeaderName = HeaderName::from_static("x-forwarded-network");
+
+/// Workload metadata as baggage carries it; empty parts are absent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Baggage {
+    /// Cluster id.
+    pub cluster: String,
+    /// Kubernetes namespace.
+    pub namespace: String,
+    /// Name of the owning workload.
+    pub workload: String,
+    /// Canonical service.
+    pub service: String,
+    /// Canonical revision.
+    pub revision: String,
+    /// Cloud region.
+    pub region: String,
+    /// Cloud availability zone.
+    pub zone: String,
+}
+
+// === impl Baggage ===
+
+impl Baggage {
+    /// The header's value; `kind` is the lower-case workload type (`deployment`, `cronjob`, `pod`, `job`).
+    /// `None` where there is nothing to say or a value has characters that no header may carry.
+    pub fn encode(&self, kind: &str) -> Option<HeaderValue> {
+        let mut text = String::new();
+        let workload = format!("k8s.{kind}.name");
+        for (key, value) in [
+            ("k8s.cluster.name", &self.cluster),
+            ("k8s.namespace.name", &self.namespace),
+            (workload.as_str(), &self.workload),
+            ("service.name", &self.service),
+            ("service.version", &self.revision),
+            ("cloud.region", &self.region),
+            ("cloud.availability_zone", &self.zone),
+        ] {
+            if !value.is_empty() {
+                // Writing to a String cannot fail.
+                let _ = write!(text, "{}{key}={value}", if text.is_empty() { "" } else { "," });
+            }
+        }
+        if text.is_empty() { None } else { HeaderValue::from_str(&text).ok() }
+    }
+
+    /// Reads all baggage lines of `headers`; unknown keys and unreadable lines are ignored.
+    pub fn parse(headers: &HeaderMap) -> Option<Self> {
+        let mut baggage = Self::default();
+        let mut any = false;
+        let lines = headers.get_all(BAGGAGE).into_iter().filter_map(|line| line.to_str().ok());
+        for part in lines.flat_map(|line| line.split(',')) {
+            let mut fields = part.split('=');
+            let (Some(key), Some(value)) = (fields.next(), fields.next()) else { continue };
+            let field = match key {
+                "k8s.cluster.name" => &mut baggage.cluster,
+                "k8s.namespace.name" => &mut baggage.namespace,
+                "k8s.deployment.name" | "k8s.cronjob.name" | "k8s.pod.name" | "k8s.job.name" => {
+                    &mut baggage.workload
+                }
+                "service.name" => &mut baggage.service,
+                "service.version" => &mut baggage.revision,
+                "cloud.region" => &mut baggage.region,
+                "cloud.availability_zone" => &mut baggage.zone,
+                _ => continue,
+            };
+            any = true;
+            value.clone_into(field);
+        }
+        any.then_some(baggage)
+    }
+}
+
+/// The `forwarded` value of a connection from `client`, to the service `host` if it was addressed by one.
+pub fn forwarded(client: std::net::SocketAddr, host: Option<&str>) -> Option<HeaderValue> {
+    let text = match host {
+        Some(host) => format!("for=\"{client}\";host={host}"),
+        None => format!("for=\"{client}\""),
+    };
+    HeaderValue::from_str(&text).ok()
+}
+
+/// The `host=` of the first `forwarded` header, quotes stripped; `None` if absent, empty or not ASCII.
+pub fn forwarded_host(headers: &HeaderMap) -> Option<&str> {
+    let line = headers.get(FORWARDED)?.to_str().ok()?;
+    let host = line.split([';', ',']).find_map(|part| part.trim().strip_prefix("host="))?;
+    let host = host.strip_prefix('"').and_then(|h| h.strip_suffix('"')).unwrap_or(host);
+    (!host.is_empty() && host.is_ascii()).then_some(host)
+}
+
+/// A connection's trace and span ids, for correlation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TraceParent {
+    /// 16 bytes.
+    pub trace_id: u128,
+    /// 8 bytes.
+    pub span_id: u64,
+    /// Whether the sender recorded its span.
+    pub sampled: bool,
+}
+
+// === impl TraceParent ===
+
+impl TraceParent {
+    /// Random ids, not sampled.
+    pub fn random(rng: &mut impl RngCore) -> Self {
+        let trace_id = u128::from(rng.next_u64()) << 64 | u128::from(rng.next_u64());
+        Self { trace_id: trace_id.max(1), span_id: rng.next_u64().max(1), sampled: false }
+    }
+
+    /// The header's value.
+    pub fn encode(self) -> HeaderValue {
+        let flags = u8::from(self.sampled);
+        let text = format!("00-{:032x}-{:016x}-{flags:02x}", self.trace_id, self.span_id);
+        HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static(""))
+    }
+
+    /// Reads the header; anything but a valid version 00 value of 55 characters is `None`.
+    pub fn parse(headers: &HeaderMap) -> Option<Self> {
+        let text = headers.get(TRACEPARENT)?.to_str().ok().filter(|t| t.len() == 55)?;
+        let mut parts = text.split('-');
+        let (version, trace, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+        if version != "00" || trace.len() != 32 || span.len() != 16 || flags.len() != 2 {
+            return None;
+        }
+        let trace_id = u128::from_str_radix(trace, 16).ok().filter(|&id| id != 0)?;
+        let span_id = u64::from_str_radix(span, 16).ok().filter(|&id| id != 0)?;
+        let flags = u8::from_str_radix(flags, 16).ok()?;
+        Some(Self { trace_id, span_id, sampled: flags & 1 == 1 })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn headers(name: HeaderName, values: &[&str]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for value in values {
+            map.append(name.clone(), HeaderValue::from_str(value).unwrap());
+        }
+        map
+    }
+
+    #[test]
+    fn baggage_goes_there_and_back() {
+        let baggage = Baggage {
+            cluster: "Kubernetes".into(),
+            namespace: "ns".into(),
+            workload: "web".into(),
+            service: "web-svc".into(),
+            revision: "v1".into(),
+            region: "r".into(),
+            zone: "z".into(),
+        };
+        let value = baggage.encode("deployment").unwrap();
+        assert_eq!(
+            value.to_str().unwrap(),
+            "k8s.cluster.name=Kubernetes,k8s.namespace.name=ns,k8s.deployment.name=web,service.name=web-svc,\
+             service.version=v1,cloud.region=r,cloud.availability_zone=z"
+        );
+        assert_eq!(Baggage::parse(&headers(BAGGAGE, &[value.to_str().unwrap()])), Some(baggage));
+        assert_eq!(Baggage::default().encode("pod"), None);
+    }
+
+    #[test]
+    fn baggage_lines_are_joined_and_unknown_parts_ignored() {
+        for (lines, want) in [
+            (&["k8s.pod.name=a", "service.name=b,x=y"][..], Some(("a", "b"))),
+            (&["k8s.job.name=a=c,service.name"], Some(("a", ""))),
+            (&["k8s.job.name="], Some(("", ""))),
+            (&[" k8s.job.name=a"], None),
+            (&[""], None),
+            (&[], None),
+        ] {
+            let got = Baggage::parse(&headers(BAGGAGE, lines));
+            assert_eq!(got.as_ref().map(|b| (b.workload.as_str(), b.service.as_str())), want, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn forwarded_hosts() {
+        let v6 = "[::1]:9".parse().unwrap();
+        assert_eq!(forwarded(v6, None).unwrap(), "for=\"[::1]:9\"");
+        assert_eq!(
+            forwarded("1.2.3.4:5".parse().unwrap(), Some("web.ns")).unwrap(),
+            "for=\"1.2.3.4:5\";host=web.ns"
+        );
+        for (line, want) in [
+            ("for=\"1.2.3.4:5\";host=web.ns", Some("web.ns")),
+            ("host=\"web.ns\"", Some("web.ns")),
+            ("host=", None),
+            ("Host=web", None),
+            ("for=\"1.2.3.4\"", None),
+        ] {
+            assert_eq!(forwarded_host(&headers(FORWARDED, &[line])), want, "{line}");
+        }
+    }
+
+    #[test]
+    fn trace_parents() {
+        let mut rng = rand::rng();
+        let random = TraceParent::random(&mut rng);
+        assert_eq!(
+            TraceParent::parse(&headers(TRACEPARENT, &[random.encode().to_str().unwrap()])),
+            Some(random)
+        );
+        for bad in ["", "00-0", &"0".repeat(55), "00-00000000000000000000000000000000-00f067aa0ba902b7-01"] {
+            assert_eq!(TraceParent::parse(&headers(TRACEPARENT, &[bad])), None, "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_header_panics(value in "[ -~]{0,80}") {
+            let map = |name| headers(name, &[&value]);
+            let _ = (Baggage::parse(&map(BAGGAGE)), TraceParent::parse(&map(TRACEPARENT)));
+            let _ = forwarded_host(&map(FORWARDED));
+        }
+    }
+}

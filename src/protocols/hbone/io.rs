@@ -1,0 +1,90 @@
+//! The byte stream below HTTP/2, and the future that drives a connection over it.
+//!
+//! HTTP/2 flushes after each large frame. Here a flush only leaves the bytes sealed; the driver writes them out once
+//! the connection has nothing more to do, so that frames of many streams leave in one write.
+
+use std::{
+    cell::RefCell,
+    future::Future,
+    io,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Hands the bytes of `Io` to HTTP/2 and keeps flushes for the [`Flush`] beside it.
+pub struct Coalesced<Io>(Rc<RefCell<Io>>);
+
+/// Writes out what a [`Coalesced`] has kept.
+pub struct Flush<Io>(Rc<RefCell<Io>>);
+
+/// Splits `io` into the part HTTP/2 uses and the part its driver flushes.
+pub fn coalesced<Io>(io: Io) -> (Coalesced<Io>, Flush<Io>) {
+    let io = Rc::new(RefCell::new(io));
+    (Coalesced(io.clone()), Flush(io))
+}
+
+// === impl Coalesced ===
+
+impl<Io: AsyncRead + Unpin> AsyncRead for Coalesced<Io> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.0.borrow_mut()).poll_read(cx, buf)
+    }
+}
+
+impl<Io: AsyncWrite + Unpin> AsyncWrite for Coalesced<Io> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.0.borrow_mut()).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.0.borrow_mut()).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.borrow().is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.0.borrow_mut()).poll_shutdown(cx)
+    }
+}
+
+// === impl Flush ===
+
+impl<Io: AsyncWrite + Unpin> Flush<Io> {
+    /// Writes out what is kept, as far as it goes now.
+    ///
+    /// # Errors
+    /// The connection below broke.
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.0.borrow_mut()).poll_flush(cx)
+    }
+
+    /// Runs `work`, which makes `connection` progress, and flushes after each of its turns.
+    ///
+    /// # Errors
+    /// Flushing failed.
+    pub async fn drive<T>(&mut self, work: impl Future<Output = T>) -> io::Result<T> {
+        let mut work = std::pin::pin!(work);
+        std::future::poll_fn(|cx| {
+            let done = work.as_mut().poll(cx);
+            match (self.poll(cx), done) {
+                (Poll::Ready(Err(error)), _) => Poll::Ready(Err(error)),
+                (_, Poll::Ready(done)) => Poll::Ready(Ok(done)),
+                (_, Poll::Pending) => Poll::Pending,
+            }
+        })
+        .await
+    }
+}

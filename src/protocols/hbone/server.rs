@@ -1,0 +1,108 @@
+//! The server's end of a tunnel: reading CONNECT requests and answering them.
+
+use bytes::Bytes;
+use h2::{
+    RecvStream, SendStream,
+    server::{Connection, SendResponse},
+};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::{
+    Http2Settings, MAX_PENDING_RESETS, MAX_RESET_STREAMS, SEND_BUFFER, SERVER_HEADER_LIST,
+    headers::{self, BAGGAGE, Baggage, FORWARDED_NETWORK, TraceParent},
+};
+use crate::protocols::addr::{AuthorityError, HboneAddr};
+
+/// Resets by ourselves that a peer may provoke, in all its connection's life, until that is closed (CVE-2025-8671).
+const MAX_LOCAL_RESETS: usize = 1024;
+
+/// What a CONNECT asked for and told.
+#[derive(Clone, Debug)]
+pub struct Connect {
+    /// Where to.
+    pub authority: HboneAddr,
+    /// The source workload as it describes itself, for telemetry only.
+    pub baggage: Option<Baggage>,
+    /// The service name the client asked for, for telemetry only.
+    pub host: Option<String>,
+    /// Trace context, if the peer sent any.
+    pub trace: Option<TraceParent>,
+    /// The client's network, if it is told.
+    pub network: Option<String>,
+}
+
+/// Why a request is none of ours. All are answered with 400.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadRequest {
+    /// Another method.
+    #[error("expected method CONNECT, got {0}")]
+    PeerMethod(Method),
+    /// No authority, or none that is `ip:port` or `host:port`.
+    #[error("{0}")]
+    PeerAuthority(#[from] AuthorityError),
+}
+
+/// Starts HTTP/2 as a server over `io`: waits for the client's preface.
+///
+/// # Errors
+/// The peer speaks something else, or the connection broke.
+pub async fn handshake<Io: AsyncRead + AsyncWrite + Unpin>(
+    io: Io,
+    settings: &Http2Settings,
+) -> Result<Connection<Io, Bytes>, h2::Error> {
+    h2::server::Builder::new()
+        .initial_window_size(settings.stream_window)
+        .initial_connection_window_size(settings.uncoupled_window())
+        .max_frame_size(settings.frame_size)
+        .max_header_list_size(SERVER_HEADER_LIST)
+        .max_concurrent_streams(settings.max_streams)
+        .max_concurrent_reset_streams(MAX_RESET_STREAMS)
+        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+        .max_local_error_reset_streams(Some(MAX_LOCAL_RESETS))
+        .max_send_buffer_size(SEND_BUFFER)
+        .handshake(io)
+        .await
+}
+
+/// Reads a request's head.
+///
+/// # Errors
+/// It is not a CONNECT with a usable authority.
+pub fn parse(request: &Request<RecvStream>, with_baggage: bool) -> Result<Connect, BadRequest> {
+    if request.method() != Method::CONNECT {
+        return Err(BadRequest::PeerMethod(request.method().clone()));
+    }
+    let authority = request.uri().authority().map(http::uri::Authority::as_str).unwrap_or_default();
+    let map = request.headers();
+    Ok(Connect {
+        authority: authority.parse()?,
+        baggage: if with_baggage { Baggage::parse(map) } else { None },
+        host: headers::forwarded_host(map).map(str::to_owned),
+        trace: TraceParent::parse(map),
+        network: map.get(FORWARDED_NETWORK).and_then(|v| v.to_str().ok()).map(str::to_owned),
+    })
+}
+
+/// Answers 200 and returns the stream's sending half.
+///
+/// # Errors
+/// The stream was reset meanwhile.
+pub fn accept(
+    respond: &mut SendResponse<Bytes>,
+    baggage: Option<HeaderValue>,
+) -> Result<SendStream<Bytes>, h2::Error> {
+    let mut response = Response::new(());
+    if let Some(baggage) = baggage {
+        response.headers_mut().insert(BAGGAGE, baggage);
+    }
+    respond.send_response(response, false)
+}
+
+/// Answers with an error status and ends the stream.
+pub fn refuse(respond: &mut SendResponse<Bytes>, status: StatusCode) {
+    let mut response = Response::new(());
+    *response.status_mut() = status;
+    // A stream that was reset meanwhile needs no answer.
+    let _ = respond.send_response(response, true);
+}

@@ -1,0 +1,113 @@
+//! An HTTP/2 stream as a side of a relay.
+
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::{Reason, RecvStream, SendStream};
+
+use super::super::{
+    relay::{End, Fault, Side},
+    tls::buffer::Buffers,
+};
+
+/// Both halves of a CONNECT stream.
+#[derive(Debug)]
+pub struct StreamSide {
+    send: SendStream<Bytes>,
+    recv: RecvStream,
+    finished: bool,
+    /// The peer has sent its last byte, so that only the sending half tells of the stream's end.
+    drained: bool,
+    /// Room is set aside for this stream.
+    reserved: bool,
+}
+
+// === impl StreamSide ===
+
+impl StreamSide {
+    /// A stream after its 200.
+    pub fn new(send: SendStream<Bytes>, recv: RecvStream) -> Self {
+        Self { send, recv, finished: false, drained: false, reserved: false }
+    }
+}
+
+impl Side for StreamSide {
+    fn poll_chunk(&mut self, cx: &mut Context<'_>, _: usize, _: &Buffers) -> Poll<Result<Bytes, End>> {
+        loop {
+            return Poll::Ready(match ready!(self.recv.poll_data(cx)) {
+                // An empty frame moves nothing; taking it in a loop is bounded by the window of frames h2 holds.
+                Some(Ok(chunk)) if chunk.is_empty() => continue,
+                Some(Ok(chunk)) => Ok(chunk),
+                None => {
+                    self.drained = true;
+                    Err(End::Finished)
+                }
+                Some(Err(error)) => Err(End::Gone(fault(error))),
+            });
+        }
+    }
+
+    fn passed(&mut self, n: usize) {
+        // Only more than was received could be refused.
+        let _ = self.recv.flow_control().release_capacity(n);
+    }
+
+    fn poll_room(&mut self, cx: &mut Context<'_>, want: usize) -> Poll<Result<usize, Option<Fault>>> {
+        // Also when a little is left over: it would make for tiny frames.
+        if self.send.capacity() < want {
+            self.send.reserve_capacity(want);
+        }
+        self.reserved = true;
+        loop {
+            let capacity = self.send.capacity();
+            if capacity > 0 {
+                return Poll::Ready(Ok(capacity));
+            }
+            match ready!(self.send.poll_capacity(cx)) {
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Poll::Ready(Err(fault(error))),
+                None => return Poll::Ready(Err(None)),
+            }
+        }
+    }
+
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<Option<Fault>> {
+        if std::mem::take(&mut self.reserved) {
+            self.send.reserve_capacity(0);
+        }
+        if !self.drained {
+            return Poll::Pending;
+        }
+        match ready!(self.send.poll_reset(cx)) {
+            Ok(Reason::NO_ERROR | Reason::CANCEL | Reason::STREAM_CLOSED) => Poll::Ready(None),
+            Ok(reason) => Poll::Ready(Some(Fault::PeerReset(reason))),
+            Err(error) => Poll::Ready(fault(error)),
+        }
+    }
+
+    fn poll_write(&mut self, _: &mut Context<'_>, chunk: &mut Bytes) -> Poll<Result<(), Option<Fault>>> {
+        let sent = self.send.send_data(std::mem::take(chunk), false);
+        Poll::Ready(sent.map_err(fault))
+    }
+
+    fn poll_finish(&mut self, _: &mut Context<'_>) -> Poll<()> {
+        if !self.finished {
+            self.finished = true;
+            // A stream that is gone already needs no end.
+            let _ = self.send.send_data(Bytes::new(), true);
+        }
+        Poll::Ready(())
+    }
+}
+
+/// What an HTTP/2 error means to a relayed connection: NO_ERROR, CANCEL and STREAM_CLOSED say no more than that the
+/// peer went away (contract/dataplane.md section 2.7).
+fn fault(error: h2::Error) -> Option<Fault> {
+    match error.reason() {
+        Some(Reason::NO_ERROR | Reason::CANCEL | Reason::STREAM_CLOSED) if !error.is_go_away() => None,
+        Some(reason) if error.is_remote() && error.is_reset() => Some(Fault::PeerReset(reason)),
+        // No reason and no I/O error: sending on a stream that the peer has reset already.
+        None if !error.is_io() => None,
+        _ => Some(Fault::Tunnel(error)),
+    }
+}

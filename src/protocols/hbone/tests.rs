@@ -1,0 +1,284 @@
+//! Relays over the streams of real tunnels: bytes, ends, and what one stream may do to another.
+
+#![allow(clippy::disallowed_methods, reason = "tests own their tasks by the LocalSet they run in")]
+
+use std::{net::SocketAddr, time::Duration};
+
+use bytes::Bytes;
+use h2::{RecvStream, client::SendRequest, server::SendResponse};
+use http::{Request, Response};
+use rand::{Rng, SeedableRng, rngs::SmallRng};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+    task::{JoinHandle, LocalSet, spawn_local},
+    time::timeout,
+};
+
+use super::{
+    Http2Settings,
+    client::{self, ConnectRequest},
+    headers::TraceParent,
+    io::coalesced,
+    server,
+    side::StreamSide,
+};
+use crate::protocols::{
+    relay::{Fault, Meter, TcpSide, relay},
+    tls::buffer::Buffers,
+};
+
+/// Far beyond what any of this takes.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+struct Uncounted;
+
+impl Meter for Uncounted {
+    fn forward(&self, _: usize) {}
+    fn backward(&self, _: usize) {}
+}
+
+type Accepted = (Request<RecvStream>, SendResponse<Bytes>);
+type Relayed = JoinHandle<Result<(), Fault>>;
+
+async fn tcp() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let (near, far) = tokio::join!(TcpStream::connect(addr), listener.accept());
+    (near.unwrap(), far.unwrap().0)
+}
+
+async fn opener(io: DuplexStream, settings: &Http2Settings) -> SendRequest<Bytes> {
+    let (io, mut flush) = coalesced(io);
+    let (send, connection) = flush.drive(client::handshake(io, settings)).await.unwrap().unwrap();
+    spawn_local(async move { flush.drive(connection).await });
+    send
+}
+
+async fn acceptor(io: DuplexStream, settings: Http2Settings) -> mpsc::Receiver<Accepted> {
+    let (tell, accepted) = mpsc::channel(200);
+    spawn_local(async move {
+        let (io, mut flush) = coalesced(io);
+        let mut connection = flush.drive(server::handshake(io, &settings)).await.unwrap().unwrap();
+        let work = async {
+            while let Some(Ok(stream)) = connection.accept().await {
+                tell.send(stream).await.unwrap();
+            }
+        };
+        let _ = flush.drive(work).await;
+    });
+    accepted
+}
+
+/// A tunnel with small windows through a narrow pipe.
+async fn tunnel() -> (SendRequest<Bytes>, mpsc::Receiver<Accepted>) {
+    let settings =
+        Http2Settings { stream_window: 100_000, connection_window: 100_000, ..Http2Settings::default() };
+    let (near, far) = duplex(50_000);
+    let accepted = acceptor(far, settings).await;
+    (opener(near, &settings).await, accepted)
+}
+
+async fn open(send: &SendRequest<Bytes>) -> StreamSide {
+    let addr: SocketAddr = "10.0.0.1:80".parse().unwrap();
+    let request = ConnectRequest {
+        authority: addr.to_string().parse().unwrap(),
+        baggage: None,
+        forwarded: None,
+        trace: TraceParent { trace_id: 1, span_id: 1, sampled: false },
+        network: None,
+    };
+    client::connect(send.clone(), request).await.unwrap().0
+}
+
+fn relayed(side: StreamSide, tcp: TcpStream) -> Relayed {
+    spawn_local(async move { relay(side, TcpSide(tcp), &Uncounted, &Buffers::default()).await })
+}
+
+async fn accept(accepted: &mut mpsc::Receiver<Accepted>) -> StreamSide {
+    let (request, mut respond) = accepted.recv().await.unwrap();
+    StreamSide::new(server::accept(&mut respond, None).unwrap(), request.into_body())
+}
+
+/// A connection through the tunnel: both applications, and the relays between them.
+async fn connection(
+    send: &SendRequest<Bytes>,
+    accepted: &mut mpsc::Receiver<Accepted>,
+) -> (TcpStream, TcpStream, Relayed, Relayed) {
+    let ((client, a), (b, server)) = (tcp().await, tcp().await);
+    let (near, far) = tokio::join!(open(send), accept(accepted));
+    (client, server, relayed(near, a), relayed(far, b))
+}
+
+async fn send_randomly(mut io: impl tokio::io::AsyncWrite + Unpin, bytes: &[u8], seed: u64) {
+    let mut rng = SmallRng::seed_from_u64(seed);
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let n = [1, 30, 5_000, 16_384, 70_000, 300_000][rng.random_range(0..6)].min(rest.len());
+        io.write_all(&rest[..n]).await.unwrap();
+        rest = &rest[n..];
+        if rng.random_bool(0.2) {
+            tokio::task::yield_now().await;
+        }
+    }
+    io.shutdown().await.unwrap();
+}
+
+async fn receive(mut io: impl tokio::io::AsyncRead + Unpin) -> Vec<u8> {
+    let mut got = Vec::new();
+    io.read_to_end(&mut got).await.unwrap();
+    got
+}
+
+fn pattern(len: usize, seed: u64) -> Vec<u8> {
+    (0..len as u64).map(|i| (i * 31 + i / 253 + seed) as u8).collect()
+}
+
+async fn in_time<T>(work: impl Future<Output = T>) -> T {
+    LocalSet::new().run_until(timeout(PATIENCE, work)).await.expect("stuck")
+}
+
+#[tokio::test]
+async fn all_bytes_pass_in_random_pieces_whichever_side_ends_first() {
+    in_time(async {
+        let (send, mut accepted) = tunnel().await;
+        for seed in 0..12u64 {
+            let mut rng = SmallRng::seed_from_u64(seed);
+            let mut len = || [0, 1, 20_000, 700_000, 2_000_000][rng.random_range(0..5)];
+            let (up, down) = (pattern(len(), seed), pattern(len(), seed + 1));
+            let (mut client, mut server, near, far) = connection(&send, &mut accepted).await;
+            let ((client_in, client_out), (server_in, server_out)) = (client.split(), server.split());
+            let (got_up, got_down, (), ()) = tokio::join!(
+                receive(server_in),
+                receive(client_in),
+                send_randomly(client_out, &up, seed),
+                send_randomly(server_out, &down, seed + 7)
+            );
+            assert!(got_up == up && got_down == down, "bytes differ, seed {seed}");
+            near.await.unwrap().unwrap();
+            far.await.unwrap().unwrap();
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_reset_by_either_application_ends_both_relays_and_reaches_the_other() {
+    in_time(async {
+        let (send, mut accepted) = tunnel().await;
+        for seed in 0..40u64 {
+            let mut rng = SmallRng::seed_from_u64(seed);
+            let (client, server, near, far) = connection(&send, &mut accepted).await;
+            let (breaking, mut other) =
+                if rng.random_bool(0.5) { (client, server) } else { (server, client) };
+            // Some bytes under way in both directions, some of them unread.
+            let n = rng.random_range(0..200_000);
+            let _ = (breaking.try_write(&pattern(n, seed)), other.try_write(&pattern(n / 2, seed)));
+            socket2::SockRef::from(&breaking).set_linger(Some(Duration::ZERO)).unwrap();
+            drop(breaking);
+            // The other end is told, without having said anything itself.
+            let mut sink = vec![0; 10_000];
+            while let Ok(1..) = other.read(&mut sink).await {}
+            assert!(near.await.unwrap().is_ok() && far.await.unwrap().is_ok(), "seed {seed}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn stalled_readers_do_not_stop_the_other_streams_of_their_tunnel() {
+    in_time(async {
+        let (send, mut accepted) = tunnel().await;
+        let mut stalled = Vec::new();
+        for _ in 0..20 {
+            let (client, server, near, far) = connection(&send, &mut accepted).await;
+            let (read, mut write) = client.into_split();
+            // Far more than all buffers on the way hold; nobody reads.
+            spawn_local(async move { write.write_all(&vec![1; 20_000_000]).await });
+            stalled.push((server, read, near, far));
+        }
+        let mut others = Vec::new();
+        for seed in 0..50u64 {
+            let (mut client, mut server, ..) = connection(&send, &mut accepted).await;
+            others.push(spawn_local(async move {
+                let bytes = pattern(400_000, seed);
+                let (_, out) = client.split();
+                let (got, ()) = tokio::join!(receive(&mut server), send_randomly(out, &bytes, seed));
+                assert!(got == bytes, "bytes differ, stream {seed}");
+            }));
+        }
+        for other in others {
+            other.await.unwrap();
+        }
+        assert!(stalled.iter().all(|(_, _, near, far)| !near.is_finished() && !far.is_finished()));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn idle_streams_hold_nothing_of_the_window_their_peer_allows() {
+    in_time(async {
+        let (near, far) = duplex(50_000);
+        // A peer whose connection window four first chunks would use up.
+        spawn_local(async move {
+            let mut connection = h2::server::handshake(far).await.unwrap();
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                let mut send = respond.send_response(Response::new(()), false).unwrap();
+                spawn_local(async move {
+                    let mut body = request.into_body();
+                    while let Some(Ok(data)) = body.data().await {
+                        let _ = body.flow_control().release_capacity(data.len());
+                        send.send_data(data, false).unwrap();
+                    }
+                });
+            }
+        });
+        let send = opener(near, &Http2Settings::default()).await;
+        let mut conns = Vec::new();
+        for _ in 0..12 {
+            let (mut client, a) = tcp().await;
+            let relay = relayed(open(&send).await, a);
+            client.write_all(b"hello").await.unwrap();
+            let mut got = [0; 5];
+            client.read_exact(&mut got).await.unwrap();
+            conns.push((client, relay));
+        }
+        for (client, _) in &mut conns {
+            client.write_all(b"again").await.unwrap();
+            let mut got = [0; 5];
+            client.read_exact(&mut got).await.unwrap();
+            assert_eq!(&got, b"again");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_half_closed_connection_ends_with_its_tunnel() {
+    in_time(async {
+        let (near, far) = duplex(50_000);
+        let (halved, is_halved) = tokio::sync::oneshot::channel::<()>();
+        let serving = spawn_local(async move {
+            let mut connection = h2::server::handshake(far).await.unwrap();
+            let (_request, mut respond) = connection.accept().await.unwrap().unwrap();
+            let mut send = respond.send_response(Response::new(()), false).unwrap();
+            send.send_data(Bytes::from_static(b"all"), true).unwrap();
+            tokio::select! {
+                _ = connection.accept() => {}
+                _ = is_halved => {}
+            }
+        });
+        let send = opener(near, &Http2Settings::default()).await;
+        let (mut client, a) = tcp().await;
+        let relay = relayed(open(&send).await, a);
+        // The client has been told of the end and keeps its own half, silently.
+        assert_eq!(receive(&mut client).await, b"all");
+        assert!(!relay.is_finished());
+        halved.send(()).unwrap();
+        serving.await.unwrap();
+        // However it is called: the relay does not outlive its tunnel.
+        let _ = relay.await.unwrap();
+    })
+    .await;
+}

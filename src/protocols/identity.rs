@@ -1,0 +1,132 @@
+//! SPIFFE identities of workloads (contract/dataplane.md section 2.1).
+
+use std::{fmt, str::FromStr, sync::Arc};
+
+const SCHEME: &str = "spiffe://";
+
+/// A workload's identity: `spiffe://<trust domain>/ns/<namespace>/sa/<service account>`.
+///
+/// Cloning copies a reference. Equality and hashing are those of the text.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Identity {
+    /// The whole URI.
+    uri: Arc<str>,
+    /// Byte ranges of the three parts: the ends of trust domain and namespace (the rest follows from them).
+    trust_domain_end: u16,
+    namespace_end: u16,
+}
+
+/// Why a URI is not a workload identity.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not of the form spiffe://<trust domain>/ns/<namespace>/sa/<service account>")]
+pub struct IdentityError(pub String);
+
+impl Identity {
+    /// The identity of a service account.
+    ///
+    /// # Errors
+    /// A part is empty, holds a `/`, or all together are longer than 2,048 bytes.
+    pub fn new(trust_domain: &str, namespace: &str, service_account: &str) -> Result<Self, IdentityError> {
+        format!("{SCHEME}{trust_domain}/ns/{namespace}/sa/{service_account}").parse()
+    }
+
+    /// The whole URI.
+    pub fn as_str(&self) -> &str {
+        &self.uri
+    }
+
+    /// The URI without its scheme, as policies compare it.
+    pub fn principal(&self) -> &str {
+        self.uri.get(SCHEME.len()..).unwrap_or_default()
+    }
+
+    /// The trust domain.
+    pub fn trust_domain(&self) -> &str {
+        self.uri.get(SCHEME.len()..usize::from(self.trust_domain_end)).unwrap_or_default()
+    }
+
+    /// The Kubernetes namespace.
+    pub fn namespace(&self) -> &str {
+        self.uri
+            .get(usize::from(self.trust_domain_end) + "/ns/".len()..usize::from(self.namespace_end))
+            .unwrap_or_default()
+    }
+
+    /// The Kubernetes service account.
+    pub fn service_account(&self) -> &str {
+        self.uri.get(usize::from(self.namespace_end) + "/sa/".len()..).unwrap_or_default()
+    }
+}
+
+impl FromStr for Identity {
+    type Err = IdentityError;
+
+    fn from_str(uri: &str) -> Result<Self, IdentityError> {
+        let bad = || IdentityError(uri.into());
+        if uri.len() > 2048 {
+            return Err(IdentityError(format!("{}...", uri.chars().take(64).collect::<String>())));
+        }
+        let rest = uri.strip_prefix(SCHEME).ok_or_else(bad)?;
+        let parts: Vec<&str> = rest.split('/').collect();
+        let [trust_domain, "ns", namespace, "sa", service_account] = parts.as_slice() else {
+            return Err(bad());
+        };
+        if trust_domain.is_empty() || namespace.is_empty() || service_account.is_empty() {
+            return Err(bad());
+        }
+        let trust_domain_end = SCHEME.len() + trust_domain.len();
+        let namespace_end = trust_domain_end + "/ns/".len() + namespace.len();
+        Ok(Self {
+            uri: uri.into(),
+            trust_domain_end: u16::try_from(trust_domain_end).map_err(|_| bad())?,
+            namespace_end: u16::try_from(namespace_end).map_err(|_| bad())?,
+        })
+    }
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.uri)
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.uri)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_of_an_identity() {
+        let id: Identity = "spiffe://cluster.local/ns/default/sa/web".parse().unwrap();
+        assert_eq!(
+            (id.trust_domain(), id.namespace(), id.service_account()),
+            ("cluster.local", "default", "web")
+        );
+        assert_eq!(id.principal(), "cluster.local/ns/default/sa/web");
+        assert_eq!(id, Identity::new("cluster.local", "default", "web").unwrap());
+    }
+
+    #[test]
+    fn anything_else_is_refused() {
+        for bad in [
+            "",
+            "cluster.local/ns/a/sa/b",
+            "spiffe://td",
+            "spiffe://td/ns/a/sa",
+            "spiffe://td/ns/a/sa/",
+            "spiffe://td/ns/a/sa/b/",
+            "spiffe://td/ns/a/sa/b/c",
+            "spiffe:///ns/a/sa/b",
+            "spiffe://td/sa/a/ns/b",
+            "SPIFFE://td/ns/a/sa/b",
+        ] {
+            assert!(bad.parse::<Identity>().is_err(), "{bad}");
+        }
+        assert!(Identity::new("td", "a/b", "c").is_err());
+    }
+}

@@ -1,0 +1,274 @@
+//! The label set of the traffic metrics (contract/controlplane.md section 5.3).
+//!
+//! The data path fills borrowed values; nothing here allocates. Missing and empty values both read `unknown`: Kiali
+//! skips a series that lacks a label.
+
+/// What a label says when its value is missing or empty.
+pub const UNKNOWN: &str = "unknown";
+
+/// Labels of a series that come before `response_flags`, in the order of the contract.
+pub const BEFORE_FLAG: [&str; 21] = [
+    "reporter",
+    "source_workload",
+    "source_canonical_service",
+    "source_canonical_revision",
+    "source_workload_namespace",
+    "source_principal",
+    "source_app",
+    "source_version",
+    "source_cluster",
+    "destination_service",
+    "destination_service_namespace",
+    "destination_service_name",
+    "destination_workload",
+    "destination_canonical_service",
+    "destination_canonical_revision",
+    "destination_workload_namespace",
+    "destination_principal",
+    "destination_app",
+    "destination_version",
+    "destination_cluster",
+    "request_protocol",
+];
+
+/// The label between the ones of [`BEFORE_FLAG`] and [`SECURITY`].
+pub const FLAG: &str = "response_flags";
+
+/// The label that follows `response_flags`.
+pub const SECURITY: &str = "connection_security_policy";
+
+/// Labels that end the set, all or none of them.
+pub const LOCALITY: [&str; 4] = ["source_region", "source_zone", "destination_region", "destination_zone"];
+
+/// Which side of a connection this proxy serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reporter {
+    /// Outbound and SOCKS5: the client is local.
+    Source,
+    /// Inbound: the server is local.
+    Destination,
+}
+
+/// Whether a connection crosses the network encrypted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Security {
+    /// HBONE.
+    MutualTls,
+    /// Anything else.
+    Unknown,
+}
+
+/// What is known of one end of a connection. `None` and `Some("")` mean the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Endpoint<'a> {
+    /// Name of the workload's owner (a deployment, say), not of the pod.
+    pub workload: Option<&'a str>,
+    /// `canonical_name` of the workload.
+    pub canonical_service: Option<&'a str>,
+    /// `canonical_revision` of the workload.
+    pub canonical_revision: Option<&'a str>,
+    /// Kubernetes namespace.
+    pub namespace: Option<&'a str>,
+    /// Full SPIFFE URI.
+    pub principal: Option<&'a str>,
+    /// The canonical service, or for values from baggage the workload's name.
+    pub app: Option<&'a str>,
+    /// The canonical revision.
+    pub version: Option<&'a str>,
+    /// Id of the cluster.
+    pub cluster: Option<&'a str>,
+    /// Region of the workload's locality.
+    pub region: Option<&'a str>,
+    /// Zone of the workload's locality.
+    pub zone: Option<&'a str>,
+}
+
+/// The service the client meant to reach.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ServiceName<'a> {
+    /// Its hostname.
+    pub hostname: Option<&'a str>,
+    /// Its namespace.
+    pub namespace: Option<&'a str>,
+    /// Its short name.
+    pub name: Option<&'a str>,
+}
+
+/// Everything a traffic series is told apart by, but the response flag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TrafficLabels<'a> {
+    /// Who reports.
+    pub reporter: Reporter,
+    /// The client's end.
+    pub source: Endpoint<'a>,
+    /// The next hop: the workload, or its waypoint.
+    pub destination: Endpoint<'a>,
+    /// The service meant.
+    pub service: ServiceName<'a>,
+    /// How the connection is secured.
+    pub security: Security,
+}
+
+// === impl Reporter ===
+
+impl Reporter {
+    /// Value of the `reporter` label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Source => "source",
+            Self::Destination => "destination",
+        }
+    }
+
+    /// Value of the access log's `direction` (contract/controlplane.md section 6.2).
+    pub fn direction(self) -> &'static str {
+        match self {
+            Self::Source => "outbound",
+            Self::Destination => "inbound",
+        }
+    }
+}
+
+// === impl Security ===
+
+impl Security {
+    /// Value of the `connection_security_policy` label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::MutualTls => "mutual_tls",
+            Self::Unknown => UNKNOWN,
+        }
+    }
+}
+
+// === impl Endpoint ===
+
+impl<'a> Endpoint<'a> {
+    /// Whether workload data is there; a principal alone, which TLS gives, is not.
+    pub fn is_known(&self) -> bool {
+        [self.workload, self.canonical_service, self.namespace, self.cluster, self.region, self.zone]
+            .into_iter()
+            .flatten()
+            .any(|value| !value.is_empty())
+    }
+
+    /// The eight values of this end that every series has, in label order.
+    pub fn values(&self) -> [&'a str; 8] {
+        [
+            or_unknown(self.workload),
+            or_unknown(self.canonical_service),
+            or_unknown(self.canonical_revision),
+            or_unknown(self.namespace),
+            or_unknown(self.principal),
+            or_unknown(self.app),
+            or_unknown(self.version),
+            or_unknown(self.cluster),
+        ]
+    }
+}
+
+// === impl TrafficLabels ===
+
+impl<'a> TrafficLabels<'a> {
+    /// Labels of a connection of which only the reporter is known.
+    pub fn unknown(reporter: Reporter) -> Self {
+        Self {
+            reporter,
+            source: Endpoint::default(),
+            destination: Endpoint::default(),
+            service: ServiceName::default(),
+            security: Security::Unknown,
+        }
+    }
+
+    /// Values of [`BEFORE_FLAG`].
+    pub fn before_flag(&self) -> [&'a str; 21] {
+        let [a, b, c, d, e, f, g, h] = self.source.values();
+        let [i, j, k, l, m, n, o, p] = self.destination.values();
+        let host = or_unknown(self.service.hostname);
+        let namespace = or_unknown(self.service.namespace);
+        let name = or_unknown(self.service.name);
+        let reporter = self.reporter.as_str();
+        [reporter, a, b, c, d, e, f, g, h, host, namespace, name, i, j, k, l, m, n, o, p, "tcp"]
+    }
+
+    /// Values of [`LOCALITY`], or none when nothing is known of either workload.
+    pub fn locality(&self) -> Option<[&'a str; 4]> {
+        (self.source.is_known() || self.destination.is_known()).then(|| {
+            [
+                or_unknown(self.source.region),
+                or_unknown(self.source.zone),
+                or_unknown(self.destination.region),
+                or_unknown(self.destination.zone),
+            ]
+        })
+    }
+}
+
+/// `value`, or `unknown` when it is missing or empty.
+pub fn or_unknown(value: Option<&str>) -> &str {
+    value.filter(|value| !value.is_empty()).unwrap_or(UNKNOWN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_and_empty_values_are_unknown() {
+        let mut labels = TrafficLabels::unknown(Reporter::Source);
+        labels.source.workload = Some("");
+        let values = labels.before_flag();
+        assert_eq!(values.first(), Some(&"source"));
+        assert_eq!(values.last(), Some(&"tcp"));
+        assert!(values.iter().skip(1).take(19).all(|value| *value == UNKNOWN));
+    }
+
+    #[test]
+    fn values_stand_at_the_place_of_their_label() {
+        let end = |at: &'static [&'static str; 10]| Endpoint {
+            workload: Some(at[0]),
+            canonical_service: Some(at[1]),
+            canonical_revision: Some(at[2]),
+            namespace: Some(at[3]),
+            principal: Some(at[4]),
+            app: Some(at[5]),
+            version: Some(at[6]),
+            cluster: Some(at[7]),
+            region: Some(at[8]),
+            zone: Some(at[9]),
+        };
+        let labels = TrafficLabels {
+            reporter: Reporter::Destination,
+            source: end(&["sw", "ss", "sr", "sn", "sp", "sa", "sv", "sc", "s-region", "s-zone"]),
+            destination: end(&["dw", "ds", "dr", "dn", "dp", "da", "dv", "dc", "d-region", "d-zone"]),
+            service: ServiceName { hostname: Some("host"), namespace: Some("hns"), name: Some("hname") },
+            security: Security::MutualTls,
+        };
+        let text: Vec<String> = BEFORE_FLAG
+            .iter()
+            .zip(labels.before_flag())
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
+        assert_eq!(
+            text.join(" "),
+            "reporter=destination source_workload=sw source_canonical_service=ss source_canonical_revision=sr \
+             source_workload_namespace=sn source_principal=sp source_app=sa source_version=sv source_cluster=sc \
+             destination_service=host destination_service_namespace=hns destination_service_name=hname \
+             destination_workload=dw destination_canonical_service=ds destination_canonical_revision=dr \
+             destination_workload_namespace=dn destination_principal=dp destination_app=da destination_version=dv \
+             destination_cluster=dc request_protocol=tcp"
+        );
+        assert_eq!(labels.locality(), Some(["s-region", "s-zone", "d-region", "d-zone"]));
+    }
+
+    #[test]
+    fn locality_comes_with_the_data_of_a_workload() {
+        let mut labels = TrafficLabels::unknown(Reporter::Source);
+        assert_eq!(labels.locality(), None);
+        labels.source.principal = Some("spiffe://td/ns/a/sa/b");
+        assert_eq!(labels.locality(), None, "a certificate is no workload data");
+        labels.destination.workload = Some("web");
+        assert_eq!(labels.locality(), Some([UNKNOWN; 4]));
+    }
+}

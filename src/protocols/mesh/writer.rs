@@ -1,0 +1,316 @@
+//! The one writer of the tables.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use foldhash::{HashSet, HashSetExt};
+use smallvec::SmallVec;
+
+use super::{
+    Tables,
+    decode::DecodeError,
+    ledger::Ledger,
+    policy::PolicyTable,
+    service::{CidrVip, Service},
+    tables::{Index, Version},
+    workload::Workload,
+};
+use crate::protocols::{identity::Identity, pb::workload as pb};
+
+/// How many changes are a good slice: a fraction of a millisecond.
+pub const SLICE: usize = 256;
+
+/// One resource that came, changed or went.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// A workload, replacing the one with its uid.
+    Workload(Workload),
+    /// A service, replacing the one with its namespace and hostname.
+    Service(Arc<Service>),
+    /// The resource of this name is no more.
+    Remove(Box<str>),
+}
+
+/// Changes the tables of a [`Mesh`](super::Mesh).
+///
+/// There should be one at a time. Should a second one be alive all the same, its slices wait for those of the first and
+/// the other way round; nothing breaks. A writer holds no state of its own, so one made after the owner of another
+/// crashed goes on where that one stopped.
+pub struct MeshWriter {
+    pub(super) tables: Arc<Tables>,
+}
+
+/// What a slice changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Workloads added or changed; those pushed again as they were do not count.
+    pub workloads: usize,
+    /// Services added or changed.
+    pub services: usize,
+    /// Workloads and services removed.
+    pub removed: usize,
+    /// Identities of the own node that need a certificate (HBONE or native tunnel) and did not before.
+    pub identities_appeared: Vec<Identity>,
+    /// Identities with no workload left on the own node.
+    pub identities_vanished: Vec<Identity>,
+    /// Whether a workload of the own node (any, if the own node has no name) came, changed or went.
+    pub local_changed: bool,
+}
+
+type RowKeys = SmallVec<[u64; 2]>;
+
+// === impl Change ===
+
+impl Change {
+    /// Decodes the one top-level resource.
+    ///
+    /// # Errors
+    /// Those of [`Workload::decode`] and [`Service::decode`]; or it is neither.
+    pub fn decode(pb: pb::Address) -> Result<Self, DecodeError> {
+        match pb.r#type.ok_or(DecodeError::Missing("type"))? {
+            pb::address::Type::Workload(pb) => Workload::decode(pb).map(Self::Workload),
+            pb::address::Type::Service(pb) => Service::decode(pb).map(Arc::new).map(Self::Service),
+        }
+    }
+
+    /// The resource's name: a uid, or namespace/hostname.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Workload(workload) => workload.uid(),
+            Self::Service(service) => service.key().as_str(),
+            Self::Remove(name) => name,
+        }
+    }
+}
+
+/// The order in which one push is applied: updates, then removals, leaving out removals of what the same push brings,
+/// so that the new one stays (contract/controlplane.md section 2.4, contract/dataplane.md section 10).
+pub fn push_order(updates: Vec<Change>, removals: Vec<String>) -> impl Iterator<Item = Change> {
+    let mut brought: HashSet<Box<str>> = HashSet::new();
+    if !removals.is_empty() {
+        let gone: HashSet<&str> = removals.iter().map(String::as_str).collect();
+        brought =
+            updates.iter().map(Change::name).filter(|name| gone.contains(name)).map(Box::from).collect();
+    }
+    let removals = removals.into_iter().map(String::into_boxed_str);
+    let removals = removals.filter(move |name| !brought.contains(name)).map(Change::Remove);
+    updates.into_iter().chain(removals)
+}
+
+// === impl MeshWriter ===
+
+impl MeshWriter {
+    /// Applies `changes` in their order. To keep a large push from holding up its thread, call this with
+    /// `changes.by_ref().take(SLICE)` until nothing is left, yielding in between; what a slice changed is visible when
+    /// it ends. Readers go on all the time.
+    pub fn apply(&mut self, changes: impl Iterator<Item = Change>) -> Applied {
+        let tables = &*self.tables;
+        let ledger = &mut *tables.ledger.lock();
+        let mut applied = Applied::default();
+        for change in changes {
+            match change {
+                Change::Workload(workload) => tables.upsert_workload(ledger, workload, &mut applied),
+                Change::Service(service) => tables.upsert_service(ledger, &service, &mut applied),
+                Change::Remove(name) => tables.remove(ledger, &name, &mut applied),
+            }
+        }
+        ledger.pending.flush(
+            |service| tables.endpoints(service),
+            |endpoints| {
+                let (namespace, hostname) = endpoints.service().parts();
+                let key = tables.keys.service(namespace, hostname);
+                if endpoints.workloads().is_empty() {
+                    tables.endpoints.remove(key, &endpoints);
+                } else {
+                    tables.endpoints.put(key, &Arc::new(endpoints));
+                }
+            },
+        );
+        (applied.identities_appeared, applied.identities_vanished) = ledger.locals.settle();
+        applied
+    }
+
+    /// Replaces the policies.
+    pub fn set_policies(&mut self, policies: Arc<PolicyTable>) {
+        self.tables.policies.store(policies);
+    }
+}
+
+// === impl Applied ===
+
+impl Applied {
+    /// Takes up what the next slice changed.
+    pub fn merge(&mut self, next: Self) {
+        self.workloads += next.workloads;
+        self.services += next.services;
+        self.removed += next.removed;
+        self.local_changed |= next.local_changed;
+        self.identities_appeared.retain(|identity| !next.identities_vanished.contains(identity));
+        self.identities_vanished.retain(|identity| !next.identities_appeared.contains(identity));
+        self.identities_appeared.extend(next.identities_appeared);
+        self.identities_vanished.extend(next.identities_vanished);
+    }
+}
+
+// === impl Tables ===
+
+impl Tables {
+    fn upsert_workload(&self, ledger: &mut Ledger, workload: Workload, applied: &mut Applied) {
+        let new = ledger.parts.share(workload);
+        let old = self.workload(new.uid());
+        if old.as_deref() == Some(&new) {
+            return;
+        }
+        let new = Arc::new(new);
+        if self.workloads.put(self.keys.name(new.uid()), &new) {
+            self.workload_count.fetch_add(1, Ordering::Relaxed);
+        }
+        self.reindex_workload(ledger, old.as_ref(), Some(&new));
+        applied.workloads += 1;
+        applied.local_changed |= self.is_local(&new) || old.is_some_and(|old| self.is_local(&old));
+    }
+
+    fn remove_workload(&self, ledger: &mut Ledger, old: &Arc<Workload>, applied: &mut Applied) {
+        self.reindex_workload(ledger, Some(old), None);
+        if self.workloads.remove(self.keys.name(old.uid()), old) {
+            decrement(&self.workload_count);
+        }
+        applied.removed += 1;
+        applied.local_changed |= self.is_local(old);
+    }
+
+    fn reindex_workload(
+        &self,
+        ledger: &mut Ledger,
+        old: Option<&Arc<Workload>>,
+        new: Option<&Arc<Workload>>,
+    ) {
+        reindex(&self.by_address, old, new, |workload| self.address_keys(workload));
+        reindex(&self.by_hostname, old, new, |workload| self.hostname_keys(workload));
+        reindex(&self.local_pods, old, new, |workload| self.pod_keys(workload));
+        if let Some(new) = new {
+            ledger.pending.add(new);
+            if self.is_on_named_node(new) {
+                ledger.locals.add(new);
+            }
+        }
+        if let Some(old) = old {
+            ledger.pending.remove(old);
+            if self.is_on_named_node(old) {
+                ledger.locals.remove(old);
+            }
+            ledger.parts.retire();
+        }
+    }
+
+    fn address_keys(&self, workload: &Workload) -> RowKeys {
+        if workload.host_network() {
+            return RowKeys::new();
+        }
+        let network = workload.network();
+        workload.addresses().iter().map(|&ip| self.keys.address(network, ip)).collect()
+    }
+
+    fn hostname_keys(&self, workload: &Workload) -> RowKeys {
+        let hostname = workload.hostname().into_iter();
+        hostname.map(|hostname| self.keys.service(workload.namespace(), hostname)).collect()
+    }
+
+    fn pod_keys(&self, workload: &Workload) -> RowKeys {
+        if !self.is_local(workload) {
+            return RowKeys::new();
+        }
+        let (namespace, service_account) = (workload.namespace(), workload.service_account());
+        RowKeys::from_iter([self.keys.pod(namespace, workload.name(), service_account)])
+    }
+
+    fn upsert_service(&self, ledger: &mut Ledger, new: &Arc<Service>, applied: &mut Applied) {
+        let old = self.service(new.namespace(), new.hostname());
+        if old.as_ref() == Some(new) {
+            return;
+        }
+        if self.services.by_name.put(self.keys.service(new.namespace(), new.hostname()), new) {
+            self.service_count.fetch_add(1, Ordering::Relaxed);
+        }
+        self.reindex_service(ledger, old.as_ref(), Some(new));
+        applied.services += 1;
+    }
+
+    fn remove_service(&self, ledger: &mut Ledger, old: &Arc<Service>, applied: &mut Applied) {
+        self.reindex_service(ledger, Some(old), None);
+        if self.services.by_name.remove(self.keys.service(old.namespace(), old.hostname()), old) {
+            decrement(&self.service_count);
+        }
+        applied.removed += 1;
+    }
+
+    fn reindex_service(&self, ledger: &mut Ledger, old: Option<&Arc<Service>>, new: Option<&Arc<Service>>) {
+        reindex(&self.services.by_host, old, new, |service| {
+            RowKeys::from_iter([self.keys.name(service.hostname())]) //
+        });
+        reindex(&self.services.by_vip, old, new, |service| {
+            service.vips().iter().map(|vip| self.keys.address(&vip.network, vip.ip)).collect()
+        });
+        let family = |vip: &CidrVip| (vip.cidr.addr().is_ipv6(), vip.cidr.prefix_len());
+        for (new, vip) in new.into_iter().flat_map(|new| new.cidr_vips().iter().map(move |vip| (new, vip))) {
+            let (v6, length) = family(vip);
+            self.services.prefixes.set(v6, length);
+            if self.services.by_cidr.put(self.keys.cidr(&vip.network, &vip.cidr), new) {
+                *ledger.prefixes.entry((v6, length)).or_default() += 1;
+            }
+        }
+        for (old, vip) in old.into_iter().flat_map(|old| old.cidr_vips().iter().map(move |vip| (old, vip))) {
+            if new.is_some_and(|new| new.cidr_vips().contains(vip)) {
+                continue;
+            }
+            if self.services.by_cidr.remove(self.keys.cidr(&vip.network, &vip.cidr), old) {
+                let (v6, length) = family(vip);
+                let uses = ledger.prefixes.entry((v6, length)).or_default();
+                *uses = uses.saturating_sub(1);
+                if *uses == 0 {
+                    ledger.prefixes.remove(&(v6, length));
+                    self.services.prefixes.clear(v6, length);
+                }
+            }
+        }
+    }
+
+    /// A known uid means that workload; else a name with exactly one `/` means a service; anything else is the uid of a
+    /// workload never known.
+    fn remove(&self, ledger: &mut Ledger, name: &str, applied: &mut Applied) {
+        if let Some(workload) = self.workload(name) {
+            self.remove_workload(ledger, &workload, applied);
+        } else if let Some((namespace, hostname)) = name.split_once('/')
+            && let Some(service) = self.service(namespace, hostname)
+        {
+            self.remove_service(ledger, &service, applied);
+        }
+    }
+}
+
+/// Stores `new` under its keys, then takes `old` from those that are no longer its.
+fn reindex<T: Version>(
+    index: &Index<T>,
+    old: Option<&Arc<T>>,
+    new: Option<&Arc<T>>,
+    keys: impl Fn(&T) -> RowKeys,
+) {
+    let new_keys = new.map(|new| keys(new)).unwrap_or_default();
+    if let Some(new) = new {
+        for &key in &new_keys {
+            index.put(key, new);
+        }
+    }
+    if let Some(old) = old {
+        for key in keys(old).into_iter().filter(|key| !new_keys.contains(key)) {
+            index.remove(key, old);
+        }
+    }
+}
+
+/// The counts are written under the ledger's lock only.
+fn decrement(count: &AtomicUsize) {
+    count.store(count.load(Ordering::Relaxed).saturating_sub(1), Ordering::Relaxed);
+}

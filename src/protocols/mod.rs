@@ -1,0 +1,18 @@
+//! Wire formats and decisions, pure: no actors, sockets, spawning, clocks, environment or files.
+
+pub mod addr;
+pub mod ca;
+pub mod config;
+pub mod hbone;
+pub mod identity;
+pub mod labels;
+pub mod mesh;
+pub mod outcome;
+pub mod pb;
+pub mod proxy_protocol;
+pub mod rbac;
+pub mod relay;
+pub mod route;
+pub mod tls;
+pub mod xds;
+pub mod zds;

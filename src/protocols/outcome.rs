@@ -1,0 +1,339 @@
+//! How a connection ended, and what metrics and logs say of it: one table (contract/controlplane.md sections 5.3, 6.2
+//! and 6.3; contract/dataplane.md section 2.7).
+
+use std::{borrow::Cow, fmt};
+
+/// Text of a cause: a constant, or what the layer below said.
+pub type Cause = Cow<'static, str>;
+
+/// Value of the `response_flags` label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ResponseFlag {
+    /// Ended as both sides wanted.
+    Ok,
+    /// A policy said no.
+    Deny,
+    /// The next hop could not be reached, or an error without a flag of its own.
+    Connect,
+    /// A certificate or TLS could not be set up.
+    TlsFailure,
+    /// HTTP/2 failed.
+    H2HandshakeFailure,
+    /// Dialling HBONE timed out, as a NetworkPolicy makes it.
+    NetworkPolicy,
+    /// There is no certificate for the local workload.
+    IdentityError,
+    /// The peer's certificate is revoked.
+    CertRevoked,
+}
+
+/// How loudly an outcome is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    /// Nothing went wrong.
+    Info,
+    /// The connection failed or was cut.
+    Error,
+}
+
+/// How a connection ended. [`fmt::Display`] is the `error` field of the access log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Both directions were carried to their end.
+    Complete,
+    /// This proxy ended it.
+    Cut(Cut),
+    /// A policy refused it.
+    Denied(Denial),
+    /// There was nowhere to send it.
+    Unroutable(Unroutable),
+    /// A step of setting it up, or its transport, failed.
+    Failed(Failure),
+}
+
+/// Why this proxy ended a live connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// Shutdown, or the pod left.
+    Drain,
+    /// A policy that now applies forbids it.
+    PolicyChange,
+    /// The peer's certificate was revoked.
+    Revoked,
+}
+
+/// Why authorization refused a connection.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Denial {
+    /// A DENY policy matched: `<namespace>/<name>`.
+    #[error("explicitly denied by: {0}")]
+    Explicit(Box<str>),
+    /// There are ALLOW policies and none matched.
+    #[error("allow policies exist, but none allowed")]
+    NotAllowed,
+    /// The destination is no workload we know.
+    #[error("workload not found")]
+    WorkloadNotFound,
+    /// The destination is not the workload of this pod.
+    #[error("workload mismatch")]
+    WorkloadMismatch,
+}
+
+/// Why no next hop was found.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unroutable {
+    /// The waypoint a destination names is not known.
+    #[error("unknown waypoint: {0}")]
+    UnknownWaypoint(Cause),
+    /// The service has no endpoint that may be used.
+    #[error("no healthy upstream: {0}")]
+    NoHealthyUpstream(Cause),
+    /// A workload without addresses whose hostname did not resolve.
+    #[error("no ip addresses were resolved for workload: {0}")]
+    NoAddresses(Cause),
+    /// The local workload is not known to the control plane: `<sa>.<ns> (<pod>)`.
+    #[error("failed to fetch information about local workload: {0}")]
+    UnknownLocalWorkload(Cause),
+    /// The destination is a port of this proxy.
+    #[error("attempted recursive call to ourselves")]
+    Recursive,
+    /// A tunnel request that is no CONNECT.
+    #[error("expected method CONNECT, got {0}")]
+    NotConnect(Cause),
+    /// Something needed did not arrive in time: what it was.
+    #[error("timed out waiting for {0}")]
+    Waited(Cause),
+}
+
+/// What failed on the way to the next hop or while bytes were carried.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// The next hop refused or did not answer.
+    #[error("connection failed: {0}")]
+    Dial(Cause),
+    /// Dialling an HBONE port timed out.
+    #[error("connection timed out, maybe a NetworkPolicy is blocking HBONE port 15008: {0}")]
+    HboneTimeout(Cause),
+    /// Input or output outside the copying of bytes.
+    #[error("io error: {0}")]
+    Io(Cause),
+    /// TLS or its certificates.
+    #[error("tls error: {0}")]
+    Tls(Cause),
+    /// No certificate for the local identity.
+    #[error("identity error: {0}")]
+    Identity(Cause),
+    /// The HTTP/2 handshake of a tunnel.
+    #[error("http2 handshake failed: {0}")]
+    H2Handshake(Cause),
+    /// A tunnel or one of its streams.
+    #[error("h2 failed: {0}")]
+    H2(Cause),
+    /// The peer answered the CONNECT with another status than 200.
+    #[error("http status: {0}")]
+    Status(u16),
+    /// Reading from the client or writing what it sent.
+    #[error("send: {0}")]
+    Send(Cause),
+    /// Reading from the destination or writing what it sent.
+    #[error("receive: {0}")]
+    Receive(Cause),
+}
+
+// === impl ResponseFlag ===
+
+impl ResponseFlag {
+    /// All flags; a flag's place is [`ResponseFlag::index`].
+    pub const ALL: [Self; 8] = [
+        Self::Ok,
+        Self::Deny,
+        Self::Connect,
+        Self::TlsFailure,
+        Self::H2HandshakeFailure,
+        Self::NetworkPolicy,
+        Self::IdentityError,
+        Self::CertRevoked,
+    ];
+
+    /// Text of the label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "-",
+            Self::Deny => "DENY",
+            Self::Connect => "CONNECT",
+            Self::TlsFailure => "TLS_FAILURE",
+            Self::H2HandshakeFailure => "H2_HANDSHAKE_FAILURE",
+            Self::NetworkPolicy => "NETWORK_POLICY",
+            Self::IdentityError => "IDENTITY_ERROR",
+            Self::CertRevoked => "CERT_REVOKED",
+        }
+    }
+
+    /// Place in [`ResponseFlag::ALL`].
+    pub fn index(self) -> usize {
+        self as usize
+    }
+}
+
+// === impl Outcome ===
+
+impl Outcome {
+    /// The `response_flags` label.
+    pub fn flag(&self) -> ResponseFlag {
+        match self {
+            Self::Complete | Self::Cut(Cut::Drain) => ResponseFlag::Ok,
+            Self::Cut(Cut::PolicyChange) | Self::Denied(_) => ResponseFlag::Deny,
+            Self::Cut(Cut::Revoked) => ResponseFlag::CertRevoked,
+            Self::Unroutable(_) => ResponseFlag::Connect,
+            Self::Failed(failure) => failure.flag(),
+        }
+    }
+
+    /// The level of the access log line.
+    pub fn severity(&self) -> Severity {
+        match self {
+            Self::Complete => Severity::Info,
+            _ => Severity::Error,
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Complete => f.write_str("complete"),
+            Self::Cut(Cut::Drain) => f.write_str("connection closed due to connection drain"),
+            Self::Cut(Cut::PolicyChange) => f.write_str("connection closed due to policy change"),
+            Self::Cut(Cut::Revoked) => f.write_str("connection closed: peer certificate revoked by CRL"),
+            Self::Denied(denial) => write!(f, "connection closed due to policy rejection: {denial}"),
+            Self::Unroutable(why) => why.fmt(f),
+            Self::Failed(failure) => failure.fmt(f),
+        }
+    }
+}
+
+impl From<Cut> for Outcome {
+    fn from(cut: Cut) -> Self {
+        Self::Cut(cut)
+    }
+}
+
+impl From<Denial> for Outcome {
+    fn from(denial: Denial) -> Self {
+        Self::Denied(denial)
+    }
+}
+
+impl From<Unroutable> for Outcome {
+    fn from(why: Unroutable) -> Self {
+        Self::Unroutable(why)
+    }
+}
+
+impl From<Failure> for Outcome {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+// === impl Failure ===
+
+impl Failure {
+    /// The `response_flags` label.
+    pub fn flag(&self) -> ResponseFlag {
+        match self {
+            Self::Dial(_) | Self::Io(_) | Self::Status(_) | Self::Send(_) | Self::Receive(_) => {
+                ResponseFlag::Connect
+            }
+            Self::HboneTimeout(_) => ResponseFlag::NetworkPolicy,
+            Self::Tls(_) => ResponseFlag::TlsFailure,
+            Self::Identity(_) => ResponseFlag::IdentityError,
+            Self::H2Handshake(_) | Self::H2(_) => ResponseFlag::H2HandshakeFailure,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_end_has_its_flag_and_text() {
+        use ResponseFlag::*;
+        let cause = || Cause::Borrowed("why");
+        let table: [(Outcome, ResponseFlag, &str); 25] = [
+            (Cut::Drain.into(), Ok, "connection closed due to connection drain"),
+            (Cut::PolicyChange.into(), Deny, "connection closed due to policy change"),
+            (Cut::Revoked.into(), CertRevoked, "connection closed: peer certificate revoked by CRL"),
+            (
+                Denial::Explicit("ns/name".into()).into(),
+                Deny,
+                "connection closed due to policy rejection: explicitly denied by: ns/name",
+            ),
+            (
+                Denial::NotAllowed.into(),
+                Deny,
+                "connection closed due to policy rejection: allow policies exist, but none allowed",
+            ),
+            (
+                Denial::WorkloadNotFound.into(),
+                Deny,
+                "connection closed due to policy rejection: workload not found",
+            ),
+            (
+                Denial::WorkloadMismatch.into(),
+                Deny,
+                "connection closed due to policy rejection: workload mismatch",
+            ),
+            (Unroutable::UnknownWaypoint(cause()).into(), Connect, "unknown waypoint: why"),
+            (Unroutable::NoHealthyUpstream(cause()).into(), Connect, "no healthy upstream: why"),
+            (
+                Unroutable::NoAddresses(cause()).into(),
+                Connect,
+                "no ip addresses were resolved for workload: why",
+            ),
+            (
+                Unroutable::UnknownLocalWorkload(Cause::Borrowed("sa.ns (pod)")).into(),
+                Connect,
+                "failed to fetch information about local workload: sa.ns (pod)",
+            ),
+            (Unroutable::Recursive.into(), Connect, "attempted recursive call to ourselves"),
+            (
+                Unroutable::NotConnect(Cause::Borrowed("GET")).into(),
+                Connect,
+                "expected method CONNECT, got GET",
+            ),
+            (Unroutable::Waited(cause()).into(), Connect, "timed out waiting for why"),
+            (Failure::Dial(cause()).into(), Connect, "connection failed: why"),
+            (
+                Failure::HboneTimeout(cause()).into(),
+                NetworkPolicy,
+                "connection timed out, maybe a NetworkPolicy is blocking HBONE port 15008: why",
+            ),
+            (Failure::Io(cause()).into(), Connect, "io error: why"),
+            (Failure::Tls(cause()).into(), TlsFailure, "tls error: why"),
+            (Failure::Identity(cause()).into(), IdentityError, "identity error: why"),
+            (Failure::H2Handshake(cause()).into(), H2HandshakeFailure, "http2 handshake failed: why"),
+            (Failure::H2(cause()).into(), H2HandshakeFailure, "h2 failed: why"),
+            (Failure::Status(503).into(), Connect, "http status: 503"),
+            (Failure::Send(cause()).into(), Connect, "send: why"),
+            (Failure::Receive(cause()).into(), Connect, "receive: why"),
+            (Failure::Receive("x".to_owned().into()).into(), Connect, "receive: x"),
+        ];
+        for (outcome, flag, text) in table {
+            assert_eq!((outcome.flag(), outcome.to_string().as_str()), (flag, text));
+            assert_eq!(outcome.severity(), Severity::Error, "{text}");
+        }
+        assert_eq!(
+            (Outcome::Complete.flag(), Outcome::Complete.severity()),
+            (ResponseFlag::Ok, Severity::Info)
+        );
+    }
+
+    #[test]
+    fn flags_know_their_place() {
+        for (at, flag) in ResponseFlag::ALL.into_iter().enumerate() {
+            assert_eq!(flag.index(), at, "{}", flag.as_str());
+        }
+    }
+}

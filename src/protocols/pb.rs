@@ -1,0 +1,27 @@
+//! Generated messages and services of `proto/`.
+#![allow(missing_docs, clippy::all, clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
+/// `envoy.service.discovery.v3`: the delta discovery stream.
+pub mod ads {
+    tonic::include_proto!("envoy.service.discovery.v3");
+}
+
+/// `istio.v1.auth`: the certificate authority.
+pub mod ca {
+    tonic::include_proto!("istio.v1.auth");
+}
+
+/// `istio.security`: authorization policies. Beside `workload` because it refers to it.
+pub mod security {
+    tonic::include_proto!("istio.security");
+}
+
+/// `istio.workload`: workloads and services.
+pub mod workload {
+    tonic::include_proto!("istio.workload");
+
+    /// `istio.workload.zds`: istio-cni's hand-over of pods.
+    pub mod zds {
+        tonic::include_proto!("istio.workload.zds");
+    }
+}

@@ -1,0 +1,429 @@
+//! The byte loop between two sides of a connection (contract/dataplane.md sections 2.7 and 8).
+//!
+//! Two independent directions in one future. Each reads a chunk, passes it on whole, and counts it; at the end or at
+//! an error of its source it half-closes the other side. Nothing is buffered while nothing moves: chunks are read
+//! into the shard's scratch area, and only what could not be passed on is kept.
+
+use std::{
+    future::Future,
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{BufMut, Bytes};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
+use tokio_util::io::poll_read_buf;
+
+use super::tls::buffer::Buffers;
+
+/// First chunk size of a direction in bytes; doubled each time a source fills it.
+const FIRST_CHUNK: usize = 16 * 1024;
+/// Largest chunk.
+const MAX_CHUNK: usize = 256 * 1024;
+/// Bytes a direction moves before other tasks of the shard get their turn.
+const TURN: usize = 1024 * 1024;
+/// Chunks up to this size are copied out of the scratch area, so that a small piece does not pin a large one.
+const COPIED: usize = 8 * 1024;
+
+/// Why a direction ended otherwise than by the end of its source.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// The source broke.
+    #[error("receive: {0}")]
+    Receive(io::Error),
+    /// The destination broke while bytes were on their way.
+    #[error("send: {0}")]
+    Send(io::Error),
+    /// The peer reset the stream with this HTTP/2 error code.
+    #[error("h2 failed: stream reset by peer: {0}")]
+    PeerReset(h2::Reason),
+    /// The tunnel below the stream failed.
+    #[error("h2 failed: {0}")]
+    Tunnel(h2::Error),
+}
+
+/// How reading from a side ended.
+#[derive(Debug)]
+pub enum End {
+    /// It said that nothing more comes; the other direction may go on.
+    Finished,
+    /// The side is gone in both directions.
+    Gone(Option<Fault>),
+    /// Reading failed; what is written may still arrive.
+    Failed(Fault),
+}
+
+/// A side of a relayed connection.
+pub trait Side {
+    /// The next bytes, at most about `max`, or how reading ended.
+    fn poll_chunk(&mut self, cx: &mut Context<'_>, max: usize, buffers: &Buffers)
+    -> Poll<Result<Bytes, End>>;
+
+    /// `n` bytes of a chunk have been passed on, so the peer may send as many more.
+    fn passed(&mut self, n: usize);
+
+    /// How many bytes can be written now, at most about `want` and at least one. `None`: nothing can be written any more.
+    fn poll_room(&mut self, cx: &mut Context<'_>, want: usize) -> Poll<Result<usize, Option<Fault>>>;
+
+    /// Writes all of `chunk`, advancing it by what is taken. The error is `None` where the peer's going away is no news.
+    fn poll_write(&mut self, cx: &mut Context<'_>, chunk: &mut Bytes) -> Poll<Result<(), Option<Fault>>>;
+
+    /// There is nothing to write for now: room that was set aside is given back, or the idle streams of a tunnel would
+    /// together hold all the window its peer allows. Ready if this side is found to be gone.
+    fn poll_idle(&mut self, _: &mut Context<'_>) -> Poll<Option<Fault>> {
+        Poll::Pending
+    }
+
+    /// Says that nothing more comes.
+    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+}
+
+/// Counts bytes as they are passed on.
+pub trait Meter {
+    /// `n` bytes, maybe none, went from the first side to the second.
+    fn forward(&self, n: usize);
+    /// `n` bytes, maybe none, went from the second side to the first.
+    fn backward(&self, n: usize);
+}
+
+/// A relay between two sides. It completes when both directions have ended, with the first fault if there was one.
+///
+/// A future of its own rather than an async function, which would hold its arguments twice: every idle connection
+/// keeps one of these.
+#[must_use = "futures do nothing unless polled"]
+pub struct Relay<'a, A, B, M> {
+    a: A,
+    b: B,
+    forth: Direction,
+    back: Direction,
+    fault: Option<Fault>,
+    meter: &'a M,
+    buffers: &'a Buffers,
+}
+
+/// Relays between `a` and `b`, counting on `meter`.
+pub fn relay<'a, A: Side, B: Side, M: Meter>(
+    a: A,
+    b: B,
+    meter: &'a M,
+    buffers: &'a Buffers,
+) -> Relay<'a, A, B, M> {
+    Relay { a, b, forth: Direction::default(), back: Direction::default(), fault: None, meter, buffers }
+}
+
+// === impl Relay ===
+
+impl<A: Side + Unpin, B: Side + Unpin, M: Meter> Future for Relay<'_, A, B, M> {
+    type Output = Result<(), Fault>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        let forth_ended = this.forth.poll(cx, &mut this.a, &mut this.b, this.buffers);
+        let back_ended = this.back.poll(cx, &mut this.b, &mut this.a, this.buffers);
+        this.meter.forward(std::mem::take(&mut this.forth.moved));
+        this.meter.backward(std::mem::take(&mut this.back.moved));
+        // With a side gone in both directions, what the other one still has for it cannot arrive.
+        if this.forth.gone {
+            this.back.state = State::Ended;
+        }
+        if this.back.gone {
+            this.forth.state = State::Ended;
+        }
+        let fault = this.fault.take().or_else(|| this.forth.fault.take());
+        this.fault = fault.or_else(|| this.back.fault.take());
+        let ended = |direction: &Direction, polled: Poll<()>| polled.is_ready() || direction.ended();
+        if ended(&this.forth, forth_ended) && ended(&this.back, back_ended) {
+            return Poll::Ready(this.fault.take().map_or(Ok(()), Err));
+        }
+        Poll::Pending
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum State {
+    #[default]
+    Open,
+    Finishing,
+    Ended,
+}
+
+/// One direction of a relay.
+#[derive(Debug, Default)]
+struct Direction {
+    pending: Bytes,
+    /// Bytes passed on in this turn.
+    moved: usize,
+    chunk: u32,
+    state: State,
+    gone: bool,
+    fault: Option<Fault>,
+}
+
+// === impl Direction ===
+
+impl Direction {
+    fn ended(&self) -> bool {
+        self.state == State::Ended
+    }
+
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut impl Side,
+        to: &mut impl Side,
+        buffers: &Buffers,
+    ) -> Poll<()> {
+        loop {
+            if !self.pending.is_empty() {
+                let before = self.pending.len();
+                let written = to.poll_write(cx, &mut self.pending);
+                let n = before - self.pending.len();
+                if n > 0 {
+                    from.passed(n);
+                    self.moved += n;
+                }
+                match ready!(written) {
+                    Ok(()) => {}
+                    Err(fault) => return self.end(fault),
+                }
+            }
+            match self.state {
+                State::Open => {}
+                State::Finishing => {
+                    ready!(to.poll_finish(cx));
+                    return self.end(None);
+                }
+                State::Ended => return Poll::Ready(()),
+            }
+            if self.moved >= TURN {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let want = FIRST_CHUNK.max(self.chunk as usize);
+            let room = match ready!(to.poll_room(cx, want)) {
+                Ok(room) => room.min(want),
+                Err(fault) => return self.end(fault),
+            };
+            let Poll::Ready(read) = from.poll_chunk(cx, room, buffers) else {
+                let gone = ready!(to.poll_idle(cx));
+                return self.end(gone);
+            };
+            match read {
+                Ok(chunk) => {
+                    if chunk.len() >= want && want < MAX_CHUNK {
+                        self.chunk = u32::try_from(want * 2).unwrap_or(u32::MAX);
+                    }
+                    self.pending = chunk;
+                }
+                Err(end) => self.source_ended(end),
+            }
+        }
+    }
+
+    fn source_ended(&mut self, end: End) {
+        self.state = State::Finishing;
+        match end {
+            End::Finished => {}
+            End::Gone(fault) => {
+                self.gone = true;
+                self.fault = fault;
+            }
+            End::Failed(fault) => self.fault = Some(fault),
+        }
+    }
+
+    fn end(&mut self, fault: Option<Fault>) -> Poll<()> {
+        self.pending = Bytes::new();
+        self.state = State::Ended;
+        self.fault = self.fault.take().or(fault);
+        Poll::Ready(())
+    }
+}
+
+/// The application's side: a TCP connection.
+#[derive(Debug)]
+pub struct TcpSide(pub TcpStream);
+
+// === impl TcpSide ===
+
+impl Side for TcpSide {
+    fn poll_chunk(
+        &mut self,
+        cx: &mut Context<'_>,
+        max: usize,
+        buffers: &Buffers,
+    ) -> Poll<Result<Bytes, End>> {
+        poll_read_chunk(&mut self.0, cx, max, buffers)
+    }
+
+    fn passed(&mut self, _: usize) {}
+
+    fn poll_room(&mut self, _: &mut Context<'_>, want: usize) -> Poll<Result<usize, Option<Fault>>> {
+        Poll::Ready(Ok(want))
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, chunk: &mut Bytes) -> Poll<Result<(), Option<Fault>>> {
+        poll_write_chunk(&mut self.0, cx, chunk)
+    }
+
+    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // A connection that is gone already needs no half-close.
+        Pin::new(&mut self.0).poll_shutdown(cx).map(|_| ())
+    }
+}
+
+/// Reads once from `io` into the scratch area.
+pub fn poll_read_chunk(
+    io: &mut (impl AsyncRead + Unpin),
+    cx: &mut Context<'_>,
+    max: usize,
+    buffers: &Buffers,
+) -> Poll<Result<Bytes, End>> {
+    buffers.with_scratch(max, |scratch| {
+        let read = poll_read_buf(Pin::new(io), cx, &mut (&mut *scratch).limit(max));
+        Poll::Ready(match ready!(read) {
+            Ok(0) => Err(End::Finished),
+            Ok(n) if n <= COPIED => {
+                let chunk = Bytes::copy_from_slice(scratch);
+                scratch.clear();
+                Ok(chunk)
+            }
+            Ok(_) => Ok(scratch.split().freeze()),
+            // Nothing can be written to it either.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Err(End::Gone(None)),
+            Err(error) if went_away(&error) => Err(End::Finished),
+            Err(error) => Err(End::Failed(Fault::Receive(error))),
+        })
+    })
+}
+
+/// Writes all of `chunk` to `io`.
+pub fn poll_write_chunk(
+    io: &mut (impl AsyncWrite + Unpin),
+    cx: &mut Context<'_>,
+    chunk: &mut Bytes,
+) -> Poll<Result<(), Option<Fault>>> {
+    while !chunk.is_empty() {
+        match ready!(Pin::new(&mut *io).poll_write(cx, chunk)) {
+            Ok(0) => return Poll::Ready(Err(Some(Fault::Send(io::ErrorKind::WriteZero.into())))),
+            Ok(n) => drop(chunk.split_to(n)),
+            Err(error) if went_away(&error) => return Poll::Ready(Err(None)),
+            Err(error) => return Poll::Ready(Err(Some(Fault::Send(error)))),
+        }
+    }
+    Poll::Ready(Ok(()))
+}
+
+/// Whether the error says no more than that the application closed or reset its connection.
+fn went_away(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected | UnexpectedEof)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    #[derive(Default)]
+    struct Counts(Cell<usize>, Cell<usize>);
+
+    impl Meter for Counts {
+        fn forward(&self, n: usize) {
+            self.0.set(self.0.get() + n);
+        }
+        fn backward(&self, n: usize) {
+            self.1.set(self.1.get() + n);
+        }
+    }
+
+    async fn tcp() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let (near, far) = tokio::join!(TcpStream::connect(addr), listener.accept());
+        (near.unwrap(), far.unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn all_bytes_pass_in_both_directions_past_every_chunk_size() {
+        let ((mut client, a), (b, mut server)) = (tcp().await, tcp().await);
+        let counts = Counts::default();
+        let sent: Vec<u8> = (0..9_000_000u32).map(|i| (i * 7 + i / 251) as u8).collect();
+        let (up, down) = (sent.clone(), sent.clone());
+        let buffers = Buffers::default();
+        let (relayed, got_up, got_down) = tokio::join!(
+            relay(TcpSide(a), TcpSide(b), &counts, &buffers),
+            async {
+                let (mut read, mut write) = server.split();
+                let mut got = Vec::new();
+                let (r, w) = tokio::join!(read.read_to_end(&mut got), async {
+                    write.write_all(&down).await?;
+                    write.shutdown().await
+                });
+                r.and(w.map(|()| 0)).unwrap();
+                got
+            },
+            async {
+                let (mut read, mut write) = client.split();
+                let mut got = Vec::new();
+                let (r, w) = tokio::join!(read.read_to_end(&mut got), async {
+                    write.write_all(&up).await?;
+                    write.shutdown().await
+                });
+                r.and(w.map(|()| 0)).unwrap();
+                got
+            }
+        );
+        relayed.unwrap();
+        assert!(got_up == sent && got_down == sent, "bytes differ");
+        assert_eq!((counts.0.get(), counts.1.get()), (sent.len(), sent.len()));
+    }
+
+    #[tokio::test]
+    async fn one_direction_goes_on_after_the_other_has_ended() {
+        let ((mut client, a), (b, mut server)) = (tcp().await, tcp().await);
+        let counts = Counts::default();
+        let buffers = Buffers::default();
+        let (relayed, ()) = tokio::join!(relay(TcpSide(a), TcpSide(b), &counts, &buffers), async {
+            client.write_all(b"question").await.unwrap();
+            client.shutdown().await.unwrap();
+            let mut got = Vec::new();
+            server.read_to_end(&mut got).await.unwrap();
+            assert_eq!(got, b"question");
+            server.write_all(b"answer").await.unwrap();
+            drop(server);
+            got.clear();
+            client.read_to_end(&mut got).await.unwrap();
+            assert_eq!(got, b"answer");
+        });
+        relayed.unwrap();
+        assert_eq!((counts.0.get(), counts.1.get()), (8, 6));
+    }
+
+    #[tokio::test]
+    async fn a_reset_of_one_side_ends_both_without_a_fault() {
+        let ((client, a), (b, server)) = (tcp().await, tcp().await);
+        socket2::SockRef::from(&client).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+        let counts = Counts::default();
+        let buffers = Buffers::default();
+        let patience = std::time::Duration::from_secs(60);
+        let relaying = tokio::time::timeout(patience, relay(TcpSide(a), TcpSide(b), &counts, &buffers));
+        let (relayed, _server) = tokio::join!(relaying, async {
+            drop(client);
+            // The server stays: what it might still say has nowhere to go.
+            let mut server = server;
+            assert_eq!(server.read(&mut [0; 8]).await.unwrap(), 0);
+            server
+        });
+        relayed.unwrap().unwrap();
+    }
+}

@@ -1,0 +1,267 @@
+//! Which endpoint of a service, and which of its addresses (contract/dataplane.md section 3.3).
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use rand::Rng;
+
+use super::{HBONE_PORT, Pick, Sans, Upstream};
+use crate::protocols::mesh::{
+    Endpoints, Mesh, Place, Service, TunnelProtocol, Workload,
+    service::{BalancingMode, Scope},
+};
+
+/// How often one endpoint is drawn at random and looked at alone before all are looked at.
+const DRAWS: usize = 16;
+
+/// What an endpoint is wanted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// To be the destination.
+    Destination,
+    /// To be a gateway of another network.
+    Gateway,
+    /// To be a waypoint: with an application tunnel, it need not have the port.
+    Waypoint,
+}
+
+/// A choice among endpoints.
+#[derive(Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    pub(super) source: &'a Workload,
+    /// The address asked for, which an endpoint may own, or else has the better family.
+    pub(super) hint: IpAddr,
+    /// The service port.
+    pub(super) port: u16,
+    pub(super) purpose: Purpose,
+}
+
+/// The workload to go to, by way of a service or not.
+#[derive(Clone, Debug)]
+pub(super) struct Chosen {
+    pub(super) workload: Arc<Workload>,
+    pub(super) service: Option<Arc<Service>>,
+    /// The port of the application, waypoint or gateway.
+    pub(super) port: u16,
+    pub(super) reach: Reach,
+}
+
+/// What is known to dial.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Reach {
+    Ip(IpAddr),
+    Host(Arc<str>),
+    /// Nothing; but there is a gateway to its network.
+    Gateway,
+}
+
+/// An endpoint that may be used.
+struct Eligible {
+    port: u16,
+    reach: Reach,
+}
+
+// === impl Chosen ===
+
+impl Chosen {
+    /// A workload asked for directly.
+    pub(super) fn direct(workload: Arc<Workload>, port: u16, reach: Reach) -> Self {
+        Self { workload, service: None, port, reach }
+    }
+
+    /// What to dial, on `port`; the other arguments are those of a choice. `None` if there is only a gateway.
+    pub(super) fn upstream(&self, port: u16, hint: IpAddr) -> Option<Upstream> {
+        match &self.reach {
+            Reach::Ip(ip) => Some(Upstream::Ip(SocketAddr::new(*ip, port))),
+            Reach::Host(host) => {
+                Some(Upstream::Host { host: Arc::clone(host), port, prefer_v6: hint.is_ipv6() })
+            }
+            Reach::Gateway => None,
+        }
+    }
+
+    /// Who it may be.
+    pub(super) fn sans(&self) -> Sans {
+        Sans::new(self.service.as_deref(), Some(&self.workload))
+    }
+
+    /// Who it may be as far as the service tells.
+    pub(super) fn service_sans(&self) -> Sans {
+        Sans::new(self.service.as_deref(), None)
+    }
+}
+
+/// Chooses an endpoint. `None` if none may be used.
+pub(super) fn choose(
+    mesh: &Mesh,
+    service: &Arc<Service>,
+    wanted: &Wanted<'_>,
+    pick: &mut Pick<'_>,
+) -> Option<Chosen> {
+    let endpoints = mesh.endpoints(service)?;
+    let choice = Choice { service, wanted };
+    let (workload, Eligible { port, reach }) = match service.balancing().mode {
+        BalancingMode::Passthrough => return None,
+        BalancingMode::Standard => {
+            choice.draw(&endpoints, pick).or_else(|| choice.weigh_all(&endpoints, pick))
+        }
+        BalancingMode::Strict | BalancingMode::Failover => choice.weigh_all(&endpoints, pick),
+    }?;
+    Some(Chosen { workload: Arc::clone(workload), service: Some(Arc::clone(service)), port, reach })
+}
+
+struct Choice<'a> {
+    service: &'a Service,
+    wanted: &'a Wanted<'a>,
+}
+
+// === impl Choice ===
+
+impl Choice<'_> {
+    /// Draws until one that may be used comes up: each of them with the probability its capacity gives it, without
+    /// looking at all.
+    fn draw<'e>(
+        &self,
+        endpoints: &'e Endpoints,
+        pick: &mut Pick<'_>,
+    ) -> Option<(&'e Arc<Workload>, Eligible)> {
+        let (all, top) = (endpoints.workloads(), endpoints.top_capacity());
+        if all.is_empty() || top == 0 {
+            return None;
+        }
+        for _ in 0..DRAWS {
+            let workload = all.get(pick.rng.random_range(0..all.len()))?;
+            let capacity = workload.capacity();
+            if capacity < top && pick.rng.random_range(0..top) >= capacity {
+                continue;
+            }
+            if let Some(eligible) = self.eligible(workload, pick) {
+                return Some((workload, eligible));
+            }
+        }
+        None
+    }
+
+    /// Looks at all, and of those of the best rank takes one by capacity.
+    fn weigh_all<'e>(
+        &self,
+        endpoints: &'e Endpoints,
+        pick: &mut Pick<'_>,
+    ) -> Option<(&'e Arc<Workload>, Eligible)> {
+        let (mut best, mut sum, mut chosen) = (0, 0_u64, None);
+        for workload in endpoints.workloads().iter().filter(|workload| workload.capacity() > 0) {
+            let Some(rank) = self.rank(workload.place()) else { continue };
+            if rank < best {
+                continue;
+            }
+            let Some(eligible) = self.eligible(workload, pick) else { continue };
+            if rank > best {
+                (best, sum) = (rank, 0);
+            }
+            let capacity = u64::from(workload.capacity());
+            sum += capacity;
+            if pick.rng.random_range(0..sum) < capacity {
+                chosen = Some((workload, eligible));
+            }
+        }
+        chosen
+    }
+
+    /// How near an endpoint at `place` is; `None` is too far.
+    fn rank(&self, place: &Place) -> Option<usize> {
+        let balancing = self.service.balancing();
+        let preferences = &balancing.preferences;
+        if balancing.mode == BalancingMode::Standard {
+            return Some(0);
+        }
+        let source = self.wanted.source.place();
+        let (mut rank, mut bonus) = (0, 0);
+        for (at, scope) in preferences.iter().enumerate() {
+            let matches = match scope {
+                Scope::Region => source.region == place.region,
+                Scope::Zone => source.zone == place.zone,
+                Scope::Subzone => source.subzone == place.subzone,
+                Scope::Node => source.node == place.node,
+                Scope::Cluster => source.cluster_id == place.cluster_id,
+                Scope::Network => source.network == place.network,
+            };
+            // The network as the first preference is wanted, not required: whoever shares it goes before all others,
+            // whose rank among themselves is still that of the rest.
+            let network_first = at == 0 && *scope == Scope::Network;
+            if matches {
+                rank += 1;
+                bonus = if network_first { preferences.len() - 1 } else { bonus };
+            } else if !network_first {
+                break;
+            }
+        }
+        if balancing.mode == BalancingMode::Strict && rank != preferences.len() {
+            return None;
+        }
+        Some(rank + bonus)
+    }
+
+    fn eligible(&self, workload: &Workload, pick: &Pick<'_>) -> Option<Eligible> {
+        if !self.service.admits(workload) {
+            return None;
+        }
+        let port = self.target_port(workload)?;
+        // A gateway is dialled itself, whatever network it is on; others there are reached through one.
+        let beyond =
+            self.wanted.purpose != Purpose::Gateway && workload.network() != self.wanted.source.network();
+        let reach = reach(workload, self.wanted.hint, Some(self.service));
+        let reach = reach.filter(|reach| beyond || *reach != Reach::Gateway)?;
+        if let Reach::Ip(ip) = reach
+            && !beyond
+            && pick.avoids(SocketAddr::new(ip, self.dialled_port(workload, port)))
+        {
+            return None;
+        }
+        Some(Eligible { port, reach })
+    }
+
+    fn dialled_port(&self, workload: &Workload, port: u16) -> u16 {
+        let tunnelled =
+            self.wanted.purpose == Purpose::Destination && workload.protocol() == TunnelProtocol::Hbone;
+        if tunnelled { HBONE_PORT } else { port }
+    }
+
+    /// The endpoint's port, else the service's, else that of an application tunnel that has one port for all.
+    fn target_port(&self, workload: &Workload) -> Option<u16> {
+        let port = self.wanted.port;
+        let of_service = self.service.ports().target(port);
+        let tunnel = workload.application_tunnel();
+        if of_service.is_none() && !(self.wanted.purpose == Purpose::Waypoint && tunnel.is_some()) {
+            return None;
+        }
+        let membership = workload.membership(self.service.key())?;
+        let of_endpoint = membership.ports.target(port).filter(|&target| target != 0);
+        if of_service == Some(0) && of_endpoint.is_none() && self.wanted.purpose != Purpose::Waypoint {
+            return None;
+        }
+        of_endpoint
+            .or(of_service.filter(|&target| target != 0))
+            .or_else(|| tunnel.and_then(|tunnel| tunnel.port).map(|_| port))
+    }
+}
+
+/// What to dial of `workload`: the address asked for if it is its own, else the first its service allows of that
+/// family, else the first it allows, else its name, else a gateway.
+pub(super) fn reach(workload: &Workload, hint: IpAddr, service: Option<&Service>) -> Option<Reach> {
+    let addresses = workload.addresses();
+    if addresses.contains(&hint) {
+        return Some(Reach::Ip(hint));
+    }
+    let families = service.and_then(Service::ip_families);
+    let allowed = || addresses.iter().filter(|&&ip| families.is_none_or(|families| families.accepts(ip)));
+    let same_family = allowed().find(|ip| ip.is_ipv6() == hint.is_ipv6());
+    if let Some(&ip) = same_family.or_else(|| allowed().next()) {
+        return Some(Reach::Ip(ip));
+    }
+    if let Some(hostname) = workload.hostname() {
+        return Some(Reach::Host(Arc::clone(hostname)));
+    }
+    workload.network_gateway().map(|_| Reach::Gateway)
+}

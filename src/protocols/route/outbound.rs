@@ -1,0 +1,190 @@
+//! Outbound decisions (contract/dataplane.md section 3.1; the step names are its).
+
+use std::sync::Arc;
+
+use super::{
+    HBONE_PORT, Hop, Pick, Route, RouteError, Source, Upstream,
+    balance::{self, Chosen, Purpose, Reach, Wanted},
+    waypoint::{self, Found},
+};
+use crate::protocols::{
+    addr::{HboneAddr, OrigDst},
+    mesh::{Gateway, Mesh, Service, Sight, TunnelProtocol, Workload},
+};
+
+/// Decides where a connection of `src` to `dst` goes. [`IllegalPorts::check_outbound`](super::IllegalPorts) (O1) has
+/// been asked before, and the source workload is known (O2).
+///
+/// # Errors
+/// The destination is known, but may or can not be reached: see [`RouteError`]. An unknown one is passed through.
+pub fn outbound(
+    mesh: &Mesh,
+    src: &Source<'_>,
+    dst: OrigDst,
+    pick: &mut Pick<'_>,
+) -> Result<Route, RouteError> {
+    let call = Call { mesh, src, dst };
+    let service = call.classify();
+    if let Some(service) = &service
+        && let Some(waypoint) = waypoint::of_service(service, pick)
+    {
+        return call.service_waypoint(service, waypoint, pick);
+    }
+    match call.resolve(pick)? {
+        Some(chosen) => call.deliver(&chosen, service, pick),
+        None if service.is_some_and(|service| !waypoint::is_passthrough(&service)) => {
+            Err(RouteError::NoHealthyUpstream(dst))
+        }
+        None => call.passthrough(pick),
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Call<'a> {
+    mesh: &'a Mesh,
+    src: &'a Source<'a>,
+    dst: OrigDst,
+}
+
+// === impl Call ===
+
+impl Call<'_> {
+    /// O3: the service asked for, unless the address is a workload's own.
+    fn classify(&self) -> Option<Arc<Service>> {
+        let network = &self.mesh.local().network;
+        if self.mesh.workload_by_ip(network, self.dst.ip()).is_some() {
+            return None;
+        }
+        self.mesh.service_by_vip(network, self.dst.ip(), self.src.workload.namespace())
+    }
+
+    /// O4.
+    fn service_waypoint(
+        &self,
+        service: &Arc<Service>,
+        gateway: &Gateway,
+        pick: &mut Pick<'_>,
+    ) -> Result<Route, RouteError> {
+        let chosen = self.waypoint(gateway, pick)?;
+        if chosen.workload.network() != self.src.workload.network() {
+            return self.double(&chosen, Arc::clone(service), pick);
+        }
+        self.through(chosen, gateway, Some(Arc::clone(service)), pick)
+    }
+
+    fn waypoint(&self, gateway: &Gateway, pick: &mut Pick<'_>) -> Result<Chosen, RouteError> {
+        waypoint::resolve(self.mesh, gateway, self.src, (self.dst.ip(), Purpose::Waypoint), pick)
+            .ok_or_else(|| self.nothing_left(pick, RouteError::UnknownWaypoint(gateway.to_string())))
+    }
+
+    /// The error for a choice that came out empty: `otherwise`, unless endpoints were avoided.
+    fn nothing_left(&self, pick: &Pick<'_>, otherwise: RouteError) -> RouteError {
+        if pick.avoid.is_empty() { otherwise } else { RouteError::NoHealthyUpstream(self.dst) }
+    }
+
+    /// HBONE to a waypoint of the same network, asking it for the original destination.
+    fn through(
+        &self,
+        waypoint: Chosen,
+        gateway: &Gateway,
+        service: Option<Arc<Service>>,
+        pick: &Pick<'_>,
+    ) -> Result<Route, RouteError> {
+        let to = waypoint
+            .upstream(waypoint.port, self.dst.ip())
+            .ok_or_else(|| RouteError::UnknownWaypoint(gateway.to_string()))?;
+        let hop = Hop::Hbone { to, authority: HboneAddr::Ip(self.dst.addr()), sans: waypoint.sans() };
+        self.route(hop, Some(waypoint.workload), service, pick)
+    }
+
+    /// O5: the workload to go to; nothing if nothing is known, or it is to be passed through.
+    fn resolve(&self, pick: &mut Pick<'_>) -> Result<Option<Chosen>, RouteError> {
+        let source = self.src.workload;
+        let (ip, port) = (self.dst.ip(), self.dst.port());
+        match waypoint::find(self.mesh, source.network(), ip, source.namespace(), Sight::Client) {
+            Some(Found::Service(service)) if waypoint::is_passthrough(&service) => Ok(None),
+            Some(Found::Service(service)) => {
+                let wanted = Wanted { source, hint: ip, port, purpose: Purpose::Destination };
+                let chosen = balance::choose(self.mesh, &service, &wanted, pick);
+                chosen.map(Some).ok_or(RouteError::NoHealthyUpstream(self.dst))
+            }
+            Some(Found::Workload(workload)) => Ok(Some(Chosen::direct(workload, port, Reach::Ip(ip)))),
+            None => Ok(None),
+        }
+    }
+
+    /// O6 to O8.
+    fn deliver(
+        &self,
+        chosen: &Chosen,
+        classified: Option<Arc<Service>>,
+        pick: &mut Pick<'_>,
+    ) -> Result<Route, RouteError> {
+        let workload = &chosen.workload;
+        let service = classified.or_else(|| chosen.service.clone());
+        if workload.network() != self.src.workload.network() {
+            let service = service.ok_or_else(|| RouteError::OtherNetwork(workload.uid().into()))?;
+            return self.double(chosen, service, pick);
+        }
+        if service.is_none()
+            && let Some(gateway) = workload.waypoint()
+            && !waypoint::is_source(self.mesh, gateway, self.src)
+        {
+            let waypoint = self.waypoint(gateway, pick)?;
+            if waypoint.workload.network() != self.src.workload.network() {
+                return Err(RouteError::OtherNetwork(waypoint.workload.uid().into()));
+            }
+            return self.through(waypoint, gateway, None, pick);
+        }
+        let no_address = || RouteError::NoAddress(workload.uid().into());
+        let hop = match workload.protocol() {
+            TunnelProtocol::Hbone => {
+                let to = chosen.upstream(HBONE_PORT, self.dst.ip()).ok_or_else(no_address)?;
+                let authority = match &to {
+                    Upstream::Ip(addr) => HboneAddr::Ip((addr.ip(), chosen.port).into()),
+                    Upstream::Host { host, .. } => HboneAddr::Host((&**host).into(), chosen.port),
+                };
+                Hop::Hbone { to, authority, sans: chosen.sans() }
+            }
+            TunnelProtocol::Tcp => {
+                Hop::Tcp { to: chosen.upstream(chosen.port, self.dst.ip()).ok_or_else(no_address)? }
+            }
+        };
+        self.route(hop, Some(Arc::clone(workload)), service, pick)
+    }
+
+    /// O9: through the gateway of the network `far` is on, which is a destination or a waypoint.
+    fn double(&self, far: &Chosen, service: Arc<Service>, pick: &mut Pick<'_>) -> Result<Route, RouteError> {
+        let gateway =
+            far.workload.network_gateway().ok_or_else(|| RouteError::NoGateway(far.workload.uid().into()))?;
+        let unknown = || RouteError::UnknownGateway(gateway.to_string());
+        let wanted = (self.dst.ip(), Purpose::Gateway);
+        let near = waypoint::resolve(self.mesh, gateway, self.src, wanted, pick)
+            .ok_or_else(|| self.nothing_left(pick, unknown()))?;
+        let hop = Hop::DoubleHbone {
+            to: near.upstream(near.port, self.dst.ip()).ok_or_else(unknown)?,
+            gateway_sans: near.sans(),
+            authority: HboneAddr::Host(service.hostname().into(), self.dst.port()),
+            sans: far.service_sans(),
+        };
+        self.route(hop, Some(near.workload), Some(service), pick)
+    }
+
+    /// O5': as if there was no mesh.
+    fn passthrough(&self, pick: &Pick<'_>) -> Result<Route, RouteError> {
+        self.route(Hop::Tcp { to: Upstream::Ip(self.dst.addr()) }, None, None, pick)
+    }
+
+    fn route(
+        &self,
+        hop: Hop,
+        destination: Option<Arc<Workload>>,
+        service: Option<Arc<Service>>,
+        pick: &Pick<'_>,
+    ) -> Result<Route, RouteError> {
+        match hop.upstream() {
+            Upstream::Ip(addr) if pick.avoids(*addr) => Err(RouteError::NoHealthyUpstream(self.dst)),
+            _ => Ok(Route { hop, destination, service }),
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! Waypoints and network gateways: from a reference to a workload, and back (contract/dataplane.md section 3.2).
+
+use std::{net::IpAddr, sync::Arc};
+
+use rand::Rng;
+
+use super::{
+    Pick, Source,
+    balance::{self, Chosen, Purpose, Reach, Wanted},
+};
+use crate::protocols::mesh::{
+    Gateway, GatewayDestination, Mesh, Service, Sight, Workload, service::BalancingMode,
+};
+
+/// What an address stands for.
+pub(super) enum Found {
+    /// A workload of that address.
+    Workload(Arc<Workload>),
+    /// A service of that address.
+    Service(Arc<Service>),
+}
+
+/// What dialling an address of `network` means, for a client of `namespace`: a service with exactly that address, a
+/// workload, a service with a range around it.
+///
+/// The order is not that of contract/dataplane.md section 3.1, O5, which puts ranges before workloads: a range over
+/// known pods would then send calls of one pod to others.
+pub(super) fn find(mesh: &Mesh, network: &str, ip: IpAddr, namespace: &str, sight: Sight) -> Option<Found> {
+    mesh.service_by_exact_vip(network, ip, namespace, sight)
+        .map(Found::Service)
+        .or_else(|| mesh.workload_by_ip(network, ip).map(Found::Workload))
+        .or_else(|| mesh.service_by_cidr_vip(network, ip, namespace, sight).map(Found::Service))
+}
+
+/// The service of an address, whoever may see it; of several, the one a client of `namespace` would mean.
+pub(super) fn service_of_address(
+    mesh: &Mesh,
+    network: &str,
+    ip: IpAddr,
+    namespace: &str,
+) -> Option<Arc<Service>> {
+    mesh.service_by_exact_vip(network, ip, namespace, Sight::ControlPlane)
+        .or_else(|| mesh.service_by_cidr_vip(network, ip, namespace, Sight::ControlPlane))
+}
+
+/// The waypoint of a connection to `service`: one of the weighted ones, else the only one.
+pub(super) fn of_service<'s>(service: &'s Service, pick: &mut Pick<'_>) -> Option<&'s Gateway> {
+    let weighted = service.weighted_waypoints();
+    let sum: u64 = weighted.iter().map(|waypoint| u64::from(waypoint.weight)).sum();
+    if sum == 0 {
+        return service.waypoint();
+    }
+    let mut at = pick.rng.random_range(0..sum);
+    for waypoint in weighted {
+        match at.checked_sub(u64::from(waypoint.weight)) {
+            Some(left) => at = left,
+            None => return Some(&waypoint.gateway),
+        }
+    }
+    service.waypoint()
+}
+
+/// The workload behind a reference. `None` if nothing is known by it, or nothing that may be used.
+pub(super) fn resolve(
+    mesh: &Mesh,
+    gateway: &Gateway,
+    source: &Source<'_>,
+    wanted: (IpAddr, Purpose),
+    pick: &mut Pick<'_>,
+) -> Option<Chosen> {
+    let (hint, purpose) = wanted;
+    let port = gateway.hbone_port;
+    let (found, hint) = match &gateway.destination {
+        GatewayDestination::Address { network, ip } => {
+            let namespace = source.workload.namespace();
+            (find(mesh, network, *ip, namespace, Sight::ControlPlane)?, *ip)
+        }
+        GatewayDestination::Host(name) => {
+            let service = mesh.service(name.namespace(), name.hostname()).map(Found::Service);
+            (service.or_else(|| mesh.workload_by_hostname(name).map(Found::Workload))?, hint)
+        }
+    };
+    match found {
+        Found::Service(service) => {
+            balance::choose(mesh, &service, &Wanted { source: source.workload, hint, port, purpose }, pick)
+        }
+        Found::Workload(workload) => {
+            let beyond = purpose != Purpose::Gateway && workload.network() != source.workload.network();
+            let reach = balance::reach(&workload, hint, None);
+            let reach = reach.filter(|reach| beyond || *reach != Reach::Gateway)?;
+            Some(Chosen::direct(workload, port, reach))
+        }
+    }
+}
+
+/// Whether `workload`, at the address `ip`, is what the reference leads to: an endpoint of that service, or the
+/// workload that has the address.
+pub(super) fn leads_to(mesh: &Mesh, gateway: &Gateway, workload: &Workload, ip: IpAddr) -> bool {
+    let service = match &gateway.destination {
+        GatewayDestination::Address { network, ip: address } => {
+            if let Some(found) = mesh.workload_by_ip(network, *address) {
+                return found.addresses().contains(&ip);
+            }
+            service_of_address(mesh, network, *address, workload.namespace())
+        }
+        GatewayDestination::Host(name) => {
+            let service = mesh.service(name.namespace(), name.hostname());
+            if service.is_none() {
+                let found = mesh.workload_by_hostname(name);
+                return found.is_some_and(|found| found.addresses().contains(&ip));
+            }
+            service
+        }
+    };
+    service.is_some_and(|service| workload.membership(service.key()).is_some())
+}
+
+/// Whether the application is the waypoint that `gateway` refers to, calling from an address of its own.
+pub(super) fn is_source(mesh: &Mesh, gateway: &Gateway, source: &Source<'_>) -> bool {
+    source.workload.addresses().contains(&source.client)
+        && leads_to(mesh, gateway, source.workload, source.client)
+}
+
+/// Whether connections to the service are left as they are.
+pub(super) fn is_passthrough(service: &Service) -> bool {
+    service.balancing().mode == BalancingMode::Passthrough
+}

@@ -1,0 +1,168 @@
+//! Large buffers shared by the connections of a shard: whoever has nothing to hold gives its buffer back.
+
+use std::{cell::RefCell, rc::Rc};
+
+use bytes::BytesMut;
+
+/// Size of a borrowed buffer in bytes.
+pub const BUFFER_LEN: usize = 256 * 1024;
+/// Buffers kept for reuse; more are freed when given back.
+const KEPT: usize = 8;
+/// Size of the area that relays read into.
+const SCRATCH_LEN: usize = 512 * 1024;
+
+/// The buffers of one shard. Cloning shares them.
+#[derive(Clone, Debug, Default)]
+pub struct Buffers(Rc<RefCell<Shelf>>);
+
+#[derive(Debug, Default)]
+struct Shelf {
+    free: Vec<Box<[u8]>>,
+    scratch: BytesMut,
+}
+
+/// A borrowed buffer with unread bytes between two cursors. Without bytes it should not be kept: see [`Window::release`].
+#[derive(Debug, Default)]
+pub struct Window {
+    buf: Box<[u8]>,
+    start: usize,
+    end: usize,
+}
+
+// === impl Buffers ===
+
+impl Buffers {
+    /// An initialised buffer of [`BUFFER_LEN`] bytes.
+    fn take(&self) -> Box<[u8]> {
+        self.0.borrow_mut().free.pop().unwrap_or_else(|| vec![0; BUFFER_LEN].into_boxed_slice())
+    }
+
+    fn give(&self, buf: Box<[u8]>) {
+        let free = &mut self.0.borrow_mut().free;
+        if free.len() < KEPT && buf.len() == BUFFER_LEN {
+            free.push(buf);
+        }
+    }
+
+    /// Buffers that lie unused.
+    pub fn shelved(&self) -> usize {
+        self.0.borrow().free.len()
+    }
+
+    /// Runs `f` on the shard's scratch area, which has at least `room` bytes of spare capacity.
+    ///
+    /// What `f` splits off stays valid: the area is replaced when too little of it is left.
+    pub fn with_scratch<T>(&self, room: usize, f: impl FnOnce(&mut BytesMut) -> T) -> T {
+        let scratch = &mut self.0.borrow_mut().scratch;
+        if scratch.capacity() - scratch.len() < room {
+            scratch.reserve(room.max(SCRATCH_LEN));
+        }
+        f(scratch)
+    }
+}
+
+// === impl Window ===
+
+impl Window {
+    /// The unread bytes.
+    pub fn filled(&mut self) -> &mut [u8] {
+        self.buf.get_mut(self.start..self.end).unwrap_or_default()
+    }
+
+    /// Number of unread bytes.
+    pub fn len(&self) -> usize {
+        self.end - self.start
+    }
+
+    /// Whether there is nothing to read.
+    pub fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    /// Forgets the first `n` unread bytes.
+    pub fn consume(&mut self, n: usize) {
+        self.start = (self.start + n).min(self.end);
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+        }
+    }
+
+    /// The free space behind the unread bytes, borrowing a buffer if there is none and moving the bytes to its
+    /// front if less than `least` bytes are free.
+    pub fn space(&mut self, buffers: &Buffers, least: usize) -> &mut [u8] {
+        if self.buf.is_empty() {
+            self.buf = buffers.take();
+        }
+        if self.buf.len() - self.end < least && self.start > 0 {
+            self.buf.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+        }
+        self.buf.get_mut(self.end..).unwrap_or_default()
+    }
+
+    /// Counts `n` bytes just written to [`Window::space`] as unread.
+    pub fn extend(&mut self, n: usize) {
+        self.end = (self.end + n).min(self.buf.len());
+    }
+
+    /// Gives the buffer back if nothing is unread.
+    pub fn release(&mut self, buffers: &Buffers) {
+        if self.is_empty() && !self.buf.is_empty() {
+            (self.start, self.end) = (0, 0);
+            buffers.give(std::mem::take(&mut self.buf));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_window_holds_no_buffer() {
+        let buffers = Buffers::default();
+        let mut window = Window::default();
+        window.space(&buffers, 1)[..3].copy_from_slice(b"abc");
+        window.extend(3);
+        window.release(&buffers);
+        assert_eq!(window.filled(), b"abc");
+        window.consume(2);
+        assert_eq!((window.filled().to_vec(), window.len()), (b"c".to_vec(), 1));
+        window.consume(1);
+        window.release(&buffers);
+        assert!(window.buf.is_empty());
+        assert_eq!(buffers.0.borrow().free.len(), 1);
+    }
+
+    #[test]
+    fn space_is_made_by_moving_what_is_unread_to_the_front() {
+        let buffers = Buffers::default();
+        let mut window = Window::default();
+        let all = window.space(&buffers, 1).len();
+        window.extend(all);
+        window.filled()[all - 1] = 7;
+        window.consume(all - 1);
+        assert_eq!(window.space(&buffers, 10).len(), all - 1);
+        assert_eq!(window.filled(), &[7]);
+    }
+
+    #[test]
+    fn the_shelf_is_bounded() {
+        let buffers = Buffers::default();
+        let taken: Vec<_> = (0..KEPT + 5).map(|_| buffers.take()).collect();
+        taken.into_iter().for_each(|b| buffers.give(b));
+        assert_eq!(buffers.0.borrow().free.len(), KEPT);
+    }
+
+    #[test]
+    fn scratch_that_is_still_referenced_is_replaced() {
+        let buffers = Buffers::default();
+        let held = buffers.with_scratch(100, |s| {
+            s.extend_from_slice(b"hello");
+            s.split().freeze()
+        });
+        buffers.with_scratch(SCRATCH_LEN, |s| s.extend_from_slice(&[0; 1000]));
+        assert_eq!(&held[..], b"hello");
+    }
+}

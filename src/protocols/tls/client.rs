@@ -1,0 +1,104 @@
+//! The dialling side: exactly the identities the route says.
+
+use std::sync::Arc;
+
+use rustls::{
+    ClientConfig, DigitallySignedStruct, SignatureScheme,
+    client::{
+        Resumption,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
+    crypto::{verify_tls12_signature, verify_tls13_signature},
+    sign::{CertifiedKey, SingleCertAndKey},
+};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use webpki::KeyUsage;
+
+use super::{
+    ALPN_H2, TlsOptions,
+    fault::{Names, PeerFault},
+    verify::Trust,
+};
+use crate::protocols::identity::Identity;
+
+/// A configuration that accepts nobody: what [`expecting`] makes configurations from.
+pub(super) fn template(
+    key: Arc<CertifiedKey>,
+    trust: Trust,
+    options: &TlsOptions,
+) -> Result<ClientConfig, rustls::Error> {
+    let nobody = OneOf { expected: Box::default(), trust };
+    let mut config = ClientConfig::builder_with_provider(options.provider())
+        .with_protocol_versions(options.versions())?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(nobody))
+        .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
+    config.alpn_protocols = vec![ALPN_H2.to_vec()];
+    config.enable_sni = false;
+    config.resumption = Resumption::disabled();
+    // The stream seals records itself, with the keys the handshake ends in.
+    config.enable_secret_extraction = true;
+    Ok(config)
+}
+
+/// A configuration for servers that are one of `expected`. With an empty list every handshake fails.
+pub(super) fn expecting(template: &ClientConfig, trust: &Trust, expected: &[Identity]) -> ClientConfig {
+    let mut config = template.clone();
+    config
+        .dangerous()
+        .set_certificate_verifier(Arc::new(OneOf { expected: expected.into(), trust: trust.clone() }));
+    config
+}
+
+/// Accepts a server that has one of the expected identities. DNS names count for nothing.
+#[derive(Debug)]
+struct OneOf {
+    expected: Box<[Identity]>,
+    trust: Trust,
+}
+
+// === impl OneOf ===
+
+impl ServerCertVerifier for OneOf {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let leaf = self.trust.verify(end_entity, intermediates, now, KeyUsage::server_auth())?;
+        // An expected identity is well-formed, so a name that equals its text is too.
+        if leaf.valid_uri_names().any(|uri| self.expected.iter().any(|id| id.as_str() == uri)) {
+            return Ok(ServerCertVerified::assertion());
+        }
+        Err(PeerFault::Identity {
+            expected: Names::of_identities(&self.expected),
+            presented: Names::of(leaf.valid_uri_names()),
+        }
+        .into())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, dss, &self.trust.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, dss, &self.trust.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.trust.algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,356 @@
+//! Record protection of established TLS connections (RFC 8446 section 5, RFC 5288 for TLS 1.2).
+//!
+//! rustls makes the handshake and hands over the traffic keys. Sealing and opening records here, over buffers of
+//! our own, saves the copy and the allocation a record that its own byte interface costs.
+
+use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use rustls::ConnectionTrafficSecrets;
+
+/// Most plaintext bytes in a record.
+pub const MAX_FRAGMENT: usize = 16_384;
+/// Bytes before the protected part of a record.
+pub const HEADER_LEN: usize = 5;
+/// Most bytes that protection adds to a fragment: header, explicit nonce or content type, and tag.
+pub const OVERHEAD: usize = HEADER_LEN + EXPLICIT_NONCE_LEN + TAG_LEN;
+
+/// Content type of alerts.
+pub const ALERT: u8 = 21;
+/// Content type of handshake messages.
+pub const HANDSHAKE: u8 = 22;
+/// Content type of application data.
+pub const DATA: u8 = 23;
+
+const TAG_LEN: usize = 16;
+const EXPLICIT_NONCE_LEN: usize = 8;
+/// Longest protected part a record may have (RFC 8446 section 5.2; TLS 1.2 allows more, which nobody sends).
+const MAX_PROTECTED: usize = MAX_FRAGMENT + 256;
+
+/// Which rules of protection apply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// TLS 1.2 with AES-GCM.
+    Tls12,
+    /// TLS 1.3.
+    Tls13,
+}
+
+/// Why a record cannot be sealed or opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    /// The keys are of a cipher that is never offered.
+    #[error("unsupported cipher")]
+    Cipher,
+    /// The peer's record does not authenticate.
+    #[error("peer sent a record that does not authenticate")]
+    PeerBadRecord,
+    /// The peer's record breaks a limit or the format.
+    #[error("peer sent a malformed record")]
+    PeerMalformed,
+    /// The peer sent what is never allowed after the handshake.
+    #[error("peer sent an unexpected message of type {0}")]
+    PeerUnexpected(u8),
+    /// Sealing failed, or a key is used up.
+    #[error("cannot seal a record")]
+    LocalSeal,
+}
+
+/// The keys of one direction.
+pub struct Protection {
+    key: LessSafeKey,
+    iv: [u8; 12],
+    sequence: u64,
+    version: Version,
+}
+
+/// One whole record at the start of a buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordHead {
+    /// Outer content type.
+    pub content: u8,
+    /// Bytes of the protected part, which follow the header.
+    pub protected_len: usize,
+}
+
+/// The plaintext of an opened record: its true content type, and where it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// Inner content type.
+    pub content: u8,
+    /// Offset from the start of the buffer it was opened into.
+    pub start: usize,
+    /// Length in bytes.
+    pub len: usize,
+}
+
+// === impl RecordHead ===
+
+impl RecordHead {
+    /// Reads the header at the start of `buf`; `None` if fewer than five bytes are there.
+    ///
+    /// # Errors
+    /// The length is beyond what the protocol allows.
+    pub fn peek(buf: &[u8]) -> Result<Option<Self>, RecordError> {
+        let Some(&[content, _, _, high, low]) = buf.first_chunk::<HEADER_LEN>() else { return Ok(None) };
+        let protected_len = usize::from(u16::from_be_bytes([high, low]));
+        if protected_len > MAX_PROTECTED || protected_len <= TAG_LEN {
+            return Err(RecordError::PeerMalformed);
+        }
+        Ok(Some(Self { content, protected_len }))
+    }
+
+    /// Length of the whole record in bytes.
+    pub fn record_len(self) -> usize {
+        HEADER_LEN + self.protected_len
+    }
+}
+
+// === impl Protection ===
+
+impl Protection {
+    /// Takes over the keys of one direction from the handshake.
+    ///
+    /// # Errors
+    /// The cipher is not AES-GCM.
+    pub fn new(
+        sequence: u64,
+        secrets: ConnectionTrafficSecrets,
+        version: Version,
+    ) -> Result<Self, RecordError> {
+        let (algorithm, key, iv) = match &secrets {
+            ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (&AES_128_GCM, key, iv),
+            ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (&AES_256_GCM, key, iv),
+            _ => return Err(RecordError::Cipher),
+        };
+        let key = UnboundKey::new(algorithm, key.as_ref()).map_err(|_| RecordError::Cipher)?;
+        let iv = iv.as_ref().try_into().map_err(|_| RecordError::Cipher)?;
+        Ok(Self { key: LessSafeKey::new(key), iv, sequence, version })
+    }
+
+    /// Records sealed or opened with this key so far.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// Seals `head` followed by `tail`, together at most [`MAX_FRAGMENT`] bytes, as one record of type `content`
+    /// at the start of `out`; the record's length is returned.
+    ///
+    /// Without a `head` the plaintext is encrypted straight from where it lies.
+    ///
+    /// # Errors
+    /// `out` is too short (see [`OVERHEAD`]), the fragment too long, or the sequence numbers are used up.
+    pub fn seal(
+        &mut self,
+        content: u8,
+        head: &[u8],
+        tail: &[u8],
+        out: &mut [u8],
+    ) -> Result<usize, RecordError> {
+        let len = head.len() + tail.len();
+        let tls13 = self.version == Version::Tls13;
+        let (before, after) = if tls13 { (0, 1) } else { (EXPLICIT_NONCE_LEN, 0) };
+        let protected = before + len + after + TAG_LEN;
+        let out = out.get_mut(..HEADER_LEN + protected).ok_or(RecordError::LocalSeal)?;
+        if len > MAX_FRAGMENT {
+            return Err(RecordError::LocalSeal);
+        }
+        let (header, body) = out.split_at_mut(HEADER_LEN);
+        let [high, low] = u16::try_from(protected).map_err(|_| RecordError::LocalSeal)?.to_be_bytes();
+        let outer = if tls13 { DATA } else { content };
+        header.copy_from_slice(&[outer, 3, 3, high, low]);
+        let (explicit, body) = body.split_at_mut(before);
+        let (text, rest) = body.split_at_mut(len);
+        let sequence = self.sequence;
+        if !tls13 {
+            explicit.copy_from_slice(&sequence.to_be_bytes());
+        }
+        let nonce = self.nonce(sequence);
+        let mut aad = [0; 13];
+        let aad = Aad::from(self.aad(&mut aad, header, content, len));
+        let content = [content];
+        let extra = content.get(..after).unwrap_or_default();
+        let sealed = if head.is_empty() {
+            self.key.seal_out_of_place_scatter(nonce, aad, tail, text, extra, rest)
+        } else {
+            let (first, second) = text.split_at_mut(head.len());
+            first.copy_from_slice(head);
+            second.copy_from_slice(tail);
+            self.key.seal_in_place_scatter(nonce, aad, text, extra, rest)
+        };
+        sealed.map_err(|_| RecordError::LocalSeal)?;
+        self.sequence = sequence.checked_add(1).ok_or(RecordError::LocalSeal)?;
+        Ok(HEADER_LEN + protected)
+    }
+
+    /// Bytes of room that [`Protection::open`] needs for a record.
+    pub fn opened_room(&self, head: RecordHead) -> usize {
+        match self.version {
+            Version::Tls13 => head.protected_len.saturating_sub(TAG_LEN),
+            Version::Tls12 => head.protected_len.saturating_sub(TAG_LEN + EXPLICIT_NONCE_LEN),
+        }
+    }
+
+    /// Opens the whole record `record` into `out`, which has exactly [`Protection::opened_room`] bytes.
+    ///
+    /// # Errors
+    /// It does not authenticate or is malformed; the connection is unusable then.
+    pub fn open(&mut self, record: &[u8], out: &mut [u8]) -> Result<Opened, RecordError> {
+        let (header, body) = record.split_at_checked(HEADER_LEN).ok_or(RecordError::PeerMalformed)?;
+        let (nonce, body) = self.opening_nonce(body)?;
+        let cut = body.len().checked_sub(TAG_LEN).ok_or(RecordError::PeerMalformed)?;
+        let (text, tag) = body.split_at_checked(cut).ok_or(RecordError::PeerMalformed)?;
+        let mut aad = [0; 13];
+        let aad = Aad::from(self.aad(&mut aad, header, *header.first().unwrap_or(&0), text.len()));
+        let opened = self.key.open_separate_gather(nonce, aad, text, tag, out);
+        opened.map_err(|_| RecordError::PeerBadRecord)?;
+        self.opened(*header.first().unwrap_or(&0), out, 0)
+    }
+
+    /// Opens the whole record `record` where it lies. The offset returned is from the start of `record`.
+    ///
+    /// # Errors
+    /// As [`Protection::open`].
+    pub fn open_in_place(&mut self, record: &mut [u8]) -> Result<Opened, RecordError> {
+        let (header, body) = record.split_at_mut_checked(HEADER_LEN).ok_or(RecordError::PeerMalformed)?;
+        let outer = *header.first().unwrap_or(&0);
+        let explicit = if self.version == Version::Tls12 { EXPLICIT_NONCE_LEN } else { 0 };
+        let (nonce, _) = self.opening_nonce(body)?;
+        let body = body.get_mut(explicit..).ok_or(RecordError::PeerMalformed)?;
+        let len = body.len().checked_sub(TAG_LEN).ok_or(RecordError::PeerMalformed)?;
+        let mut aad = [0; 13];
+        let aad = Aad::from(self.aad(&mut aad, header, outer, len));
+        let text = self.key.open_in_place(nonce, aad, body).map_err(|_| RecordError::PeerBadRecord)?;
+        self.opened(outer, text, HEADER_LEN + explicit)
+    }
+
+    /// Strips the padding and the inner content type of TLS 1.3, and counts the record.
+    fn opened(&mut self, outer: u8, text: &[u8], start: usize) -> Result<Opened, RecordError> {
+        self.sequence = self.sequence.checked_add(1).ok_or(RecordError::PeerMalformed)?;
+        if self.version == Version::Tls12 {
+            return Ok(Opened { content: outer, start, len: text.len() });
+        }
+        let len = text.iter().rposition(|&b| b != 0).ok_or(RecordError::PeerMalformed)?;
+        let content = *text.get(len).ok_or(RecordError::PeerMalformed)?;
+        if len > MAX_FRAGMENT {
+            return Err(RecordError::PeerMalformed);
+        }
+        Ok(Opened { content, start, len })
+    }
+
+    fn opening_nonce<'a>(&self, body: &'a [u8]) -> Result<(Nonce, &'a [u8]), RecordError> {
+        match self.version {
+            Version::Tls13 => Ok((self.nonce(self.sequence), body)),
+            Version::Tls12 => {
+                let (explicit, rest) =
+                    body.split_first_chunk::<EXPLICIT_NONCE_LEN>().ok_or(RecordError::PeerMalformed)?;
+                Ok((self.nonce(u64::from_be_bytes(*explicit)), rest))
+            }
+        }
+    }
+
+    /// TLS 1.3: the IV with the sequence number XORed in. TLS 1.2: four bytes of salt, then the explicit part.
+    fn nonce(&self, explicit: u64) -> Nonce {
+        let mut nonce = self.iv;
+        let explicit = explicit.to_be_bytes();
+        for (byte, number) in nonce.iter_mut().skip(4).zip(explicit) {
+            *byte = if self.version == Version::Tls13 { *byte ^ number } else { number };
+        }
+        Nonce::assume_unique_for_key(nonce)
+    }
+
+    fn aad<'a>(&self, space: &'a mut [u8; 13], header: &[u8], content: u8, len: usize) -> &'a [u8] {
+        if self.version == Version::Tls13 {
+            let (aad, _) = space.split_at_mut(HEADER_LEN);
+            aad.copy_from_slice(header);
+            return aad;
+        }
+        let [high, low] = u16::try_from(len).unwrap_or(u16::MAX).to_be_bytes();
+        let (sequence, rest) = space.split_at_mut(8);
+        sequence.copy_from_slice(&self.sequence.to_be_bytes());
+        rest.copy_from_slice(&[content, 3, 3, high, low]);
+        space
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn pair(version: Version, bits: usize) -> (Protection, Protection) {
+        let make = || {
+            let key =
+                UnboundKey::new(if bits == 128 { &AES_128_GCM } else { &AES_256_GCM }, &vec![7; bits / 8])
+                    .unwrap();
+            Protection { key: LessSafeKey::new(key), iv: [9; 12], sequence: 0, version }
+        };
+        (make(), make())
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_sealed_opens_again(
+            head in proptest::collection::vec(any::<u8>(), 0..64),
+            tail in proptest::collection::vec(any::<u8>(), 1..MAX_FRAGMENT - 64),
+            tls13 in any::<bool>(), wide in any::<bool>(), content in ALERT..=DATA,
+        ) {
+            let version = if tls13 { Version::Tls13 } else { Version::Tls12 };
+            let (mut seal, mut open) = pair(version, if wide { 256 } else { 128 });
+            let mut both = pair(version, if wide { 256 } else { 128 }).0;
+            let want: Vec<u8> = head.iter().chain(&tail).copied().collect();
+            for round in 0..3 {
+                let mut out = vec![0; want.len() + OVERHEAD];
+                let len = seal.seal(content, &head, &tail, &mut out).unwrap();
+                out.truncate(len);
+                // The one-piece way gives the same bytes.
+                let mut again = vec![0; want.len() + OVERHEAD];
+                let len = both.seal(content, &[], &want, &mut again).unwrap();
+                prop_assert_eq!(&again[..len], &out[..]);
+                let record = RecordHead::peek(&out).unwrap().unwrap();
+                prop_assert_eq!(record.record_len(), out.len());
+                if round == 1 {
+                    let opened = open.open_in_place(&mut out).unwrap();
+                    prop_assert_eq!(&out[opened.start..opened.start + opened.len], &want[..]);
+                } else {
+                    let mut plain = vec![0; open.opened_room(record)];
+                    let opened = open.open(&out, &mut plain).unwrap();
+                    prop_assert_eq!(opened.content, content);
+                    prop_assert_eq!(&plain[opened.start..opened.start + opened.len], &want[..]);
+                }
+            }
+        }
+
+        #[test]
+        fn a_flipped_bit_never_opens(at in 0usize..60, bit in 0u8..8) {
+            for version in [Version::Tls12, Version::Tls13] {
+                let (mut seal, mut open) = pair(version, 256);
+                let mut out = vec![0; 200];
+                let len = seal.seal(DATA, &[], &[1; 48], &mut out).unwrap();
+                out.truncate(len);
+                // The version bytes of TLS 1.2 are replaced by ours in the additional data, lengths are checked before.
+                if let Some(byte) = out.get_mut(at).filter(|_| !(1..5).contains(&at)) {
+                    *byte ^= 1 << bit;
+                    prop_assert_eq!(open.open_in_place(&mut out).unwrap_err(), RecordError::PeerBadRecord);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn lengths_beyond_the_protocol_are_refused() {
+        for (len, ok) in [(16u16, false), (17, true), (16_640, true), (16_641, false), (u16::MAX, false)] {
+            let [high, low] = len.to_be_bytes();
+            assert_eq!(RecordHead::peek(&[23, 3, 3, high, low]).is_ok(), ok, "{len}");
+        }
+        assert_eq!(RecordHead::peek(&[23, 3, 3, 0]), Ok(None));
+    }
+
+    #[test]
+    fn a_record_of_padding_only_is_malformed() {
+        let (mut seal, mut open) = pair(Version::Tls13, 256);
+        let mut out = vec![0; 100];
+        // Content type 0 with zero text: nothing but padding after opening.
+        let len = seal.seal(0, &[], &[0; 8], &mut out).unwrap();
+        out.truncate(len);
+        assert_eq!(open.open_in_place(&mut out).unwrap_err(), RecordError::PeerMalformed);
+    }
+}

@@ -1,0 +1,99 @@
+//! The accepting side: any client of our own trust domain that our roots vouch for.
+
+use std::sync::Arc;
+
+use rustls::{
+    DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme,
+    client::danger::HandshakeSignatureValid,
+    crypto::{verify_tls12_signature, verify_tls13_signature},
+    server::{
+        NoServerSessionStorage,
+        danger::{ClientCertVerified, ClientCertVerifier},
+    },
+    sign::{CertifiedKey, SingleCertAndKey},
+};
+use rustls_pki_types::{CertificateDer, UnixTime};
+use webpki::KeyUsage;
+
+use super::{
+    ALPN_H2, TlsOptions,
+    fault::{Names, PeerFault},
+    verify::{Trust, identities},
+};
+use crate::protocols::identity::Identity;
+
+/// The configuration of every listener of one identity. A client certificate is required; no session is
+/// resumed, so every connection is verified against the roots and revocations of its own time.
+pub(super) fn config(
+    own: &Identity,
+    key: Arc<CertifiedKey>,
+    trust: Trust,
+    options: &TlsOptions,
+) -> Result<ServerConfig, rustls::Error> {
+    let verifier = OwnTrustDomain { own: own.clone(), trust };
+    let mut config = ServerConfig::builder_with_provider(options.provider())
+        .with_protocol_versions(options.versions())?
+        .with_client_cert_verifier(Arc::new(verifier))
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
+    config.alpn_protocols = vec![ALPN_H2.to_vec()];
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    // The stream seals records itself, with the keys the handshake ends in.
+    config.enable_secret_extraction = true;
+    Ok(config)
+}
+
+/// Accepts a client that has an identity of the server's own trust domain.
+#[derive(Debug)]
+struct OwnTrustDomain {
+    own: Identity,
+    trust: Trust,
+}
+
+// === impl OwnTrustDomain ===
+
+impl ClientCertVerifier for OwnTrustDomain {
+    /// None: a list of roots only makes the handshake longer, the clients have one certificate.
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        let leaf = self.trust.verify(end_entity, intermediates, now, KeyUsage::client_auth())?;
+        if identities(&leaf).any(|id| id.trust_domain() == self.own.trust_domain()) {
+            return Ok(ClientCertVerified::assertion());
+        }
+        Err(PeerFault::TrustDomain {
+            expected: self.own.trust_domain().into(),
+            presented: Names::of(leaf.valid_uri_names()),
+        }
+        .into())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, dss, &self.trust.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, dss, &self.trust.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.trust.algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,459 @@
+//! The byte stream of an established TLS connection, over large buffers borrowed only while bytes are in them.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, BytesMut};
+use rustls::{
+    ConnectionTrafficSecrets, ExtractedSecrets, ProtocolVersion, client::ClientConnectionData,
+    kernel::KernelConnection, server::ServerConnectionData,
+};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::{
+    buffer::{Buffers, Window},
+    handshake::Received,
+    record::{
+        ALERT, DATA, HANDSHAKE, HEADER_LEN, MAX_FRAGMENT, OVERHEAD, Opened, Protection, RecordError,
+        RecordHead, Version,
+    },
+};
+
+/// Records after which a sending key is replaced, well below the limit of AES-GCM (RFC 8446 section 5.5).
+const REKEY_AFTER: u64 = 1 << 23;
+/// Unsent bytes up to which the outgoing buffer is moved to its front to make room.
+const CHEAP_TO_MOVE: usize = 16 * 1024;
+const CLOSE_NOTIFY: [u8; 2] = [1, 0];
+const KEY_UPDATE: u8 = 24;
+const NEW_SESSION_TICKET: u8 = 4;
+/// A key update that asks for none in return.
+const REQUESTLESS_KEY_UPDATE: [u8; 5] = [KEY_UPDATE, 0, 0, 1, 0];
+/// Records in a row that may carry nothing: alerts, handshake messages, empty data.
+const MAX_IDLE_RECORDS: u8 = 64;
+
+/// A TLS connection over `Io`.
+///
+/// What is written is sealed at once and leaves with the next flush, or when a buffer is full.
+pub struct TlsStream<Io> {
+    io: Io,
+    keys: Keys,
+    incoming: Window,
+    /// Decrypted bytes at the front of `incoming`, and the rest of their record behind them.
+    opened: (usize, usize),
+    early: BytesMut,
+    outgoing: Window,
+    buffers: Buffers,
+    read_closed: bool,
+    write_closed: bool,
+    /// The peer wants our sending key replaced before our next bytes.
+    rekey_due: bool,
+    /// Records in a row that carried nothing for whoever reads.
+    idle_records: u8,
+}
+
+/// The keys of both directions, and the means to replace them.
+pub(super) struct Keys {
+    seal: Protection,
+    open: Protection,
+    schedule: Schedule,
+    version: Version,
+}
+
+/// rustls' key schedule of an established connection.
+pub(super) enum Schedule {
+    Client(Box<KernelConnection<ClientConnectionData>>),
+    Server(Box<KernelConnection<ServerConnectionData>>),
+}
+
+// === impl Keys ===
+
+impl From<KernelConnection<ClientConnectionData>> for Schedule {
+    fn from(kernel: KernelConnection<ClientConnectionData>) -> Self {
+        Self::Client(Box::new(kernel))
+    }
+}
+
+impl From<KernelConnection<ServerConnectionData>> for Schedule {
+    fn from(kernel: KernelConnection<ServerConnectionData>) -> Self {
+        Self::Server(Box::new(kernel))
+    }
+}
+
+impl Schedule {
+    fn version(&self) -> ProtocolVersion {
+        match self {
+            Self::Client(kernel) => kernel.protocol_version(),
+            Self::Server(kernel) => kernel.protocol_version(),
+        }
+    }
+
+    fn next_sending(&mut self) -> Result<(u64, ConnectionTrafficSecrets), rustls::Error> {
+        match self {
+            Self::Client(kernel) => kernel.update_tx_secret(),
+            Self::Server(kernel) => kernel.update_tx_secret(),
+        }
+    }
+
+    fn next_receiving(&mut self) -> Result<(u64, ConnectionTrafficSecrets), rustls::Error> {
+        match self {
+            Self::Client(kernel) => kernel.update_rx_secret(),
+            Self::Server(kernel) => kernel.update_rx_secret(),
+        }
+    }
+}
+
+impl Keys {
+    pub(super) fn new(secrets: ExtractedSecrets, schedule: Schedule) -> Result<Self, RecordError> {
+        let version = match schedule.version() {
+            ProtocolVersion::TLSv1_3 => Version::Tls13,
+            ProtocolVersion::TLSv1_2 => Version::Tls12,
+            _ => return Err(RecordError::Cipher),
+        };
+        let ((seal_sequence, seal), (open_sequence, open)) = (secrets.tx, secrets.rx);
+        Ok(Self {
+            seal: Protection::new(seal_sequence, seal, version)?,
+            open: Protection::new(open_sequence, open, version)?,
+            schedule,
+            version,
+        })
+    }
+}
+
+// === impl TlsStream ===
+
+impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
+    pub(super) fn new(io: Io, keys: Keys, received: Received, buffers: Buffers) -> Self {
+        let mut incoming = Window::default();
+        if !received.ciphertext.is_empty() {
+            // The handshake bounds what it leaves to half a buffer.
+            let space = incoming.space(&buffers, received.ciphertext.len());
+            if let Some(space) = space.get_mut(..received.ciphertext.len()) {
+                space.copy_from_slice(&received.ciphertext);
+            }
+            incoming.extend(received.ciphertext.len());
+        }
+        let (early, outgoing) = (received.plaintext, Window::default());
+        let (read_closed, write_closed) = (false, false);
+        let (rekey_due, idle_records, opened) = (false, 0, (0, 0));
+        Self {
+            io,
+            keys,
+            incoming,
+            opened,
+            early,
+            outgoing,
+            buffers,
+            read_closed,
+            write_closed,
+            rekey_due,
+            idle_records,
+        }
+    }
+
+    /// The connection below.
+    pub fn io(&self) -> &Io {
+        &self.io
+    }
+
+    /// Bytes sealed and not yet written to the connection below.
+    pub fn unflushed_len(&self) -> usize {
+        self.outgoing.len()
+    }
+
+    /// Copies out what is decrypted already; whether `buf` got anything.
+    fn copy_opened(&mut self, buf: &mut ReadBuf<'_>) -> bool {
+        if !self.early.is_empty() {
+            let n = self.early.len().min(buf.remaining());
+            buf.put_slice(self.early.get(..n).unwrap_or_default());
+            self.early.advance(n);
+            return n > 0;
+        }
+        let (len, behind) = self.opened;
+        if len == 0 {
+            return false;
+        }
+        let n = len.min(buf.remaining());
+        buf.put_slice(self.incoming.filled().get(..n).unwrap_or_default());
+        self.incoming.consume(n);
+        self.opened.0 -= n;
+        if self.opened.0 == 0 {
+            self.incoming.consume(behind);
+            self.opened.1 = 0;
+        }
+        n > 0
+    }
+
+    /// Opens the record at the front of `incoming` if it is whole: straight into `buf` if it fits there, else in
+    /// place. Whether there was one.
+    fn open_next(&mut self, buf: &mut ReadBuf<'_>) -> Result<bool, RecordError> {
+        let filled = self.incoming.filled();
+        let Some(head) = RecordHead::peek(filled)? else { return Ok(false) };
+        let Some(record) = filled.get_mut(..head.record_len()) else { return Ok(false) };
+        if head.content == 20 && self.keys.version == Version::Tls13 {
+            return Err(RecordError::PeerUnexpected(head.content));
+        }
+        let room = self.keys.open.opened_room(head);
+        if buf.remaining() >= room {
+            let opened = self.keys.open.open(record, buf.initialize_unfilled_to(room))?;
+            self.incoming.consume(head.record_len());
+            self.count_idle(opened.content == DATA && opened.len > 0)?;
+            if opened.content == DATA {
+                buf.advance(opened.len);
+            } else {
+                let message = buf.initialize_unfilled_to(room).get(..opened.len).unwrap_or_default().to_vec();
+                self.control(opened.content, &message)?;
+            }
+        } else {
+            let Opened { content, start, len } = self.keys.open.open_in_place(record)?;
+            // `count_idle`, while the record is borrowed.
+            self.idle_records = if content == DATA && len > 0 { 0 } else { self.idle_records + 1 };
+            if self.idle_records > MAX_IDLE_RECORDS {
+                return Err(RecordError::PeerMalformed);
+            }
+            if content == DATA {
+                self.incoming.consume(start);
+                self.opened = (len, head.record_len() - start - len);
+                if len == 0 {
+                    self.incoming.consume(std::mem::take(&mut self.opened.1));
+                }
+            } else {
+                let message = record.get(start..start + len).unwrap_or_default().to_vec();
+                self.incoming.consume(head.record_len());
+                self.control(content, &message)?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Alerts and the handshake messages allowed after the handshake.
+    fn control(&mut self, content: u8, message: &[u8]) -> Result<(), RecordError> {
+        match (content, message) {
+            (ALERT, &[_, 0]) => self.read_closed = true,
+            // Any other alert ends the connection (RFC 8446 section 6.2).
+            (ALERT, &[_, alert]) => return Err(RecordError::PeerUnexpected(alert)),
+            (HANDSHAKE, &[KEY_UPDATE, 0, 0, 1, requested]) if self.keys.version == Version::Tls13 => {
+                let (sequence, secrets) =
+                    self.keys.schedule.next_receiving().map_err(|_| RecordError::PeerMalformed)?;
+                self.keys.open = Protection::new(sequence, secrets, Version::Tls13)?;
+                // Not here: there may be no room to tell the peer.
+                self.rekey_due |= requested == 1;
+            }
+            // Resumption is off, so a ticket is of no use.
+            (HANDSHAKE, &[NEW_SESSION_TICKET, ..]) if self.keys.version == Version::Tls13 => {}
+            _ => return Err(RecordError::PeerUnexpected(content)),
+        }
+        Ok(())
+    }
+
+    /// Has the sending key replaced before the next bytes, as a peer may ask.
+    #[cfg(test)]
+    pub(super) fn rekey_soon(&mut self) {
+        self.rekey_due = true;
+    }
+
+    /// Seals a record as no sound peer would.
+    #[cfg(test)]
+    pub(super) fn seal_record(&mut self, content: u8, bytes: &[u8]) {
+        self.seal(content, &[], bytes).unwrap();
+    }
+
+    /// Refuses an endless row of records that carry nothing, each of which costs us a turn of the cipher.
+    fn count_idle(&mut self, carries: bool) -> Result<(), RecordError> {
+        self.idle_records = if carries { 0 } else { self.idle_records + 1 };
+        if self.idle_records > MAX_IDLE_RECORDS { Err(RecordError::PeerMalformed) } else { Ok(()) }
+    }
+
+    /// Replaces the sending key, telling the peer. There must be room.
+    fn rekey(&mut self) -> Result<(), RecordError> {
+        self.seal(HANDSHAKE, &[], &REQUESTLESS_KEY_UPDATE)?;
+        self.rekey_due = false;
+        let (sequence, secrets) = self.keys.schedule.next_sending().map_err(|_| RecordError::LocalSeal)?;
+        self.keys.seal = Protection::new(sequence, secrets, Version::Tls13)?;
+        Ok(())
+    }
+
+    /// Seals one fragment into the outgoing buffer. There must be room.
+    fn seal(&mut self, content: u8, head: &[u8], tail: &[u8]) -> Result<(), RecordError> {
+        let least = head.len() + tail.len() + OVERHEAD;
+        let least = if self.outgoing.len() <= CHEAP_TO_MOVE { least } else { 0 };
+        let space = self.outgoing.space(&self.buffers, least);
+        let len = self.keys.seal.seal(content, head, tail, space)?;
+        self.outgoing.extend(len);
+        Ok(())
+    }
+
+    /// Seals as much of `slices` as there is room for; small neighbours share a record. Bytes taken are returned.
+    fn seal_slices(&mut self, slices: &[io::IoSlice<'_>]) -> Result<usize, RecordError> {
+        let used_up = self.keys.seal.sequence() >= REKEY_AFTER;
+        if (used_up || self.rekey_due) && self.keys.version == Version::Tls13 {
+            if self.room() < REQUESTLESS_KEY_UPDATE.len() {
+                // What is sealed already has to leave first.
+                return Ok(0);
+            }
+            self.rekey()?;
+        }
+        let mut taken = 0;
+        let mut head: &[u8] = &[];
+        for slice in slices {
+            let mut rest: &[u8] = slice;
+            while !rest.is_empty() {
+                // A short piece, such as the header of a frame, waits for what follows it.
+                if head.is_empty() && rest.len() < 64 && taken == 0 && slices.len() > 1 {
+                    (head, rest) = (rest, &[]);
+                    continue;
+                }
+                let fits = self.room().min(MAX_FRAGMENT).saturating_sub(head.len());
+                let (now, later) = rest.split_at_checked(fits.min(rest.len())).unwrap_or((rest, &[]));
+                if now.is_empty() {
+                    return Ok(taken);
+                }
+                self.seal(DATA, head, now)?;
+                taken += head.len() + now.len();
+                (head, rest) = (&[], later);
+            }
+        }
+        if !head.is_empty() && self.room() >= head.len() {
+            self.seal(DATA, &[], head)?;
+            taken += head.len();
+        }
+        Ok(taken)
+    }
+
+    /// Bytes of plaintext that one more record may carry.
+    fn room(&mut self) -> usize {
+        let least = if self.outgoing.len() <= CHEAP_TO_MOVE { MAX_FRAGMENT + OVERHEAD } else { 0 };
+        self.outgoing.space(&self.buffers, least).len().saturating_sub(OVERHEAD)
+    }
+
+    /// Writes what is sealed to the connection below, without flushing that.
+    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.outgoing.is_empty() {
+            let n = ready!(Pin::new(&mut self.io).poll_write(cx, self.outgoing.filled()))?;
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.outgoing.consume(n);
+        }
+        self.outgoing.release(&self.buffers);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<Io> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        loop {
+            if buf.remaining() == 0 || this.copy_opened(buf) && buf.remaining() == 0 {
+                return Poll::Ready(Ok(()));
+            }
+            if this.read_closed {
+                this.incoming.release(&this.buffers);
+                return Poll::Ready(Ok(()));
+            }
+            // A record that does not fit any more waits for the next call, once there is something to return.
+            let got = buf.filled().len() > before;
+            if got && (this.opened.0 > 0 || !whole_record_fits(this, buf)) {
+                return Poll::Ready(Ok(()));
+            }
+            if this.open_next(buf).map_err(invalid)? {
+                continue;
+            }
+            let space = this.incoming.space(&this.buffers, HEADER_LEN + MAX_FRAGMENT * 4);
+            let mut space = ReadBuf::new(space);
+            match Pin::new(&mut this.io).poll_read(cx, &mut space) {
+                Poll::Ready(Ok(())) if space.filled().is_empty() => {
+                    return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+                }
+                Poll::Ready(Ok(())) => {
+                    let n = space.filled().len();
+                    this.incoming.extend(n);
+                }
+                other => {
+                    this.incoming.release(&this.buffers);
+                    return other;
+                }
+            }
+        }
+    }
+}
+
+/// Whether a whole record is at hand that can be opened straight into what is left of `buf`.
+fn whole_record_fits<Io>(this: &mut TlsStream<Io>, buf: &ReadBuf<'_>) -> bool {
+    let filled = this.incoming.filled();
+    match RecordHead::peek(filled) {
+        Ok(Some(head)) => {
+            filled.len() >= head.record_len() && buf.remaining() >= this.keys.open.opened_room(head)
+        }
+        Ok(None) => false,
+        // The error is found again where it is reported.
+        Err(_) => true,
+    }
+}
+
+impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<Io> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[io::IoSlice::new(buf)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if this.write_closed {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        if slices.iter().all(|s| s.is_empty()) {
+            return Poll::Ready(Ok(0));
+        }
+        loop {
+            let taken = this.seal_slices(slices).map_err(invalid)?;
+            if taken > 0 {
+                return Poll::Ready(Ok(taken));
+            }
+            ready!(this.poll_drain(cx))?;
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.poll_drain(cx))?;
+        Pin::new(&mut this.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if !this.write_closed {
+            if this.room() < CLOSE_NOTIFY.len() {
+                ready!(this.poll_drain(cx))?;
+            }
+            this.write_closed = true;
+            this.seal(ALERT, &[], &CLOSE_NOTIFY).map_err(invalid)?;
+        }
+        ready!(this.poll_drain(cx))?;
+        Pin::new(&mut this.io).poll_shutdown(cx)
+    }
+}
+
+impl<Io> Drop for TlsStream<Io> {
+    fn drop(&mut self) {
+        // What is left unread goes with the connection; the buffers do not.
+        self.incoming.consume(usize::MAX / 2);
+        self.incoming.release(&self.buffers);
+        self.outgoing.consume(usize::MAX / 2);
+        self.outgoing.release(&self.buffers);
+    }
+}
+
+fn invalid(error: RecordError) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}

@@ -1,0 +1,149 @@
+//! An authority for tests: a root, perhaps intermediates, and leaves with any names.
+
+use std::time::{Duration, SystemTime};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+};
+use rustls_pki_types::PrivateKeyDer;
+
+use super::{TlsOptions, WorkloadCert};
+use crate::protocols::{ca::chain::Chain, identity::Identity};
+
+/// An authority.
+pub(crate) struct TestCa {
+    root_pem: String,
+    intermediate_pems: Vec<String>,
+    issuer: Issuer<'static, KeyPair>,
+    lifetime: (SystemTime, SystemTime),
+    usages: Vec<ExtendedKeyUsagePurpose>,
+}
+
+/// A leaf with its key.
+pub(crate) struct Issued {
+    pub(crate) leaf_pem: String,
+    intermediate_pems: Vec<String>,
+    root_pem: String,
+    pub(crate) key: PrivateKeyDer<'static>,
+    pub(crate) not_before: SystemTime,
+    pub(crate) not_after: SystemTime,
+}
+
+fn ca_params(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params
+}
+
+/// Whole seconds, as certificates have them.
+pub(crate) fn seconds_from_now(seconds: i64) -> SystemTime {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    SystemTime::UNIX_EPOCH + Duration::from_secs(now.checked_add_signed(seconds).unwrap())
+}
+
+// === impl TestCa ===
+
+impl TestCa {
+    pub(crate) fn new(name: &str) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let params = ca_params(name);
+        let root_pem = params.self_signed(&key).unwrap().pem();
+        let lifetime = (seconds_from_now(-120), seconds_from_now(86_400));
+        let usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        Self { root_pem, intermediate_pems: vec![], issuer: Issuer::new(params, key), lifetime, usages }
+    }
+
+    /// From here on leaves are signed by an intermediate below whatever signed them before.
+    pub(crate) fn with_intermediate(mut self, name: &str) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let params = ca_params(name);
+        self.intermediate_pems.insert(0, params.signed_by(&key, &self.issuer).unwrap().pem());
+        self.issuer = Issuer::new(params, key);
+        self
+    }
+
+    pub(crate) fn with_lifetime(mut self, not_before: SystemTime, not_after: SystemTime) -> Self {
+        self.lifetime = (not_before, not_after);
+        self
+    }
+
+    pub(crate) fn with_usages(mut self, usages: Vec<ExtendedKeyUsagePurpose>) -> Self {
+        self.usages = usages;
+        self
+    }
+
+    pub(crate) fn root_pem(&self) -> String {
+        self.root_pem.clone()
+    }
+
+    pub(crate) fn issuer(&self) -> &Issuer<'static, KeyPair> {
+        &self.issuer
+    }
+
+    pub(crate) fn issue(&self, identity: &Identity) -> Issued {
+        self.issue_names(&[identity.as_str()])
+    }
+
+    pub(crate) fn issue_names(&self, uris: &[&str]) -> Issued {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.subject_alt_names = uris.iter().map(|u| SanType::URI((*u).try_into().unwrap())).collect();
+        self.issue_params(params)
+    }
+
+    pub(crate) fn issue_params(&self, mut params: CertificateParams) -> Issued {
+        let key = KeyPair::generate().unwrap();
+        self.dress(&mut params);
+        let leaf_pem = params.signed_by(&key, &self.issuer).unwrap().pem();
+        let (not_before, not_after) = self.lifetime;
+        Issued {
+            leaf_pem,
+            intermediate_pems: self.intermediate_pems.clone(),
+            root_pem: self.root_pem.clone(),
+            key: PrivateKeyDer::Pkcs8(key.serialize_der().into()),
+            not_before,
+            not_after,
+        }
+    }
+
+    /// Signs a request as an authority does: the whole answer.
+    pub(crate) fn answer(&self, csr_pem: &str) -> Vec<String> {
+        let mut csr = CertificateSigningRequestParams::from_pem(csr_pem).unwrap();
+        self.dress(&mut csr.params);
+        let leaf = csr.signed_by(&self.issuer).unwrap().pem();
+        [vec![leaf], self.intermediate_pems.clone(), vec![self.root_pem.clone()]].concat()
+    }
+
+    pub(crate) fn workload(&self, identity: &Identity) -> WorkloadCert {
+        self.issue(identity).workload(&TlsOptions::default())
+    }
+
+    fn dress(&self, params: &mut CertificateParams) {
+        (params.not_before, params.not_after) = (self.lifetime.0.into(), self.lifetime.1.into());
+        params.extended_key_usages.clone_from(&self.usages);
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    }
+}
+
+// === impl Issued ===
+
+impl Issued {
+    pub(crate) fn chain_pems(&self) -> Vec<String> {
+        [vec![self.leaf_pem.clone()], self.intermediate_pems.clone(), vec![self.root_pem.clone()]].concat()
+    }
+
+    /// The same leaf with other roots to verify peers against.
+    pub(crate) fn trusting(mut self, roots: &[&TestCa]) -> Self {
+        self.root_pem = roots.iter().map(|ca| ca.root_pem()).collect();
+        self
+    }
+
+    pub(crate) fn workload(&self, options: &TlsOptions) -> WorkloadCert {
+        let chain = Chain::parse(&self.chain_pems(), None).unwrap();
+        WorkloadCert::new(chain, &self.key, options).unwrap()
+    }
+}

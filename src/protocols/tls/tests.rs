@@ -1,0 +1,401 @@
+use std::{io, sync::Arc, time::Duration};
+
+use proptest::prelude::*;
+use rcgen::{
+    CertificateParams, CertificateRevocationListParams, DistinguishedName, ExtendedKeyUsagePurpose,
+    KeyIdMethod, RevokedCertParams, SanType, SerialNumber,
+};
+use rustls::{ClientConfig, HandshakeKind, NamedGroup, ProtocolVersion, ServerConfig};
+use rustls_pki_types::{CertificateDer, IpAddr, ServerName};
+use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
+use webpki::{CertRevocationList, OwnedCertRevocationList};
+
+use super::{
+    test_ca::{Issued, TestCa, seconds_from_now},
+    *,
+};
+use crate::protocols::{ca::chain::Chain, identity::Identity};
+
+fn id(trust_domain: &str, account: &str) -> Identity {
+    Identity::new(trust_domain, "default", account).unwrap()
+}
+
+fn web() -> Identity {
+    id("cluster.local", "web")
+}
+
+fn db() -> Identity {
+    id("cluster.local", "db")
+}
+
+type Ends = (client::TlsStream<tokio::io::DuplexStream>, server::TlsStream<tokio::io::DuplexStream>);
+
+/// A handshake over a pipe. In TLS 1.3 the client is done before the server has looked at its certificate, so the
+/// client's result includes what a first read says.
+async fn shake(client: Arc<ClientConfig>, server: Arc<ServerConfig>) -> (io::Result<()>, io::Result<Ends>) {
+    let (near, far) = tokio::io::duplex(64 << 10);
+    let name = ServerName::IpAddress(IpAddr::try_from("192.0.2.1").unwrap());
+    let dial = async {
+        let mut stream = TlsConnector::from(client).connect(name, near).await?;
+        let mut byte = [0];
+        tokio::io::AsyncReadExt::read_exact(&mut stream, &mut byte).await?;
+        Ok::<_, io::Error>(stream)
+    };
+    let accept = async {
+        let mut stream = TlsAcceptor::from(server).accept(far).await?;
+        tokio::io::AsyncWriteExt::write_all(&mut stream, b"!").await?;
+        tokio::io::AsyncWriteExt::flush(&mut stream).await?;
+        Ok::<_, io::Error>(stream)
+    };
+    match tokio::join!(dial, accept) {
+        (Ok(c), Ok(s)) => (Ok(()), Ok((c, s))),
+        (Err(c), Ok(_)) => (Err(c), Err(io::Error::other("client failed"))),
+        (c, Err(s)) => (c.map(drop), Err(s)),
+    }
+}
+
+async fn between(client: &WorkloadCert, server: &WorkloadCert, expected: &[Identity]) -> io::Result<Ends> {
+    let (c, s) = shake(client.client_config(expected), server.server_config()).await;
+    match (c, s) {
+        // Of the two, the one that was told why is not the one that refused.
+        (Err(c), Err(s)) if matches!(TlsFault::of(&s), None | Some(TlsFault::PeerAlert(_))) => Err(c),
+        (_, s) => s,
+    }
+}
+
+fn fault(result: io::Result<Ends>) -> TlsFault {
+    TlsFault::of(&result.map(drop).expect_err("handshake succeeded")).expect("no TLS error inside")
+}
+
+#[tokio::test]
+async fn two_workloads_of_one_authority_know_each_other_after_the_handshake() {
+    let ca = TestCa::new("root");
+    let (c, s) = between(&ca.workload(&web()), &ca.workload(&db()), &[web(), db()]).await.unwrap();
+    let (c, s) = (c.get_ref().1, s.get_ref().1);
+    assert_eq!(peer_identity(c.peer_certificates().unwrap()), Some(db()));
+    assert_eq!(peer_identity(s.peer_certificates().unwrap()), Some(web()));
+    assert_eq!(c.protocol_version(), Some(ProtocolVersion::TLSv1_3));
+    assert_eq!(c.alpn_protocol(), Some(ALPN_H2));
+    assert_eq!(c.negotiated_cipher_suite().unwrap().suite(), rustls::CipherSuite::TLS13_AES_256_GCM_SHA384);
+    assert_eq!(c.negotiated_key_exchange_group().unwrap().name(), NamedGroup::X25519);
+    assert_eq!(s.server_name(), None, "no SNI is sent");
+    assert_eq!(s.peer_certificates().unwrap().len(), 1, "the root stays at home");
+}
+
+#[tokio::test]
+async fn the_configurations_serve_our_own_handshake_and_its_errors_keep_their_fault() {
+    let ca = TestCa::new("root");
+    let (c, s) = (ca.workload(&web()), ca.workload(&db()));
+    for (expected, good) in [(db(), true), (web(), false)] {
+        let (near, far) = tokio::io::duplex(64 << 10);
+        let name = ServerName::IpAddress(IpAddr::try_from("192.0.2.1").unwrap());
+        let dial = handshake::connect(c.client_config(&[expected]), name, near, buffer::Buffers::default());
+        let accept = handshake::accept(s.server_config(), far, buffer::Buffers::default());
+        match tokio::join!(dial, accept) {
+            (Ok((_, far)), Ok((_, near))) if good => {
+                assert_eq!(peer_identity(&far.certificates), Some(db()));
+                assert_eq!(peer_identity(&near.certificates), Some(web()));
+            }
+            (Err(handshake::HandshakeError::Tls(e)), Err(_)) if !good => {
+                assert!(matches!(TlsFault::from(&e), TlsFault::PeerIdentity(_)), "{e}");
+            }
+            (a, b) => panic!("{:?} {:?}", a.err(), b.err()),
+        }
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_resumed() {
+    let ca = TestCa::new("root");
+    let (c, s) = (ca.workload(&web()), ca.workload(&db()));
+    let (client, server) = (c.client_config(&[db()]), s.server_config());
+    for _ in 0..2 {
+        let (_, ends) = shake(client.clone(), server.clone()).await;
+        assert_eq!(ends.unwrap().1.get_ref().1.handshake_kind(), Some(HandshakeKind::Full));
+    }
+}
+
+#[tokio::test]
+async fn a_server_of_another_name_is_refused_and_both_names_are_said() {
+    let ca = TestCa::new("root");
+    let (client, server) = (ca.workload(&web()), ca.workload(&db()));
+    let refused = fault(between(&client, &server, &[web()]).await);
+    assert!(matches!(refused, TlsFault::PeerIdentity(PeerFault::Identity { .. })), "{refused:?}");
+    assert_eq!(refused.to_string(), format!("peer presents {}; expected {}", db(), web()));
+    let refused = fault(between(&client, &server, &[]).await);
+    assert_eq!(refused.to_string(), format!("peer presents {}; expected nobody", db()));
+    let many: Vec<_> = (0..9).map(|n| id("cluster.local", &format!("sa{n}"))).collect();
+    let refused = fault(between(&client, &server, &many).await).to_string();
+    assert!(refused.ends_with("default/sa/sa3 and 5 more"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_client_of_another_trust_domain_is_refused() {
+    let ca = TestCa::new("root");
+    let stranger = ca.workload(&id("other.example", "web"));
+    let refused = fault(between(&stranger, &ca.workload(&db()), &[db()]).await);
+    assert_eq!(
+        refused.to_string(),
+        "peer presents spiffe://other.example/ns/default/sa/web; \
+         only identities of trust domain \"cluster.local\" are accepted"
+    );
+    // Towards a server of another trust domain only the list of names counts.
+    let far = ca.workload(&id("other.example", "db"));
+    let client = ca.workload(&id("other.example", "web"));
+    between(&client, &far, &[id("other.example", "db")]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_client_without_a_certificate_is_refused() {
+    let ca = TestCa::new("root");
+    let config = ca.workload(&web()).client_config(&[db()]);
+    let mut anonymous = ClientConfig::clone(&config);
+    anonymous.client_auth_cert_resolver = Arc::new(NoCert);
+    let (client, server) = shake(Arc::new(anonymous), ca.workload(&db()).server_config()).await;
+    assert!(matches!(fault(server), TlsFault::PeerAnonymous));
+    let told = TlsFault::of(&client.unwrap_err()).unwrap();
+    assert!(matches!(told, TlsFault::PeerAlert(rustls::AlertDescription::CertificateRequired)), "{told:?}");
+}
+
+#[derive(Debug)]
+struct NoCert;
+
+impl rustls::client::ResolvesClientCert for NoCert {
+    fn resolve(&self, _: &[&[u8]], _: &[rustls::SignatureScheme]) -> Option<Arc<rustls::sign::CertifiedKey>> {
+        None
+    }
+    fn has_certs(&self) -> bool {
+        false
+    }
+}
+
+#[tokio::test]
+async fn chains_are_held_against_every_root_and_through_every_intermediate() {
+    let (one, two) = (TestCa::new("one"), TestCa::new("two").with_intermediate("a").with_intermediate("b"));
+    let options = TlsOptions::default();
+    let both = |ca: &TestCa, who: &Identity| ca.issue(who).trusting(&[&one, &two]).workload(&options);
+    for (client, server) in [(&one, &two), (&two, &one), (&two, &two)] {
+        between(&both(client, &web()), &both(server, &db()), &[db()]).await.unwrap();
+    }
+    // Roots of one side only: the other is unknown there.
+    let narrow = one.workload(&db());
+    let refused = fault(between(&both(&two, &web()), &narrow, &[db()]).await);
+    assert!(
+        matches!(refused, TlsFault::PeerCertificate(rustls::CertificateError::UnknownIssuer)),
+        "{refused:?}"
+    );
+    let refused = fault(between(&one.workload(&web()), &both(&two, &db()), &[db()]).await);
+    assert!(
+        matches!(refused, TlsFault::PeerCertificate(rustls::CertificateError::UnknownIssuer)),
+        "{refused:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_root_of_the_same_name_and_another_key_vouches_for_nobody() {
+    let (ours, forged) = (TestCa::new("root"), TestCa::new("root"));
+    let stranger = forged.issue(&web()).trusting(&[&ours]).workload(&TlsOptions::default());
+    let refused = fault(between(&stranger, &ours.workload(&db()), &[db()]).await);
+    assert!(matches!(refused, TlsFault::PeerCertificate(_)), "{refused:?}");
+}
+
+#[tokio::test]
+async fn times_and_purposes_are_held_to() {
+    let good = TestCa::new("root").workload(&db());
+    let lifetimes = [(-7_200, -3_600, "expired"), (3_600, 7_200, "not valid yet")];
+    for (from, until, text) in lifetimes {
+        let ca = TestCa::new("root").with_lifetime(seconds_from_now(from), seconds_from_now(until));
+        let server = ca.issue(&db()).workload(&TlsOptions::default());
+        let client = good_client_of(&ca);
+        let refused = fault(between(&client, &server, &[db()]).await).to_string();
+        assert!(refused.contains(text), "{text}: {refused}");
+    }
+    let ca = TestCa::new("root").with_usages(vec![ExtendedKeyUsagePurpose::ClientAuth]);
+    let refused = fault(between(&ca.workload(&web()), &ca.workload(&db()), &[db()]).await);
+    assert!(
+        matches!(refused, TlsFault::PeerCertificate(rustls::CertificateError::InvalidPurpose)),
+        "{refused:?}"
+    );
+    let ca = TestCa::new("root").with_usages(vec![ExtendedKeyUsagePurpose::ServerAuth]);
+    let refused = fault(between(&ca.workload(&web()), &ca.workload(&db()), &[db()]).await);
+    assert!(
+        matches!(refused, TlsFault::PeerCertificate(rustls::CertificateError::InvalidPurpose)),
+        "{refused:?}"
+    );
+    drop(good);
+}
+
+/// A sound client that trusts `ca`.
+fn good_client_of(ca: &TestCa) -> WorkloadCert {
+    TestCa::new("elsewhere").issue(&web()).trusting(&[ca]).workload(&TlsOptions::default())
+}
+
+#[tokio::test]
+async fn any_of_several_names_may_fit_and_the_first_is_the_identity() {
+    let ca = TestCa::new("root");
+    let names = ["https://example.com/", "spiffe://other/ns/a/sa/b", web().as_str()].map(str::to_owned);
+    let issued = ca.issue_names(&names.each_ref().map(String::as_str));
+    let mixed = with_own_name(issued, &web());
+    let (_, s) = between(&mixed, &ca.workload(&db()), &[db()]).await.unwrap();
+    let seen = peer_identity(s.get_ref().1.peer_certificates().unwrap()).unwrap();
+    assert_eq!(seen.as_str(), "spiffe://other/ns/a/sa/b");
+    between(&ca.workload(&db()), &mixed, &[web()]).await.unwrap();
+
+    let mut params = CertificateParams::new(vec!["web.default.svc".to_owned()]).unwrap();
+    params.distinguished_name = DistinguishedName::new();
+    params.subject_alt_names.push(SanType::URI("spiffe://cluster.local/ns/default".try_into().unwrap()));
+    let nobody = with_own_name(ca.issue_params(params), &web());
+    let refused = fault(between(&ca.workload(&db()), &nobody, &[web()]).await).to_string();
+    assert_eq!(refused, format!("peer presents spiffe://cluster.local/ns/default; expected {}", web()));
+}
+
+/// Certificates an authority of ours would never hand out, as a peer might have them.
+fn with_own_name(issued: Issued, name: &Identity) -> WorkloadCert {
+    let stand_in = TestCa::new("stand-in").issue(name);
+    let mut chain = Chain::parse(&stand_in.chain_pems(), None).unwrap();
+    let real: Vec<CertificateDer<'static>> = issued
+        .chain_pems()
+        .iter()
+        .map(|p| rustls_pki_types::pem::PemObject::from_pem_slice(p.as_bytes()).unwrap())
+        .collect();
+    chain.leaf.der = real[0].clone();
+    chain.roots[0].der = real[real.len() - 1].clone();
+    WorkloadCert::new(chain, &issued.key, &TlsOptions::default()).unwrap()
+}
+
+#[tokio::test]
+async fn post_quantum_only_and_tls12_are_what_they_say() {
+    let ca = TestCa::new("root");
+    let with = |who: &Identity, options: &TlsOptions| ca.issue(who).workload(options);
+    let pqc = TlsOptions { pqc_only: true, tls12: true, ..TlsOptions::default() };
+    let (c, _) = between(&with(&web(), &pqc), &with(&db(), &pqc), &[db()]).await.unwrap();
+    assert_eq!(c.get_ref().1.negotiated_key_exchange_group().unwrap().name(), NamedGroup::X25519MLKEM768);
+    assert_eq!(c.get_ref().1.protocol_version(), Some(ProtocolVersion::TLSv1_3));
+    // A default client offers that group too.
+    between(&ca.workload(&web()), &with(&db(), &pqc), &[db()]).await.unwrap();
+
+    let both = TlsOptions { tls12: true, ..TlsOptions::default() };
+    let issued = ca.issue(&db());
+    let path = Chain::parse(&issued.chain_pems(), None).unwrap().leaf.der;
+    let old = ServerConfig::builder_with_provider(both.provider())
+        .with_protocol_versions(&[&TLS12])
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![path], issued.key.clone_key())
+        .unwrap();
+    let old = Arc::new(old);
+    let (_, ends) = shake(with(&web(), &both).client_config(&[db()]), old.clone()).await;
+    assert_eq!(ends.unwrap().0.get_ref().1.protocol_version(), Some(ProtocolVersion::TLSv1_2));
+    let (_, ends) = shake(with(&web(), &both).client_config(&[web()]), old.clone()).await;
+    ends.unwrap_err();
+    let (_, ends) = shake(ca.workload(&web()).client_config(&[db()]), old).await;
+    assert!(matches!(fault(ends), TlsFault::PeerProtocol(_)), "TLS 1.2 is off unless asked for");
+}
+
+#[test]
+fn a_certificate_needs_its_own_key_and_a_root_that_is_one() {
+    let ca = TestCa::new("root");
+    let (mine, other) = (ca.issue(&web()), ca.issue(&web()));
+    let chain = || Chain::parse(&mine.chain_pems(), Some(&web())).unwrap();
+    let options = TlsOptions::default();
+    let refused = WorkloadCert::new(chain(), &other.key, &options).unwrap_err();
+    assert!(matches!(refused, CertificateError::OtherKey));
+    let mut rootless = chain();
+    rootless.roots[0].der = CertificateDer::from(vec![0x30, 0]);
+    let refused = WorkloadCert::new(rootless.clone(), &mine.key, &options).unwrap_err();
+    assert!(matches!(refused, CertificateError::Roots { count: 1, .. }), "{refused}");
+    rootless.roots.push(chain().roots[0].clone());
+    assert_eq!(WorkloadCert::new(rootless, &mine.key, &options).unwrap().unusable_roots(), 1);
+}
+
+#[test]
+fn the_debug_text_names_the_certificate_and_hides_the_rest() {
+    let cert = TestCa::new("root").workload(&web());
+    let text = format!("{cert:?}");
+    assert!(text.contains(web().as_str()) && text.contains(cert.serial()), "{text}");
+    assert!(!text.contains("key") && !text.contains("BEGIN"), "{text}");
+}
+
+#[test]
+fn validity_is_told_for_any_moment() {
+    let (from, until) = (seconds_from_now(-100), seconds_from_now(100));
+    let cert = TestCa::new("root").with_lifetime(from, until).workload(&web());
+    let second = Duration::from_secs(1);
+    assert!(cert.is_valid_at(from) && cert.is_valid_at(until - second));
+    assert!(!cert.is_valid_at(from - second) && !cert.is_valid_at(until));
+    assert!(!cert.is_expired_at(from - second));
+    assert!(cert.expires_within(second * 100, until - second * 100));
+    assert!(!cert.expires_within(second * 99, until - second * 100));
+    assert!(cert.expires_within(Duration::MAX, from));
+}
+
+#[derive(Debug)]
+struct Revoked(Arc<[CertRevocationList<'static>]>);
+
+impl Revocations for Revoked {
+    fn lists(&self) -> Option<Arc<[CertRevocationList<'static>]>> {
+        Some(self.0.clone())
+    }
+}
+
+#[tokio::test]
+async fn a_revoked_peer_is_refused_in_both_directions_and_others_are_not() {
+    let ca = TestCa::new("root");
+    let leaf = |serial: u64, name: &Identity| {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.subject_alt_names = vec![SanType::URI(name.as_str().try_into().unwrap())];
+        params.serial_number = Some(SerialNumber::from(serial));
+        ca.issue_params(params)
+    };
+    let list = CertificateRevocationListParams {
+        this_update: seconds_from_now(-7_200).into(),
+        next_update: seconds_from_now(-3_600).into(),
+        crl_number: SerialNumber::from(1),
+        issuing_distribution_point: None,
+        revoked_certs: vec![RevokedCertParams {
+            serial_number: SerialNumber::from(66),
+            revocation_time: seconds_from_now(-7_200).into(),
+            reason_code: None,
+            invalidity_date: None,
+        }],
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    let list = list.signed_by(ca.issuer()).unwrap();
+    let list = CertRevocationList::from(OwnedCertRevocationList::from_der(list.der()).unwrap());
+    for (lists, refuses) in [(vec![list], true), (vec![], false)] {
+        let checked =
+            TlsOptions { revocations: Some(Arc::new(Revoked(lists.into()))), ..TlsOptions::default() };
+        let plain = TlsOptions::default();
+        let good = leaf(1, &db()).workload(&checked);
+        let bad = leaf(66, &web()).workload(&plain);
+        for result in [between(&bad, &good, &[db()]).await, between(&good, &bad, &[web()]).await] {
+            if refuses {
+                assert!(matches!(fault(result), TlsFault::PeerRevoked));
+            } else {
+                result.unwrap();
+            }
+        }
+        // An old list still counts, a peer it does not name passes.
+        between(&leaf(2, &web()).workload(&plain), &good, &[db()]).await.unwrap();
+    }
+}
+
+proptest! {
+    #[test]
+    fn junk_in_place_of_a_certificate_names_nobody(junk in proptest::collection::vec(any::<u8>(), 0..256)) {
+        prop_assert_eq!(peer_identity(&[CertificateDer::from(junk)]), None);
+    }
+
+    #[test]
+    fn a_damaged_certificate_never_panics(at in 0..400_usize, to in any::<u8>()) {
+        thread_local!(static LEAF: Vec<u8> = {
+            let cert = TestCa::new("root").workload(&web());
+            cert.path().next().unwrap().der.to_vec()
+        });
+        let mut der = LEAF.with(Clone::clone);
+        let at = at % der.len();
+        der[at] = to;
+        let _ = peer_identity(&[CertificateDer::from(der)]);
+    }
+}

@@ -1,0 +1,201 @@
+//! How a stream ended, and when to open the next one (contract/controlplane.md section 2.5).
+
+use std::{fmt, time::Duration};
+
+use tonic::Code;
+
+const FIRST: Duration = Duration::from_millis(10);
+const CAP: Duration = Duration::from_secs(15);
+
+/// How an attempt ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Files or settings of ours are of no use.
+    Local(String),
+    /// No connection, no usable token, or a status before the stream stood.
+    Refused {
+        /// The status, where there was one.
+        code: Option<Code>,
+        /// What to tell the operator.
+        error: String,
+    },
+    /// The stream stood and ended with a status other than Ok.
+    Status {
+        /// The status.
+        code: Code,
+        /// Its text.
+        message: String,
+    },
+    /// The server ended the stream without complaint.
+    Complete {
+        /// Whether it had sent any response on it.
+        answered: bool,
+    },
+    /// Something that should have gone on within a bound did not.
+    Stalled(String),
+    /// Whoever applies resources is gone.
+    SinkDown(String),
+}
+
+/// The `reason` label of `istio_xds_connection_terminations_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Termination {
+    /// Never stood.
+    ConnectionError,
+    /// Ended for a reason that may last.
+    Error,
+    /// Ended as servers end streams now and then.
+    Reconnect,
+    /// Ended without a status.
+    Complete,
+}
+
+/// The delay before the next attempt.
+#[derive(Clone, Debug)]
+pub struct Backoff {
+    delay: Duration,
+}
+
+// === impl Backoff ===
+
+impl Backoff {
+    /// As at process start.
+    pub fn new() -> Self {
+        Self { delay: FIRST }
+    }
+
+    /// How to count this end, and how long to wait. Not jittered: servers spread load by when they close streams.
+    pub fn after(&mut self, end: &End) -> (Termination, Duration) {
+        match end {
+            End::Refused { .. } => (Termination::ConnectionError, self.double()),
+            End::Status { code, message } if is_routine(*code, message) => {
+                self.delay = FIRST;
+                (Termination::Reconnect, FIRST)
+            }
+            End::Complete { answered: true } => {
+                self.delay = FIRST;
+                (Termination::Complete, Duration::ZERO)
+            }
+            // A server that closes every stream at once would be called without a pause.
+            End::Complete { answered: false } => (Termination::Complete, self.double()),
+            End::Status { .. } | End::Local(_) | End::Stalled(_) | End::SinkDown(_) => {
+                (Termination::Error, self.double())
+            }
+        }
+    }
+
+    fn double(&mut self) -> Duration {
+        self.delay = (self.delay * 2).min(CAP);
+        self.delay
+    }
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn is_routine(code: Code, message: &str) -> bool {
+    match code {
+        Code::Unknown | Code::Cancelled | Code::DeadlineExceeded => true,
+        Code::Unavailable => {
+            message.contains("transport is closing") || message.contains("received prior goaway")
+        }
+        _ => false,
+    }
+}
+
+// === impl End ===
+
+impl End {
+    /// Whether this is how servers end streams in daily life, not worth a warning.
+    pub fn is_routine(&self) -> bool {
+        match self {
+            End::Complete { answered } => *answered,
+            End::Status { code, message } => is_routine(*code, message),
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            End::Local(error) | End::Stalled(error) | End::SinkDown(error) => f.write_str(error),
+            End::Refused { error, .. } => f.write_str(error),
+            End::Status { code, message } => write!(f, "{code:?}: {message}"),
+            End::Complete { .. } => f.write_str("closed by the server"),
+        }
+    }
+}
+
+// === impl Termination ===
+
+impl Termination {
+    /// The label value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Termination::ConnectionError => "ConnectionError",
+            Termination::Error => "Error",
+            Termination::Reconnect => "Reconnect",
+            Termination::Complete => "Complete",
+        }
+    }
+}
+
+impl fmt::Display for Termination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused() -> End {
+        End::Refused { code: Some(Code::Unauthenticated), error: "no".into() }
+    }
+
+    fn status(code: Code, message: &str) -> End {
+        End::Status { code, message: message.into() }
+    }
+
+    #[test]
+    fn refusals_double_the_delay_from_20_ms_to_15_s() {
+        let mut backoff = Backoff::new();
+        let delays: Vec<u128> = (0..13).map(|_| backoff.after(&refused()).1.as_millis()).collect();
+        assert_eq!(delays, [20, 40, 80, 160, 320, 640, 1280, 2560, 5120, 10240, 15000, 15000, 15000]);
+    }
+
+    #[test]
+    fn each_end_has_its_reason_and_its_effect_on_the_delay() {
+        use Termination::{Complete, ConnectionError, Error, Reconnect};
+        // The delay after the end, and after a refusal that follows it; two refusals (20, 40 ms) went before.
+        let table = [
+            (refused(), ConnectionError, 80, 160),
+            (status(Code::Unknown, ""), Reconnect, 10, 20),
+            (status(Code::Cancelled, ""), Reconnect, 10, 20),
+            (status(Code::DeadlineExceeded, ""), Reconnect, 10, 20),
+            (status(Code::Unavailable, "transport is closing"), Reconnect, 10, 20),
+            (status(Code::Unavailable, "closed: received prior goaway: x"), Reconnect, 10, 20),
+            (status(Code::Unavailable, "keep-alive timed out"), Error, 80, 160),
+            (status(Code::Internal, ""), Error, 80, 160),
+            (status(Code::ResourceExhausted, "grpc: received message larger than max"), Error, 80, 160),
+            (status(Code::PermissionDenied, ""), Error, 80, 160),
+            (End::Local("no roots".into()), Error, 80, 160),
+            (End::Stalled("mute".into()), Error, 80, 160),
+            (End::SinkDown("mesh".into()), Error, 80, 160),
+            (End::Complete { answered: true }, Complete, 0, 20),
+            (End::Complete { answered: false }, Complete, 80, 160),
+        ];
+        for (end, reason, delay, then) in table {
+            let mut backoff = Backoff::new();
+            backoff.after(&refused());
+            backoff.after(&refused());
+            assert_eq!(backoff.after(&end), (reason, Duration::from_millis(delay)), "{end:?}");
+            assert_eq!(backoff.after(&refused()).1, Duration::from_millis(then), "after {end:?}");
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! One delta stream: what to send on it, and what to make of what comes (contract/controlplane.md sections 2.3, 2.4).
+//!
+//! Each step hands out what the next one needs, so that a response can be answered only once and only after it was
+//! applied. A stream given up at any point leaves the state as it must be announced on the next one.
+
+use std::collections::HashMap;
+
+use prost::Message;
+use tonic::Code;
+
+use super::{
+    Kind, Rejected, XdsState,
+    backoff::End,
+    held::{Push, is_on_demand},
+};
+use crate::protocols::pb::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource, Status};
+
+/// The text of a refusal, in bytes, at most.
+pub const NACK_BYTES_MAX: usize = 16 << 10;
+
+/// An announcement of less is not what a server calls too large.
+const TOO_BIG_BYTES_MIN: usize = 1 << 20;
+
+/// A stream, from the moment it is to be opened.
+#[derive(Debug)]
+pub struct DeltaStream {
+    state: XdsState,
+    on_demand: bool,
+    answered: bool,
+    announced_bytes: usize,
+    /// Addresses were not announced: the first response is all there is.
+    whole_addresses: bool,
+}
+
+/// What to do with a response.
+#[derive(Debug)]
+#[must_use]
+pub enum Step {
+    /// Send this; there is nothing to apply.
+    Answer(DeltaDiscoveryRequest),
+    /// Apply this, then call [`DeltaStream::applied`].
+    Apply(Apply, Pending),
+}
+
+/// Resources to apply.
+#[derive(Debug)]
+pub struct Apply {
+    /// Their type.
+    pub kind: Kind,
+    /// In the order they came, without versions.
+    pub resources: Vec<Resource>,
+    /// Names to remove after that.
+    pub removed: Vec<String>,
+}
+
+/// A response that is being applied.
+#[derive(Debug)]
+#[must_use]
+pub struct Pending {
+    push: Push,
+    nonce: String,
+}
+
+// === impl DeltaStream ===
+
+impl DeltaStream {
+    /// A new stream, and the requests to open it with, in order.
+    pub fn open(state: XdsState, node: &Node, on_demand: bool) -> (Self, Vec<DeltaDiscoveryRequest>) {
+        let mut stream =
+            Self { state, on_demand, answered: false, announced_bytes: 0, whole_addresses: false };
+        let requests = Kind::ALL.into_iter().map(|kind| stream.hello(kind, node)).collect();
+        (stream, requests)
+    }
+
+    fn hello(&mut self, kind: Kind, node: &Node) -> DeltaDiscoveryRequest {
+        let on_demand = is_on_demand(kind, self.on_demand);
+        if on_demand {
+            // Announced as wanted, which asks for them.
+            self.state.take_demands();
+        }
+        // Neither names nor a star mean everything; a star both ways means nothing.
+        let star = if on_demand { vec!["*".to_owned()] } else { Vec::new() };
+        let mut request = DeltaDiscoveryRequest {
+            node: Some(node.clone()),
+            type_url: kind.type_url().to_owned(),
+            resource_names_subscribe: star.clone(),
+            resource_names_unsubscribe: star,
+            initial_resource_versions: self.state.versions(kind),
+            ..DeltaDiscoveryRequest::default()
+        };
+        // Addresses only: to conclude a removal from silence could widen access, were it policies.
+        if kind == Kind::Address && !on_demand {
+            self.announced_bytes = request.encoded_len();
+            if self.state.is_too_big(kind, self.announced_bytes) {
+                request.initial_resource_versions = HashMap::new();
+                self.whole_addresses = true;
+            }
+        }
+        request
+    }
+
+    /// What to do with `response`.
+    pub fn received(&mut self, response: DeltaDiscoveryResponse) -> Step {
+        self.answered = true;
+        let DeltaDiscoveryResponse { type_url, nonce, mut resources, removed_resources: mut removed, .. } =
+            response;
+        let Some(kind) = Kind::of(&type_url) else {
+            return Step::Answer(answer(type_url, nonce, &[]));
+        };
+        if kind == Kind::Address && self.whole_addresses {
+            removed.extend(self.state.others(kind, &resources));
+            self.whole_addresses = false;
+        }
+        let push = self.state.begin(kind, &mut resources, &removed);
+        Step::Apply(Apply { kind, resources, removed }, Pending { push, nonce })
+    }
+
+    /// Takes note that `pending` was applied but for `rejected`, and says what to answer.
+    pub fn applied(&mut self, pending: Pending, rejected: &[Rejected]) -> DeltaDiscoveryRequest {
+        let Pending { push, nonce } = pending;
+        let type_url = push.kind().type_url().to_owned();
+        self.state.finish(push, rejected);
+        answer(type_url, nonce, rejected)
+    }
+
+    /// The request for what was demanded since the last call; `None` if that is nothing new.
+    pub fn demanded(&mut self) -> Option<DeltaDiscoveryRequest> {
+        if !self.on_demand {
+            return None;
+        }
+        let names = self.state.take_demands();
+        (!names.is_empty()).then(|| DeltaDiscoveryRequest {
+            type_url: Kind::Address.type_url().to_owned(),
+            resource_names_subscribe: names,
+            ..DeltaDiscoveryRequest::default()
+        })
+    }
+
+    /// Whether anything was received on it.
+    pub fn is_answered(&self) -> bool {
+        self.answered
+    }
+
+    /// Takes note of how the stream ended: an announcement that was too much for the server is not repeated. Addresses
+    /// are then asked for from nothing, and what the answer lacks is removed.
+    pub fn ended(self, end: &End) {
+        let code = match end {
+            End::Refused { code, .. } => *code,
+            End::Status { code, .. } => Some(*code),
+            _ => None,
+        };
+        if code == Some(Code::ResourceExhausted)
+            && !self.answered
+            && !self.whole_addresses
+            && self.announced_bytes >= TOO_BIG_BYTES_MIN
+        {
+            self.state.was_too_big(Kind::Address, self.announced_bytes);
+        }
+    }
+}
+
+fn answer(type_url: String, nonce: String, rejected: &[Rejected]) -> DeltaDiscoveryRequest {
+    let error_detail =
+        (!rejected.is_empty()).then(|| Status { message: nack_text(rejected), ..Status::default() });
+    DeltaDiscoveryRequest {
+        type_url,
+        response_nonce: nonce,
+        error_detail,
+        ..DeltaDiscoveryRequest::default()
+    }
+}
+
+/// `<name>: <reason>; ...`, within [`NACK_BYTES_MAX`]; what does not fit is counted.
+pub fn nack_text(rejected: &[Rejected]) -> String {
+    // The longest count there can be.
+    const ROOM_FOR_COUNT: usize = "; and 18446744073709551615 more".len();
+    const FIRST_BYTES_MAX: usize = NACK_BYTES_MAX - ROOM_FOR_COUNT;
+    let mut text = String::new();
+    for (done, Rejected { name, reason }) in rejected.iter().enumerate() {
+        let separator = if done == 0 { "" } else { "; " };
+        let length = text.len() + separator.len() + name.len() + ": ".len() + reason.len();
+        if length <= FIRST_BYTES_MAX {
+            text.extend([separator, name, ": ", reason]);
+            continue;
+        }
+        let mut left = rejected.len().saturating_sub(done);
+        if done == 0 {
+            let whole = format!("{name}: {reason}");
+            let mut cut = FIRST_BYTES_MAX;
+            while !whole.is_char_boundary(cut) {
+                cut -= 1;
+            }
+            text.push_str(whole.get(..cut).unwrap_or_default());
+            left -= 1;
+        }
+        if left > 0 {
+            text.push_str(&format!("; and {left} more"));
+        }
+        break;
+    }
+    text
+}

@@ -1,0 +1,247 @@
+//! What the tables hold, by name and version, as far as the control plane must know.
+//!
+//! Two things hold at any moment, even when whoever applies is cut off half-way:
+//! every name the tables hold is announced, or else its removal would never be told; and
+//! a name is announced with a version only if exactly that version is held, or else a change would never be sent.
+
+use std::{
+    collections::{HashMap, HashSet},
+    mem,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::{Kind, Rejected};
+use crate::protocols::pb::ads::Resource;
+
+/// Names asked for on demand that wait to be sent.
+const DEMANDS_MAX: usize = 4096;
+/// Names known in all, beyond which nothing more is asked for on demand.
+const NAMES_MAX: usize = 1 << 20;
+/// The longest name to ask for, in bytes.
+const NAME_BYTES_MAX: usize = 1024;
+
+type Names = HashMap<Arc<str>, Holding, foldhash::fast::RandomState>;
+
+/// Shared with every start of the client, for the tables outlive it. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct XdsState(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    books: Mutex<[Book; 2]>,
+    demands: Mutex<HashSet<Arc<str>>>,
+    names: AtomicUsize,
+    demanded: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Book {
+    names: Names,
+    acked: bool,
+    /// An announcement of this many bytes was too much for the server.
+    too_big_bytes: Option<usize>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Holding {
+    /// Asked for on demand, nothing received.
+    Wanted,
+    /// Held or not, at whatever version: a push that was cut off may have touched it.
+    Doubt,
+    /// Held at this version.
+    At(Arc<str>),
+}
+
+/// Why nothing was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DemandError {
+    /// The client does not work on demand.
+    #[error("{0:?} is not known, and resources are not asked for on demand")]
+    Off(String),
+    /// Too much is asked for already.
+    #[error("{0:?} is not asked for: too many names are")]
+    Full(String),
+    /// No resource has such a name.
+    #[error("a name of {0} bytes is not asked for")]
+    Name(usize),
+}
+
+/// A response being applied: what its outcome will change.
+#[derive(Debug)]
+pub(super) struct Push {
+    kind: Kind,
+    entries: Vec<Entry>,
+    removed: Vec<Arc<str>>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    name: Arc<str>,
+    version: Arc<str>,
+    before: Option<Holding>,
+}
+
+// === impl XdsState ===
+
+impl XdsState {
+    /// Nothing held, nothing answered yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How many names of `kind` the control plane would be told.
+    pub fn len(&self, kind: Kind) -> usize {
+        self.with(kind, |book| book.names.len())
+    }
+
+    /// Whether no name of any kind is held.
+    pub fn is_empty(&self) -> bool {
+        Kind::ALL.into_iter().all(|kind| self.len(kind) == 0)
+    }
+
+    /// Whether every type asked for as a whole has had a response that was applied without rejection
+    /// (contract/controlplane.md section 2.6). Never becomes false again.
+    pub fn is_synced(&self, on_demand: bool) -> bool {
+        Kind::ALL.into_iter().all(|kind| is_on_demand(kind, on_demand) || self.with(kind, |book| book.acked))
+    }
+
+    /// Queues `name` to be asked for; asking twice is asking once.
+    pub(crate) fn demand(&self, name: &str) -> Result<(), DemandError> {
+        if name.is_empty() || name.len() > NAME_BYTES_MAX {
+            return Err(DemandError::Name(name.len()));
+        }
+        let mut demands = self.0.demands.lock();
+        if !demands.contains(name) {
+            if demands.len() >= DEMANDS_MAX || self.0.names.load(Ordering::Relaxed) >= NAMES_MAX {
+                return Err(DemandError::Full(name.to_owned()));
+            }
+            demands.insert(name.into());
+        }
+        drop(demands);
+        self.0.demanded.notify_one();
+        Ok(())
+    }
+
+    /// Resolves when something may have been queued.
+    pub(crate) async fn demanded(&self) {
+        self.0.demanded.notified().await;
+    }
+
+    /// The queued names that are new, from now on known as wanted.
+    pub(super) fn take_demands(&self) -> Vec<String> {
+        let queued = mem::take(&mut *self.0.demands.lock());
+        self.with(Kind::Address, |book| {
+            let new = queued.into_iter().filter(|name| !book.names.contains_key(name));
+            let new: Vec<_> = new.collect();
+            let texts = new.iter().map(|name| name.to_string()).collect();
+            book.names.extend(new.into_iter().map(|name| (name, Holding::Wanted)));
+            texts
+        })
+    }
+
+    /// What to announce on a new stream.
+    pub(super) fn versions(&self, kind: Kind) -> HashMap<String, String> {
+        self.with(kind, |book| {
+            let version = |holding: &Holding| match holding {
+                Holding::At(version) => version.to_string(),
+                Holding::Wanted | Holding::Doubt => String::new(),
+            };
+            book.names.iter().map(|(name, holding)| (name.to_string(), version(holding))).collect()
+        })
+    }
+
+    /// Whether an announcement of this size has failed before.
+    pub(super) fn is_too_big(&self, kind: Kind, bytes: usize) -> bool {
+        self.with(kind, |book| book.too_big_bytes.is_some_and(|limit| bytes >= limit))
+    }
+
+    /// An announcement of this size has failed.
+    pub(super) fn was_too_big(&self, kind: Kind, bytes: usize) {
+        self.with(kind, |book| book.too_big_bytes = Some(bytes));
+    }
+
+    /// All names of `kind` that may be held and are not among `resources`.
+    pub(super) fn others(&self, kind: Kind, resources: &[Resource]) -> Vec<String> {
+        let named: HashSet<&str, foldhash::fast::RandomState> =
+            resources.iter().map(|r| r.name.as_str()).collect();
+        self.with(kind, |book| {
+            let other = book.names.keys().filter(|name| !named.contains(&***name));
+            other.map(|name| name.to_string()).collect()
+        })
+    }
+
+    /// Before a response is applied: casts doubt on all it names, and takes the versions out of `resources`.
+    pub(super) fn begin(&self, kind: Kind, resources: &mut [Resource], removed: &[String]) -> Push {
+        self.with(kind, |book| {
+            let mut enter = |resource: &mut Resource| {
+                let version = Arc::from(mem::take(&mut resource.version));
+                let name = match book.names.get_key_value(resource.name.as_str()) {
+                    Some((known, _)) => Arc::clone(known),
+                    None => Arc::from(resource.name.as_str()),
+                };
+                let before = book.names.insert(Arc::clone(&name), Holding::Doubt);
+                Entry { name, version, before }
+            };
+            let entries = resources.iter_mut().map(&mut enter).collect();
+            let mut doubt = |name: &String| {
+                let (known, _) = book.names.get_key_value(name.as_str())?;
+                let known = Arc::clone(known);
+                book.names.insert(Arc::clone(&known), Holding::Doubt);
+                Some(known)
+            };
+            let removed = removed.iter().filter_map(&mut doubt).collect();
+            Push { kind, entries, removed }
+        })
+    }
+
+    /// After it was applied, but for `rejected`.
+    pub(super) fn finish(&self, push: Push, rejected: &[Rejected]) {
+        let rejected: HashSet<&str, foldhash::fast::RandomState> =
+            rejected.iter().map(|r| r.name.as_str()).collect();
+        self.with(push.kind, |book| {
+            for Entry { name, version, before } in push.entries {
+                // A name that came twice leaves doubt where either was rejected, for `before` is doubt then.
+                let now = if rejected.contains(&*name) { before } else { Some(Holding::At(version)) };
+                match now {
+                    Some(holding) => _ = book.names.insert(name, holding),
+                    None => _ = book.names.remove(&name),
+                }
+            }
+            for name in push.removed {
+                book.names.remove(&name);
+            }
+            book.acked |= rejected.is_empty();
+        });
+    }
+
+    fn with<T>(&self, kind: Kind, f: impl FnOnce(&mut Book) -> T) -> T {
+        let mut books = self.0.books.lock();
+        let [address, authorization] = &mut *books;
+        let result = f(match kind {
+            Kind::Address => &mut *address,
+            Kind::Authorization => &mut *authorization,
+        });
+        self.0.names.store(address.names.len() + authorization.names.len(), Ordering::Relaxed);
+        result
+    }
+}
+
+// === impl Push ===
+
+impl Push {
+    /// The type of its resources.
+    pub(super) fn kind(&self) -> Kind {
+        self.kind
+    }
+}
+
+/// Whether `kind` is asked for by name; policies never are.
+pub(super) fn is_on_demand(kind: Kind, on_demand: bool) -> bool {
+    on_demand && kind == Kind::Address
+}

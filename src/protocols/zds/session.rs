@@ -1,0 +1,517 @@
+//! Which pods are served, from what istio-cni asks: the behaviour table of contract/dataplane.md section 6.
+//!
+//! One operation is under way for a pod at a time, and one request is unanswered at a time. A start that fails or hangs
+//! concerns that pod alone: it is refused within [`ANSWER_WITHIN`], keeps the node from being ready, and is retried.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{
+    NetnsId, PodInfo,
+    codec::{Answer, Request, decode_request},
+};
+
+/// The agent gives up on an answer after 5 s and takes a later one for the answer to its next request.
+pub const ANSWER_WITHIN: Duration = Duration::from_secs(4);
+/// Starts that failed are tried again this often.
+pub const RETRY_EVERY: Duration = Duration::from_secs(5);
+/// Pods, or uids named in a snapshot, at most.
+pub const MAX_PODS: usize = 4096;
+
+/// A network namespace and whatever stands for it outside this core (a descriptor, in a test a number).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Netns<N> {
+    /// Which it is.
+    pub id: NetnsId,
+    /// What opens it.
+    pub handle: N,
+}
+
+/// A pod to serve.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod<N> {
+    /// The Kubernetes uid.
+    pub uid: Arc<str>,
+    /// Who it is.
+    pub info: PodInfo,
+    /// Where it lives.
+    pub netns: Netns<N>,
+}
+
+/// One packet of the agent, judged as far as it can be by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ask<N> {
+    /// Serve this pod.
+    Add(Arc<str>, Option<PodInfo>, Netns<N>),
+    /// Do not stop this pod at the end of the snapshot.
+    Keep(Arc<str>),
+    /// Stop this pod.
+    Del(Arc<str>),
+    /// The snapshot is complete.
+    SnapshotSent,
+    /// No request this protocol knows; why not.
+    Bad(String),
+}
+
+/// What happened.
+#[derive(Clone, Debug)]
+pub enum Event<N> {
+    /// A connection stands and the greeting is sent.
+    Connected,
+    /// A packet came. The next may be read once this one is answered.
+    Asked(Ask<N>),
+    /// The connection is gone.
+    Disconnected,
+    /// The start with this number ended; the reason if it failed.
+    PodStarted(u64, Arc<str>, Result<(), String>),
+    /// The stop with this number ended.
+    PodStopped(u64, Arc<str>),
+    /// [`Session::next_wake`] has come.
+    Tick,
+}
+
+/// What to do about it, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect<N> {
+    /// Start serving the pod and report [`Event::PodStarted`] with this number.
+    Start(u64, Pod<N>),
+    /// Give up a start that is under way, cut all the pod's connections, and report [`Event::PodStopped`].
+    Stop(u64, Arc<str>),
+    /// Answer the packet, then do as said.
+    Answer(Answer, Then),
+}
+
+/// What follows an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// The next packet.
+    Continue,
+    /// Hang up and dial again.
+    Disconnect,
+    /// The agent broke the protocol in a way that leaves the set of pods in doubt: exit with this reason.
+    Exit(String),
+}
+
+/// How far the connection with the agent has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Link {
+    /// There is none.
+    #[default]
+    Down,
+    /// The agent is saying which pods there are.
+    Snapshot,
+    /// It has said so.
+    Live,
+}
+
+/// How many pods, and how often.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Served now.
+    pub active: u64,
+    /// Not served although asked for.
+    pub pending: u64,
+    /// Starts that worked, ever.
+    pub started: u64,
+    /// Stops of a pod that was served, ever.
+    pub stopped: u64,
+}
+
+/// A pod that is asked for and not served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pending {
+    /// The Kubernetes uid.
+    pub uid: Arc<str>,
+    /// Why.
+    pub reason: String,
+}
+
+/// What readiness and metrics show.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Connected, snapshot complete, no pod pending.
+    pub ready: bool,
+    /// The connection.
+    pub link: Link,
+    /// Pods asked for and not served, by uid.
+    pub pending: Vec<Pending>,
+    /// The counters.
+    pub counts: Counts,
+}
+
+/// The core. `N` stands for an open network namespace.
+#[derive(Debug)]
+pub struct Session<N> {
+    pods: BTreeMap<Arc<str>, Entry<N>>,
+    link: Link,
+    /// The uids named since the connection began, until the snapshot is complete.
+    named: BTreeSet<Arc<str>>,
+    waiting: Option<Waiting>,
+    retry_at: Option<Instant>,
+    last_op: u64,
+    started: u64,
+    stopped: u64,
+    broken: bool,
+}
+
+#[derive(Debug)]
+struct Entry<N> {
+    state: State<N>,
+    /// Why the pod is not served although it should be; what makes it pending.
+    trouble: Option<String>,
+}
+
+#[derive(Debug)]
+enum State<N> {
+    Starting {
+        op: u64,
+        pod: Pod<N>,
+    },
+    Running(NetnsId),
+    Stopping {
+        op: u64,
+        then: Option<Pod<N>>,
+    },
+    /// Failed, to be tried again at `retry_at`.
+    Failed(Pod<N>),
+}
+
+/// The one request whose answer depends on a start.
+#[derive(Debug)]
+struct Waiting {
+    uid: Arc<str>,
+    until: Instant,
+}
+
+// === impl Ask ===
+
+impl<N> Ask<N> {
+    /// Judges a packet and the namespaces that came with it.
+    pub fn decode(packet: &[u8], namespaces: Vec<Netns<N>>) -> Self {
+        let request = match decode_request(packet) {
+            Ok(request) => request,
+            Err(error) => return Self::Bad(error.to_string()),
+        };
+        let count = namespaces.len();
+        match (request, namespaces.into_iter().next()) {
+            (Request::Add { uid, info }, Some(netns)) if count == 1 => Self::Add(uid.into(), info, netns),
+            (Request::Add { uid, .. }, _) => {
+                Self::Bad(format!("add of pod {uid} came with {count} file descriptors, not with one"))
+            }
+            (_, Some(_)) => {
+                Self::Bad(format!("{count} file descriptors came with a message that takes none"))
+            }
+            (Request::Keep { uid }, None) => Self::Keep(uid.into()),
+            (Request::Del { uid }, None) => Self::Del(uid.into()),
+            (Request::SnapshotSent, None) => Self::SnapshotSent,
+        }
+    }
+}
+
+// === impl Session ===
+
+impl<N: Clone> Session<N> {
+    /// A core without a connection, over the pods that run already. `counts` are those of the core before it, if any.
+    pub fn new(running: impl IntoIterator<Item = (Arc<str>, NetnsId)>, counts: Counts) -> Self {
+        let entry = |(uid, id)| (uid, Entry { state: State::Running(id), trouble: None });
+        Self {
+            pods: running.into_iter().map(entry).collect(),
+            link: Link::Down,
+            named: BTreeSet::new(),
+            waiting: None,
+            retry_at: None,
+            last_op: 0,
+            started: counts.started,
+            stopped: counts.stopped,
+            broken: false,
+        }
+    }
+
+    /// Takes note of `event` and says what to do.
+    pub fn on(&mut self, now: Instant, event: Event<N>) -> Vec<Effect<N>> {
+        let mut out = Vec::new();
+        match event {
+            Event::Connected => self.connected(),
+            Event::Disconnected => {
+                self.link = Link::Down;
+                self.waiting = None;
+            }
+            Event::Asked(ask) => self.asked(now, ask, &mut out),
+            Event::PodStarted(op, uid, result) => self.pod_started(now, (op, uid), result, &mut out),
+            Event::PodStopped(op, uid) => self.pod_stopped(op, &uid, &mut out),
+            Event::Tick => {}
+        }
+        self.due(now, &mut out);
+        out
+    }
+
+    /// When [`Event::Tick`] is wanted, if nothing else happens before.
+    pub fn next_wake(&self) -> Option<Instant> {
+        self.waiting.as_ref().map(|w| w.until).into_iter().chain(self.retry_at).min()
+    }
+
+    /// What readiness and metrics show now.
+    pub fn status(&self) -> Status {
+        let pending: Vec<Pending> = self
+            .pods
+            .iter()
+            .filter_map(|(uid, e)| Some(Pending { uid: uid.clone(), reason: e.trouble.clone()? }))
+            .collect();
+        let running = self.pods.values().filter(|e| matches!(e.state, State::Running(_))).count();
+        Status {
+            ready: self.link == Link::Live && pending.is_empty() && !self.broken,
+            link: self.link,
+            counts: Counts {
+                active: running as u64,
+                pending: pending.len() as u64,
+                started: self.started,
+                stopped: self.stopped,
+            },
+            pending,
+        }
+    }
+
+    /// A new connection begins a new snapshot and forgets what was pending: the agent will ask again.
+    fn connected(&mut self) {
+        self.link = Link::Snapshot;
+        self.named.clear();
+        self.waiting = None;
+        self.retry_at = None;
+        self.pods.retain(|_, entry| {
+            entry.trouble = None;
+            !matches!(entry.state, State::Failed(_))
+        });
+    }
+
+    fn asked(&mut self, now: Instant, ask: Ask<N>, out: &mut Vec<Effect<N>>) {
+        if self.waiting.take().is_some() {
+            refuse(out, "overtaken by the next request".into());
+        }
+        match ask {
+            Ask::Bad(why) => out.push(Effect::Answer(Answer::Refused(why), Then::Disconnect)),
+            Ask::Add(uid, None, _) => self.broken_by(format!("add of pod {uid} without workload info"), out),
+            Ask::Add(uid, Some(info), netns) => self.add(now, Pod { uid, info, netns }, out),
+            Ask::Keep(uid) if self.link == Link::Live => {
+                self.broken_by(format!("keep of pod {uid} after the snapshot"), out);
+            }
+            Ask::Keep(uid) => match self.name(uid) {
+                Ok(()) => done(out),
+                Err(why) => refuse(out, why),
+            },
+            Ask::Del(uid) => {
+                if self.link == Link::Live {
+                    self.stop(&uid, out);
+                } else {
+                    self.named.remove(&uid);
+                    self.forget_failed(&uid);
+                }
+                done(out);
+            }
+            Ask::SnapshotSent if self.link == Link::Live => {
+                self.broken_by("a second end of the snapshot".into(), out);
+            }
+            Ask::SnapshotSent => {
+                self.link = Link::Live;
+                let named = mem::take(&mut self.named);
+                let gone: Vec<_> = self.pods.keys().filter(|uid| !named.contains(*uid)).cloned().collect();
+                for uid in gone {
+                    self.stop(&uid, out);
+                }
+                done(out);
+            }
+        }
+    }
+
+    fn add(&mut self, now: Instant, pod: Pod<N>, out: &mut Vec<Effect<N>>) {
+        if pod.uid.is_empty() {
+            return refuse(out, "add of a pod without a uid".into());
+        }
+        if let Err(why) = self.name(pod.uid.clone()) {
+            return refuse(out, why);
+        }
+        let uid = pod.uid.clone();
+        let (before, trouble) = self.pods.remove(&uid).map_or((None, None), |e| (Some(e.state), e.trouble));
+        let state = match before {
+            Some(State::Running(id)) if id == pod.netns.id => {
+                done(out);
+                self.pods.insert(uid, Entry { state: State::Running(id), trouble });
+                return;
+            }
+            Some(State::Starting { op, pod: old }) if old.netns.id == pod.netns.id => {
+                State::Starting { op, pod: old }
+            }
+            Some(State::Running(_)) => {
+                self.stopped += 1;
+                self.stopping(&uid, Some(pod), out)
+            }
+            Some(State::Starting { .. }) => self.stopping(&uid, Some(pod), out),
+            Some(State::Stopping { op, .. }) => State::Stopping { op, then: Some(pod) },
+            Some(State::Failed(_)) | None => self.starting(pod, out),
+        };
+        self.pods.insert(uid.clone(), Entry { state, trouble });
+        self.waiting = Some(Waiting { uid, until: now + ANSWER_WITHIN });
+    }
+
+    /// Notes that the agent has named `uid`, unless that would exceed a bound.
+    fn name(&mut self, uid: Arc<str>) -> Result<(), String> {
+        let known = self.pods.contains_key(&uid) || self.named.contains(&uid);
+        if !known && self.pods.len().max(self.named.len()) >= MAX_PODS {
+            return Err(format!("this node has {MAX_PODS} pods already, the most this proxy serves"));
+        }
+        if self.link != Link::Live {
+            self.named.insert(uid);
+        }
+        Ok(())
+    }
+
+    /// Stops the pod, whatever it is doing, and forgets that it was wanted.
+    fn stop(&mut self, uid: &Arc<str>, out: &mut Vec<Effect<N>>) {
+        let Some(entry) = self.pods.remove(uid) else { return };
+        let state = match entry.state {
+            State::Failed(_) => return,
+            State::Running(_) => {
+                self.stopped += 1;
+                self.stopping(uid, None, out)
+            }
+            State::Starting { .. } => self.stopping(uid, None, out),
+            State::Stopping { op, .. } => State::Stopping { op, then: None },
+        };
+        self.pods.insert(uid.clone(), Entry { state, trouble: None });
+    }
+
+    /// Before the end of the snapshot a deletion only ends what has not begun; the rest falls to the snapshot.
+    fn forget_failed(&mut self, uid: &Arc<str>) {
+        let Some(entry) = self.pods.get_mut(uid) else { return };
+        entry.trouble = None;
+        match &mut entry.state {
+            State::Failed(_) => {
+                self.pods.remove(uid);
+            }
+            State::Stopping { then, .. } => *then = None,
+            State::Starting { .. } | State::Running(_) => {}
+        }
+    }
+
+    fn pod_started(
+        &mut self,
+        now: Instant,
+        (op, uid): (u64, Arc<str>),
+        result: Result<(), String>,
+        out: &mut Vec<Effect<N>>,
+    ) {
+        let Some(entry) = self.pods.get_mut(&uid) else { return };
+        let State::Starting { op: current, pod } = &entry.state else { return };
+        if *current != op {
+            return;
+        }
+        match result {
+            Ok(()) => {
+                entry.state = State::Running(pod.netns.id);
+                entry.trouble = None;
+                self.started += 1;
+                self.answer_waiting(&uid, Answer::Done, out);
+            }
+            Err(why) => {
+                entry.trouble = Some(why.clone());
+                entry.state = State::Failed(pod.clone());
+                self.retry_at.get_or_insert(now + RETRY_EVERY);
+                self.answer_waiting(&uid, Answer::Refused(why), out);
+            }
+        }
+    }
+
+    fn pod_stopped(&mut self, op: u64, uid: &Arc<str>, out: &mut Vec<Effect<N>>) {
+        let Some(Entry { state: State::Stopping { op: current, then }, .. }) = self.pods.get_mut(uid) else {
+            return;
+        };
+        if *current != op {
+            return;
+        }
+        let Some(pod) = then.take() else {
+            self.pods.remove(uid);
+            return;
+        };
+        let state = self.starting(pod, out);
+        if let Some(entry) = self.pods.get_mut(uid) {
+            entry.state = state;
+        }
+    }
+
+    /// What time alone brings: a request that has waited long enough, and retries.
+    fn due(&mut self, now: Instant, out: &mut Vec<Effect<N>>) {
+        if let Some(waiting) = self.waiting.take_if(|w| w.until <= now) {
+            let why = format!("its proxy has not started within {} s", ANSWER_WITHIN.as_secs());
+            if let Some(entry) = self.pods.get_mut(&waiting.uid) {
+                entry.trouble = Some(why.clone());
+            }
+            refuse(out, why);
+        }
+        if self.retry_at.take_if(|at| *at <= now).is_some() {
+            for entry in self.pods.values_mut() {
+                if let State::Failed(pod) = &entry.state {
+                    self.last_op += 1;
+                    out.push(Effect::Start(self.last_op, pod.clone()));
+                    entry.state = State::Starting { op: self.last_op, pod: pod.clone() };
+                }
+            }
+        }
+    }
+
+    fn answer_waiting(&mut self, uid: &Arc<str>, answer: Answer, out: &mut Vec<Effect<N>>) {
+        if self.waiting.take_if(|w| w.uid == *uid).is_some() {
+            out.push(Effect::Answer(answer, Then::Continue));
+        }
+    }
+
+    fn starting(&mut self, pod: Pod<N>, out: &mut Vec<Effect<N>>) -> State<N> {
+        self.last_op += 1;
+        out.push(Effect::Start(self.last_op, pod.clone()));
+        State::Starting { op: self.last_op, pod }
+    }
+
+    fn stopping(&mut self, uid: &Arc<str>, then: Option<Pod<N>>, out: &mut Vec<Effect<N>>) -> State<N> {
+        self.last_op += 1;
+        out.push(Effect::Stop(self.last_op, uid.clone()));
+        State::Stopping { op: self.last_op, then }
+    }
+
+    fn broken_by(&mut self, why: String, out: &mut Vec<Effect<N>>) {
+        self.broken = true;
+        out.push(Effect::Answer(Answer::Refused(why.clone()), Then::Exit(why)));
+    }
+}
+
+// === impl Status ===
+
+impl Status {
+    /// In words what keeps the node from being ready; nothing if it is.
+    pub fn detail(&self) -> Option<String> {
+        let link = match self.link {
+            Link::Down => Some("not connected to istio-cni".to_owned()),
+            Link::Snapshot => Some("istio-cni has not yet named all pods".to_owned()),
+            Link::Live => None,
+        };
+        let pods = self.pending.iter().map(|p| format!("pod {}: {}", p.uid, p.reason));
+        let parts: Vec<String> = link.into_iter().chain(pods).collect();
+        match (self.ready, parts.is_empty()) {
+            (true, _) => None,
+            (false, false) => Some(parts.join("; ")),
+            (false, true) => Some("istio-cni broke the protocol".to_owned()),
+        }
+    }
+}
+
+fn done<N>(out: &mut Vec<Effect<N>>) {
+    out.push(Effect::Answer(Answer::Done, Then::Continue));
+}
+
+fn refuse<N>(out: &mut Vec<Effect<N>>, why: String) {
+    out.push(Effect::Answer(Answer::Refused(why), Then::Continue));
+}
+
+#[cfg(test)]
+mod tests;
