@@ -5,5 +5,6 @@ compile_error!(
     "supervision needs panic=unwind: a caught panic restarts one actor, an abort takes the node's traffic down"
 );
 
+pub mod actors;
 pub mod protocols;
 pub mod supervisor;

@@ -1,0 +1,92 @@
+//! The supervision tree as JSON, for `/actors`.
+
+use std::sync::{Arc, OnceLock};
+
+use serde_json::{Value, json};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use super::console::{Provider, ProviderError, provider};
+use crate::supervisor::{Kind, NodeSnapshot, TreeHandle};
+
+/// Shows the tree that `handle` is set to once it is up: the servers are part of it and start before.
+pub fn of_tree(handle: Arc<OnceLock<TreeHandle>>) -> Provider {
+    provider(move || {
+        let shown = match handle.get() {
+            Some(tree) => Ok(nodes(&tree.snapshot())),
+            None => Err(ProviderError("the tree is still starting".to_owned())),
+        };
+        async { shown }
+    })
+}
+
+/// Nodes and all below them.
+pub fn nodes(nodes: &[NodeSnapshot]) -> Value {
+    nodes.iter().map(node).collect()
+}
+
+fn node(node: &NodeSnapshot) -> Value {
+    let kind = match node.kind {
+        Kind::Worker => "worker",
+        Kind::Supervisor => "supervisor",
+    };
+    let last_exit = node.last_exit.as_ref().map(|exit| {
+        // Years past 9999 have no RFC 3339 form.
+        let at = OffsetDateTime::from(exit.at).format(&Rfc3339).unwrap_or_default();
+        json!({"at": at, "reason": exit.reason})
+    });
+    json!({
+        "path": &*node.path,
+        "id": &*node.id,
+        "is": node.kind_label,
+        "kind": kind,
+        "state": node.state.as_str(),
+        "restarts": node.restarts,
+        "lastExit": last_exit,
+        "children": nodes(&node.children),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use super::*;
+    use crate::supervisor::{ExitNote, NodeState};
+
+    #[test]
+    fn a_tree_reads_from_the_root_down() {
+        let leaf = NodeSnapshot {
+            path: "root/xds".into(),
+            id: "xds".into(),
+            kind_label: "xds",
+            kind: Kind::Worker,
+            state: NodeState::BackingOff,
+            restarts: 2,
+            last_exit: Some(ExitNote {
+                at: SystemTime::UNIX_EPOCH + Duration::from_secs(86_400),
+                reason: "panicked: \"x\"".to_owned(),
+            }),
+            children: vec![],
+        };
+        let root = NodeSnapshot {
+            path: "root".into(),
+            id: "root".into(),
+            kind_label: "supervisor",
+            kind: Kind::Supervisor,
+            state: NodeState::Up,
+            restarts: 0,
+            last_exit: None,
+            children: vec![leaf],
+        };
+        let value = nodes(&[root]);
+        assert_eq!(value[0]["lastExit"], Value::Null);
+        assert_eq!(
+            value[0]["children"][0],
+            json!({
+                "path": "root/xds", "id": "xds", "is": "xds", "kind": "worker",
+                "state": NodeState::BackingOff.as_str(), "restarts": 2,
+                "lastExit": {"at": "1970-01-02T00:00:00Z", "reason": "panicked: \"x\""}, "children": [],
+            })
+        );
+    }
+}

@@ -1,0 +1,237 @@
+//! Breaking things on purpose, over the admin port: `POST /actors/{id}/kill`, `/hang`, `/panic` and
+//! `POST /tasks/{kind}/panic`. Only where the settings allow it.
+
+use std::{
+    fmt::Write as _,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use http::{Method, StatusCode, request::Parts};
+
+use super::http::{Answer, percent_decode, query, text};
+use crate::supervisor::{
+    Fault, NodeSnapshot, NodeState, NotReached, TreeHandle,
+    faults::{self, TooManyArmed},
+};
+
+/// The tasks of the process that can be made to panic, and what each does.
+pub const TASKS: [(&str, &str); 25] = [
+    ("admin/accept", "accepts connections of an admin, stats or readiness server"),
+    ("capture/accept", "accepts connections of a pod on a shard"),
+    ("capture/watch", "tells a capture of a shard's new thread"),
+    ("certs/request", "asks the authority for a certificate"),
+    ("certs/timer", "wakes the schedule of certificates"),
+    ("health/watch", "follows what readiness depends on"),
+    ("http", "serves a connection of an admin, stats or readiness server"),
+    ("inbound", "serves a stream of a peer's tunnel"),
+    ("outbound", "serves a captured outbound connection"),
+    ("plaintext", "serves a captured inbound connection without a tunnel"),
+    ("policy/watch", "has live connections re-checked when policies change"),
+    ("shard/thread", "the thread of a shard itself: its connections go with it"),
+    ("shard/watch", "hears of the end of a shard's thread"),
+    ("supervisor/backoff", "waits before a restart"),
+    ("supervisor/start", "starts an actor"),
+    ("supervisor/stop", "sees to it that a stop ends"),
+    ("supervisor/watchdog", "looks for actors that hang"),
+    ("tunnel", "serves a tunnel accepted from a peer: its streams go with it"),
+    ("tunnel/ask", "has a tunnel dialled for a shard"),
+    ("tunnel/dial", "dials and drives a tunnel to a peer: its streams go with it"),
+    ("xds/stream", "the discovery stream"),
+    ("zds/link", "the connection with istio-cni"),
+    ("zds/pod", "starts or stops a pod"),
+    ("zds/timer", "wakes the hand-over of pods"),
+    ("supervisor/witness", "hears of the end of the tree: the process ends with it"),
+];
+
+/// How long an actor hangs unless the request says otherwise.
+const HANG: Duration = Duration::from_secs(5);
+/// How long it may be made to hang.
+const LONGEST_HANG: Duration = Duration::from_secs(600);
+/// How many panics may be ordered at once.
+const MOST_PANICS: u32 = 1000;
+
+/// What breaks the process, if it may.
+#[derive(Clone, Debug)]
+pub struct Chaos {
+    enabled: bool,
+    tree: Arc<OnceLock<TreeHandle>>,
+}
+
+/// What is done to an actor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Deed {
+    Kill,
+    Inject(Fault),
+}
+
+/// Why nothing was broken.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error("breaking things is not enabled here: start the proxy with WARREN_CHAOS=true")]
+    Disabled,
+    #[error("the tree is still starting")]
+    Starting,
+    #[error("no actor is called {0:?}: see /actors")]
+    NoSuchActor(String),
+    #[error("{id:?} may be any of {}: give more of its path", .paths.join(", "))]
+    Ambiguous { id: String, paths: Vec<String> },
+    #[error("no task is called {0:?}: see /tasks")]
+    NoSuchTask(String),
+    #[error("{name} is a whole number from {least} to {most}, not {value:?}")]
+    BadNumber { name: &'static str, least: u64, most: u64, value: String },
+    #[error(transparent)]
+    NotReached(#[from] NotReached),
+    #[error(transparent)]
+    TooManyArmed(#[from] TooManyArmed),
+}
+
+// === impl Chaos ===
+
+impl Chaos {
+    /// Acts on the tree that `tree` is set to once it is up; refuses everything unless `enabled`.
+    pub fn new(enabled: bool, tree: Arc<OnceLock<TreeHandle>>) -> Self {
+        Self { enabled, tree }
+    }
+
+    /// The answer if the request is about breaking something, or asks what can be broken.
+    pub(super) fn answer(&self, request: &Parts) -> Option<Answer> {
+        let path = request.uri.path();
+        if path == "/tasks" {
+            return Some(text(StatusCode::OK, list()));
+        }
+        let (what, rest) = path.strip_prefix('/')?.split_once('/')?;
+        let (id, verb) = rest.rsplit_once('/')?;
+        let id = percent_decode(id);
+        let known = matches!((what, verb), ("actors", "kill" | "hang" | "panic") | ("tasks", "panic"));
+        if !known {
+            return None;
+        }
+        if request.method != Method::POST {
+            return Some(text(StatusCode::METHOD_NOT_ALLOWED, format!("usage: POST {path}\n")));
+        }
+        let parameters = query(request.uri.query().unwrap_or_default());
+        let done = if what == "tasks" {
+            self.panic_task(&id, &parameters)
+        } else {
+            self.break_actor(&id, verb, &parameters)
+        };
+        Some(match done {
+            Ok(done) => text(StatusCode::OK, format!("{done}\n")),
+            Err(refusal) => text(refusal.status(), format!("{refusal}\n")),
+        })
+    }
+
+    fn break_actor(&self, id: &str, verb: &str, parameters: &[(String, String)]) -> Result<String, Refusal> {
+        let tree = self.allowed()?;
+        let deed = match verb {
+            "kill" => Deed::Kill,
+            "panic" => Deed::Inject(Fault::Panic),
+            _ => {
+                let longest = LONGEST_HANG.as_millis() as u64;
+                let ms = number(parameters, "ms", HANG.as_millis() as u64, 1..=longest)?;
+                Deed::Inject(Fault::Hang(Duration::from_millis(ms)))
+            }
+        };
+        let (path, state) = resolve(&tree.snapshot(), id)?;
+        tracing::warn!(target: "admin", path = %path, ?deed, "asked to break an actor");
+        match deed {
+            Deed::Kill if state != NodeState::Up => return Err(NotReached::NotUp { path, state }.into()),
+            Deed::Kill => tree.kill(&path).map_err(NotReached::from)?,
+            Deed::Inject(fault) => tree.inject(&path, fault)?,
+        }
+        Ok(match deed {
+            Deed::Kill => format!("{path} is killed"),
+            Deed::Inject(Fault::Panic) => format!("{path} panics"),
+            Deed::Inject(Fault::Hang(time)) => format!("{path} hangs for {time:?}"),
+        })
+    }
+
+    fn panic_task(&self, kind: &str, parameters: &[(String, String)]) -> Result<String, Refusal> {
+        self.allowed()?;
+        if !TASKS.iter().any(|(known, _)| *known == kind) {
+            return Err(Refusal::NoSuchTask(kind.to_owned()));
+        }
+        let times = number(parameters, "times", 1, 0..=u64::from(MOST_PANICS))?;
+        let times = u32::try_from(times).unwrap_or(MOST_PANICS);
+        tracing::warn!(target: "admin", kind, times, "asked to break a task");
+        faults::arm(kind, times)?;
+        Ok(match times {
+            0 => format!("no task of kind {kind} panics any more"),
+            1 => format!("the next task of kind {kind} that runs panics"),
+            _ => format!("tasks of kind {kind} panic the next {times} times that one runs"),
+        })
+    }
+
+    fn allowed(&self) -> Result<&TreeHandle, Refusal> {
+        if !self.enabled {
+            return Err(Refusal::Disabled);
+        }
+        self.tree.get().ok_or(Refusal::Starting)
+    }
+}
+
+// === impl Refusal ===
+
+impl Refusal {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Disabled => StatusCode::FORBIDDEN,
+            Self::NoSuchActor(_) | Self::NoSuchTask(_) | Self::NotReached(NotReached::NoSuchNode(_)) => {
+                StatusCode::NOT_FOUND
+            }
+            Self::Ambiguous { .. } | Self::BadNumber { .. } => StatusCode::BAD_REQUEST,
+            Self::NotReached(_) => StatusCode::CONFLICT,
+            Self::Starting | Self::TooManyArmed(_) => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+}
+
+/// Kinds of tasks, a line each.
+fn list() -> String {
+    let mut lines = String::new();
+    for (kind, what) in TASKS {
+        // Writing to a string does not fail.
+        let _ = match faults::armed(kind) {
+            0 => writeln!(lines, "{kind:20} {what}"),
+            times => writeln!(lines, "{kind:20} {what} (to panic {times} times)"),
+        };
+    }
+    lines
+}
+
+/// The node that `id` names: its whole path, or the last parts of it if no other path ends so.
+fn resolve(roots: &[NodeSnapshot], id: &str) -> Result<(Arc<str>, NodeState), Refusal> {
+    let mut ending: Vec<&NodeSnapshot> = Vec::new();
+    let mut left: Vec<&NodeSnapshot> = roots.iter().collect();
+    while let Some(node) = left.pop() {
+        if &*node.path == id {
+            return Ok((node.path.clone(), node.state));
+        }
+        if node.path.strip_suffix(id).is_some_and(|before| before.ends_with('/')) {
+            ending.push(node);
+        }
+        left.extend(node.children.iter().rev());
+    }
+    match ending.as_slice() {
+        [] => Err(Refusal::NoSuchActor(id.to_owned())),
+        [node] => Ok((node.path.clone(), node.state)),
+        many => {
+            let paths = many.iter().map(|node| node.path.to_string()).collect();
+            Err(Refusal::Ambiguous { id: id.to_owned(), paths })
+        }
+    }
+}
+
+/// The last parameter of this name.
+fn number(
+    parameters: &[(String, String)],
+    name: &'static str,
+    default: u64,
+    allowed: std::ops::RangeInclusive<u64>,
+) -> Result<u64, Refusal> {
+    let Some((_, value)) = parameters.iter().rfind(|(known, _)| known == name) else { return Ok(default) };
+    let bad =
+        || Refusal::BadNumber { name, least: *allowed.start(), most: *allowed.end(), value: value.clone() };
+    value.parse().ok().filter(|number| allowed.contains(number)).ok_or_else(bad)
+}

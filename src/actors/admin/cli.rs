@@ -1,0 +1,221 @@
+//! `warren tree` and `warren chaos`: what operators ask a running proxy for from a shell.
+
+use std::{
+    io::{self, IsTerminal, Write},
+    net::{Ipv4Addr, SocketAddr},
+    process::ExitCode,
+    time::Duration,
+};
+
+use tokio::time::sleep;
+
+use super::{
+    client::{AskError, ask, encode},
+    draw::{Shown, draw},
+};
+
+const USAGE: &str = "\
+Usage: warren tree [--watch] [--admin ADDR]
+       warren chaos kill|hang|panic ID [--ms N] [--admin ADDR]
+       warren chaos panic-task KIND [--times N] [--admin ADDR]
+
+  tree          draw the supervision tree of a running proxy; --watch: again every second
+  chaos         break something in a proxy that runs with WARREN_CHAOS=true
+    kill        kill the actor ID: its path in the tree, or the end of it
+    hang        let it not answer, for 5000 ms unless --ms says otherwise
+    panic       let it panic
+    panic-task  let the next task of this KIND panic, or the next N; \"warren chaos tasks\" lists the kinds
+
+  --admin ADDR  where the proxy's admin port is; default 127.0.0.1:15000
+";
+
+/// How often a watched tree is drawn.
+const REDRAW: Duration = Duration::from_secs(1);
+
+/// What was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Command {
+    admin: SocketAddr,
+    what: What,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum What {
+    /// Draw the tree, perhaps again and again.
+    Tree(bool),
+    /// List the kinds of tasks.
+    Tasks,
+    /// Post to this path.
+    Break(String),
+}
+
+/// Why the command failed.
+#[derive(Debug, thiserror::Error)]
+enum CommandError {
+    #[error(transparent)]
+    Ask(#[from] AskError),
+    #[error("the proxy refuses: {0}")]
+    Refused(String),
+    #[error("the proxy's answer makes no sense: {0}")]
+    Answer(#[from] serde_json::Error),
+    #[error("cannot write: {0}")]
+    Write(#[from] io::Error),
+}
+
+/// `warren tree ARGS` if `name` is `tree`, `warren chaos ARGS` if it is `chaos`.
+pub fn main(name: &str, args: &[String]) -> ExitCode {
+    let command = match parse(name, args) {
+        Ok(command) => command,
+        Err(error) => {
+            eprintln!("Error: {error}\n\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    let done = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(CommandError::Write)
+        .and_then(|runtime| runtime.block_on(run(&command)));
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read has seen enough.
+        Err(CommandError::Write(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("Error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn parse(name: &str, args: &[String]) -> Result<Command, String> {
+    let mut admin = SocketAddr::from((Ipv4Addr::LOCALHOST, 15000));
+    let (mut watch, mut ms, mut times) = (false, None, None);
+    let mut words: Vec<&str> = Vec::new();
+    let mut args = args.iter().map(String::as_str);
+    while let Some(arg) = args.next() {
+        let (option, inline) = match arg.split_once('=') {
+            Some((option, value)) if option.starts_with("--") => (option, Some(value)),
+            _ => (arg, None),
+        };
+        let mut value = || inline.or_else(|| args.next()).ok_or_else(|| format!("{option} needs a value"));
+        match option {
+            "--admin" => {
+                let value = value()?;
+                admin = value.parse().map_err(|_| format!("--admin {value:?} is no ADDRESS:PORT"))?;
+            }
+            "--ms" => ms = Some(number("--ms", value()?)?),
+            "--times" => times = Some(number("--times", value()?)?),
+            "--watch" => watch = true,
+            other if other.starts_with('-') => return Err(format!("unknown option {other}")),
+            word => words.push(word),
+        }
+    }
+    let what = match (name, words.as_slice(), ms, times, watch) {
+        ("tree", [], None, None, watch) => What::Tree(watch),
+        ("chaos", ["tasks"], None, None, false) => What::Tasks,
+        ("chaos", [verb @ ("kill" | "panic"), id], None, None, false) => {
+            What::Break(format!("/actors/{}/{verb}", encode(id)))
+        }
+        ("chaos", ["hang", id], ms, None, false) => {
+            let query = ms.map_or_else(String::new, |ms| format!("?ms={ms}"));
+            What::Break(format!("/actors/{}/hang{query}", encode(id)))
+        }
+        ("chaos", ["panic-task", kind], None, times, false) => {
+            let query = times.map_or_else(String::new, |times| format!("?times={times}"));
+            What::Break(format!("/tasks/{}/panic{query}", encode(kind)))
+        }
+        (name, words, ..) => return Err(format!("cannot make sense of {name} {}", words.join(" "))),
+    };
+    Ok(Command { admin, what })
+}
+
+fn number(option: &str, value: &str) -> Result<u64, String> {
+    value.parse().map_err(|_| format!("{option} {value:?} is no number"))
+}
+
+async fn run(command: &Command) -> Result<(), CommandError> {
+    let admin = command.admin;
+    match &command.what {
+        What::Tasks => print(&asked(admin, "GET", "/tasks").await?),
+        What::Break(path) => print(&asked(admin, "POST", path).await?),
+        What::Tree(false) => print(&tree(admin).await?),
+        What::Tree(true) => loop {
+            // A proxy that is away is what somebody who watches wants to see.
+            let shown = tree(admin).await.unwrap_or_else(|error| format!("{error}\n"));
+            let clear = if io::stdout().is_terminal() { "\x1b[H\x1b[2J" } else { "" };
+            print(&format!("{clear}{shown}"))?;
+            sleep(REDRAW).await;
+        },
+    }
+}
+
+async fn tree(admin: SocketAddr) -> Result<String, CommandError> {
+    let roots: Vec<Shown> = serde_json::from_str(&asked(admin, "GET", "/actors").await?)?;
+    Ok(draw(&roots, io::stdout().is_terminal()))
+}
+
+/// The text of an answer that is no refusal.
+async fn asked(admin: SocketAddr, method: &str, path: &str) -> Result<String, CommandError> {
+    match ask(admin, method, path).await? {
+        (200, text) => Ok(text),
+        (status, text) if text.trim().is_empty() => Err(CommandError::Refused(format!("status {status}"))),
+        (_, text) => Err(CommandError::Refused(text.trim_end().to_owned())),
+    }
+}
+
+/// Unlike `print!`, lets a closed pipe be an error.
+fn print(text: &str) -> Result<(), CommandError> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    Ok(out.flush()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<(String, What), String> {
+        let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+        let (name, args) = words.split_first().expect("a command");
+        parse(name, args).map(|command| (command.admin.to_string(), command.what))
+    }
+
+    #[test]
+    fn commands_become_requests() {
+        let post = |path: &str| What::Break(path.to_owned());
+        for (line, admin, what) in [
+            ("tree", "127.0.0.1:15000", What::Tree(false)),
+            ("tree --watch --admin 127.0.0.1:1", "127.0.0.1:1", What::Tree(true)),
+            ("chaos tasks --admin=[::1]:1", "[::1]:1", What::Tasks),
+            ("chaos kill root/xds", "127.0.0.1:15000", post("/actors/root/xds/kill")),
+            ("chaos hang a --ms 250", "127.0.0.1:15000", post("/actors/a/hang?ms=250")),
+            ("chaos hang a", "127.0.0.1:15000", post("/actors/a/hang")),
+            ("chaos panic [::1]:1", "127.0.0.1:15000", post("/actors/%5B::1%5D:1/panic")),
+            (
+                "chaos panic-task xds/stream --times=2",
+                "127.0.0.1:15000",
+                post("/tasks/xds/stream/panic?times=2"),
+            ),
+        ] {
+            assert_eq!(parsed(line), Ok((admin.to_owned(), what)), "{line}");
+        }
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (line, error) in [
+            ("tree x", "cannot make sense of tree x"),
+            ("tree --ms 3", "cannot make sense of tree "),
+            ("tree --admin", "--admin needs a value"),
+            ("tree --admin 15000", "--admin \"15000\" is no ADDRESS:PORT"),
+            ("chaos", "cannot make sense of chaos "),
+            ("chaos kill", "cannot make sense of chaos kill"),
+            ("chaos kill a --ms 3", "cannot make sense of chaos kill a"),
+            ("chaos hang a --ms x", "--ms \"x\" is no number"),
+            ("chaos maim a", "cannot make sense of chaos maim a"),
+            ("chaos kill a --force", "unknown option --force"),
+        ] {
+            assert_eq!(parsed(line), Err(error.to_owned()), "{line}");
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Asks the admin port of a proxy, for the command line.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+
+/// How long a proxy may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// An answer may be so large.
+const MAX_ANSWER: u64 = 64 << 20;
+
+/// A proxy did not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// Nobody listens there, or the connection broke.
+    #[error("no proxy answers on {admin}: {error}")]
+    Connection {
+        /// The admin port.
+        admin: SocketAddr,
+        /// What happened.
+        error: io::Error,
+    },
+    /// No answer in time.
+    #[error("the proxy on {admin} has not answered within {after:?}")]
+    Silent {
+        /// The admin port.
+        admin: SocketAddr,
+        /// How long was waited.
+        after: Duration,
+    },
+    /// Something else than a proxy's admin port answered.
+    #[error("what listens on {admin} is no admin port")]
+    Foreign {
+        /// The admin port.
+        admin: SocketAddr,
+    },
+}
+
+/// Sends a request and gives the status and text of the answer. `target` is a path, perhaps with a query, encoded.
+///
+/// # Errors
+/// See [`AskError`]; an answer of any status is none.
+pub async fn ask(admin: SocketAddr, method: &str, target: &str) -> Result<(u16, String), AskError> {
+    let head = format!(
+        "{method} {target} HTTP/1.1\r\nhost: {admin}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+    );
+    let exchange = async {
+        let mut stream = TcpStream::connect(admin).await?;
+        stream.write_all(head.as_bytes()).await?;
+        let mut answer = Vec::new();
+        stream.take(MAX_ANSWER).read_to_end(&mut answer).await?;
+        Ok(answer)
+    };
+    let answer = timeout(PATIENCE, exchange)
+        .await
+        .map_err(|_| AskError::Silent { admin, after: PATIENCE })?
+        .map_err(|error| AskError::Connection { admin, error })?;
+    if answer.is_empty() {
+        let error = io::ErrorKind::UnexpectedEof.into();
+        return Err(AskError::Connection { admin, error });
+    }
+    parse(&answer).ok_or(AskError::Foreign { admin })
+}
+
+/// Status and body of an answer that ended with its connection.
+fn parse(answer: &[u8]) -> Option<(u16, String)> {
+    let end = answer.windows(4).position(|window| window == b"\r\n\r\n")?;
+    let (head, body) = answer.split_at_checked(end)?;
+    let status = std::str::from_utf8(head).ok()?.strip_prefix("HTTP/1.")?.get(2..5)?.parse().ok()?;
+    Some((status, String::from_utf8_lossy(body.get(4..)?).into_owned()))
+}
+
+/// Encodes what a path may not hold; `/` stays.
+pub fn encode(path: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:/".contains(&byte);
+    path.bytes()
+        .map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::actors::admin::http::percent_decode;
+
+    #[test]
+    fn answers_are_parsed_and_others_refused() {
+        for (answer, parsed) in [
+            ("HTTP/1.1 200 OK\r\na: b\r\n\r\nbody\r\n\r\n", Some((200, "body\r\n\r\n".to_owned()))),
+            ("HTTP/1.1 403 Forbidden\r\n\r\n", Some((403, String::new()))),
+            ("HTTP/1.1 200 OK\r\n", None),
+            ("SSH-2.0-x\r\n\r\n", None),
+            ("HTTP/1.1 2\r\n\r\n", None),
+        ] {
+            assert_eq!(parse(answer.as_bytes()), parsed, "{answer}");
+        }
+    }
+
+    #[test]
+    fn what_is_encoded_is_decoded_to_the_same() {
+        for path in ["root/xds", "root/pods/é/[::1]:15008-0a+b", "50%"] {
+            let encoded = encode(path);
+            assert!(encoded.is_ascii() && !encoded.contains(['[', '+', ' ']), "{encoded}");
+            assert_eq!(percent_decode(&encoded), path);
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! The admin endpoints (contract/controlplane.md sections 7.1 to 7.3).
+
+use std::{pin::Pin, sync::Arc};
+
+use http::{Method, StatusCode, request::Parts};
+use serde_json::{Value, json};
+
+use super::{
+    chaos::Chaos,
+    http::{Answer, Handler, JSON, body, empty, handler, query, text},
+};
+use crate::actors::telemetry::log::{LogError, LogHandle};
+
+const LOGGING_USAGE: &str = "\
+usage: POST /logging\t\t\t\t\t\t(to list current level)
+usage: POST /logging?level=<level>\t\t\t\t(to change the global level)
+usage: POST /logging?level={mod1}=<level>,{mod2}=<level>\t(to change specific modules)
+usage: POST /logging?reset&level=...\t\t\t\t(to go back to the startup levels first)
+hint: levels are off, error, warn, info, debug and trace
+";
+
+/// What asks a part of the process for what it knows, to be shown as JSON. An error is shown as text.
+pub type Provider =
+    Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Result<Value, ProviderError>> + Send>> + Send + Sync>;
+
+/// A part of the process could not say what it knows.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ProviderError(pub String);
+
+/// What the admin endpoints act on.
+#[derive(Clone)]
+pub struct Console {
+    /// The log that `/logging` changes.
+    pub log: LogHandle,
+    /// What `/config_dump` shows.
+    pub config_dump: Provider,
+    /// What `/actors` shows.
+    pub actors: Provider,
+    /// What breaks the process on request.
+    pub chaos: Chaos,
+    /// Begins the shutdown; called by `/quitquitquit`, perhaps more than once.
+    pub quit: Arc<dyn Fn() + Send + Sync>,
+}
+
+/// A provider out of an async function.
+pub fn provider<F>(ask: impl Fn() -> F + Send + Sync + 'static) -> Provider
+where
+    F: Future<Output = Result<Value, ProviderError>> + Send + 'static,
+{
+    Arc::new(move || Box::pin(ask()))
+}
+
+/// The `version` object of the dump and of the `version` command.
+pub fn version(istio_version: &str) -> Value {
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "gitRevision": env!("WARREN_GIT_REVISION"),
+        "rustVersion": env!("CARGO_PKG_RUST_VERSION"),
+        "buildProfile": env!("WARREN_PROFILE"),
+        "buildStatus": "Unknown",
+        "istioVersion": istio_version,
+        "cryptoProvider": "aws-lc-rs",
+    })
+}
+
+// === impl Console ===
+
+impl Console {
+    /// What answers the admin port.
+    pub fn handler(self) -> Handler {
+        handler(move |request| self.clone().answer(request))
+    }
+
+    async fn answer(self, request: Parts) -> Answer {
+        match request.uri.path() {
+            "/" => index(),
+            "/config_dump" => dump(&self.config_dump).await,
+            "/actors" => dump(&self.actors).await,
+            "/logging" => logging(&self.log, &request),
+            "/quitquitquit" if request.method == Method::POST => {
+                tracing::info!(target: "admin", "shutdown asked for by /quitquitquit");
+                (self.quit)();
+                text(StatusCode::OK, "shutdown now\n")
+            }
+            "/quitquitquit" => text(StatusCode::METHOD_NOT_ALLOWED, "usage: POST /quitquitquit\n"),
+            _ => self.chaos.answer(&request).unwrap_or_else(|| empty(StatusCode::NOT_FOUND)),
+        }
+    }
+}
+
+fn index() -> Answer {
+    const ROWS: [(&str, &str); 5] = [
+        ("config_dump", "what this proxy knows: workloads, services, policies, certificates, settings"),
+        ("actors", "the supervision tree: states, restarts, last exits"),
+        ("tasks", "kinds of tasks, to be broken where that is enabled"),
+        ("logging", "query or change the log filter (POST)"),
+        ("quitquitquit", "shut down gracefully (POST)"),
+    ];
+    let rows: String = ROWS
+        .iter()
+        .map(|(path, what)| format!("<tr><td><a href=\"{path}\">/{path}</a></td><td>{what}</td></tr>\n"))
+        .collect();
+    let page = format!(
+        "<!DOCTYPE html>\n<html><head><title>warren</title></head><body><h1>warren</h1>\n<table>\n{rows}</table>\n\
+         </body></html>\n"
+    );
+    body(StatusCode::OK, "text/html; charset=utf-8", page)
+}
+
+/// Pretty JSON with sorted keys: serde_json's maps are sorted.
+async fn dump(provider: &Provider) -> Answer {
+    let value = match provider().await {
+        Ok(value) => value,
+        Err(error) => return text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+    };
+    // A hundred thousand workloads take a while to write: not on the control runtime.
+    let written = tokio::task::spawn_blocking(move || serde_json::to_string_pretty(&value)).await;
+    match written {
+        Ok(Ok(text)) => body(StatusCode::OK, JSON, text),
+        Ok(Err(error)) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+    }
+}
+
+fn logging(log: &LogHandle, request: &Parts) -> Answer {
+    if request.method != Method::POST {
+        return text(StatusCode::METHOD_NOT_ALLOWED, format!("Invalid HTTP method\n{LOGGING_USAGE}"));
+    }
+    let parameters = query(request.uri.query().unwrap_or_default());
+    let reset = parameters.iter().any(|(name, _)| name == "reset");
+    let levels: Vec<&str> =
+        parameters.iter().filter(|(name, _)| name == "level").map(|(_, value)| value.as_str()).collect();
+    match log.change(reset, &levels.join(",")) {
+        Ok(filter) => text(StatusCode::OK, format!("current log level is {filter}\n")),
+        Err(LogError::Filter(clause)) => {
+            text(StatusCode::BAD_REQUEST, format!("Invalid level provided: {clause}\n{LOGGING_USAGE}"))
+        }
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+    }
+}

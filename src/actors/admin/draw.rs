@@ -1,0 +1,174 @@
+//! Draws the supervision tree for people.
+
+use serde::Deserialize;
+
+/// Longest text of a last crash that is shown.
+const REASON: usize = 90;
+const HEADINGS: [&str; 5] = ["ACTOR", "KIND", "STATE", "RESTARTS", "LAST CRASH"];
+
+/// A node as `/actors` shows it.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Shown {
+    id: String,
+    is: String,
+    state: String,
+    restarts: u64,
+    last_exit: Option<Exit>,
+    children: Vec<Shown>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Exit {
+    at: String,
+    reason: String,
+}
+
+struct Row {
+    cells: [String; 5],
+    colour: &'static str,
+}
+
+/// The trees with a line a node. `colours`: with the escape codes of a terminal.
+pub fn draw(roots: &[Shown], colours: bool) -> String {
+    let mut rows = vec![Row { cells: HEADINGS.map(str::to_owned), colour: BOLD }];
+    for root in roots {
+        rows.push(root.row(""));
+        root.below("", &mut rows);
+    }
+    let mut widths = [0; 5];
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(&row.cells) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    rows.iter().map(|row| row.line(&widths, colours)).collect()
+}
+
+const BOLD: &str = "\x1b[1m";
+const GREEN: &str = "\x1b[32m";
+const YELLOW: &str = "\x1b[33m";
+const RED: &str = "\x1b[31m";
+const PLAIN: &str = "\x1b[0m";
+
+// === impl Shown ===
+
+impl Shown {
+    fn below(&self, indent: &str, rows: &mut Vec<Row>) {
+        let last = self.children.len().saturating_sub(1);
+        for (index, child) in self.children.iter().enumerate() {
+            let (branch, beside) = if index == last { ("└─ ", "   ") } else { ("├─ ", "│  ") };
+            rows.push(child.row(&format!("{indent}{branch}")));
+            child.below(&format!("{indent}{beside}"), rows);
+        }
+    }
+
+    fn row(&self, branch: &str) -> Row {
+        let colour = match self.state.as_str() {
+            "up" => GREEN,
+            "quarantined" | "down" => RED,
+            _ => YELLOW,
+        };
+        let crash = self.last_exit.as_ref().map_or_else(String::new, Exit::line);
+        let id = printable(&self.id);
+        let cells = [
+            format!("{branch}{id}"),
+            printable(&self.is),
+            printable(&self.state),
+            self.restarts.to_string(),
+            crash,
+        ];
+        Row { cells, colour }
+    }
+}
+
+// === impl Exit ===
+
+impl Exit {
+    /// The time to the second and the reason, on one line.
+    fn line(&self) -> String {
+        let at = self.at.split('.').next().unwrap_or_default().trim_end_matches('Z');
+        let mut reason = printable(&self.reason);
+        if let Some((cut, _)) = reason.char_indices().nth(REASON) {
+            reason.truncate(cut);
+            reason.push('…');
+        }
+        format!("{at}Z {reason}")
+    }
+}
+
+// === impl Row ===
+
+impl Row {
+    fn line(&self, widths: &[usize; 5], colours: bool) -> String {
+        let mut line = String::new();
+        for (column, (cell, width)) in self.cells.iter().zip(widths).enumerate() {
+            let coloured = colours && (column == 2 || self.colour == BOLD);
+            if coloured {
+                line.push_str(self.colour);
+            }
+            line.push_str(cell);
+            if coloured {
+                line.push_str(PLAIN);
+            }
+            let gap = (width + 2).saturating_sub(cell.chars().count());
+            line.extend(std::iter::repeat_n(' ', gap));
+        }
+        line.truncate(line.trim_end().len());
+        line.push('\n');
+        line
+    }
+}
+
+/// What may come from a panic or a peer must not steer the terminal.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn shown() -> Vec<Shown> {
+        let leaf = |id: &str, state: &str, exit| {
+            json!({"path": "p", "id": id, "is": "worker", "kind": "worker", "state": state, "restarts": 2,
+                "lastExit": exit, "children": []})
+        };
+        let crash = json!({"at": "2026-01-02T03:04:05.678Z", "reason": "boom\n\u{1b}[2J!"});
+        let inner = json!({"path": "p", "id": "inner", "is": "supervisor", "kind": "supervisor", "state": "up",
+            "restarts": 0, "lastExit": null, "children": [leaf("a", "up", json!(null)), leaf("b", "down", crash)]});
+        let root = json!([{"path": "root", "id": "root", "is": "supervisor", "kind": "supervisor", "state": "up",
+            "restarts": 0, "lastExit": null, "children": [inner, leaf("c", "backing-off", json!(null))]}]);
+        serde_json::from_value(root).unwrap()
+    }
+
+    #[test]
+    fn a_tree_is_drawn_in_columns() {
+        let want = "\
+ACTOR     KIND        STATE        RESTARTS  LAST CRASH
+root      supervisor  up           0
+├─ inner  supervisor  up           0
+│  ├─ a   worker      up           2
+│  └─ b   worker      down         2         2026-01-02T03:04:05Z boom  [2J!
+└─ c      worker      backing-off  2
+";
+        assert_eq!(draw(&shown(), false), want);
+    }
+
+    #[test]
+    fn colours_change_nothing_but_colours() {
+        let coloured = draw(&shown(), true);
+        assert!(coloured.contains("\x1b[31mdown\x1b[0m") && coloured.contains("\x1b[32mup\x1b[0m"));
+        let plain =
+            [BOLD, GREEN, YELLOW, RED, PLAIN].iter().fold(coloured, |text, code| text.replace(code, ""));
+        assert_eq!(plain, draw(&shown(), false));
+    }
+
+    #[test]
+    fn a_long_reason_is_cut() {
+        let exit = Exit { at: "2026-01-02T03:04:05Z".to_owned(), reason: "é".repeat(200) };
+        assert_eq!(exit.line(), format!("2026-01-02T03:04:05Z {}…", "é".repeat(90)));
+    }
+}

@@ -1,0 +1,138 @@
+//! Requests and answers of the small HTTP servers.
+
+use std::{pin::Pin, sync::Arc};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, Response, StatusCode, header, request::Parts};
+use http_body_util::Full;
+
+/// An answer: all of it is in memory.
+pub type Answer = Response<Full<Bytes>>;
+
+/// An answer on its way.
+pub type Answering = Pin<Box<dyn Future<Output = Answer> + Send>>;
+
+/// Answers requests. Bodies of requests are not read: no endpoint has use for one.
+pub type Handler = Arc<dyn Fn(Parts) -> Answering + Send + Sync>;
+
+/// The media type of JSON.
+pub const JSON: &str = "application/json";
+
+/// The media type of text.
+pub const TEXT: &str = "text/plain; charset=utf-8";
+
+/// A handler out of an async function.
+pub fn handler<F>(answer: impl Fn(Parts) -> F + Send + Sync + 'static) -> Handler
+where
+    F: Future<Output = Answer> + Send + 'static,
+{
+    Arc::new(move |request| Box::pin(answer(request)))
+}
+
+/// An answer with a body of the given media type.
+pub fn body(status: StatusCode, media_type: &'static str, body: impl Into<Bytes>) -> Answer {
+    let mut answer = Response::new(Full::new(body.into()));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(media_type));
+    answer
+}
+
+/// An answer of text.
+pub fn text(status: StatusCode, text: impl Into<Bytes>) -> Answer {
+    body(status, TEXT, text)
+}
+
+/// An answer without a body.
+pub fn empty(status: StatusCode) -> Answer {
+    let mut answer = Response::new(Full::default());
+    *answer.status_mut() = status;
+    answer
+}
+
+/// Whether the list in `header` names `wanted`, its parameters aside and unless its quality is zero.
+pub fn accepts(headers: &HeaderMap, header: HeaderName, wanted: &str) -> bool {
+    let values = headers.get_all(header);
+    values.iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).any(|entry| {
+        let mut parts = entry.split(';').map(str::trim);
+        let named = parts.next().is_some_and(|name| name.eq_ignore_ascii_case(wanted));
+        let refused = parts.any(|part| {
+            part.strip_prefix("q=").and_then(|q| q.parse::<f32>().ok()).is_some_and(|q| q <= 0.0)
+        });
+        named && !refused
+    })
+}
+
+/// The parameters of a query, decoded. A name without `=` has an empty value.
+pub fn query(query: &str) -> Vec<(String, String)> {
+    let pairs = query.split('&').filter(|pair| !pair.is_empty());
+    pairs
+        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+        .map(|(name, value)| (decode(name), decode(value)))
+        .collect()
+}
+
+/// The value of a query: `+` is a space there.
+fn decode(text: &str) -> String {
+    percent_decode(&text.replace('+', " "))
+}
+
+/// Undoes percent encoding; what is not encoded right stays as it is, bytes that are no UTF-8 become U+FFFD.
+pub fn percent_decode(text: &str) -> String {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, tail)) = rest.split_first() {
+        let escaped = tail.split_at_checked(2).and_then(|(hex, tail)| {
+            let hex =
+                std::str::from_utf8(hex).ok().filter(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()))?;
+            Some((u8::from_str_radix(hex, 16).ok()?, tail))
+        });
+        (rest, _) = match (first, escaped) {
+            (b'%', Some((byte, tail))) => (tail, out.push(byte)),
+            (byte, _) => (tail, out.push(*byte)),
+        };
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queries_are_decoded() {
+        let pairs = |text| {
+            let pairs = query(text).into_iter().map(|(name, value)| format!("{name}={value}"));
+            pairs.collect::<Vec<_>>().join("|")
+        };
+        for (text, want) in [
+            ("", ""),
+            ("reset", "reset="),
+            ("level=a%3Dinfo%2Cb&reset=1", "level=a=info,b|reset=1"),
+            ("&&a=b=c", "a=b=c"),
+            ("a=%zz%4&b=1+2", "a=%zz%4|b=1 2"),
+            ("a=%+1%C3%A9%ff", "a=% 1é\u{fffd}"),
+        ] {
+            assert_eq!(pairs(text), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_accept_list_is_read_by_its_names() {
+        let accepts = |list: &str, wanted: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ACCEPT, list.parse().unwrap());
+            accepts(&headers, header::ACCEPT, wanted)
+        };
+        let openmetrics = "application/openmetrics-text";
+        for (list, want) in [
+            ("application/openmetrics-text;version=1.0.0,application/openmetrics-text;q=0.5,*/*;q=0.1", true),
+            ("text/plain;version=0.0.4;q=0.3, Application/OpenMetrics-Text ;q=0.2", true),
+            ("application/openmetrics-text;q=0", false),
+            ("text/plain", false),
+            ("*/*", false),
+            ("", false),
+        ] {
+            assert_eq!(accepts(list, openmetrics), want, "{list}");
+        }
+    }
+}

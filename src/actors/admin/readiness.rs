@@ -1,0 +1,151 @@
+//! Whether the node's proxy is ready, and what it waits for (contract/controlplane.md section 7.4).
+
+use std::{collections::BTreeMap, fmt::Write as _, sync::Arc};
+
+use http::{Method, StatusCode, request::Parts};
+use parking_lot::Mutex;
+
+use super::http::{Answer, Handler, empty, handler, text};
+
+/// The task that ends with the first full state from the control plane.
+pub const STATE_MANAGER: &str = "state manager";
+
+/// The task that ends when the data plane is wired up.
+pub const PROXY: &str = "proxy";
+
+/// The task that ends when the DNS proxy is wired up.
+pub const DNS_PROXY: &str = "dns proxy";
+
+/// The task that is done while istio-cni is connected and no pod waits.
+pub const WORKLOAD_PROXY_MANAGER: &str = "workload proxy manager";
+
+/// The tasks that must be done for the proxy to be ready. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct Readiness(Arc<Mutex<BTreeMap<&'static str, Waiting>>>);
+
+/// One of the tasks. Clones are the same task; dropping one changes nothing, so that a task whose owner died undone
+/// stays pending.
+#[derive(Clone, Debug)]
+pub struct ReadyTask {
+    readiness: Readiness,
+    name: &'static str,
+}
+
+/// What a task waits for; `Done` for nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Waiting {
+    Done,
+    For(Option<Box<str>>),
+}
+
+// === impl Readiness ===
+
+impl Readiness {
+    /// No tasks: ready.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The task of that name, pending if it is new. One that is known keeps its state: an actor that restarts does not
+    /// take back what the node was promised, unless it says so by [`ReadyTask::pending`].
+    pub fn register(&self, name: &'static str) -> ReadyTask {
+        self.0.lock().entry(name).or_insert(Waiting::For(None));
+        ReadyTask { readiness: self.clone(), name }
+    }
+
+    /// The tasks not done, sorted, each with its detail in parentheses.
+    pub fn pending(&self) -> Vec<String> {
+        let tasks = self.0.lock();
+        let pending = tasks.iter().filter_map(|(name, waiting)| match waiting {
+            Waiting::Done => None,
+            Waiting::For(None) => Some((*name).to_owned()),
+            Waiting::For(Some(detail)) => Some(format!("{name} ({detail})")),
+        });
+        pending.collect()
+    }
+
+    /// Whether every task is done.
+    pub fn is_ready(&self) -> bool {
+        self.0.lock().values().all(|waiting| *waiting == Waiting::Done)
+    }
+
+    /// What answers the probe.
+    pub fn handler(&self) -> Handler {
+        let readiness = self.clone();
+        handler(move |request| {
+            let answer = readiness.answer(&request);
+            async { answer }
+        })
+    }
+
+    fn answer(&self, request: &Parts) -> Answer {
+        if request.uri.path() != "/healthz/ready" {
+            return empty(StatusCode::NOT_FOUND);
+        }
+        if request.method != Method::GET {
+            return empty(StatusCode::METHOD_NOT_ALLOWED);
+        }
+        let pending = self.pending();
+        if pending.is_empty() {
+            return text(StatusCode::OK, "ready\n");
+        }
+        let mut body = String::from("not ready, pending: ");
+        let _ = writeln!(body, "{}", pending.join(", "));
+        text(StatusCode::INTERNAL_SERVER_ERROR, body)
+    }
+}
+
+// === impl ReadyTask ===
+
+impl ReadyTask {
+    /// It waits for nothing any more.
+    pub fn done(&self) {
+        self.set(Waiting::Done);
+    }
+
+    /// It waits, for `detail` if that is not empty. Keep it short: it goes into the probe's answer.
+    pub fn pending(&self, detail: &str) {
+        let detail = (!detail.is_empty()).then(|| detail.into());
+        self.set(Waiting::For(detail));
+    }
+
+    fn set(&self, waiting: Waiting) {
+        self.readiness.0.lock().insert(self.name, waiting);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_when_every_task_is_done() {
+        let readiness = Readiness::new();
+        assert!(readiness.is_ready());
+        let pods = readiness.register(WORKLOAD_PROXY_MANAGER);
+        let state = readiness.register(STATE_MANAGER);
+        let proxy = readiness.register(PROXY);
+        state.pending("no response for Address");
+        assert_eq!(
+            readiness.pending(),
+            ["proxy", "state manager (no response for Address)", "workload proxy manager"]
+        );
+        proxy.done();
+        state.done();
+        drop((state, proxy));
+        assert_eq!(readiness.pending(), ["workload proxy manager"]);
+        pods.done();
+        assert!(readiness.is_ready());
+        readiness.register(STATE_MANAGER);
+        assert!(readiness.is_ready(), "a restart takes nothing back");
+        pods.pending("pod a/b");
+        assert_eq!(readiness.pending(), ["workload proxy manager (pod a/b)"]);
+    }
+
+    #[test]
+    fn a_task_whose_owner_died_stays_pending() {
+        let readiness = Readiness::new();
+        drop(readiness.register(PROXY));
+        assert_eq!(readiness.pending(), [PROXY]);
+    }
+}

@@ -1,0 +1,314 @@
+//! A small HTTP/1.1 server as an actor (contract/controlplane.md section 7.1).
+//!
+//! The actor owns the listeners; each has an accept loop that owns its connections. Killed, it starts again and binds
+//! the same ports.
+
+use std::{
+    convert::Infallible,
+    io,
+    net::SocketAddr,
+    pin::pin,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use http::{Request, StatusCode};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{oneshot, watch},
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+
+use super::http::{Answer, Handler, text};
+use crate::{
+    actors::{settings::HUNG_AFTER, telemetry::metrics::Metrics},
+    supervisor::{Address, ChildSpec, OwnedTask, TaskExit, faults::tripwire},
+};
+
+/// Bounds of a server.
+#[derive(Clone, Copy, Debug)]
+pub struct ServerLimits {
+    /// Most connections at a time and listener; more wait in the kernel's queue.
+    pub connections: usize,
+    /// How long a client may take to send a request's head, and may idle between requests.
+    pub head_within: Duration,
+    /// How long an answer may take to be found.
+    pub answer_within: Duration,
+    /// How long a connection may last.
+    pub connection_lifetime: Duration,
+    /// How long a stop waits for requests under way.
+    pub drain_within: Duration,
+}
+
+/// A server: what it is called, where it listens, what it answers. Outlives the actor that runs it.
+#[derive(Clone)]
+pub struct HttpServer(Arc<Inner>);
+
+struct Inner {
+    name: &'static str,
+    addrs: Vec<SocketAddr>,
+    limits: ServerLimits,
+    handler: Handler,
+    metrics: Arc<Metrics>,
+    /// What the first start bound: with port 0 configured, restarts bind these.
+    bound: OnceLock<Vec<SocketAddr>>,
+}
+
+/// A server could not listen.
+#[derive(Debug, thiserror::Error)]
+#[error("the {name} server cannot listen on {addr}: {source}")]
+pub struct BindError {
+    name: &'static str,
+    addr: SocketAddr,
+    source: io::Error,
+}
+
+/// Sent by an accept loop to its actor.
+#[derive(Debug)]
+pub(super) enum Msg {
+    /// It ended, which it never should.
+    AcceptEnded(TaskExit),
+}
+
+pub(super) struct ServerActor(HttpServer);
+
+pub(super) struct State {
+    stop: watch::Sender<bool>,
+    /// Resolve, with an error, when a loop and its connections are gone.
+    done: Vec<oneshot::Receiver<Infallible>>,
+    _loops: Vec<OwnedTask>,
+}
+
+// === impl ServerLimits ===
+
+impl Default for ServerLimits {
+    fn default() -> Self {
+        Self {
+            connections: 64,
+            head_within: Duration::from_secs(2),
+            answer_within: Duration::from_secs(30),
+            connection_lifetime: Duration::from_secs(600),
+            drain_within: Duration::from_secs(3),
+        }
+    }
+}
+
+// === impl HttpServer ===
+
+impl HttpServer {
+    /// A server on `addrs`. Of several addresses, an IPv6 one that the machine does not have is left out.
+    pub fn new(name: &'static str, addrs: Vec<SocketAddr>, handler: Handler, metrics: Arc<Metrics>) -> Self {
+        Self::with_limits(name, addrs, handler, metrics, ServerLimits::default())
+    }
+
+    /// The same with limits of its own.
+    pub fn with_limits(
+        name: &'static str,
+        addrs: Vec<SocketAddr>,
+        handler: Handler,
+        metrics: Arc<Metrics>,
+        limits: ServerLimits,
+    ) -> Self {
+        Self(Arc::new(Inner { name, addrs, limits, handler, metrics, bound: OnceLock::new() }))
+    }
+
+    /// Where it listens; empty before the first start.
+    pub fn bound(&self) -> &[SocketAddr] {
+        self.0.bound.get().map_or(&[], Vec::as_slice)
+    }
+
+    /// The actor that runs it.
+    pub fn child(&self) -> ChildSpec {
+        let server = self.clone();
+        ChildSpec::actor(self.0.name, &Address::new(self.0.name), move || (ServerActor(server.clone()), ()))
+            .kind_label("http")
+            .hung_after(HUNG_AFTER)
+    }
+
+    async fn listen(&self) -> Result<Vec<TcpListener>, BindError> {
+        let before = self.0.bound.get();
+        let mut listeners = Vec::new();
+        for addr in before.unwrap_or(&self.0.addrs) {
+            match self.bind(*addr, before.is_some()).await {
+                Ok(listener) => listeners.push(listener),
+                Err(error) if is_absent(&error) && addr.is_ipv6() && self.0.addrs.len() > 1 => {
+                    tracing::warn!(target: "admin", server = self.0.name, %addr, %error, "no IPv6 here, not listening");
+                }
+                Err(source) => return Err(BindError { name: self.0.name, addr: *addr, source }),
+            }
+        }
+        let bound = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
+        let _ = self.0.bound.set(bound);
+        Ok(listeners)
+    }
+
+    /// Binds; after a restart, waits a moment for the socket of the actor before to be gone.
+    async fn bind(&self, addr: SocketAddr, again: bool) -> io::Result<TcpListener> {
+        const STEP: Duration = Duration::from_millis(5);
+        let mut left = if again { 200 } else { 0 };
+        loop {
+            match bind(addr) {
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse && left > 0 => left -= 1,
+                result => return result,
+            }
+            sleep(STEP).await;
+        }
+    }
+
+    async fn accept(
+        self,
+        listener: TcpListener,
+        mut stop: watch::Receiver<bool>,
+        done: oneshot::Sender<Infallible>,
+    ) {
+        let mut connections = JoinSet::new();
+        loop {
+            let room = connections.len() < self.0.limits.connections;
+            tokio::select! {
+                biased;
+                () = stopped(&mut stop) => break,
+                Some(ended) = connections.join_next() => self.ended(ended),
+                accepted = listener.accept(), if room => match accepted {
+                    Ok((stream, _)) => {
+                        connections.spawn(tripwire("http", self.clone().serve(stream, stop.clone())));
+                    }
+                    Err(error) => {
+                        tracing::warn!(target: "admin", server = self.0.name, %error, "cannot accept");
+                        // Out of descriptors, most likely: trying again at once would only spin.
+                        sleep(Duration::from_millis(100)).await;
+                    }
+                },
+            }
+        }
+        drop(listener);
+        let drained = async {
+            while let Some(ended) = connections.join_next().await {
+                self.ended(ended);
+            }
+        };
+        if timeout(self.0.limits.drain_within, drained).await.is_err() {
+            tracing::info!(target: "admin", server = self.0.name, "closing connections that are still busy");
+        }
+        drop((connections, done));
+    }
+
+    fn ended(&self, ended: Result<(), tokio::task::JoinError>) {
+        if ended.is_err_and(|error| error.is_panic()) {
+            self.0.metrics.actors.task_panicked("http");
+        }
+    }
+
+    async fn serve(self, stream: TcpStream, mut stop: watch::Receiver<bool>) {
+        let limits = self.0.limits;
+        let server = self.clone();
+        let service = service_fn(move |request: Request<Incoming>| {
+            let answering = (server.0.handler)(request.into_parts().0);
+            async move { Ok::<Answer, Infallible>(within(limits.answer_within, answering).await) }
+        });
+        let mut connection = pin!(
+            http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(limits.head_within)
+                .max_buf_size(16 * 1024)
+                .serve_connection(TokioIo::new(stream), service)
+        );
+        let end = tokio::select! {
+            end = connection.as_mut() => end,
+            () = stopped(&mut stop) => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+            () = sleep(limits.connection_lifetime) => Ok(()),
+        };
+        if let Err(error) = end {
+            tracing::debug!(target: "admin", server = self.0.name, %error, "connection failed");
+        }
+    }
+}
+
+impl std::fmt::Debug for HttpServer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HttpServer")
+            .field("name", &self.0.name)
+            .field("addrs", &self.0.addrs)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Resolves when the actor is asked to stop, or is gone.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+async fn within(limit: Duration, answering: impl Future<Output = Answer>) -> Answer {
+    let late = |_| text(StatusCode::INTERNAL_SERVER_ERROR, format!("no answer within {limit:?}\n"));
+    timeout(limit, answering).await.unwrap_or_else(late)
+}
+
+/// A listener that can be bound again at once after the one before it is closed. `[::]` takes IPv4 too.
+fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    socket.set_reuse_address(true)?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(!addr.ip().is_unspecified())?;
+    }
+    socket.bind(&addr.into())?;
+    socket.listen(128)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Whether the machine, or this network namespace, has no such address.
+fn is_absent(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(libc::EAFNOSUPPORT)
+}
+
+// === impl ServerActor ===
+
+impl Actor for ServerActor {
+    type Msg = Msg;
+    type State = State;
+    type Arguments = ();
+
+    async fn pre_start(&self, myself: ActorRef<Msg>, (): ()) -> Result<State, ActorProcessingErr> {
+        let (stop, stopped) = watch::channel(false);
+        let (mut done, mut loops) = (Vec::new(), Vec::new());
+        for listener in self.0.listen().await? {
+            let (ending, ended) = oneshot::channel();
+            done.push(ended);
+            let accept = self.0.clone().accept(listener, stopped.clone(), ending);
+            let myself = myself.clone();
+            loops.push(OwnedTask::spawn(format!("admin/accept/{}", self.0.0.name), accept, move |exit| {
+                // Refused only when the actor is gone itself.
+                let _ = myself.cast(Msg::AcceptEnded(exit));
+            }));
+        }
+        Ok(State { stop, done, _loops: loops })
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<Msg>,
+        message: Msg,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        let Msg::AcceptEnded(exit) = message;
+        if *state.stop.borrow() {
+            return Ok(());
+        }
+        Err(format!("the accept loop of the {} server ended: {exit:?}", self.0.0.name).into())
+    }
+
+    async fn post_stop(&self, _: ActorRef<Msg>, state: &mut State) -> Result<(), ActorProcessingErr> {
+        state.stop.send_replace(true);
+        for ended in state.done.drain(..) {
+            let _ = ended.await;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,128 @@
+//! What readers see. Outlives the actor, so that a restarted one goes on where its predecessor stopped.
+
+use std::{collections::HashSet, fmt, sync::Arc, time::SystemTime};
+
+use dashmap::DashMap;
+use tokio::sync::watch;
+
+use crate::protocols::{ca::IssueError, identity::Identity, tls::WorkloadCert};
+
+/// The newest certificate of every identity.
+pub(super) struct Store {
+    entries: DashMap<Identity, Published, foldhash::fast::RandomState>,
+    /// Identities forgotten while no actor was there to hear it.
+    unheard: parking_lot::Mutex<HashSet<Identity>>,
+    changes: watch::Sender<u64>,
+}
+
+/// What is known of one identity.
+#[derive(Clone, Default)]
+pub(super) struct Published {
+    pub(super) cert: Option<Arc<WorkloadCert>>,
+    pub(super) failure: Option<Arc<IssueError>>,
+}
+
+/// Where an identity stands. The text is that of contract/controlplane.md section 7.2.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CertState {
+    /// No attempt has ended yet.
+    Initializing,
+    /// There is a valid certificate.
+    Available,
+    /// There is none; this is why.
+    Unavailable(String),
+}
+
+/// One identity, for showing.
+#[derive(Clone, Debug)]
+pub struct CertSnapshot {
+    /// Whose.
+    pub identity: Identity,
+    /// Where it stands.
+    pub state: CertState,
+    /// The newest certificate, perhaps expired: see [`WorkloadCert::path`] and [`WorkloadCert::roots`].
+    pub cert: Option<Arc<WorkloadCert>>,
+    /// The last failure since that certificate came, even while it is still good.
+    pub failure: Option<Arc<IssueError>>,
+}
+
+// === impl Store ===
+
+impl Store {
+    pub(super) fn new() -> Self {
+        Self { entries: DashMap::default(), unheard: Default::default(), changes: watch::Sender::new(0) }
+    }
+
+    /// The certificate of `id`, unless it is over.
+    pub(super) fn current(&self, id: &Identity, wall: SystemTime) -> Option<Arc<WorkloadCert>> {
+        let entry = self.entries.get(id)?;
+        entry.cert.as_ref().filter(|c| !c.is_expired_at(wall)).cloned()
+    }
+
+    pub(super) fn knows(&self, id: &Identity) -> bool {
+        self.entries.contains_key(id)
+    }
+
+    /// Replaces what is known; says what was.
+    pub(super) fn publish(&self, id: Identity, state: Published) -> Option<Published> {
+        let before = self.entries.insert(id, state);
+        self.changes.send_modify(|n| *n += 1);
+        before
+    }
+
+    pub(super) fn remove(&self, id: &Identity) {
+        if self.entries.remove(id).is_some() {
+            self.changes.send_modify(|n| *n += 1);
+        }
+    }
+
+    /// Keeps a request to forget for the next actor.
+    pub(super) fn forget_later(&self, id: Identity) {
+        self.unheard.lock().insert(id);
+    }
+
+    pub(super) fn take_unheard(&self) -> HashSet<Identity> {
+        std::mem::take(&mut *self.unheard.lock())
+    }
+
+    pub(super) fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    pub(super) fn all(&self) -> Vec<(Identity, Published)> {
+        self.entries.iter().map(|e| (e.key().clone(), e.value().clone())).collect()
+    }
+
+    pub(super) fn snapshot(&self, wall: SystemTime) -> Vec<CertSnapshot> {
+        let mut all: Vec<_> = self.all().into_iter().map(|(id, p)| CertSnapshot::of(id, p, wall)).collect();
+        all.sort_by(|a, b| a.identity.cmp(&b.identity));
+        all
+    }
+}
+
+// === impl CertSnapshot ===
+
+impl CertSnapshot {
+    fn of(identity: Identity, published: Published, wall: SystemTime) -> Self {
+        let Published { cert, failure } = published;
+        let valid = cert.as_ref().is_some_and(|c| !c.is_expired_at(wall));
+        let state = match (valid, &failure) {
+            (true, _) => CertState::Available,
+            (false, Some(reason)) => CertState::Unavailable(reason.to_string()),
+            (false, None) => CertState::Initializing,
+        };
+        Self { identity, state, cert, failure }
+    }
+}
+
+// === impl CertState ===
+
+impl fmt::Display for CertState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Initializing => f.write_str("Initializing"),
+            Self::Available => f.write_str("Available"),
+            Self::Unavailable(reason) => write!(f, "Unavailable: {reason}"),
+        }
+    }
+}

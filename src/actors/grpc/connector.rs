@@ -1,0 +1,113 @@
+//! TCP, then TLS, as the connector of a tonic channel.
+
+use std::{
+    future::Future,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use hyper_util::rt::TokioIo;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout_at},
+};
+use tokio_rustls::client::TlsStream;
+use tower_service::Service;
+
+use super::{GrpcError, GrpcTarget, Step, tls};
+
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(300);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(75);
+const KEEPALIVE_PROBES: u32 = 9;
+
+/// Connects to its target whatever URI it is asked for; each connection reads the roots anew.
+#[derive(Clone)]
+pub(super) struct TlsConnector {
+    target: Arc<GrpcTarget>,
+}
+
+// === impl TlsConnector ===
+
+impl TlsConnector {
+    pub(super) fn new(target: GrpcTarget) -> Self {
+        Self { target: Arc::new(target) }
+    }
+}
+
+impl Service<http::Uri> for TlsConnector {
+    type Response = TokioIo<TlsStream<TcpStream>>;
+    type Error = GrpcError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, GrpcError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), GrpcError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: http::Uri) -> Self::Future {
+        let target = Arc::clone(&self.target);
+        Box::pin(async move { open(&target).await.map(TokioIo::new) })
+    }
+}
+
+async fn open(target: &GrpcTarget) -> Result<TlsStream<TcpStream>, GrpcError> {
+    let deadline = Instant::now() + target.connect_timeout;
+    let late = |step| GrpcError::TimedOut { target: target.to_string(), step, after: target.connect_timeout };
+
+    let config = timeout_at(deadline, tls::config(target)).await.map_err(|_| late(Step::Roots))??;
+    let name = tls::server_name(&target.host)
+        .map_err(|reason| GrpcError::LocalAddress { address: target.host.clone(), reason })?;
+    let addrs = timeout_at(deadline, resolve(target)).await.map_err(|_| late(Step::Resolve))??;
+    let tcp = dial(target, &addrs, deadline).await?;
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    match timeout_at(deadline, connector.connect(name, tcp)).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(e)) => {
+            Err(GrpcError::PeerTls { host: target.host.clone(), port: target.port, source: Arc::new(e) })
+        }
+        Err(_) => Err(late(Step::Tls)),
+    }
+}
+
+async fn resolve(target: &GrpcTarget) -> Result<Vec<SocketAddr>, GrpcError> {
+    let fail = |reason: String| GrpcError::Resolve { host: target.host.clone(), reason };
+    let found = tokio::net::lookup_host((target.host.as_str(), target.port)).await;
+    let addrs: Vec<_> = found.map_err(|e| fail(e.to_string()))?.collect();
+    if addrs.is_empty() { Err(fail("the name has no address".into())) } else { Ok(addrs) }
+}
+
+/// Tries the addresses in turn, each for its share of the time left, so that a dead first one is not the end.
+async fn dial(target: &GrpcTarget, addrs: &[SocketAddr], deadline: Instant) -> Result<TcpStream, GrpcError> {
+    let mut last =
+        GrpcError::TimedOut { target: target.to_string(), step: Step::Tcp, after: target.connect_timeout };
+    for (i, addr) in addrs.iter().enumerate() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let share = u32::try_from(addrs.len().saturating_sub(i)).map_or(left, |n| left / n.max(1));
+        match timeout_at(Instant::now() + share, TcpStream::connect(addr)).await {
+            Ok(Ok(tcp)) => match prepare(&tcp) {
+                Ok(()) => return Ok(tcp),
+                Err(e) => last = tcp_error(target, *addr, e),
+            },
+            Ok(Err(e)) => last = tcp_error(target, *addr, e),
+            Err(_) => {}
+        }
+    }
+    Err(last)
+}
+
+fn tcp_error(target: &GrpcTarget, addr: SocketAddr, source: io::Error) -> GrpcError {
+    GrpcError::Tcp { host: target.host.clone(), addr, source: Arc::new(source) }
+}
+
+fn prepare(tcp: &TcpStream) -> io::Result<()> {
+    tcp.set_nodelay(true)?;
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_IDLE)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_PROBES);
+    SockRef::from(tcp).set_tcp_keepalive(&keepalive)
+}

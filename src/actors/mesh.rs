@@ -1,0 +1,180 @@
+//! The mesh actor: the one that writes the tables. They outlive it, so readers see stale ones rather than none.
+
+use std::{sync::Arc, time::Duration};
+
+use prost::Message;
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+use tokio::sync::watch;
+use tracing::Instrument;
+
+use super::certs::Certs;
+use crate::{
+    protocols::{
+        mesh::{
+            Applied, Change, Mesh, MeshWriter, SLICE,
+            policy::{Policy, PolicyChange},
+            push_order,
+        },
+        pb::{ads::Resource, security::Authorization, workload::Address as PbAddress},
+        xds::{Kind, Rejected, Sink, SinkDown},
+    },
+    supervisor::{Address, ChildSpec},
+};
+
+/// Longest time one push may take to be applied: the largest takes well under a second.
+const APPLY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Where decoded resources go. Cheap to clone.
+#[derive(Clone)]
+pub struct MeshTables {
+    mesh: Mesh,
+    certs: Certs,
+    changed: Arc<watch::Sender<u64>>,
+    address: Address<Msg>,
+}
+
+/// Messages of the mesh actor.
+pub enum Msg {
+    /// One response of the control plane. Sent by the xds actor only, which waits for the answer.
+    Apply(Push, RpcReplyPort<Vec<Rejected>>),
+}
+
+/// Resources of one response.
+pub struct Push {
+    kind: Kind,
+    resources: Vec<Resource>,
+    removed: Vec<String>,
+}
+
+struct MeshActor(MeshTables);
+
+// === impl MeshTables ===
+
+impl MeshTables {
+    /// Writes to `mesh`; tells `certs` which identities the node needs.
+    pub fn new(mesh: Mesh, certs: Certs) -> Self {
+        Self { mesh, certs, changed: Arc::new(watch::Sender::new(0)), address: Address::new("mesh") }
+    }
+
+    /// Changes after every applied push.
+    pub fn changed(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// The actor, to be run under a supervisor.
+    pub fn child(&self) -> ChildSpec {
+        let tables = self.clone();
+        ChildSpec::actor("mesh", &self.address, move || (MeshActor(tables.clone()), ()))
+            .kind_label("mesh")
+            .hung_after(APPLY_TIMEOUT)
+    }
+
+    fn learn(&self, applied: &Applied) {
+        for identity in &applied.identities_vanished {
+            self.certs.forget(identity);
+        }
+        for identity in &applied.identities_appeared {
+            self.certs.prefetch(identity);
+        }
+    }
+}
+
+impl Sink for MeshTables {
+    async fn apply(
+        &self,
+        type_url: &str,
+        resources: Vec<Resource>,
+        removed: Vec<String>,
+    ) -> Result<Vec<Rejected>, SinkDown> {
+        let Some(kind) = Kind::ALL.into_iter().find(|kind| kind.type_url() == type_url) else {
+            return Ok(Vec::new());
+        };
+        let push = Push { kind, resources, removed };
+        let applied = self.address.call(APPLY_TIMEOUT, |reply| Msg::Apply(push, reply)).await;
+        applied.map_err(|error| SinkDown(error.to_string()))
+    }
+}
+
+impl Actor for MeshActor {
+    type Msg = Msg;
+    type State = MeshWriter;
+    type Arguments = ();
+
+    async fn pre_start(&self, _: ActorRef<Msg>, (): ()) -> Result<MeshWriter, ActorProcessingErr> {
+        Ok(self.0.mesh.writer())
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<Msg>,
+        Msg::Apply(push, reply): Msg,
+        writer: &mut MeshWriter,
+    ) -> Result<(), ActorProcessingErr> {
+        let (resources, removed) = (push.resources.len(), push.removed.len());
+        let span =
+            tracing::debug_span!(target: "mesh", "apply", kind = push.kind.type_url(), resources, removed);
+        let rejected = match push.kind {
+            Kind::Address => self.apply_addresses(push, writer).instrument(span).await,
+            Kind::Authorization => self.apply_policies(push, writer),
+        };
+        self.0.changed.send_modify(|pushes| *pushes += 1);
+        // Without the asker there is nobody to acknowledge to; the next connection replays what was not.
+        let _ = reply.send(rejected);
+        Ok(())
+    }
+}
+
+impl MeshActor {
+    async fn apply_addresses(&self, push: Push, writer: &mut MeshWriter) -> Vec<Rejected> {
+        let mut rejected = Vec::new();
+        let mut changes = Vec::with_capacity(push.resources.len());
+        for (index, resource) in push.resources.into_iter().enumerate() {
+            let name = resource.name.clone();
+            match payload(resource).and_then(|bytes| {
+                let address = PbAddress::decode(&*bytes).map_err(|error| error.to_string())?;
+                Change::decode(address).map_err(|error| error.to_string())
+            }) {
+                Ok(change) => changes.push(change),
+                Err(reason) => rejected.push(Rejected { name, reason }),
+            }
+            if index % SLICE == SLICE - 1 {
+                tokio::task::yield_now().await;
+            }
+        }
+        let mut changes = push_order(changes, push.removed).peekable();
+        let mut applied = Applied::default();
+        while changes.peek().is_some() {
+            applied.merge(writer.apply(changes.by_ref().take(SLICE)));
+            tokio::task::yield_now().await;
+        }
+        self.0.learn(&applied);
+        rejected
+    }
+
+    fn apply_policies(&self, push: Push, writer: &mut MeshWriter) -> Vec<Rejected> {
+        let mut rejected = Vec::new();
+        let mut changes = Vec::with_capacity(push.resources.len() + push.removed.len());
+        let brought: std::collections::HashSet<String> =
+            push.resources.iter().map(|resource| resource.name.clone()).collect();
+        for resource in push.resources {
+            let name = resource.name.clone();
+            match payload(resource).and_then(|bytes| {
+                let policy = Authorization::decode(&*bytes).map_err(|error| error.to_string())?;
+                Policy::decode(&name, policy).map_err(|error| error.to_string())
+            }) {
+                Ok(policy) => changes.push(PolicyChange::Upsert(policy)),
+                Err(reason) => rejected.push(Rejected { name, reason }),
+            }
+        }
+        let removed = push.removed.into_iter().filter(|name| !brought.contains(name));
+        changes.extend(removed.map(PolicyChange::Remove));
+        if !changes.is_empty() {
+            writer.set_policies(Arc::new(self.0.mesh.policies().with(changes)));
+        }
+        rejected
+    }
+}
+
+fn payload(resource: Resource) -> Result<Vec<u8>, String> {
+    resource.resource.map(|any| any.value).ok_or_else(|| "the resource is empty".to_owned())
+}

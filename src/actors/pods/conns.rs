@@ -1,0 +1,51 @@
+//! The owner of a pod's connections: lose it, and they are cut; nobody else's loss does that.
+
+use std::sync::Arc;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+
+use super::pod::Pod;
+use crate::{
+    actors::node::cut,
+    supervisor::{Address, ChildSpec},
+};
+
+struct Conns(Arc<Pod>);
+
+/// Cuts what is live when it is dropped, however that comes about.
+struct Owned(Arc<Pod>);
+
+/// The actor has no messages: what it owns is all there is to it.
+enum Msg {}
+
+/// The actor that owns the connections of `pod`.
+pub fn child(pod: &Arc<Pod>) -> ChildSpec {
+    let pod = pod.clone();
+    let make = move || (Conns(pod.clone()), ());
+    ChildSpec::actor("conns", &Address::new("conns"), make).kind_label("conns")
+}
+
+impl Actor for Conns {
+    type Msg = Msg;
+    type State = Owned;
+    type Arguments = ();
+
+    async fn pre_start(&self, _: ActorRef<Msg>, (): ()) -> Result<Owned, ActorProcessingErr> {
+        if !*self.0.draining.borrow() {
+            self.0.conns.reopen();
+            self.0.peers.reopen();
+        }
+        Ok(Owned(self.0.clone()))
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        // Those admitted from now on until the successor is there would have no owner.
+        self.0.conns.close_admission();
+        self.0.peers.close_admission();
+        let why = if *self.0.draining.borrow() { cut::POD } else { cut::OWNER };
+        self.0.conns.cut_all(why);
+        self.0.peers.cut_all(why);
+    }
+}

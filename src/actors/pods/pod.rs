@@ -1,0 +1,175 @@
+//! One pod of the node: what its actors and its connections share.
+
+use std::{
+    net::{IpAddr, SocketAddr, TcpListener},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use foldhash::HashMap;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::{
+    actors::{capture::Kind, node::Node, sys::netns::NetNs, tunnel::Tunnels},
+    protocols::{
+        identity::Identity,
+        labels::Reporter,
+        mesh::{Workload, WorkloadInfo},
+        outcome::Unroutable,
+    },
+    supervisor::ConnSet,
+};
+
+static SERIAL: AtomicU64 = AtomicU64::new(1);
+
+/// A pod whose traffic this process carries. It outlives restarts of its actors.
+pub struct Pod {
+    /// Number unique in this process: a pod that comes back is another one.
+    pub serial: u64,
+    /// Kubernetes uid.
+    pub uid: Arc<str>,
+    /// It is the proxy's own pod: its sockets are plain ones, and nothing but HBONE reaches it through us.
+    pub is_own: bool,
+    /// Who the pod says it is.
+    pub info: WorkloadInfo,
+    /// Its namespace.
+    pub netns: NetNs,
+    /// The node it is on.
+    pub node: Arc<Node>,
+    /// Its live connections.
+    pub conns: ConnSet<ConnInfo>,
+    /// Tunnels its peers have opened to it, by their address.
+    pub peers: ConnSet<SocketAddr>,
+    /// Tunnels it has opened to peers, or is about to, by the peer's address.
+    pub dialled: ConnSet<SocketAddr>,
+    /// The actors of its tunnels to peers.
+    pub tunnels: Tunnels,
+    /// Its listening sockets, which outlive the actors that accept on them.
+    pub listeners: Mutex<HashMap<Kind, TcpListener>>,
+    /// Set once: no connection is accepted any more.
+    pub draining: watch::Sender<bool>,
+    /// Inbound listeners may connect as the client.
+    pub transparent: AtomicBool,
+    /// The workload as last found, and whether it still is the one.
+    workload: Mutex<Option<(u64, Arc<Workload>)>>,
+}
+
+/// What is known of a live connection, for policy and for showing.
+#[derive(Debug)]
+pub struct ConnInfo {
+    /// Direction.
+    pub reporter: Reporter,
+    /// Whether it came or goes through a tunnel.
+    pub tunnelled: bool,
+    /// The client.
+    pub src: SocketAddr,
+    /// The client's identity, if it has one.
+    pub identity: Option<Identity>,
+    /// What policies see as its destination; for outbound connections the original destination.
+    pub dst: SocketAddr,
+}
+
+// === impl Pod ===
+
+impl Pod {
+    /// A pod without actors yet.
+    pub fn new(uid: Arc<str>, info: WorkloadInfo, netns: NetNs, node: Arc<Node>) -> Arc<Self> {
+        Self::make(uid, info, netns, node, false)
+    }
+
+    /// The proxy's own pod (contract/dataplane.md section 4.5).
+    pub fn own(info: WorkloadInfo, node: Arc<Node>) -> Arc<Self> {
+        let home = node.home.clone();
+        Self::make("self".into(), info, home, node, true)
+    }
+
+    fn make(uid: Arc<str>, info: WorkloadInfo, netns: NetNs, node: Arc<Node>, is_own: bool) -> Arc<Self> {
+        let tunnels = Tunnels::new(&uid);
+        Arc::new(Self {
+            serial: SERIAL.fetch_add(1, Ordering::Relaxed),
+            conns: ConnSet::new(node.shards.count()),
+            peers: ConnSet::new(node.shards.count()),
+            dialled: ConnSet::new(node.shards.count()),
+            uid,
+            is_own,
+            info,
+            netns,
+            node,
+            tunnels,
+            listeners: Mutex::default(),
+            draining: watch::Sender::new(false),
+            transparent: AtomicBool::new(false),
+            workload: Mutex::default(),
+        })
+    }
+
+    /// Says and counts that a task of a connection or tunnel of this pod has panicked on a shard.
+    pub fn task_panicked(&self, kind: &'static str, shard: usize, message: &str) {
+        self.node.metrics.actors.task_panicked(kind);
+        let path = format!("root/dataplane/pods/{}/conns/{kind}", self.uid);
+        tracing::error!(target: "supervisor", path, shard, message, "connection task panicked");
+    }
+
+    /// `SO_MARK` of its sockets.
+    pub fn mark(&self) -> Option<u32> {
+        self.node.settings.mark.filter(|_| !self.is_own)
+    }
+
+    /// The pod's workload, waiting for the control plane if it is not known yet.
+    ///
+    /// # Errors
+    /// It did not appear in time.
+    pub async fn workload(&self) -> Result<Arc<Workload>, Unroutable> {
+        if let Some(workload) = self.workload_now() {
+            return Ok(workload);
+        }
+        let found = self.node.wait_for(self.node.settings.timeouts.workload, || self.workload_now()).await;
+        found.ok_or_else(|| {
+            let WorkloadInfo { name, namespace, service_account } = &self.info;
+            Unroutable::UnknownLocalWorkload(format!("{service_account}.{namespace} ({name})").into())
+        })
+    }
+
+    /// The pod's workload if it is known. Looked up again only after a push.
+    pub fn workload_now(&self) -> Option<Arc<Workload>> {
+        let push = *self.node.mesh_changed.borrow();
+        let mut cached = self.workload.lock();
+        if let Some((at, workload)) = &*cached
+            && *at == push
+        {
+            return Some(workload.clone());
+        }
+        let found = self.node.mesh.local_workload(&self.info)?;
+        *cached = Some((push, found.clone()));
+        Some(found)
+    }
+
+    /// The pod's workload as it is or, if the control plane has withdrawn it, as it was when last looked up.
+    pub fn workload_last(&self) -> Option<Arc<Workload>> {
+        self.workload_now().or_else(|| self.workload.lock().as_ref().map(|(_, workload)| workload.clone()))
+    }
+
+    /// The pod's identity: the namespace and service account it was handed over with, in its workload's trust domain.
+    ///
+    /// # Errors
+    /// The parts make no valid identity.
+    pub fn identity(
+        &self,
+        workload: &Workload,
+    ) -> Result<Identity, crate::protocols::identity::IdentityError> {
+        let known = workload.identity();
+        if known.namespace() == self.info.namespace && known.service_account() == self.info.service_account {
+            return Ok(known.clone());
+        }
+        Identity::new(workload.trust_domain(), &self.info.namespace, &self.info.service_account)
+    }
+
+    /// The address to connect to the application from, so that it sees its client.
+    pub fn source_towards(&self, client: IpAddr, to: IpAddr) -> Option<IpAddr> {
+        let may = self.transparent.load(Ordering::Relaxed) && client != to && !to.is_loopback();
+        (may && client.is_ipv4() == to.is_ipv4()).then_some(client)
+    }
+}

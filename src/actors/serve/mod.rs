@@ -1,0 +1,135 @@
+//! Connections, from accept to close, each on one shard.
+
+pub mod inbound;
+pub mod outbound;
+pub mod plaintext;
+pub mod report;
+
+use std::{future::Future, io, net::SocketAddr, sync::Arc};
+
+use super::{
+    node::cut,
+    pods::pod::{ConnInfo, Pod},
+    shard::Shard,
+};
+use crate::protocols::{
+    addr::{ClientAddr, canonical},
+    mesh::Workload,
+    outcome::{Cut, Denial, Outcome},
+    rbac::{self, DenyReason, Destination, DryRun, Flow, Verdict},
+};
+
+/// Spawns the task of a connection. A panic costs that connection only: it is counted and logged with its place.
+pub fn spawn(shard: &Shard, pod: &Arc<Pod>, kind: &'static str, work: impl Future<Output = ()> + 'static) {
+    let (pod, index) = (pod.clone(), shard.index());
+    shard.spawn_watched(kind, work, move |message| pod.task_panicked(kind, index, &message));
+}
+
+/// Whether policies let `info`'s connection in, waiting for a policy that is named but not known yet.
+///
+/// # Errors
+/// The denial.
+pub async fn authorize(pod: &Pod, info: &ConnInfo) -> Result<(), Denial> {
+    let look = || match pod.workload_now() {
+        Some(workload) => verdict(pod, &workload, info),
+        None => Some(Err(Denial::WorkloadNotFound)),
+    };
+    if let Some(decided) = look() {
+        return decided;
+    }
+    let patience = pod.node.settings.timeouts.workload;
+    let decided = pod.node.wait_for(patience, look).await;
+    decided.unwrap_or_else(|| Err(Denial::Explicit(unknown_policy(pod).into())))
+}
+
+/// What policies say now of a connection to `workload`, the pod's; `None` while one that matters is unknown.
+pub fn verdict(pod: &Pod, workload: &Workload, info: &ConnInfo) -> Option<Result<(), Denial>> {
+    let policies = pod.node.mesh.policies();
+    let destination = Destination { namespace: workload.namespace(), policies: workload.policies() };
+    let flow = Flow { src: info.src, identity: info.identity.as_ref(), dst: info.dst };
+    let log = pod.node.settings.options.policy_log;
+    match rbac::evaluate(&policies, &destination, &flow, &mut |dry| log_dry_run(&dry, &flow, log)) {
+        Verdict::Allow => Some(Ok(())),
+        Verdict::Deny(reason) => {
+            log_denial(&reason, &flow, log);
+            Some(Err(denial(reason)))
+        }
+        Verdict::Unknown { .. } => None,
+    }
+}
+
+fn denial(reason: DenyReason) -> Denial {
+    match reason {
+        DenyReason::Explicit { policy, .. } => Denial::Explicit(policy.key().into()),
+        DenyReason::NoneAllowed => Denial::NotAllowed,
+        DenyReason::Unknown(policy) => Denial::Explicit(format!("{policy} (unknown policy)").into()),
+    }
+}
+
+fn unknown_policy(pod: &Pod) -> String {
+    let policies = pod.node.mesh.policies();
+    let workload = pod.workload_now();
+    let names = workload.iter().flat_map(|workload| workload.policies());
+    let missing: Vec<&str> = names.map(AsRef::as_ref).filter(|name| policies.get(name).is_none()).collect();
+    format!("{} (unknown policy)", missing.join(", "))
+}
+
+fn log_dry_run(dry: &DryRun<'_>, flow: &Flow<'_>, info: bool) {
+    let (policy, matched) = (dry.policy.key(), dry.matched);
+    if info {
+        tracing::info!(target: "rbac", policy, matched, src = %flow.src, dst = %flow.dst, "dry-run policy");
+    } else {
+        tracing::debug!(target: "rbac", policy, matched, src = %flow.src, dst = %flow.dst, "dry-run policy");
+    }
+}
+
+fn log_denial(reason: &DenyReason, flow: &Flow<'_>, info: bool) {
+    if info {
+        tracing::info!(target: "rbac", %reason, src = %flow.src, dst = %flow.dst, "denied");
+    } else {
+        tracing::debug!(target: "rbac", %reason, src = %flow.src, dst = %flow.dst, "denied");
+    }
+}
+
+/// How a connection that was cut ended.
+pub fn cut_outcome(why: crate::supervisor::CutReason) -> Outcome {
+    if why == cut::POLICY { Cut::PolicyChange.into() } else { Cut::Drain.into() }
+}
+
+/// The client of an accepted connection, and the address it was accepted on.
+///
+/// # Errors
+/// The connection is reset already.
+pub fn ends(stream: &tokio::net::TcpStream, peer: SocketAddr) -> io::Result<(ClientAddr, SocketAddr)> {
+    Ok((ClientAddr::new(peer), canonical(stream.local_addr()?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::Future, net::SocketAddr, sync::Arc};
+
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    type Serve<F> = fn(Arc<Pod>, Shard, TcpStream, SocketAddr) -> F;
+
+    fn size<F: Future>(_: Serve<F>) -> usize {
+        size_of::<F>()
+    }
+
+    /// A connection's task holds its future for as long as it lives, so its size is memory per idle connection.
+    #[test]
+    fn futures_of_connections_stay_small() {
+        let sizes = [
+            ("outbound", size(outbound::serve), 800),
+            ("plaintext", size(plaintext::serve), 800),
+            // One for many streams.
+            ("tunnel", size(inbound::serve), 4500),
+            ("stream", inbound::stream_size(), 1000),
+        ];
+        for (name, size, most) in sizes {
+            assert!(size <= most, "the future of an {name} connection has {size} bytes, more than {most}");
+        }
+    }
+}

@@ -1,0 +1,364 @@
+//! Captured outbound connections (contract/dataplane.md section 3).
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use http::HeaderValue;
+use tokio::{net::TcpStream, time::timeout};
+use tracing::Instrument;
+
+use super::report::{Facts, Report};
+use crate::{
+    actors::{
+        pods::pod::{ConnInfo, Pod},
+        shard::{Counted, Shard},
+        sys::socket,
+        telemetry::{access, metrics::Held},
+        tunnel::{
+            TunnelKey, dial,
+            pool::{Lease, PodPool},
+        },
+    },
+    protocols::{
+        addr::{ClientAddr, HboneAddr, OrigDst},
+        hbone::{
+            client::{self, ConnectError, ConnectRequest},
+            headers::{self, Baggage, TraceParent},
+            side::StreamSide,
+        },
+        identity::Identity,
+        labels::Reporter,
+        mesh::{Service, Workload},
+        outcome::{Failure, Outcome, Unroutable},
+        relay::{TcpSide, relay},
+        route::{self, Hop, Pick, Route, RouteError, Source, Upstream},
+    },
+    supervisor::Conn,
+};
+
+/// Endpoints tried for one connection.
+const ATTEMPTS: usize = 3;
+/// How long an endpoint may take to be reached while there may be another one. Its dial goes on for later connections.
+const IMPATIENCE: Duration = Duration::from_secs(1);
+
+/// Serves a connection accepted on 15001.
+pub async fn serve(pod: Arc<Pod>, shard: Shard, stream: TcpStream, peer: SocketAddr) {
+    let span = tracing::debug_span!(target: "conn", "outbound", %peer, pod = &*pod.uid);
+    // Boxed: its many steps would make the future of every idle connection as large as the largest of them.
+    let Some(open) = Box::pin(open(pod, shard.clone(), &stream, peer).instrument(span)).await else { return };
+    let Open { conn, counted: _counted, report, reached } = open;
+    let client = TcpSide(stream);
+    let relayed = match reached {
+        Reached::Tcp(server) => conn.guard(relay(client, server, &*report, &shard.buffers)).await,
+        Reached::Stream(server, _lease) => conn.guard(relay(client, server, &*report, &shard.buffers)).await,
+    };
+    // A connection that was cut is reported as such.
+    if let Ok(relayed) = relayed {
+        report.relayed(relayed);
+    }
+}
+
+/// A connection whose next hop is reached.
+struct Open {
+    conn: Conn<ConnInfo>,
+    counted: (Counted, Held),
+    report: Box<Report>,
+    reached: Reached,
+}
+
+async fn open(pod: Arc<Pod>, shard: Shard, stream: &TcpStream, peer: SocketAddr) -> Option<Open> {
+    let (client, local) = super::ends(stream, peer).ok()?;
+    let dst = OrigDst::new(socket::original_dst(stream, client.ip().is_ipv4()).unwrap_or(local));
+    let info = ConnInfo {
+        reporter: Reporter::Source,
+        tunnelled: false,
+        src: client.addr(),
+        identity: None,
+        dst: dst.addr(),
+    };
+    let conn = pod.conns.admit(shard.index(), info).ok()?;
+    let counted = (shard.count_conn(), pod.node.metrics.socket(Reporter::Source));
+    let outbound = Outbound { pod: &pod, shard: &shard, conn: &conn, client, dst };
+    let (report, reached) = conn.guard(outbound.reach()).await.ok()??;
+    Some(Open { conn, counted, report, reached })
+}
+
+/// One outbound connection.
+struct Outbound<'a> {
+    pod: &'a Arc<Pod>,
+    shard: &'a Shard,
+    conn: &'a Conn<ConnInfo>,
+    client: ClientAddr,
+    dst: OrigDst,
+}
+
+/// A next hop that was reached.
+enum Reached {
+    Tcp(TcpSide),
+    Stream(StreamSide, Lease),
+}
+
+// === impl Outbound ===
+
+impl Outbound<'_> {
+    /// The next hop of the connection, or of another endpoint if the first does not answer. What fails is reported.
+    async fn reach(&self) -> Option<(Box<Report>, Reached)> {
+        let source = self.source().await.map_err(|outcome| self.refuse(&outcome)).ok()?;
+        // Suspects are passed over while anything else is left; what failed for this connection is not tried again.
+        let mut tried: Vec<SocketAddr> = Vec::new();
+        let mut avoid = self.pod.node.suspects.now();
+        for attempt in 1..=ATTEMPTS {
+            let routed = match self.route(&source.0, &avoid) {
+                Err(RouteError::NoHealthyUpstream(_)) if avoid.len() > tried.len() => {
+                    avoid.clone_from(&tried);
+                    self.route(&source.0, &avoid)
+                }
+                routed => routed,
+            };
+            let route = match routed {
+                Ok(route) => route,
+                // Every endpoint has failed: the report of the last one has said so.
+                Err(RouteError::NoHealthyUpstream(_)) if !tried.is_empty() => return None,
+                Err(error) => {
+                    self.refuse(&unroutable(error).into());
+                    return None;
+                }
+            };
+            let another = attempt < ATTEMPTS && route.service.is_some();
+            // Asked only of an endpoint that is slow: the last one is waited for as long as it may take.
+            let elsewhere = |to: SocketAddr| {
+                let avoid: Vec<SocketAddr> = tried.iter().copied().chain([to]).collect();
+                another && self.route(&source.0, &avoid).is_ok()
+            };
+            let (report, reached) = self.attempt(&source, route, &elsewhere).await;
+            let to = report.dialled();
+            match reached {
+                Ok(reached) => return Some((report, reached)),
+                Err((outcome, retry)) => {
+                    report.end(outcome);
+                    if !(retry && another) {
+                        return None;
+                    }
+                    self.pod.node.suspects.add(to);
+                    tried.push(to);
+                    avoid.push(to);
+                }
+            }
+        }
+        None
+    }
+
+    fn refuse(&self, outcome: &Outcome) {
+        access::refused(self.client.addr(), self.dst.addr(), Reporter::Source, outcome);
+    }
+
+    async fn source(&self) -> Result<(Arc<Workload>, Identity), Outcome> {
+        let workload = self.pod.workload().await?;
+        let identity = self.pod.identity(&workload).map_err(|e| Failure::Identity(e.to_string().into()))?;
+        let source = Source { workload: &workload, client: self.client.ip() };
+        self.pod.node.settings.illegal_ports.check_outbound(&source, self.dst).map_err(unroutable)?;
+        Ok((workload, identity))
+    }
+
+    fn route(&self, workload: &Workload, avoid: &[SocketAddr]) -> Result<Route, RouteError> {
+        let source = Source { workload, client: self.client.ip() };
+        let mut rng = self.shard.rng.borrow_mut();
+        route::outbound(&self.pod.node.mesh, &source, self.dst, &mut Pick { rng: &mut *rng, avoid })
+    }
+
+    /// Reaches the next hop, or says why not and whether another endpoint may be tried: only while nothing has been
+    /// sent to the application.
+    async fn attempt(
+        &self,
+        (workload, identity): &(Arc<Workload>, Identity),
+        route: Route,
+        elsewhere: &dyn Fn(SocketAddr) -> bool,
+    ) -> (Box<Report>, Result<Reached, (Outcome, bool)>) {
+        let resolved = self.resolve(&route).await;
+        let to = resolved.as_ref().map_or(self.dst.addr(), |to| *to);
+        let hop = route.hop.resolved(to.ip());
+        let tunnelled = matches!(hop, Hop::Hbone { .. } | Hop::DoubleHbone { .. });
+        let facts = Facts {
+            source: Some(workload.clone()),
+            source_identity: tunnelled.then(|| identity.clone()),
+            destination_identity: route.destination.as_deref().map(|w| w.identity().clone()),
+            destination: route.destination,
+            service: route.service,
+            authority: match &hop {
+                Hop::Hbone { authority, .. } | Hop::DoubleHbone { authority, .. } => Some(authority.clone()),
+                Hop::Tcp { .. } => None,
+            },
+            mtls: tunnelled,
+            ..Facts::default()
+        };
+        let report = Report::open(self.pod, self.conn, to, facts);
+        if let Err(error) = resolved {
+            return (report, Err((error.into(), false)));
+        }
+        let reached = match hop {
+            Hop::Tcp { .. } => self.direct(to, elsewhere).await,
+            Hop::Hbone { authority, sans, .. } => {
+                let request = self.request(workload, authority, report.facts().service.as_deref());
+                let key = TunnelKey { to, identity: identity.clone(), sans };
+                self.stream(&key, request, elsewhere).await
+            }
+            Hop::DoubleHbone { .. } => {
+                let why = "destinations on another network are not served by this version";
+                Err((Failure::Dial(why.into()).into(), false))
+            }
+        };
+        (report, reached)
+    }
+
+    /// Connects without a tunnel.
+    async fn direct(
+        &self,
+        to: SocketAddr,
+        elsewhere: &dyn Fn(SocketAddr) -> bool,
+    ) -> Result<Reached, (Outcome, bool)> {
+        let failed = |why: String| Err((Failure::Dial(why.into()).into(), true));
+        match patiently(dial::connect(self.pod, to, None), || elsewhere(to)).await {
+            Some(Ok(stream)) => Ok(Reached::Tcp(TcpSide(stream))),
+            Some(Err(error)) => failed(error.to_string()),
+            None => failed(format!("{to}: no answer within {IMPATIENCE:?}")),
+        }
+    }
+
+    /// A place on a tunnel to `key`.
+    async fn lease(
+        &self,
+        key: &TunnelKey,
+        elsewhere: &dyn Fn(SocketAddr) -> bool,
+    ) -> Result<Lease, (Outcome, bool)> {
+        let pool = PodPool::of(self.pod, self.shard);
+        // While the certificate is not there yet, no endpoint is to blame and none would be faster.
+        let certs = &self.pod.node.certs;
+        let another = || certs.current(&key.identity).is_some() && elsewhere(key.to);
+        match patiently(pool.lease(self.pod, self.shard, key), another).await {
+            Some(leased) => leased.map_err(|error| (error.failure().into(), !error.is_local())),
+            None => {
+                let why = format!("{}: no tunnel within {IMPATIENCE:?}", key.to);
+                Err((Failure::Dial(why.into()).into(), true))
+            }
+        }
+    }
+
+    /// Opens a stream through a tunnel to `key`.
+    async fn stream(
+        &self,
+        key: &TunnelKey,
+        request: ConnectRequest,
+        elsewhere: &dyn Fn(SocketAddr) -> bool,
+    ) -> Result<Reached, (Outcome, bool)> {
+        let mut last = None;
+        // A tunnel that went away between being picked and being used has carried nothing: another is taken.
+        for _ in 0..2 {
+            let lease = self.lease(key, elsewhere).await?;
+            let patience = self.pod.node.settings.timeouts.response;
+            match timeout(patience, client::connect(lease.send_request(), request.clone())).await {
+                Ok(Ok((side, _))) => return Ok(Reached::Stream(side, lease)),
+                Ok(Err(ConnectError::PeerStatus(status))) => {
+                    // 503: the peer could not reach the application, so another endpoint may.
+                    return Err((Failure::Status(status.as_u16()).into(), status.as_u16() == 503));
+                }
+                Ok(Err(error @ ConnectError::LocalAuthority(_))) => {
+                    return Err((Failure::H2(error.to_string().into()).into(), false));
+                }
+                Ok(Err(ConnectError::Tunnel(error))) => {
+                    // Picked again, a tunnel on its way out would fail every connection until its last stream ends.
+                    if error.is_go_away() || error.is_io() {
+                        lease.retire();
+                    } else {
+                        lease.distrust();
+                    }
+                    last = Some(Failure::H2(error.to_string().into()));
+                }
+                Err(_) => {
+                    lease.distrust();
+                    let text = format!("{}: no answer to CONNECT within {patience:?}", key.to);
+                    return Err((Failure::H2(text.into()).into(), true));
+                }
+            }
+        }
+        Err((last.unwrap_or(Failure::H2("tunnel failed".into())).into(), true))
+    }
+
+    fn request(
+        &self,
+        workload: &Workload,
+        authority: HboneAddr,
+        service: Option<&Service>,
+    ) -> ConnectRequest {
+        ConnectRequest {
+            authority,
+            baggage: if self.pod.node.settings.options.baggage { baggage(workload) } else { None },
+            forwarded: headers::forwarded(self.client.addr(), service.map(Service::hostname)),
+            trace: TraceParent::random(&mut *self.shard.rng.borrow_mut()),
+            network: None,
+        }
+    }
+
+    /// The address of a next hop, asking DNS if it has only a name.
+    async fn resolve(&self, route: &Route) -> Result<SocketAddr, Unroutable> {
+        let (host, port, prefer_v6) = match route.hop.upstream() {
+            Upstream::Ip(addr) => return Ok(*addr),
+            Upstream::Host { host, port, prefer_v6 } => (host.clone(), *port, *prefer_v6),
+        };
+        let unresolved = || Unroutable::NoAddresses(host.to_string().into());
+        let asked = host.clone();
+        // The resolver's threads inherit the namespace of the thread that makes them: the proxy's own.
+        #[allow(clippy::disallowed_methods, reason = "awaited right here, and the resolver bounds itself")]
+        let looking = self.pod.node.home.enter_sticky(move || {
+            tokio::task::spawn_blocking(move || {
+                std::net::ToSocketAddrs::to_socket_addrs(&(&*asked, port)).map(Vec::from_iter)
+            })
+        });
+        let looking = looking.map_err(|_| unresolved())?;
+        let found = timeout(self.pod.node.settings.timeouts.connect, looking).await;
+        let Ok(Ok(Ok(addrs))) = found else { return Err(unresolved()) };
+        let mut addrs: Vec<SocketAddr> = addrs.into_iter().map(crate::protocols::addr::canonical).collect();
+        if addrs.iter().any(|a| a.is_ipv6() == prefer_v6) {
+            addrs.retain(|a| a.is_ipv6() == prefer_v6);
+        }
+        use rand::seq::IndexedRandom;
+        addrs.choose(&mut *self.shard.rng.borrow_mut()).copied().ok_or_else(unresolved)
+    }
+}
+
+/// Awaits `work`; gives up, with `None`, when it takes long and `another` says that there is a better way by now.
+async fn patiently<T>(work: impl Future<Output = T>, another: impl Fn() -> bool) -> Option<T> {
+    let mut work = std::pin::pin!(work);
+    loop {
+        match timeout(IMPATIENCE, work.as_mut()).await {
+            Ok(done) => return Some(done),
+            Err(_) if another() => return None,
+            Err(_) => {}
+        }
+    }
+}
+
+/// What a CONNECT or its answer says of a workload.
+pub fn baggage(workload: &Workload) -> Option<HeaderValue> {
+    let place = workload.place();
+    let baggage = Baggage {
+        cluster: place.cluster_id.to_string(),
+        namespace: workload.namespace().to_owned(),
+        workload: workload.workload_name().to_owned(),
+        service: workload.canonical_name().to_owned(),
+        revision: workload.canonical_revision().to_owned(),
+        region: place.region.to_string(),
+        zone: place.zone.to_string(),
+    };
+    baggage.encode(workload.workload_type().as_str())
+}
+
+fn unroutable(error: RouteError) -> Unroutable {
+    match error {
+        RouteError::Recursive => Unroutable::Recursive,
+        RouteError::UnknownWaypoint(what) => Unroutable::UnknownWaypoint(what.into()),
+        RouteError::NoHealthyUpstream(dst) => Unroutable::NoHealthyUpstream(dst.to_string().into()),
+        RouteError::NoAddress(what) => Unroutable::NoAddresses(what.into()),
+        error @ (RouteError::UnknownGateway(_) | RouteError::NoGateway(_) | RouteError::OtherNetwork(_)) => {
+            Unroutable::NoHealthyUpstream(error.to_string().into())
+        }
+    }
+}

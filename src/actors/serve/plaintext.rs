@@ -1,0 +1,98 @@
+//! Captured inbound plaintext (contract/dataplane.md section 4.3).
+
+use std::{net::SocketAddr, sync::Arc};
+
+use tokio::net::TcpStream;
+use tracing::Instrument;
+
+use super::report::{Facts, Report};
+use crate::{
+    actors::{
+        pods::pod::{ConnInfo, Pod},
+        shard::{Counted, Shard},
+        sys::socket,
+        telemetry::{access, metrics::Held},
+        tunnel::dial,
+    },
+    protocols::{
+        addr::OrigDst,
+        labels::Reporter,
+        outcome::{Failure, Outcome, Unroutable},
+        relay::{TcpSide, relay},
+        route::{Inbound, inbound_plaintext, inbound_service},
+    },
+    supervisor::Conn,
+};
+
+/// Serves a connection accepted on 15006.
+pub async fn serve(pod: Arc<Pod>, shard: Shard, stream: TcpStream, peer: SocketAddr) {
+    let span = tracing::debug_span!(target: "conn", "plaintext", %peer, pod = &*pod.uid);
+    // Boxed, as for outbound connections.
+    let Some(open) = Box::pin(open(pod, &shard, &stream, peer).instrument(span)).await else { return };
+    let Open { conn, counted: _counted, report, app } = open;
+    if let Ok(relayed) = conn.guard(relay(TcpSide(stream), TcpSide(app), &*report, &shard.buffers)).await {
+        report.relayed(relayed);
+    }
+}
+
+/// A connection whose application is reached.
+struct Open {
+    conn: Conn<ConnInfo>,
+    counted: (Counted, Held),
+    report: Box<Report>,
+    app: TcpStream,
+}
+
+async fn open(pod: Arc<Pod>, shard: &Shard, stream: &TcpStream, peer: SocketAddr) -> Option<Open> {
+    let (client, local) = super::ends(stream, peer).ok()?;
+    let dst = OrigDst::new(socket::original_dst(stream, client.ip().is_ipv4()).unwrap_or(local));
+    let refuse = |outcome: &Outcome| {
+        access::refused(client.addr(), dst.addr(), Reporter::Destination, outcome);
+    };
+    let Ok(inbound) = inbound_plaintext(dst, &pod.node.settings.illegal_ports) else {
+        refuse(&Unroutable::Recursive.into());
+        return None;
+    };
+    let info = ConnInfo {
+        reporter: Reporter::Destination,
+        tunnelled: false,
+        src: client.addr(),
+        identity: None,
+        dst: inbound.target,
+    };
+    // Registered before policies are asked, so that a change in between is not missed.
+    let conn = pod.conns.admit(shard.index(), info).ok()?;
+    let counted = (shard.count_conn(), pod.node.metrics.socket(Reporter::Destination));
+    let reached = conn.guard(reach(&pod, &conn, inbound)).await.ok()?;
+    let (report, app) = reached.map_err(|outcome| refuse(&outcome)).ok()??;
+    Some(Open { conn, counted, report, app })
+}
+
+/// The application, if policies allow. What fails once the connection is open is reported there.
+async fn reach(
+    pod: &Arc<Pod>,
+    conn: &Conn<ConnInfo>,
+    inbound: Inbound,
+) -> Result<Option<(Box<Report>, TcpStream)>, Outcome> {
+    let workload = pod.workload().await?;
+    let mesh = &pod.node.mesh;
+    let src = conn.info().src;
+    let facts = Facts {
+        source: mesh.workload_by_ip(&pod.node.settings.network, src.ip()),
+        service: inbound_service(mesh, &workload, None, inbound.target.port()),
+        destination: Some(workload),
+        ..Facts::default()
+    };
+    let report = Report::open(pod, conn, inbound.target, facts);
+    if let Err(denial) = super::authorize(pod, conn.info()).await {
+        report.end(denial);
+        return Ok(None);
+    }
+    match dial::connect(pod, inbound.dial, pod.source_towards(src.ip(), inbound.dial.ip())).await {
+        Ok(app) => Ok(Some((report, app))),
+        Err(error) => {
+            report.end(Failure::Dial(error.to_string().into()));
+            Ok(None)
+        }
+    }
+}

@@ -1,0 +1,357 @@
+//! Unix SOCK_SEQPACKET sockets that carry file descriptors, as istio-cni speaks them
+//! (contract/dataplane.md section 6).
+
+use std::{
+    io::{self, IoSliceMut},
+    mem,
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    path::Path,
+};
+
+use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::io::{Interest, unix::AsyncFd};
+
+/// Both sides read into buffers of this many bytes; a longer packet is an error.
+pub const PACKET_BYTES: usize = 1024;
+
+/// Descriptors taken from one packet at most; more is an error. One is legal, the others serve to refuse by name.
+const MAX_FDS: usize = 8;
+
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 16;
+
+/// Room for the control message that carries `MAX_FDS` descriptors, in words so that it is aligned for its header.
+const CONTROL_WORDS: usize = {
+    // SAFETY: pure arithmetic on its argument.
+    let bytes = unsafe { libc::CMSG_SPACE((MAX_FDS * mem::size_of::<RawFd>()) as libc::c_uint) } as usize;
+    bytes.div_ceil(mem::size_of::<u64>())
+};
+
+/// One packet and the descriptors that came with it, which are close-on-exec.
+#[derive(Debug)]
+pub struct Packet {
+    /// The payload, at most [`PACKET_BYTES`].
+    pub bytes: Vec<u8>,
+    /// The descriptors in the order they were sent.
+    pub fds: Vec<OwnedFd>,
+}
+
+/// Why no packet could be read. Descriptors that came with a bad packet are closed.
+#[derive(Debug, thiserror::Error)]
+pub enum RecvError {
+    /// The socket failed.
+    #[error("cannot read from the socket: {0}")]
+    Io(#[from] io::Error),
+    /// The packet is longer than [`PACKET_BYTES`].
+    #[error("the peer sent a packet of more than {PACKET_BYTES} bytes")]
+    PeerPacketTooLong,
+    /// More descriptors than can be taken came with the packet.
+    #[error("the peer sent more than {MAX_FDS} file descriptors in a packet")]
+    PeerTooManyFds,
+}
+
+/// A connected SEQPACKET socket. Both directions may be used at the same time; dropping it closes it.
+#[derive(Debug)]
+pub struct SeqPacket {
+    fd: AsyncFd<Socket>,
+}
+
+/// A listening SEQPACKET socket. Dropping it closes it and leaves its path behind.
+#[derive(Debug)]
+pub struct SeqListener {
+    fd: AsyncFd<Socket>,
+}
+
+// === impl SeqPacket ===
+
+impl SeqPacket {
+    /// Connects to the listener at `path`.
+    ///
+    /// Never waits: a unix socket connects at once or not at all.
+    ///
+    /// # Errors
+    /// Nobody listens at `path` or its queue is full, the path is too long, or there are no descriptors left.
+    pub fn connect(path: &Path) -> io::Result<Self> {
+        let socket = seqpacket()?;
+        socket.connect(&SockAddr::unix(path)?)?;
+        Self::wrap(socket)
+    }
+
+    /// Two sockets connected to each other.
+    ///
+    /// # Errors
+    /// There are no descriptors left.
+    pub fn pair() -> io::Result<(Self, Self)> {
+        let (one, two) = Socket::pair(Domain::UNIX, Type::SEQPACKET, None)?;
+        one.set_nonblocking(true)?;
+        two.set_nonblocking(true)?;
+        Ok((Self::wrap(one)?, Self::wrap(two)?))
+    }
+
+    /// Sends one packet, with `fd` as its control message if there is one. Waits while the peer's queue is full.
+    ///
+    /// # Errors
+    /// The peer is gone, or the packet is larger than the socket takes. Never sends a part.
+    pub async fn send(&self, bytes: &[u8], fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        let fd = fd.map(|fd| fd.as_raw_fd());
+        self.fd.async_io(Interest::WRITABLE, |socket| send(socket.as_raw_fd(), bytes, fd)).await
+    }
+
+    /// The next packet; `None` once the peer has closed. Dropping the future loses no packet.
+    ///
+    /// An empty packet cannot be told from a close, so it counts as one.
+    ///
+    /// # Errors
+    /// See [`RecvError`].
+    pub async fn recv(&self) -> Result<Option<Packet>, RecvError> {
+        let mut buffer = [0; PACKET_BYTES];
+        let got =
+            self.fd.async_io(Interest::READABLE, |socket| recv(socket.as_raw_fd(), &mut buffer)).await?;
+        if got.flags & libc::MSG_CTRUNC != 0 {
+            return Err(RecvError::PeerTooManyFds);
+        }
+        if got.flags & libc::MSG_TRUNC != 0 {
+            return Err(RecvError::PeerPacketTooLong);
+        }
+        let bytes = buffer.get(..got.len).unwrap_or_default().to_vec();
+        Ok((!bytes.is_empty()).then_some(Packet { bytes, fds: got.fds }))
+    }
+
+    fn wrap(socket: Socket) -> io::Result<Self> {
+        Ok(Self { fd: register(socket)? })
+    }
+}
+
+// === impl SeqListener ===
+
+impl SeqListener {
+    /// Listens at `path`, which must not exist yet.
+    ///
+    /// # Errors
+    /// The path exists, is too long or cannot be written.
+    pub fn bind(path: &Path) -> io::Result<Self> {
+        let socket = seqpacket()?;
+        socket.bind(&SockAddr::unix(path)?)?;
+        socket.listen(BACKLOG)?;
+        Ok(Self { fd: register(socket)? })
+    }
+
+    /// The next connection.
+    ///
+    /// # Errors
+    /// There are no descriptors left, or the connection was given up before it was accepted.
+    pub async fn accept(&self) -> io::Result<SeqPacket> {
+        let (socket, _) = self.fd.async_io(Interest::READABLE, |socket| socket.accept()).await?;
+        socket.set_nonblocking(true)?;
+        SeqPacket::wrap(socket)
+    }
+}
+
+/// What one `recvmsg` gave.
+struct Received {
+    len: usize,
+    fds: Vec<OwnedFd>,
+    flags: libc::c_int,
+}
+
+fn seqpacket() -> io::Result<Socket> {
+    let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+fn register(socket: Socket) -> io::Result<AsyncFd<Socket>> {
+    // SAFETY: a Socket owns its descriptor: it is open, stays the same and lives as long as the AsyncFd that owns it.
+    Ok(unsafe { AsyncFd::register(socket) }?)
+}
+
+fn send(socket: RawFd, bytes: &[u8], fd: Option<RawFd>) -> io::Result<()> {
+    let mut control = [0u64; CONTROL_WORDS];
+    let mut iov = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    // SAFETY: an all-zero msghdr is valid: no name, no buffers, no control message.
+    let mut message: libc::msghdr = unsafe { mem::zeroed() };
+    message.msg_iov = &raw mut iov;
+    message.msg_iovlen = 1;
+    if let Some(fd) = fd {
+        let size = mem::size_of::<RawFd>() as libc::c_uint;
+        message.msg_control = control.as_mut_ptr().cast();
+        // SAFETY: pure arithmetic on its argument.
+        message.msg_controllen = unsafe { libc::CMSG_SPACE(size) } as _;
+        // SAFETY: `control` is aligned for a cmsghdr and larger than the space of one descriptor, so the first header
+        // exists and its data has room for one.
+        unsafe {
+            let header = libc::CMSG_FIRSTHDR(&raw const message);
+            (*header).cmsg_level = libc::SOL_SOCKET;
+            (*header).cmsg_type = libc::SCM_RIGHTS;
+            (*header).cmsg_len = libc::CMSG_LEN(size) as _;
+            libc::CMSG_DATA(header).cast::<RawFd>().write_unaligned(fd);
+        }
+    }
+    // SAFETY: `message` points to `iov`, `bytes` and `control`, which all outlive the call; the kernel only reads them.
+    let sent = unsafe { libc::sendmsg(socket, &raw const message, libc::MSG_NOSIGNAL) };
+    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+fn recv(socket: RawFd, buffer: &mut [u8]) -> io::Result<Received> {
+    let mut control = [0u64; CONTROL_WORDS];
+    let mut iov = IoSliceMut::new(buffer);
+    // SAFETY: an all-zero msghdr is valid: no name, no buffers, no control message.
+    let mut message: libc::msghdr = unsafe { mem::zeroed() };
+    // IoSliceMut is guaranteed to have the layout of iovec.
+    message.msg_iov = (&raw mut iov).cast();
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = mem::size_of_val(&control) as _;
+    // SAFETY: `message` points to `iov`, its buffer and `control`, all exclusively borrowed and of the stated sizes.
+    let len = unsafe { libc::recvmsg(socket, &raw mut message, libc::MSG_CMSG_CLOEXEC) };
+    let Ok(len) = usize::try_from(len) else { return Err(io::Error::last_os_error()) };
+    // Taken before anything is judged: each descriptor must be owned, hence closed, whatever follows.
+    let fds = descriptors(&message);
+    Ok(Received { len, fds, flags: message.msg_flags })
+}
+
+/// Takes ownership of every descriptor in the control messages of a `message` that `recvmsg` has just filled.
+fn descriptors(message: &libc::msghdr) -> Vec<OwnedFd> {
+    let mut fds = Vec::new();
+    // SAFETY: `message` was filled by recvmsg, so its control messages are well formed and lie in its control buffer;
+    // CMSG_FIRSTHDR and CMSG_NXTHDR return null after the last. The data of SCM_RIGHTS is whole descriptors, each new in
+    // this process and owned by nobody else.
+    unsafe {
+        let mut header = libc::CMSG_FIRSTHDR(message);
+        while !header.is_null() {
+            if (*header).cmsg_level == libc::SOL_SOCKET && (*header).cmsg_type == libc::SCM_RIGHTS {
+                let data = libc::CMSG_DATA(header).cast::<RawFd>();
+                let bytes = ((*header).cmsg_len as usize).saturating_sub(libc::CMSG_LEN(0) as usize);
+                for i in 0..bytes / mem::size_of::<RawFd>() {
+                    fds.push(OwnedFd::from_raw_fd(data.add(i).read_unaligned()));
+                }
+            }
+            header = libc::CMSG_NXTHDR(message, header);
+        }
+    }
+    fds
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs::File, io::Read, os::fd::AsFd, os::unix::fs::MetadataExt};
+
+    use super::*;
+
+    /// Sends `bytes` with any number of copies of `fd`, which the public API cannot.
+    fn send_many(socket: &SeqPacket, bytes: &[u8], fd: &OwnedFd, count: usize) {
+        let fds = vec![fd.as_raw_fd(); count];
+        let size = mem::size_of_val(fds.as_slice()) as libc::c_uint;
+        let mut control = vec![0u64; 256];
+        let mut iov = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+        // SAFETY: as in `send`, with `control` large enough for `count` descriptors.
+        unsafe {
+            let mut message: libc::msghdr = mem::zeroed();
+            message.msg_iov = &raw mut iov;
+            message.msg_iovlen = 1;
+            message.msg_control = control.as_mut_ptr().cast();
+            message.msg_controllen = libc::CMSG_SPACE(size) as _;
+            let header = libc::CMSG_FIRSTHDR(&raw const message);
+            (*header).cmsg_level = libc::SOL_SOCKET;
+            (*header).cmsg_type = libc::SCM_RIGHTS;
+            (*header).cmsg_len = libc::CMSG_LEN(size) as _;
+            for (i, fd) in fds.iter().enumerate() {
+                libc::CMSG_DATA(header).cast::<RawFd>().add(i).write_unaligned(*fd);
+            }
+            assert!(libc::sendmsg(socket.fd.get_ref().as_raw_fd(), &raw const message, 0) >= 0);
+        }
+    }
+
+    fn file() -> OwnedFd {
+        File::open("/proc/self/ns/net").unwrap().into()
+    }
+
+    /// Whether the other end of a pipe whose write end is `fd`-passed is closed everywhere: reading gives EOF.
+    fn pipe() -> (File, OwnedFd) {
+        let (read, write) = io::pipe().unwrap();
+        (File::from(OwnedFd::from(read)), write.into())
+    }
+
+    #[tokio::test]
+    async fn packets_keep_their_bounds_and_their_descriptors() {
+        let (one, two) = SeqPacket::pair().unwrap();
+        let fd = file();
+        one.send(b"first", Some(fd.as_fd())).await.unwrap();
+        one.send(b"second", None).await.unwrap();
+        let first = two.recv().await.unwrap().unwrap();
+        assert_eq!((first.bytes.as_slice(), first.fds.len()), (b"first".as_slice(), 1));
+        let sent = File::from(fd).metadata().unwrap();
+        let got = File::from(first.fds.into_iter().next().unwrap());
+        let id = got.metadata().unwrap();
+        assert_eq!((id.dev(), id.ino()), (sent.dev(), sent.ino()));
+        // SAFETY: queries a flag of a descriptor this test owns.
+        let flags = unsafe { libc::fcntl(got.as_raw_fd(), libc::F_GETFD) };
+        assert_eq!(flags & libc::FD_CLOEXEC, libc::FD_CLOEXEC, "received descriptors are close-on-exec");
+        let second = two.recv().await.unwrap().unwrap();
+        assert_eq!((second.bytes.as_slice(), second.fds.len()), (b"second".as_slice(), 0));
+        drop(one);
+        assert!(two.recv().await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_packet_of_exactly_the_limit_passes_and_one_byte_more_does_not() {
+        let (one, two) = SeqPacket::pair().unwrap();
+        one.send(&[7; PACKET_BYTES], None).await.unwrap();
+        assert_eq!(two.recv().await.unwrap().unwrap().bytes, vec![7; PACKET_BYTES]);
+        let (mut read, write) = pipe();
+        one.send(&[7; PACKET_BYTES + 1], Some(write.as_fd())).await.unwrap();
+        drop(write);
+        assert!(matches!(two.recv().await, Err(RecvError::PeerPacketTooLong)));
+        assert_eq!(read.read(&mut [0]).unwrap(), 0, "the descriptor of a refused packet is closed");
+        one.send(b"next", None).await.unwrap();
+        assert_eq!(two.recv().await.unwrap().unwrap().bytes, b"next");
+    }
+
+    #[tokio::test]
+    async fn several_descriptors_arrive_and_too_many_are_refused_and_closed() {
+        let (one, two) = SeqPacket::pair().unwrap();
+        let (mut read, write) = pipe();
+        send_many(&one, b"a", &write, MAX_FDS);
+        assert_eq!(two.recv().await.unwrap().unwrap().fds.len(), MAX_FDS);
+        send_many(&one, b"b", &write, MAX_FDS + 2);
+        assert!(matches!(two.recv().await, Err(RecvError::PeerTooManyFds)));
+        drop(write);
+        assert_eq!(read.read(&mut [0]).unwrap(), 0, "every descriptor is closed");
+    }
+
+    #[tokio::test]
+    async fn clients_reach_a_listener_by_its_path_and_nobody_else_does() {
+        let dir = std::env::temp_dir().join(format!("warren-fdpass-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("s.sock");
+        assert_eq!(SeqPacket::connect(&path).unwrap_err().kind(), io::ErrorKind::NotFound);
+        let listener = SeqListener::bind(&path).unwrap();
+        assert_eq!(SeqListener::bind(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        let client = SeqPacket::connect(&path).unwrap();
+        let server = listener.accept().await.unwrap();
+        client.send(b"hello", None).await.unwrap();
+        assert_eq!(server.recv().await.unwrap().unwrap().bytes, b"hello");
+        drop((listener, server));
+        assert!(client.recv().await.unwrap().is_none());
+        assert!(client.send(b"x", None).await.is_err());
+        assert_eq!(SeqPacket::connect(&path).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[tokio::test]
+    async fn sending_waits_for_room_and_loses_nothing() {
+        let (one, two) = SeqPacket::pair().unwrap();
+        let send = async {
+            for i in 0..5000u32 {
+                one.send(&i.to_be_bytes(), None).await.unwrap();
+            }
+        };
+        let recv = async {
+            for i in 0..5000u32 {
+                assert_eq!(two.recv().await.unwrap().unwrap().bytes, i.to_be_bytes());
+            }
+        };
+        tokio::join!(send, recv);
+    }
+}

@@ -1,0 +1,27 @@
+//! Limits and end of the process.
+
+use std::io;
+
+/// Raises the soft limit of open files to the hard one, and returns it.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn raise_open_files() -> io::Result<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the structure lives through the call, which fills it.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: the structure lives through the call, which only reads it.
+    if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(limit.rlim_cur)
+}
+
+/// Ends the process at once with `status`, without running what is registered for its exit: other threads still run.
+pub fn exit(status: u8) -> ! {
+    // SAFETY: the call does not return and touches no memory of ours.
+    unsafe { libc::_exit(i32::from(status)) }
+}

@@ -1,0 +1,10 @@
+//! System calls: network namespaces and sockets. The only unsafe code of the crate is here.
+#![allow(unsafe_code)]
+
+pub mod fdpass;
+#[cfg(feature = "lab")]
+pub mod lab;
+pub mod limits;
+pub mod memory;
+pub mod netns;
+pub mod socket;

@@ -1,0 +1,152 @@
+//! Entering network namespaces (contract/dataplane.md section 1.4).
+
+use std::{
+    cell::RefCell,
+    fs::File,
+    io,
+    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
+    os::unix::fs::MetadataExt,
+    sync::Arc,
+};
+
+/// A network namespace, held open so that it lives as long as this value.
+#[derive(Clone, Debug)]
+pub struct NetNs(Arc<Held>);
+
+#[derive(Debug)]
+struct Held {
+    file: File,
+    dev: u64,
+    ino: u64,
+}
+
+thread_local! {
+    /// The namespace this thread is in by [`NetNs::enter_sticky`]; `None` is the process's own.
+    static CURRENT: RefCell<Option<NetNs>> = const { RefCell::new(None) };
+}
+
+// === impl NetNs ===
+
+impl NetNs {
+    /// Takes over `fd`, a descriptor of a network namespace.
+    ///
+    /// # Errors
+    /// The descriptor cannot be examined.
+    pub fn from_fd(fd: OwnedFd) -> io::Result<Self> {
+        let file = File::from(fd);
+        let meta = file.metadata()?;
+        Ok(Self(Arc::new(Held { dev: meta.dev(), ino: meta.ino(), file })))
+    }
+
+    /// The namespace the calling thread is in now.
+    ///
+    /// # Errors
+    /// `/proc` is not mounted or not readable.
+    pub fn current() -> io::Result<Self> {
+        Self::from_fd(File::open("/proc/thread-self/ns/net")?.into())
+    }
+
+    /// Device and inode, which identify a namespace as long as it is held.
+    pub fn id(&self) -> (u64, u64) {
+        (self.0.dev, self.0.ino)
+    }
+
+    /// The descriptor.
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        use std::os::fd::AsFd;
+        self.0.file.as_fd()
+    }
+
+    /// Runs `f` inside the namespace and comes back. `f` must not wait: the whole thread is moved.
+    ///
+    /// The process is aborted if the way back fails, since every later socket would land in the wrong pod.
+    ///
+    /// # Errors
+    /// The namespace cannot be entered; `f` has not run then.
+    pub fn enter<T>(&self, f: impl FnOnce() -> T) -> io::Result<T> {
+        let home = Self::current()?;
+        self.set()?;
+        let back = WayBack(&home);
+        let out = f();
+        drop(back);
+        Ok(out)
+    }
+
+    /// Runs `f` inside the namespace and stays there until another namespace is asked for.
+    ///
+    /// For shard threads, which only ever open sockets in pods: successive connections of a pod cost no switch.
+    ///
+    /// # Errors
+    /// The namespace cannot be entered; `f` has not run then.
+    pub fn enter_sticky<T>(&self, f: impl FnOnce() -> T) -> io::Result<T> {
+        let there = CURRENT.with_borrow(|c| c.as_ref().is_some_and(|c| Arc::ptr_eq(&c.0, &self.0)));
+        if !there {
+            self.set()?;
+            CURRENT.set(Some(self.clone()));
+        }
+        Ok(f())
+    }
+
+    fn set(&self) -> io::Result<()> {
+        // SAFETY: the descriptor is open for the whole call, and setns touches no memory of ours.
+        match unsafe { libc::setns(self.0.file.as_raw_fd(), libc::CLONE_NEWNET) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+impl PartialEq for NetNs {
+    fn eq(&self, other: &Self) -> bool {
+        self.id() == other.id()
+    }
+}
+
+impl Eq for NetNs {}
+
+/// Lets go of the namespace this thread stays in by [`NetNs::enter_sticky`], if it is `ns`, so that it can vanish.
+pub fn leave_sticky(ns: &NetNs, home: &NetNs) -> io::Result<()> {
+    if CURRENT.with_borrow(|c| c.as_ref().is_some_and(|c| c == ns)) {
+        home.set()?;
+        CURRENT.set(None);
+    }
+    Ok(())
+}
+
+/// Moves the thread home also when the closure panics.
+struct WayBack<'a>(&'a NetNs);
+
+impl Drop for WayBack<'_> {
+    fn drop(&mut self) {
+        if self.0.set().is_err() {
+            tracing::error!(target: "sys", "cannot return to the proxy's own network namespace");
+            std::process::abort();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entering_ones_own_namespace_returns_home_even_after_a_panic() {
+        let home = NetNs::current().unwrap();
+        // Entering any namespace needs CAP_SYS_ADMIN over it; an ordinary user is refused before the closure runs.
+        let entered =
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| home.enter(|| panic!("inside"))));
+        match entered {
+            Ok(refused) => {
+                let refused: io::Result<()> = refused;
+                assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+            }
+            Err(_) => assert_eq!(NetNs::current().unwrap(), home),
+        }
+    }
+
+    #[test]
+    fn something_else_than_a_namespace_is_refused() {
+        let ns = NetNs::from_fd(File::open("/proc/self/status").unwrap().into()).unwrap();
+        assert!(ns.enter(|| ()).is_err());
+    }
+}

@@ -1,0 +1,199 @@
+//! Sockets of pods: listeners, connects, options, original destination (contract/dataplane.md sections 1.2, 1.5).
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::fd::AsFd,
+    time::Duration,
+};
+
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+
+/// Connections the kernel holds for a listener until they are accepted: enough for a burst of clients.
+const BACKLOG: i32 = 1024;
+
+/// How a listener is bound.
+#[derive(Clone, Debug)]
+pub struct Listen {
+    /// Where; `[::]` accepts IPv4 as well.
+    pub addr: SocketAddr,
+    /// `SO_MARK`, inherited by what is accepted.
+    pub mark: Option<u32>,
+    /// `SO_REUSEPORT`: two proxies may overlap during an upgrade.
+    pub reuse_port: bool,
+    /// `IP_TRANSPARENT`: `Some(true)` must succeed, `None` is tried, `Some(false)` is not.
+    pub transparent: Option<bool>,
+    /// Keepalive, inherited by what is accepted.
+    pub keepalive: Option<Keepalive>,
+}
+
+/// TCP keepalive of application-facing and tunnel sockets.
+#[derive(Clone, Copy, Debug)]
+pub struct Keepalive {
+    /// Idle time before the first probe.
+    pub time: Duration,
+    /// Between probes.
+    pub interval: Duration,
+    /// Probes without an answer until the connection is dead.
+    pub retries: u32,
+    /// Also set `TCP_USER_TIMEOUT` to time + retries x interval.
+    pub user_timeout: bool,
+}
+
+/// How an outgoing socket is made.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Connect {
+    /// `SO_MARK`.
+    pub mark: Option<u32>,
+    /// Address to appear as: bound with `IP_TRANSPARENT`, any port.
+    pub source: Option<IpAddr>,
+    /// Keepalive, if on.
+    pub keepalive: Option<Keepalive>,
+}
+
+/// Opens a listener in the thread's current namespace, nonblocking. Also tells whether it is transparent.
+///
+/// # Errors
+/// Creating, marking or binding failed, or being transparent, if that was demanded.
+pub fn listen(how: &Listen) -> io::Result<(std::net::TcpListener, bool)> {
+    let socket = Socket::new(Domain::for_address(how.addr), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    if how.addr.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    if let Some(mark) = how.mark {
+        socket.set_mark(mark)?;
+    }
+    let transparent = match how.transparent {
+        Some(false) => false,
+        Some(true) => {
+            socket.set_ip_transparent_v4(true)?;
+            true
+        }
+        None => socket.set_ip_transparent_v4(true).is_ok(),
+    };
+    // Inherited by what is accepted, which saves these calls for each connection.
+    socket.set_tcp_nodelay(true)?;
+    if let Some(keepalive) = how.keepalive {
+        set_keepalive(SockRef::from(&socket), keepalive)?;
+    }
+    socket.set_reuse_address(true)?;
+    if how.reuse_port {
+        socket.set_reuse_port(true)?;
+    }
+    socket.bind(&how.addr.into())?;
+    socket.listen(BACKLOG)?;
+    Ok((socket.into(), transparent))
+}
+
+/// A nonblocking socket ready to connect to an address of the family of `to`, made in the thread's current namespace.
+///
+/// A source that cannot be assumed is only logged: the connect goes on from the pod's own address.
+///
+/// # Errors
+/// Creating or marking failed.
+pub fn connecting(to: SocketAddr, how: &Connect) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    socket.set_tcp_nodelay(true)?;
+    if let Some(mark) = how.mark {
+        socket.set_mark(mark)?;
+    }
+    if let Some(keepalive) = how.keepalive {
+        set_keepalive(SockRef::from(&socket), keepalive)?;
+    }
+    if let Some(source) = how.source
+        && let Err(error) = assume(&socket, source)
+    {
+        tracing::warn!(target: "sys", %source, %error, "cannot connect as the client's address");
+    }
+    Ok(socket)
+}
+
+/// Where the connection was going before it was redirected; `None` if it was not redirected.
+pub fn original_dst(stream: &impl AsFd, v4: bool) -> Option<SocketAddr> {
+    let socket = SockRef::from(stream);
+    let addr = if v4 { socket.original_dst_v4() } else { socket.original_dst_v6() };
+    addr.ok().and_then(|addr| addr.as_socket())
+}
+
+/// A loopback-free wildcard: `[::]`, or `0.0.0.0` where IPv6 is off.
+pub fn wildcard(ipv6: bool, port: u16) -> SocketAddr {
+    let ip = if ipv6 { IpAddr::V6(Ipv6Addr::UNSPECIFIED) } else { IpAddr::V4(Ipv4Addr::UNSPECIFIED) };
+    SocketAddr::new(ip, port)
+}
+
+fn set_keepalive(socket: SockRef<'_>, keepalive: Keepalive) -> io::Result<()> {
+    let options = TcpKeepalive::new()
+        .with_time(keepalive.time)
+        .with_interval(keepalive.interval)
+        .with_retries(keepalive.retries);
+    socket.set_tcp_keepalive(&options)?;
+    if keepalive.user_timeout {
+        socket.set_tcp_user_timeout(Some(keepalive.time + keepalive.interval * keepalive.retries))?;
+    }
+    Ok(())
+}
+
+fn assume(socket: &Socket, source: IpAddr) -> io::Result<()> {
+    match source {
+        IpAddr::V4(_) => {
+            socket.set_ip_transparent_v4(true)?;
+            socket.set_freebind_v4(true)?;
+        }
+        IpAddr::V6(_) => {
+            socket.set_ip_transparent_v6(true)?;
+            socket.set_freebind_v6(true)?;
+        }
+    }
+    socket.bind(&SocketAddr::new(source, 0).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keepalive_and_user_timeout_are_really_set() {
+        let keepalive = Keepalive {
+            time: Duration::from_secs(180),
+            interval: Duration::from_secs(170),
+            retries: 9,
+            user_timeout: true,
+        };
+        let to = "127.0.0.1:9".parse().unwrap();
+        let socket = connecting(to, &Connect { keepalive: Some(keepalive), ..Connect::default() }).unwrap();
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), keepalive.time);
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), keepalive.interval);
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), 9);
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(180 + 9 * 170)));
+        assert!(socket.tcp_nodelay().unwrap());
+    }
+
+    #[test]
+    fn reuse_port_lets_a_second_listener_in_and_its_absence_does_not() {
+        for reuse_port in [true, false] {
+            let mut how = Listen {
+                addr: "127.0.0.1:0".parse().unwrap(),
+                mark: None,
+                reuse_port,
+                transparent: Some(false),
+                keepalive: None,
+            };
+            let (first, transparent) = listen(&how).unwrap();
+            assert!(!transparent);
+            how.addr = first.local_addr().unwrap();
+            assert_eq!(listen(&how).is_ok(), reuse_port);
+        }
+    }
+
+    #[test]
+    fn a_connection_that_was_not_redirected_has_no_original_destination() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        assert_eq!(original_dst(&server, true), None);
+        drop(client);
+    }
+}

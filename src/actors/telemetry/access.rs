@@ -1,0 +1,140 @@
+//! The access log: one line a connection (contract/controlplane.md section 6.2).
+//!
+//! Call freely: while the level is off, a call is a load and a branch. Values are formatted only for lines that are
+//! written.
+
+use std::{net::SocketAddr, time::Duration};
+
+use crate::protocols::{
+    addr::HboneAddr,
+    identity::Identity,
+    labels::Reporter,
+    outcome::{Outcome, Severity},
+};
+
+/// One end of a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Party<'a> {
+    /// The client's address; for the destination what was dialled, or the `:15008` address inbound.
+    pub addr: SocketAddr,
+    /// Pod name, else canonical service.
+    pub workload: Option<&'a str>,
+    /// Kubernetes namespace.
+    pub namespace: Option<&'a str>,
+    /// Only when the connection is mTLS.
+    pub identity: Option<&'a Identity>,
+    /// Id of the cluster.
+    pub cluster: Option<&'a str>,
+}
+
+/// What is known of a connection when it opens.
+#[derive(Clone, Copy, Debug)]
+pub struct AccessRecord<'a> {
+    /// Which side this proxy serves.
+    pub reporter: Reporter,
+    /// The client.
+    pub src: Party<'a>,
+    /// The next hop.
+    pub dst: Party<'a>,
+    /// The CONNECT authority.
+    pub hbone_addr: Option<&'a HboneAddr>,
+    /// Hostname of the service.
+    pub service: Option<&'a str>,
+}
+
+/// What went over a connection, counted as the metrics count it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Carried {
+    /// Bytes from client to server.
+    pub received: u64,
+    /// Bytes from server to client.
+    pub sent: u64,
+    /// From accept to close.
+    pub duration: Duration,
+}
+
+// === impl Party ===
+
+impl Party<'_> {
+    /// A party of which only the address is known.
+    pub fn at(addr: SocketAddr) -> Self {
+        Self { addr, workload: None, namespace: None, identity: None, cluster: None }
+    }
+}
+
+/// An event of target `access` with the fields every line has, and then those given.
+macro_rules! line {
+    ($level:ident, $record:expr, $message:literal $(, $($name:ident).+ = $value:expr)*) => {
+        tracing::event!(
+            target: "access",
+            tracing::Level::$level,
+            src.addr = %$record.src.addr,
+            src.workload = some($record.src.workload),
+            src.namespace = some($record.src.namespace),
+            src.identity = $record.src.identity.map(Identity::as_str),
+            src.cluster = some($record.src.cluster),
+            dst.addr = %$record.dst.addr,
+            dst.hbone_addr = $record.hbone_addr.map(tracing::field::display),
+            dst.service = some($record.service),
+            dst.workload = some($record.dst.workload),
+            dst.namespace = some($record.dst.namespace),
+            dst.identity = $record.dst.identity.map(Identity::as_str),
+            dst.cluster = some($record.dst.cluster),
+            direction = $record.reporter.direction(),
+            $($($name).+ = $value,)*
+            $message
+        )
+    };
+}
+
+/// A connection was opened; logged at debug.
+pub fn opened(record: &AccessRecord<'_>) {
+    line!(DEBUG, record, "connection opened");
+}
+
+/// A connection ended: at info if it went well, else at error.
+pub fn complete(record: &AccessRecord<'_>, carried: &Carried, outcome: &Outcome) {
+    // The log counts from the local workload's view.
+    let (bytes_sent, bytes_recv) = match record.reporter {
+        Reporter::Source => (carried.received, carried.sent),
+        Reporter::Destination => (carried.sent, carried.received),
+    };
+    let duration = || format!("{}ms", carried.duration.as_millis());
+    match outcome.severity() {
+        Severity::Info => line!(
+            INFO,
+            record,
+            "connection complete",
+            bytes_sent = bytes_sent,
+            bytes_recv = bytes_recv,
+            duration = duration().as_str()
+        ),
+        Severity::Error => line!(
+            ERROR,
+            record,
+            "connection complete",
+            bytes_sent = bytes_sent,
+            bytes_recv = bytes_recv,
+            duration = duration().as_str(),
+            error = outcome.to_string().as_str()
+        ),
+    }
+}
+
+/// A connection was refused before anything was known of it; logged at warn.
+pub fn refused(src: SocketAddr, dst: SocketAddr, reporter: Reporter, outcome: &Outcome) {
+    tracing::event!(
+        target: "access",
+        tracing::Level::WARN,
+        src.addr = %src,
+        dst.addr = %dst,
+        direction = reporter.direction(),
+        error = outcome.to_string().as_str(),
+        "connection failed"
+    );
+}
+
+/// Empty is absent.
+fn some(value: Option<&str>) -> Option<&str> {
+    value.filter(|value| !value.is_empty())
+}

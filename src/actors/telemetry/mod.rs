@@ -1,0 +1,16 @@
+//! Metrics, access log and logging.
+
+pub mod access;
+pub mod actor;
+pub mod counters;
+pub mod filter;
+pub mod line;
+pub mod log;
+pub mod metrics;
+pub mod openmetrics;
+pub mod panics;
+mod process;
+pub mod queue;
+#[cfg(test)]
+mod tests;
+pub mod traffic;

@@ -1,0 +1,46 @@
+//! What the kernel says of this process.
+
+use std::fs;
+
+/// File descriptors open now, and the most there may be; `None` where `/proc` does not say.
+pub fn file_descriptors() -> (Option<u64>, Option<u64>) {
+    // The directory read itself holds one.
+    let open = fs::read_dir("/proc/self/fd").ok().map(|entries| entries.count().saturating_sub(1) as u64);
+    let limit = fs::read_to_string("/proc/self/limits").ok().as_deref().and_then(soft_limit);
+    (open, limit)
+}
+
+/// The soft limit of the line "Max open files", `unlimited` being none.
+fn soft_limit(limits: &str) -> Option<u64> {
+    limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files"))?
+        .split_whitespace()
+        .next()?
+        .parse()
+        .ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_soft_limit_is_the_first_number() {
+        let text = "Limit                     Soft Limit           Hard Limit           Units     \n\
+                    Max processes             1                    2                    processes \n\
+                    Max open files            1024                 524288               files     \n";
+        assert_eq!(soft_limit(text), Some(1024));
+        assert_eq!(
+            soft_limit("Max open files            unlimited            unlimited            files"),
+            None
+        );
+        assert_eq!(soft_limit(""), None);
+    }
+
+    #[test]
+    fn this_process_has_descriptors_below_its_limit() {
+        let (open, limit) = file_descriptors();
+        assert!(open.is_some_and(|open| open >= 3 && limit.is_none_or(|limit| open <= limit)));
+    }
+}

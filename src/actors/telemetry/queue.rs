@@ -1,0 +1,336 @@
+//! The way of log lines to standard output: a bounded queue and the thread that empties it (contract/controlplane.md
+//! section 6.1).
+//!
+//! Queue and thread belong to the process, not to an actor: whatever restarts, no line is lost. A full queue makes
+//! writers wait, as the contract wants, but not for ever: when nothing could be written for [`PATIENCE`], lines are
+//! counted as lost until the reader takes some again. A dead log reader must not take the node's traffic with it.
+
+use std::{
+    io::{self, Write},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use tracing_subscriber::fmt::MakeWriter;
+
+/// Most lines waiting to be written.
+pub const LINES: usize = 10_000;
+/// Most bytes waiting to be written.
+const BYTES: usize = 16 << 20;
+/// How long a writer waits for room before lines are lost.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+/// How long lines gather: it saves connections from waking the thread, line by line.
+const NAP: Duration = Duration::from_millis(5);
+/// A buffer that grew larger is not kept.
+const KEPT_BUFFER: usize = 1 << 20;
+
+/// The queue; clones share it.
+#[derive(Clone, Debug)]
+pub struct LogQueue(Arc<Shared>);
+
+/// Bounds of a queue.
+#[derive(Clone, Copy, Debug)]
+pub struct QueueLimits {
+    /// Most lines waiting.
+    pub lines: usize,
+    /// How long a writer waits for room.
+    pub patience: Duration,
+}
+
+/// One line on its way into the queue.
+#[derive(Debug)]
+pub struct Line<'a>(&'a LogQueue);
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    /// Told when the thread has something to do.
+    work: Condvar,
+    /// Told when a batch has been written.
+    room: Condvar,
+    limits: QueueLimits,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    buffer: Vec<u8>,
+    lines: usize,
+    /// Lines taken out and not written yet.
+    in_flight: usize,
+    lost: u64,
+    /// Writers do not wait any more: nothing was written for the whole patience.
+    stalled: bool,
+    /// The thread waits to be told of work.
+    asleep: bool,
+    closed: bool,
+}
+
+// === impl QueueLimits ===
+
+impl Default for QueueLimits {
+    fn default() -> Self {
+        Self { lines: LINES, patience: PATIENCE }
+    }
+}
+
+// === impl LogQueue ===
+
+impl LogQueue {
+    /// A queue and the thread that writes its lines to `sink`.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub fn start(sink: impl Write + Send + 'static, limits: QueueLimits) -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            state: Mutex::new(State::default()),
+            work: Condvar::new(),
+            room: Condvar::new(),
+            limits,
+        });
+        let queue = Self(Arc::clone(&shared));
+        let mut sink = sink;
+        thread::Builder::new().name("log".to_owned()).spawn(move || {
+            // The lines of a sink that panics are lost; the thread is not.
+            while catch_unwind(AssertUnwindSafe(|| shared.run(&mut sink))).is_err() {
+                shared.settle(0);
+            }
+        })?;
+        Ok(queue)
+    }
+
+    /// Adds one line, which ends in a line feed. Waits while the queue is full.
+    pub fn push(&self, line: &[u8]) {
+        let shared = &*self.0;
+        let mut state = shared.state.lock();
+        if !shared.has_room(&state) {
+            shared.wait_for_room(&mut state);
+        }
+        if state.closed || !shared.has_room(&state) {
+            state.lost += 1;
+            return;
+        }
+        state.buffer.extend_from_slice(line);
+        state.lines += 1;
+        let wanted = state.asleep || state.lines == shared.limits.lines / 2;
+        if wanted {
+            state.asleep = false;
+            drop(state);
+            shared.work.notify_one();
+        }
+    }
+
+    /// Waits until every line that is in the queue now is written. False when that took longer than `within`.
+    pub fn flush(&self, within: Duration) -> bool {
+        let deadline = Instant::now() + within;
+        let shared = &*self.0;
+        let mut state = shared.state.lock();
+        while state.lines + state.in_flight > 0 {
+            shared.work.notify_one();
+            if shared.room.wait_until(&mut state, deadline).timed_out() {
+                return state.lines + state.in_flight == 0;
+            }
+        }
+        true
+    }
+
+    /// Writes what is there, waiting at most `within`, and ends the thread; later lines are lost.
+    pub fn close(&self, within: Duration) -> bool {
+        let flushed = self.flush(within);
+        self.0.state.lock().closed = true;
+        self.0.work.notify_one();
+        self.0.room.notify_all();
+        flushed
+    }
+
+    /// Lines lost so far.
+    pub fn lost(&self) -> u64 {
+        self.0.state.lock().lost
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    fn has_room(&self, state: &State) -> bool {
+        state.lines + state.in_flight < self.limits.lines && state.buffer.len() < BYTES
+    }
+
+    fn wait_for_room(&self, state: &mut MutexGuard<'_, State>) {
+        let deadline = Instant::now() + self.limits.patience;
+        while !self.has_room(state) && !state.stalled && !state.closed {
+            self.work.notify_one();
+            if self.room.wait_until(state, deadline).timed_out() && !self.has_room(state) {
+                state.stalled = true;
+                self.room.notify_all();
+            }
+        }
+    }
+
+    /// Writes until the queue is closed.
+    fn run(&self, sink: &mut impl Write) {
+        let mut batch = Vec::new();
+        loop {
+            let mut state = self.state.lock();
+            while state.lines == 0 {
+                if state.closed {
+                    return;
+                }
+                state.asleep = true;
+                self.work.wait(&mut state);
+            }
+            state.asleep = false;
+            std::mem::swap(&mut batch, &mut state.buffer);
+            state.in_flight = std::mem::take(&mut state.lines);
+            let lines = state.in_flight;
+            drop(state);
+
+            let written = sink.write_all(&batch).and_then(|()| sink.flush());
+            self.settle(if written.is_ok() { lines } else { 0 });
+            batch.clear();
+            batch.shrink_to(KEPT_BUFFER);
+
+            // Not asleep meanwhile: lines that come now need nobody to wake this thread.
+            let mut state = self.state.lock();
+            if !state.closed && state.lines < self.limits.lines / 2 {
+                self.work.wait_for(&mut state, NAP);
+            }
+        }
+    }
+
+    /// Ends the batch in flight, of which `written` lines were written.
+    fn settle(&self, written: usize) {
+        let mut state = self.state.lock();
+        let taken = std::mem::take(&mut state.in_flight);
+        state.lost += taken.saturating_sub(written) as u64;
+        state.stalled = false;
+        drop(state);
+        self.room.notify_all();
+    }
+}
+
+// === impl Line ===
+
+impl Write for Line<'_> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.push(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for LogQueue {
+    type Writer = Line<'a>;
+
+    fn make_writer(&'a self) -> Line<'a> {
+        Line(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    /// Says when a write begins, and lets it end when told.
+    struct Gate {
+        begun: mpsc::Sender<Vec<u8>>,
+        go: mpsc::Receiver<io::Result<()>>,
+    }
+
+    impl Write for Gate {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.begun.send(bytes.to_vec()).map_err(io::Error::other)?;
+            self.go.recv().map_err(io::Error::other)??;
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn gated(
+        lines: usize,
+        patience: Duration,
+    ) -> (LogQueue, mpsc::Receiver<Vec<u8>>, mpsc::Sender<io::Result<()>>) {
+        let (begun, seen) = mpsc::channel();
+        let (open, go) = mpsc::channel();
+        (LogQueue::start(Gate { begun, go }, QueueLimits { lines, patience }).unwrap(), seen, open)
+    }
+
+    #[test]
+    fn lines_leave_in_order_and_flush_waits_for_them() {
+        let (queue, seen, open) = gated(LINES, LONG);
+        queue.push(b"1\n");
+        assert_eq!(seen.recv().unwrap(), b"1\n");
+        queue.push(b"2\n");
+        queue.push(b"3\n");
+        assert!(!queue.flush(Duration::ZERO), "the first is still being written");
+        for _ in 0..2 {
+            open.send(Ok(())).unwrap();
+        }
+        assert!(queue.flush(LONG));
+        assert_eq!(seen.recv().unwrap(), b"2\n3\n");
+        assert!(queue.close(LONG));
+        queue.push(b"late\n");
+        assert_eq!(queue.lost(), 1);
+    }
+
+    #[test]
+    fn a_full_queue_makes_writers_wait_and_loses_nothing() {
+        let (queue, seen, open) = gated(2, LONG);
+        queue.push(b"1\n");
+        assert_eq!(seen.recv().unwrap(), b"1\n");
+        queue.push(b"2\n");
+        let writer = thread::spawn({
+            let queue = queue.clone();
+            move || queue.push(b"3\n")
+        });
+        for _ in 0..3 {
+            // The last may go with the second or alone.
+            let _ = open.send(Ok(()));
+        }
+        writer.join().unwrap();
+        assert!(queue.flush(LONG));
+        let rest: Vec<u8> = seen.try_iter().flatten().collect();
+        assert_eq!((rest.as_slice(), queue.lost()), (b"2\n3\n".as_slice(), 0));
+    }
+
+    #[test]
+    fn a_reader_that_never_reads_costs_lines_and_not_the_node() {
+        let (queue, seen, open) = gated(1, Duration::from_millis(1));
+        queue.push(b"1\n");
+        seen.recv().unwrap();
+        queue.push(b"lost\n");
+        queue.push(b"lost too, at once\n");
+        assert_eq!(queue.lost(), 2);
+        open.send(Ok(())).unwrap();
+        assert!(queue.flush(LONG));
+        queue.push(b"2\n");
+        open.send(Ok(())).unwrap();
+        assert!(queue.flush(LONG));
+        assert_eq!((seen.recv().unwrap().as_slice(), queue.lost()), (b"2\n".as_slice(), 2));
+    }
+
+    #[test]
+    fn lines_that_cannot_be_written_are_counted() {
+        let (queue, seen, open) = gated(LINES, LONG);
+        queue.push(b"1\n");
+        seen.recv().unwrap();
+        open.send(Err(io::ErrorKind::BrokenPipe.into())).unwrap();
+        assert!(queue.flush(LONG));
+        assert_eq!(queue.lost(), 1);
+        queue.push(b"2\n");
+        drop(open);
+        assert!(queue.flush(LONG));
+        assert_eq!(queue.lost(), 2);
+    }
+}

@@ -1,0 +1,277 @@
+//! The supervision tree of the process, as one function that reads like the drawing in ARCHITECTURE.md.
+
+use std::{
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use tokio::sync::{mpsc, watch};
+
+use super::{
+    admin::{
+        AdminAddrs, AdminServers,
+        actors::of_tree,
+        chaos::Chaos,
+        console::{Console, provider, version},
+        readiness::{PROXY, Readiness},
+    },
+    certs::{CaIssuer, Certs, CertsConfig},
+    grpc::GrpcError,
+    health::Health,
+    mesh::MeshTables,
+    node::{Node, Suspects},
+    pods::Pods,
+    settings,
+    shard::{self, Shards},
+    sys::{netns::NetNs, socket::wildcard},
+    telemetry::{
+        self,
+        log::Logging,
+        metrics::{Metrics, Termination},
+    },
+    xds::{Bounds, Xds, XdsMetrics, XdsSettings},
+    zds::Zds,
+};
+use crate::{
+    protocols::{
+        config::{Config, ProxyMode},
+        mesh::{LocalNode, Mesh, WorkloadInfo},
+        xds::{XdsState, backoff},
+    },
+    supervisor::{Event, Intensity, StartError, Strategy, SupervisorSpec, Tree, TreeHandle},
+};
+
+/// The whole tree may take so long to stop; connections have been drained before.
+const STOP_WITHIN: Duration = Duration::from_secs(6);
+
+/// A running proxy.
+pub struct Proxy {
+    /// The tree.
+    pub tree: Tree,
+    /// The pods, to drain.
+    pub pods: Pods,
+    /// The hand-over, which can demand that the process exits.
+    pub zds: Zds,
+    /// Somebody asked for the shutdown on the admin port.
+    pub quit: mpsc::Receiver<()>,
+}
+
+/// Why the proxy did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    /// An address or header of the control plane is unusable.
+    #[error("{0}")]
+    Control(#[from] GrpcError),
+    /// A part of the tree did not start.
+    #[error("{0}")]
+    Start(#[from] StartError),
+    /// The metrics contradict each other.
+    #[error("metrics: {0}")]
+    Metrics(#[from] telemetry::metrics::MetricsError),
+    /// `/proc` cannot be read.
+    #[error("own network namespace: {0}")]
+    Namespace(std::io::Error),
+    /// A setting that is part of the contract and not of this version.
+    #[error("{0}")]
+    Unsupported(&'static str),
+}
+
+/// The parts, and how they know each other. Nothing runs yet.
+struct Parts {
+    metrics: Arc<Metrics>,
+    certs: Certs,
+    tables: MeshTables,
+    xds: Option<Xds>,
+    shards: Shards,
+    pods: Pods,
+    zds: Zds,
+    health: Health,
+    admin: AdminServers,
+}
+
+/// Refuses settings that ask for what this version does not do, rather than to do something else in silence.
+fn check(config: &Config) -> Result<(), BootError> {
+    let unsupported = if config.control.xds.on_demand {
+        "XDS_ON_DEMAND=true is not supported by this version"
+    } else if config.control.xds.local.is_some() {
+        "LOCAL_XDS and LOCAL_XDS_PATH are not supported by this version"
+    } else if config.node.mode != ProxyMode::Shared {
+        "PROXY_MODE=dedicated is not supported by this version"
+    } else {
+        return Ok(());
+    };
+    Err(BootError::Unsupported(unsupported))
+}
+
+/// Starts the proxy on the current runtime.
+///
+/// # Errors
+/// See [`BootError`]; what was started has been stopped again.
+pub async fn boot(config: &Config, logging: &Logging) -> Result<Proxy, BootError> {
+    check(config)?;
+    let (ask, quit) = mpsc::channel(1);
+    let seen = Arc::new(OnceLock::new());
+    let readiness = Readiness::new();
+    let wired = readiness.register(PROXY);
+    let parts = parts(config, logging, &readiness, (ask, seen.clone()))?;
+    let metrics = parts.metrics.clone();
+    let on_event = move |event: &Event| metrics.actors.observe(event.kind_label, &event.kind);
+    let tree = Tree::start_observed(root(&parts, logging), Arc::new(on_event)).await?.watched();
+    // Set once: nobody else has the cell.
+    let _ = seen.set(tree.handle());
+    if let Some(own) = own_pod(config) {
+        parts.pods.start_own(own).await?;
+    }
+    wired.done();
+    Ok(Proxy { tree, pods: parts.pods, zds: parts.zds, quit })
+}
+
+/// The tree.
+fn root(parts: &Parts, logging: &Logging) -> SupervisorSpec {
+    let mut meshsup = SupervisorSpec::new("meshsup", Strategy::RestForOne).child(parts.tables.child());
+    if let Some(xds) = &parts.xds {
+        meshsup = meshsup.child(xds.child(parts.tables.clone()));
+    }
+    let mut shards = SupervisorSpec::new("shards", Strategy::OneForOne);
+    for index in 0..parts.shards.count() {
+        shards = shards.child(shard::child(&parts.shards, index));
+    }
+    SupervisorSpec::new("root", Strategy::OneForOne)
+        .intensity(Intensity { restarts: 3, within: Duration::from_secs(60) })
+        .stop_within(STOP_WITHIN)
+        .child(telemetry::actor::child(&parts.metrics, &logging.queue()))
+        .supervisor(parts.admin.supervisor().child(parts.health.child()))
+        .child(parts.certs.child())
+        .supervisor(meshsup)
+        .supervisor(shards)
+        .supervisor(
+            // Giving up would cut every connection of the node, for a hand-over that only new pods need.
+            SupervisorSpec::new("dataplane", Strategy::RestForOne)
+                .intensity(Intensity { restarts: 60, within: Duration::from_secs(60) })
+                .stop_within(settings::STOP_WITHIN)
+                .dynamic(parts.pods.spec())
+                .child(parts.zds.child(parts.pods.clone())),
+        )
+}
+
+fn parts(
+    config: &Config,
+    logging: &Logging,
+    readiness: &Readiness,
+    (ask, seen): (mpsc::Sender<()>, Arc<OnceLock<TreeHandle>>),
+) -> Result<Parts, BootError> {
+    let metrics = Metrics::new(&config.node.istio_version)?;
+    telemetry::panics::install(metrics.clone());
+    let mesh = Mesh::new(LocalNode {
+        network: config.node.network.clone(),
+        node: config.node.node_name.clone(),
+        cluster_domain: config.node.cluster_domain.clone(),
+    });
+    let certs = certs(config)?;
+    let tables = MeshTables::new(mesh.clone(), certs.clone());
+    let xds = xds(config, &metrics)?;
+    let shards = Shards::new(config.process.shards.count);
+    let node = Arc::new(Node {
+        mesh,
+        mesh_changed: tables.changed(),
+        certs: certs.clone(),
+        metrics: metrics.clone(),
+        shards: shards.clone(),
+        home: NetNs::current().map_err(BootError::Namespace)?,
+        suspects: Suspects::default(),
+        settings: settings::data_plane(config),
+    });
+    let (gate, open) = watch::channel(false);
+    let zds = Zds::new(PathBuf::from(&config.inpod.uds), open);
+    let health = Health::new(xds.as_ref().map(Xds::state), zds.status(), gate, readiness, &metrics);
+    let console = console(config, logging, ask, seen);
+    let admin = AdminServers::new(admin_addrs(config), readiness, &metrics, console);
+    Ok(Parts { metrics, certs, tables, xds, shards, pods: Pods::new(node), zds, health, admin })
+}
+
+fn certs(config: &Config) -> Result<Certs, BootError> {
+    let Some(upstream) = &config.control.ca.upstream else {
+        return Err(BootError::Unsupported("FAKE_CA is for tests of the incumbent: give CA_ADDRESS"));
+    };
+    let issuer =
+        CaIssuer::new(settings::target(config, upstream)?, settings::headers(config, upstream)?, true);
+    Ok(Certs::new(CertsConfig::new(config.control.ca.secret_ttl, settings::tls(config)), Arc::new(issuer)))
+}
+
+fn xds(config: &Config, metrics: &Arc<Metrics>) -> Result<Option<Xds>, BootError> {
+    let Some(upstream) = &config.control.xds.upstream else { return Ok(None) };
+    let wanted = XdsSettings {
+        target: settings::target(config, upstream)?,
+        headers: settings::headers(config, upstream)?,
+        node: settings::xds_node(config),
+        on_demand: config.control.xds.on_demand,
+        bounds: Bounds::STANDARD,
+    };
+    Ok(Some(Xds::new(wanted, XdsState::new(), Arc::new(Counted(metrics.clone())))))
+}
+
+fn console(
+    config: &Config,
+    logging: &Logging,
+    ask: mpsc::Sender<()>,
+    seen: Arc<OnceLock<TreeHandle>>,
+) -> Console {
+    let shown = serde_json::json!({ "version": version(&config.node.istio_version) });
+    Console {
+        log: logging.handle(),
+        config_dump: provider(move || std::future::ready(Ok(shown.clone()))),
+        actors: of_tree(seen.clone()),
+        chaos: Chaos::new(config.process.chaos.enabled, seen),
+        // Asked twice is asked once.
+        quit: Arc::new(move || {
+            let _ = ask.try_send(());
+        }),
+    }
+}
+
+fn admin_addrs(config: &Config) -> AdminAddrs {
+    let (ports, ipv6) = (&config.process.admin, config.listen.ipv6_enabled);
+    let mut console = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, ports.admin_port))];
+    if ipv6 {
+        console.push(SocketAddr::from((Ipv6Addr::LOCALHOST, ports.admin_port)));
+    }
+    AdminAddrs {
+        readiness: vec![wildcard(ipv6, ports.readiness_port)],
+        stats: vec![wildcard(ipv6, ports.stats_port)],
+        console,
+    }
+}
+
+/// The proxy's own pod, if it is told which one it is.
+fn own_pod(config: &Config) -> Option<WorkloadInfo> {
+    let own = &config.node;
+    Some(WorkloadInfo {
+        name: own.pod_name.clone()?,
+        namespace: own.pod_namespace.clone()?,
+        service_account: own.service_account.clone()?,
+    })
+}
+
+/// Counts what the discovery stream reports.
+struct Counted(Arc<Metrics>);
+
+impl XdsMetrics for Counted {
+    fn message(&self, type_url: &str, bytes: usize) {
+        self.0.xds.message(type_url, bytes as u64);
+    }
+
+    fn rejected(&self, type_url: &str, resources: usize) {
+        self.0.xds.rejected(type_url, resources as u64);
+    }
+
+    fn terminated(&self, reason: backoff::Termination) {
+        self.0.xds.terminated(match reason {
+            backoff::Termination::ConnectionError => Termination::ConnectionError,
+            backoff::Termination::Error => Termination::Error,
+            backoff::Termination::Reconnect => Termination::Reconnect,
+            backoff::Termination::Complete => Termination::Complete,
+        });
+    }
+}

@@ -1,0 +1,184 @@
+//! Dialling a tunnel and driving it, as a task on the shard whose streams it will carry.
+
+use std::{io, rc::Rc, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use h2::{Ping, PingPong, client::Connection};
+use ractor::RpcReplyPort;
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::{sleep, timeout};
+
+use super::{
+    DialError, TunnelKey,
+    pool::{PodPool, Tunnel},
+};
+use crate::{
+    actors::{pods::pod::Pod, shard::Shard, sys::socket},
+    protocols::{
+        hbone::{
+            client,
+            io::{Coalesced, Flush, coalesced},
+        },
+        tls::{handshake, stream::TlsStream},
+    },
+};
+
+/// A PING unanswered for so long makes a tunnel suspect, well before it is given up.
+const SUSPECT_AFTER: Duration = Duration::from_secs(1);
+
+/// Where a dial reports to, exactly once.
+pub type Ready = RpcReplyPort<Result<(), Arc<DialError>>>;
+
+type Http2 = Connection<Coalesced<TlsStream<TcpStream>>, Bytes>;
+type Established = (Http2, Flush<TlsStream<TcpStream>>);
+
+/// Dials `key` and, if that succeeds, drives the tunnel until it ends.
+pub async fn run(shard: Shard, pod: Arc<Pod>, key: TunnelKey, ready: Ready) {
+    // Never refused: a pod that ends takes its dials along, and waits for their sockets to close.
+    let _member = pod.dialled.admit(shard.index(), key.to);
+    let pool = PodPool::of(&pod, &shard);
+    let (send, (connection, flush)) = match establish(&shard, &pod, &key).await {
+        Ok(established) => established,
+        Err(error) => {
+            tracing::debug!(target: "tunnel", to = %key.to, %error, "dial failed");
+            // Whoever asked may have gone meanwhile.
+            let _ = ready.send(Err(Arc::new(error)));
+            return;
+        }
+    };
+    let _counted = (shard.count_tunnel(), pod.node.metrics.pods.tunnel());
+    let tunnel = pool.peer(&key).add(send, pod.node.settings.pool.max_streams);
+    let _listed = Listed { pool, key: key.clone(), tunnel: tunnel.clone() };
+    let _ = ready.send(Ok(()));
+    let ended = drive(&pod, connection, flush, &tunnel).await;
+    tracing::debug!(target: "tunnel", to = %key.to, ended, "tunnel ended");
+}
+
+/// Takes the tunnel out of the pool when its driver ends, also by a panic.
+struct Listed {
+    pool: Rc<PodPool>,
+    key: TunnelKey,
+    tunnel: Rc<Tunnel>,
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        self.pool.peer(&self.key).remove(&self.tunnel);
+        self.pool.tidy(&self.key);
+    }
+}
+
+async fn establish(
+    shard: &Shard,
+    pod: &Pod,
+    key: &TunnelKey,
+) -> Result<(h2::client::SendRequest<Bytes>, Established), DialError> {
+    let timeouts = &pod.node.settings.timeouts;
+    let cert = pod.node.certs.hold(&key.identity, timeouts.certificate).await;
+    let cert = cert.map_err(|error| DialError::Certificate(error.to_string()))?;
+    let stream = connect(pod, key.to, None).await?;
+    // The server's name is its SPIFFE id, which the verifier checks; the address is never compared nor sent.
+    let name = key.to.ip().into();
+    let shake =
+        handshake::connect(cert.client_config(&key.sans.to_vec()), name, stream, shard.buffers.clone());
+    let (stream, peer) = match timeout(timeouts.tls, shake).await {
+        Ok(shaken) => shaken.map_err(|error| DialError::Tls { to: key.to, error })?,
+        Err(_) => return Err(DialError::TlsTimedOut { to: key.to, after: timeouts.tls }),
+    };
+    if peer.alpn.as_deref() != Some(b"h2") {
+        return Err(DialError::Alpn { to: key.to });
+    }
+    let (io, mut flush) = coalesced(stream);
+    let shake = flush.drive(client::handshake(io, &pod.node.settings.http2));
+    match timeout(timeouts.http2, shake).await {
+        Ok(Ok(Ok((send, connection)))) => Ok((send, (connection, flush))),
+        Ok(Ok(Err(error))) => Err(DialError::Http2 { to: key.to, error: error.to_string() }),
+        Ok(Err(error)) => Err(DialError::Http2 { to: key.to, error: error.to_string() }),
+        Err(_) => Err(DialError::Http2 { to: key.to, error: "timed out".into() }),
+    }
+}
+
+/// Connects from inside the pod, within the configured time.
+///
+/// # Errors
+/// The namespace is gone, or nobody answers.
+pub async fn connect(
+    pod: &Pod,
+    to: std::net::SocketAddr,
+    source: Option<std::net::IpAddr>,
+) -> Result<TcpStream, DialError> {
+    let settings = &pod.node.settings;
+    let how = socket::Connect { mark: pod.mark(), source, keepalive: settings.keepalive };
+    let made = pod.netns.enter_sticky(|| socket::connecting(to, &how)).and_then(|made| made);
+    let socket = made.map_err(|error| DialError::Connect { to, error })?;
+    let connecting = TcpSocket::from_std_stream(socket.into()).connect(to);
+    match timeout(settings.timeouts.connect, connecting).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(error)) if error.kind() == io::ErrorKind::TimedOut => {
+            Err(DialError::ConnectTimedOut { to, after: settings.timeouts.connect })
+        }
+        Ok(Err(error)) => Err(DialError::Connect { to, error }),
+        Err(_) => Err(DialError::ConnectTimedOut { to, after: settings.timeouts.connect }),
+    }
+}
+
+/// Drives an established tunnel until the peer ends it, stops answering, or nobody has used it for long.
+async fn drive(
+    pod: &Pod,
+    mut connection: Http2,
+    mut flush: Flush<TlsStream<TcpStream>>,
+    tunnel: &Rc<Tunnel>,
+) -> &'static str {
+    let pings = connection.ping_pong();
+    let work = async {
+        tokio::select! {
+            biased;
+            ended = &mut connection => if ended.is_ok() { "closed" } else { "failed" },
+            () = keepalive(pod, pings, tunnel) => "no answer to a PING",
+            () = unused(pod.node.settings.pool.unused_release, tunnel) => "unused",
+        }
+    };
+    flush.drive(work).await.unwrap_or("connection broke")
+}
+
+/// Ends when the peer has not answered a PING in time. The first is sent at once: a peer that is mute in HTTP/2 is
+/// found out within the time allowed for its settings.
+async fn keepalive(pod: &Pod, pings: Option<PingPong>, tunnel: &Tunnel) {
+    let settings = &pod.node.settings;
+    let Some(mut pings) = pings else { return std::future::pending().await };
+    let mut patience = settings.timeouts.http2;
+    loop {
+        if pings.send_ping(Ping::opaque()).is_err() {
+            return std::future::pending().await;
+        }
+        let answered = async {
+            let mut pong = std::pin::pin!(std::future::poll_fn(|cx| pings.poll_pong(cx)));
+            match timeout(SUSPECT_AFTER.min(patience), &mut pong).await {
+                Ok(answer) => answer.is_ok(),
+                Err(_) => {
+                    tunnel.suspect(true);
+                    timeout(patience.saturating_sub(SUSPECT_AFTER), pong)
+                        .await
+                        .is_ok_and(|answer| answer.is_ok())
+                }
+            }
+        };
+        if !answered.await {
+            return;
+        }
+        tunnel.suspect(false);
+        patience = settings.pool.ping_timeout;
+        sleep(settings.pool.ping_interval).await;
+    }
+}
+
+/// Ends when no stream has been on the tunnel for `release`.
+async fn unused(release: Duration, tunnel: &Tunnel) {
+    loop {
+        match tunnel.idle() {
+            Some(idle) if idle >= release => return,
+            Some(idle) => sleep(release.saturating_sub(idle)).await,
+            None => sleep(release).await,
+        }
+    }
+}

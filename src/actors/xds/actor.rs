@@ -1,0 +1,109 @@
+//! The shell: one stream at a time, in a task of its own, and a pause between two.
+
+use std::{marker::PhantomData, time::Duration};
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+
+use super::{Xds, stream};
+use crate::{
+    protocols::xds::{
+        Sink,
+        backoff::{Backoff, End},
+    },
+    supervisor::{OwnedTask, TaskExit},
+};
+
+/// Owns the stream's task.
+pub(super) struct XdsActor<S>(PhantomData<fn() -> S>);
+
+/// What a start needs.
+pub(super) struct XdsArgs<S> {
+    pub(super) xds: Xds,
+    pub(super) sink: S,
+}
+
+/// What the stream's task reports; at most one message is under way.
+#[derive(Debug)]
+pub(super) enum Msg {
+    /// The stream ended.
+    Ended(End),
+    /// Its task panicked, with these words.
+    Panicked(String),
+}
+
+/// The running client.
+pub(super) struct Running<S> {
+    args: XdsArgs<S>,
+    backoff: Backoff,
+    /// Held for its end.
+    _stream: OwnedTask,
+}
+
+/// The stream's task panicked.
+#[derive(Debug, thiserror::Error)]
+#[error("the discovery stream's task panicked: {0}")]
+struct StreamPanicked(String);
+
+// === impl XdsActor ===
+
+impl<S> XdsActor<S> {
+    pub(super) fn new() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<S: Sink> Actor for XdsActor<S> {
+    type Msg = Msg;
+    type State = Running<S>;
+    type Arguments = XdsArgs<S>;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Msg>,
+        args: XdsArgs<S>,
+    ) -> Result<Running<S>, ActorProcessingErr> {
+        let stream = start(&args, myself, Duration::ZERO);
+        Ok(Running { args, backoff: Backoff::new(), _stream: stream })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Msg>,
+        message: Msg,
+        running: &mut Running<S>,
+    ) -> Result<(), ActorProcessingErr> {
+        let end = match message {
+            Msg::Ended(end) => end,
+            Msg::Panicked(words) => return Err(Box::new(StreamPanicked(words))),
+        };
+        let (reason, delay) = running.backoff.after(&end);
+        let xds = &running.args.xds;
+        xds.0.metrics.terminated(reason);
+        let error = end.to_string();
+        let delay_ms = delay.as_millis() as u64;
+        if end.is_routine() {
+            tracing::info!(target: "xds", %reason, delay_ms, %error, "disconnected");
+        } else {
+            tracing::warn!(target: "xds", control_plane = %xds.0.settings.target, %reason, delay_ms, %error, "not connected");
+        }
+        xds.update(|status| status.last_error = Some(error.into()));
+        running._stream = start(&running.args, myself, delay);
+        Ok(())
+    }
+}
+
+fn start<S: Sink>(args: &XdsArgs<S>, myself: ActorRef<Msg>, delay: Duration) -> OwnedTask {
+    let (xds, sink) = (args.xds.clone(), args.sink.clone());
+    let reporter = myself.clone();
+    let run = async move {
+        tokio::time::sleep(delay).await;
+        let end = stream::run(&xds, &sink).await;
+        // An actor that is gone needs no news.
+        _ = myself.cast(Msg::Ended(end));
+    };
+    OwnedTask::spawn("xds/stream", run, move |exit| {
+        if let TaskExit::Panicked { message } = exit {
+            _ = reporter.cast(Msg::Panicked(message));
+        }
+    })
+}
