@@ -6,5 +6,7 @@ compile_error!(
 );
 
 pub mod actors;
+#[cfg(feature = "lab")]
+pub mod lab;
 pub mod protocols;
 pub mod supervisor;

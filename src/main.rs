@@ -23,6 +23,7 @@ Usage: warren [COMMAND]
 
 Commands:
   proxy     run the node proxy (the default; further arguments are ignored)
+  lab       raise a mesh of network namespaces on this machine, to try and to break it
   tree      draw the supervision tree of a running proxy
   chaos     break something in a running proxy, on purpose
   version   print the version
@@ -48,6 +49,8 @@ fn main() -> ExitCode {
             print!("{USAGE}");
             ExitCode::SUCCESS
         }
+        #[cfg(feature = "lab")]
+        Some("lab") => warren::lab::main(args.get(1..).unwrap_or_default()),
         Some(other) => {
             eprintln!("Error: unknown command {other:?}\n\n{USAGE}");
             ExitCode::FAILURE

@@ -1,0 +1,123 @@
+//! A fast checksum of a byte stream that does not depend on how the stream is cut, and bytes to check with it.
+
+const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// Sums a stream up, eight bytes at a time. Not against attackers: against lost, doubled, changed and swapped
+/// bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Checksum {
+    sum: u64,
+    length: u64,
+    /// Bytes that do not fill a word yet, the first lowest.
+    rest: u64,
+}
+
+/// An endless stream of bytes that do not repeat, the same for the same seed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pattern(u64);
+
+// === impl Checksum ===
+
+impl Checksum {
+    pub(super) fn add(&mut self, mut bytes: &[u8]) {
+        while !self.length.is_multiple_of(8)
+            && let Some((first, others)) = bytes.split_first()
+        {
+            self.push(*first);
+            bytes = others;
+        }
+        let (words, others) = bytes.as_chunks::<8>();
+        for word in words {
+            self.mix(u64::from_le_bytes(*word));
+        }
+        self.length += 8 * words.len() as u64;
+        for byte in others {
+            self.push(*byte);
+        }
+    }
+
+    pub(super) fn length(&self) -> u64 {
+        self.length
+    }
+
+    pub(super) fn value(&self) -> u64 {
+        let mut last = *self;
+        last.mix(self.rest);
+        last.mix(self.length);
+        last.sum
+    }
+
+    fn push(&mut self, byte: u8) {
+        self.rest |= u64::from(byte) << (self.length % 8 * 8);
+        self.length += 1;
+        if self.length.is_multiple_of(8) {
+            self.mix(self.rest);
+            self.rest = 0;
+        }
+    }
+
+    fn mix(&mut self, word: u64) {
+        self.sum = (self.sum ^ word).wrapping_mul(MULTIPLIER).rotate_left(29);
+    }
+}
+
+// === impl Pattern ===
+
+impl Pattern {
+    pub(super) fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(MULTIPLIER) | 1)
+    }
+
+    /// Fills `buffer`, whose length must be a multiple of eight, with what comes next.
+    pub(super) fn fill(&mut self, buffer: &mut [u8]) {
+        for word in buffer.as_chunks_mut::<8>().0 {
+            // Xorshift: never zero, period 2^64 - 1.
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            *word = self.0.to_le_bytes();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn sum(parts: &[&[u8]]) -> (u64, u64) {
+        let mut sum = Checksum::default();
+        parts.iter().for_each(|part| sum.add(part));
+        (sum.value(), sum.length())
+    }
+
+    proptest! {
+        #[test]
+        fn the_sum_does_not_depend_on_the_cuts(bytes: Vec<u8>, a: prop::sample::Index, b: prop::sample::Index) {
+            let (a, b) = (a.index(bytes.len() + 1), b.index(bytes.len() + 1));
+            let (low, high) = (a.min(b), a.max(b));
+            prop_assert_eq!(sum(&[&bytes]), sum(&[&bytes[..low], &bytes[low..high], &bytes[high..]]));
+        }
+
+        #[test]
+        fn a_changed_or_missing_byte_changes_the_sum(bytes in prop::collection::vec(any::<u8>(), 1..64), at: prop::sample::Index) {
+            let at = at.index(bytes.len());
+            let mut changed = bytes.clone();
+            changed[at] ^= 1;
+            prop_assert_ne!(sum(&[&bytes]), sum(&[&changed]));
+            changed.remove(at);
+            prop_assert_ne!(sum(&[&bytes]), sum(&[&changed]));
+        }
+    }
+
+    #[test]
+    fn patterns_of_different_seeds_differ_and_go_on() {
+        let mut bytes = [[0; 64]; 3];
+        let mut pattern = Pattern::new(1);
+        pattern.fill(&mut bytes[0]);
+        pattern.fill(&mut bytes[1]);
+        Pattern::new(2).fill(&mut bytes[2]);
+        assert!(bytes[0] != bytes[1] && bytes[0] != bytes[2]);
+    }
+}

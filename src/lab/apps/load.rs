@@ -1,0 +1,206 @@
+//! A load generator for HTTP/1.1: a number of clients that each wait for an answer before the next request.
+
+use std::{
+    cell::Cell,
+    io,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::{JoinSet, LocalSet},
+};
+
+use super::{
+    AppError, Background, Latencies, Route, Stop, background, connect,
+    http::{HEAD_BYTES, content_length, head_length},
+    left,
+};
+
+/// What to load a server with. It ends at the first of `requests`, `time` and the owner's stop.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The `host` header.
+    pub host: String,
+    /// Clients at once.
+    pub clients: usize,
+    /// Whether a client keeps its connection for the next request.
+    pub keep_alive: bool,
+    /// Requests in all.
+    pub requests: u64,
+    /// How long to go on.
+    pub time: Duration,
+    /// How long one request may take, its connection included.
+    pub limit: Duration,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Requests begun.
+    pub requests: u64,
+    /// Those without a whole 200 answer.
+    pub failures: u64,
+    /// What happened to the first of these.
+    pub first_failure: Option<String>,
+    /// Connections opened.
+    pub connections: u64,
+    /// How long answered requests took, from the first byte sent (or the connect) to the last received.
+    pub latencies: Latencies,
+    /// How long it all took.
+    pub elapsed: Duration,
+}
+
+/// One client's connection and what it has read too much.
+struct Client {
+    to: SocketAddr,
+    request: Vec<u8>,
+    keep_alive: bool,
+    stream: Option<TcpStream>,
+    buffer: Vec<u8>,
+}
+
+// === impl Report ===
+
+impl Report {
+    /// Answered requests a second.
+    pub fn rate(&self) -> f64 {
+        self.latencies.count() as f64 / self.elapsed.as_secs_f64().max(f64::EPSILON)
+    }
+
+    fn add(&mut self, other: Self) {
+        self.requests += other.requests;
+        self.failures += other.failures;
+        self.connections += other.connections;
+        self.first_failure = self.first_failure.take().or(other.first_failure);
+        self.latencies.merge(&other.latencies);
+    }
+}
+
+/// Runs `plan` and waits for its end.
+pub fn run(route: &Route, plan: Plan) -> Result<Report, AppError> {
+    start(route, plan)?.wait()
+}
+
+/// Starts `plan`, to go on while the caller does something else.
+pub fn start(route: &Route, plan: Plan) -> Result<Background<Report>, AppError> {
+    let to = route.to;
+    background(&route.from, move |stop| async move {
+        let begun = Instant::now();
+        let mut report = LocalSet::new().run_until(clients(to, plan, stop)).await;
+        report.elapsed = begun.elapsed();
+        report
+    })
+}
+
+async fn clients(to: SocketAddr, plan: Plan, stop: Stop) -> Report {
+    let connection = if plan.keep_alive { "" } else { "connection: close\r\n" };
+    let request = format!("GET / HTTP/1.1\r\nhost: {}\r\n{connection}\r\n", plan.host).into_bytes();
+    let budget = std::rc::Rc::new(Cell::new(plan.requests));
+    let deadline = Instant::now() + plan.time;
+    let mut tasks = JoinSet::new();
+    for _ in 0..plan.clients {
+        let client = Client::new(to, request.clone(), plan.keep_alive);
+        let (budget, stop) = (budget.clone(), stop.clone());
+        tasks.spawn_local(one_client(client, budget, deadline, plan.limit, stop));
+    }
+    let mut report = Report::default();
+    while let Some(done) = tasks.join_next().await {
+        match done {
+            Ok(part) => report.add(part),
+            Err(error) => {
+                report.failures += 1;
+                report.first_failure.get_or_insert_with(|| error.to_string());
+            }
+        }
+    }
+    report
+}
+
+async fn one_client(
+    mut client: Client,
+    budget: std::rc::Rc<Cell<u64>>,
+    deadline: Instant,
+    limit: Duration,
+    stop: Stop,
+) -> Report {
+    let mut report = Report::default();
+    loop {
+        let (now, allowed) = (Instant::now(), budget.get());
+        if now >= deadline || allowed == 0 || stop.is_stopped() {
+            return report;
+        }
+        budget.set(allowed - 1);
+        report.requests += 1;
+        report.connections += u64::from(client.stream.is_none());
+        // A request that the plan's end cuts short would be no failure of the server: it may take its time.
+        let answered = tokio::time::timeout(limit, client.ask(limit)).await;
+        match answered.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+            Ok(()) => report.latencies.record(now.elapsed()),
+            Err(error) => {
+                report.failures += 1;
+                report.first_failure.get_or_insert_with(|| error.to_string());
+                client.forget();
+                // Instant refusals must not turn into a storm.
+                tokio::time::sleep(left(deadline, Duration::from_millis(1))).await;
+            }
+        }
+    }
+}
+
+// === impl Client ===
+
+impl Client {
+    fn new(to: SocketAddr, request: Vec<u8>, keep_alive: bool) -> Self {
+        Self { to, request, keep_alive, stream: None, buffer: Vec::with_capacity(1024) }
+    }
+
+    fn forget(&mut self) {
+        self.stream = None;
+        self.buffer.clear();
+    }
+
+    async fn ask(&mut self, limit: Duration) -> io::Result<()> {
+        let mut stream = match self.stream.take() {
+            Some(stream) => stream,
+            None => connect(self.to, limit).await?,
+        };
+        stream.write_all(&self.request).await?;
+        let status = self.answer(&mut stream).await?;
+        if self.keep_alive {
+            self.stream = Some(stream);
+        } else if stream.read_buf(&mut self.buffer).await? != 0 {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "bytes after the last answer"));
+        }
+        if status == 200 { Ok(()) } else { Err(io::Error::other(format!("status {status}"))) }
+    }
+
+    /// Reads one whole answer and returns its status.
+    async fn answer(&mut self, stream: &mut TcpStream) -> io::Result<u16> {
+        loop {
+            if let Some(head_bytes) = head_length(&self.buffer) {
+                let head = str::from_utf8(self.buffer.get(..head_bytes).unwrap_or_default());
+                let head = head.map_err(io::Error::other)?;
+                let (status, body) =
+                    (head.get(9..12).and_then(|code| code.parse().ok()), content_length(head));
+                let (Some(status), Some(body)) = (status, body) else {
+                    return Err(io::Error::new(
+                        io::ErrorKind::InvalidData,
+                        "not an HTTP answer with a length",
+                    ));
+                };
+                if self.buffer.len() >= head_bytes + body {
+                    self.buffer.drain(..head_bytes + body);
+                    return Ok(status);
+                }
+            } else if self.buffer.len() > HEAD_BYTES {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "an answer without end of its head"));
+            }
+            if stream.read_buf(&mut self.buffer).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! The applications that a mesh file's `run` names: `http PORT [TEXT]`, `echo PORT`, `bulk PORT`.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    str::FromStr,
+};
+
+use super::{AppError, Background, bulk, echo, http};
+use crate::lab::net::Namespace;
+
+/// One of the lab's servers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct App {
+    kind: Kind,
+    port: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Kind {
+    Http { text: String },
+    Echo,
+    Bulk,
+}
+
+/// Words that name no application.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is none of `http PORT [TEXT]`, `echo PORT`, `bulk PORT`")]
+pub struct NoApp(String);
+
+// === impl App ===
+
+impl App {
+    /// The port it listens on.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Starts it in `namespace` on all addresses, until the value is dropped; `name` is what it calls itself.
+    pub fn start(&self, namespace: &Namespace, name: &str) -> Result<Background<u64>, AppError> {
+        let v6 = crate::lab::net::fabric::has_ipv6();
+        let any = if v6 { Ipv6Addr::UNSPECIFIED.into() } else { IpAddr::V4(Ipv4Addr::UNSPECIFIED) };
+        match &self.kind {
+            Kind::Http { text } if text.is_empty() => http::serve(namespace, any, self.port, name),
+            Kind::Http { text } => http::serve(namespace, any, self.port, &format!("{name} text={text:?}")),
+            Kind::Echo => echo::serve(namespace, any, self.port),
+            Kind::Bulk => bulk::serve(namespace, any, self.port),
+        }
+    }
+}
+
+impl FromStr for App {
+    type Err = NoApp;
+
+    fn from_str(words: &str) -> Result<Self, NoApp> {
+        let error = || NoApp(words.to_owned());
+        let (kind, rest) = words.trim().split_once(' ').ok_or_else(error)?;
+        let rest = rest.trim_start();
+        let (port, text) = rest.split_once(' ').unwrap_or((rest, ""));
+        let port = port.parse().ok().filter(|port| *port != 0).ok_or_else(error)?;
+        let kind = match (kind, text.trim()) {
+            ("http", text) => Kind::Http { text: text.to_owned() },
+            ("echo", "") => Kind::Echo,
+            ("bulk", "") => Kind::Bulk,
+            _ => return Err(error()),
+        };
+        Ok(Self { kind, port })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_name_an_application_or_are_shown() {
+        let http = |text: &str| App { kind: Kind::Http { text: text.to_owned() }, port: 8080 };
+        assert_eq!("http 8080".parse(), Ok(http("")));
+        assert_eq!(" http  8080 hello there".parse(), Ok(http("hello there")));
+        assert_eq!("echo 7".parse(), Ok(App { kind: Kind::Echo, port: 7 }));
+        assert_eq!("bulk 9".parse(), Ok(App { kind: Kind::Bulk, port: 9 }));
+        for wrong in ["", "http", "http 0", "http 70000", "echo 7 x", "ftp 21"] {
+            assert_eq!(wrong.parse::<App>(), Err(NoApp(wrong.to_owned())));
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! `warren lab up`: in the foreground, from the mesh file to Ctrl-C.
+
+use std::{
+    env,
+    error::Error,
+    fs,
+    path::Path,
+    process::ExitCode,
+    time::{Duration, SystemTime},
+};
+
+use super::UpArgs;
+use crate::{
+    actors::sys::lab,
+    lab::{
+        net::cell::{self, Entered},
+        state::{Directory, ProgramState, State},
+        topology::Topology,
+        world::{Launch, Options, Services, World},
+    },
+};
+
+const SIGNALS: [i32; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
+/// How often the mesh file is looked at.
+const LOOK: Duration = Duration::from_millis(500);
+const READY_LIMIT: Duration = Duration::from_secs(30);
+
+/// What a mesh file means.
+pub trait MeshSource {
+    /// The control plane and CNIs that serve it.
+    type Services: Services;
+
+    /// The hosts of the file. Errors: a text that shows what is wrong and where.
+    fn topology(&self, up: &UpArgs) -> Result<Topology, String>;
+
+    /// The control plane and CNIs, not started yet.
+    fn services(&self, up: &UpArgs) -> Result<Self::Services, String>;
+
+    /// Makes the control plane serve what the file says now. The hosts have been brought in line already.
+    fn reload(&self, up: &UpArgs, services: &mut Self::Services) -> Result<(), String>;
+}
+
+/// A mesh that is up.
+struct Running<'a, M: MeshSource> {
+    up: &'a UpArgs,
+    source: M,
+    directory: Directory,
+    world: World<M::Services>,
+    edited: Option<SystemTime>,
+}
+
+pub(super) fn up(name: &str, args: &UpArgs, source: impl MeshSource) -> Result<ExitCode, Box<dyn Error>> {
+    // The inside may have another directory, and the other shells look for the file as it is.
+    let args = UpArgs {
+        file: fs::canonicalize(&args.file).map_err(|error| missing(&args.file, &error))?,
+        ..args.clone()
+    };
+    if let Entered::Finished(code) = cell::enter()? {
+        return Ok(ExitCode::from(code));
+    }
+    // Before any thread starts, so that all of them hold the signals back.
+    lab::block_signals(&SIGNALS)?;
+    let directory = Directory::of(name)?;
+    directory.create()?;
+    let done = run(name, &args, source, directory.clone());
+    // Logs are worth keeping when something failed.
+    if done.is_ok() {
+        directory.remove()?;
+    }
+    done.map(|()| ExitCode::SUCCESS)
+}
+
+fn run(name: &str, up: &UpArgs, source: impl MeshSource, directory: Directory) -> Result<(), Box<dyn Error>> {
+    let edited = modified(&up.file);
+    let (topology, services) = (source.topology(up)?, source.services(up)?);
+    let options = Options {
+        id: name.to_owned(),
+        directory: directory.path().to_owned(),
+        proxy: launch(up)?,
+        ready_limit: READY_LIMIT,
+    };
+    let world = World::raise(topology, services, options)?;
+    let mut running = Running { up, source, directory, world, edited };
+    running.write()?;
+    running.greet(name);
+    while lab::next_signal(&SIGNALS, LOOK)?.is_none() {
+        running.look_after()?;
+    }
+    println!("taking the mesh down");
+    Ok(running.world.lower()?)
+}
+
+fn launch(up: &UpArgs) -> Result<Option<Launch>, Box<dyn Error>> {
+    if up.no_proxy {
+        return Ok(None);
+    }
+    let binary = up.proxy.clone().map_or_else(env::current_exe, Ok)?;
+    let mut launch = Launch::new(binary);
+    if up.dns {
+        launch = launch.env("ISTIO_META_DNS_CAPTURE", "true");
+    }
+    launch.env.extend(up.env.iter().cloned());
+    Ok(Some(launch))
+}
+
+// === impl Running ===
+
+impl<M: MeshSource> Running<'_, M> {
+    fn write(&self) -> Result<(), Box<dyn Error>> {
+        let programs = self
+            .world
+            .proxies()
+            .map(|(_, process)| ProgramState { name: process.name().to_owned(), pid: process.outer_pid() });
+        let state = State::of(&self.up.file, self.world.hosts().iter(), programs.collect())?;
+        Ok(self.directory.write(&state)?)
+    }
+
+    fn greet(&self, name: &str) {
+        let topology = self.world.topology();
+        let (nodes, pods) = (topology.nodes.len(), topology.pods.len());
+        println!("lab {name} is up: {nodes} nodes, {pods} pods, logs in {}", self.directory.path().display());
+        if let Some(pod) = topology.pods.first() {
+            println!("try `warren lab exec {} -- sh`, `warren lab status`; Ctrl-C ends it", pod.host.name);
+        }
+    }
+
+    fn look_after(&mut self) -> Result<(), Box<dyn Error>> {
+        let ended = self.world.ended_proxies()?;
+        for (node, status) in &ended {
+            let log = self.world.directory().join(format!("proxy-{node}.log"));
+            println!(
+                "the proxy of node {node} has ended ({status}); its log is {}; starting another",
+                log.display()
+            );
+        }
+        if !ended.is_empty() {
+            if let Err(error) = self.world.start_proxies() {
+                println!("{error}");
+            }
+            self.write()?;
+        }
+        let edited = modified(&self.up.file);
+        if edited != self.edited {
+            self.edited = edited;
+            match self.reload() {
+                Ok(changes) => println!("the mesh file was edited; hosts changed: {}", list(&changes)),
+                Err(error) => {
+                    println!("the mesh file was edited, but not all of it could take effect: {error}")
+                }
+            }
+            self.write()?;
+        }
+        Ok(())
+    }
+
+    fn reload(&mut self) -> Result<Vec<String>, Box<dyn Error>> {
+        let topology = self.source.topology(self.up)?;
+        let changes = self.world.apply(&topology)?;
+        self.source.reload(self.up, self.world.services())?;
+        Ok(changes)
+    }
+}
+
+fn list(changes: &[String]) -> String {
+    if changes.is_empty() { "none".to_owned() } else { changes.join(", ") }
+}
+
+fn modified(file: &Path) -> Option<SystemTime> {
+    fs::metadata(file).and_then(|meta| meta.modified()).ok()
+}
+
+fn missing(file: &Path, error: &std::io::Error) -> String {
+    format!("mesh file {}: {error}", file.display())
+}

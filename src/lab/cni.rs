@@ -1,0 +1,560 @@
+//! istio-cni's side of the hand-over of pods, for one node (contract/dataplane.md section 6).
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fs, io,
+    os::fd::{AsFd, OwnedFd},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, sleep_until, timeout},
+};
+
+use super::control::mesh_file::Pod;
+use crate::{
+    actors::sys::fdpass::{SeqListener, SeqPacket},
+    protocols::zds::{
+        PodInfo,
+        codec::{Answer, Request, decode_answer, decode_hello, encode_request},
+    },
+    supervisor::OwnedTask,
+};
+
+/// How long the proxy may take for its greeting and for each answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+/// Connections accepted in one second.
+const ACCEPTS_A_SECOND: usize = 5;
+/// Requests that may wait for one connection.
+const QUEUE: usize = 256;
+/// Exchanges remembered.
+const LOG: usize = 4096;
+
+/// A pod of the node.
+#[derive(Clone, Debug)]
+pub struct CniPod {
+    /// The Kubernetes uid.
+    pub uid: String,
+    /// Who it is.
+    pub info: PodInfo,
+    /// Its network namespace; without one a snapshot only says to keep the pod.
+    pub netns: Option<Arc<OwnedFd>>,
+}
+
+/// One request and what became of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exchange {
+    /// The number of the connection, from 1.
+    pub connection: u64,
+    /// What was asked.
+    pub request: Request,
+    /// What was answered.
+    pub outcome: Outcome,
+}
+
+/// What became of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Done.
+    Done,
+    /// Not done, and why.
+    Refused(String),
+    /// No answer within 5 s.
+    TimedOut,
+    /// The connection ended first.
+    Lost,
+}
+
+/// What the agent sees of its proxies.
+#[derive(Clone, Debug, Default)]
+pub struct CniStatus {
+    /// Connections that have greeted and are not gone.
+    pub connections: usize,
+    /// Snapshots completed, ever.
+    pub snapshots: u64,
+    /// Connections closed because the proxy spoke unasked or broke the protocol, ever.
+    pub violations: u64,
+    /// The latest exchanges, oldest first.
+    pub log: VecDeque<Exchange>,
+}
+
+/// Why a pod was not handed over or taken back.
+#[derive(Debug, thiserror::Error)]
+pub enum CniError {
+    /// The socket cannot be listened on.
+    #[error("cannot listen on {}: {error}", path.display())]
+    Listen {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// No proxy is connected. The pod will be in the snapshot of the next one.
+    #[error("no proxy is connected")]
+    NoProxy,
+    /// The proxy has not done it.
+    #[error("the proxy has not done it: {0:?}")]
+    Failed(Outcome),
+    /// Too many requests wait for the proxy.
+    #[error("{QUEUE} requests wait for the proxy already")]
+    Busy,
+}
+
+/// The agent of one node. Dropping it closes every connection and removes the socket.
+pub struct Cni {
+    shared: Arc<Shared>,
+    path: PathBuf,
+    _accept: OwnedTask,
+}
+
+struct Shared {
+    pods: Mutex<BTreeMap<String, CniPod>>,
+    connections: Mutex<Connections>,
+    status: watch::Sender<CniStatus>,
+}
+
+#[derive(Default)]
+struct Connections {
+    closed: bool,
+    last: u64,
+    tasks: BTreeMap<u64, OwnedTask>,
+    /// Those that have greeted; the greatest number is the newest.
+    greeted: BTreeMap<u64, mpsc::Sender<Command>>,
+}
+
+/// A live request for one connection.
+struct Command {
+    request: Request,
+    netns: Option<Arc<OwnedFd>>,
+    reply: oneshot::Sender<Outcome>,
+}
+
+/// One connection, in its task.
+struct Connection {
+    number: u64,
+    socket: SeqPacket,
+    shared: Arc<Shared>,
+}
+
+/// Why a connection is closed.
+enum End {
+    /// The proxy has gone.
+    Gone,
+    /// The proxy spoke unasked, or said what it may not.
+    Violation(String),
+}
+
+// === impl CniPod ===
+
+impl CniPod {
+    /// The pod of a mesh file.
+    pub fn of(pod: &Pod, netns: Option<Arc<OwnedFd>>) -> Self {
+        let info = PodInfo {
+            name: pod.name.as_str().into(),
+            namespace: pod.namespace.as_str().into(),
+            service_account: pod.service_account.as_str().into(),
+        };
+        Self { uid: pod.kubernetes_uid(), info, netns }
+    }
+
+    fn request(&self) -> Request {
+        let uid = self.uid.clone();
+        match self.netns {
+            Some(_) => Request::Add { uid, info: Some(self.info.clone()) },
+            None => Request::Keep { uid },
+        }
+    }
+}
+
+// === impl Cni ===
+
+impl Cni {
+    /// Listens at `path` on the current tokio runtime. A socket left there by an earlier agent is replaced.
+    ///
+    /// # Errors
+    /// The path cannot be listened on.
+    pub fn start(path: &Path) -> Result<Self, CniError> {
+        let failed = |error| CniError::Listen { path: path.into(), error };
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        let listener = SeqListener::bind(path).map_err(failed)?;
+        let shared = Arc::new(Shared {
+            pods: Mutex::default(),
+            connections: Mutex::default(),
+            status: watch::Sender::new(CniStatus::default()),
+        });
+        let accept = OwnedTask::spawn("lab/cni/accept", accept(shared.clone(), listener), |_| {});
+        Ok(Self { shared, path: path.into(), _accept: accept })
+    }
+
+    /// The socket.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Hands a pod to the newest proxy, and from now on to every new one.
+    ///
+    /// # Errors
+    /// No proxy is connected, or it has not acknowledged. The agent goes on knowing the pod either way.
+    pub async fn add(&self, pod: CniPod) -> Result<(), CniError> {
+        let (request, netns) = (pod.request(), pod.netns.clone());
+        self.shared.pods.lock().insert(pod.uid.clone(), pod);
+        let newest = self.shared.connections.lock().greeted.last_key_value().map(|(_, to)| to.clone());
+        ask(&newest.ok_or(CniError::NoProxy)?, request, netns).await
+    }
+
+    /// Takes a pod back from every proxy. Fine if none is connected.
+    ///
+    /// # Errors
+    /// A proxy has not acknowledged.
+    pub async fn del(&self, uid: &str) -> Result<(), CniError> {
+        self.shared.pods.lock().remove(uid);
+        let all: Vec<_> = self.shared.connections.lock().greeted.values().cloned().collect();
+        let mut result = Ok(());
+        for to in all {
+            let asked = ask(&to, Request::Del { uid: uid.into() }, None).await;
+            result = result.and(asked);
+        }
+        result
+    }
+
+    /// Makes the pod known without telling a proxy that is connected already.
+    pub fn know(&self, pod: CniPod) {
+        self.shared.pods.lock().insert(pod.uid.clone(), pod);
+    }
+
+    /// Connections, snapshots and answers, now and as they change.
+    pub fn status(&self) -> watch::Receiver<CniStatus> {
+        self.shared.status.subscribe()
+    }
+
+    /// Closes every connection; the proxies will dial again.
+    pub fn hang_up(&self) {
+        let tasks = std::mem::take(&mut self.shared.connections.lock().tasks);
+        drop(tasks);
+    }
+}
+
+impl Drop for Cni {
+    fn drop(&mut self) {
+        // The tasks hold the shared state, so it would never drop by itself.
+        let mut connections = self.shared.connections.lock();
+        connections.closed = true;
+        let tasks = std::mem::take(&mut connections.tasks);
+        drop(connections);
+        drop(tasks);
+        // Nothing to tell anybody if it is gone already.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+async fn ask(
+    to: &mpsc::Sender<Command>,
+    request: Request,
+    netns: Option<Arc<OwnedFd>>,
+) -> Result<(), CniError> {
+    let (reply, outcome) = oneshot::channel();
+    to.try_send(Command { request, netns, reply }).map_err(|error| match error {
+        mpsc::error::TrySendError::Full(_) => CniError::Busy,
+        mpsc::error::TrySendError::Closed(_) => CniError::Failed(Outcome::Lost),
+    })?;
+    match outcome.await.unwrap_or(Outcome::Lost) {
+        Outcome::Done => Ok(()),
+        other => Err(CniError::Failed(other)),
+    }
+}
+
+async fn accept(shared: Arc<Shared>, listener: SeqListener) {
+    let mut recent = VecDeque::with_capacity(ACCEPTS_A_SECOND);
+    loop {
+        if recent.len() == ACCEPTS_A_SECOND
+            && let Some(oldest) = recent.pop_front()
+        {
+            sleep_until(oldest + Duration::from_secs(1)).await;
+        }
+        let socket = match listener.accept().await {
+            Ok(socket) => socket,
+            Err(error) => {
+                tracing::warn!("cannot accept a proxy: {error}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        recent.push_back(Instant::now());
+        let mut connections = shared.connections.lock();
+        if connections.closed {
+            return;
+        }
+        connections.last += 1;
+        let number = connections.last;
+        let ended = shared.clone();
+        let connection = Connection { number, socket, shared: shared.clone() };
+        let task = OwnedTask::spawn(format!("lab/cni/{number}"), connection.run(), move |_| {
+            ended.forget(number);
+        });
+        connections.tasks.insert(number, task);
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    fn forget(&self, number: u64) {
+        let mut connections = self.connections.lock();
+        let task = connections.tasks.remove(&number);
+        let greeted = connections.greeted.remove(&number).is_some();
+        drop(connections);
+        drop(task);
+        if greeted {
+            self.status.send_modify(|status| status.connections -= 1);
+        }
+    }
+}
+
+// === impl Connection ===
+
+impl Connection {
+    async fn run(self) {
+        if let End::Violation(why) = self.serve().await {
+            tracing::warn!(connection = self.number, "proxy disconnected: {why}");
+            self.shared.status.send_modify(|status| status.violations += 1);
+        }
+    }
+
+    async fn serve(&self) -> End {
+        let hello = match timeout(ANSWER_LIMIT, self.socket.recv()).await {
+            Ok(Ok(Some(packet))) => packet,
+            Ok(Ok(None) | Err(_)) => return End::Gone,
+            Err(_) => return End::Violation("no greeting within 5 s".into()),
+        };
+        if let Err(error) = decode_hello(&hello.bytes) {
+            return End::Violation(error.to_string());
+        }
+        let (commands, mut queue) = mpsc::channel(QUEUE);
+        self.shared.connections.lock().greeted.insert(self.number, commands);
+        self.shared.status.send_modify(|status| status.connections += 1);
+        // Pods that come from here on are queued behind the snapshot.
+        let pods: Vec<CniPod> = self.shared.pods.lock().values().cloned().collect();
+        for pod in pods {
+            if let Err(end) = self.exchange(pod.request(), pod.netns.as_deref()).await {
+                return end;
+            }
+        }
+        if let Err(end) = self.exchange(Request::SnapshotSent, None).await {
+            return end;
+        }
+        self.shared.status.send_modify(|status| status.snapshots += 1);
+        loop {
+            let command = tokio::select! {
+                command = queue.recv() => command,
+                packet = self.socket.recv() => return match packet {
+                    Ok(Some(_)) => End::Violation("it spoke unasked".into()),
+                    Ok(None) | Err(_) => End::Gone,
+                },
+            };
+            let Some(Command { request, netns, reply }) = command else { return End::Gone };
+            match self.exchange(request, netns.as_deref()).await {
+                // Whoever asked may have given up.
+                Ok(outcome) => drop(reply.send(outcome)),
+                Err(end) => return end,
+            }
+        }
+    }
+
+    /// Sends one request and waits for its answer. After a time-out the connection goes on, as the real agent's does,
+    /// and a late answer is taken for the next one's or for unasked speech.
+    async fn exchange(&self, request: Request, netns: Option<&OwnedFd>) -> Result<Outcome, End> {
+        let fd = netns.map(AsFd::as_fd);
+        let talk = async {
+            if self.socket.send(&encode_request(&request), fd).await.is_err() {
+                return Err(End::Gone);
+            }
+            match self.socket.recv().await {
+                Ok(Some(packet)) => match decode_answer(&packet.bytes) {
+                    Ok(Answer::Done) => Ok(Outcome::Done),
+                    Ok(Answer::Refused(why)) => Ok(Outcome::Refused(why)),
+                    Err(error) => Err(End::Violation(error.to_string())),
+                },
+                Ok(None) | Err(_) => Err(End::Gone),
+            }
+        };
+        let outcome = timeout(ANSWER_LIMIT, talk).await.unwrap_or(Ok(Outcome::TimedOut));
+        let noted = outcome.as_ref().map_or(Outcome::Lost, Clone::clone);
+        tracing::debug!(connection = self.number, ?request, ?noted, "exchange with the proxy");
+        self.shared.status.send_modify(|status| {
+            if status.log.len() == LOG {
+                status.log.pop_front();
+            }
+            status.log.push_back(Exchange { connection: self.number, request, outcome: noted });
+        });
+        outcome
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+    use crate::protocols::zds::codec::{decode_request, encode_answer, encode_hello};
+
+    /// The proxy's end, in the test's hands.
+    struct Proxy(SeqPacket);
+
+    impl Proxy {
+        async fn greet(cni: &Cni) -> Self {
+            let socket = SeqPacket::connect(cni.path()).unwrap();
+            socket.send(&encode_hello(), None).await.unwrap();
+            Self(socket)
+        }
+
+        /// The next request and the number of its descriptors.
+        async fn hear(&self) -> (Request, usize) {
+            let packet = self.0.recv().await.unwrap().expect("a request");
+            (decode_request(&packet.bytes).unwrap(), packet.fds.len())
+        }
+
+        async fn say(&self, answer: Answer) {
+            self.0.send(&encode_answer(&answer), None).await.unwrap();
+        }
+
+        async fn accept(&self) -> (Request, usize) {
+            let heard = self.hear().await;
+            self.say(Answer::Done).await;
+            heard
+        }
+
+        /// By an end, or by a reset if something was left unread.
+        async fn closed(&self) -> bool {
+            !matches!(self.0.recv().await, Ok(Some(_)))
+        }
+    }
+
+    fn start(name: &str) -> Cni {
+        let dir = std::env::temp_dir().join(format!("warren-cni-{}-{name}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        Cni::start(&dir.join("ztunnel.sock")).unwrap()
+    }
+
+    fn pod(uid: &str, netns: bool) -> CniPod {
+        let info = PodInfo { name: uid.into(), namespace: "shop".into(), service_account: "web".into() };
+        let netns = netns.then(|| Arc::new(OwnedFd::from(File::open("/proc/self/ns/net").unwrap())));
+        CniPod { uid: uid.into(), info, netns }
+    }
+
+    fn add(uid: &str) -> Request {
+        pod(uid, true).request()
+    }
+
+    fn del(uid: &str) -> Request {
+        Request::Del { uid: uid.into() }
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_names_every_pod_then_live_changes_follow() {
+        let cni = start("snapshot");
+        assert!(matches!(cni.add(pod("a", true)).await, Err(CniError::NoProxy)));
+        cni.know(pod("b", false));
+        let proxy = Proxy::greet(&cni).await;
+        assert_eq!(proxy.accept().await, (add("a"), 1));
+        assert_eq!(proxy.accept().await, (Request::Keep { uid: "b".into() }, 0));
+        assert_eq!(proxy.accept().await, (Request::SnapshotSent, 0));
+        cni.status().wait_for(|s| s.snapshots == 1).await.unwrap();
+        let (added, heard) = tokio::join!(cni.add(pod("c", true)), proxy.accept());
+        assert!(added.is_ok());
+        assert_eq!(heard, (add("c"), 1));
+        let (deleted, heard) = tokio::join!(cni.del("a"), proxy.accept());
+        assert!(deleted.is_ok());
+        assert_eq!(heard, (del("a"), 0));
+        let log: Vec<_> = cni.status().borrow().log.iter().map(|e| e.outcome.clone()).collect();
+        assert_eq!(log, vec![Outcome::Done; 5]);
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_heard_and_the_connection_goes_on() {
+        let cni = start("refusal");
+        let proxy = Proxy::greet(&cni).await;
+        proxy.accept().await;
+        cni.status().wait_for(|s| s.snapshots == 1).await.unwrap();
+        let refuse = async {
+            proxy.hear().await;
+            proxy.say(Answer::Refused("port taken".into())).await;
+        };
+        let (added, ()) = tokio::join!(cni.add(pod("a", true)), refuse);
+        let Err(CniError::Failed(Outcome::Refused(why))) = added else { panic!("{added:?}") };
+        assert_eq!(why, "port taken");
+        let (again, _) = tokio::join!(cni.add(pod("a", true)), proxy.accept());
+        assert!(again.is_ok());
+    }
+
+    #[tokio::test]
+    async fn adds_go_to_the_newest_and_dels_to_all() {
+        let cni = start("two");
+        let old = Proxy::greet(&cni).await;
+        old.accept().await;
+        cni.status().wait_for(|s| s.snapshots == 1).await.unwrap();
+        let new = Proxy::greet(&cni).await;
+        new.accept().await;
+        cni.status().wait_for(|s| s.snapshots == 2 && s.connections == 2).await.unwrap();
+        let (added, heard) = tokio::join!(cni.add(pod("a", true)), new.accept());
+        assert_eq!((added.is_ok(), heard), (true, (add("a"), 1)));
+        let (deleted, one, other) = tokio::join!(cni.del("a"), old.accept(), new.accept());
+        assert!(deleted.is_ok());
+        assert_eq!((one, other), ((del("a"), 0), (del("a"), 0)));
+        drop(new);
+        cni.status().wait_for(|s| s.connections == 1).await.unwrap();
+        let (added, heard) = tokio::join!(cni.add(pod("b", true)), old.accept());
+        assert_eq!((added.is_ok(), heard), (true, (add("b"), 1)), "the old one is the newest again");
+    }
+
+    #[tokio::test]
+    async fn whoever_speaks_unasked_or_greets_wrongly_is_disconnected() {
+        let cni = start("unasked");
+        let proxy = Proxy::greet(&cni).await;
+        proxy.accept().await;
+        cni.status().wait_for(|s| s.snapshots == 1).await.unwrap();
+        proxy.say(Answer::Done).await;
+        assert!(proxy.closed().await);
+        let stranger = Proxy(SeqPacket::connect(cni.path()).unwrap());
+        stranger.0.send(&[0x08, 0x07], None).await.unwrap();
+        assert!(stranger.closed().await);
+        let status = cni.status().wait_for(|s| s.violations == 2).await.unwrap().clone();
+        assert_eq!(status.connections, 0);
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_does_not_come_is_given_up_after_5_s() {
+        let cni = start("mute");
+        let proxy = Proxy::greet(&cni).await;
+        proxy.accept().await;
+        cni.status().wait_for(|s| s.snapshots == 1).await.unwrap();
+        let mute = async {
+            proxy.hear().await;
+            tokio::time::pause();
+        };
+        let (added, ()) = tokio::join!(cni.add(pod("a", true)), mute);
+        assert!(matches!(added, Err(CniError::Failed(Outcome::TimedOut))), "{added:?}");
+    }
+
+    #[tokio::test]
+    async fn hanging_up_and_dropping_close_the_connections_and_remove_the_socket() {
+        let cni = start("drop");
+        let proxy = Proxy::greet(&cni).await;
+        proxy.accept().await;
+        cni.hang_up();
+        assert!(proxy.closed().await);
+        cni.status().wait_for(|s| s.connections == 0).await.unwrap();
+        let proxy = Proxy::greet(&cni).await;
+        proxy.accept().await;
+        let path = cni.path().to_owned();
+        drop(cni);
+        assert!(proxy.closed().await);
+        assert!(!path.exists());
+    }
+}

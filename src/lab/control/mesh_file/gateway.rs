@@ -1,0 +1,111 @@
+//! References to waypoints and gateways as short texts.
+
+use std::{fmt, net::IpAddr, str::FromStr};
+
+/// The port of HBONE.
+const HBONE_PORT: u16 = 15008;
+
+/// A waypoint or a gateway: `namespace/hostname`, `address` or `network/address`, each with `:port` if it is not 15008.
+/// An IPv6 address with a port is in brackets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Gateway {
+    /// A service or a workload by its name.
+    Hostname {
+        /// The Kubernetes namespace.
+        namespace: String,
+        /// Fully qualified.
+        hostname: String,
+        /// Its HBONE port.
+        port: u16,
+    },
+    /// A service or a workload by its address.
+    Address {
+        /// The network the address is valid in; empty is the default one.
+        network: String,
+        /// The address.
+        address: IpAddr,
+        /// Its HBONE port.
+        port: u16,
+    },
+}
+
+/// Why a text is no gateway.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is neither namespace/hostname, address nor network/address, each with or without :port")]
+pub struct GatewayError(pub String);
+
+// === impl Gateway ===
+
+impl FromStr for Gateway {
+    type Err = GatewayError;
+
+    fn from_str(text: &str) -> Result<Self, GatewayError> {
+        let bad = || GatewayError(text.into());
+        let (front, rest) = text.split_once('/').map_or((None, text), |(front, rest)| (Some(front), rest));
+        if let Some((address, port)) = address(rest) {
+            let network = front.unwrap_or_default().into();
+            return Ok(Self::Address { network, address, port });
+        }
+        let (hostname, port) = match rest.rsplit_once(':') {
+            Some((hostname, port)) => (hostname, nonzero(port).ok_or_else(bad)?),
+            None => (rest, HBONE_PORT),
+        };
+        let namespace = front.ok_or_else(bad)?;
+        let name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '*');
+        if namespace.is_empty() || hostname.is_empty() || !hostname.chars().all(name) {
+            return Err(bad());
+        }
+        Ok(Self::Hostname { namespace: namespace.into(), hostname: hostname.into(), port })
+    }
+}
+
+impl fmt::Display for Gateway {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Hostname { namespace, hostname, port } => write!(f, "{namespace}/{hostname}:{port}"),
+            Self::Address { network, address, port } => {
+                let socket = std::net::SocketAddr::new(*address, *port);
+                if network.is_empty() { write!(f, "{socket}") } else { write!(f, "{network}/{socket}") }
+            }
+        }
+    }
+}
+
+/// An address with or without a port.
+fn address(text: &str) -> Option<(IpAddr, u16)> {
+    if let Ok(address) = text.parse() {
+        return Some((address, HBONE_PORT));
+    }
+    let socket: std::net::SocketAddr = text.parse().ok()?;
+    (socket.port() != 0).then_some((socket.ip(), socket.port()))
+}
+
+fn nonzero(port: &str) -> Option<u16> {
+    port.parse().ok().filter(|port| *port != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gateways_are_short_texts() {
+        for (text, want) in [
+            ("10.0.0.1", Some("10.0.0.1:15008")),
+            ("10.0.0.1:15009", Some("10.0.0.1:15009")),
+            ("remote/10.0.0.1", Some("remote/10.0.0.1:15008")),
+            ("fd00::1", Some("[fd00::1]:15008")),
+            ("[fd00::1]:9", Some("[fd00::1]:9")),
+            ("shop/wp.shop.svc.cluster.local", Some("shop/wp.shop.svc.cluster.local:15008")),
+            ("shop/wp.shop.svc.cluster.local:9", Some("shop/wp.shop.svc.cluster.local:9")),
+            ("wp.shop.svc.cluster.local", None),
+            ("10.0.0.1:0", None),
+            ("shop/", None),
+            ("/wp", None),
+            ("shop/wp:http", None),
+            ("", None),
+        ] {
+            assert_eq!(text.parse().ok().map(|g: Gateway| g.to_string()).as_deref(), want, "{text}");
+        }
+    }
+}

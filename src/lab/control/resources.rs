@@ -1,0 +1,555 @@
+//! From a mesh to the named resources of discovery (contract/protos.md sections 1, 2 and 4).
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+};
+
+use bytes::Bytes;
+use ipnet::IpNet;
+use prost::Message;
+
+use super::mesh_file::{
+    Action, Announce, Gateway, HealthPolicy, LbMode, LbScope, Listed, LoadBalancing, Mesh, Pod, Policy,
+    Protocol, Rule, Scope, Service, Source, Status, Target, Visibility, addresses::hash_bytes,
+};
+use crate::protocols::pb::{security as az, workload as wl};
+
+/// The type of workloads and services.
+pub const ADDRESS: &str = "type.googleapis.com/istio.workload.Address";
+/// The type of authorization policies.
+pub const AUTHORIZATION: &str = "type.googleapis.com/istio.security.Authorization";
+
+/// The namespace and the name of the policy that `strict` stands for (contract/dataplane.md section 5.4).
+const STRICT: (&str, &str) = ("istio-system", "istio_converted_static_strict");
+
+/// One resource, encoded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resource {
+    /// What the stream calls its version: opaque for addresses, empty for policies, which are sent again on each
+    /// reconnect.
+    pub version: String,
+    /// Differs when the resource does.
+    pub content: u64,
+    /// The message.
+    pub value: Bytes,
+    /// `network/address` of each of its addresses.
+    pub aliases: Vec<String>,
+}
+
+/// How a resource is served wrongly.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Spoilt {
+    /// Not at all.
+    Hidden,
+    /// With these bytes at its end: a field that comes last wins over an earlier one.
+    Extended(Vec<u8>),
+}
+
+/// Every resource, by type and name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Resources {
+    address: BTreeMap<String, Resource>,
+    authorization: BTreeMap<String, Resource>,
+}
+
+// === impl Resources ===
+
+impl Resources {
+    /// What the mesh amounts to.
+    pub fn of(mesh: &Mesh) -> Self {
+        let mut resources = Self::default();
+        for (index, pod) in mesh.pods.iter().enumerate() {
+            resources.add_workload(workload(mesh, index, pod));
+        }
+        for service in &mesh.services {
+            resources.add_service(service_of(service));
+        }
+        for policy in &mesh.policies {
+            resources.add_policy(&authorization(policy));
+        }
+        if !mesh.strict.is_empty() {
+            resources.add_policy(&strict());
+        }
+        resources
+    }
+
+    /// Adds that many workloads nobody can reach, in 50 namespaces and on 100 nodes, with a service for every 100, to
+    /// see what size costs.
+    pub fn add_bulk(&mut self, count: u32) {
+        let services = (count / 100).clamp(1, 1000);
+        let home = |i: u32| (format!("bulk-{}", i % 50), i % services);
+        let host = |i: u32| {
+            let (namespace, service) = home(i);
+            (format!("bulk-svc-{service}.{namespace}.svc.cluster.local"), namespace, service)
+        };
+        for i in 0..count {
+            let (hostname, namespace, _) = host(i);
+            let name = format!("bulk-{i}");
+            self.add_workload(wl::Workload {
+                uid: format!("Kubernetes//Pod/{namespace}/{name}"),
+                addresses: vec![(0x0a80_0000 + i).to_be_bytes().to_vec()],
+                tunnel_protocol: wl::TunnelProtocol::Hbone.into(),
+                service_account: format!("sa-{}", i % 200),
+                node: format!("bulk-node-{}", i % 100),
+                canonical_name: name.clone(),
+                workload_name: name.clone(),
+                services: HashMap::from([(
+                    format!("{namespace}/{hostname}"),
+                    ports(&BTreeMap::from([(80, 8080)])),
+                )]),
+                name,
+                namespace,
+                ..Default::default()
+            });
+        }
+        for i in 0..count.min(services * 50) {
+            let (hostname, namespace, service) = host(i);
+            let address = (0x0ac8_0000 + service * 50 + i % 50).to_be_bytes().to_vec();
+            self.add_service(wl::Service {
+                name: format!("bulk-svc-{service}"),
+                namespace,
+                hostname,
+                addresses: vec![wl::NetworkAddress { network: String::new(), address, length: None }],
+                ports: ports(&BTreeMap::from([(80, 8080)])).ports,
+                ..Default::default()
+            });
+        }
+    }
+
+    /// Spoils the resource of that name, whatever its type; none is no error.
+    pub fn spoil(&mut self, name: &str, how: &Spoilt) {
+        for resources in [&mut self.address, &mut self.authorization] {
+            match (how, resources.get_mut(name)) {
+                (Spoilt::Hidden, _) => drop(resources.remove(name)),
+                (Spoilt::Extended(bytes), Some(resource)) => resource.extend(bytes),
+                (Spoilt::Extended(_), None) => {}
+            }
+        }
+    }
+
+    /// The resources of a type by name; none of a type there is not.
+    pub fn of_type(&self, type_url: &str) -> Option<&BTreeMap<String, Resource>> {
+        match type_url {
+            ADDRESS => Some(&self.address),
+            AUTHORIZATION => Some(&self.authorization),
+            _ => None,
+        }
+    }
+
+    fn add_workload(&mut self, mut workload: wl::Workload) {
+        // Maps are encoded in no particular order, so they are hashed in their own.
+        let services = std::mem::take(&mut workload.services);
+        let mut sorted: Vec<_> = services.iter().map(|(name, ports)| (name, ports.encode_to_vec())).collect();
+        sorted.sort();
+        let bare = workload.encode_to_vec();
+        let parts = sorted.iter().flat_map(|(name, ports)| [name.as_bytes(), ports.as_slice()]);
+        let content = hash_bytes(std::iter::once(bare.as_slice()).chain(parts));
+        workload.services = services;
+        let aliases = workload.addresses.iter().filter_map(|ip| alias(&workload.network, ip, None)).collect();
+        let name = workload.uid.clone();
+        let address = wl::Address { r#type: Some(wl::address::Type::Workload(workload)) };
+        self.address.insert(name, Resource::versioned(&address, content, aliases));
+    }
+
+    fn add_service(&mut self, service: wl::Service) {
+        let aliases = service
+            .addresses
+            .iter()
+            .filter_map(|vip| alias(&vip.network, &vip.address, vip.length))
+            .collect();
+        let name = format!("{}/{}", service.namespace, service.hostname);
+        let address = wl::Address { r#type: Some(wl::address::Type::Service(service)) };
+        let content = hash_bytes(std::iter::once(address.encode_to_vec().as_slice()));
+        self.address.insert(name, Resource::versioned(&address, content, aliases));
+    }
+
+    fn add_policy(&mut self, policy: &az::Authorization) {
+        let value = Bytes::from(policy.encode_to_vec());
+        let content = hash_bytes(std::iter::once(value.as_ref()));
+        let resource = Resource { version: String::new(), content, value, aliases: Vec::new() };
+        self.authorization.insert(format!("{}/{}", policy.namespace, policy.name), resource);
+    }
+}
+
+// === impl Resource ===
+
+impl Resource {
+    fn extend(&mut self, bytes: &[u8]) {
+        self.value = [self.value.as_ref(), bytes].concat().into();
+        self.content = hash_bytes([self.content.to_le_bytes().as_slice(), bytes].into_iter());
+        if !self.version.is_empty() {
+            self.version = format!("{:016x}", self.content);
+        }
+    }
+
+    fn versioned(address: &wl::Address, content: u64, aliases: Vec<String>) -> Self {
+        Self { version: format!("{content:016x}"), content, value: address.encode_to_vec().into(), aliases }
+    }
+}
+
+fn workload(mesh: &Mesh, index: usize, pod: &Pod) -> wl::Workload {
+    let Announce { status, trust_domain, network, network_gateway, capacity, locality, .. } = &pod.announce;
+    let services = mesh.services.iter().filter(|s| s.endpoints.binary_search(&index).is_ok());
+    let bound =
+        mesh.policies.iter().filter(|p| p.scope == Scope::Workload && p.pods.binary_search(&index).is_ok());
+    let mut policies: Vec<String> = bound.map(|p| format!("{}/{}", p.namespace, p.name)).collect();
+    if mesh.strict.contains(&pod.namespace) {
+        policies.push(format!("{}/{}", STRICT.0, STRICT.1));
+    }
+    wl::Workload {
+        uid: pod.workload_uid(),
+        name: pod.name.clone(),
+        namespace: pod.namespace.clone(),
+        addresses: pod.ips.iter().map(octets).collect(),
+        network: network.clone(),
+        tunnel_protocol: match pod.protocol {
+            Protocol::Hbone => wl::TunnelProtocol::Hbone.into(),
+            Protocol::Tcp => wl::TunnelProtocol::None.into(),
+        },
+        trust_domain: trust_domain.clone().unwrap_or_default(),
+        service_account: pod.service_account.clone(),
+        waypoint: pod.waypoint.as_ref().map(gateway),
+        // Checked when the file was read.
+        network_gateway: network_gateway.as_ref().and_then(|text| text.parse().ok()).as_ref().map(gateway),
+        node: pod.node.clone(),
+        canonical_name: pod.app.clone(),
+        canonical_revision: pod.version.clone(),
+        workload_type: wl::WorkloadType::Pod.into(),
+        workload_name: pod.name.clone(),
+        native_tunnel: pod.announce.native_tunnel,
+        application_tunnel: pod.announce.proxy_protocol_port.map(|port| wl::ApplicationTunnel {
+            protocol: wl::application_tunnel::Protocol::Proxy.into(),
+            port: port.into(),
+        }),
+        services: services.map(|s| (format!("{}/{}", s.namespace, s.hostname), ports(&s.ports))).collect(),
+        authorization_policies: policies,
+        status: match status {
+            Status::Healthy => wl::WorkloadStatus::Healthy.into(),
+            Status::Unhealthy => wl::WorkloadStatus::Unhealthy.into(),
+        },
+        cluster_id: "Kubernetes".into(),
+        locality: Some(wl::Locality {
+            region: locality.region.clone(),
+            zone: locality.zone.clone(),
+            subzone: locality.subzone.clone(),
+        })
+        .filter(|l| *l != wl::Locality::default()),
+        network_mode: if pod.announce.host_network {
+            wl::NetworkMode::HostNetwork.into()
+        } else {
+            wl::NetworkMode::Standard.into()
+        },
+        capacity: *capacity,
+        ..Default::default()
+    }
+}
+
+fn service_of(service: &Service) -> wl::Service {
+    wl::Service {
+        name: service.name.clone(),
+        namespace: service.namespace.clone(),
+        hostname: service.hostname.clone(),
+        addresses: service
+            .vips
+            .iter()
+            .map(|vip| wl::NetworkAddress {
+                network: vip.network.clone(),
+                address: octets(&vip.addresses.addr()),
+                length: (vip.addresses.prefix_len() < vip.addresses.max_prefix_len())
+                    .then(|| vip.addresses.prefix_len().into()),
+            })
+            .collect(),
+        ports: ports(&service.ports).ports,
+        subject_alt_names: service.subject_alt_names.clone(),
+        waypoint: service.waypoint.as_ref().map(gateway),
+        load_balancing: service.load_balancing.as_ref().map(load_balancing),
+        canonical: service.canonical,
+        visibility: match service.visibility {
+            Visibility::Public => wl::service::Visibility::Public.into(),
+            Visibility::Namespace => wl::service::Visibility::Namespace.into(),
+        },
+        ..Default::default()
+    }
+}
+
+fn load_balancing(lb: &LoadBalancing) -> wl::LoadBalancing {
+    use wl::load_balancing as pb;
+    let scope = |scope: &LbScope| match scope {
+        LbScope::Region => pb::Scope::Region.into(),
+        LbScope::Zone => pb::Scope::Zone.into(),
+        LbScope::Subzone => pb::Scope::Subzone.into(),
+        LbScope::Node => pb::Scope::Node.into(),
+        LbScope::Cluster => pb::Scope::Cluster.into(),
+        LbScope::Network => pb::Scope::Network.into(),
+    };
+    wl::LoadBalancing {
+        routing_preference: lb.preference.iter().map(scope).collect(),
+        mode: match lb.mode {
+            LbMode::Standard => pb::Mode::UnspecifiedMode.into(),
+            LbMode::Strict => pb::Mode::Strict.into(),
+            LbMode::Failover => pb::Mode::Failover.into(),
+            LbMode::Passthrough => pb::Mode::Passthrough.into(),
+        },
+        health_policy: match lb.health {
+            HealthPolicy::OnlyHealthy => pb::HealthPolicy::OnlyHealthy.into(),
+            HealthPolicy::AllowAll => pb::HealthPolicy::AllowAll.into(),
+        },
+    }
+}
+
+fn authorization(policy: &Policy) -> az::Authorization {
+    az::Authorization {
+        name: policy.name.clone(),
+        namespace: policy.namespace.clone(),
+        scope: match policy.scope {
+            Scope::Mesh => az::Scope::Global.into(),
+            Scope::Namespace => az::Scope::Namespace.into(),
+            Scope::Workload => az::Scope::WorkloadSelector.into(),
+        },
+        action: match policy.action {
+            Action::Allow => az::Action::Allow.into(),
+            Action::Deny => az::Action::Deny.into(),
+        },
+        rules: policy.rules.iter().map(rule).collect(),
+        dry_run: policy.dry_run,
+        ..Default::default()
+    }
+}
+
+/// The policy that refuses whoever has no identity.
+fn strict() -> az::Authorization {
+    let no_identity = az::Match { not_principals: vec![string_match("*")], ..Default::default() };
+    let clause = az::Clause { matches: vec![no_identity] };
+    az::Authorization {
+        name: STRICT.1.into(),
+        namespace: STRICT.0.into(),
+        scope: az::Scope::WorkloadSelector.into(),
+        action: az::Action::Deny.into(),
+        rules: vec![az::Rule { clauses: vec![clause] }],
+        ..Default::default()
+    }
+}
+
+/// Either side is a clause of its own; a side that says nothing is none, so that it matches everything.
+fn rule(rule: &Rule) -> az::Rule {
+    let sides: [Vec<az::Match>; 2] =
+        [rule.from.iter().map(source).collect(), rule.to.iter().map(target).collect()];
+    let clauses = sides.into_iter().filter(|matches| !matches.is_empty());
+    az::Rule { clauses: clauses.map(|matches| az::Clause { matches }).collect() }
+}
+
+fn source(from: &Source) -> az::Match {
+    let strings = |texts: &[String]| texts.iter().map(|text| string_match(text)).collect();
+    let accounts = |accounts: &[(String, String)]| {
+        let account = |(namespace, name): &(String, String)| az::ServiceAccountMatch {
+            namespace: namespace.clone(),
+            service_account: name.clone(),
+        };
+        accounts.iter().map(account).collect()
+    };
+    az::Match {
+        namespaces: strings(&from.namespaces.any),
+        not_namespaces: strings(&from.namespaces.none),
+        principals: strings(&from.principals.any),
+        not_principals: strings(&from.principals.none),
+        source_ips: blocks(&from.ip_blocks.any),
+        not_source_ips: blocks(&from.ip_blocks.none),
+        service_accounts: accounts(&from.service_accounts.any),
+        not_service_accounts: accounts(&from.service_accounts.none),
+        ..Default::default()
+    }
+}
+
+fn target(to: &Target) -> az::Match {
+    let Listed { any, none } = &to.ports;
+    az::Match {
+        destination_ips: blocks(&to.ip_blocks.any),
+        not_destination_ips: blocks(&to.ip_blocks.none),
+        destination_ports: any.iter().copied().map(u32::from).collect(),
+        not_destination_ports: none.iter().copied().map(u32::from).collect(),
+        ..Default::default()
+    }
+}
+
+fn blocks(blocks: &[IpNet]) -> Vec<az::Address> {
+    let block =
+        |net: &IpNet| az::Address { address: octets(&net.network()), length: net.prefix_len().into() };
+    blocks.iter().map(block).collect()
+}
+
+fn string_match(text: &str) -> az::StringMatch {
+    use az::string_match::MatchType;
+    let kind = match (text.strip_prefix('*'), text.strip_suffix('*')) {
+        (Some(""), _) => MatchType::Presence(()),
+        (Some(suffix), _) => MatchType::Suffix(suffix.into()),
+        (None, Some(prefix)) => MatchType::Prefix(prefix.into()),
+        (None, None) => MatchType::Exact(text.into()),
+    };
+    az::StringMatch { match_type: Some(kind) }
+}
+
+fn gateway(gateway: &Gateway) -> wl::GatewayAddress {
+    use wl::gateway_address::Destination;
+    let (destination, port) = match gateway {
+        Gateway::Hostname { namespace, hostname, port } => {
+            let name = wl::NamespacedHostname { namespace: namespace.clone(), hostname: hostname.clone() };
+            (Destination::Hostname(name), *port)
+        }
+        Gateway::Address { network, address, port } => {
+            let address =
+                wl::NetworkAddress { network: network.clone(), address: octets(address), length: None };
+            (Destination::Address(address), *port)
+        }
+    };
+    wl::GatewayAddress { destination: Some(destination), hbone_mtls_port: port.into() }
+}
+
+fn ports(ports: &BTreeMap<u16, u16>) -> wl::PortList {
+    let port = |(service, target): (&u16, &u16)| wl::Port {
+        service_port: (*service).into(),
+        target_port: (*target).into(),
+        ..Default::default()
+    };
+    wl::PortList { ports: ports.iter().map(port).collect() }
+}
+
+fn octets(ip: &IpAddr) -> Vec<u8> {
+    match ip {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    }
+}
+
+/// `network/address` or `network/address/length`.
+fn alias(network: &str, octets: &[u8], length: Option<u32>) -> Option<String> {
+    let ip = match octets.len() {
+        4 => IpAddr::from(<[u8; 4]>::try_from(octets).ok()?),
+        _ => IpAddr::from(<[u8; 16]>::try_from(octets).ok()?),
+    };
+    Some(length.map_or_else(|| format!("{network}/{ip}"), |length| format!("{network}/{ip}/{length}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(resources: &Resources, name: &str) -> wl::address::Type {
+        wl::Address::decode(resources.address[name].value.clone()).unwrap().r#type.unwrap()
+    }
+
+    fn workload(resources: &Resources, name: &str) -> wl::Workload {
+        match address(resources, name) {
+            wl::address::Type::Workload(workload) => workload,
+            wl::address::Type::Service(_) => panic!("{name} is a service"),
+        }
+    }
+
+    fn policy(resources: &Resources, name: &str) -> az::Authorization {
+        az::Authorization::decode(resources.authorization[name].value.clone()).unwrap()
+    }
+
+    fn mesh(text: &str) -> Resources {
+        Resources::of(&Mesh::parse(text).unwrap())
+    }
+
+    const MESH: &str = "
+nodes: {one: }
+pods:
+  - {name: a, ip: 10.77.64.1, app: web, announce: {network: n, networkGateway: n/10.1.1.1:9, capacity: 2}}
+  - {name: b, ip: 10.77.64.2, namespace: other, captured: false, waypoint: other/wp, announce: {status: unhealthy}}
+services:
+  - {name: web, vips: [10.96.0.1, 10.97.0.0/16], ports: {80: 8080}, app: web, loadBalancing: {mode: strict, preference: [node]}}
+policies:
+  - {name: w, action: DENY, app: web}
+  - name: rules
+    action: ALLOW
+    rules: [{from: {principals: ['*', 'td/*', '*/sa/x', exact], ipBlocks: [10.1.2.3/8]}, to: {notPorts: [1]}}, {}]
+strict: [other]
+";
+
+    #[test]
+    fn workloads_carry_their_services_and_policies() {
+        let resources = mesh(MESH);
+        let a = workload(&resources, "Kubernetes//Pod/default/a");
+        assert_eq!(a.tunnel_protocol(), wl::TunnelProtocol::Hbone);
+        assert_eq!((a.network.as_str(), a.capacity, a.canonical_name.as_str()), ("n", Some(2), "web"));
+        assert_eq!(a.authorization_policies, ["default/w"]);
+        assert_eq!(a.services["default/web.default.svc.cluster.local"].ports[0].target_port, 8080);
+        assert_eq!(a.network_gateway.unwrap().hbone_mtls_port, 9);
+        let b = workload(&resources, "Kubernetes//Pod/other/b");
+        assert_eq!(
+            (b.tunnel_protocol(), b.status()),
+            (wl::TunnelProtocol::None, wl::WorkloadStatus::Unhealthy)
+        );
+        assert_eq!(b.authorization_policies, ["istio-system/istio_converted_static_strict"]);
+        assert_eq!(b.addresses, [[10, 77, 64, 2]]);
+        let wl::gateway_address::Destination::Hostname(waypoint) = b.waypoint.unwrap().destination.unwrap()
+        else {
+            panic!("by name");
+        };
+        assert_eq!((waypoint.namespace.as_str(), waypoint.hostname.as_str()), ("other", "wp"));
+    }
+
+    #[test]
+    fn services_carry_addresses_ports_and_aliases() {
+        let resources = mesh(MESH);
+        let name = "default/web.default.svc.cluster.local";
+        let wl::address::Type::Service(web) = address(&resources, name) else { panic!("a service") };
+        assert_eq!((web.addresses[0].length, web.addresses[1].length), (None, Some(16)));
+        assert_eq!(web.load_balancing.unwrap().mode(), wl::load_balancing::Mode::Strict);
+        assert_eq!(resources.address[name].aliases, ["/10.96.0.1", "/10.97.0.0/16"]);
+        assert_eq!(resources.address["Kubernetes//Pod/default/a"].aliases, ["n/10.77.64.1"]);
+    }
+
+    #[test]
+    fn policies_keep_the_nesting_of_the_wire() {
+        let resources = mesh(MESH);
+        let rules = policy(&resources, "default/rules");
+        let [first, second] = rules.rules.as_slice() else { panic!("two rules") };
+        assert!(second.clauses.is_empty(), "matches everything");
+        let [from, to] = first.clauses.as_slice() else { panic!("from and to") };
+        use az::string_match::MatchType::{Exact, Prefix, Presence, Suffix};
+        let kinds: Vec<_> =
+            from.matches[0].principals.iter().map(|m| m.match_type.clone().unwrap()).collect();
+        assert_eq!(
+            kinds,
+            [Presence(()), Prefix("td/".into()), Suffix("/sa/x".into()), Exact("exact".into())]
+        );
+        assert_eq!(from.matches[0].source_ips[0], az::Address { address: vec![10, 0, 0, 0], length: 8 });
+        assert_eq!(to.matches[0].not_destination_ports, [1]);
+        let strict = policy(&resources, "istio-system/istio_converted_static_strict");
+        assert_eq!((strict.scope(), strict.action()), (az::Scope::WorkloadSelector, az::Action::Deny));
+        let none = &strict.rules[0].clauses[0].matches[0].not_principals[0];
+        assert_eq!(none.match_type, Some(Presence(())));
+        assert_eq!(policy(&resources, "default/w").scope(), az::Scope::WorkloadSelector);
+    }
+
+    #[test]
+    fn a_resource_keeps_its_version_until_it_changes() {
+        let (one, other) = (mesh(MESH), mesh(&MESH.replace("80: 8080", "80: 8081")));
+        assert_eq!(one, mesh(MESH));
+        let changed: Vec<_> = one
+            .address
+            .iter()
+            .filter(|(name, r)| other.address[*name].version != r.version)
+            .map(|(n, _)| n)
+            .collect();
+        assert_eq!(changed, ["Kubernetes//Pod/default/a", "default/web.default.svc.cluster.local"]);
+        assert!(one.authorization.values().all(|r| r.version.is_empty()));
+    }
+
+    #[test]
+    fn bulk_adds_what_it_says() {
+        let mut resources = Resources::default();
+        resources.add_bulk(5000);
+        let workloads = resources.address.keys().filter(|name| name.contains("//Pod/")).count();
+        assert_eq!(workloads, 5000);
+        let services: Vec<_> = resources.address.keys().filter(|name| !name.contains("//Pod/")).collect();
+        for i in [0, 49, 50, 4999] {
+            let workload = workload(&resources, &format!("Kubernetes//Pod/bulk-{}/bulk-{i}", i % 50));
+            let service = workload.services.keys().next().unwrap();
+            assert!(services.contains(&service), "{service} of bulk-{i}");
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! Actors killed while streams are live and connections come: what that costs, and how soon they are back.
+
+use std::{
+    io::Stdout,
+    time::{Duration, Instant},
+};
+
+use super::{
+    node::{Seen, wait},
+    show::{Evidence, Show, Shown, number, seconds},
+    stage::{ECHO, Player, SOON, Stage, WEB, text},
+};
+use crate::lab::{
+    apps::{
+        Background,
+        echo::{self, Pacing},
+        load,
+    },
+    control::mesh_file::Policy,
+};
+
+/// Live streams to each server.
+const STREAMS: usize = 8;
+/// Clients that open a connection for each request, to each server.
+const CLIENTS: usize = 2;
+const PACE: Duration = Duration::from_millis(5);
+/// Longer than anything here takes.
+const LOAD_TIME: Duration = Duration::from_secs(30);
+/// Requests by which a load shows that it goes on after an actor is back.
+const AFTERWARDS: usize = 50;
+
+/// Live streams to a server, and connections that come and go.
+struct Load {
+    streams: Pacing,
+    connections: Background<load::Report>,
+}
+
+/// What became of it.
+#[derive(Debug)]
+struct Outcome {
+    streams: echo::Report,
+    connections: load::Report,
+}
+
+/// What a kill did.
+#[derive(Debug)]
+struct Killed {
+    before: Seen,
+    after: Seen,
+    /// How long until a new connection was answered.
+    served: Duration,
+    /// New connections that failed before that.
+    refused: usize,
+    /// How long until the actor was seen to run again.
+    back: Duration,
+}
+
+/// Shows it.
+pub(super) fn show(stage: &mut Stage, show: &mut Show<Stdout>) {
+    show.section(&format!(
+        "Actors of node one killed, with {STREAMS} live streams and new connections to each server"
+    ));
+    show.doing("killing the tunnel actor of server-1");
+    show.fact("tunnel actor", tunnel(stage));
+    show.doing("killing the xDS actor");
+    show.fact("xDS actor", xds(stage));
+    show.doing("killing the capture actor of the client");
+    show.fact("capture actor", capture(stage));
+}
+
+fn tunnel(stage: &mut Stage) -> Shown {
+    let [peer, other] = stage.cast.servers.clone();
+    let (first, second) = (Load::start(stage, &peer)?, Load::start(stage, &other)?);
+    let to = format!("{}/tunnels/{}:", stage.cast.client.uid, peer.ip);
+    let killed = kill(stage, &peer, |path| path.contains(&to));
+    let (hit, spared) = (first.finish()?, second.finish()?);
+    let killed = killed?;
+    spared.is_whole(&other)?;
+    let (broken, lost) = (hit.streams.broken as usize, hit.connections.failures as usize);
+    // A connection that was on its way through that tunnel was one of its streams.
+    if broken != STREAMS || hit.streams.wrong > 0 || lost > CLIENTS {
+        return Err(format!("{broken} streams to {} ended, {lost} connections failed\n{hit:?}", peer.name));
+    }
+    let (lost, tried) = (lost + killed.refused, hit.connections.requests + killed.refused as u64);
+    let text = format!("{broken} of {STREAMS} streams through it ended, as well as {lost} of ");
+    let text = format!("{text}{} short connections", number(tried));
+    Ok(Evidence::new(text)
+        .detail(format!("to {} nothing was lost: {STREAMS} streams, {}", other.name, spared.numbers()))
+        .detail(killed.line("a new tunnel carried a request")))
+}
+
+fn xds(stage: &mut Stage) -> Shown {
+    let servers = stage.cast.servers.clone();
+    let loads = [Load::start(stage, &servers[0])?, Load::start(stage, &servers[1])?];
+    let (before, begun) = (stage.discovery_streams()?, Instant::now());
+    let killed = kill(stage, &servers[0], |path| path.ends_with("/xds"));
+    let again = wait(SOON, || match stage.discovery_streams()? {
+        now if now > before => Ok(()),
+        _ => Err("the proxy did not come back to the control plane".to_owned()),
+    });
+    let heard = again.and_then(|()| push(stage)).map(|()| begun.elapsed());
+    finish_whole(loads, &servers).and_then(|whole| {
+        let killed = killed?.lossless()?;
+        let heard = seconds(heard?);
+        Ok(Evidence::new(format!("nothing lost: {whole}"))
+            .detail(killed.line("a new connection was served"))
+            .detail(format!(
+                "the new one has subscribed again, and had acknowledged another push after {heard}"
+            )))
+    })
+}
+
+/// A change that both proxies must acknowledge: a rule comes that does nothing, and goes.
+fn push(stage: &mut Stage) -> Result<(), String> {
+    let mut more = stage.mesh.clone();
+    let twin = more.policies.first().cloned();
+    more.policies.extend(twin.map(|twin| Policy { name: "no-change".to_owned(), dry_run: true, ..twin }));
+    stage.serve(more)?;
+    stage.settle()?;
+    stage.serve(stage.mesh.clone())?;
+    stage.settle()
+}
+
+fn capture(stage: &mut Stage) -> Shown {
+    let servers = stage.cast.servers.clone();
+    let loads = [Load::start(stage, &servers[0])?, Load::start(stage, &servers[1])?];
+    let outbound = format!("{}/outbound", stage.cast.client.uid);
+    let killed = kill(stage, &servers[0], |path| path.ends_with(&outbound));
+    finish_whole(loads, &servers).and_then(|whole| {
+        let line = killed?.lossless()?.line("a new connection was served");
+        Ok(Evidence::new(format!("nothing lost: {whole}")).detail(line))
+    })
+}
+
+/// Kills the one actor of node one that is wanted, and waits until a new connection to `server` is served and the
+/// actor is back; more connections follow, for the loads to go on a while.
+fn kill(stage: &Stage, server: &Player, wanted: impl Fn(&str) -> bool) -> Result<Killed, String> {
+    let before = stage.one.actor(wanted)?;
+    let client = &stage.cast.client;
+    stage.one.kill(&before.path)?;
+    let begun = Instant::now();
+    let mut refused = 0;
+    wait(SOON, || stage.got(client, server.at(WEB)).inspect_err(|_| refused += 1))?;
+    let served = begun.elapsed();
+    let after = stage.one.back(&before, SOON)?;
+    let back = begun.elapsed();
+    for _ in 0..AFTERWARDS {
+        stage.got(client, server.at(WEB))?;
+    }
+    Ok(Killed { before, after, served, refused, back })
+}
+
+/// Ends loads of which nothing may have been lost, and says how much they were.
+fn finish_whole(loads: [Load; 2], servers: &[Player; 2]) -> Result<String, String> {
+    let mut outcomes = Vec::new();
+    for (load, server) in loads.into_iter().zip(servers) {
+        outcomes.push((load.finish()?, server));
+    }
+    let mut all: Option<Outcome> = None;
+    for (outcome, server) in outcomes {
+        outcome.is_whole(server)?;
+        match &mut all {
+            Some(all) => all.add(&outcome),
+            None => all = Some(outcome),
+        }
+    }
+    let streams = STREAMS * servers.len();
+    Ok(format!("{streams} streams, {}", all.map_or_else(String::new, |all| all.numbers())))
+}
+
+// === impl Load ===
+
+impl Load {
+    /// Starts it; the streams are open on return.
+    fn start(stage: &Stage, server: &Player) -> Result<Self, String> {
+        let client = &stage.cast.client;
+        let plan = echo::Plan { connections: STREAMS, interval: PACE, time: LOAD_TIME, limit: SOON };
+        let mut streams = echo::pace(&stage.route(client, server.at(ECHO))?, plan).map_err(text)?;
+        streams.wait_until_open();
+        let plan = load::Plan {
+            host: "server".to_owned(),
+            clients: CLIENTS,
+            keep_alive: false,
+            requests: u64::MAX,
+            time: LOAD_TIME,
+            limit: SOON,
+        };
+        let connections = load::start(&stage.route(client, server.at(WEB))?, plan).map_err(text)?;
+        Ok(Self { streams, connections })
+    }
+
+    fn finish(self) -> Result<Outcome, String> {
+        let (streams, connections) = (self.streams.finish(), self.connections.finish());
+        Ok(Outcome { streams: streams.map_err(text)?, connections: connections.map_err(text)? })
+    }
+}
+
+// === impl Outcome ===
+
+impl Outcome {
+    /// Errors: something was lost.
+    fn is_whole(&self, server: &Player) -> Result<(), String> {
+        let (streams, connections) = (&self.streams, &self.connections);
+        let open = streams.opened as usize == STREAMS && streams.sent > 0 && connections.requests > 0;
+        if open && streams.is_clean() && connections.failures == 0 {
+            return Ok(());
+        }
+        let first = streams.first_problem.as_ref().or(connections.first_failure.as_ref());
+        Err(format!(
+            "to {}: {} streams broke, {} of {} connections failed\n{}",
+            server.name,
+            streams.broken,
+            connections.failures,
+            connections.requests,
+            first.map_or("", String::as_str),
+        ))
+    }
+
+    fn numbers(&self) -> String {
+        let (echoes, connections) = (number(self.streams.answered), number(self.connections.requests));
+        format!("{echoes} echoes and {connections} connections whole")
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.streams.answered += other.streams.answered;
+        self.connections.requests += other.connections.requests;
+    }
+}
+
+// === impl Killed ===
+
+impl Killed {
+    /// Errors: new connections failed.
+    fn lossless(self) -> Result<Self, String> {
+        match self.refused {
+            0 => Ok(self),
+            refused => Err(format!("{refused} new connections failed before one was served")),
+        }
+    }
+
+    fn line(&self, first: &str) -> String {
+        let Self { before, after, .. } = self;
+        let (served, back) = (seconds(self.served), seconds(self.back));
+        let restarts = format!("restarts {} -> {}", before.restarts, after.restarts);
+        format!("{first} after {served}; /actors says {}, {restarts}, after {back}", after.state)
+    }
+}

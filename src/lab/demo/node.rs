@@ -1,0 +1,243 @@
+//! One node's proxy as the demo sees it from outside: its log, its actors, its metrics.
+
+use std::{
+    fs::File,
+    io::{self, Read, Seek, SeekFrom},
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+use crate::lab::{
+    apps::{Route, http},
+    net::Namespace,
+};
+
+/// How long a single answer of a proxy's own ports may take.
+const ANSWER: Duration = Duration::from_secs(5);
+const POLL: Duration = Duration::from_millis(2);
+const ADMIN_PORT: u16 = 15000;
+const STATS_PORT: u16 = 15020;
+
+/// A node, and where to ask about its proxy.
+#[derive(Clone, Debug)]
+pub(super) struct Node {
+    name: &'static str,
+    namespace: Namespace,
+    log: PathBuf,
+}
+
+/// An actor of a proxy, as `/actors` shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    /// Its place in the tree.
+    pub(super) path: String,
+    /// What it does: `up` when it works.
+    pub(super) state: String,
+    /// How often it was started again.
+    pub(super) restarts: u64,
+}
+
+/// A proxy's metrics at one moment.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Samples(String);
+
+/// A place in a log: what comes after it is new.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mark(u64);
+
+// === impl Node ===
+
+impl Node {
+    /// The node called `name`, whose proxy logs JSON lines to `log`.
+    pub(super) fn new(name: &'static str, namespace: &Namespace, log: PathBuf) -> Self {
+        Self { name, namespace: namespace.clone(), log }
+    }
+
+    /// The end of its log as it is now.
+    pub(super) fn mark(&self) -> Mark {
+        Mark(self.log.metadata().map_or(0, |meta| meta.len()))
+    }
+
+    /// Waits for a line of the access log after `since` that is `wanted`.
+    pub(super) fn access(
+        &self,
+        since: Mark,
+        limit: Duration,
+        wanted: impl Fn(&Value) -> bool,
+    ) -> Result<Value, String> {
+        let Mark(mut at) = since;
+        let mut last = None;
+        let found = wait(limit, || {
+            let (lines, end) = self.lines(at).map_err(|error| error.to_string())?;
+            at = end;
+            for line in lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
+                if field(&line, "scope") != "access" {
+                    continue;
+                }
+                if wanted(&line) {
+                    return Ok(line);
+                }
+                last = Some(line);
+            }
+            Err(String::new())
+        });
+        found.map_err(|_| match last {
+            Some(line) => format!("no such line in the access log of node {}; the last is {line}", self.name),
+            None => format!("no new line in the access log of node {}", self.name),
+        })
+    }
+
+    /// Every actor that is `wanted`, by its path in the tree.
+    pub(super) fn actors(&self, wanted: impl Fn(&str) -> bool) -> Result<Vec<Seen>, String> {
+        let body = self.ask(ADMIN_PORT, "GET /actors")?;
+        let tree: Value = serde_json::from_str(&body).map_err(|error| format!("/actors: {error}"))?;
+        let mut seen = Vec::new();
+        collect(&tree, &wanted, &mut seen);
+        Ok(seen)
+    }
+
+    /// The one actor whose path is `wanted`.
+    pub(super) fn actor(&self, wanted: impl Fn(&str) -> bool) -> Result<Seen, String> {
+        let mut seen = self.actors(wanted)?;
+        match (seen.pop(), seen.len()) {
+            (Some(only), 0) => Ok(only),
+            (None, _) => Err(format!("no such actor on node {}", self.name)),
+            (Some(_), others) => Err(format!("{} such actors on node {}", others + 1, self.name)),
+        }
+    }
+
+    /// Kills the actor at `path`.
+    pub(super) fn kill(&self, path: &str) -> Result<(), String> {
+        let path = path.replace('[', "%5B").replace(']', "%5D");
+        self.ask(ADMIN_PORT, &format!("POST /actors/{path}/kill")).map(drop)
+    }
+
+    /// Waits until the actor that was seen `before` runs again.
+    pub(super) fn back(&self, before: &Seen, limit: Duration) -> Result<Seen, String> {
+        wait(limit, || {
+            let now = self.actor(|path| path == before.path)?;
+            if now.state == "up" && now.restarts > before.restarts {
+                return Ok(now);
+            }
+            Err(format!("{} is {} after {} restarts", now.path, now.state, now.restarts))
+        })
+    }
+
+    /// Its metrics now.
+    pub(super) fn metrics(&self) -> Result<Samples, String> {
+        self.ask(STATS_PORT, "GET /metrics").map(Samples)
+    }
+
+    fn ask(&self, port: u16, request: &str) -> Result<String, String> {
+        let to = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
+        let text = format!(
+            "{request} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+        );
+        let answer = http::exchange(&Route::new(&self.namespace, to), &text, ANSWER);
+        let answer = answer.map_err(|error| error.to_string())?;
+        match answer.status {
+            200..300 => Ok(answer.body),
+            status => Err(format!("node {}: {request}: {status} {}", self.name, answer.body.trim())),
+        }
+    }
+
+    /// The whole lines of its log from byte `at` on, and where they end.
+    fn lines(&self, at: u64) -> io::Result<(String, u64)> {
+        let mut file = File::open(&self.log)?;
+        file.seek(SeekFrom::Start(at))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        bytes.truncate(bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1));
+        let end = at + bytes.len() as u64;
+        Ok((String::from_utf8_lossy(&bytes).into_owned(), end))
+    }
+}
+
+// === impl Samples ===
+
+impl Samples {
+    /// The sum of the family `name` over the series with all of `labels`, each as `label="value"`.
+    pub(super) fn sum(&self, name: &str, labels: &[&str]) -> u64 {
+        let of_family = |line: &&str| {
+            let rest = line.strip_prefix(name);
+            rest.is_some_and(|rest| rest.starts_with(['{', ' ']))
+                && labels.iter().all(|label| line.contains(label))
+        };
+        let values =
+            self.0.lines().filter(of_family).filter_map(|line| line.rsplit(' ').next()?.parse().ok());
+        // Counters of the proxy are whole numbers.
+        values.map(|value: f64| value as u64).sum()
+    }
+}
+
+/// Looks until `look` finds something, and passes on its last error after `limit`.
+pub(super) fn wait<T>(limit: Duration, mut look: impl FnMut() -> Result<T, String>) -> Result<T, String> {
+    let deadline = Instant::now() + limit;
+    loop {
+        match look() {
+            Err(error) if Instant::now() >= deadline => return Err(error),
+            Err(_) => thread::park_timeout(POLL),
+            found => return found,
+        }
+    }
+}
+
+/// A text field of a log line, empty without it.
+pub(super) fn field<'a>(line: &'a Value, name: &str) -> &'a str {
+    line.get(name).and_then(Value::as_str).unwrap_or_default()
+}
+
+fn collect(nodes: &Value, wanted: &impl Fn(&str) -> bool, seen: &mut Vec<Seen>) {
+    for node in nodes.as_array().into_iter().flatten() {
+        let path = field(node, "path");
+        if wanted(path) {
+            let restarts = node.get("restarts").and_then(Value::as_u64).unwrap_or(0);
+            let state = field(node, "state").to_owned();
+            seen.push(Seen { path: path.to_owned(), state, restarts });
+        }
+        collect(node.get("children").unwrap_or(&Value::Null), wanted, seen);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn families_are_summed_by_their_whole_name_and_labels() {
+        let samples = Samples(
+            "# HELP a_total A\na_total{kind=\"x\",of=\"1\"} 2\na_total{kind=\"y\",of=\"1\"} 3\na_total_more 9\nb 4\n"
+                .to_owned(),
+        );
+        assert_eq!(samples.sum("a_total", &[]), 5);
+        assert_eq!(samples.sum("a_total", &["kind=\"x\""]), 2);
+        assert_eq!((samples.sum("b", &[]), samples.sum("c", &[])), (4, 0));
+    }
+
+    #[test]
+    fn actors_are_found_at_any_depth() {
+        let leaf = json!({"path": "root/a/b", "state": "up", "restarts": 2, "children": []});
+        let tree = json!([{"path": "root", "state": "up", "restarts": 0, "children": [
+            {"path": "root/a", "state": "backing-off", "restarts": 1, "children": [leaf]}]}]);
+        let mut seen = Vec::new();
+        collect(&tree, &|path| path.ends_with("/b"), &mut seen);
+        assert_eq!(seen, [Seen { path: "root/a/b".to_owned(), state: "up".to_owned(), restarts: 2 }]);
+    }
+
+    #[test]
+    fn waiting_ends_with_the_last_complaint() {
+        let mut looks = 0;
+        let found = wait(Duration::from_secs(60), || {
+            looks += 1;
+            if looks == 3 { Ok(looks) } else { Err("not yet".to_owned()) }
+        });
+        assert_eq!(found, Ok(3));
+        assert_eq!(wait::<()>(Duration::ZERO, || Err("never".to_owned())), Err("never".to_owned()));
+    }
+}

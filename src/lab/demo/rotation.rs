@@ -1,0 +1,120 @@
+//! Certificates that are renewed while requests go on.
+
+use std::{io::Stdout, thread, time::Duration};
+
+use super::{
+    node::{Node, wait},
+    show::{Evidence, Show, Shown, number, seconds},
+    stage::{CERTIFICATE_LIFE, Player, SOON, Stage, WEB, text},
+};
+use crate::lab::apps::{
+    capture::Capture,
+    load::{self, Report},
+};
+
+/// Renewals of each identity to wait for.
+const RENEWALS: usize = 2;
+/// Clients that keep their connection, and that open one for each request.
+const CLIENTS: usize = 2;
+/// Longer than anything here takes.
+const LOAD_TIME: Duration = Duration::from_secs(40);
+
+/// How often an identity got a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Count {
+    all: usize,
+    client: usize,
+    server: usize,
+}
+
+/// Shows it.
+pub(super) fn show(stage: &mut Stage, show: &mut Show<Stdout>) {
+    show.section(&format!("Certificates that live {}, under load", seconds(CERTIFICATE_LIFE)));
+    show.doing("waiting for renewals under load, a few seconds");
+    show.fact("rotation", rotation(stage));
+}
+
+fn rotation(stage: &mut Stage) -> Shown {
+    let (client, [busy, quiet]) = (stage.cast.client.clone(), stage.cast.servers.clone());
+    let capture = Capture::start(&stage.namespace(&quiet)?, b"none").map_err(text)?;
+    let before = Count::of(stage)?;
+    let route = stage.route(&client, busy.at(WEB))?;
+    let kept = load::start(&route, plan(true)).map_err(text)?;
+    let fresh = load::start(&route, plan(false)).map_err(text)?;
+    let handshakes = renewed(stage, before, (&client, &quiet));
+    let (kept, fresh) = (kept.finish().map_err(text)?, fresh.finish().map_err(text)?);
+    let handshakes = handshakes?;
+    let after = Count::of(stage)?;
+    let captured = capture.finish().map_err(text)?;
+    let from_client = captured.between(client.ip, quiet.ip).filter(|flow| flow.from.ip() == client.ip);
+    let tunnels = from_client.filter(|flow| flow.is_tls).count();
+
+    let requests = kept.requests + fresh.requests + handshakes;
+    let failures = kept.failures + fresh.failures;
+    if failures > 0 || kept.requests == 0 || fresh.requests == 0 {
+        let first = [first(&kept), first(&fresh)].join("\n");
+        return Err(format!("{failures} of {requests} requests failed\n{first}"));
+    }
+    if tunnels < 2 {
+        return Err(format!("only {tunnels} new tunnels were made while certificates were renewed"));
+    }
+    let (issued, requests) = (after.all - before.all, number(requests));
+    let text = format!("{issued} certificates issued ({} -> {}), {requests} requests", before.all, after.all);
+    let (clients, servers) = (after.client - before.client, after.server - before.server);
+    let who = format!("{clients} of them to front/client and {servers} to shop/server");
+    let how = format!("{} on new connections, {tunnels} new tunnels", number(fresh.requests));
+    Ok(Evidence::new(format!("{text}, 0 failed")).detail(format!("{who}; {how}")))
+}
+
+/// Waits until both ends have new certificates, and meanwhile has new tunnels made with what certificates there are
+/// then: asks a server whenever the tunnel to it was given up. Returns how many requests that took.
+fn renewed(stage: &mut Stage, before: Count, (client, quiet): (&Player, &Player)) -> Result<u64, String> {
+    let to = format!("/tunnels/{}:", quiet.ip);
+    let mut requests = 0;
+    wait(4 * SOON, || {
+        if tunnels(&stage.one, &to)? == 0 {
+            if let Err(error) = stage.got(client, quiet.at(WEB)) {
+                return Ok(Err(format!("a request over a new tunnel failed: {error}")));
+            }
+            requests += 1;
+        }
+        // The loads are what counts: leave them the processors.
+        thread::park_timeout(Duration::from_millis(50));
+        let now = Count::of(stage)?;
+        let fewest = (now.client - before.client).min(now.server - before.server);
+        if fewest >= RENEWALS && requests > 1 {
+            return Ok(Ok(requests));
+        }
+        Err(format!("{fewest} renewals after {} certificates in all", now.all))
+    })?
+}
+
+fn tunnels(node: &Node, to: &str) -> Result<usize, String> {
+    Ok(node.actors(|path| path.contains(to))?.len())
+}
+
+fn plan(keep_alive: bool) -> load::Plan {
+    load::Plan {
+        host: "server".to_owned(),
+        clients: CLIENTS,
+        keep_alive,
+        requests: u64::MAX,
+        time: LOAD_TIME,
+        limit: SOON,
+    }
+}
+
+fn first(report: &Report) -> &str {
+    report.first_failure.as_deref().unwrap_or("no failure")
+}
+
+// === impl Count ===
+
+impl Count {
+    fn of(stage: &mut Stage) -> Result<Self, String> {
+        let issued = stage.issued()?;
+        let to = |identity: &str| issued.iter().filter(|issued| issued.identity == identity).count();
+        let [server, _] = &stage.cast.servers;
+        Ok(Self { all: issued.len(), client: to(&stage.cast.client.identity), server: to(&server.identity) })
+    }
+}

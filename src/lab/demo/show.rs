@@ -1,0 +1,238 @@
+//! What the demo prints: sections, a line a fact with its mark, and what it is at while it works. Plain text in a
+//! file; colours and progress on a terminal.
+
+use std::{
+    env,
+    fmt::Display,
+    io::{self, IsTerminal, Write},
+    time::{Duration, Instant},
+};
+
+/// Columns of a fact's name.
+const NAME: usize = 22;
+
+const BOLD: &str = "1";
+const DIM: &str = "2";
+const RED: &str = "31";
+const GREEN: &str = "32";
+
+/// What shows that a claim holds; an error is what was seen instead.
+pub(super) type Shown = Result<Evidence, String>;
+
+/// What shows that a claim holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Evidence {
+    /// The line itself.
+    text: String,
+    /// More of it, on lines of its own.
+    details: Vec<String>,
+}
+
+/// The output, and how many facts held.
+#[derive(Debug)]
+pub(super) struct Show<W: Write> {
+    out: W,
+    colour: bool,
+    progress: bool,
+    begun: Instant,
+    held: usize,
+    failed: usize,
+}
+
+// === impl Evidence ===
+
+impl Evidence {
+    /// One line of evidence.
+    pub(super) fn new(text: impl Into<String>) -> Self {
+        Self { text: text.into(), details: Vec::new() }
+    }
+
+    /// Adds a line below it.
+    pub(super) fn detail(mut self, text: impl Into<String>) -> Self {
+        self.details.push(text.into());
+        self
+    }
+}
+
+// === impl Show ===
+
+impl Show<io::Stdout> {
+    /// To standard output, as that can show it.
+    pub(super) fn stdout() -> Self {
+        let terminal = io::stdout().is_terminal() && env::var_os("TERM").is_none_or(|term| term != "dumb");
+        // https://no-color.org: any value that is not empty.
+        let plain = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        Self::to(io::stdout(), terminal && !plain, terminal)
+    }
+}
+
+impl<W: Write> Show<W> {
+    fn to(out: W, colour: bool, progress: bool) -> Self {
+        Self { out, colour, progress, begun: Instant::now(), held: 0, failed: 0 }
+    }
+
+    /// What stands above everything.
+    pub(super) fn title(&mut self, text: &str) {
+        let text = self.paint(BOLD, text);
+        self.line(&text);
+    }
+
+    /// A line of explanation.
+    pub(super) fn note(&mut self, text: &str) {
+        self.clear();
+        let text = self.paint(DIM, &format!("  {text}"));
+        self.line(&text);
+    }
+
+    /// The start of a section.
+    pub(super) fn section(&mut self, name: &str) {
+        self.clear();
+        let name = self.paint(BOLD, name);
+        self.line(&format!("\n{name}"));
+    }
+
+    /// What goes on until the next line.
+    pub(super) fn doing(&mut self, what: &str) {
+        if self.progress {
+            let text = self.paint(DIM, &format!("  … {what}"));
+            self.write(&format!("\r\x1b[K{text}"));
+        }
+    }
+
+    /// A fact. Returns whether it holds.
+    pub(super) fn fact(&mut self, name: &str, shown: Shown) -> bool {
+        self.clear();
+        let holds = shown.is_ok();
+        let (mark, evidence) = match shown {
+            Ok(evidence) => (self.paint(GREEN, "✔"), evidence),
+            Err(seen) => {
+                let mut lines = seen.lines();
+                let first = lines.next().unwrap_or_default().to_owned();
+                let details = lines.map(str::to_owned).collect();
+                (self.paint(RED, "✘"), Evidence { text: self.paint(RED, &first), details })
+            }
+        };
+        self.line(&format!("  {mark} {name:NAME$} {}", evidence.text));
+        for detail in &evidence.details {
+            let detail = self.paint(DIM, detail);
+            self.line(&format!("    {:NAME$} {detail}", ""));
+        }
+        if holds {
+            self.held += 1
+        } else {
+            self.failed += 1
+        }
+        holds
+    }
+
+    /// A table: a name and a value for each column, the first row being the columns' own names.
+    pub(super) fn table<'a>(&mut self, rows: impl IntoIterator<Item = (&'a str, Vec<String>)>) {
+        for (name, values) in rows {
+            let values: String = values.iter().map(|value| format!("{value:>16}")).collect();
+            let text = self.paint(DIM, &format!("    {name:34}{values}"));
+            self.line(&text);
+        }
+    }
+
+    /// The last line. Returns whether everything held.
+    pub(super) fn close(mut self) -> bool {
+        self.clear();
+        let (all, time) = (self.held + self.failed, seconds(self.begun.elapsed()));
+        let text = match self.failed {
+            0 if all > 0 => self.paint(GREEN, &format!("all {all} shown in {time}")),
+            failed => self.paint(RED, &format!("{failed} of {all} did not hold, in {time}")),
+        };
+        self.line(&format!("\n{text}"));
+        self.failed == 0 && all > 0
+    }
+
+    /// Takes the progress line away again.
+    fn clear(&mut self) {
+        if self.progress {
+            self.write("\r\x1b[K");
+        }
+    }
+
+    fn paint(&self, code: &str, text: &str) -> String {
+        if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    fn line(&mut self, text: &str) {
+        self.write(&format!("{text}\n"));
+    }
+
+    /// A reader that went away does not keep the demo from its end: the exit code tells as well.
+    fn write(&mut self, text: &str) {
+        let _ = self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush());
+    }
+}
+
+/// A time as people say it.
+pub(super) fn seconds(time: Duration) -> String {
+    match time {
+        short if short < Duration::from_millis(10) => format!("{:.1} ms", short.as_secs_f64() * 1e3),
+        short if short < Duration::from_secs(1) => format!("{} ms", short.as_millis()),
+        long => format!("{:.1} s", long.as_secs_f64()),
+    }
+}
+
+/// A number with its thousands apart.
+pub(super) fn number(value: impl Display) -> String {
+    let digits = value.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn printed(colour: bool, progress: bool) -> (String, bool) {
+        let mut out = Vec::new();
+        let mut show = Show::to(&mut out, colour, progress);
+        show.section("traffic");
+        show.doing("asking");
+        assert!(show.fact("by address", Ok(Evidence::new("200").detail("from server-1"))));
+        assert!(!show.fact("by name", Err("nothing\nat all".to_owned())));
+        let held = show.close();
+        (String::from_utf8(out).unwrap(), held)
+    }
+
+    #[test]
+    fn a_file_gets_plain_lines_and_no_progress() {
+        let (text, held) = printed(false, false);
+        assert!(!held && !text.contains('\x1b') && !text.contains("asking"), "{text}");
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[..4], ["", "traffic", "  ✔ by address             200", lines[3]]);
+        assert_eq!(lines[3].trim(), "from server-1");
+        assert!(lines[4].starts_with("  ✘ by name ") && lines[4].ends_with(" nothing"), "{text}");
+        assert_eq!(lines[5].trim(), "at all");
+        assert!(lines[7].starts_with("1 of 2 did not hold, in "), "{text}");
+    }
+
+    #[test]
+    fn a_terminal_gets_colours_and_a_line_of_progress_that_goes_away() {
+        let (text, _) = printed(true, true);
+        assert!(text.contains("\x1b[32m✔\x1b[0m") && text.contains("\x1b[31m✘\x1b[0m"), "{text}");
+        let (_, after) = text.split_once("… asking").unwrap();
+        assert!(after.starts_with("\x1b[0m\r\x1b[K"), "{text}");
+    }
+
+    #[test]
+    fn nothing_shown_is_no_success() {
+        assert!(!Show::to(Vec::new(), false, false).close());
+    }
+
+    #[test]
+    fn numbers_and_times_read_well() {
+        assert_eq!([0, 999, 1000, 1_234_567].map(number), ["0", "999", "1,000", "1,234,567"]);
+        let times = [1_234, 45_000, 2_340_000].map(|micros| seconds(Duration::from_micros(micros)));
+        assert_eq!(times, ["1.2 ms", "45 ms", "2.3 s"]);
+    }
+}

@@ -1,0 +1,257 @@
+//! The demo's mesh while it is up, and who is who in it.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use super::node::Node;
+use crate::lab::{
+    apps::{AppError, Route, http},
+    control::{
+        ca::{CaOptions, Issued},
+        mesh_file::{Mesh, Pod},
+    },
+    net::Namespace,
+    topology::Topology,
+    world::{Embedded, Launch, Options, World, WorldError},
+};
+
+/// How long anything may take that is expected to happen at once. Generous: the machine may be busy.
+pub(super) const SOON: Duration = Duration::from_secs(5);
+/// A certificate's life: so short that renewals, at half of it, come while one watches.
+pub(super) const CERTIFICATE_LIFE: Duration = Duration::from_secs(8);
+/// Tunnels nobody uses are given up so early that new ones, with new certificates, come while one watches.
+const TUNNEL_RELEASE: &str = "500ms";
+
+/// The port of the servers' web server.
+pub(super) const WEB: u16 = 8080;
+/// The port of their echo server.
+pub(super) const ECHO: u16 = 9000;
+
+/// What is in every answer of the web servers.
+pub(super) const MARKER: &str = "plaintext-marker-5f1e";
+
+/// Who is who.
+#[derive(Debug)]
+pub(super) struct Cast {
+    pub(super) client: Player,
+    pub(super) intruder: Player,
+    pub(super) stranger: Player,
+    pub(super) servers: [Player; 2],
+    /// The service in front of the servers.
+    pub(super) service: SocketAddr,
+    nodes: Vec<(String, IpAddr)>,
+}
+
+/// One pod.
+#[derive(Clone, Debug)]
+pub(super) struct Player {
+    /// Its name without its Kubernetes namespace.
+    pub(super) name: String,
+    /// `namespace/name`.
+    pub(super) full_name: String,
+    /// Its address.
+    pub(super) ip: IpAddr,
+    /// Its SPIFFE id.
+    pub(super) identity: String,
+    /// The id under which its node's proxy knows it.
+    pub(super) uid: String,
+    node: String,
+    captured: bool,
+}
+
+/// The mesh and its parts.
+#[derive(Debug)]
+pub(super) struct Stage {
+    pub(super) world: World<Embedded>,
+    pub(super) mesh: Mesh,
+    pub(super) cast: Cast,
+    /// Where the callers are.
+    pub(super) one: Node,
+    /// Where the servers are.
+    pub(super) two: Node,
+}
+
+/// The demo's mesh is not the one its code knows.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the demo's mesh has no {0}")]
+pub(super) struct Miscast(&'static str);
+
+/// Why the stage is not up.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StageError {
+    /// The mesh is not the demo's.
+    #[error(transparent)]
+    Miscast(#[from] Miscast),
+    /// The mesh could not be raised.
+    #[error(transparent)]
+    World(#[from] WorldError),
+}
+
+// === impl Cast ===
+
+impl Cast {
+    fn of(mesh: &Mesh) -> Result<Self, Miscast> {
+        let player = |name| mesh.pod(name).and_then(Player::of).ok_or(Miscast(name));
+        let service = mesh.services.first().and_then(|service| {
+            let port = *service.ports.keys().next()?;
+            Some(SocketAddr::new(service.vips.first()?.addresses.addr(), port))
+        });
+        Ok(Self {
+            client: player("front/client")?,
+            intruder: player("front/intruder")?,
+            stranger: player("front/stranger")?,
+            servers: [player("shop/server-1")?, player("shop/server-2")?],
+            service: service.ok_or(Miscast("service"))?,
+            nodes: mesh.nodes.iter().map(|(name, ip)| (name.clone(), *ip)).collect(),
+        })
+    }
+
+    /// Who is where, a line a node.
+    pub(super) fn lines(&self) -> Vec<String> {
+        let all = [&self.client, &self.intruder, &self.stranger].into_iter().chain(&self.servers);
+        let all: Vec<&Player> = all.collect();
+        let mut lines = Vec::new();
+        for (node, ip) in &self.nodes {
+            let here = all.iter().filter(|player| player.node == *node);
+            let here: Vec<String> = here.map(|player| player.label()).collect();
+            lines.push(format!("node {node} {ip}: {}", here.join(", ")));
+        }
+        lines.push(format!("service shop/server {} in front of the two servers", self.service));
+        lines
+    }
+}
+
+// === impl Player ===
+
+impl Player {
+    fn of(pod: &Pod) -> Option<Self> {
+        Some(Self {
+            name: pod.name.clone(),
+            full_name: format!("{}/{}", pod.namespace, pod.name),
+            ip: *pod.ips.first()?,
+            identity: pod.spiffe_id(),
+            uid: pod.kubernetes_uid(),
+            node: pod.node.clone(),
+            captured: pod.captured,
+        })
+    }
+
+    /// One of its ports.
+    pub(super) fn at(&self, port: u16) -> SocketAddr {
+        SocketAddr::new(self.ip, port)
+    }
+
+    fn label(&self) -> String {
+        let note = if self.captured { "" } else { " (outside the mesh)" };
+        format!("{} {}{note}", self.full_name, self.ip)
+    }
+}
+
+// === impl Stage ===
+
+impl Stage {
+    /// Raises `mesh` with `binary` as the proxies, as the lab called `id`, with its files in `directory`.
+    pub(super) fn raise(id: &str, directory: &Path, mesh: Mesh, binary: PathBuf) -> Result<Self, StageError> {
+        let cast = Cast::of(&mesh)?;
+        let launch = Launch::new(binary)
+            .env("LOG_FORMAT", "json")
+            .env("RUST_LOG", "info")
+            .env("WARREN_CHAOS", "true")
+            .env("POOL_UNUSED_RELEASE_TIMEOUT", TUNNEL_RELEASE);
+        let options = Options {
+            id: id.to_owned(),
+            directory: directory.to_owned(),
+            proxy: Some(launch),
+            ready_limit: 4 * SOON,
+        };
+        let ca = CaOptions { ttl: Some(CERTIFICATE_LIFE), ..CaOptions::default() };
+        let topology = Topology::of(&mesh, false).map_err(WorldError::from)?;
+        let world = World::raise(topology, Embedded::new(mesh.clone()).ca(ca), options)?;
+        let node = |name: &'static str| -> Result<Node, WorldError> {
+            Ok(Node::new(name, world.node(name)?, directory.join(format!("proxy-{name}.log"))))
+        };
+        let (one, two) = (node("one")?, node("two")?);
+        Ok(Self { world, mesh, cast, one, two })
+    }
+
+    /// Where a pod's programs run.
+    pub(super) fn namespace(&self, player: &Player) -> Result<Namespace, String> {
+        self.world.pod(&player.full_name).cloned().map_err(text)
+    }
+
+    /// From a pod to an address.
+    pub(super) fn route(&self, from: &Player, to: SocketAddr) -> Result<Route, String> {
+        Ok(Route::new(&self.namespace(from)?, to))
+    }
+
+    /// One request on a connection of its own, with the marker in it.
+    pub(super) fn get(
+        &self,
+        from: &Player,
+        to: SocketAddr,
+    ) -> Result<Result<http::Answer, AppError>, String> {
+        Ok(http::get(&self.route(from, to)?, MARKER, SOON))
+    }
+
+    /// One request, which must be answered.
+    pub(super) fn got(&self, from: &Player, to: SocketAddr) -> Result<http::Answer, String> {
+        self.get(from, to)?.map_err(text)
+    }
+
+    /// Makes the control plane serve `mesh`; returns at once.
+    pub(super) fn serve(&mut self, mesh: Mesh) -> Result<(), String> {
+        self.world.services().update(mesh).map_err(text)
+    }
+
+    /// Waits until both proxies have taken in what is served.
+    pub(super) fn settle(&mut self) -> Result<(), String> {
+        self.world.services().settle(SOON).map_err(text)
+    }
+
+    /// The certificates issued so far.
+    pub(super) fn issued(&mut self) -> Result<Vec<Issued>, String> {
+        Ok(self.world.services().control().map_err(text)?.authority().issued())
+    }
+
+    /// Discovery streams that the proxies have opened so far.
+    pub(super) fn discovery_streams(&mut self) -> Result<u64, String> {
+        Ok(self.world.services().control().map_err(text)?.seen().borrow().streams)
+    }
+}
+
+/// What an error says.
+pub(super) fn text(error: impl std::error::Error) -> String {
+    error.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::MESH, *};
+
+    #[test]
+    fn the_mesh_has_everybody_and_the_marker() {
+        let mesh = Mesh::parse(MESH).unwrap();
+        let cast = Cast::of(&mesh).unwrap();
+        assert_eq!((mesh.pods.len(), mesh.nodes.len()), (5, 2));
+        assert!(!cast.stranger.captured && cast.client.captured);
+        assert_eq!(cast.client.identity, "spiffe://cluster.local/ns/front/sa/client");
+        for server in &cast.servers {
+            let pod = mesh.pod(&server.full_name).unwrap();
+            assert!(pod.run.iter().any(|run| run == &format!("http {WEB} {MARKER}")));
+            assert!(pod.run.iter().any(|run| run == &format!("echo {ECHO}")));
+        }
+        let namespaces: std::collections::BTreeSet<&str> =
+            mesh.pods.iter().map(|pod| pod.namespace.as_str()).collect();
+        assert_eq!(namespaces.len(), 2);
+        assert_eq!(cast.lines().len(), 3);
+    }
+
+    #[test]
+    fn another_mesh_is_refused_with_what_it_lacks() {
+        let error = Cast::of(&Mesh::default()).unwrap_err();
+        assert_eq!(error.to_string(), "the demo's mesh has no front/client");
+    }
+}

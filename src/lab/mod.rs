@@ -1,0 +1,20 @@
+//! The embedded mesh: nodes and pods as network namespaces on one machine, with nothing installed.
+
+pub mod apps;
+pub mod cli;
+pub mod cni;
+pub mod control;
+pub mod demo;
+pub mod hosts;
+pub mod net;
+pub mod process;
+pub mod state;
+pub mod testing;
+pub mod topology;
+pub mod world;
+
+/// `warren lab` with the arguments that follow these two words. Call it before any thread is started: it may run
+/// this program again, in namespaces of its own.
+pub fn main(args: &[String]) -> std::process::ExitCode {
+    cli::run(args.iter().cloned(), world::MeshFile)
+}

@@ -1,0 +1,318 @@
+//! What a running lab writes down, so that `lab exec`, `lab status` and `lab down` find it from another shell.
+
+use std::{
+    env, fs, io,
+    net::IpAddr,
+    os::{
+        fd::AsRawFd,
+        unix::fs::{DirBuilderExt, MetadataExt},
+    },
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{hosts::Host, net::cell};
+use crate::actors::sys::lab;
+
+const FILE: &str = "state.json";
+
+/// The directory of one lab: its state, logs, sockets and certificates. Only its user can look inside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Directory(PathBuf);
+
+/// A running lab.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// The process that holds it, as the machine counts.
+    pub holder: u32,
+    /// When that started, in the kernel's ticks since boot: tells it from a later process of the same id.
+    pub started: u64,
+    /// The mesh file.
+    pub mesh: PathBuf,
+    /// The hosts.
+    pub hosts: Vec<HostState>,
+    /// The programs that belong to the lab itself.
+    pub programs: Vec<ProgramState>,
+}
+
+/// One host of a running lab.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostState {
+    /// The word of its role.
+    pub role: String,
+    /// Its name within the role.
+    pub name: String,
+    /// Its addresses.
+    pub ips: Vec<IpAddr>,
+    /// The holder's file descriptor of its network namespace.
+    pub fd: i32,
+    /// Whether its traffic goes to the proxy.
+    pub redirected: bool,
+}
+
+/// One program of a running lab.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProgramState {
+    /// What it is, such as `proxy-one`.
+    pub name: String,
+    /// Its process id, as the machine counts.
+    pub pid: Option<u32>,
+}
+
+/// Why there is no state, or none can be written.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// No such lab is up.
+    #[error("no lab called {name} is up (looked in {directory}); `warren lab up FILE` raises one")]
+    NotUp {
+        /// The lab's name.
+        name: String,
+        /// Where it would be.
+        directory: PathBuf,
+    },
+    /// Another of the same name is up.
+    #[error("a lab called {name} is up already (process {holder}); `warren lab down` ends it")]
+    AlreadyUp {
+        /// The lab's name.
+        name: String,
+        /// Its process.
+        holder: u32,
+    },
+    /// A name with other characters than letters, digits and `-`.
+    #[error("{0:?} is no name for a lab: use at most 20 letters, digits and dashes")]
+    Name(String),
+    /// The directory belongs to somebody else, or others can write to it.
+    #[error("{0} belongs to another user or is open to others: remove it, or set XDG_RUNTIME_DIR")]
+    NotOurs(PathBuf),
+    /// A file could not be read or written.
+    #[error("{path}: {source}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+// === impl Directory ===
+
+impl Directory {
+    /// The directory of the lab called `name`: under `$XDG_RUNTIME_DIR`, else under /tmp.
+    pub fn of(name: &str) -> Result<Self, StateError> {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-';
+        if name.is_empty() || name.len() > 20 || !name.chars().all(allowed) {
+            return Err(StateError::Name(name.to_owned()));
+        }
+        let runtime = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| is_ours(path));
+        let base = match runtime {
+            Some(runtime) => runtime.join("warren-lab"),
+            None => PathBuf::from(format!("/tmp/warren-lab-{}", outer_user())),
+        };
+        Ok(Self(base.join(name)))
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Makes it anew, without what a lab that was killed has left. Errors: a lab of this name is up.
+    pub fn create(&self) -> Result<(), StateError> {
+        if let Ok(state) = self.read() {
+            return Err(StateError::AlreadyUp { name: self.name(), holder: state.holder });
+        }
+        let base = self.0.parent().unwrap_or(Path::new("/tmp"));
+        let mut builder = fs::DirBuilder::new();
+        builder.mode(0o700).recursive(true).create(base).map_err(|source| file(base, source))?;
+        if !is_ours(base) {
+            return Err(StateError::NotOurs(base.to_owned()));
+        }
+        self.remove()?;
+        builder.create(&self.0).map_err(|source| file(&self.0, source))
+    }
+
+    /// Removes it.
+    pub fn remove(&self) -> Result<(), StateError> {
+        match fs::remove_dir_all(&self.0) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(file(&self.0, source)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The running lab. Errors: it is not up.
+    pub fn read(&self) -> Result<State, StateError> {
+        let not_up = || StateError::NotUp { name: self.name(), directory: self.0.clone() };
+        if !is_ours(&self.0) {
+            return Err(not_up());
+        }
+        let bytes = fs::read(self.0.join(FILE)).map_err(|_| not_up())?;
+        let state: State = serde_json::from_slice(&bytes).map_err(|_| not_up())?;
+        if start_time(&state.holder.to_string()) == Some(state.started) { Ok(state) } else { Err(not_up()) }
+    }
+
+    /// Writes down `state`.
+    pub fn write(&self, state: &State) -> Result<(), StateError> {
+        let (path, part) = (self.0.join(FILE), self.0.join("state.part"));
+        let write = || {
+            fs::write(&part, serde_json::to_vec_pretty(state)?)?;
+            fs::rename(&part, &path)
+        };
+        write().map_err(|source| file(&path, source))
+    }
+
+    fn name(&self) -> String {
+        self.0.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+}
+
+// === impl State ===
+
+impl State {
+    /// The state of a lab held by this process.
+    pub fn of<'a>(
+        mesh: &Path,
+        hosts: impl Iterator<Item = &'a Host>,
+        programs: Vec<ProgramState>,
+    ) -> Result<Self, StateError> {
+        let holder = cell::outer_pid().map_err(|source| file(Path::new("/proc/self"), source))?;
+        let missing = || file(Path::new("/proc/self/stat"), io::ErrorKind::NotFound.into());
+        let started = start_time("self").ok_or_else(missing)?;
+        let hosts = hosts.map(HostState::of).collect();
+        Ok(Self { holder, started, mesh: mesh.to_owned(), hosts, programs })
+    }
+
+    /// Whether the holder still runs.
+    pub fn is_up(&self) -> bool {
+        start_time(&self.holder.to_string()) == Some(self.started)
+    }
+
+    /// The host that `name` means: of any role, with or without its role in front (`node:one`), a pod also
+    /// without its Kubernetes namespace where that is clear. Errors: the names there are.
+    pub fn find(&self, name: &str) -> Result<&HostState, String> {
+        let (role, plain) = name.split_once(':').map_or((None, name), |(role, name)| (Some(role), name));
+        let of_role = |host: &&HostState| role.is_none_or(|role| host.role == role);
+        let exact = |host: &&HostState| host.name == plain;
+        let short = |host: &&HostState| host.name.rsplit_once('/').is_some_and(|(_, last)| last == plain);
+        let mut found: Vec<&HostState> = self.hosts.iter().filter(of_role).filter(exact).collect();
+        if found.is_empty() {
+            found = self.hosts.iter().filter(of_role).filter(short).collect();
+        }
+        match found.as_slice() {
+            [host] => Ok(host),
+            [] => Err(format!("there is no {name}; there are: {}", full_names(self.hosts.iter()))),
+            several => Err(format!("{name} may be {}", full_names(several.iter().copied()))),
+        }
+    }
+}
+
+// === impl HostState ===
+
+impl HostState {
+    fn of(host: &Host) -> Self {
+        Self {
+            role: host.role().word().to_owned(),
+            name: host.name().to_owned(),
+            ips: host.ips().to_vec(),
+            fd: host.namespace().fd().as_raw_fd(),
+            redirected: host.redirection().is_some(),
+        }
+    }
+
+    /// Role and name, as [`State::find`] takes them.
+    pub fn full_name(&self) -> String {
+        format!("{}:{}", self.role, self.name)
+    }
+}
+
+fn full_names<'a>(hosts: impl Iterator<Item = &'a HostState>) -> String {
+    hosts.map(HostState::full_name).collect::<Vec<_>>().join(", ")
+}
+
+fn is_ours(path: &Path) -> bool {
+    let user = lab::effective_ids().0;
+    // A symbolic link could lead to anybody's directory.
+    fs::symlink_metadata(path)
+        .is_ok_and(|meta| meta.is_dir() && meta.uid() == user && meta.mode() & 0o022 == 0)
+}
+
+/// The user outside the cell, whom the inside knows as root.
+fn outer_user() -> u32 {
+    let inner = lab::effective_ids().0;
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let ranges = map.lines().filter_map(|line| {
+        let mut numbers = line.split_whitespace().map(|number| number.parse::<u32>().ok());
+        Some((numbers.next()??, numbers.next()??, numbers.next()??))
+    });
+    let mut matching = ranges.filter(|(first, _, count)| inner >= *first && inner - first < *count);
+    matching.next().map_or(inner, |(first, outer, _)| outer.saturating_add(inner - first))
+}
+
+/// The 22nd field of a process's `stat`.
+fn start_time(process: &str) -> Option<u64> {
+    let stat = fs::read_to_string(Path::new("/proc").join(process).join("stat")).ok()?;
+    let (_, after_name) = stat.rsplit_once(')')?;
+    let zombie = after_name.trim_start().starts_with(['Z', 'X']);
+    let field = after_name.split_whitespace().nth(19)?.parse().ok();
+    field.filter(|_| !zombie)
+}
+
+fn file(path: &Path, source: io::Error) -> StateError {
+    StateError::File { path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state() -> State {
+        let host = |(role, name): (&str, &str)| HostState {
+            role: role.to_owned(),
+            name: name.to_owned(),
+            ips: Vec::new(),
+            fd: 3,
+            redirected: false,
+        };
+        let hosts = [("node", "one"), ("pod", "default/one"), ("pod", "shop/web"), ("pod", "blog/web")];
+        let started = start_time("self").unwrap();
+        let holder = cell::outer_pid().unwrap();
+        let (mesh, programs) = (PathBuf::from("mesh.yaml"), Vec::new());
+        State { holder, started, mesh, hosts: hosts.map(host).to_vec(), programs }
+    }
+
+    #[test]
+    fn hosts_are_found_by_what_is_clear() {
+        let state = state();
+        let found = |name| state.find(name).map(HostState::full_name);
+        assert_eq!(found("one").unwrap(), "node:one");
+        assert_eq!(found("pod:one").unwrap(), "pod:default/one");
+        assert_eq!(found("shop/web").unwrap(), "pod:shop/web");
+        assert_eq!(found("web").unwrap_err(), "web may be pod:shop/web, pod:blog/web");
+        assert!(found("x").unwrap_err().starts_with("there is no x; there are: node:one, "));
+    }
+
+    #[test]
+    fn a_lab_is_up_as_long_as_its_very_process_runs() {
+        let base = env::temp_dir().join(format!("warren-state-{}", std::process::id()));
+        let directory = Directory(base.join("test"));
+        let mut state = state();
+        directory.create().unwrap();
+        assert!(matches!(directory.read(), Err(StateError::NotUp { .. })));
+        directory.write(&state).unwrap();
+        assert_eq!(directory.read().unwrap(), state);
+        assert!(matches!(directory.create(), Err(StateError::AlreadyUp { .. })));
+        state.started += 1;
+        directory.write(&state).unwrap();
+        assert!(matches!(directory.read(), Err(StateError::NotUp { .. })));
+        directory.create().unwrap();
+        fs::remove_dir_all(base).unwrap();
+    }
+
+    #[test]
+    fn a_name_cannot_leave_the_directory() {
+        for name in ["", "../x", "a/b", "a b", "aaaaaaaaaaaaaaaaaaaaa"] {
+            assert!(matches!(Directory::of(name), Err(StateError::Name(_))), "{name}");
+        }
+        assert!(Directory::of("my-lab-2").is_ok());
+    }
+}

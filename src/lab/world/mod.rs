@@ -1,0 +1,341 @@
+//! A whole mesh on this machine: hosts, their applications, a control plane, the CNI of each node, and a proxy a
+//! node. Everything ends when the value is dropped, or with the cell when this process is killed.
+
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    path::{Path, PathBuf},
+    process::ExitStatus,
+    time::Duration,
+};
+
+use super::{
+    apps::{AppError, Background},
+    hosts::{HostError, Hosts, Role},
+    net::{Namespace, cell},
+    process::{Process, ProcessError},
+    topology::{HostPlan, PodPlan, Topology, TopologyError},
+};
+
+mod embedded;
+mod proxy;
+mod services;
+
+pub use embedded::{Embedded, MeshFile};
+pub use proxy::{Launch, READINESS_PORT, readiness};
+pub use services::{Access, ServiceError, Services};
+
+/// How long a proxy may take to leave by itself.
+const LEAVE: Duration = Duration::from_secs(5);
+
+/// How to raise a world.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Part of the namespaces' names: `warren-ID-pod-...`.
+    pub id: String,
+    /// Where logs, sockets and certificates go; it must exist, and its path be short enough for a socket's.
+    pub directory: PathBuf,
+    /// The proxy of every node; `None` starts none.
+    pub proxy: Option<Launch>,
+    /// How long a proxy may take to become ready.
+    pub ready_limit: Duration,
+}
+
+/// A running mesh.
+#[derive(Debug)]
+pub struct World<S: Services> {
+    options: Options,
+    topology: Topology,
+    // Dropped in this order: who uses something goes before it.
+    proxies: BTreeMap<String, Process>,
+    services: S,
+    apps: BTreeMap<(Role, String), Vec<Background<u64>>>,
+    hosts: Hosts,
+    access: Access,
+}
+
+/// Why a world could not be raised or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum WorldError {
+    /// This process could be killed without its world: it is not in a cell.
+    #[error("this process is not the first one of a cell: call lab::net::cell::enter first")]
+    NotInCell,
+    /// A host.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// An application.
+    #[error(transparent)]
+    App(#[from] AppError),
+    /// A proxy.
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+    /// The control plane or a CNI.
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+    /// The mesh file.
+    #[error(transparent)]
+    Topology(#[from] TopologyError),
+    /// A pod names a node that is not there.
+    #[error("pod {pod} is on node {node}, which does not exist")]
+    NoNode {
+        /// The pod.
+        pod: String,
+        /// The node.
+        node: String,
+    },
+    /// There is no proxy of that name.
+    #[error("no proxy of node {0} has been started")]
+    NoProxy(String),
+}
+
+// === impl World ===
+
+impl<S: Services> World<S> {
+    /// Raises everything and waits until every proxy is ready. Errors: the first thing that fails; what was
+    /// started until then is ended.
+    pub fn raise(topology: Topology, mut services: S, options: Options) -> Result<Self, WorldError> {
+        if !cell::is_inside() {
+            return Err(WorldError::NotInCell);
+        }
+        let mut hosts = Hosts::new(&options.id)?;
+        let control = hosts.add(Role::Control, "control", &[topology.control])?;
+        let access = services.start_control(control, &options.directory)?;
+        let (proxies, apps) = (BTreeMap::new(), BTreeMap::new());
+        let planned = topology.clone();
+        let topology = Topology { nodes: Vec::new(), pods: Vec::new(), outside: Vec::new(), ..topology };
+        let mut world = Self { options, topology, proxies, services, apps, hosts, access };
+        for node in planned.nodes {
+            world.add_node(node)?;
+        }
+        for host in planned.outside {
+            world.add_outside(host)?;
+        }
+        for pod in planned.pods {
+            world.add_pod(pod)?;
+        }
+        world.start_proxies()?;
+        Ok(world)
+    }
+
+    /// The hosts.
+    pub fn hosts(&self) -> &Hosts {
+        &self.hosts
+    }
+
+    /// The hosts, to cut them off or to redirect them.
+    pub fn hosts_mut(&mut self) -> &mut Hosts {
+        &mut self.hosts
+    }
+
+    /// What there is now.
+    pub fn topology(&self) -> &Topology {
+        &self.topology
+    }
+
+    /// The control plane and the CNIs.
+    pub fn services(&mut self) -> &mut S {
+        &mut self.services
+    }
+
+    /// Where logs, sockets and certificates are.
+    pub fn directory(&self) -> &Path {
+        &self.options.directory
+    }
+
+    /// The namespace of a pod, by `namespace/name` or, in the namespace `default`, by its name.
+    pub fn pod(&self, name: &str) -> Result<&Namespace, WorldError> {
+        let full = if name.contains('/') { name.to_owned() } else { format!("default/{name}") };
+        Ok(self.hosts.find(Role::Pod, &full)?.namespace())
+    }
+
+    /// The namespace of a node.
+    pub fn node(&self, name: &str) -> Result<&Namespace, WorldError> {
+        Ok(self.hosts.find(Role::Node, name)?.namespace())
+    }
+
+    /// The namespace of a host outside the mesh.
+    pub fn outside(&self, name: &str) -> Result<&Namespace, WorldError> {
+        Ok(self.hosts.find(Role::Outside, name)?.namespace())
+    }
+
+    /// Adds a node and its CNI; its proxy is started by [`Self::start_proxies`].
+    pub fn add_node(&mut self, plan: HostPlan) -> Result<(), WorldError> {
+        let host = self.hosts.add(Role::Node, &plan.name, &plan.ips)?;
+        let socket = proxy::socket(&self.options.directory, &plan.name);
+        self.services.start_cni(host, &socket)?;
+        self.start_apps(Role::Node, &plan)?;
+        self.topology.nodes.push(plan);
+        Ok(())
+    }
+
+    /// Adds a host outside the mesh.
+    pub fn add_outside(&mut self, plan: HostPlan) -> Result<(), WorldError> {
+        self.hosts.add(Role::Outside, &plan.name, &plan.ips)?;
+        self.start_apps(Role::Outside, &plan)?;
+        self.topology.outside.push(plan);
+        Ok(())
+    }
+
+    /// Adds a pod. One of the mesh gets its rules, is handed to its node's proxy, and then starts its
+    /// applications, as in a cluster. Errors: among others the proxy's refusal, after which the pod is there all
+    /// the same.
+    pub fn add_pod(&mut self, plan: PodPlan) -> Result<(), WorldError> {
+        let (name, node) = (&plan.host.name, &plan.node);
+        if !self.topology.nodes.iter().any(|known| known.name == *node) {
+            return Err(WorldError::NoNode { pod: name.clone(), node: node.clone() });
+        }
+        self.hosts.add(Role::Pod, name, &plan.host.ips)?;
+        if let Some(redirection) = &plan.redirection {
+            self.hosts.redirect(Role::Pod, name, redirection.clone())?;
+        }
+        let host = self.hosts.find(Role::Pod, name)?;
+        let taken = plan.redirection.as_ref().map_or(Ok(()), |_| self.services.add_pod(&plan, host));
+        self.start_apps(Role::Pod, &plan.host)?;
+        self.topology.pods.push(plan);
+        Ok(taken?)
+    }
+
+    /// Ends a pod: its applications, its place in its node's proxy, its network.
+    pub fn remove_pod(&mut self, name: &str) -> Result<(), WorldError> {
+        let at = self.topology.pods.iter().position(|pod| pod.host.name == name);
+        self.hosts.find(Role::Pod, name)?;
+        self.apps.remove(&(Role::Pod, name.to_owned()));
+        if let Some(plan) = at.map(|at| self.topology.pods.remove(at))
+            && plan.redirection.is_some()
+        {
+            self.services.remove_pod(&plan)?;
+        }
+        Ok(self.hosts.remove(Role::Pod, name)?)
+    }
+
+    /// Ends a host outside the mesh.
+    pub fn remove_outside(&mut self, name: &str) -> Result<(), WorldError> {
+        self.hosts.remove(Role::Outside, name)?;
+        self.apps.remove(&(Role::Outside, name.to_owned()));
+        self.topology.outside.retain(|host| host.name != name);
+        Ok(())
+    }
+
+    /// Makes the pods and outside hosts those of `wanted`: ends those that are not in it or differ, and adds the
+    /// new ones. Nodes and the control plane stay as they are. Returns the names of what was ended and added.
+    pub fn apply(&mut self, wanted: &Topology) -> Result<Vec<String>, WorldError> {
+        let mut changed = Vec::new();
+        let old: Vec<PodPlan> =
+            self.topology.pods.iter().filter(|pod| !wanted.pods.contains(pod)).cloned().collect();
+        for pod in old {
+            self.remove_pod(&pod.host.name)?;
+            changed.push(format!("-pod:{}", pod.host.name));
+        }
+        let known = |host: &&HostPlan| !wanted.outside.contains(host);
+        let old: Vec<String> =
+            self.topology.outside.iter().filter(known).map(|host| host.name.clone()).collect();
+        for name in old {
+            self.remove_outside(&name)?;
+            changed.push(format!("-outside:{name}"));
+        }
+        for host in &wanted.outside {
+            if !self.topology.outside.contains(host) {
+                self.add_outside(host.clone())?;
+                changed.push(format!("+outside:{}", host.name));
+            }
+        }
+        for pod in &wanted.pods {
+            if !self.topology.pods.contains(pod) {
+                self.add_pod(pod.clone())?;
+                changed.push(format!("+pod:{}", pod.host.name));
+            }
+        }
+        Ok(changed)
+    }
+
+    /// Stops a host's applications; its network stays.
+    pub fn stop_apps(&mut self, role: Role, name: &str) {
+        self.apps.remove(&(role, name.to_owned()));
+    }
+
+    /// Starts a proxy on every node that has none, and waits until they are ready.
+    pub fn start_proxies(&mut self) -> Result<(), WorldError> {
+        let Some(launch) = self.options.proxy.clone() else { return Ok(()) };
+        let idle = self.topology.nodes.iter().filter(|node| !self.proxies.contains_key(&node.name));
+        let idle: Vec<String> = idle.map(|node| node.name.clone()).collect();
+        for node in &idle {
+            let process = self.launch(node, &launch)?;
+            self.proxies.insert(node.clone(), process);
+        }
+        idle.iter().try_for_each(|node| self.wait_ready(node))
+    }
+
+    /// Starts a proxy of `node` that the caller owns, such as a second one during an upgrade; it may not be ready
+    /// yet.
+    pub fn launch(&self, node: &str, launch: &Launch) -> Result<Process, WorldError> {
+        let host = self.hosts.find(Role::Node, node)?;
+        let program = launch.program(host, &self.access, &self.options.directory);
+        Ok(program.start(host.namespace())?)
+    }
+
+    /// Waits until `process`, a proxy of `node`, says that it is ready.
+    pub fn wait_ready_of(&self, node: &str, process: &mut Process) -> Result<(), WorldError> {
+        let namespace = self.node(node)?;
+        let ready = || proxy::is_ready(namespace);
+        Ok(process.wait_until("become ready", self.options.ready_limit, ready)?)
+    }
+
+    /// The proxy of a node.
+    pub fn proxy(&mut self, node: &str) -> Result<&mut Process, WorldError> {
+        self.proxies.get_mut(node).ok_or_else(|| WorldError::NoProxy(node.to_owned()))
+    }
+
+    /// Takes a node's proxy out of the world, to be watched or ended by the caller, so that
+    /// [`Self::start_proxies`] starts another.
+    pub fn take_proxy(&mut self, node: &str) -> Result<Process, WorldError> {
+        self.proxies.remove(node).ok_or_else(|| WorldError::NoProxy(node.to_owned()))
+    }
+
+    /// All proxies, by node.
+    pub fn proxies(&self) -> impl Iterator<Item = (&str, &Process)> {
+        self.proxies.iter().map(|(node, process)| (node.as_str(), process))
+    }
+
+    /// The proxies that have ended since the last call, and how.
+    pub fn ended_proxies(&mut self) -> Result<Vec<(String, ExitStatus)>, WorldError> {
+        let mut ended = Vec::new();
+        for (node, process) in &mut self.proxies {
+            ended.extend(process.status()?.map(|status| (node.clone(), status)));
+        }
+        for (node, _) in &ended {
+            self.proxies.remove(node);
+        }
+        Ok(ended)
+    }
+
+    /// Ends the proxies as kubelet does, with SIGTERM and a limit, and then everything else.
+    pub fn lower(mut self) -> Result<(), WorldError> {
+        for process in self.proxies.values_mut() {
+            process.signal(libc::SIGTERM)?;
+        }
+        for process in self.proxies.values_mut() {
+            if let Err(error) = process.wait(LEAVE) {
+                tracing::warn!(%error, "killing a proxy that does not leave");
+            }
+        }
+        Ok(())
+    }
+
+    fn wait_ready(&mut self, node: &str) -> Result<(), WorldError> {
+        match self.proxies.entry(node.to_owned()) {
+            Entry::Occupied(mut process) => {
+                let namespace = self.hosts.find(Role::Node, node)?.namespace();
+                let limit = self.options.ready_limit;
+                Ok(process.get_mut().wait_until("become ready", limit, || proxy::is_ready(namespace))?)
+            }
+            Entry::Vacant(_) => Err(WorldError::NoProxy(node.to_owned())),
+        }
+    }
+
+    fn start_apps(&mut self, role: Role, plan: &HostPlan) -> Result<(), WorldError> {
+        let namespace = self.hosts.find(role, &plan.name)?.namespace();
+        let short = plan.name.rsplit_once('/').map_or(plan.name.as_str(), |(_, name)| name);
+        let started: Result<Vec<_>, _> = plan.apps.iter().map(|app| app.start(namespace, short)).collect();
+        self.apps.insert((role, plan.name.clone()), started?);
+        Ok(())
+    }
+}

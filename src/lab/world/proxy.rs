@@ -1,0 +1,101 @@
+//! A node's proxy as a process, with the settings of contract/controlplane.md section 4.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use super::Access;
+use crate::lab::{
+    apps::{Route, http},
+    hosts::Host,
+    net::Namespace,
+    process::Program,
+};
+
+/// Where a proxy says on its node whether it is ready (contract/dataplane.md section 1.1).
+pub const READINESS_PORT: u16 = 15021;
+
+/// How long one look at a proxy's readiness may take.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Which proxy to start, and how.
+#[derive(Clone, Debug)]
+pub struct Launch {
+    /// The program.
+    pub binary: PathBuf,
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// Settings besides those that every proxy of the lab gets; they win.
+    pub env: Vec<(String, String)>,
+    /// The log file's name in the world's directory, without `.log`; `proxy-NODE` unless said.
+    pub log: Option<String>,
+}
+
+// === impl Launch ===
+
+impl Launch {
+    /// Starts `binary` the way the reference is started: with `proxy ztunnel`.
+    pub fn new(binary: impl Into<PathBuf>) -> Self {
+        let args = vec!["proxy".to_owned(), "ztunnel".to_owned()];
+        Self { binary: binary.into(), args, env: Vec::new(), log: None }
+    }
+
+    /// Adds a setting.
+    pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.env.push((name.into(), value.into()));
+        self
+    }
+
+    pub(super) fn program(&self, node: &Host, access: &Access, directory: &Path) -> Program {
+        let control = format!("https://{}", access.address);
+        let name = self.log.clone().unwrap_or_else(|| format!("proxy-{}", node.name()));
+        let log = directory.join(format!("{name}.log"));
+        let mut program = Program::new(name, &self.binary).args(&self.args).log(log);
+        let settings = [
+            ("NODE_NAME", node.name()),
+            ("XDS_ADDRESS", &control),
+            ("CA_ADDRESS", &control),
+            ("CLUSTER_ID", "Kubernetes"),
+            ("NETWORK", ""),
+            ("POD_NAME", &format!("warren-{}", node.name())),
+            ("POD_NAMESPACE", "istio-system"),
+            ("SERVICE_ACCOUNT", "ztunnel"),
+            ("ISTIO_META_DNS_CAPTURE", "false"),
+        ];
+        for (name, value) in settings {
+            program = program.env(name, value);
+        }
+        if let Some(ip) = node.ips().first() {
+            program = program.env("INSTANCE_IP", ip.to_string());
+        }
+        let files = [
+            ("XDS_ROOT_CA", access.root_cert.clone()),
+            ("CA_ROOT_CA", access.root_cert.clone()),
+            ("AUTH_TOKEN", access.token.clone()),
+            ("INPOD_UDS", socket(directory, node.name())),
+        ];
+        for (name, path) in files {
+            program = program.env(name, path);
+        }
+        self.env.iter().fold(program, |program, (name, value)| program.env(name, value))
+    }
+}
+
+/// The socket of a node's CNI.
+pub(super) fn socket(directory: &Path, node: &str) -> PathBuf {
+    directory.join(format!("zds-{node}.sock"))
+}
+
+/// Whether the proxy on the node with this namespace says that it is ready.
+pub(super) fn is_ready(node: &Namespace) -> bool {
+    readiness(node).is_ok_and(|answer| answer.status == 200)
+}
+
+/// What the proxy on the node with this namespace says of its readiness.
+pub fn readiness(node: &Namespace) -> Result<http::Answer, crate::lab::apps::AppError> {
+    let to = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), READINESS_PORT);
+    let request = "GET /healthz/ready HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+    http::exchange(&Route::new(node, to), request, LOOK)
+}
