@@ -1,0 +1,36 @@
+//! Every actor and every kind of task of a real proxy in a mesh of two nodes, broken one after the other: it is
+//! repaired, and takes down no connection but those that hang on it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
+
+use std::process::ExitCode;
+
+use warren::{
+    lab::testing::{Needs, Suite, Users, main as run},
+    lab_tests,
+};
+
+mod actors;
+mod command;
+mod support;
+mod tasks;
+
+use actors::*;
+use command::*;
+use tasks::*;
+
+fn main() -> ExitCode {
+    let tests = lab_tests![
+        a_killed_actor_is_restarted_and_costs_no_connection,
+        a_panicking_actor_is_restarted_and_costs_no_connection,
+        a_hung_actor_is_found_and_restarted_and_costs_no_connection,
+        a_lost_supervisor_comes_back_with_all_that_is_below_it,
+        a_lost_tunnel_or_owner_of_connections_costs_its_own_alone,
+        a_panic_in_a_connection_closes_it_alone_and_is_said,
+        a_panic_in_a_tunnel_closes_its_streams_alone,
+        a_lost_shard_is_replaced_and_everything_is_placed_again,
+        a_panic_of_any_other_task_is_repaired_and_costs_no_connection,
+        the_commands_draw_break_and_are_refused,
+    ];
+    let programs = [Needs { name: "warren", path: env!("CARGO_BIN_EXE_warren") }];
+    run(&Suite { tests, users: Users::Root, programs: &programs })
+}

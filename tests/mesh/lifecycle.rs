@@ -1,0 +1,180 @@
+//! The ends of proxies and pods, and a control plane that goes away.
+
+use std::{
+    io::{Read, Write},
+    net::Shutdown,
+    time::Duration,
+};
+
+use warren::lab::{hosts::Role, process::Process};
+
+use crate::{
+    logs::line,
+    metrics::{metrics, metrics_show},
+    support::*,
+};
+
+const ADDRESS: &str = "type.googleapis.com/istio.workload.Address";
+
+/// Tells both proxies to end, and takes them.
+fn terminate(lab: &mut Lab) -> [Process; 2] {
+    ["one", "two"].map(|node| {
+        let mut process = lab.take_proxy(node).unwrap();
+        process.signal(libc::SIGTERM).unwrap();
+        process
+    })
+}
+
+fn ends_well(process: &mut Process) {
+    let status = process.wait(LIMIT).unwrap();
+    assert_eq!(status.code(), Some(0), "{}\n{}", process.name(), process.log_text());
+}
+
+pub fn open_connections_outlive_the_order_to_stop_and_the_proxy_ends_with_them() {
+    let settings = [("CONNECTION_TERMINATION_DEADLINE", "60s")];
+    let mut lab = raise_with(MESH, &settings, Default::default());
+    let mut live = open(&lab, "client", SERVER).unwrap();
+    let mut plain = open(&lab, "bare", SERVER).unwrap();
+    let mut processes = terminate(&mut lab);
+    for (pod, to) in [("client", SERVER), ("client", NEAR), ("server", BARE), ("bare", SERVER)] {
+        eventually(&format!("end of new connections from {pod} to {to}"), || {
+            open(&lab, pod, to).is_err().then_some(())
+        });
+    }
+    for stream in [&mut live, &mut plain] {
+        echo(stream, &vec![7; 100_000]).unwrap();
+    }
+    assert!(processes.iter_mut().all(|process| process.status().unwrap().is_none()));
+    for mut stream in [live, plain] {
+        stream.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(end_of(&mut stream), End::Closed(Vec::new()));
+    }
+    processes.iter_mut().for_each(ends_well);
+}
+
+pub fn what_is_open_at_the_deadline_is_cut_and_the_proxy_ends() {
+    let settings = [("CONNECTION_TERMINATION_DEADLINE", "1s")];
+    let mut lab = raise_with(MESH, &settings, Default::default());
+    let mut live = open(&lab, "client", SERVER).unwrap();
+    let mut plain = open(&lab, "bare", SERVER).unwrap();
+    let mut processes = terminate(&mut lab);
+    for stream in [&mut live, &mut plain] {
+        assert!(is_turned_away(&end_of(stream)));
+    }
+    processes.iter_mut().for_each(ends_well);
+    let log = processes[1].log_text();
+    assert!(log.contains("connection closed due to connection drain"), "{log}");
+}
+
+pub fn a_proxy_without_connections_ends_at_once_however_it_is_told() {
+    let settings = [("CONNECTION_TERMINATION_DEADLINE", "600s")];
+    let mut lab = raise_with(MESH, &settings, Default::default());
+    let mut live = open(&lab, "client", SERVER).unwrap();
+    // On node one a connection is open: only the second signal ends it.
+    let mut one = lab.take_proxy("one").unwrap();
+    one.signal(libc::SIGINT).unwrap();
+    eventually("end of new connections", || open(&lab, "client", NEAR).is_err().then_some(()));
+    echo(&mut live, b"still here").unwrap();
+    one.signal(libc::SIGINT).unwrap();
+    ends_well(&mut one);
+    assert!(is_turned_away(&end_of(&mut live)));
+    // On node two none is left.
+    let mut two = lab.take_proxy("two").unwrap();
+    let mut admin = dial_from(lab.node("two").unwrap(), addr("127.0.0.1:15000")).unwrap();
+    let request = b"POST /quitquitquit HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+    admin.write_all(request).unwrap();
+    let End::Closed(answer) = end_of(&mut admin) else { panic!("no answer") };
+    let answer = String::from_utf8(answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("\r\n\r\nshutdown now\n"), "{answer}");
+    ends_well(&mut two);
+}
+
+pub fn a_proxy_that_never_heard_of_its_mesh_ends_when_told() {
+    let lab = raise_as(MESH, None, Default::default());
+    // Nobody listens there; nobody answers there.
+    for address in ["https://10.77.0.254:1", "https://10.77.0.199:15012"] {
+        let launch = launch().env("XDS_ADDRESS", address);
+        let mut process = lab.launch("one", &launch).unwrap();
+        let node = lab.node("one").unwrap();
+        eventually("state that is not ready", || {
+            let answer = warren::lab::world::readiness(node).ok()?;
+            (answer.status == 500 && answer.body.contains("state manager")).then_some(())
+        });
+        process.signal(libc::SIGTERM).unwrap();
+        ends_well(&mut process);
+    }
+}
+
+pub fn a_removed_server_pod_takes_its_connections_along() {
+    // The server's proxy closes its sockets before it lets go of the pod, but the kernel may take the pod's link down
+    // with the last segments on it: then the silence tells.
+    let settings = [("WARREN_PING_INTERVAL", "1s"), ("WARREN_PING_TIMEOUT", "4s")];
+    let mut lab = raise_with(MESH, &settings, Default::default());
+    // A server that does not end with the pod's own applications.
+    let listener = listen(lab.pod("server").unwrap(), 7000);
+    let mut live = dial(&lab, "client", "10.77.2.1:7000").unwrap();
+    let mut served = accept(&listener);
+    served.write_all(b"x").unwrap();
+    live.read_exact(&mut [0]).unwrap();
+    lab.remove_pod("default/server").unwrap();
+    assert!(is_turned_away(&end_of(&mut live)));
+    // The control plane has not said so yet: the client's own proxy accepts, and cannot go on.
+    let mut late = dial(&lab, "client", SERVER).unwrap();
+    assert!(echo(&mut late, b"anybody there?").is_err());
+    let line = line(&lab, "one", &[("dst.hbone_addr", SERVER)]);
+    assert!(line.level == "error", "{line:#?}");
+    open(&lab, "client", NEAR).unwrap();
+}
+
+pub fn a_lost_control_plane_costs_no_connection_and_hears_what_is_known_already() {
+    let mut lab = raise(MESH);
+    lab.services().settle(LIMIT).unwrap();
+    let mut live = open(&lab, "client", SERVER).unwrap();
+    let streams = lab.services().control().unwrap().seen().borrow().streams;
+    let bytes = |lab: &Lab| metrics(lab, "one").sum("istio_xds_message_bytes_total", &[("url", ADDRESS)]);
+    let before = bytes(&lab);
+    assert!(before > 0.0);
+    // Gone without a word, and then cut.
+    lab.hosts_mut().set_connected(Role::Control, "control", false).unwrap();
+    lab.services().control().unwrap().faults().cut_connections();
+    for _ in 0..20 {
+        echo(&mut live, b"still here").unwrap();
+        open(&lab, "client", SERVER).unwrap();
+        open(&lab, "bare", SERVER).unwrap();
+    }
+    lab.hosts_mut().set_connected(Role::Control, "control", true).unwrap();
+    lab.services().control().unwrap().faults().cut_connections();
+    eventually("streams of both proxies", || {
+        let seen = lab.services().control().unwrap().seen();
+        let seen = seen.borrow();
+        (seen.streams >= streams + 2 && seen.clients().count() == 2).then_some(())
+    });
+    lab.services().settle(LIMIT).unwrap();
+    metrics_show(&lab, "one", "answer on the new stream", |metrics| {
+        metrics.sum("istio_xds_connection_terminations_total", &[]) >= 1.0
+    });
+    // It had everything already, and said so.
+    assert_eq!(bytes(&lab), before);
+    // What changes now is heard.
+    change(&mut lab, &format!("{MESH}strict: [default]\n"));
+    assert!(is_turned_away(&ask(lab.pod("bare").unwrap(), addr(SERVER))));
+    echo(&mut live, b"still here").unwrap();
+    assert!(bytes(&lab) > before);
+}
+
+pub fn a_mute_control_plane_costs_nothing() {
+    let mut lab = raise(MESH);
+    let mut live = open(&lab, "client", SERVER).unwrap();
+    lab.services().control().unwrap().faults().mute_discovery(true);
+    lab.services().control().unwrap().faults().cut_connections();
+    for _ in 0..20 {
+        echo(&mut live, b"still here").unwrap();
+        open(&lab, "client", SERVER).unwrap();
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+    lab.services().control().unwrap().faults().mute_discovery(false);
+    change(&mut lab, &format!("{MESH}strict: [default]\n"));
+    eventually("refusal of plaintext", || {
+        is_turned_away(&ask(lab.pod("bare").unwrap(), addr(SERVER))).then_some(())
+    });
+}

@@ -1,0 +1,67 @@
+//! A mesh of two nodes, each with the real binary as its proxy, held to contract/dataplane.md section 10.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
+
+use std::process::ExitCode;
+
+use warren::{
+    lab::testing::{Needs, Suite, Users, main as run},
+    lab_tests,
+};
+
+mod capture;
+mod certs;
+mod hbone;
+mod lifecycle;
+mod load;
+mod logs;
+mod metrics;
+mod policy;
+mod support;
+mod tunnel;
+mod zds;
+
+use capture::*;
+use certs::*;
+use hbone::*;
+use lifecycle::*;
+use load::*;
+use policy::*;
+use zds::*;
+
+fn main() -> ExitCode {
+    let tests = lab_tests![
+        captured_to_captured_is_mutual_tls_and_both_proxies_tell_the_same,
+        plaintext_from_outside_the_mesh_is_carried_with_its_source,
+        an_uncaptured_server_is_reached_in_plaintext,
+        a_service_reaches_its_backends_on_both_nodes,
+        ports_of_the_proxy_are_refused_and_nothing_loops,
+        raw_hbone_is_answered_by_the_table_of_statuses,
+        another_trust_domain_is_turned_away_on_both_sides,
+        mute_peers_end_in_bounded_time_with_their_flag,
+        an_allow_policy_that_does_not_match_is_401_and_closed,
+        strict_refuses_plaintext_and_nothing_else,
+        a_policy_change_cuts_live_connections,
+        a_policy_bound_by_a_workload_change_cuts_live_connections,
+        an_unknown_policy_keeps_everybody_out_until_it_arrives,
+        a_bad_policy_is_refused_by_name_while_the_rest_applies,
+        certificates_rotate_under_load_without_a_failure,
+        an_authority_in_trouble_costs_only_new_identities,
+        pods_are_kept_when_the_cni_hangs_up_or_adds_them_again,
+        a_deleted_pod_is_let_go_and_can_come_back,
+        a_pod_whose_namespace_changes_is_served_in_the_new_one_only,
+        a_pod_that_cannot_be_served_is_named_and_tried_again,
+        a_broken_hand_over_is_begun_again_and_costs_no_connection,
+        a_cni_that_breaks_the_protocol_makes_the_proxy_exit_with_1,
+        open_connections_outlive_the_order_to_stop_and_the_proxy_ends_with_them,
+        what_is_open_at_the_deadline_is_cut_and_the_proxy_ends,
+        a_proxy_without_connections_ends_at_once_however_it_is_told,
+        a_proxy_that_never_heard_of_its_mesh_ends_when_told,
+        a_removed_server_pod_takes_its_connections_along,
+        a_lost_control_plane_costs_no_connection_and_hears_what_is_known_already,
+        a_mute_control_plane_costs_nothing,
+        a_thousand_connections_carry_every_byte_and_leave_no_memory_behind,
+    ];
+    let users = Users::RootAndUserFor(&["captured_to_captured_is_mutual_tls_and_both_proxies_tell_the_same"]);
+    let programs = [Needs { name: "warren", path: env!("CARGO_BIN_EXE_warren") }];
+    run(&Suite { tests, users, programs: &programs })
+}

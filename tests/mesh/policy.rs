@@ -1,0 +1,189 @@
+//! Authorization: who is let in, and what happens to live connections when that changes.
+
+use warren::lab::control::resources::Spoilt;
+
+use crate::{
+    logs::{access, line, log},
+    metrics::metrics_show,
+    support::{self, *},
+    tunnel::{self, Ask, Said, certificate, id},
+};
+
+const REJECTED: &str = "connection closed due to policy rejection: ";
+
+/// A DENY of whatever `account` sends to the pods.
+fn deny(name: &str, account: &str, pods: &str) -> String {
+    format!(
+        "  - {{name: {name}, action: DENY, pods: [{pods}], rules: [{{from: {{serviceAccounts: [default/{account}]}}}}]}}\n"
+    )
+}
+
+fn turned_away(lab: &Lab, pod: &str, to: &str) {
+    let end = support::ask(lab.pod(pod).unwrap(), addr(to));
+    assert!(is_turned_away(&end), "{pod} to {to}: {end:?}");
+}
+
+pub fn an_allow_policy_that_does_not_match_is_401_and_closed() {
+    let allow = "
+policies:
+  - {name: only-near, action: ALLOW, pods: [server], rules: [{from: {serviceAccounts: [default/near]}}]}
+";
+    let mut lab = raise(&format!("{MESH}{allow}"));
+    let (server, to) = (id("server"), addr("10.77.2.1:15008"));
+    for (name, said) in [("client", Said::Status(401)), ("near", Said::Echoed)] {
+        let cert = certificate(&mut lab, &id(name));
+        let asked = Ask::new(to, &cert, &server, SERVER);
+        assert_eq!(tunnel::ask(lab.pod("bare").unwrap(), &asked), said, "{name}");
+    }
+    turned_away(&lab, "client", SERVER);
+    open(&lab, "near", SERVER).unwrap();
+    // Plaintext has no identity that could be allowed.
+    turned_away(&lab, "bare", SERVER);
+
+    let why = format!("{REJECTED}allow policies exist, but none allowed");
+    let (client, there) = (id("client"), ("direction", "inbound"));
+    line(&lab, "two", &[there, ("src.identity", &client), ("src.workload", "client"), ("error", &why)]);
+    line(&lab, "two", &[there, ("src.identity", ""), ("src.workload", "bare"), ("error", &why)]);
+    let here = line(&lab, "one", &[("direction", "outbound"), ("src.identity", &client)]);
+    assert!(here.field("error").starts_with("http status: 401"), "{here:#?}");
+    for (node, reporter, flag) in [("two", "destination", "DENY"), ("one", "source", "CONNECT")] {
+        metrics_show(&lab, node, &format!("{flag} of {reporter}"), |metrics| {
+            let labels = [("reporter", reporter), ("source_workload", "client"), ("response_flags", flag)];
+            let sum = |name| metrics.sum(name, &labels);
+            sum("istio_tcp_connections_closed_total") == 1.0
+                && sum("istio_tcp_connections_failed_total") == 1.0
+                && sum("istio_tcp_connections_opened_total") == 0.0
+        });
+    }
+}
+
+pub fn strict_refuses_plaintext_and_nothing_else() {
+    let mut lab = raise(MESH);
+    open(&lab, "bare", SERVER).unwrap();
+    change(&mut lab, &format!("{MESH}strict: [default]\n"));
+    turned_away(&lab, "bare", SERVER);
+    turned_away(&lab, "bare", NEAR);
+    open(&lab, "client", SERVER).unwrap();
+    open(&lab, "client", NEAR).unwrap();
+    // The uncaptured pod has no proxy that could refuse.
+    open(&lab, "client", BARE).unwrap();
+    let why = format!("{REJECTED}explicitly denied by: istio-system/istio_converted_static_strict");
+    line(&lab, "two", &[("src.workload", "bare"), ("src.identity", ""), ("error", &why)]);
+    change(&mut lab, MESH);
+    open(&lab, "bare", SERVER).unwrap();
+}
+
+pub fn a_policy_change_cuts_live_connections() {
+    let mut lab = raise(MESH);
+    let mut denied = open(&lab, "client", SERVER).unwrap();
+    let mut others = ["near", "bare"].map(|pod| open(&lab, pod, SERVER).unwrap());
+    change(&mut lab, &format!("{MESH}policies:\n{}", deny("no-client", "client", "server")));
+    let end = end_of(&mut denied);
+    assert!(is_turned_away(&end), "{end:?}");
+    let why = "connection closed due to policy change";
+    line(&lab, "two", &[("direction", "inbound"), ("src.workload", "client"), ("error", why)]);
+    metrics_show(&lab, "two", "DENY of the connection that was cut", |metrics| {
+        let labels = [("source_workload", "client"), ("response_flags", "DENY")];
+        metrics.sum("istio_tcp_connections_closed_total", &labels) == 1.0
+    });
+    turned_away(&lab, "client", SERVER);
+    for other in &mut others {
+        echo(other, b"still here").unwrap();
+    }
+    // Plaintext connections are cut just so.
+    change(&mut lab, &format!("{MESH}strict: [default]\n"));
+    let [near, bare] = &mut others;
+    assert!(is_turned_away(&end_of(bare)));
+    echo(near, b"still here").unwrap();
+    line(&lab, "two", &[("direction", "inbound"), ("src.workload", "bare"), ("error", why)]);
+    // A policy that is gone lets in again.
+    change(&mut lab, MESH);
+    open(&lab, "client", SERVER).unwrap();
+}
+
+pub fn a_policy_bound_by_a_workload_change_cuts_live_connections() {
+    let bound = |pods: &str| format!("{MESH}policies:\n{}", deny("no-client", "client", pods));
+    // Bound to another pod, the policy itself is known already and will not be sent again.
+    let mut lab = raise(&bound("near"));
+    let mut denied = open(&lab, "client", SERVER).unwrap();
+    let mut other = open(&lab, "near", SERVER).unwrap();
+    let mut plain = open(&lab, "bare", SERVER).unwrap();
+    turned_away(&lab, "client", NEAR);
+    change(&mut lab, &bound("near, server"));
+    let end = end_of(&mut denied);
+    assert!(is_turned_away(&end), "{end:?}");
+    let why = "connection closed due to policy change";
+    line(&lab, "two", &[("direction", "inbound"), ("src.workload", "client"), ("error", why)]);
+    for stream in [&mut other, &mut plain] {
+        echo(stream, b"still here").unwrap();
+    }
+    turned_away(&lab, "client", SERVER);
+    change(&mut lab, &bound("near"));
+    open(&lab, "client", SERVER).unwrap();
+}
+
+pub fn an_unknown_policy_keeps_everybody_out_until_it_arrives() {
+    let settings = [("WARREN_WORKLOAD_TIMEOUT", "1s"), ("WARREN_POLICY_TIMEOUT", "1s")];
+    let mut lab = raise_with(MESH, &settings, Default::default());
+    open(&lab, "near", SERVER).unwrap();
+    lab.services().control().unwrap().spoil("default/no-client", Some(Spoilt::Hidden));
+    change(&mut lab, &format!("{MESH}policies:\n{}", deny("no-client", "client", "server")));
+    // What it would say is not known: nobody is let in, in the end, with its name as the reason.
+    for pod in ["near", "client", "bare"] {
+        turned_away(&lab, pod, SERVER);
+    }
+    for (pod, node) in [("near", "two"), ("client", "two"), ("bare", "two")] {
+        eventually("a line that names the policy", || {
+            let names = |line: &crate::logs::Line| {
+                line.has(&[("src.workload", pod)]) && line.field("error").contains("default/no-client")
+            };
+            access(&lab, node).into_iter().find(names)
+        });
+    }
+    // Other pods are not concerned.
+    open(&lab, "client", NEAR).unwrap();
+    lab.services().control().unwrap().spoil("default/no-client", None);
+    lab.services().settle(LIMIT).unwrap();
+    open(&lab, "near", SERVER).unwrap();
+    open(&lab, "bare", SERVER).unwrap();
+    turned_away(&lab, "client", SERVER);
+}
+
+pub fn a_bad_policy_is_refused_by_name_while_the_rest_applies() {
+    /// `action`, field 4 of Authorization, with a value that is not defined.
+    const NO_ACTION: [u8; 2] = [4 << 3, 77];
+    let policies = |more: &str| format!("{MESH}policies:\n{}{more}", deny("changing", "near", "server"));
+    let mut lab = raise(&policies(""));
+    turned_away(&lab, "near", SERVER);
+    open(&lab, "client", SERVER).unwrap();
+    for name in ["default/changing", "default/new"] {
+        lab.services().control().unwrap().spoil(name, Some(Spoilt::Extended(NO_ACTION.to_vec())));
+    }
+    let more = format!("{}{}", deny("another", "client", "server"), deny("new", "bare", "near"));
+    change(&mut lab, &policies(&more));
+    let refused = |lab: &mut Lab, name: &str| {
+        let seen = lab.services().control().unwrap().seen();
+        let seen = seen.borrow();
+        seen.latest_nacks.iter().filter(|nack| nack.message.contains(name)).count()
+    };
+    for name in ["default/changing", "default/new"] {
+        eventually(&format!("refusal of {name}"), || (refused(&mut lab, name) > 0).then_some(()));
+        for node in ["one", "two"] {
+            eventually(&format!("{name} in the log of {node}"), || {
+                log(&lab, node).contains(name).then_some(())
+            });
+        }
+    }
+    assert_eq!(refused(&mut lab, "default/another"), 0);
+    // The rest of the push applies, and the last good version of the refused one stays.
+    turned_away(&lab, "client", SERVER);
+    turned_away(&lab, "near", SERVER);
+    // Of the new one there is no good version: the pods that name it let nobody in.
+    turned_away(&lab, "client", NEAR);
+    for name in ["default/changing", "default/new"] {
+        lab.services().control().unwrap().spoil(name, None);
+    }
+    lab.services().settle(LIMIT).unwrap();
+    open(&lab, "client", NEAR).unwrap();
+    turned_away(&lab, "near", SERVER);
+}
