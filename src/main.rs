@@ -25,6 +25,7 @@ Commands:
   proxy     run the node proxy (the default; further arguments are ignored)
   lab       raise a mesh of network namespaces on this machine, to try and to break it
   tree      draw the supervision tree of a running proxy
+  crashes   list what died in a running proxy, and why
   chaos     break something in a running proxy, on purpose
   version   print the version
   help      print this
@@ -40,7 +41,7 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args_os().skip(1).map(|a| a.to_string_lossy().into_owned()).collect();
     match args.first().map(String::as_str) {
         None | Some("proxy") => proxy(),
-        Some(name @ ("tree" | "chaos")) => cli::main(name, args.get(1..).unwrap_or_default()),
+        Some(name @ ("tree" | "crashes" | "chaos")) => cli::main(name, args.get(1..).unwrap_or_default()),
         Some("version" | "--version" | "-V") => {
             println!("warren {} ({})", env!("CARGO_PKG_VERSION"), env!("WARREN_GIT_REVISION"));
             ExitCode::SUCCESS

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ractor::ActorProcessingErr;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
@@ -23,7 +23,7 @@ use super::{
     shard::{PlaceError, Placed, Shard},
     sys::socket::{self, Listen},
 };
-use crate::supervisor::{Address, ChildSpec, OwnedTask, TaskExit};
+use crate::supervisor::{Actor, Address, ChildSpec, Described, Mailbox, OwnedTask, TaskExit};
 
 /// Pause after the process or the kernel ran out of something an accept needs.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
@@ -106,12 +106,22 @@ pub fn child(pod: &Arc<Pod>, kind: Kind) -> ChildSpec {
         .hung_after(HUNG_AFTER)
 }
 
+impl Described for Msg {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Ended(..) => "loop-ended",
+            Self::ShardReplaced(_) => "shard-replaced",
+            Self::WatchLost(_) => "watch-lost",
+        }
+    }
+}
+
 impl Actor for Capture {
     type Msg = Msg;
     type State = State;
     type Arguments = ();
 
-    async fn pre_start(&self, myself: ActorRef<Msg>, (): ()) -> Result<State, ActorProcessingErr> {
+    async fn pre_start(&self, myself: Mailbox<Msg>, (): ()) -> Result<State, ActorProcessingErr> {
         let listener = self.listener().map_err(|error| {
             let (kind, port) = (self.kind.name(), self.kind.port());
             format!("cannot listen on port {port} ({kind}) in the pod: {error}")
@@ -135,7 +145,7 @@ impl Actor for Capture {
 
     async fn handle(
         &self,
-        myself: ActorRef<Msg>,
+        myself: Mailbox<Msg>,
         message: Msg,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
@@ -206,7 +216,7 @@ impl Capture {
         &self,
         index: usize,
         listener: &StdListener,
-        myself: &ActorRef<Msg>,
+        myself: &Mailbox<Msg>,
     ) -> Result<Placed, AcceptError> {
         let (pod, kind, listener, actor) =
             (self.pod.clone(), self.kind, listener.try_clone()?, myself.clone());
@@ -216,7 +226,7 @@ impl Capture {
     }
 }
 
-fn watch_shard(index: usize, mut generation: watch::Receiver<u64>, actor: ActorRef<Msg>) -> OwnedTask {
+fn watch_shard(index: usize, mut generation: watch::Receiver<u64>, actor: Mailbox<Msg>) -> OwnedTask {
     generation.mark_unchanged();
     let told = actor.clone();
     let watching = async move {

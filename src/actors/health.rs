@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ractor::ActorProcessingErr;
 use tokio::sync::watch;
 
 use super::{
@@ -12,7 +12,7 @@ use super::{
     xds::XdsStatus,
     zds::ZdsStatus,
 };
-use crate::supervisor::{Address, ChildSpec, OwnedTask};
+use crate::supervisor::{Actor, Address, ChildSpec, Described, Mailbox, OwnedTask};
 
 /// What readiness follows. Cheap to clone.
 #[derive(Clone)]
@@ -97,17 +97,25 @@ impl Health {
     }
 }
 
+impl Described for Msg {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Lost => "lost",
+        }
+    }
+}
+
 impl Actor for HealthActor {
     type Msg = Msg;
     type State = OwnedTask;
     type Arguments = ();
 
-    async fn pre_start(&self, myself: ActorRef<Msg>, (): ()) -> Result<OwnedTask, ActorProcessingErr> {
+    async fn pre_start(&self, myself: Mailbox<Msg>, (): ()) -> Result<OwnedTask, ActorProcessingErr> {
         let lost = move |_| drop(myself.cast(Msg::Lost));
         Ok(OwnedTask::spawn("health/watch", self.0.clone().follow(), lost))
     }
 
-    async fn handle(&self, _: ActorRef<Msg>, _: Msg, _: &mut OwnedTask) -> Result<(), ActorProcessingErr> {
+    async fn handle(&self, _: Mailbox<Msg>, _: Msg, _: &mut OwnedTask) -> Result<(), ActorProcessingErr> {
         Err("the watch over readiness ended".into())
     }
 }

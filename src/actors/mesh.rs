@@ -3,8 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use prost::Message;
-use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
-use tokio::sync::watch;
+use ractor::{ActorProcessingErr, RpcReplyPort};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    time::timeout,
+};
 use tracing::Instrument;
 
 use super::certs::Certs;
@@ -18,7 +21,7 @@ use crate::{
         pb::{ads::Resource, security::Authorization, workload::Address as PbAddress},
         xds::{Kind, Rejected, Sink, SinkDown},
     },
-    supervisor::{Address, ChildSpec},
+    supervisor::{Actor, Address, ChildSpec, Described, Mailbox},
 };
 
 /// Longest time one push may take to be applied: the largest takes well under a second.
@@ -31,12 +34,14 @@ pub struct MeshTables {
     certs: Certs,
     changed: Arc<watch::Sender<u64>>,
     address: Address<Msg>,
+    /// One push at a time: a stream that was given up may have left one behind.
+    turn: Arc<Semaphore>,
 }
 
 /// Messages of the mesh actor.
 pub enum Msg {
-    /// One response of the control plane. Sent by the xds actor only, which waits for the answer.
-    Apply(Push, RpcReplyPort<Vec<Rejected>>),
+    /// One response of the control plane. The permit is the only one.
+    Apply(Push, OwnedSemaphorePermit, RpcReplyPort<Vec<Rejected>>),
 }
 
 /// Resources of one response.
@@ -53,7 +58,8 @@ struct MeshActor(MeshTables);
 impl MeshTables {
     /// Writes to `mesh`; tells `certs` which identities the node needs.
     pub fn new(mesh: Mesh, certs: Certs) -> Self {
-        Self { mesh, certs, changed: Arc::new(watch::Sender::new(0)), address: Address::new("mesh") }
+        let (changed, turn) = (Arc::new(watch::Sender::new(0)), Arc::new(Semaphore::new(1)));
+        Self { mesh, certs, changed, address: Address::new("mesh"), turn }
     }
 
     /// Changes after every applied push.
@@ -90,8 +96,21 @@ impl Sink for MeshTables {
             return Ok(Vec::new());
         };
         let push = Push { kind, resources, removed };
-        let applied = self.address.call(APPLY_TIMEOUT, |reply| Msg::Apply(push, reply)).await;
+        let turn = timeout(APPLY_TIMEOUT, self.turn.clone().acquire_owned()).await;
+        let Ok(Ok(turn)) = turn else {
+            return Err(SinkDown(format!("the push before was not applied within {APPLY_TIMEOUT:?}")));
+        };
+        let applied = self.address.call(APPLY_TIMEOUT, |reply| Msg::Apply(push, turn, reply)).await;
         applied.map_err(|error| SinkDown(error.to_string()))
+    }
+}
+
+impl Described for Msg {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Apply(push, ..) if push.kind == Kind::Authorization => "apply-policies",
+            Self::Apply(..) => "apply-addresses",
+        }
     }
 }
 
@@ -100,14 +119,14 @@ impl Actor for MeshActor {
     type State = MeshWriter;
     type Arguments = ();
 
-    async fn pre_start(&self, _: ActorRef<Msg>, (): ()) -> Result<MeshWriter, ActorProcessingErr> {
+    async fn pre_start(&self, _: Mailbox<Msg>, (): ()) -> Result<MeshWriter, ActorProcessingErr> {
         Ok(self.0.mesh.writer())
     }
 
     async fn handle(
         &self,
-        _: ActorRef<Msg>,
-        Msg::Apply(push, reply): Msg,
+        _: Mailbox<Msg>,
+        Msg::Apply(push, _turn, reply): Msg,
         writer: &mut MeshWriter,
     ) -> Result<(), ActorProcessingErr> {
         let (resources, removed) = (push.resources.len(), push.removed.len());
@@ -177,4 +196,47 @@ impl MeshActor {
 
 fn payload(resource: Resource) -> Result<Vec<u8>, String> {
     resource.resource.map(|any| any.value).ok_or_else(|| "the resource is empty".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        actors::certs::{CertsConfig, Issuer, Issuing},
+        protocols::{ca::IssueError, identity::Identity, mesh::LocalNode, tls::TlsOptions},
+        supervisor::{Fault, Strategy, SupervisorSpec, Tree},
+    };
+
+    struct NoAuthority;
+
+    impl Issuer for NoAuthority {
+        fn issue<'a>(&'a self, _: &'a Identity, _: String, after: Duration) -> Issuing<'a> {
+            Box::pin(async move { Err(IssueError::PeerSilent { after }) })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pushes_wait_for_their_turn_outside_the_mailbox() {
+        let local =
+            LocalNode { network: "".into(), node: Some("n".into()), cluster_domain: "cluster.local".into() };
+        let config = CertsConfig::new(Duration::from_secs(3600), TlsOptions::default());
+        let tables = MeshTables::new(Mesh::new(local), Certs::new(config, Arc::new(NoAuthority)));
+        let tree = Tree::start(SupervisorSpec::new("root", Strategy::OneForOne).child(tables.child()));
+        let tree = tree.await.unwrap();
+        tree.handle().inject("root/mesh", Fault::Hang(Duration::from_secs(10))).unwrap();
+        let url = Kind::Address.type_url();
+        let mut pushes: Vec<_> =
+            (0..50).map(|_| Box::pin(tables.apply(url, Vec::new(), vec!["gone".to_owned()]))).collect();
+        for push in &mut pushes {
+            let polled = std::future::poll_fn(|cx| std::task::Poll::Ready(push.as_mut().poll(cx))).await;
+            assert!(polled.is_pending());
+        }
+        assert_eq!(tree.handle().find("root/mesh").unwrap().load.depth, 1);
+        // A stream that is given up leaves its push behind, and with it the permit.
+        drop(pushes);
+        assert_eq!(tree.handle().find("root/mesh").unwrap().load.depth, 1);
+        assert_eq!(tables.apply(url, Vec::new(), Vec::new()).await.unwrap().len(), 0);
+        assert_eq!(*tables.changed().borrow(), 2, "the one left behind, and the last");
+        tree.stop().await;
+    }
 }

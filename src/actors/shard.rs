@@ -22,7 +22,7 @@ use atomic_waker::AtomicWaker;
 use foldhash::HashMap;
 use parking_lot::Mutex;
 use pin_project_lite::pin_project;
-use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ractor::ActorProcessingErr;
 use rand::{SeedableRng, rngs::SmallRng};
 use tokio::{
     runtime::{Builder, LocalOptions},
@@ -41,9 +41,9 @@ use super::{
 use crate::{
     protocols::tls::buffer::Buffers,
     supervisor::{
-        Address, ChildSpec, OwnedTask, TaskExit, WatchPanics,
+        Actor, Address, ChildSpec, Described, Mailbox, OwnedTask, TaskExit, WatchPanics,
         faults::{Tripwire, tripwire},
-        watch_panics,
+        report_task_panic, watch_panics,
     },
 };
 
@@ -270,7 +270,10 @@ impl Shards {
                 match watch_panics(task).await {
                     Ok(Some(())) => report.end(TaskExit::Done),
                     Ok(None) => report.end(TaskExit::Aborted),
-                    Err(message) => report.end(TaskExit::Panicked { message }),
+                    Err(message) => {
+                        report_task_panic(&format!("shard-{index}/{kind}"), kind, &message);
+                        report.end(TaskExit::Panicked { message });
+                    }
                 }
             });
         })?;
@@ -462,12 +465,21 @@ enum KeeperMsg {
     WatchLost,
 }
 
+impl Described for KeeperMsg {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::ThreadEnded => "thread-ended",
+            Self::WatchLost => "watch-lost",
+        }
+    }
+}
+
 impl Actor for Keeper {
     type Msg = KeeperMsg;
     type State = OwnedTask;
     type Arguments = ();
 
-    async fn pre_start(&self, myself: ActorRef<KeeperMsg>, (): ()) -> Result<OwnedTask, ActorProcessingErr> {
+    async fn pre_start(&self, myself: Mailbox<KeeperMsg>, (): ()) -> Result<OwnedTask, ActorProcessingErr> {
         let mut alive = self.shards.alive(self.index).ok_or("there is no such shard")?;
         if !*alive.borrow_and_update() {
             self.shards.serve(self.index)?;
@@ -489,7 +501,7 @@ impl Actor for Keeper {
 
     async fn handle(
         &self,
-        _: ActorRef<KeeperMsg>,
+        _: Mailbox<KeeperMsg>,
         message: KeeperMsg,
         _: &mut OwnedTask,
     ) -> Result<(), ActorProcessingErr> {
@@ -500,94 +512,12 @@ impl Actor for Keeper {
         Err(format!("the {what} of shard {} ended", self.index).into())
     }
 
-    async fn post_stop(&self, _: ActorRef<KeeperMsg>, _: &mut OwnedTask) -> Result<(), ActorProcessingErr> {
+    async fn post_stop(&self, _: Mailbox<KeeperMsg>, _: &mut OwnedTask) -> Result<(), ActorProcessingErr> {
         self.shards.retire(self.index);
         Ok(())
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use tokio::sync::oneshot;
-
-    fn shards() -> Shards {
-        let shards = Shards::new(2);
-        for index in 0..2 {
-            shards.serve(index).unwrap();
-        }
-        shards
-    }
-
-    #[tokio::test]
-    async fn a_placed_task_runs_on_its_shard_and_its_end_is_heard() {
-        let (tell, heard) = oneshot::channel();
-        let (name, named) = oneshot::channel();
-        let placed = shards().place(
-            "test",
-            1,
-            |shard| async move {
-                assert_eq!(shard.index(), 1);
-                let _ = name.send(thread::current().name().map(str::to_owned));
-            },
-            |exit| drop(tell.send(exit)),
-        );
-        assert_eq!(named.await.unwrap().as_deref(), Some("shard-1"));
-        assert_eq!(heard.await.unwrap(), TaskExit::Done);
-        assert!(placed.unwrap().is_finished());
-    }
-
-    #[tokio::test]
-    async fn a_panic_is_heard_and_the_shard_goes_on() {
-        let shards = shards();
-        let (tell, heard) = oneshot::channel();
-        let placed = shards.place("test", 0, |_| async { panic!("poison") }, |exit| drop(tell.send(exit)));
-        assert_eq!(heard.await.unwrap(), TaskExit::Panicked { message: "poison".into() });
-        drop(placed);
-        let (tell, heard) = oneshot::channel();
-        let _placed = shards.place("test", 0, |_| async {}, |exit| drop(tell.send(exit))).unwrap();
-        assert_eq!(heard.await.unwrap(), TaskExit::Done);
-    }
-
-    #[tokio::test]
-    async fn dropping_the_owner_ends_the_task() {
-        let (tell, heard) = oneshot::channel();
-        let (started, running) = oneshot::channel();
-        let shards = shards();
-        let placed = shards
-            .place(
-                "test",
-                0,
-                |_| async move {
-                    let _ = started.send(());
-                    std::future::pending::<()>().await;
-                },
-                |exit| drop(tell.send(exit)),
-            )
-            .unwrap();
-        running.await.unwrap();
-        drop(placed);
-        assert_eq!(heard.await.unwrap(), TaskExit::Aborted);
-    }
-
-    #[tokio::test]
-    async fn a_retired_shard_reports_its_tasks_and_can_be_replaced() {
-        let shards = Shards::new(1);
-        shards.serve(0).unwrap();
-        let mut alive = shards.alive(0).unwrap();
-        let mut generation = shards.generation(0).unwrap();
-        generation.mark_unchanged();
-        let (tell, heard) = oneshot::channel();
-        let _placed =
-            shards.place("test", 0, |_| std::future::pending(), |exit| drop(tell.send(exit))).unwrap();
-        shards.retire(0);
-        assert_eq!(heard.await.unwrap(), TaskExit::Aborted);
-        alive.wait_for(|alive| !alive).await.unwrap();
-        assert_eq!(shards.run_on(0, |_| ()), Err(PlaceError::Down(0)));
-        shards.serve(0).unwrap();
-        generation.changed().await.unwrap();
-        let (tell, heard) = oneshot::channel();
-        let _placed = shards.place("test", 0, |_| async {}, |exit| drop(tell.send(exit))).unwrap();
-        assert_eq!(heard.await.unwrap(), TaskExit::Done);
-    }
-}
+#[path = "shard_tests.rs"]
+mod tests;

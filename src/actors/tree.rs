@@ -15,6 +15,7 @@ use super::{
         actors::of_tree,
         chaos::Chaos,
         console::{Console, provider, version},
+        crashes,
         readiness::{PROXY, Readiness},
     },
     certs::{CaIssuer, Certs, CertsConfig},
@@ -28,6 +29,7 @@ use super::{
     sys::{netns::NetNs, socket::wildcard},
     telemetry::{
         self,
+        load::ActorLoads,
         log::Logging,
         metrics::{Metrics, Termination},
     },
@@ -164,6 +166,7 @@ fn parts(
 ) -> Result<Parts, BootError> {
     let metrics = Metrics::new(&config.node.istio_version)?;
     telemetry::panics::install(metrics.clone());
+    metrics.register(ActorLoads::new(seen.clone())?)?;
     let mesh = Mesh::new(LocalNode {
         network: config.node.network.clone(),
         node: config.node.node_name.clone(),
@@ -223,6 +226,7 @@ fn console(
         log: logging.handle(),
         config_dump: provider(move || std::future::ready(Ok(shown.clone()))),
         actors: of_tree(seen.clone()),
+        crashes: crashes::of_tree(seen.clone()),
         chaos: Chaos::new(config.process.chaos.enabled, seen),
         // Asked twice is asked once.
         quit: Arc::new(move || {

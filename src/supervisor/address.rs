@@ -2,15 +2,17 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use ractor::{ActorId, ActorRef, Message, MessagingErr, RpcReplyPort};
+use ractor::{ActorId, Message, RpcReplyPort};
 use tokio::sync::{oneshot, watch};
 
-/// Reaches the actor that is behind it now. An `ActorRef` goes stale when its actor is restarted; this does not.
+use super::mailbox::Mailbox;
+
+/// Reaches the actor that is behind it now. A [`Mailbox`] goes stale when its actor is restarted; this does not.
 ///
 /// ractor's mailboxes are unbounded: whoever casts because a peer said so must bound how many casts are outstanding.
 pub struct Address<M> {
     name: Arc<str>,
-    current: watch::Sender<Option<ActorRef<M>>>,
+    current: watch::Sender<Option<Mailbox<M>>>,
 }
 
 /// Why a message got no answer.
@@ -64,18 +66,18 @@ impl<M: Message> Address<M> {
     }
 
     /// Puts `actor` behind the address, in place of its former incarnation. Supervisors do this after each start.
-    pub fn publish(&self, actor: ActorRef<M>) {
+    pub fn publish(&self, actor: Mailbox<M>) {
         self.current.send_replace(Some(actor));
     }
 
     /// The actor behind the address, dead or alive; goes stale at the next restart, so do not keep it.
-    pub fn current(&self) -> Option<ActorRef<M>> {
+    pub fn current(&self) -> Option<Mailbox<M>> {
         self.current.borrow().clone()
     }
 
     /// The id of the current incarnation: another one means a restart has happened.
     pub fn actor_id(&self) -> Option<ActorId> {
-        self.current.borrow().as_ref().map(|actor| actor.get_id())
+        self.current.borrow().as_ref().map(Mailbox::id)
     }
 
     /// Sends without waiting.
@@ -84,7 +86,7 @@ impl<M: Message> Address<M> {
     /// [`AddressError::Down`] at once if nobody is behind the address. `Ok` does not mean it will be handled.
     pub fn cast(&self, message: M) -> Result<(), AddressError> {
         match &*self.current.borrow() {
-            Some(actor) => actor.send_message(message).map_err(|_| self.down()),
+            Some(actor) => actor.cast(message).map_err(|_| self.down()),
             None => Err(self.down()),
         }
     }
@@ -122,12 +124,10 @@ impl<M: Message> Address<M> {
         loop {
             let actor = incarnations.borrow_and_update().clone();
             if let Some(actor) = actor {
-                match actor.send_message(message) {
+                match actor.send(message) {
                     Ok(()) => return Ok(()),
-                    Err(MessagingErr::SendErr(undelivered)) => message = undelivered,
-                    Err(MessagingErr::ChannelClosed | MessagingErr::InvalidActorType) => {
-                        return Err(self.down());
-                    }
+                    Err(Some(undelivered)) => message = undelivered,
+                    Err(None) => return Err(self.down()),
                 }
             }
             incarnations.changed().await.map_err(|_| self.down())?;

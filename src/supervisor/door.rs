@@ -13,10 +13,19 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, ActorRuntime, SupervisionEvent};
+use ractor::{
+    Actor as _, ActorCell, ActorProcessingErr, ActorRef, ActorRuntime, SpawnErr, SupervisionEvent,
+    concurrency::JoinHandle,
+};
 use tokio::{sync::Notify, time::sleep};
+use tracing::Span;
 
-use super::{faults::blow, snapshot::Node};
+use super::{
+    faults::blow,
+    mailbox::{Actor, Described, Letter, Mailbox, Queue},
+    record::Handling,
+    snapshot::Node,
+};
 
 /// What an actor is made to suffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,10 +47,11 @@ pub(super) struct Door {
     heard: Notify,
 }
 
-/// A worker with a door. It is the worker in everything else.
+/// An actor with a door and a flight recorder. It is the actor in everything else.
 pub(super) struct Reachable<A> {
-    pub(super) actor: A,
-    pub(super) node: Arc<Node>,
+    actor: A,
+    node: Arc<Node>,
+    queue: Arc<Queue>,
 }
 
 /// Who knocks: an actor that does nothing, linked to its target while it does.
@@ -65,6 +75,11 @@ impl Door {
     /// Leaves a fault for the next knock.
     pub(super) fn leave(&self, fault: Fault) {
         *self.fault.lock() = Some(fault);
+    }
+
+    /// Whether a fault waits for the next knock.
+    fn has_fault(&self) -> bool {
+        self.fault.lock().is_some()
     }
 
     /// A number for a question; the next knock answers it.
@@ -117,68 +132,133 @@ impl Door {
 }
 
 /// Whether an event is a knock.
-pub(super) fn is_knock(event: &SupervisionEvent) -> bool {
+fn is_knock(event: &SupervisionEvent) -> bool {
     let SupervisionEvent::ActorStarted(who) = event else { return false };
     who.is_message_type_of::<Knock>() == Some(true)
 }
 
 // === impl Reachable ===
 
-impl<A: Actor> Actor for Reachable<A> {
-    type Msg = A::Msg;
+impl<A: Actor> Reachable<A> {
+    pub(super) fn new(actor: A, node: Arc<Node>) -> Self {
+        let queue = node.record.begin();
+        Self { actor, node, queue }
+    }
+
+    /// Starts it under `supervisor`; a root has none.
+    pub(super) async fn start(
+        self,
+        arguments: A::Arguments,
+        supervisor: Option<ActorCell>,
+    ) -> Result<(Mailbox<A::Msg>, JoinHandle<()>), SpawnErr> {
+        let queue = self.queue.clone();
+        let (actor, ended) = match supervisor {
+            // No name: ractor's registry is one for the process, and two trees must not collide.
+            Some(supervisor) => Self::spawn_linked(None, self, arguments, supervisor).await?,
+            None => Self::spawn(None, self, arguments).await?,
+        };
+        Ok((Mailbox::new(actor, queue), ended))
+    }
+
+    fn mailbox(&self, actor: ActorRef<Letter<A::Msg>>) -> Mailbox<A::Msg> {
+        Mailbox::new(actor, self.queue.clone())
+    }
+
+    /// Records what happens outside of a message's handler.
+    fn outside(&self, what: &'static str) -> Handling<'_> {
+        self.node.record.handling(what, Duration::ZERO, Span::none())
+    }
+}
+
+impl<A: Actor> ractor::Actor for Reachable<A> {
+    type Msg = Letter<A::Msg>;
     type State = A::State;
     type Arguments = A::Arguments;
 
-    fn pre_start(
+    async fn pre_start(
         &self,
-        myself: ActorRef<A::Msg>,
+        myself: ActorRef<Self::Msg>,
         arguments: A::Arguments,
-    ) -> impl Future<Output = Result<A::State, ActorProcessingErr>> + Send {
-        self.actor.pre_start(myself, arguments)
+    ) -> Result<A::State, ActorProcessingErr> {
+        self.actor.pre_start(self.mailbox(myself), arguments).await
     }
 
-    fn post_start(
+    async fn post_start(
         &self,
-        myself: ActorRef<A::Msg>,
+        myself: ActorRef<Self::Msg>,
         state: &mut A::State,
-    ) -> impl Future<Output = Result<(), ActorProcessingErr>> + Send {
-        self.actor.post_start(myself, state)
+    ) -> Result<(), ActorProcessingErr> {
+        let handling = self.outside("post-start");
+        let done = self.actor.post_start(self.mailbox(myself), state).await;
+        handling.done();
+        done
     }
 
-    fn post_stop(
+    async fn post_stop(
         &self,
-        myself: ActorRef<A::Msg>,
+        myself: ActorRef<Self::Msg>,
         state: &mut A::State,
-    ) -> impl Future<Output = Result<(), ActorProcessingErr>> + Send {
-        self.actor.post_stop(myself, state)
+    ) -> Result<(), ActorProcessingErr> {
+        let handling = self.outside("post-stop");
+        let done = self.actor.post_stop(self.mailbox(myself), state).await;
+        handling.done();
+        done
     }
 
-    fn handle(
+    async fn handle(
         &self,
-        myself: ActorRef<A::Msg>,
-        message: A::Msg,
+        myself: ActorRef<Self::Msg>,
+        Letter { message, span }: Self::Msg,
         state: &mut A::State,
-    ) -> impl Future<Output = Result<(), ActorProcessingErr>> + Send {
-        self.actor.handle(myself, message, state)
+    ) -> Result<(), ActorProcessingErr> {
+        let waited = self.queue.leave().map_or(Duration::ZERO, |sent| sent.elapsed());
+        let handling = self.node.record.handling(message.kind(), waited, span);
+        let done = self.actor.handle(self.mailbox(myself), message, state).await;
+        handling.done();
+        done
     }
 
     async fn handle_supervisor_evt(
         &self,
-        myself: ActorRef<A::Msg>,
+        myself: ActorRef<Self::Msg>,
         event: SupervisionEvent,
         state: &mut A::State,
     ) -> Result<(), ActorProcessingErr> {
         if is_knock(&event) {
+            let handling = self.node.door.has_fault().then(|| self.outside("injected-fault"));
             self.node.door.open(&self.node.path).await;
+            if let Some(handling) = handling {
+                handling.done();
+            }
             return Ok(());
         }
-        self.actor.handle_supervisor_evt(myself, event, state).await
+        let handling = match &event {
+            SupervisionEvent::ActorFailed(..) => Some(self.outside("child-failed")),
+            SupervisionEvent::ActorTerminated(..) => Some(self.outside("child-ended")),
+            _ => None,
+        };
+        let done = self.actor.handle_supervisor_evt(self.mailbox(myself), event, state).await;
+        if let Some(handling) = handling {
+            handling.done();
+        }
+        done
     }
+}
+
+/// Runs an actor without a supervisor.
+#[cfg(test)]
+pub(crate) async fn run_alone<A: Actor>(
+    actor: A,
+    arguments: A::Arguments,
+) -> Result<Mailbox<A::Msg>, SpawnErr> {
+    let spec = super::SupervisorSpec::new("alone", super::Strategy::OneForOne);
+    let node = Node::new(None, &spec.into());
+    Reachable::new(actor, node).start(arguments, None).await.map(|(mailbox, _)| mailbox)
 }
 
 // === impl Knocker ===
 
-impl Actor for Silent {
+impl ractor::Actor for Silent {
     type Msg = Knock;
     type State = ();
     type Arguments = ();

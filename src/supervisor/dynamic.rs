@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 
 use super::{
     address::{Address, AddressError},
+    mailbox::Mailbox,
     plan::{Family, Rules},
     restart::{Backoff, Intensity},
     shell::{Blueprint, Msg},
@@ -19,6 +20,9 @@ use super::{
 
 /// Starts that may be outstanding. ractor's mailboxes have no bound, so it is here.
 pub(super) const MAX_PENDING_STARTS: usize = 256;
+
+/// Stops that may be outstanding. Not those of starts: a start that hangs must not keep a stop waiting.
+pub(super) const MAX_PENDING_STOPS: usize = 256;
 
 /// What a call to the dynamic supervisor takes beyond the work on the child: its own restart, say.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -43,6 +47,7 @@ struct Shared {
     address: Address<Msg>,
     node: Mutex<Option<Arc<Node>>>,
     admission: Semaphore,
+    stops: Semaphore,
 }
 
 /// Why a dynamic child was not stopped.
@@ -117,8 +122,8 @@ impl From<DynamicSpec> for ChildSpec {
 impl DynamicChildren {
     /// A handle without a supervisor yet. The name is for errors.
     pub fn new(name: &str) -> Self {
-        let admission = Semaphore::new(MAX_PENDING_STARTS);
-        Self(Arc::new(Shared { address: Address::new(name), node: Mutex::new(None), admission }))
+        let (admission, stops) = (Semaphore::new(MAX_PENDING_STARTS), Semaphore::new(MAX_PENDING_STOPS));
+        Self(Arc::new(Shared { address: Address::new(name), node: Mutex::new(None), admission, stops }))
     }
 
     /// Starts a child and waits until it is up. If it fails later it is restarted, whatever this caller does.
@@ -144,6 +149,8 @@ impl DynamicChildren {
         let node = self.0.node.lock().as_ref().and_then(|node| node.child(id));
         let patience = node.map_or(Duration::ZERO, |node| node.patience).saturating_add(PATIENCE);
         let id: Arc<str> = id.into();
+        let admitted = tokio::time::timeout(patience, self.0.stops.acquire()).await;
+        let Ok(Ok(_permit)) = admitted else { return Err(StopError::TimedOut { id, after: patience }) };
         match self.0.address.call(patience, |reply| Msg::Remove { id: id.clone(), reply }).await {
             // A supervisor that is down, or was lost, has taken its children with it.
             Ok(()) | Err(AddressError::Down { .. } | AddressError::Lost { .. }) => Ok(()),
@@ -158,7 +165,7 @@ impl DynamicChildren {
     }
 
     /// A supervisor is up and serves this handle from now on.
-    pub(super) fn serve(&self, supervisor: ractor::ActorRef<Msg>, node: Arc<Node>) {
+    pub(super) fn serve(&self, supervisor: Mailbox<Msg>, node: Arc<Node>) {
         *self.0.node.lock() = Some(node);
         self.0.address.publish(supervisor);
     }

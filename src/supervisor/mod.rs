@@ -48,11 +48,14 @@
 
 mod address;
 mod conns;
+mod crash;
 mod door;
 mod dynamic;
 mod event;
 pub mod faults;
+mod mailbox;
 mod plan;
+mod record;
 mod restart;
 mod shell;
 mod snapshot;
@@ -66,9 +69,14 @@ mod tests;
 
 pub use address::{Address, AddressError};
 pub use conns::{Closed, Conn, ConnSet, CutReason, Guarded};
+pub use crash::{CrashReport, Death, MAX_REPORTS, note_panic, report_task_panic};
 pub use door::Fault;
+#[cfg(test)]
+pub(crate) use door::run_alone;
 pub use dynamic::{DynamicChildren, DynamicSpec, StopError};
 pub use event::{Event, EventKind};
+pub use mailbox::{Actor, Described, Gone, Mailbox};
+pub use record::{Handled, Load};
 pub use restart::{Backoff, Intensity};
 pub use snapshot::{ExitNote, NoSuchNode, NodeSnapshot, NodeState, NotReached};
 pub use spec::{ChildSpec, Kind, Restart, StartError, Strategy, SupervisorSpec};

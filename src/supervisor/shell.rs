@@ -6,8 +6,7 @@
 use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use ractor::{
-    Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent,
-    concurrency::JoinHandle,
+    ActorCell, ActorId, ActorProcessingErr, RpcReplyPort, SupervisionEvent, concurrency::JoinHandle,
 };
 use rand::{SeedableRng, rngs::SmallRng};
 use tokio::{
@@ -16,9 +15,11 @@ use tokio::{
 };
 
 use super::{
-    door::is_knock,
+    crash::{self, Death},
+    door::Reachable,
     dynamic::DynamicChildren,
     event::{EventKind, Observer},
+    mailbox::{Actor, Described, Mailbox, post},
     plan::{Action, Ending, Family, Input, Plan, Rules, Slot},
     snapshot::{Node, NodeState},
     spec::{ChildSpec, KILL_GRACE, Kind, Place, StartError, duplicate},
@@ -110,22 +111,19 @@ pub(super) async fn launch(
     node: Arc<Node>,
     observer: Observer,
     parent: Option<ActorCell>,
-) -> Result<(ActorRef<Msg>, JoinHandle<()>), StartError> {
+) -> Result<(Mailbox<Msg>, JoinHandle<()>), StartError> {
     if let Some(id) = duplicate(&blueprint.children) {
         return Err(StartError::Duplicate { id: id.clone() });
     }
     let (id, handle) = (blueprint.id.clone(), blueprint.handle.clone());
     let (ready, is_ready) = oneshot::channel();
     let setup = Setup { blueprint, node: node.clone(), observer, ready };
-    let spawned = match parent {
-        Some(parent) => Supervisor::spawn_linked(None, Supervisor, setup, parent).await,
-        None => Supervisor::spawn(None, Supervisor, setup).await,
-    };
-    let (actor, ended) = spawned.map_err(|error| StartError::spawning(&id, error))?;
-    let mut guard = KillOnDrop(Some(actor.get_cell()));
+    let started = Reachable::new(Supervisor, node.clone()).start(setup, parent).await;
+    let (actor, ended) = started.map_err(|error| StartError::spawning(&id, error))?;
+    let mut guard = KillOnDrop(Some(actor.cell()));
     let outcome = is_ready.await.unwrap_or_else(|_| Err(StartError::failed(&id, "killed")));
     if let Err(error) = outcome {
-        let _ = actor.wait(Some(KILL_GRACE)).await;
+        let _ = actor.cell().wait(Some(KILL_GRACE)).await;
         return Err(error);
     }
     guard.0 = None;
@@ -135,6 +133,22 @@ pub(super) async fn launch(
     Ok((actor, ended))
 }
 
+// === impl Msg ===
+
+impl Described for Msg {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Started { .. } => "started",
+            Self::Woke { .. } => "woke",
+            Self::Immortal { .. } => "immortal",
+            Self::StopUnwatched { .. } => "stop-unwatched",
+            Self::Shutdown => "shutdown",
+            Self::Add { .. } => "add",
+            Self::Remove { .. } => "remove",
+        }
+    }
+}
+
 // === impl Supervisor ===
 
 impl Actor for Supervisor {
@@ -142,17 +156,17 @@ impl Actor for Supervisor {
     type State = State;
     type Arguments = Setup;
 
-    async fn pre_start(&self, _: ActorRef<Msg>, setup: Setup) -> Result<State, ActorProcessingErr> {
+    async fn pre_start(&self, _: Mailbox<Msg>, setup: Setup) -> Result<State, ActorProcessingErr> {
         Ok(State::new(setup))
     }
 
-    async fn post_start(&self, myself: ActorRef<Msg>, state: &mut State) -> Result<(), ActorProcessingErr> {
+    async fn post_start(&self, myself: Mailbox<Msg>, state: &mut State) -> Result<(), ActorProcessingErr> {
         state.apply(&myself, Input::Added)
     }
 
     async fn handle(
         &self,
-        myself: ActorRef<Msg>,
+        myself: Mailbox<Msg>,
         msg: Msg,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
@@ -172,14 +186,10 @@ impl Actor for Supervisor {
 
     async fn handle_supervisor_evt(
         &self,
-        myself: ActorRef<Msg>,
+        myself: Mailbox<Msg>,
         event: SupervisionEvent,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        if is_knock(&event) {
-            state.node.door.open(&state.node.path).await;
-            return Ok(());
-        }
         let (who, exit) = match event {
             SupervisionEvent::ActorFailed(who, error) => {
                 (who, Exit { normal: false, reason: error.to_string() })
@@ -247,7 +257,7 @@ impl State {
     }
 
     /// Tells the plan and does what it says. An error is the supervisor's own failure: its children are stopped.
-    fn apply(&mut self, myself: &ActorRef<Msg>, input: Input) -> Result<(), ActorProcessingErr> {
+    fn apply(&mut self, myself: &Mailbox<Msg>, input: Input) -> Result<(), ActorProcessingErr> {
         for action in self.plan.on(Instant::now().into_std(), &mut self.rng, input) {
             match action {
                 Action::Start(slot) => self.start(myself, slot),
@@ -264,15 +274,12 @@ impl State {
         Ok(())
     }
 
-    fn start(&mut self, myself: &ActorRef<Msg>, slot: Slot) {
+    fn start(&mut self, myself: &Mailbox<Msg>, slot: Slot) {
         let Some(child) = self.children.get_mut(&slot) else { return };
         child.node.set_state(NodeState::Starting);
         let (spec, myself) = (child.spec.clone(), myself.clone());
-        let place = Place {
-            supervisor: myself.get_cell(),
-            node: child.node.clone(),
-            observer: self.observer.clone(),
-        };
+        let place =
+            Place { supervisor: myself.cell(), node: child.node.clone(), observer: self.observer.clone() };
         let (id, told) = (spec.id.clone(), myself.clone());
         let work = async move {
             let result = spec.start(place).await;
@@ -286,7 +293,7 @@ impl State {
 
     fn started(
         &mut self,
-        myself: &ActorRef<Msg>,
+        myself: &Mailbox<Msg>,
         slot: Slot,
         result: Result<ActorCell, StartError>,
     ) -> Result<(), ActorProcessingErr> {
@@ -319,20 +326,22 @@ impl State {
         early.map_or(Ok(()), |exit| self.exited(myself, slot, exit))
     }
 
-    fn stop(&mut self, myself: &ActorRef<Msg>, slot: Slot) {
+    fn stop(&mut self, myself: &Mailbox<Msg>, slot: Slot) {
         let Some(child) = self.children.get_mut(&slot) else { return };
         let Some(actor) = child.actor.clone() else { return };
         child.node.set_state(NodeState::Stopping);
         match child.spec.kind {
             Kind::Worker => actor.stop(None),
             // ractor's stop would kill its children: it has to stop them first.
-            Kind::Supervisor => drop(actor.send_message(Msg::Shutdown)),
+            Kind::Supervisor => {
+                let _ = child.node.record.queue().map(|queue| post(&actor, &queue, Msg::Shutdown));
+            }
         }
         self.watch_stop(myself, slot);
     }
 
     /// Sees to it that a stop under way ends.
-    fn watch_stop(&mut self, myself: &ActorRef<Msg>, slot: Slot) {
+    fn watch_stop(&mut self, myself: &Mailbox<Msg>, slot: Slot) {
         let Some(child) = self.children.get_mut(&slot) else { return };
         let Some(actor) = child.actor.clone().filter(|_| child.node.state() == NodeState::Stopping) else {
             return;
@@ -342,6 +351,8 @@ impl State {
         let watchdog = async move {
             sleep(budget).await;
             observer.tell(&node, EventKind::Killed { after: budget });
+            let reason = format!("did not stop within {budget:?}");
+            crash::report(&node, Death::Unstoppable, &reason, node.record.last());
             actor.kill();
             sleep(KILL_GRACE).await;
             let _ = myself.cast(Msg::Immortal { slot });
@@ -350,19 +361,23 @@ impl State {
         child.task = Some(helper("supervisor/stop", &child.node, watchdog, on_panic));
     }
 
-    fn exited(&mut self, myself: &ActorRef<Msg>, slot: Slot, exit: Exit) -> Result<(), ActorProcessingErr> {
+    fn exited(&mut self, myself: &Mailbox<Msg>, slot: Slot, exit: Exit) -> Result<(), ActorProcessingErr> {
         let Some(child) = self.children.get_mut(&slot) else { return Ok(()) };
         let Some(actor) = child.actor.take() else { return Ok(()) };
         self.by_actor.remove(&actor.get_id());
         child.task = None;
+        let last = child.node.record.last();
         child.node.down();
         let Exit { normal, reason } = exit;
-        let reason = child.node.take_killed_for().unwrap_or(reason);
+        let hung = child.node.take_killed_for();
+        let death = Death::of((normal, &reason), hung.is_some(), last.panicked);
+        let reason = hung.unwrap_or(reason);
         if !self.plan.expects_exit(slot) {
             child.node.note_exit(&reason);
             let kind = if normal && !child.spec.restart.applies(normal) {
                 EventKind::Finished
             } else {
+                crash::report(&child.node, death, &reason, last);
                 EventKind::Crashed { reason }
             };
             self.observer.tell(&child.node, kind);
@@ -371,7 +386,7 @@ impl State {
     }
 
     /// Carries on without a child that nothing ends: it must loop without an await.
-    fn abandon(&mut self, myself: &ActorRef<Msg>, slot: Slot) -> Result<(), ActorProcessingErr> {
+    fn abandon(&mut self, myself: &Mailbox<Msg>, slot: Slot) -> Result<(), ActorProcessingErr> {
         let Some(child) = self.children.get(&slot).filter(|child| child.actor.is_some()) else {
             return Ok(());
         };
@@ -381,7 +396,7 @@ impl State {
         self.exited(myself, slot, Exit { normal: false, reason: reason.into() })
     }
 
-    fn hold(&mut self, myself: &ActorRef<Msg>, slot: Slot, after: Duration, quarantined: bool) {
+    fn hold(&mut self, myself: &Mailbox<Msg>, slot: Slot, after: Duration, quarantined: bool) {
         let Some(child) = self.children.get_mut(&slot) else { return };
         if quarantined {
             child.node.set_state(NodeState::Quarantined);
@@ -400,7 +415,7 @@ impl State {
 
     fn add(
         &mut self,
-        myself: &ActorRef<Msg>,
+        myself: &Mailbox<Msg>,
         spec: ChildSpec,
         reply: RpcReplyPort<Result<(), StartError>>,
     ) -> Result<(), ActorProcessingErr> {
@@ -421,7 +436,7 @@ impl State {
 
     fn remove(
         &mut self,
-        myself: &ActorRef<Msg>,
+        myself: &Mailbox<Msg>,
         id: &str,
         reply: RpcReplyPort<()>,
     ) -> Result<(), ActorProcessingErr> {
@@ -442,7 +457,7 @@ impl State {
         }
     }
 
-    fn exit(&mut self, myself: &ActorRef<Msg>, ending: Ending) -> Result<(), ActorProcessingErr> {
+    fn exit(&mut self, myself: &Mailbox<Msg>, ending: Ending) -> Result<(), ActorProcessingErr> {
         let unavailable = StartError::Unavailable { id: self.node.id.clone() };
         let (error, gave_up) = match ending {
             Ending::Asked => (unavailable, None),

@@ -9,7 +9,9 @@ use parking_lot::Mutex;
 use ractor::ActorCell;
 
 use super::{
+    crash::Reports,
     door::{Door, Fault, Knocker},
+    record::{Kinds, Load, Record},
     spec::{ChildSpec, Kind},
 };
 
@@ -30,6 +32,8 @@ pub struct NodeSnapshot {
     pub restarts: u64,
     /// Its last exit that was not asked for, or its last failed start.
     pub last_exit: Option<ExitNote>,
+    /// What it has to do.
+    pub load: Load,
     /// Its children, in start order.
     pub children: Vec<NodeSnapshot>,
 }
@@ -103,6 +107,9 @@ pub(super) struct Node {
     pub(super) patience: Duration,
     pub(super) hung_after: Option<Duration>,
     pub(super) door: Door,
+    pub(super) record: Record,
+    pub(super) kinds: Arc<Kinds>,
+    pub(super) reports: Arc<Reports>,
     live: Mutex<Live>,
 }
 
@@ -142,6 +149,7 @@ impl Node {
             Some(parent) => format!("{}/{}", parent.path, spec.id).into(),
             None => spec.id.clone(),
         };
+        let kinds = parent.map_or_else(Arc::default, |parent| parent.kinds.clone());
         let live = Live {
             state: NodeState::Down,
             restarts: 0,
@@ -158,6 +166,9 @@ impl Node {
             patience: spec.patience(),
             hung_after: spec.hung_after,
             door: Door::default(),
+            record: Record::new(kinds.of(spec.label)),
+            kinds,
+            reports: parent.map_or_else(Arc::default, |parent| parent.reports.clone()),
             live: Mutex::new(live),
         })
     }
@@ -168,6 +179,9 @@ impl Node {
 
     pub(super) fn set_state(&self, state: NodeState) {
         self.live.lock().state = state;
+        if state == NodeState::Down {
+            self.record.end();
+        }
     }
 
     /// It is up, as `actor`.
@@ -199,6 +213,7 @@ impl Node {
             live.actor = None;
             live.children.clone()
         };
+        self.record.end();
         children.iter().for_each(|child| child.down());
     }
 
@@ -303,6 +318,7 @@ impl Node {
             state,
             restarts,
             last_exit,
+            load: self.record.load(),
             children: children.iter().map(|child| child.snapshot()).collect(),
         }
     }

@@ -2,13 +2,14 @@
 
 use std::{collections::HashSet, fmt, pin::Pin, sync::Arc, time::Duration};
 
-use ractor::{Actor, ActorCell, SpawnErr};
+use ractor::{ActorCell, SpawnErr};
 
 use super::{
     address::Address,
     door::Reachable,
     dynamic::DynamicSpec,
     event::Observer,
+    mailbox::Actor,
     plan::{Family, Rules},
     restart::{Backoff, Intensity},
     shell::{self, Blueprint},
@@ -162,13 +163,12 @@ impl ChildSpec {
             let (id, address, make) = (of.clone(), address.clone(), make.clone());
             Box::pin(async move {
                 let (actor, arguments) = make();
-                // No name: ractor's registry is one for the process, and two trees must not collide.
-                let actor = Reachable { actor, node: place.node };
-                let (actor, _) = Reachable::spawn_linked(None, actor, arguments, place.supervisor)
+                let (actor, _) = Reachable::new(actor, place.node)
+                    .start(arguments, Some(place.supervisor))
                     .await
                     .map_err(|error| StartError::spawning(&id, error))?;
                 address.publish(actor.clone());
-                Ok(actor.get_cell())
+                Ok(actor.cell())
             })
         };
         Self {
@@ -193,7 +193,7 @@ impl ChildSpec {
             Box::pin(async move {
                 let Place { supervisor, node, observer } = place;
                 let (actor, _) = shell::launch(blueprint, node, observer, Some(supervisor)).await?;
-                Ok(actor.get_cell())
+                Ok(actor.cell())
             })
         };
         Self {

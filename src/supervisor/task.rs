@@ -16,7 +16,10 @@ use parking_lot::Mutex;
 use pin_project_lite::pin_project;
 use tokio::task::AbortHandle;
 
-use super::faults::{Tripwire, kind_of, tripwire};
+use super::{
+    crash::report_task_panic,
+    faults::{Tripwire, kind_of, tripwire},
+};
 
 type Observe = dyn Fn(&str) + Send + Sync;
 
@@ -190,6 +193,7 @@ impl<R: FnOnce(TaskExit)> Drop for Report<R> {
 /// Says and counts the panic of a task.
 pub(super) fn panicked(name: &str, message: &str) {
     tracing::error!(target: "supervisor", task = name, reason = message, "task panicked");
+    report_task_panic(name, name, message);
     let observer = OBSERVER.lock().clone();
     if let Some(observer) = observer {
         observer(kind_of(name));

@@ -2,12 +2,13 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use ractor::ActorRef;
 use tokio::sync::watch;
 
 use super::{
+    crash::CrashReport,
     door::Fault,
     event::{Event, Observer},
+    mailbox::Mailbox,
     shell::{Msg, launch},
     snapshot::{NoSuchNode, Node, NodeSnapshot, NodeState, NotReached},
     spec::{ChildSpec, KILL_GRACE, StartError, SupervisorSpec},
@@ -17,7 +18,7 @@ use super::{
 
 /// A running tree. Dropping it kills every actor in it; [`Tree::stop`] is the graceful way.
 pub struct Tree {
-    root: ActorRef<Msg>,
+    root: Mailbox<Msg>,
     spec: ChildSpec,
     handle: TreeHandle,
     exit: watch::Receiver<Option<TreeExit>>,
@@ -69,7 +70,7 @@ impl Tree {
         let node = Node::new(None, &spec);
         node.set_state(NodeState::Starting);
         let (root, ended) = launch(blueprint, node.clone(), Observer::new(on_event), None).await?;
-        node.up(root.get_cell());
+        node.up(root.cell());
         let (exits, exit) = watch::channel(None);
         let watched = node.clone();
         let witness = async move {
@@ -145,6 +146,18 @@ impl TreeHandle {
     /// The tree as it is now: its one root, which holds its children, and so on. Asks no actor.
     pub fn snapshot(&self) -> Vec<NodeSnapshot> {
         vec![self.root.snapshot()]
+    }
+
+    /// Each kind of actor the tree has had, with the messages handled and the time that took, over all of them: those
+    /// that are gone included.
+    pub fn handled_by_kind(&self) -> Vec<(&'static str, u64, Duration)> {
+        self.root.kinds.all()
+    }
+
+    /// The crash reports that are kept, of this tree's actors and of the process's tasks, oldest first; and how many
+    /// older ones are not.
+    pub fn crashes(&self) -> (Vec<Arc<CrashReport>>, u64) {
+        self.root.reports.with_tasks()
     }
 
     /// The node at `path` and what is below it.

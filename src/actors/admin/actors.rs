@@ -1,12 +1,15 @@
 //! The supervision tree as JSON, for `/actors`.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use serde_json::{Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::console::{Provider, ProviderError, provider};
-use crate::supervisor::{Kind, NodeSnapshot, TreeHandle};
+use crate::supervisor::{Kind, Load, NodeSnapshot, TreeHandle};
 
 /// Shows the tree that `handle` is set to once it is up: the servers are part of it and start before.
 pub fn of_tree(handle: Arc<OnceLock<TreeHandle>>) -> Provider {
@@ -42,13 +45,30 @@ fn node(node: &NodeSnapshot) -> Value {
         "state": node.state.as_str(),
         "restarts": node.restarts,
         "lastExit": last_exit,
+        "mailbox": {"depth": node.load.depth, "oldestMs": ms(node.load.oldest)},
+        "handlers": handlers(&node.load),
         "children": nodes(&node.children),
     })
 }
 
+fn handlers(load: &Load) -> Value {
+    let at = |(kind, time): (&'static str, Duration)| json!({"kind": kind, "ms": ms(time)});
+    json!({
+        "handled": load.handled,
+        "busyMs": ms(load.busy),
+        "longest": load.longest.map(at),
+        "now": load.handling.map(at),
+    })
+}
+
+/// Milliseconds, to the microsecond.
+pub(super) fn ms(time: Duration) -> f64 {
+    time.as_micros() as f64 / 1000.0
+}
+
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, SystemTime};
+    use std::time::SystemTime;
 
     use super::*;
     use crate::supervisor::{ExitNote, NodeState};
@@ -66,6 +86,14 @@ mod tests {
                 at: SystemTime::UNIX_EPOCH + Duration::from_secs(86_400),
                 reason: "panicked: \"x\"".to_owned(),
             }),
+            load: Load {
+                depth: 3,
+                oldest: Duration::from_micros(1500),
+                handled: 7,
+                busy: Duration::from_millis(12),
+                longest: Some(("tick", Duration::from_millis(9))),
+                handling: Some(("ended", Duration::from_micros(250))),
+            },
             children: vec![],
         };
         let root = NodeSnapshot {
@@ -76,16 +104,24 @@ mod tests {
             state: NodeState::Up,
             restarts: 0,
             last_exit: None,
+            load: Load::default(),
             children: vec![leaf],
         };
         let value = nodes(&[root]);
         assert_eq!(value[0]["lastExit"], Value::Null);
+        assert_eq!(value[0]["handlers"]["now"], Value::Null);
         assert_eq!(
             value[0]["children"][0],
             json!({
                 "path": "root/xds", "id": "xds", "is": "xds", "kind": "worker",
                 "state": NodeState::BackingOff.as_str(), "restarts": 2,
-                "lastExit": {"at": "1970-01-02T00:00:00Z", "reason": "panicked: \"x\""}, "children": [],
+                "lastExit": {"at": "1970-01-02T00:00:00Z", "reason": "panicked: \"x\""},
+                "mailbox": {"depth": 3, "oldestMs": 1.5},
+                "handlers": {
+                    "handled": 7, "busyMs": 12.0,
+                    "longest": {"kind": "tick", "ms": 9.0}, "now": {"kind": "ended", "ms": 0.25},
+                },
+                "children": [],
             })
         );
     }

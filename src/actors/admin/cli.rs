@@ -1,4 +1,4 @@
-//! `warren tree` and `warren chaos`: what operators ask a running proxy for from a shell.
+//! `warren tree`, `warren crashes` and `warren chaos`: what operators ask a running proxy for from a shell.
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -11,15 +11,18 @@ use tokio::time::sleep;
 
 use super::{
     client::{AskError, ask, encode},
+    crashes,
     draw::{Shown, draw},
 };
 
 const USAGE: &str = "\
 Usage: warren tree [--watch] [--admin ADDR]
+       warren crashes [NUMBER] [--admin ADDR]
        warren chaos kill|hang|panic ID [--ms N] [--admin ADDR]
        warren chaos panic-task KIND [--times N] [--admin ADDR]
 
   tree          draw the supervision tree of a running proxy; --watch: again every second
+  crashes       list the crash reports of a running proxy, or show one in full
   chaos         break something in a proxy that runs with WARREN_CHAOS=true
     kill        kill the actor ID: its path in the tree, or the end of it
     hang        let it not answer, for 5000 ms unless --ms says otherwise
@@ -43,6 +46,8 @@ struct Command {
 enum What {
     /// Draw the tree, perhaps again and again.
     Tree(bool),
+    /// List the crash reports, or show one.
+    Crashes(Option<u64>),
     /// List the kinds of tasks.
     Tasks,
     /// Post to this path.
@@ -56,13 +61,15 @@ enum CommandError {
     Ask(#[from] AskError),
     #[error("the proxy refuses: {0}")]
     Refused(String),
+    #[error("there is no crash report {0}, or it is no longer kept")]
+    NoReport(u64),
     #[error("the proxy's answer makes no sense: {0}")]
     Answer(#[from] serde_json::Error),
     #[error("cannot write: {0}")]
     Write(#[from] io::Error),
 }
 
-/// `warren tree ARGS` if `name` is `tree`, `warren chaos ARGS` if it is `chaos`.
+/// `warren NAME ARGS`; `name` is `tree`, `crashes` or `chaos`.
 pub fn main(name: &str, args: &[String]) -> ExitCode {
     let command = match parse(name, args) {
         Ok(command) => command,
@@ -112,6 +119,8 @@ fn parse(name: &str, args: &[String]) -> Result<Command, String> {
     }
     let what = match (name, words.as_slice(), ms, times, watch) {
         ("tree", [], None, None, watch) => What::Tree(watch),
+        ("crashes", [], None, None, false) => What::Crashes(None),
+        ("crashes", [wanted], None, None, false) => What::Crashes(Some(number("NUMBER", wanted)?)),
         ("chaos", ["tasks"], None, None, false) => What::Tasks,
         ("chaos", [verb @ ("kill" | "panic"), id], None, None, false) => {
             What::Break(format!("/actors/{}/{verb}", encode(id)))
@@ -136,6 +145,11 @@ fn number(option: &str, value: &str) -> Result<u64, String> {
 async fn run(command: &Command) -> Result<(), CommandError> {
     let admin = command.admin;
     match &command.what {
+        What::Crashes(wanted) => {
+            let shown = serde_json::from_str(&asked(admin, "GET", "/crashes").await?)?;
+            let none = || CommandError::NoReport(wanted.unwrap_or_default());
+            print(&crashes::draw(&shown, *wanted).ok_or_else(none)?)
+        }
         What::Tasks => print(&asked(admin, "GET", "/tasks").await?),
         What::Break(path) => print(&asked(admin, "POST", path).await?),
         What::Tree(false) => print(&tree(admin).await?),
@@ -185,6 +199,8 @@ mod tests {
         let post = |path: &str| What::Break(path.to_owned());
         for (line, admin, what) in [
             ("tree", "127.0.0.1:15000", What::Tree(false)),
+            ("crashes", "127.0.0.1:15000", What::Crashes(None)),
+            ("crashes 7", "127.0.0.1:15000", What::Crashes(Some(7))),
             ("tree --watch --admin 127.0.0.1:1", "127.0.0.1:1", What::Tree(true)),
             ("chaos tasks --admin=[::1]:1", "[::1]:1", What::Tasks),
             ("chaos kill root/xds", "127.0.0.1:15000", post("/actors/root/xds/kill")),
@@ -205,6 +221,7 @@ mod tests {
     fn mistakes_are_named() {
         for (line, error) in [
             ("tree x", "cannot make sense of tree x"),
+            ("crashes x", "NUMBER \"x\" is no number"),
             ("tree --ms 3", "cannot make sense of tree "),
             ("tree --admin", "--admin needs a value"),
             ("tree --admin 15000", "--admin \"15000\" is no ADDRESS:PORT"),

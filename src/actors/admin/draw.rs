@@ -4,7 +4,8 @@ use serde::Deserialize;
 
 /// Longest text of a last crash that is shown.
 const REASON: usize = 90;
-const HEADINGS: [&str; 5] = ["ACTOR", "KIND", "STATE", "RESTARTS", "LAST CRASH"];
+const HEADINGS: [&str; 9] =
+    ["ACTOR", "KIND", "STATE", "RESTARTS", "QUEUE", "BUSY", "LONGEST", "NOW", "LAST CRASH"];
 
 /// A node as `/actors` shows it.
 #[derive(Debug, Deserialize)]
@@ -15,7 +16,31 @@ pub struct Shown {
     state: String,
     restarts: u64,
     last_exit: Option<Exit>,
+    mailbox: Mailbox,
+    handlers: Handlers,
     children: Vec<Shown>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Mailbox {
+    depth: u64,
+    oldest_ms: f64,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Handlers {
+    handled: u64,
+    busy_ms: f64,
+    longest: Option<Handler>,
+    now: Option<Handler>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Handler {
+    kind: String,
+    ms: f64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -25,7 +50,7 @@ struct Exit {
 }
 
 struct Row {
-    cells: [String; 5],
+    cells: [String; 9],
     colour: &'static str,
 }
 
@@ -36,7 +61,7 @@ pub fn draw(roots: &[Shown], colours: bool) -> String {
         rows.push(root.row(""));
         root.below("", &mut rows);
     }
-    let mut widths = [0; 5];
+    let mut widths = [0; 9];
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(&row.cells) {
             *width = (*width).max(cell.chars().count());
@@ -76,9 +101,35 @@ impl Shown {
             printable(&self.is),
             printable(&self.state),
             self.restarts.to_string(),
+            self.mailbox.cell(),
+            if self.handlers.handled == 0 { String::new() } else { time(self.handlers.busy_ms) },
+            Handler::cell(self.handlers.longest.as_ref()),
+            Handler::cell(self.handlers.now.as_ref()),
             crash,
         ];
         Row { cells, colour }
+    }
+}
+
+// === impl Mailbox ===
+
+impl Mailbox {
+    /// How many messages wait and for how long the oldest has; an empty mailbox is not worth a word.
+    fn cell(&self) -> String {
+        match self.depth {
+            0 => String::new(),
+            depth => format!("{depth} {}", time(self.oldest_ms)),
+        }
+    }
+}
+
+// === impl Handler ===
+
+impl Handler {
+    /// Its time and kind, if it took a millisecond or more.
+    fn cell(handler: Option<&Self>) -> String {
+        let worth = handler.filter(|handler| handler.ms >= 1.0);
+        worth.map_or_else(String::new, |handler| format!("{} {}", time(handler.ms), printable(&handler.kind)))
     }
 }
 
@@ -100,7 +151,7 @@ impl Exit {
 // === impl Row ===
 
 impl Row {
-    fn line(&self, widths: &[usize; 5], colours: bool) -> String {
+    fn line(&self, widths: &[usize; 9], colours: bool) -> String {
         let mut line = String::new();
         for (column, (cell, width)) in self.cells.iter().zip(widths).enumerate() {
             let coloured = colours && (column == 2 || self.colour == BOLD);
@@ -120,8 +171,17 @@ impl Row {
     }
 }
 
+/// A time in the unit that fits it.
+fn time(ms: f64) -> String {
+    match ms {
+        ..1.0 => format!("{:.0}us", ms * 1000.0),
+        ..1000.0 => format!("{ms:.0}ms"),
+        _ => format!("{:.1}s", ms / 1000.0),
+    }
+}
+
 /// What may come from a panic or a peer must not steer the terminal.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
@@ -131,28 +191,38 @@ mod tests {
 
     use super::*;
 
+    fn idle() -> serde_json::Value {
+        json!({"handled": 1, "busyMs": 0.5, "longest": {"kind": "tick", "ms": 0.5}, "now": null})
+    }
+
     fn shown() -> Vec<Shown> {
         let leaf = |id: &str, state: &str, exit| {
             json!({"path": "p", "id": id, "is": "worker", "kind": "worker", "state": state, "restarts": 2,
-                "lastExit": exit, "children": []})
+                "lastExit": exit, "mailbox": {"depth": 0, "oldestMs": 0.0}, "handlers": idle(), "children": []})
         };
+        let mut busy = leaf("c", "backing-off", json!(null));
+        busy["mailbox"] = json!({"depth": 12, "oldestMs": 1500.0});
+        busy["handlers"] = json!({"handled": 3, "busyMs": 2100.25, "longest": {"kind": "apply", "ms": 2000.0},
+            "now": {"kind": "tick", "ms": 40.5}});
         let crash = json!({"at": "2026-01-02T03:04:05.678Z", "reason": "boom\n\u{1b}[2J!"});
         let inner = json!({"path": "p", "id": "inner", "is": "supervisor", "kind": "supervisor", "state": "up",
-            "restarts": 0, "lastExit": null, "children": [leaf("a", "up", json!(null)), leaf("b", "down", crash)]});
+            "restarts": 0, "lastExit": null, "mailbox": {"depth": 0, "oldestMs": 0.0}, "handlers": idle(),
+            "children": [leaf("a", "up", json!(null)), leaf("b", "down", crash)]});
         let root = json!([{"path": "root", "id": "root", "is": "supervisor", "kind": "supervisor", "state": "up",
-            "restarts": 0, "lastExit": null, "children": [inner, leaf("c", "backing-off", json!(null))]}]);
+            "restarts": 0, "lastExit": null, "mailbox": {"depth": 0, "oldestMs": 0.0}, "handlers": idle(),
+            "children": [inner, busy]}]);
         serde_json::from_value(root).unwrap()
     }
 
     #[test]
     fn a_tree_is_drawn_in_columns() {
         let want = "\
-ACTOR     KIND        STATE        RESTARTS  LAST CRASH
-root      supervisor  up           0
-├─ inner  supervisor  up           0
-│  ├─ a   worker      up           2
-│  └─ b   worker      down         2         2026-01-02T03:04:05Z boom  [2J!
-└─ c      worker      backing-off  2
+ACTOR     KIND        STATE        RESTARTS  QUEUE    BUSY   LONGEST     NOW        LAST CRASH
+root      supervisor  up           0                  500us
+├─ inner  supervisor  up           0                  500us
+│  ├─ a   worker      up           2                  500us
+│  └─ b   worker      down         2                  500us                         2026-01-02T03:04:05Z boom  [2J!
+└─ c      worker      backing-off  2         12 1.5s  2.1s   2.0s apply  40ms tick
 ";
         assert_eq!(draw(&shown(), false), want);
     }

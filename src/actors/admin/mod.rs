@@ -5,6 +5,7 @@ pub mod chaos;
 pub mod cli;
 pub mod client;
 pub mod console;
+pub mod crashes;
 pub mod draw;
 pub mod http;
 pub mod readiness;

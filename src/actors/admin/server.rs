@@ -15,7 +15,7 @@ use std::{
 use http::{Request, StatusCode};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ractor::ActorProcessingErr;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -27,7 +27,7 @@ use tokio::{
 use super::http::{Answer, Handler, text};
 use crate::{
     actors::{settings::HUNG_AFTER, telemetry::metrics::Metrics},
-    supervisor::{Address, ChildSpec, OwnedTask, TaskExit, faults::tripwire},
+    supervisor::{Actor, Address, ChildSpec, Described, Mailbox, OwnedTask, TaskExit, faults::tripwire},
 };
 
 /// Bounds of a server.
@@ -270,12 +270,20 @@ fn is_absent(error: &io::Error) -> bool {
 
 // === impl ServerActor ===
 
+impl Described for Msg {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::AcceptEnded(_) => "accept-ended",
+        }
+    }
+}
+
 impl Actor for ServerActor {
     type Msg = Msg;
     type State = State;
     type Arguments = ();
 
-    async fn pre_start(&self, myself: ActorRef<Msg>, (): ()) -> Result<State, ActorProcessingErr> {
+    async fn pre_start(&self, myself: Mailbox<Msg>, (): ()) -> Result<State, ActorProcessingErr> {
         let (stop, stopped) = watch::channel(false);
         let (mut done, mut loops) = (Vec::new(), Vec::new());
         for listener in self.0.listen().await? {
@@ -293,7 +301,7 @@ impl Actor for ServerActor {
 
     async fn handle(
         &self,
-        _: ActorRef<Msg>,
+        _: Mailbox<Msg>,
         message: Msg,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
@@ -304,7 +312,7 @@ impl Actor for ServerActor {
         Err(format!("the accept loop of the {} server ended: {exit:?}", self.0.0.name).into())
     }
 
-    async fn post_stop(&self, _: ActorRef<Msg>, state: &mut State) -> Result<(), ActorProcessingErr> {
+    async fn post_stop(&self, _: Mailbox<Msg>, state: &mut State) -> Result<(), ActorProcessingErr> {
         state.stop.send_replace(true);
         for ended in state.done.drain(..) {
             let _ = ended.await;

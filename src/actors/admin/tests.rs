@@ -59,6 +59,7 @@ async fn world_with(chaos: bool) -> World {
         log: log.handle(),
         config_dump: provider(|| async { Ok(json!({"version": version("1.30.3"), "b": {"z": 1, "a": []}})) }),
         actors: provider(|| async { Err(ProviderError("the tree is not up".to_owned())) }),
+        crashes: super::crashes::of_tree(seen.clone()),
         chaos: Chaos::new(chaos, seen.clone()),
         quit: Arc::new(move || {
             counted.fetch_add(1, Relaxed);

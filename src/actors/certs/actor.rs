@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+use ractor::{ActorProcessingErr, RpcReplyPort};
 use rand::{SeedableRng, rngs::SmallRng};
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
@@ -18,7 +18,7 @@ use crate::{
         identity::Identity,
         tls::WorkloadCert,
     },
-    supervisor::{OwnedTask, TaskExit},
+    supervisor::{Actor, Described, Mailbox, OwnedTask, TaskExit},
 };
 
 pub(super) type Reply = RpcReplyPort<Result<Arc<WorkloadCert>, CertError>>;
@@ -29,8 +29,8 @@ pub(super) enum Msg {
     Fetch(Identity, Reply),
     /// From the mesh tables; bounded by the permit.
     Prefetch(Identity, OwnedSemaphorePermit),
-    /// From the mesh tables; one a removed identity.
-    Forget(Identity),
+    /// From the mesh tables: identities were removed; one for all that the actor has not heard of.
+    Forget,
     /// From the actor's own tasks; one each.
     Issued(Identity, Ticket, Result<Arc<WorkloadCert>, IssueError>),
     /// From the actor's own timer; one at a time.
@@ -71,6 +71,18 @@ impl Lifetime for Arc<WorkloadCert> {
 
 // === impl CertsActor ===
 
+impl Described for Msg {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Fetch(..) => "fetch",
+            Self::Prefetch(..) => "prefetch",
+            Self::Forget => "forget",
+            Self::Issued(..) => "issued",
+            Self::Tick => "tick",
+        }
+    }
+}
+
 impl Actor for CertsActor {
     type Msg = Msg;
     type State = State;
@@ -78,7 +90,7 @@ impl Actor for CertsActor {
 
     async fn pre_start(
         &self,
-        myself: ActorRef<Msg>,
+        myself: Mailbox<Msg>,
         shared: Arc<Shared>,
     ) -> Result<State, ActorProcessingErr> {
         let mut state = State {
@@ -98,7 +110,7 @@ impl Actor for CertsActor {
 
     async fn handle(
         &self,
-        myself: ActorRef<Msg>,
+        myself: Mailbox<Msg>,
         message: Msg,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
@@ -106,7 +118,8 @@ impl Actor for CertsActor {
         match message {
             Msg::Fetch(id, reply) => state.on(&myself, Event::Fetch { id, waiter: Caller(reply) }),
             Msg::Prefetch(id, _permit) => state.on(&myself, Event::Prefetch { id }),
-            Msg::Forget(id) => state.on(&myself, Event::Forget { id }),
+            // They are forgotten above, as before every message.
+            Msg::Forget => {}
             Msg::Issued(id, ticket, result) => {
                 state.requests.remove(&ticket);
                 state.on(&myself, Event::Issued { id, ticket, result });
@@ -128,7 +141,7 @@ impl State {
         Now { mono: Instant::now().into_std(), wall: self.shared.wall() }
     }
 
-    fn on(&mut self, myself: &ActorRef<Msg>, event: Event<Arc<WorkloadCert>, Caller>) {
+    fn on(&mut self, myself: &Mailbox<Msg>, event: Event<Arc<WorkloadCert>, Caller>) {
         let now = self.now();
         for effect in self.schedule.on(now, event, &mut self.rng) {
             match effect {
@@ -144,7 +157,7 @@ impl State {
     }
 
     /// Starts a request; exactly one [`Msg::Issued`] follows unless it is cancelled.
-    fn start(&mut self, myself: &ActorRef<Msg>, id: Identity, ticket: Ticket) {
+    fn start(&mut self, myself: &Mailbox<Msg>, id: Identity, ticket: Ticket) {
         let (shared, actor, whose) = (self.shared.clone(), myself.clone(), id.clone());
         let work = async move {
             let after = shared.config.request_timeout;
@@ -188,15 +201,15 @@ impl State {
         }
     }
 
-    /// Requests to forget that came while no actor was running.
-    fn forget_unheard(&mut self, myself: &ActorRef<Msg>) {
+    /// Requests to forget, also those that came while no actor was running.
+    fn forget_unheard(&mut self, myself: &Mailbox<Msg>) {
         for id in self.shared.store.take_unheard() {
             self.on(myself, Event::Forget { id });
         }
     }
 
     /// Makes sure a tick comes when the schedule wants one. An armed one that comes earlier serves as well.
-    fn arm(&mut self, myself: &ActorRef<Msg>) {
+    fn arm(&mut self, myself: &Mailbox<Msg>) {
         let Some(at) = self.schedule.next_wake(self.now()).map(Instant::from_std) else {
             self.wake = None;
             return;

@@ -1,7 +1,6 @@
 use std::{collections::VecDeque, path::Path};
 
 use parking_lot::Mutex;
-use ractor::Actor;
 use tonic::{Code, Request, Response, Status, service::Routes};
 
 use super::*;
@@ -18,7 +17,7 @@ use crate::{
         },
         tls::test_ca::TestCa,
     },
-    supervisor::OwnedTask,
+    supervisor::{OwnedTask, run_alone},
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -101,7 +100,7 @@ async fn certs(target: GrpcTarget, request_timeout: Duration) -> Certs {
     let issuer = CaIssuer::new(target, headers(), true);
     let config = CertsConfig { request_timeout, ..CertsConfig::new(TTL, TlsOptions::default()) };
     let certs = Certs::new(config, Arc::new(issuer));
-    let (actor, _) = Actor::spawn(None, CertsActor, certs.shared.clone()).await.unwrap();
+    let actor = run_alone(CertsActor, certs.shared.clone()).await.unwrap();
     certs.address.publish(actor);
     certs
 }

@@ -210,8 +210,9 @@ impl Certs {
     /// Nobody on this node is `id` any more: its certificate is dropped and whoever waits for it is told.
     pub fn forget(&self, id: &Identity) {
         self.shared.store.remove(id);
-        if self.address.cast(Msg::Forget(id.clone())).is_err() {
-            self.shared.store.forget_later(id.clone());
+        // One message is enough for all that wait. An actor that is down looks when it starts.
+        if self.shared.store.forget_later(id.clone()) {
+            let _ = self.address.cast(Msg::Forget);
         }
     }
 

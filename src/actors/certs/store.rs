@@ -10,7 +10,7 @@ use crate::protocols::{ca::IssueError, identity::Identity, tls::WorkloadCert};
 /// The newest certificate of every identity.
 pub(super) struct Store {
     entries: DashMap<Identity, Published, foldhash::fast::RandomState>,
-    /// Identities forgotten while no actor was there to hear it.
+    /// Identities forgotten that the actor has not heard of.
     unheard: parking_lot::Mutex<HashSet<Identity>>,
     changes: watch::Sender<u64>,
 }
@@ -76,9 +76,12 @@ impl Store {
         }
     }
 
-    /// Keeps a request to forget for the next actor.
-    pub(super) fn forget_later(&self, id: Identity) {
-        self.unheard.lock().insert(id);
+    /// Keeps a request to forget for the actor. Whether it is the only one.
+    pub(super) fn forget_later(&self, id: Identity) -> bool {
+        let mut unheard = self.unheard.lock();
+        let first = unheard.is_empty();
+        unheard.insert(id);
+        first
     }
 
     pub(super) fn take_unheard(&self) -> HashSet<Identity> {

@@ -4,7 +4,6 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use ractor::Actor;
 use tokio::sync::{Notify, oneshot};
 
 use super::*;
@@ -13,7 +12,7 @@ use crate::{
         ca::IssueError,
         tls::test_ca::{TestCa, seconds_from_now},
     },
-    supervisor::{Strategy, SupervisorSpec, Tree},
+    supervisor::{Mailbox, Strategy, SupervisorSpec, Tree, run_alone},
 };
 
 const HOUR: Duration = Duration::from_hours(1);
@@ -101,7 +100,7 @@ fn who(account: &str) -> Identity {
 struct World {
     certs: Certs,
     ca: Arc<Fake>,
-    actor: ractor::ActorRef<Msg>,
+    actor: Mailbox<Msg>,
 }
 
 async fn world(mood: Mood) -> World {
@@ -121,8 +120,8 @@ async fn world(mood: Mood) -> World {
     World { certs, ca, actor }
 }
 
-async fn run(certs: &Certs) -> ractor::ActorRef<Msg> {
-    let (actor, _) = Actor::spawn(None, CertsActor, certs.shared.clone()).await.unwrap();
+async fn run(certs: &Certs) -> Mailbox<Msg> {
+    let actor = run_alone(CertsActor, certs.shared.clone()).await.unwrap();
     certs.address.publish(actor.clone());
     actor
 }
@@ -287,7 +286,7 @@ async fn certificates_outlive_the_actor_and_its_successor_renews_them() {
     let w = world(Mood::Sign(HOUR)).await;
     let old = w.fetch("web").await.unwrap();
     w.fetch("gone").await.unwrap();
-    w.actor.kill_and_wait(None).await.unwrap();
+    w.actor.killed().await;
     assert!(Arc::ptr_eq(&w.fetch("web").await.unwrap(), &old), "served without any actor");
     w.certs.forget(&who("gone"));
     let error = w.certs.fetch(&who("new"), Duration::from_secs(1)).await.unwrap_err();
@@ -303,7 +302,7 @@ async fn certificates_outlive_the_actor_and_its_successor_renews_them() {
 #[tokio::test(start_paused = true)]
 async fn under_a_supervisor_a_killed_actor_comes_back_with_its_certificates() {
     let w = world(Mood::Sign(HOUR)).await;
-    w.actor.stop_and_wait(None, None).await.unwrap();
+    w.actor.stopped().await;
     let root = SupervisorSpec::new("root", Strategy::OneForOne).child(w.certs.child());
     let tree = Tree::start(root).await.unwrap();
     let old = w.fetch("web").await.unwrap();
@@ -322,7 +321,7 @@ async fn a_caller_survives_the_death_of_the_actor() {
     let waits = w.certs.fetch(&web, PATIENCE);
     tokio::pin!(waits);
     assert!(tokio::time::timeout(Duration::from_millis(1), &mut waits).await.is_err());
-    w.actor.kill_and_wait(None).await.unwrap();
+    w.actor.killed().await;
     w.ca.become_(Mood::Sign(HOUR));
     let (cert, _) = tokio::join!(waits, run(&w.certs));
     cert.unwrap();
@@ -348,6 +347,40 @@ async fn holding_outlasts_a_short_failure_and_says_what_it_waited_for_after_a_lo
     let db = who("db");
     let (error, ()) = tokio::join!(w.certs.hold(&db, PATIENCE), async { w.certs.forget(&db) });
     assert!(matches!(error, Err(CertError::Forgotten { .. } | CertError::Unavailable { .. })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn callers_past_the_bound_are_refused_and_no_more_of_them_reach_the_mailbox() {
+    let w = world(Mood::Mute).await;
+    let web = who("web");
+    let places = w.certs.shared.waiting.try_acquire_many(WAITERS_MAX as u32 - 10).unwrap();
+    let mut callers: Vec<_> = (0..50).map(|_| Box::pin(w.certs.fetch(&web, PATIENCE))).collect();
+    let mut refused = 0;
+    for caller in &mut callers {
+        match std::future::poll_fn(|cx| std::task::Poll::Ready(caller.as_mut().poll(cx))).await {
+            std::task::Poll::Ready(Err(CertError::TooManyWaiters { .. })) => refused += 1,
+            std::task::Poll::Ready(other) => panic!("{other:?}"),
+            std::task::Poll::Pending => {}
+        }
+    }
+    assert_eq!((refused, w.actor.depth()), (40, 10));
+    drop((callers, places));
+    assert_eq!(w.certs.shared.waiting.available_permits(), WAITERS_MAX);
+}
+
+#[tokio::test(start_paused = true)]
+async fn removals_coalesce_into_one_message() {
+    let w = world(Mood::Sign(HOUR)).await;
+    w.fetch("sa0").await.unwrap();
+    for n in 0..1000 {
+        w.certs.forget(&who(&format!("sa{n}")));
+        assert!(w.actor.depth() <= 1, "{} messages", w.actor.depth());
+    }
+    assert!(w.certs.current(&who("sa0")).is_none());
+    w.fetch("other").await.unwrap();
+    assert_eq!(w.certs.snapshot().len(), 1);
+    w.certs.forget(&who("other"));
+    assert_eq!(w.actor.depth(), 1, "the next one is said again");
 }
 
 #[test]

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ractor::ActorProcessingErr;
 
 use super::pod::Pod;
 use crate::{
     actors::node::cut,
-    supervisor::{Address, ChildSpec},
+    supervisor::{Actor, Address, ChildSpec, Described, Mailbox},
 };
 
 struct Conns(Arc<Pod>);
@@ -25,12 +25,18 @@ pub fn child(pod: &Arc<Pod>) -> ChildSpec {
     ChildSpec::actor("conns", &Address::new("conns"), make).kind_label("conns")
 }
 
+impl Described for Msg {
+    fn kind(&self) -> &'static str {
+        match *self {}
+    }
+}
+
 impl Actor for Conns {
     type Msg = Msg;
     type State = Owned;
     type Arguments = ();
 
-    async fn pre_start(&self, _: ActorRef<Msg>, (): ()) -> Result<Owned, ActorProcessingErr> {
+    async fn pre_start(&self, _: Mailbox<Msg>, (): ()) -> Result<Owned, ActorProcessingErr> {
         if !*self.0.draining.borrow() {
             self.0.conns.reopen();
             self.0.peers.reopen();

@@ -20,7 +20,7 @@ use crate::{
         mesh::{Workload, WorkloadInfo},
         outcome::Unroutable,
     },
-    supervisor::ConnSet,
+    supervisor::{ConnSet, report_task_panic},
 };
 
 static SERIAL: AtomicU64 = AtomicU64::new(1);
@@ -111,6 +111,7 @@ impl Pod {
         self.node.metrics.actors.task_panicked(kind);
         let path = format!("root/dataplane/pods/{}/conns/{kind}", self.uid);
         tracing::error!(target: "supervisor", path, shard, message, "connection task panicked");
+        report_task_panic(&path, kind, message);
     }
 
     /// `SO_MARK` of its sockets.

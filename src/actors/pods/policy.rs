@@ -2,14 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+use ractor::{ActorProcessingErr, RpcReplyPort};
 use tokio::time::sleep;
 
 use super::pod::{ConnInfo, Pod};
 use crate::{
     actors::{node::cut, serve::verdict},
     protocols::labels::Reporter,
-    supervisor::{Address, ChildSpec, Conn, OwnedTask},
+    supervisor::{Actor, Address, ChildSpec, Conn, Described, Mailbox, OwnedTask},
 };
 
 /// It has this long for all connections, which it checks in slices.
@@ -33,12 +33,21 @@ pub fn child(pod: &Arc<Pod>) -> ChildSpec {
     ChildSpec::actor("policy", &Address::new("policy"), make).kind_label("policy").hung_after(HUNG_AFTER)
 }
 
+impl Described for Msg {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Check(false, _) => "check",
+            Self::Check(true, _) => "check-final",
+        }
+    }
+}
+
 impl Actor for Policy {
     type Msg = Msg;
     type State = OwnedTask;
     type Arguments = ();
 
-    async fn pre_start(&self, myself: ActorRef<Msg>, (): ()) -> Result<OwnedTask, ActorProcessingErr> {
+    async fn pre_start(&self, myself: Mailbox<Msg>, (): ()) -> Result<OwnedTask, ActorProcessingErr> {
         let actor = myself.clone();
         let lost = move |_| myself.stop(Some("the watch ended".into()));
         Ok(OwnedTask::spawn("policy/watch", watch(self.0.clone(), actor), lost))
@@ -46,7 +55,7 @@ impl Actor for Policy {
 
     async fn handle(
         &self,
-        _: ActorRef<Msg>,
+        _: Mailbox<Msg>,
         message: Msg,
         _: &mut OwnedTask,
     ) -> Result<(), ActorProcessingErr> {
@@ -59,11 +68,11 @@ impl Actor for Policy {
 }
 
 /// Has everything checked once at the start, for changes missed while the actor was down, and after each change.
-async fn watch(pod: Arc<Pod>, actor: ActorRef<Msg>) {
+async fn watch(pod: Arc<Pod>, actor: Mailbox<Msg>) {
     let mut changes = pod.node.mesh_changed.clone();
     loop {
         changes.borrow_and_update();
-        let Ok(unknown) = ractor::call!(actor, |reply| Msg::Check(false, reply)) else { return };
+        let Ok(unknown) = actor.call(|reply| Msg::Check(false, reply)).await else { return };
         let changed = if unknown == 0 {
             changes.changed().await
         } else {
@@ -72,7 +81,7 @@ async fn watch(pod: Arc<Pod>, actor: ActorRef<Msg>) {
             tokio::select! {
                 changed = changes.changed() => changed,
                 () = sleep(patience) => {
-                    if ractor::call!(actor, |reply| Msg::Check(true, reply)).is_err() {
+                    if actor.call(|reply| Msg::Check(true, reply)).await.is_err() {
                         return;
                     }
                     changes.changed().await

@@ -3,13 +3,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ractor::ActorProcessingErr;
 use tokio::time::Instant;
 
 use super::{metrics::Metrics, queue::LogQueue};
 use crate::{
     actors::settings::HUNG_AFTER,
-    supervisor::{Address, ChildSpec},
+    supervisor::{Actor, Address, ChildSpec, Described, Mailbox},
 };
 
 /// How often it looks.
@@ -38,18 +38,25 @@ enum Msg {
 
 // === impl Telemetry ===
 
+impl Described for Msg {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Tick => "tick",
+        }
+    }
+}
+
 impl Actor for Telemetry {
     type Msg = Msg;
     type State = ();
     type Arguments = ();
 
-    async fn pre_start(&self, myself: ActorRef<Msg>, (): ()) -> Result<(), ActorProcessingErr> {
-        // ractor ends the timer with the actor.
+    async fn pre_start(&self, myself: Mailbox<Msg>, (): ()) -> Result<(), ActorProcessingErr> {
         myself.send_interval(EVERY, || Msg::Tick);
         Ok(())
     }
 
-    async fn handle(&self, _: ActorRef<Msg>, Msg::Tick: Msg, (): &mut ()) -> Result<(), ActorProcessingErr> {
+    async fn handle(&self, _: Mailbox<Msg>, Msg::Tick: Msg, (): &mut ()) -> Result<(), ActorProcessingErr> {
         self.metrics.sweep(Instant::now().into_std());
         self.metrics.log_lines_lost(self.log.lost());
         Ok(())

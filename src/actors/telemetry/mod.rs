@@ -5,6 +5,7 @@ pub mod actor;
 pub mod counters;
 pub mod filter;
 pub mod line;
+pub mod load;
 pub mod log;
 pub mod metrics;
 pub mod openmetrics;

@@ -3,17 +3,18 @@
 use std::{cell::Cell, panic, sync::Arc};
 
 use super::metrics::Metrics;
-use crate::supervisor::observe_task_panics;
+use crate::supervisor::{note_panic, observe_task_panics};
 
 /// Logs every panic under the target `panic` and counts it in `warren_panics_total`; those of tasks that an actor owns
 /// in `warren_task_panics_total` too. Replaces the hook before it.
 ///
-/// There is no backtrace: walking the stack takes tens of milliseconds of the shard that panicked.
+/// The stack is walked here, for the crash report; its symbols, which take tens of milliseconds, are looked up elsewhere.
 pub fn install(metrics: Arc<Metrics>) {
     let tasks = metrics.clone();
     observe_task_panics(move |kind| tasks.actors.task_panicked(kind));
     panic::set_hook(Box::new(move |info| {
         metrics.actors.panicked();
+        note_panic(info);
         log(info);
     }));
 }

@@ -9,7 +9,7 @@ pub mod pool;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use dashmap::DashMap;
-use ractor::{Actor, ActorProcessingErr, ActorRef, ActorStatus};
+use ractor::ActorProcessingErr;
 use tracing::Instrument;
 
 use super::{
@@ -18,7 +18,10 @@ use super::{
 };
 use crate::{
     protocols::{identity::Identity, outcome::Failure, route::Sans, tls::handshake::HandshakeError},
-    supervisor::{Address, AddressError, ChildSpec, DynamicChildren, Restart, StartError, TaskExit},
+    supervisor::{
+        Actor, Address, AddressError, ChildSpec, Described, DynamicChildren, Mailbox, Restart, StartError,
+        TaskExit,
+    },
 };
 
 /// Peers of a pod that may have a tunnel actor at a time.
@@ -229,9 +232,7 @@ impl Tunnels {
 }
 
 fn is_up(address: &Address<Msg>) -> bool {
-    let ended =
-        |actor: &ActorRef<Msg>| matches!(actor.get_status(), ActorStatus::Stopping | ActorStatus::Stopped);
-    address.current().is_some_and(|actor| !ended(&actor))
+    address.current().is_some_and(|actor| actor.is_up())
 }
 
 // === impl TunnelKey ===
@@ -248,18 +249,27 @@ impl TunnelKey {
 
 // === impl TunnelActor ===
 
+impl Described for Msg {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Open(..) => "open",
+            Self::Ended(..) => "ended",
+        }
+    }
+}
+
 impl Actor for TunnelActor {
     type Msg = Msg;
     type State = TunnelState;
     type Arguments = ();
 
-    async fn pre_start(&self, _: ActorRef<Msg>, (): ()) -> Result<TunnelState, ActorProcessingErr> {
+    async fn pre_start(&self, _: Mailbox<Msg>, (): ()) -> Result<TunnelState, ActorProcessingErr> {
         Ok(TunnelState { next: 0, placed: Vec::new() })
     }
 
     async fn handle(
         &self,
-        myself: ActorRef<Msg>,
+        myself: Mailbox<Msg>,
         message: Msg,
         state: &mut TunnelState,
     ) -> Result<(), ActorProcessingErr> {
@@ -283,7 +293,7 @@ impl Actor for TunnelActor {
 }
 
 impl TunnelActor {
-    fn open(&self, myself: &ActorRef<Msg>, shard: usize, ready: dial::Ready, state: &mut TunnelState) {
+    fn open(&self, myself: &Mailbox<Msg>, shard: usize, ready: dial::Ready, state: &mut TunnelState) {
         let id = state.next;
         state.next += 1;
         let (pod, key, actor) = (self.pod.clone(), self.key.clone(), myself.clone());

@@ -2,7 +2,7 @@
 
 use std::{marker::PhantomData, time::Duration};
 
-use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ractor::ActorProcessingErr;
 
 use super::{Xds, stream};
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
         Sink,
         backoff::{Backoff, End},
     },
-    supervisor::{OwnedTask, TaskExit},
+    supervisor::{Actor, Described, Mailbox, OwnedTask, TaskExit},
 };
 
 /// Owns the stream's task.
@@ -52,6 +52,15 @@ impl<S> XdsActor<S> {
     }
 }
 
+impl Described for Msg {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Ended(_) => "ended",
+            Self::Panicked(_) => "panicked",
+        }
+    }
+}
+
 impl<S: Sink> Actor for XdsActor<S> {
     type Msg = Msg;
     type State = Running<S>;
@@ -59,7 +68,7 @@ impl<S: Sink> Actor for XdsActor<S> {
 
     async fn pre_start(
         &self,
-        myself: ActorRef<Msg>,
+        myself: Mailbox<Msg>,
         args: XdsArgs<S>,
     ) -> Result<Running<S>, ActorProcessingErr> {
         let stream = start(&args, myself, Duration::ZERO);
@@ -68,7 +77,7 @@ impl<S: Sink> Actor for XdsActor<S> {
 
     async fn handle(
         &self,
-        myself: ActorRef<Msg>,
+        myself: Mailbox<Msg>,
         message: Msg,
         running: &mut Running<S>,
     ) -> Result<(), ActorProcessingErr> {
@@ -92,7 +101,7 @@ impl<S: Sink> Actor for XdsActor<S> {
     }
 }
 
-fn start<S: Sink>(args: &XdsArgs<S>, myself: ActorRef<Msg>, delay: Duration) -> OwnedTask {
+fn start<S: Sink>(args: &XdsArgs<S>, myself: Mailbox<Msg>, delay: Duration) -> OwnedTask {
     let (xds, sink) = (args.xds.clone(), args.sink.clone());
     let reporter = myself.clone();
     let run = async move {

@@ -5,5 +5,6 @@ mod chaos;
 mod dynamic;
 mod faults;
 mod pitfalls;
+mod record;
 mod support;
 mod tree;

@@ -7,8 +7,9 @@ use std::sync::{
 
 use super::support::*;
 use crate::supervisor::{
-    AddressError, DynamicChildren, DynamicSpec, EventKind, NodeState, OwnedTask, Restart, StartError,
-    Strategy, Tree, dynamic::MAX_PENDING_STARTS,
+    AddressError, DynamicChildren, DynamicSpec, EventKind, Fault, NodeState, OwnedTask, Restart, StartError,
+    Strategy, Tree,
+    dynamic::{MAX_PENDING_STARTS, MAX_PENDING_STOPS},
 };
 
 #[tokio::test(start_paused = true)]
@@ -36,6 +37,33 @@ async fn pitfall_01_starts_past_the_bound_wait_outside_the_unbounded_mailbox() {
     assert_eq!(world.noted("start").len(), MAX_PENDING_STARTS);
     until("the hung starts are given up", || refused.load(Ordering::SeqCst) == callers.len()).await;
     assert_eq!(world.noted("start").len(), 10, "the others had their turn");
+    tree.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn pitfall_01_stops_past_the_bound_wait_outside_the_unbounded_mailbox() {
+    let world = World::default();
+    let children = DynamicChildren::new("pods");
+    let tree = world.start(root(Strategy::OneForOne).dynamic(DynamicSpec::new("pods", &children))).await;
+    tree.handle().inject("root/pods", Fault::Hang(SECOND)).expect("it is up");
+    settle().await;
+    let stopped = Arc::new(AtomicUsize::new(0));
+    let callers: Vec<_> = (0..MAX_PENDING_STOPS + 10)
+        .map(|n| {
+            let (children, stopped) = (children.clone(), stopped.clone());
+            let stop = async move {
+                children.stop(&n.to_string()).await.expect("a child that is not there is fine");
+                stopped.fetch_add(1, Ordering::SeqCst);
+            };
+            OwnedTask::spawn("caller", stop, |_| {})
+        })
+        .collect();
+    for _ in 0..10 {
+        settle().await;
+    }
+    assert_eq!(tree.handle().find("root/pods").expect("exists").load.depth, MAX_PENDING_STOPS);
+    until("all had their turn", || stopped.load(Ordering::SeqCst) == callers.len()).await;
+    assert_eq!(tree.handle().find("root/pods").expect("exists").load.depth, 0);
     tree.stop().await;
 }
 

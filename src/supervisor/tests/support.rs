@@ -10,11 +10,11 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+use ractor::{ActorProcessingErr, RpcReplyPort};
 
 use crate::supervisor::{
-    Address, Backoff, ChildSpec, Event, EventKind, Intensity, NodeState, OwnedTask, Strategy, SupervisorSpec,
-    Tree, TreeHandle,
+    Actor, Address, Backoff, ChildSpec, Described, Event, EventKind, Intensity, Mailbox, NodeState,
+    OwnedTask, Strategy, SupervisorSpec, Tree, TreeHandle,
 };
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
@@ -191,12 +191,27 @@ impl Worker {
     }
 }
 
+impl Described for Msg {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Ping(_) => "ping",
+            Self::Panic => "panic",
+            Self::PanicWithLock => "panic-with-lock",
+            Self::Fail => "fail",
+            Self::End => "end",
+            Self::Hang => "hang",
+            Self::DieWith(_) => "die-with",
+            Self::Keep(_) => "keep",
+        }
+    }
+}
+
 impl Actor for Probe {
     type Msg = Msg;
     type State = State;
     type Arguments = ();
 
-    async fn pre_start(&self, _: ActorRef<Msg>, (): ()) -> Result<State, ActorProcessingErr> {
+    async fn pre_start(&self, _: Mailbox<Msg>, (): ()) -> Result<State, ActorProcessingErr> {
         let worker = &self.0;
         let incarnation = worker.starts.fetch_add(1, Ordering::SeqCst) + 1;
         worker.world.note("start", &worker.id);
@@ -216,7 +231,7 @@ impl Actor for Probe {
         Ok(State { incarnation, kept: Vec::new(), _task: task, _held: Held(worker.clone()) })
     }
 
-    async fn post_start(&self, _: ActorRef<Msg>, _: &mut State) -> Result<(), ActorProcessingErr> {
+    async fn post_start(&self, _: Mailbox<Msg>, _: &mut State) -> Result<(), ActorProcessingErr> {
         if matches!(self.0.script.lock().starts.pop_front(), Some(Start::PanicsAfter)) {
             panic!("told to panic after the start");
         }
@@ -226,7 +241,7 @@ impl Actor for Probe {
 
     async fn handle(
         &self,
-        myself: ActorRef<Msg>,
+        myself: Mailbox<Msg>,
         msg: Msg,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
@@ -247,7 +262,7 @@ impl Actor for Probe {
         Ok(())
     }
 
-    async fn post_stop(&self, _: ActorRef<Msg>, _: &mut State) -> Result<(), ActorProcessingErr> {
+    async fn post_stop(&self, _: Mailbox<Msg>, _: &mut State) -> Result<(), ActorProcessingErr> {
         self.0.world.note("stop", &self.0.id);
         if self.0.script.lock().hangs_in_stop {
             std::future::pending::<()>().await;

@@ -1,0 +1,81 @@
+use super::*;
+use tokio::sync::oneshot;
+
+fn shards() -> Shards {
+    let shards = Shards::new(2);
+    for index in 0..2 {
+        shards.serve(index).unwrap();
+    }
+    shards
+}
+
+#[tokio::test]
+async fn a_placed_task_runs_on_its_shard_and_its_end_is_heard() {
+    let (tell, heard) = oneshot::channel();
+    let (name, named) = oneshot::channel();
+    let placed = shards().place(
+        "test",
+        1,
+        |shard| async move {
+            assert_eq!(shard.index(), 1);
+            let _ = name.send(thread::current().name().map(str::to_owned));
+        },
+        |exit| drop(tell.send(exit)),
+    );
+    assert_eq!(named.await.unwrap().as_deref(), Some("shard-1"));
+    assert_eq!(heard.await.unwrap(), TaskExit::Done);
+    assert!(placed.unwrap().is_finished());
+}
+
+#[tokio::test]
+async fn a_panic_is_heard_and_the_shard_goes_on() {
+    let shards = shards();
+    let (tell, heard) = oneshot::channel();
+    let placed = shards.place("test", 0, |_| async { panic!("poison") }, |exit| drop(tell.send(exit)));
+    assert_eq!(heard.await.unwrap(), TaskExit::Panicked { message: "poison".into() });
+    drop(placed);
+    let (tell, heard) = oneshot::channel();
+    let _placed = shards.place("test", 0, |_| async {}, |exit| drop(tell.send(exit))).unwrap();
+    assert_eq!(heard.await.unwrap(), TaskExit::Done);
+}
+
+#[tokio::test]
+async fn dropping_the_owner_ends_the_task() {
+    let (tell, heard) = oneshot::channel();
+    let (started, running) = oneshot::channel();
+    let shards = shards();
+    let placed = shards
+        .place(
+            "test",
+            0,
+            |_| async move {
+                let _ = started.send(());
+                std::future::pending::<()>().await;
+            },
+            |exit| drop(tell.send(exit)),
+        )
+        .unwrap();
+    running.await.unwrap();
+    drop(placed);
+    assert_eq!(heard.await.unwrap(), TaskExit::Aborted);
+}
+
+#[tokio::test]
+async fn a_retired_shard_reports_its_tasks_and_can_be_replaced() {
+    let shards = Shards::new(1);
+    shards.serve(0).unwrap();
+    let mut alive = shards.alive(0).unwrap();
+    let mut generation = shards.generation(0).unwrap();
+    generation.mark_unchanged();
+    let (tell, heard) = oneshot::channel();
+    let _placed = shards.place("test", 0, |_| std::future::pending(), |exit| drop(tell.send(exit))).unwrap();
+    shards.retire(0);
+    assert_eq!(heard.await.unwrap(), TaskExit::Aborted);
+    alive.wait_for(|alive| !alive).await.unwrap();
+    assert_eq!(shards.run_on(0, |_| ()), Err(PlaceError::Down(0)));
+    shards.serve(0).unwrap();
+    generation.changed().await.unwrap();
+    let (tell, heard) = oneshot::channel();
+    let _placed = shards.place("test", 0, |_| async {}, |exit| drop(tell.send(exit))).unwrap();
+    assert_eq!(heard.await.unwrap(), TaskExit::Done);
+}

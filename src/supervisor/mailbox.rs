@@ -1,0 +1,251 @@
+//! Mailboxes that know what is in them, and the actors they belong to.
+//!
+//! ractor says nothing of an actor's queue. Here every message travels in a [`Letter`], and only a [`Mailbox`] makes
+//! letters: it counts one in before it is sent, the actor counts it out before it is handled, and an incarnation that
+//! ends takes its count along with its queue.
+
+use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use ractor::{
+    ActorCell, ActorId, ActorProcessingErr, ActorRef, ActorStatus, Message, MessagingErr, RpcReplyPort,
+    State, SupervisionEvent,
+};
+use tokio::{sync::oneshot, time::Instant};
+use tracing::Span;
+
+/// Instants a queue keeps room for once it is empty.
+const KEPT_ROOM: usize = 16;
+
+/// A message that can be named without what it carries: for the flight recorder, logs and `/actors`.
+pub trait Described {
+    /// Its variant, in lower case with dashes. Never a payload.
+    fn kind(&self) -> &'static str;
+}
+
+/// An actor that runs under a supervisor: ractor's trait, with a [`Mailbox`] for its `ActorRef`.
+pub trait Actor: Sized + Send + Sync + 'static {
+    /// What it is sent.
+    type Msg: Message + Described;
+    /// What it owns while it runs.
+    type State: State;
+    /// What a start needs.
+    type Arguments: State;
+
+    /// Makes the State. Takes local things only (bind, open) and never waits for a remote.
+    fn pre_start(
+        &self,
+        myself: Mailbox<Self::Msg>,
+        arguments: Self::Arguments,
+    ) -> impl Future<Output = Result<Self::State, ActorProcessingErr>> + Send;
+
+    /// Runs once after the start, before the first message.
+    fn post_start(
+        &self,
+        _myself: Mailbox<Self::Msg>,
+        _state: &mut Self::State,
+    ) -> impl Future<Output = Result<(), ActorProcessingErr>> + Send {
+        std::future::ready(Ok(()))
+    }
+
+    /// Handles a message. An error is a crash.
+    fn handle(
+        &self,
+        _myself: Mailbox<Self::Msg>,
+        _message: Self::Msg,
+        _state: &mut Self::State,
+    ) -> impl Future<Output = Result<(), ActorProcessingErr>> + Send {
+        std::future::ready(Ok(()))
+    }
+
+    /// Handles news of an actor that is linked to this one.
+    fn handle_supervisor_evt(
+        &self,
+        myself: Mailbox<Self::Msg>,
+        event: SupervisionEvent,
+        _state: &mut Self::State,
+    ) -> impl Future<Output = Result<(), ActorProcessingErr>> + Send {
+        // As ractor does: an actor that does not expect the end of a linked one ends with it.
+        if let SupervisionEvent::ActorTerminated(..) | SupervisionEvent::ActorFailed(..) = event {
+            myself.stop(None);
+        }
+        std::future::ready(Ok(()))
+    }
+
+    /// Runs after a graceful stop; not after a crash or a kill.
+    fn post_stop(
+        &self,
+        _myself: Mailbox<Self::Msg>,
+        _state: &mut Self::State,
+    ) -> impl Future<Output = Result<(), ActorProcessingErr>> + Send {
+        std::future::ready(Ok(()))
+    }
+}
+
+/// Reaches one incarnation of an actor. Clones are the same; it goes stale when the actor ends.
+pub struct Mailbox<M> {
+    actor: ActorRef<Letter<M>>,
+    queue: Arc<Queue>,
+}
+
+/// The actor is gone: the message was not delivered, or will not be answered.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the actor is gone")]
+pub struct Gone;
+
+/// A message on its way.
+pub(super) struct Letter<M> {
+    pub(super) message: M,
+    /// Where it was sent from.
+    pub(super) span: Span,
+}
+
+/// When the messages were sent that one incarnation has not begun to handle.
+#[derive(Debug, Default)]
+pub(super) struct Queue(Mutex<VecDeque<Instant>>);
+
+// === impl Mailbox ===
+
+impl<M> Clone for Mailbox<M> {
+    fn clone(&self) -> Self {
+        Self { actor: self.actor.clone(), queue: self.queue.clone() }
+    }
+}
+
+impl<M> fmt::Debug for Mailbox<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mailbox").field("actor", &self.actor.get_id()).finish_non_exhaustive()
+    }
+}
+
+impl<M: Message> Mailbox<M> {
+    pub(super) fn new(actor: ActorRef<Letter<M>>, queue: Arc<Queue>) -> Self {
+        Self { actor, queue }
+    }
+
+    /// Sends without waiting. `Ok` does not mean that it will be handled.
+    ///
+    /// # Errors
+    /// The actor is gone.
+    pub fn cast(&self, message: M) -> Result<(), Gone> {
+        self.send(message).map_err(|_| Gone)
+    }
+
+    /// Sends the message built around a reply port and waits for the reply, as long as the actor lives.
+    ///
+    /// # Errors
+    /// The actor is gone, or has dropped the reply port.
+    pub async fn call<T: Send + 'static>(
+        &self,
+        message: impl FnOnce(RpcReplyPort<T>) -> M,
+    ) -> Result<T, Gone> {
+        let (port, reply) = oneshot::channel();
+        self.cast(message(port.into()))?;
+        reply.await.map_err(|_| Gone)
+    }
+
+    /// Sends a message every `period`, until the actor ends.
+    pub fn send_interval(&self, period: Duration, message: impl Fn() -> M + Send + 'static) {
+        let queue = self.queue.clone();
+        let make = move || {
+            queue.enter();
+            Letter { message: message(), span: Span::none() }
+        };
+        // ractor ends the timer with the actor.
+        drop(ractor::time::send_interval(period, self.actor.get_cell(), make));
+    }
+
+    /// Asks it to end once the handler it is in is done; what waits is discarded.
+    pub fn stop(&self, reason: Option<String>) {
+        self.actor.stop(reason);
+    }
+
+    /// Ends it at its next await.
+    pub fn kill(&self) {
+        self.actor.kill();
+    }
+
+    /// Whether it has not begun to end.
+    pub fn is_up(&self) -> bool {
+        !matches!(self.actor.get_status(), ActorStatus::Stopping | ActorStatus::Stopped)
+    }
+
+    /// How many messages wait.
+    pub fn depth(&self) -> usize {
+        self.queue.depth()
+    }
+
+    /// The incarnation's id.
+    pub fn id(&self) -> ActorId {
+        self.actor.get_id()
+    }
+
+    /// Ends it, and waits until it has.
+    #[cfg(test)]
+    pub(crate) async fn killed(&self) {
+        let ended = self.actor.get_cell().kill_and_wait(None).await;
+        assert!(ended.is_ok(), "{ended:?}");
+    }
+
+    /// Stops it, and waits until it has ended.
+    #[cfg(test)]
+    pub(crate) async fn stopped(&self) {
+        let ended = self.actor.get_cell().stop_and_wait(None, None).await;
+        assert!(ended.is_ok(), "{ended:?}");
+    }
+
+    pub(super) fn cell(&self) -> ActorCell {
+        self.actor.get_cell()
+    }
+
+    /// Sends; gives an undelivered message back if it can.
+    pub(super) fn send(&self, message: M) -> Result<(), Option<M>> {
+        post(&self.actor.get_cell(), &self.queue, message)
+    }
+}
+
+/// Sends `message` to the actor whose queue this is.
+pub(super) fn post<M: Message>(actor: &ActorCell, queue: &Queue, message: M) -> Result<(), Option<M>> {
+    // Before it is sent: the actor may be on another thread.
+    queue.enter();
+    actor.send_message(Letter { message, span: Span::current() }).map_err(|error| {
+        queue.undo();
+        match error {
+            MessagingErr::SendErr(letter) => Some(letter.message),
+            MessagingErr::ChannelClosed | MessagingErr::InvalidActorType => None,
+        }
+    })
+}
+
+// === impl Queue ===
+
+impl Queue {
+    fn enter(&self) {
+        self.0.lock().push_back(Instant::now());
+    }
+
+    fn undo(&self) {
+        self.0.lock().pop_back();
+    }
+
+    /// The oldest is about to be handled. When it was sent.
+    pub(super) fn leave(&self) -> Option<Instant> {
+        let mut waiting = self.0.lock();
+        let sent = waiting.pop_front();
+        if waiting.is_empty() && waiting.capacity() > KEPT_ROOM {
+            waiting.shrink_to(KEPT_ROOM);
+        }
+        sent
+    }
+
+    pub(super) fn depth(&self) -> usize {
+        self.0.lock().len()
+    }
+
+    /// How many wait, and for how long the oldest.
+    pub(super) fn load(&self, now: Instant) -> (usize, Duration) {
+        let waiting = self.0.lock();
+        let oldest = waiting.front().map_or(Duration::ZERO, |sent| now.saturating_duration_since(*sent));
+        (waiting.len(), oldest)
+    }
+}

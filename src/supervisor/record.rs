@@ -1,0 +1,259 @@
+//! The flight recorder: what each actor handled last, for how long, and what it is at now.
+//!
+//! It belongs to the node, in shared memory, so that a hung or dead actor is read like any other. It knows kinds and
+//! times, and never what a message carries.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+use tracing::Span;
+
+use super::{
+    crash::{Panic, take_panic},
+    mailbox::Queue,
+};
+
+/// Messages that an actor's record keeps.
+pub(super) const KEPT: usize = 64;
+
+/// What an actor has to do, at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Messages in its mailbox, without the one it handles.
+    pub depth: usize,
+    /// How long the oldest of them has waited.
+    pub oldest: Duration,
+    /// Messages that the node's incarnations have handled in all.
+    pub handled: u64,
+    /// The time its handlers took together, awaits included.
+    pub busy: Duration,
+    /// The longest one, by the kind of its message.
+    pub longest: Option<(&'static str, Duration)>,
+    /// What is being handled now, and since when.
+    pub handling: Option<(&'static str, Duration)>,
+}
+
+/// A message that was handled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Handled {
+    /// Its kind.
+    pub kind: &'static str,
+    /// The span it was sent from, if there was one.
+    pub span: Option<&'static str>,
+    /// How long ago its handler began.
+    pub ago: Duration,
+    /// How long it had waited in the mailbox.
+    pub waited: Duration,
+    /// How long its handler took.
+    pub took: Duration,
+}
+
+/// Sums over all actors of one kind, those that are gone included.
+#[derive(Debug, Default)]
+pub(super) struct Totals {
+    handled: AtomicU64,
+    busy_us: AtomicU64,
+}
+
+/// The totals of a tree by kind. Kinds are words of the program: there are few.
+#[derive(Debug, Default)]
+pub(super) struct Kinds(Mutex<Vec<(&'static str, Arc<Totals>)>>);
+
+/// An actor's record. Outlives its incarnations.
+#[derive(Debug)]
+pub(super) struct Record {
+    totals: Arc<Totals>,
+    pages: Mutex<Pages>,
+}
+
+/// What was recorded when an incarnation died.
+#[derive(Debug, Default)]
+pub(super) struct Last {
+    pub(super) handling: Option<(&'static str, Duration)>,
+    pub(super) span: Option<Span>,
+    pub(super) messages: Vec<Handled>,
+    pub(super) waiting: usize,
+    pub(super) panicked: bool,
+    pub(super) panic: Option<Panic>,
+}
+
+#[derive(Debug, Default)]
+struct Pages {
+    queue: Option<Arc<Queue>>,
+    now: Option<Now>,
+    last: VecDeque<Entry>,
+    handled: u64,
+    busy: Duration,
+    longest: Option<(&'static str, Duration)>,
+    panicked: bool,
+    panic: Option<Panic>,
+}
+
+#[derive(Debug)]
+struct Now {
+    kind: &'static str,
+    since: Instant,
+    waited: Duration,
+    span: Span,
+}
+
+/// A line of the record: small, as a node has hundreds of actors.
+#[derive(Debug)]
+struct Entry {
+    kind: &'static str,
+    span: Option<&'static str>,
+    at: Instant,
+    waited_us: u32,
+    took_us: u32,
+}
+
+/// A handler at work. Dropped before it is done, its record stays open: for the report of the crash.
+pub(super) struct Handling<'a> {
+    record: &'a Record,
+}
+
+// === impl Kinds ===
+
+impl Kinds {
+    pub(super) fn of(&self, kind: &'static str) -> Arc<Totals> {
+        let mut kinds = self.0.lock();
+        if let Some((_, totals)) = kinds.iter().find(|(known, _)| *known == kind) {
+            return totals.clone();
+        }
+        let totals = Arc::<Totals>::default();
+        kinds.push((kind, totals.clone()));
+        totals
+    }
+
+    /// Each kind with the messages handled and the time that took.
+    pub(super) fn all(&self) -> Vec<(&'static str, u64, Duration)> {
+        let read = |(kind, totals): &(&'static str, Arc<Totals>)| {
+            let busy = Duration::from_micros(totals.busy_us.load(Ordering::Relaxed));
+            (*kind, totals.handled.load(Ordering::Relaxed), busy)
+        };
+        self.0.lock().iter().map(read).collect()
+    }
+}
+
+// === impl Record ===
+
+impl Record {
+    pub(super) fn new(totals: Arc<Totals>) -> Self {
+        Self { totals, pages: Mutex::default() }
+    }
+
+    /// Another incarnation begins, with an empty mailbox.
+    pub(super) fn begin(&self) -> Arc<Queue> {
+        let queue = Arc::<Queue>::default();
+        let mut pages = self.pages.lock();
+        pages.queue = Some(queue.clone());
+        pages.now = None;
+        pages.panicked = false;
+        pages.panic = None;
+        queue
+    }
+
+    /// The incarnation is gone, and its mailbox with it.
+    pub(super) fn end(&self) {
+        let mut pages = self.pages.lock();
+        pages.queue = None;
+        pages.now = None;
+        pages.panic = None;
+    }
+
+    /// The mailbox of the incarnation that runs.
+    pub(super) fn queue(&self) -> Option<Arc<Queue>> {
+        self.pages.lock().queue.clone()
+    }
+
+    /// A handler begins, of a message that has waited for so long.
+    pub(super) fn handling(&self, kind: &'static str, waited: Duration, span: Span) -> Handling<'_> {
+        self.pages.lock().now = Some(Now { kind, since: Instant::now(), waited, span });
+        Handling { record: self }
+    }
+
+    pub(super) fn load(&self) -> Load {
+        let (pages, now) = (self.pages.lock(), Instant::now());
+        let (depth, oldest) = pages.queue.as_ref().map_or((0, Duration::ZERO), |queue| queue.load(now));
+        Load {
+            depth,
+            oldest,
+            handled: pages.handled,
+            busy: pages.busy,
+            longest: pages.longest,
+            handling: pages.now.as_ref().map(|at| (at.kind, now.saturating_duration_since(at.since))),
+        }
+    }
+
+    /// Takes out what a report of a death needs.
+    pub(super) fn last(&self) -> Last {
+        let (mut pages, now) = (self.pages.lock(), Instant::now());
+        let handled = |entry: Entry| Handled {
+            kind: entry.kind,
+            span: entry.span,
+            ago: now.saturating_duration_since(entry.at),
+            waited: Duration::from_micros(entry.waited_us.into()),
+            took: Duration::from_micros(entry.took_us.into()),
+        };
+        let at = pages.now.take();
+        Last {
+            handling: at.as_ref().map(|at| (at.kind, now.saturating_duration_since(at.since))),
+            span: at.map(|at| at.span),
+            messages: std::mem::take(&mut pages.last).into_iter().map(handled).collect(),
+            waiting: pages.queue.as_ref().map_or(0, |queue| queue.depth()),
+            panicked: std::mem::take(&mut pages.panicked),
+            panic: pages.panic.take(),
+        }
+    }
+}
+
+// === impl Handling ===
+
+impl Handling<'_> {
+    /// The handler has returned.
+    pub(super) fn done(self) {
+        let (mut pages, now) = (self.record.pages.lock(), Instant::now());
+        let Some(at) = pages.now.take() else { return };
+        let took = now.saturating_duration_since(at.since);
+        pages.handled += 1;
+        pages.busy = pages.busy.saturating_add(took);
+        if pages.longest.is_none_or(|(_, longest)| took > longest) {
+            pages.longest = Some((at.kind, took));
+        }
+        if pages.last.len() >= KEPT {
+            pages.last.pop_front();
+        }
+        pages.last.push_back(Entry {
+            kind: at.kind,
+            span: at.span.metadata().map(|span| span.name()),
+            at: at.since,
+            waited_us: micros(at.waited),
+            took_us: micros(took),
+        });
+        self.record.totals.handled.fetch_add(1, Ordering::Relaxed);
+        self.record.totals.busy_us.fetch_add(micros(took).into(), Ordering::Relaxed);
+    }
+}
+
+impl Drop for Handling<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // The hook has run on this thread, just now.
+            let mut pages = self.record.pages.lock();
+            pages.panicked = true;
+            pages.panic = take_panic();
+        }
+    }
+}
+
+fn micros(time: Duration) -> u32 {
+    u32::try_from(time.as_micros()).unwrap_or(u32::MAX)
+}
