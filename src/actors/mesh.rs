@@ -7,7 +7,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::sync::watch;
 use tracing::Instrument;
 
-use super::certs::Certs;
+use super::{certs::Certs, sys::memory};
 use crate::{
     protocols::{
         mesh::{
@@ -23,6 +23,9 @@ use crate::{
 
 /// Longest time one push may take to be applied: the largest takes well under a second.
 const APPLY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Resources of a push after which the allocator gives back what applying it has left over.
+const LARGE_PUSH: usize = 512;
 
 /// Where decoded resources go. Cheap to clone.
 #[derive(Clone)]
@@ -120,6 +123,9 @@ impl Actor for MeshActor {
         self.0.changed.send_modify(|pushes| *pushes += 1);
         // Without the asker there is nobody to acknowledge to; the next connection replays what was not.
         let _ = reply.send(rejected);
+        if resources >= LARGE_PUSH {
+            memory::give_back();
+        }
         Ok(())
     }
 }

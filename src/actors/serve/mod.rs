@@ -11,9 +11,10 @@ use super::{
     node::cut,
     pods::pod::{ConnInfo, Pod},
     shard::Shard,
+    sys::socket,
 };
 use crate::protocols::{
-    addr::{ClientAddr, canonical},
+    addr::{ClientAddr, OrigDst, canonical},
     mesh::Workload,
     outcome::{Cut, Denial, Outcome},
     rbac::{self, DenyReason, Destination, DryRun, Flow, Verdict},
@@ -102,6 +103,20 @@ pub fn cut_outcome(why: crate::supervisor::CutReason) -> Outcome {
 /// The connection is reset already.
 pub fn ends(stream: &tokio::net::TcpStream, peer: SocketAddr) -> io::Result<(ClientAddr, SocketAddr)> {
     Ok((ClientAddr::new(peer), canonical(stream.local_addr()?)))
+}
+
+/// The client of a captured connection, and where it was going.
+///
+/// # Errors
+/// The connection is reset already.
+pub fn captured(stream: &tokio::net::TcpStream, peer: SocketAddr) -> io::Result<(ClientAddr, OrigDst)> {
+    let client = ClientAddr::new(peer);
+    // Asked first: where there is an answer, the socket's own address is of no interest.
+    let dst = match socket::original_dst(stream, client.ip().is_ipv4()) {
+        Some(dst) => dst,
+        None => canonical(stream.local_addr()?),
+    };
+    Ok((client, OrigDst::new(dst)))
 }
 
 #[cfg(test)]

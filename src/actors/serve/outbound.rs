@@ -11,7 +11,6 @@ use crate::{
     actors::{
         pods::pod::{ConnInfo, Pod},
         shard::{Counted, Shard},
-        sys::socket,
         telemetry::{access, metrics::Held},
         tunnel::{
             TunnelKey, dial,
@@ -66,8 +65,7 @@ struct Open {
 }
 
 async fn open(pod: Arc<Pod>, shard: Shard, stream: &TcpStream, peer: SocketAddr) -> Option<Open> {
-    let (client, local) = super::ends(stream, peer).ok()?;
-    let dst = OrigDst::new(socket::original_dst(stream, client.ip().is_ipv4()).unwrap_or(local));
+    let (client, dst) = super::captured(stream, peer).ok()?;
     let info = ConnInfo {
         reporter: Reporter::Source,
         tunnelled: false,

@@ -10,12 +10,10 @@ use crate::{
     actors::{
         pods::pod::{ConnInfo, Pod},
         shard::{Counted, Shard},
-        sys::socket,
         telemetry::{access, metrics::Held},
         tunnel::dial,
     },
     protocols::{
-        addr::OrigDst,
         labels::Reporter,
         outcome::{Failure, Outcome, Unroutable},
         relay::{TcpSide, relay},
@@ -44,8 +42,7 @@ struct Open {
 }
 
 async fn open(pod: Arc<Pod>, shard: &Shard, stream: &TcpStream, peer: SocketAddr) -> Option<Open> {
-    let (client, local) = super::ends(stream, peer).ok()?;
-    let dst = OrigDst::new(socket::original_dst(stream, client.ip().is_ipv4()).unwrap_or(local));
+    let (client, dst) = super::captured(stream, peer).ok()?;
     let refuse = |outcome: &Outcome| {
         access::refused(client.addr(), dst.addr(), Reporter::Destination, outcome);
     };

@@ -93,8 +93,7 @@ pub fn listen(how: &Listen) -> io::Result<(std::net::TcpListener, bool)> {
 /// # Errors
 /// Creating or marking failed.
 pub fn connecting(to: SocketAddr, how: &Connect) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_nonblocking(true)?;
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     socket.set_tcp_nodelay(true)?;
     if let Some(mark) = how.mark {
         socket.set_mark(mark)?;
@@ -136,15 +135,10 @@ fn set_keepalive(socket: SockRef<'_>, keepalive: Keepalive) -> io::Result<()> {
 }
 
 fn assume(socket: &Socket, source: IpAddr) -> io::Result<()> {
+    // A transparent socket may be bound to any address: FREEBIND would add nothing (ip(7)).
     match source {
-        IpAddr::V4(_) => {
-            socket.set_ip_transparent_v4(true)?;
-            socket.set_freebind_v4(true)?;
-        }
-        IpAddr::V6(_) => {
-            socket.set_ip_transparent_v6(true)?;
-            socket.set_freebind_v6(true)?;
-        }
+        IpAddr::V4(_) => socket.set_ip_transparent_v4(true)?,
+        IpAddr::V6(_) => socket.set_ip_transparent_v6(true)?,
     }
     socket.bind(&SocketAddr::new(source, 0).into())
 }
