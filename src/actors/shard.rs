@@ -31,6 +31,7 @@ use tokio::{
 };
 
 use super::{
+    serve::local::Verified,
     settings::HUNG_AFTER,
     sys::{
         memory::{self, Tidy},
@@ -94,6 +95,8 @@ pub struct Local {
     pub shards: Shards,
     /// Tunnels of pods on this shard, by the pod's serial number.
     pub pools: RefCell<HashMap<u64, Rc<PodPool>>>,
+    /// Pairs of pods that may be joined.
+    pub verified: RefCell<Verified>,
     load: Arc<Load>,
 }
 
@@ -223,6 +226,7 @@ impl Shards {
                 home,
                 shards,
                 pools: RefCell::default(),
+                verified: RefCell::default(),
                 load,
             };
             let shard = Shard(Rc::new(local));

@@ -1,6 +1,7 @@
 //! Connections, from accept to close, each on one shard.
 
 pub mod inbound;
+pub mod local;
 pub mod outbound;
 pub mod plaintext;
 pub mod report;

@@ -6,7 +6,10 @@ use http::HeaderValue;
 use tokio::{net::TcpStream, time::timeout};
 use tracing::Instrument;
 
-use super::report::{Facts, Report};
+use super::{
+    local::{Both, Join, Joined},
+    report::{Facts, Report},
+};
 use crate::{
     actors::{
         pods::pod::{ConnInfo, Pod},
@@ -50,10 +53,17 @@ pub async fn serve(pod: Arc<Pod>, shard: Shard, stream: TcpStream, peer: SocketA
     let relayed = match reached {
         Reached::Tcp(server) => conn.guard(relay(client, server, &*report, &shard.buffers)).await,
         Reached::Stream(server, _lease) => conn.guard(relay(client, server, &*report, &shard.buffers)).await,
+        Reached::Local(joined) => {
+            let Joined { conn: there, report: theirs, app } = *joined;
+            let both = Both(&report, &theirs);
+            let relaying = there.guard(relay(client, TcpSide(app), &both, &shard.buffers));
+            let relayed = conn.guard(relaying).await.flatten();
+            relayed.inspect(|relayed| theirs.relayed(relayed))
+        }
     };
     // A connection that was cut is reported as such.
     if let Ok(relayed) = relayed {
-        report.relayed(relayed);
+        report.relayed(&relayed);
     }
 }
 
@@ -95,6 +105,8 @@ struct Outbound<'a> {
 enum Reached {
     Tcp(TcpSide),
     Stream(StreamSide, Lease),
+    /// The destination's own side, served here too.
+    Local(Box<Joined>),
 }
 
 // === impl Outbound ===
@@ -190,16 +202,24 @@ impl Outbound<'_> {
             mtls: tunnelled,
             ..Facts::default()
         };
-        let report = Report::open(self.pod, self.conn, to, facts);
+        let mut report = Report::open(self.pod, self.conn, to, facts);
         if let Err(error) = resolved {
             return (report, Err((error.into(), false)));
         }
         let reached = match hop {
             Hop::Tcp { .. } => self.direct(to, elsewhere).await,
             Hop::Hbone { authority, sans, .. } => {
-                let request = self.request(workload, authority, report.facts().service.as_deref());
                 let key = TunnelKey { to, identity: identity.clone(), sans };
-                self.stream(&key, request, elsewhere).await
+                match Join::find(self.pod, self.shard, self.client, &key, report.facts()) {
+                    Some(join) => {
+                        let joined = join.reach(self.shard, self.conn).await;
+                        joined.inspect(|joined| report.beside(&joined.conn)).map(Reached::Local)
+                    }
+                    None => {
+                        let request = self.request(workload, authority, report.facts().service.as_deref());
+                        self.stream(&key, request, elsewhere).await
+                    }
+                }
             }
             Hop::DoubleHbone { .. } => {
                 let why = "destinations on another network are not served by this version";

@@ -31,7 +31,7 @@ pub async fn serve(pod: Arc<Pod>, shard: Shard, stream: TcpStream, peer: SocketA
     let Some(open) = Box::pin(open(pod, &shard, &stream, peer).instrument(span)).await else { return };
     let Open { conn, counted: _counted, report, app } = open;
     if let Ok(relayed) = conn.guard(relay(TcpSide(stream), TcpSide(app), &*report, &shard.buffers)).await {
-        report.relayed(relayed);
+        report.relayed(&relayed);
     }
 }
 
