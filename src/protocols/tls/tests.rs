@@ -63,7 +63,8 @@ async fn between(client: &WorkloadCert, server: &WorkloadCert, expected: &[Ident
     } else {
         let fault = [c.as_ref().err(), s.as_ref().err()].into_iter().flatten().find_map(|error| {
             let fault = TlsFault::of(error)?;
-            matches!(fault, TlsFault::PeerIdentity(_) | TlsFault::PeerCertificate(_)).then_some(fault)
+            use TlsFault::{PeerCertificate, PeerIdentity, PeerRevoked};
+            matches!(fault, PeerIdentity(_) | PeerCertificate(_) | PeerRevoked).then_some(fault)
         });
         assert_eq!(fault.is_some(), seen.is_err(), "{fault:?}, {seen:?}");
     }
