@@ -36,6 +36,7 @@ use super::{
     sys::{
         memory::{self, Tidy},
         netns::NetNs,
+        splice::Pipes,
     },
     tunnel::pool::PodPool,
 };
@@ -87,6 +88,8 @@ pub struct Local {
     index: usize,
     /// Buffers of this thread.
     pub buffers: Buffers,
+    /// What moves bytes between sockets of this thread.
+    pub pipes: Pipes,
     /// Chance.
     pub rng: RefCell<SmallRng>,
     /// The process's own namespace.
@@ -222,6 +225,7 @@ impl Shards {
             let local = Local {
                 index,
                 buffers: Buffers::default(),
+                pipes: Pipes::default(),
                 rng: RefCell::new(SmallRng::from_os_rng()),
                 home,
                 shards,
@@ -578,8 +582,7 @@ mod tests {
     async fn a_retired_shard_reports_its_tasks_and_can_be_replaced() {
         let shards = Shards::new(1);
         shards.serve(0).unwrap();
-        let mut alive = shards.alive(0).unwrap();
-        let mut generation = shards.generation(0).unwrap();
+        let (mut alive, mut generation) = (shards.alive(0).unwrap(), shards.generation(0).unwrap());
         generation.mark_unchanged();
         let (tell, heard) = oneshot::channel();
         let _placed =

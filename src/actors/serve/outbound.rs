@@ -51,12 +51,12 @@ pub async fn serve(pod: Arc<Pod>, shard: Shard, stream: TcpStream, peer: SocketA
     let Open { conn, counted: _counted, report, reached } = open;
     let client = TcpSide(stream);
     let relayed = match reached {
-        Reached::Tcp(server) => conn.guard(relay(client, server, &*report, &shard.buffers)).await,
+        Reached::Tcp(server) => conn.guard(super::plainly(&shard, (client, server), &*report)).await,
         Reached::Stream(server, _lease) => conn.guard(relay(client, server, &*report, &shard.buffers)).await,
         Reached::Local(joined) => {
             let Joined { conn: there, report: theirs, app } = *joined;
             let both = Both(&report, &theirs);
-            let relaying = there.guard(relay(client, TcpSide(app), &both, &shard.buffers));
+            let relaying = there.guard(super::plainly(&shard, (client, TcpSide(app)), &both));
             let relayed = conn.guard(relaying).await.flatten();
             relayed.inspect(|relayed| theirs.relayed(relayed))
         }
