@@ -15,6 +15,7 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{
     certs::Certs,
+    pods::neighbours::Neighbours,
     shard::Shards,
     sys::{netns::NetNs, socket::Keepalive},
     telemetry::metrics::Metrics,
@@ -51,6 +52,8 @@ pub struct Node {
     pub home: NetNs,
     /// Next hops that lately did not answer.
     pub suspects: Suspects,
+    /// The pods served here, as destinations of each other.
+    pub neighbours: Neighbours,
     /// Settings.
     pub settings: Settings,
 }
@@ -121,6 +124,8 @@ pub struct Options {
     pub localhost_app_tunnel: bool,
     /// Log policy decisions at info.
     pub policy_log: bool,
+    /// Join pods of this node without a tunnel.
+    pub local_join: bool,
 }
 
 /// Next hops that lately did not answer: another endpoint of the service is tried before them. Bounded; the oldest

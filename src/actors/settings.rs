@@ -59,6 +59,7 @@ pub fn data_plane(config: &Config) -> Settings {
             baggage: config.listen.baggage,
             localhost_app_tunnel: config.listen.localhost_app_tunnel,
             policy_log: config.process.log.policy_info,
+            local_join: config.tunnel.join.enabled,
         },
         illegal_ports: IllegalPorts::new(config.listen.ports.illegal()),
     }

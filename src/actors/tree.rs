@@ -22,7 +22,7 @@ use super::{
     health::Health,
     mesh::MeshTables,
     node::{Node, Suspects},
-    pods::Pods,
+    pods::{Pods, neighbours::Neighbours},
     settings,
     shard::{self, Shards},
     sys::{netns::NetNs, socket::wildcard},
@@ -181,6 +181,7 @@ fn parts(
         shards: shards.clone(),
         home: NetNs::current().map_err(BootError::Namespace)?,
         suspects: Suspects::default(),
+        neighbours: Neighbours::default(),
         settings: settings::data_plane(config),
     });
     let (gate, open) = watch::channel(false);

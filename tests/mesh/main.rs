@@ -13,6 +13,7 @@ mod certs;
 mod hbone;
 mod lifecycle;
 mod load;
+mod local;
 mod logs;
 mod metrics;
 mod policy;
@@ -25,6 +26,7 @@ use certs::*;
 use hbone::*;
 use lifecycle::*;
 use load::*;
+use local::*;
 use policy::*;
 use zds::*;
 
@@ -59,6 +61,10 @@ fn main() -> ExitCode {
         a_removed_server_pod_takes_its_connections_along,
         a_lost_control_plane_costs_no_connection_and_hears_what_is_known_already,
         a_mute_control_plane_costs_nothing,
+        joined_pods_are_told_of_as_if_there_was_a_tunnel,
+        a_joined_connection_ends_with_either_of_its_pods,
+        a_joined_connection_outlives_the_order_to_stop_until_its_end_or_the_deadline,
+        a_thousand_joined_connections_carry_every_byte_and_leave_nothing_behind,
         a_thousand_connections_carry_every_byte_and_leave_no_memory_behind,
     ];
     let users = Users::RootAndUserFor(&["captured_to_captured_is_mutual_tls_and_both_proxies_tell_the_same"]);

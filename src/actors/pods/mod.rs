@@ -1,6 +1,7 @@
 //! The pods of the node, each under a supervisor of its own.
 
 pub mod conns;
+pub mod neighbours;
 pub mod pod;
 pub mod policy;
 
@@ -124,6 +125,7 @@ impl Pods {
         self.pods.insert(pod.uid.clone(), pod.clone());
         match self.supervisor.start(pod.tree()).await {
             Ok(()) => {
+                self.node.neighbours.add(&pod);
                 self.node.metrics.pods.started();
                 Ok(())
             }
@@ -155,6 +157,7 @@ impl Pods {
 
     async fn end(&self, pod: &Arc<Pod>) {
         pod.stop_accepting();
+        self.node.neighbours.remove(pod);
         pod.conns.cut_all(cut::POD);
         pod.peers.cut_all(cut::POD);
         if let Err(error) = self.supervisor.stop(&pod.uid).await {

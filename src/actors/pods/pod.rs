@@ -12,6 +12,7 @@ use foldhash::HashMap;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use super::neighbours::OwnAddresses;
 use crate::{
     actors::{capture::Kind, node::Node, sys::netns::NetNs, tunnel::Tunnels},
     protocols::{
@@ -53,6 +54,8 @@ pub struct Pod {
     pub draining: watch::Sender<bool>,
     /// Inbound listeners may connect as the client.
     pub transparent: AtomicBool,
+    /// Addresses it is known to have.
+    pub addresses: OwnAddresses,
     /// The workload as last found, and whether it still is the one.
     workload: Mutex<Option<(u64, Arc<Workload>)>>,
 }
@@ -102,6 +105,7 @@ impl Pod {
             listeners: Mutex::default(),
             draining: watch::Sender::new(false),
             transparent: AtomicBool::new(false),
+            addresses: OwnAddresses::default(),
             workload: Mutex::default(),
         })
     }

@@ -1,6 +1,7 @@
 //! Connections, from accept to close, each on one shard.
 
 pub mod inbound;
+pub mod local;
 pub mod outbound;
 pub mod plaintext;
 pub mod report;
@@ -11,19 +12,29 @@ use super::{
     node::cut,
     pods::pod::{ConnInfo, Pod},
     shard::Shard,
-    sys::socket,
+    sys::{socket, splice::Splice},
 };
 use crate::protocols::{
     addr::{ClientAddr, OrigDst, canonical},
     mesh::Workload,
     outcome::{Cut, Denial, Outcome},
     rbac::{self, DenyReason, Destination, DryRun, Flow, Verdict},
+    relay::{Meter, Relay, TcpSide, relay_by},
 };
 
 /// Spawns the task of a connection. A panic costs that connection only: it is counted and logged with its place.
 pub fn spawn(shard: &Shard, pod: &Arc<Pod>, kind: &'static str, work: impl Future<Output = ()> + 'static) {
     let (pod, index) = (pod.clone(), shard.index());
     shard.spawn_watched(kind, work, move |message| pod.task_panicked(kind, index, &message));
+}
+
+/// Relays between two connections that are carried as they are.
+pub fn plainly<'a, M: Meter>(
+    shard: &'a Shard,
+    sides: (TcpSide, TcpSide),
+    meter: &'a M,
+) -> Relay<'a, TcpSide, TcpSide, M, Splice> {
+    relay_by([shard.pipes.shortcut(), shard.pipes.shortcut()], sides, meter, &shard.buffers)
 }
 
 /// Whether policies let `info`'s connection in, waiting for a policy that is named but not known yet.

@@ -6,7 +6,10 @@ use http::HeaderValue;
 use tokio::{net::TcpStream, time::timeout};
 use tracing::Instrument;
 
-use super::report::{Facts, Report};
+use super::{
+    local::{Both, Join, Joined},
+    report::{Facts, Report},
+};
 use crate::{
     actors::{
         pods::pod::{ConnInfo, Pod},
@@ -47,12 +50,19 @@ pub async fn serve(pod: Arc<Pod>, shard: Shard, stream: TcpStream, peer: SocketA
     let Open { conn, counted: _counted, report, reached } = open;
     let client = TcpSide(stream);
     let relayed = match reached {
-        Reached::Tcp(server) => conn.guard(relay(client, server, &*report, &shard.buffers)).await,
+        Reached::Tcp(server) => conn.guard(super::plainly(&shard, (client, server), &*report)).await,
         Reached::Stream(server, _lease) => conn.guard(relay(client, server, &*report, &shard.buffers)).await,
+        Reached::Local(joined) => {
+            let Joined { conn: there, report: theirs, app } = *joined;
+            let both = Both(&report, &theirs);
+            let relaying = there.guard(super::plainly(&shard, (client, TcpSide(app)), &both));
+            let relayed = conn.guard(relaying).await.flatten();
+            relayed.inspect(|relayed| theirs.relayed(relayed))
+        }
     };
     // A connection that was cut is reported as such.
     if let Ok(relayed) = relayed {
-        report.relayed(relayed);
+        report.relayed(&relayed);
     }
 }
 
@@ -93,6 +103,8 @@ struct Outbound<'a> {
 enum Reached {
     Tcp(TcpSide),
     Stream(StreamSide, Lease),
+    /// The destination's own side, served here too.
+    Local(Box<Joined>),
 }
 
 // === impl Outbound ===
@@ -188,16 +200,24 @@ impl Outbound<'_> {
             mtls: tunnelled,
             ..Facts::default()
         };
-        let report = Report::open(self.pod, self.conn, to, facts);
+        let mut report = Report::open(self.pod, self.conn, to, facts);
         if let Err(error) = resolved {
             return (report, Err((error.into(), false)));
         }
         let reached = match hop {
             Hop::Tcp { .. } => self.direct(to, elsewhere).await,
             Hop::Hbone { authority, sans, .. } => {
-                let request = self.request(workload, authority, report.facts().service.as_deref());
                 let key = TunnelKey { to, identity: identity.clone(), sans };
-                self.stream(&key, request, elsewhere).await
+                match Join::find(self.pod, self.shard, self.client, &key, report.facts()) {
+                    Some(join) => {
+                        let joined = join.reach(self.shard, self.conn).await;
+                        joined.inspect(|joined| report.beside(&joined.conn)).map(Reached::Local)
+                    }
+                    None => {
+                        let request = self.request(workload, authority, report.facts().service.as_deref());
+                        self.stream(&key, request, elsewhere).await
+                    }
+                }
             }
             Hop::DoubleHbone { .. } => {
                 let why = "destinations on another network are not served by this version";

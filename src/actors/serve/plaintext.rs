@@ -16,7 +16,7 @@ use crate::{
     protocols::{
         labels::Reporter,
         outcome::{Failure, Outcome, Unroutable},
-        relay::{TcpSide, relay},
+        relay::TcpSide,
         route::{Inbound, inbound_plaintext, inbound_service},
     },
     supervisor::Conn,
@@ -28,8 +28,9 @@ pub async fn serve(pod: Arc<Pod>, shard: Shard, stream: TcpStream, peer: SocketA
     // Boxed, as for outbound connections.
     let Some(open) = Box::pin(open(pod, &shard, &stream, peer).instrument(span)).await else { return };
     let Open { conn, counted: _counted, report, app } = open;
-    if let Ok(relayed) = conn.guard(relay(TcpSide(stream), TcpSide(app), &*report, &shard.buffers)).await {
-        report.relayed(relayed);
+    let sides = (TcpSide(stream), TcpSide(app));
+    if let Ok(relayed) = conn.guard(super::plainly(&shard, sides, &*report)).await {
+        report.relayed(&relayed);
     }
 }
 

@@ -59,6 +59,8 @@ pub struct Report {
     dst: SocketAddr,
     facts: Facts,
     conn: Conn<ConnInfo>,
+    /// The other side's place, where both are served here.
+    other: Option<Conn<ConnInfo>>,
     traffic: Option<Traffic>,
     forward: Cell<u64>,
     backward: Cell<u64>,
@@ -79,6 +81,7 @@ impl Report {
             dst,
             facts,
             conn: conn.clone(),
+            other: None,
             traffic,
             forward: Cell::new(0),
             backward: Cell::new(0),
@@ -100,13 +103,18 @@ impl Report {
         self.dst
     }
 
+    /// Says that `other` is the same connection, as its other side has it.
+    pub fn beside(&mut self, other: &Conn<ConnInfo>) {
+        self.other = Some(other.clone());
+    }
+
     /// Sets how the connection ended; without it, it was cut.
     pub fn end(&self, outcome: impl Into<Outcome>) {
         *self.outcome.borrow_mut() = Some(outcome.into());
     }
 
     /// Sets the end of the relay.
-    pub fn relayed(&self, result: Result<(), Fault>) {
+    pub fn relayed(&self, result: &Result<(), Fault>) {
         self.end(match result {
             Ok(()) => Outcome::Complete,
             Err(Fault::Receive(error)) => Failure::Receive(error.to_string().into()).into(),
@@ -137,9 +145,12 @@ impl Report {
 
     /// How it ended although nobody said: it was cut, or its task was dropped or panicked.
     fn unsaid(&self) -> Outcome {
+        let other = self.other.as_ref().and_then(Conn::cut_reason);
         match self.conn.cut_reason() {
             Some(cut::POLICY) => Cut::PolicyChange.into(),
             _ if std::thread::panicking() => Failure::Io("connection task panicked".into()).into(),
+            // The other side was: its proxy would have cancelled the stream, which is an end like any other.
+            None if other.is_some_and(|why| why != cut::DRAIN) => Outcome::Complete,
             _ => Cut::Drain.into(),
         }
     }

@@ -8,3 +8,4 @@ pub mod limits;
 pub mod memory;
 pub mod netns;
 pub mod socket;
+pub mod splice;

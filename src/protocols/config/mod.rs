@@ -11,6 +11,7 @@ mod dns;
 mod drain;
 mod http2;
 mod inpod;
+mod join;
 mod listen;
 mod log;
 mod node;
@@ -38,6 +39,7 @@ pub use self::{
     drain::DrainConfig,
     http2::Http2Config,
     inpod::InpodConfig,
+    join::JoinConfig,
     listen::{ListenConfig, Ports},
     log::{Directive, FilterError, LogConfig, LogFilter, LogFormat},
     node::{NodeConfig, ProxyMode, WorkloadInfo},
@@ -117,6 +119,8 @@ pub struct TunnelConfig {
     pub pool: PoolConfig,
     /// What is negotiated and who is refused.
     pub tls: TlsConfig,
+    /// Pods that need none.
+    pub join: JoinConfig,
 }
 
 /// How the process runs.
@@ -156,6 +160,7 @@ pub fn parse(inputs: &Inputs<'_>) -> Result<Config, Vec<Invalid>> {
             http2: Http2Config::read(&mut r),
             pool: PoolConfig::read(&mut r),
             tls: TlsConfig::read(&mut r),
+            join: JoinConfig::read(&mut r),
         },
         socket: SocketConfig::read(&mut r),
         drain: DrainConfig::read(&mut r),
