@@ -102,13 +102,11 @@ impl Results {
             let of = |one: &Contestant| {
                 let Summary { median, spread } = self.summary(&one.name, figure.key)?;
                 let samples = self.samples.get(&(one.name.clone(), figure.key))?;
-                let mut result = json!({"median": median, "spread_percent": spread, "rounds": samples});
                 let verdicts = if one.is_node() { self.verdicts(&one.name, figure) } else { Vec::new() };
-                if !verdicts.is_empty() {
-                    let verdict =
-                        |one: Verdict| json!({"goal": one.goal, "reached": one.reached, "met": one.met});
-                    result["goals"] = verdicts.into_iter().map(verdict).collect();
-                }
+                let goal = |one: Verdict| json!({"goal": one.goal, "reached": one.reached, "met": one.met});
+                let goals: Vec<Value> = verdicts.into_iter().map(goal).collect();
+                let result =
+                    json!({"median": median, "spread_percent": spread, "rounds": samples, "goals": goals});
                 Some((one.name.clone(), result))
             };
             let results: serde_json::Map<String, Value> = contestants.iter().filter_map(of).collect();
