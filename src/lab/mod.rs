@@ -1,6 +1,7 @@
 //! The embedded mesh: nodes and pods as network namespaces on one machine, with nothing installed.
 
 pub mod apps;
+mod bench;
 pub mod cli;
 pub mod cni;
 pub mod control;

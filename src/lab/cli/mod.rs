@@ -1,8 +1,8 @@
 //! `warren lab`: raise a mesh on this machine, look at it, run commands in its pods, take it down.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{error::Error, path::PathBuf, process::ExitCode};
 
-use super::demo;
+use super::{bench, demo};
 
 mod join;
 mod up;
@@ -13,6 +13,7 @@ pub use up::MeshSource;
 const USAGE: u8 = 2;
 const DEFAULT_NAME: &str = "lab";
 const DEMO: &str = "demo";
+const BENCH: &str = "bench";
 
 const HELP: &str = "\
 A mesh on this machine, in network namespaces of its own. It needs neither root nor anything installed.
@@ -21,6 +22,7 @@ Usage: warren lab COMMAND [OPTIONS]
 
 Commands:
   demo                  raise a mesh, send traffic through it, break it, and show what held; done in a minute
+  bench                 measure the proxy, beside no proxy, haproxy and Envoy; see `warren lab bench --help`
   up FILE               raise the mesh of FILE (YAML) and keep it until Ctrl-C; edits of FILE take effect
   status                show the hosts of the running mesh and whether its proxies are ready
   exec HOST -- COMMAND  run a command in a pod, node or outside host of the running mesh
@@ -88,6 +90,10 @@ enum UsageError {
 /// Runs `warren lab` with the arguments that follow these two words. Call it first in `main`, while the process
 /// has one thread: it may run this program again, in namespaces of its own.
 pub fn run(args: impl Iterator<Item = String>, source: impl MeshSource) -> ExitCode {
+    let mut args = args.peekable();
+    if args.next_if(|command| command == BENCH).is_some() {
+        return done(bench::run(&args.collect::<Vec<_>>()));
+    }
     let args = match Args::parse(args) {
         Ok(args) => args,
         Err(error) => {
@@ -95,7 +101,7 @@ pub fn run(args: impl Iterator<Item = String>, source: impl MeshSource) -> ExitC
             return ExitCode::from(USAGE);
         }
     };
-    let done = match args.command {
+    done(match args.command {
         Command::Help => {
             print!("{HELP}");
             return ExitCode::SUCCESS;
@@ -105,8 +111,11 @@ pub fn run(args: impl Iterator<Item = String>, source: impl MeshSource) -> ExitC
         Command::Exec { host, program, args: rest } => join::exec(&args.name, &host, &program, &rest),
         Command::Status => join::status(&args.name),
         Command::Down => join::down(&args.name),
-    };
-    done.unwrap_or_else(|error| {
+    })
+}
+
+fn done(result: Result<ExitCode, Box<dyn Error>>) -> ExitCode {
+    result.unwrap_or_else(|error| {
         eprintln!("warren lab: {error}");
         ExitCode::FAILURE
     })
