@@ -46,6 +46,11 @@ use crate::{
 /// The whole tree may take so long to stop; connections have been drained before.
 const STOP_WITHIN: Duration = Duration::from_secs(6);
 
+/// What the supervisors of parts tolerate that carry no bytes. With the back-off it lasts for five failed starts in a row
+/// and more: established connections do not need these parts, and ending the process would cost all of them. A part that
+/// cannot be started for longer than a minute ends it all the same: the kubelet's restart is the last resort.
+const PATIENT: Intensity = Intensity { restarts: 10, within: Duration::from_secs(300) };
+
 /// A running proxy.
 pub struct Proxy {
     /// The tree.
@@ -130,19 +135,20 @@ pub async fn boot(config: &Config, logging: &Logging) -> Result<Proxy, BootError
 
 /// The tree.
 fn root(parts: &Parts, logging: &Logging) -> SupervisorSpec {
-    let mut meshsup = SupervisorSpec::new("meshsup", Strategy::RestForOne).child(parts.tables.child());
+    let mut meshsup =
+        SupervisorSpec::new("meshsup", Strategy::RestForOne).intensity(PATIENT).child(parts.tables.child());
     if let Some(xds) = &parts.xds {
         meshsup = meshsup.child(xds.child(parts.tables.clone()));
     }
-    let mut shards = SupervisorSpec::new("shards", Strategy::OneForOne);
+    let mut shards = SupervisorSpec::new("shards", Strategy::OneForOne).intensity(PATIENT);
     for index in 0..parts.shards.count() {
         shards = shards.child(shard::child(&parts.shards, index));
     }
     SupervisorSpec::new("root", Strategy::OneForOne)
-        .intensity(Intensity { restarts: 3, within: Duration::from_secs(60) })
+        .intensity(PATIENT)
         .stop_within(STOP_WITHIN)
         .child(telemetry::actor::child(&parts.metrics, &logging.queue()))
-        .supervisor(parts.admin.supervisor().child(parts.health.child()))
+        .supervisor(parts.admin.supervisor().intensity(PATIENT).child(parts.health.child()))
         .child(parts.certs.child())
         .supervisor(meshsup)
         .supervisor(shards)

@@ -156,6 +156,7 @@ impl Actor for Supervisor {
         msg: Msg,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
+        state.node.door.drag().await;
         match msg {
             Msg::Started { slot, result } => state.started(&myself, slot, result),
             Msg::Woke { slot } => state.apply(&myself, Input::Woke(slot)),
@@ -274,8 +275,12 @@ impl State {
             observer: self.observer.clone(),
         };
         let (id, told) = (spec.id.clone(), myself.clone());
+        let fails = child.node.failing_starts.take();
         let work = async move {
-            let result = spec.start(place).await;
+            let result = match fails {
+                true => Err(StartError::failed(&spec.id, "it was told to fail")),
+                false => spec.start(place).await,
+            };
             let _ = myself.cast(Msg::Started { slot, result });
         };
         let on_panic = move |message: String| {

@@ -10,6 +10,7 @@ use ractor::ActorCell;
 
 use super::{
     door::{Door, Fault, Knocker},
+    faults::FailingStarts,
     spec::{ChildSpec, Kind},
 };
 
@@ -103,6 +104,7 @@ pub(super) struct Node {
     pub(super) patience: Duration,
     pub(super) hung_after: Option<Duration>,
     pub(super) door: Door,
+    pub(super) failing_starts: FailingStarts,
     live: Mutex<Live>,
 }
 
@@ -158,6 +160,7 @@ impl Node {
             patience: spec.patience(),
             hung_after: spec.hung_after,
             door: Door::default(),
+            failing_starts: FailingStarts::default(),
             live: Mutex::new(live),
         })
     }

@@ -17,6 +17,8 @@ use super::{
 const USAGE: &str = "\
 Usage: warren tree [--watch] [--admin ADDR]
        warren chaos kill|hang|panic ID [--ms N] [--admin ADDR]
+       warren chaos slow ID [--ms N] [--for S] [--admin ADDR]
+       warren chaos fail-starts ID [--times N] [--admin ADDR]
        warren chaos panic-task KIND [--times N] [--admin ADDR]
 
   tree          draw the supervision tree of a running proxy; --watch: again every second
@@ -24,6 +26,8 @@ Usage: warren tree [--watch] [--admin ADDR]
     kill        kill the actor ID: its path in the tree, or the end of it
     hang        let it not answer, for 5000 ms unless --ms says otherwise
     panic       let it panic
+    slow        let each message wait 100 ms longer, or --ms, for 10 s, or --for seconds
+    fail-starts let its next start fail, or the next N; 0 takes it back
     panic-task  let the next task of this KIND panic, or the next N; \"warren chaos tasks\" lists the kinds
 
   --admin ADDR  where the proxy's admin port is; default 127.0.0.1:15000
@@ -89,7 +93,7 @@ pub fn main(name: &str, args: &[String]) -> ExitCode {
 
 fn parse(name: &str, args: &[String]) -> Result<Command, String> {
     let mut admin = SocketAddr::from((Ipv4Addr::LOCALHOST, 15000));
-    let (mut watch, mut ms, mut times) = (false, None, None);
+    let (mut watch, mut ms, mut times, mut lasting) = (false, None, None, None);
     let mut words: Vec<&str> = Vec::new();
     let mut args = args.iter().map(String::as_str);
     while let Some(arg) = args.next() {
@@ -104,29 +108,46 @@ fn parse(name: &str, args: &[String]) -> Result<Command, String> {
                 admin = value.parse().map_err(|_| format!("--admin {value:?} is no ADDRESS:PORT"))?;
             }
             "--ms" => ms = Some(number("--ms", value()?)?),
+            "--for" => lasting = Some(number("--for", value()?)?),
             "--times" => times = Some(number("--times", value()?)?),
             "--watch" => watch = true,
             other if other.starts_with('-') => return Err(format!("unknown option {other}")),
             word => words.push(word),
         }
     }
-    let what = match (name, words.as_slice(), ms, times, watch) {
-        ("tree", [], None, None, watch) => What::Tree(watch),
-        ("chaos", ["tasks"], None, None, false) => What::Tasks,
-        ("chaos", [verb @ ("kill" | "panic"), id], None, None, false) => {
-            What::Break(format!("/actors/{}/{verb}", encode(id)))
-        }
-        ("chaos", ["hang", id], ms, None, false) => {
-            let query = ms.map_or_else(String::new, |ms| format!("?ms={ms}"));
-            What::Break(format!("/actors/{}/hang{query}", encode(id)))
-        }
-        ("chaos", ["panic-task", kind], None, times, false) => {
-            let query = times.map_or_else(String::new, |times| format!("?times={times}"));
-            What::Break(format!("/tasks/{}/panic{query}", encode(kind)))
+    let given = [("ms", ms), ("for", lasting), ("times", times)];
+    let given: Vec<(&str, u64)> =
+        given.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+    let what = match (name, words.as_slice(), given.as_slice(), watch) {
+        ("tree", [], [], watch) => What::Tree(watch),
+        ("chaos", ["tasks"], [], false) => What::Tasks,
+        ("chaos", [verb, id], given, false) if takes(verb).is_some_and(|known| subset(given, known)) => {
+            let (whose, verb) = match *verb {
+                "panic-task" => ("tasks", "panic"),
+                verb => ("actors", verb),
+            };
+            let query: Vec<String> = given.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            let query = if query.is_empty() { String::new() } else { format!("?{}", query.join("&")) };
+            What::Break(format!("/{whose}/{}/{verb}{query}", encode(id)))
         }
         (name, words, ..) => return Err(format!("cannot make sense of {name} {}", words.join(" "))),
     };
     Ok(Command { admin, what })
+}
+
+/// The options of a verb of `warren chaos`, if there is such a verb.
+fn takes(verb: &str) -> Option<&'static [&'static str]> {
+    Some(match verb {
+        "kill" | "panic" => &[],
+        "hang" => &["ms"],
+        "slow" => &["ms", "for"],
+        "fail-starts" | "panic-task" => &["times"],
+        _ => return None,
+    })
+}
+
+fn subset(given: &[(&str, u64)], known: &[&str]) -> bool {
+    given.iter().all(|(name, _)| known.contains(name))
 }
 
 fn number(option: &str, value: &str) -> Result<u64, String> {
@@ -190,6 +211,8 @@ mod tests {
             ("chaos kill root/xds", "127.0.0.1:15000", post("/actors/root/xds/kill")),
             ("chaos hang a --ms 250", "127.0.0.1:15000", post("/actors/a/hang?ms=250")),
             ("chaos hang a", "127.0.0.1:15000", post("/actors/a/hang")),
+            ("chaos slow a --for 3 --ms=20", "127.0.0.1:15000", post("/actors/a/slow?ms=20&for=3")),
+            ("chaos fail-starts a --times 5", "127.0.0.1:15000", post("/actors/a/fail-starts?times=5")),
             ("chaos panic [::1]:1", "127.0.0.1:15000", post("/actors/%5B::1%5D:1/panic")),
             (
                 "chaos panic-task xds/stream --times=2",
@@ -212,6 +235,8 @@ mod tests {
             ("chaos kill", "cannot make sense of chaos kill"),
             ("chaos kill a --ms 3", "cannot make sense of chaos kill a"),
             ("chaos hang a --ms x", "--ms \"x\" is no number"),
+            ("chaos hang a --for 3", "cannot make sense of chaos hang a"),
+            ("chaos slow a --times 3", "cannot make sense of chaos slow a"),
             ("chaos maim a", "cannot make sense of chaos maim a"),
             ("chaos kill a --force", "unknown option --force"),
         ] {

@@ -31,6 +31,9 @@ use crate::{
 
 /// Pods of one node: far above what a kubelet allows.
 pub const MAX_PODS: usize = 4096;
+/// What a pod, or the tunnels to a peer, may fail before quarantine. Five failed starts in a row are survived; with the
+/// back-off, what never starts is in quarantine after some 25 s.
+const CHILD_RESTARTS: Intensity = Intensity { restarts: 8, within: Duration::from_secs(30) };
 /// How long a pod's actors may take to stop once its connections are cut.
 const STOP_WITHIN: Duration = Duration::from_secs(2);
 /// How long the sockets of a pod that ended may take to close, so that its peers hear of the end while the pod still
@@ -56,9 +59,7 @@ impl Pods {
 
     /// The supervisor of the pods' supervisors.
     pub fn spec(&self) -> DynamicSpec {
-        DynamicSpec::new("pods", &self.supervisor)
-            .intensity(Intensity { restarts: 5, within: Duration::from_secs(30) })
-            .stop_within(STOP_WITHIN * 2)
+        DynamicSpec::new("pods", &self.supervisor).intensity(CHILD_RESTARTS).stop_within(STOP_WITHIN * 2)
     }
 
     /// The pod `uid`, if it is served.
@@ -213,7 +214,7 @@ impl Pod {
         let mut tree = SupervisorSpec::new(self.uid.clone(), Strategy::OneForOne)
             .intensity(Intensity { restarts: 10, within: Duration::from_secs(30) })
             .stop_within(STOP_WITHIN)
-            .dynamic(DynamicSpec::new("tunnels", self.tunnels.supervisor()))
+            .dynamic(DynamicSpec::new("tunnels", self.tunnels.supervisor()).intensity(CHILD_RESTARTS))
             .child(policy::child(self))
             .child(conns::child(self));
         let kinds: &[Kind] = if self.is_own { &[Kind::Inbound] } else { &Kind::ALL };
