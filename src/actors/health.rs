@@ -1,12 +1,13 @@
 //! Readiness: what the parts of the process say of themselves, as the kubelet asks for it.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::watch;
 
 use super::{
     admin::readiness::{Readiness, ReadyTask, STATE_MANAGER, WORKLOAD_PROXY_MANAGER},
+    pods::trouble::{self, Named, Reason, Troubles},
     settings::HUNG_AFTER,
     telemetry::metrics::Metrics,
     xds::XdsStatus,
@@ -19,11 +20,13 @@ use crate::supervisor::{Address, ChildSpec, OwnedTask};
 pub struct Health {
     xds: Option<watch::Receiver<XdsStatus>>,
     zds: watch::Receiver<ZdsStatus>,
+    troubles: watch::Receiver<BTreeMap<Arc<str>, Named>>,
     /// Opens once the first state of the mesh is complete.
     gate: Arc<watch::Sender<bool>>,
     metrics: Arc<Metrics>,
     state_manager: Arc<ReadyTask>,
     workload_manager: Arc<ReadyTask>,
+    readiness: Readiness,
 }
 
 struct HealthActor(Health);
@@ -37,10 +40,10 @@ enum Msg {
 // === impl Health ===
 
 impl Health {
-    /// Follows the discovery stream, if there is one, and the hand-over of pods.
+    /// Follows the discovery stream, if there is one, the hand-over of pods, and the pods that fell out of the mesh.
     pub fn new(
         xds: Option<watch::Receiver<XdsStatus>>,
-        zds: watch::Receiver<ZdsStatus>,
+        (zds, troubles): (watch::Receiver<ZdsStatus>, &Troubles),
         gate: watch::Sender<bool>,
         readiness: &Readiness,
         metrics: &Arc<Metrics>,
@@ -48,10 +51,12 @@ impl Health {
         Self {
             xds,
             zds,
+            troubles: troubles.now(),
             gate: Arc::new(gate),
             metrics: metrics.clone(),
             state_manager: Arc::new(readiness.register(STATE_MANAGER)),
             workload_manager: Arc::new(readiness.register(WORKLOAD_PROXY_MANAGER)),
+            readiness: readiness.clone(),
         }
     }
 
@@ -72,14 +77,20 @@ impl Health {
                 self.gate.send_replace(true);
             }
             self.show_pods();
+            self.show_troubles();
             let pods = async { self.zds.changed().await };
+            let troubles = async { self.troubles.changed().await };
             let stream = async {
                 match &mut self.xds {
                     Some(xds) => xds.changed().await,
                     None => std::future::pending().await,
                 }
             };
-            let alive = tokio::select! { changed = pods => changed, changed = stream => changed };
+            let alive = tokio::select! {
+                changed = pods => changed,
+                changed = troubles => changed,
+                changed = stream => changed,
+            };
             if alive.is_err() {
                 return;
             }
@@ -94,6 +105,16 @@ impl Health {
         }
         let pods = &self.metrics.pods;
         pods.proxies(status.session.counts.active, status.session.counts.pending);
+    }
+
+    /// A pod that fell out of the mesh is named, and does not take the node's readiness along: the others are served.
+    fn show_troubles(&mut self) {
+        let troubles = self.troubles.borrow_and_update();
+        self.readiness.note(&trouble::describe(&troubles));
+        for reason in Reason::ALL {
+            let pods = troubles.values().filter(|named| named.reason() == reason).count();
+            self.metrics.pods.unhealthy(reason.as_str(), pods as u64);
+        }
     }
 }
 

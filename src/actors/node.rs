@@ -15,6 +15,7 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{
     certs::Certs,
+    pods::trouble::Troubles,
     shard::Shards,
     sys::{netns::NetNs, socket::Keepalive},
     telemetry::metrics::Metrics,
@@ -51,6 +52,8 @@ pub struct Node {
     pub home: NetNs,
     /// Next hops that lately did not answer.
     pub suspects: Suspects,
+    /// Pods that have fallen out of the mesh.
+    pub troubles: Troubles,
     /// Settings.
     pub settings: Settings,
 }

@@ -22,7 +22,7 @@ use super::{
     health::Health,
     mesh::MeshTables,
     node::{Node, Suspects},
-    pods::Pods,
+    pods::{Pods, trouble::Troubles},
     settings,
     shard::{self, Shards},
     sys::{netns::NetNs, socket::wildcard},
@@ -181,11 +181,13 @@ fn parts(
         shards: shards.clone(),
         home: NetNs::current().map_err(BootError::Namespace)?,
         suspects: Suspects::default(),
+        troubles: Troubles::default(),
         settings: settings::data_plane(config),
     });
     let (gate, open) = watch::channel(false);
     let zds = Zds::new(PathBuf::from(&config.inpod.uds), open);
-    let health = Health::new(xds.as_ref().map(Xds::state), zds.status(), gate, readiness, &metrics);
+    let health =
+        Health::new(xds.as_ref().map(Xds::state), (zds.status(), &node.troubles), gate, readiness, &metrics);
     let console = console(config, logging, ask, seen);
     let admin = AdminServers::new(admin_addrs(config), readiness, &metrics, console);
     Ok(Parts { metrics, certs, tables, xds, shards, pods: Pods::new(node), zds, health, admin })

@@ -8,6 +8,7 @@ use warren::{
     lab_tests,
 };
 
+mod audit;
 mod capture;
 mod certs;
 mod hbone;
@@ -20,6 +21,7 @@ mod support;
 mod tunnel;
 mod zds;
 
+use audit::*;
 use capture::*;
 use certs::*;
 use hbone::*;
@@ -46,6 +48,9 @@ fn main() -> ExitCode {
         a_bad_policy_is_refused_by_name_while_the_rest_applies,
         certificates_rotate_under_load_without_a_failure,
         an_authority_in_trouble_costs_only_new_identities,
+        a_pod_that_lost_its_redirection_is_named_until_it_is_back,
+        a_pod_without_a_network_is_named_until_it_has_one,
+        a_listener_that_was_shut_down_is_bound_again,
         pods_are_kept_when_the_cni_hangs_up_or_adds_them_again,
         a_deleted_pod_is_let_go_and_can_come_back,
         a_pod_whose_namespace_changes_is_served_in_the_new_one_only,

@@ -1,8 +1,10 @@
 //! The pods of the node, each under a supervisor of its own.
 
+pub mod audit;
 pub mod conns;
 pub mod pod;
 pub mod policy;
+pub mod trouble;
 
 use std::{
     os::fd::OwnedFd,
@@ -18,7 +20,7 @@ use tokio::time::timeout;
 
 use self::pod::Pod;
 use super::{
-    capture::{self, Kind},
+    capture,
     node::{Node, cut},
     sys::netns::{self, NetNs},
     zds::{self, PodSpec},
@@ -161,6 +163,7 @@ impl Pods {
             tracing::warn!(target: "pods", uid = &*pod.uid, %error, "pod did not stop in order");
         }
         self.pods.remove_if(&pod.uid, |_, held| held.serial == pod.serial);
+        self.node.troubles.forget(&pod.uid);
         let closed = async { tokio::join!(pod.conns.emptied(), pod.peers.emptied(), pod.dialled.emptied()) };
         if timeout(CLOSE_WITHIN, closed).await.is_err() {
             let left = pod.conns.len() + pod.peers.len() + pod.dialled.len();
@@ -213,11 +216,10 @@ impl Pod {
             .dynamic(DynamicSpec::new("tunnels", self.tunnels.supervisor()))
             .child(policy::child(self))
             .child(conns::child(self));
-        let kinds: &[Kind] = if self.is_own { &[Kind::Inbound] } else { &Kind::ALL };
-        for &kind in kinds {
+        for &kind in self.kinds() {
             tree = tree.child(capture::child(self, kind));
         }
-        tree
+        tree.child(audit::child(self))
     }
 
     /// Closes the listeners, tells peers to open no more streams, admits nothing.

@@ -9,9 +9,12 @@ use tracing::Instrument;
 use super::report::{Facts, Report};
 use crate::{
     actors::{
-        pods::pod::{ConnInfo, Pod},
+        pods::{
+            audit,
+            pod::{ConnInfo, Pod},
+        },
         shard::{Counted, Shard},
-        sys::socket,
+        sys::{probe, socket},
         telemetry::{access, metrics::Held},
         tunnel::{
             TunnelKey, dial,
@@ -68,6 +71,10 @@ struct Open {
 async fn open(pod: Arc<Pod>, shard: Shard, stream: &TcpStream, peer: SocketAddr) -> Option<Open> {
     let (client, local) = super::ends(stream, peer).ok()?;
     let dst = OrigDst::new(socket::original_dst(stream, client.ip().is_ipv4()).unwrap_or(local));
+    if audit::is_canary(&pod, client.addr(), dst.addr()) {
+        probe::drop_at_once(stream);
+        return None;
+    }
     let info = ConnInfo {
         reporter: Reporter::Source,
         tunnelled: false,

@@ -68,6 +68,8 @@ pub struct PodMetrics {
     started: IntCounter,
     stopped: IntCounter,
     states: IntGaugeVec,
+    unhealthy: IntGaugeVec,
+    repairs: IntCounterVec,
     tunnels: IntGauge,
     certificates: IntGaugeVec,
 }
@@ -260,6 +262,13 @@ impl PodMetrics {
             started: counter(r, "workload_manager_proxies_started_total", "Pods whose proxy was started")?,
             stopped: counter(r, "workload_manager_proxies_stopped_total", "Pods whose proxy was stopped")?,
             states: gauges(r, "warren_pods", "Pods by state", &["state"])?,
+            unhealthy: gauges(r, "warren_pods_unhealthy", "Pods that fell out of the mesh", &["reason"])?,
+            repairs: counters(
+                r,
+                "warren_pod_repairs_total",
+                "What audits of pods have put right",
+                &["what"],
+            )?,
             tunnels: gauge(r, "warren_tunnels", "Tunnels to peers")?,
             certificates: gauges(r, "warren_certificates", "Certificates by state", &["state"])?,
         })
@@ -284,6 +293,16 @@ impl PodMetrics {
     /// Says how many pods are in `state`.
     pub fn in_state(&self, state: &'static str, pods: u64) {
         self.states.with_label_values(&[state]).set(signed(pods));
+    }
+
+    /// Says how many pods have fallen out of the mesh for `reason`.
+    pub fn unhealthy(&self, reason: &'static str, pods: u64) {
+        self.unhealthy.with_label_values(&[reason]).set(signed(pods));
+    }
+
+    /// An audit has put `what` right.
+    pub fn repaired(&self, what: &'static str) {
+        self.repairs.with_label_values(&[what]).inc();
     }
 
     /// Counts a tunnel for as long as the value lives.
