@@ -13,7 +13,10 @@ use super::{
     xds::XdsStatus,
     zds::ZdsStatus,
 };
-use crate::supervisor::{Address, ChildSpec, OwnedTask};
+use crate::supervisor::{Address, ChildSpec, OwnedTask, Quarantine};
+
+/// The kinds of input that can be set aside.
+const INPUTS: [&str; 4] = ["resource", "pod", "peer", "identity"];
 
 /// What readiness follows. Cheap to clone.
 #[derive(Clone)]
@@ -21,6 +24,7 @@ pub struct Health {
     xds: Option<watch::Receiver<XdsStatus>>,
     zds: watch::Receiver<ZdsStatus>,
     troubles: watch::Receiver<BTreeMap<Arc<str>, Named>>,
+    quarantine: Quarantine,
     /// Opens once the first state of the mesh is complete.
     gate: Arc<watch::Sender<bool>>,
     metrics: Arc<Metrics>,
@@ -43,7 +47,7 @@ impl Health {
     /// Follows the discovery stream, if there is one, the hand-over of pods, and the pods that fell out of the mesh.
     pub fn new(
         xds: Option<watch::Receiver<XdsStatus>>,
-        (zds, troubles): (watch::Receiver<ZdsStatus>, &Troubles),
+        (zds, troubles, quarantine): (watch::Receiver<ZdsStatus>, &Troubles, &Quarantine),
         gate: watch::Sender<bool>,
         readiness: &Readiness,
         metrics: &Arc<Metrics>,
@@ -52,6 +56,7 @@ impl Health {
             xds,
             zds,
             troubles: troubles.now(),
+            quarantine: quarantine.clone(),
             gate: Arc::new(gate),
             metrics: metrics.clone(),
             state_manager: Arc::new(readiness.register(STATE_MANAGER)),
@@ -69,6 +74,7 @@ impl Health {
     }
 
     async fn follow(mut self) {
+        let mut quarantine = self.quarantine.changed();
         loop {
             let synced = self.xds.as_mut().is_none_or(|xds| xds.borrow_and_update().synced);
             // Once complete it stays so: stale state is better than none.
@@ -78,6 +84,8 @@ impl Health {
             }
             self.show_pods();
             self.show_troubles();
+            quarantine.borrow_and_update();
+            self.show_quarantine();
             let pods = async { self.zds.changed().await };
             let troubles = async { self.troubles.changed().await };
             let stream = async {
@@ -89,6 +97,7 @@ impl Health {
             let alive = tokio::select! {
                 changed = pods => changed,
                 changed = troubles => changed,
+                changed = quarantine.changed() => changed,
                 changed = stream => changed,
             };
             if alive.is_err() {
@@ -105,6 +114,14 @@ impl Health {
         }
         let pods = &self.metrics.pods;
         pods.proxies(status.session.counts.active, status.session.counts.pending);
+    }
+
+    fn show_quarantine(&self) {
+        let aside = self.quarantine.list();
+        for kind in INPUTS {
+            let inputs = aside.iter().filter(|input| input.kind == kind).count();
+            self.metrics.actors.set_aside(kind, inputs as u64);
+        }
     }
 
     /// A pod that fell out of the mesh is named, and does not take the node's readiness along: the others are served.

@@ -20,7 +20,10 @@ use super::{
     sys::{netns::NetNs, socket::Keepalive},
     telemetry::metrics::Metrics,
 };
-use crate::protocols::{hbone::Http2Settings, mesh::Mesh, route::IllegalPorts};
+use crate::{
+    protocols::{hbone::Http2Settings, mesh::Mesh, route::IllegalPorts},
+    supervisor::Quarantine,
+};
 
 /// Why live connections are cut; the codes of [`crate::supervisor::CutReason`].
 pub mod cut {
@@ -54,6 +57,8 @@ pub struct Node {
     pub suspects: Suspects,
     /// Pods that have fallen out of the mesh.
     pub troubles: Troubles,
+    /// Input that crashed an actor.
+    pub quarantine: Quarantine,
     /// Settings.
     pub settings: Settings,
 }

@@ -1,4 +1,4 @@
-//! `warren tree` and `warren chaos`: what operators ask a running proxy for from a shell.
+//! `warren tree`, `warren quarantine` and `warren chaos`: what operators ask a running proxy for from a shell.
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -11,15 +11,17 @@ use tokio::time::sleep;
 
 use super::{
     client::{AskError, ask, encode},
-    draw::{Shown, draw},
+    draw::{Aside, Shown, draw, list},
 };
 
 const USAGE: &str = "\
 Usage: warren tree [--watch] [--admin ADDR]
+       warren quarantine [--admin ADDR]
        warren chaos kill|hang|panic ID [--ms N] [--admin ADDR]
        warren chaos panic-task KIND [--times N] [--admin ADDR]
 
   tree          draw the supervision tree of a running proxy; --watch: again every second
+  quarantine    list what is set aside for crashing, and when it is tried again
   chaos         break something in a proxy that runs with WARREN_CHAOS=true
     kill        kill the actor ID: its path in the tree, or the end of it
     hang        let it not answer, for 5000 ms unless --ms says otherwise
@@ -43,6 +45,8 @@ struct Command {
 enum What {
     /// Draw the tree, perhaps again and again.
     Tree(bool),
+    /// List what is set aside.
+    Quarantine,
     /// List the kinds of tasks.
     Tasks,
     /// Post to this path.
@@ -62,7 +66,7 @@ enum CommandError {
     Write(#[from] io::Error),
 }
 
-/// `warren tree ARGS` if `name` is `tree`, `warren chaos ARGS` if it is `chaos`.
+/// `warren NAME ARGS`, where NAME is `tree`, `quarantine` or `chaos`.
 pub fn main(name: &str, args: &[String]) -> ExitCode {
     let command = match parse(name, args) {
         Ok(command) => command,
@@ -112,6 +116,7 @@ fn parse(name: &str, args: &[String]) -> Result<Command, String> {
     }
     let what = match (name, words.as_slice(), ms, times, watch) {
         ("tree", [], None, None, watch) => What::Tree(watch),
+        ("quarantine", [], None, None, false) => What::Quarantine,
         ("chaos", ["tasks"], None, None, false) => What::Tasks,
         ("chaos", [verb @ ("kill" | "panic"), id], None, None, false) => {
             What::Break(format!("/actors/{}/{verb}", encode(id)))
@@ -136,6 +141,10 @@ fn number(option: &str, value: &str) -> Result<u64, String> {
 async fn run(command: &Command) -> Result<(), CommandError> {
     let admin = command.admin;
     match &command.what {
+        What::Quarantine => {
+            let aside: Vec<Aside> = serde_json::from_str(&asked(admin, "GET", "/quarantine").await?)?;
+            print(&list(&aside))
+        }
         What::Tasks => print(&asked(admin, "GET", "/tasks").await?),
         What::Break(path) => print(&asked(admin, "POST", path).await?),
         What::Tree(false) => print(&tree(admin).await?),
@@ -186,6 +195,7 @@ mod tests {
         for (line, admin, what) in [
             ("tree", "127.0.0.1:15000", What::Tree(false)),
             ("tree --watch --admin 127.0.0.1:1", "127.0.0.1:1", What::Tree(true)),
+            ("quarantine", "127.0.0.1:15000", What::Quarantine),
             ("chaos tasks --admin=[::1]:1", "[::1]:1", What::Tasks),
             ("chaos kill root/xds", "127.0.0.1:15000", post("/actors/root/xds/kill")),
             ("chaos hang a --ms 250", "127.0.0.1:15000", post("/actors/a/hang?ms=250")),
@@ -208,6 +218,7 @@ mod tests {
             ("tree --ms 3", "cannot make sense of tree "),
             ("tree --admin", "--admin needs a value"),
             ("tree --admin 15000", "--admin \"15000\" is no ADDRESS:PORT"),
+            ("quarantine x", "cannot make sense of quarantine x"),
             ("chaos", "cannot make sense of chaos "),
             ("chaos kill", "cannot make sense of chaos kill"),
             ("chaos kill a --ms 3", "cannot make sense of chaos kill a"),

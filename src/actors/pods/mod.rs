@@ -18,7 +18,10 @@ use std::{
 use dashmap::DashMap;
 use tokio::time::timeout;
 
-use self::pod::Pod;
+use self::{
+    pod::Pod,
+    trouble::{Reason, Trouble},
+};
 use super::{
     capture,
     node::{Node, cut},
@@ -27,7 +30,10 @@ use super::{
 };
 use crate::{
     protocols::{mesh::WorkloadInfo, zds::NetnsId},
-    supervisor::{DynamicChildren, DynamicSpec, Intensity, StartError, Strategy, SupervisorSpec},
+    supervisor::{
+        DynamicChildren, DynamicSpec, Event, EventKind, Input, Intensity, StartError, Strategy,
+        SupervisorSpec, digest,
+    },
 };
 
 /// Pods of one node: far above what a kubelet allows.
@@ -65,6 +71,16 @@ impl Pods {
     /// The pod `uid`, if it is served.
     pub fn find(&self, uid: &str) -> Option<Arc<Pod>> {
         self.pods.get(uid).map(|pod| pod.clone())
+    }
+
+    /// Takes note of a pod whose supervisor was set aside.
+    pub fn heard(&self, event: &Event) {
+        let EventKind::Quarantined { retry_in } = event.kind else { return };
+        let uid = event.path.strip_prefix("root/dataplane/pods/");
+        if let Some(pod) = uid.and_then(|uid| self.find(uid)) {
+            let detail = format!("its actors failed too often; next try in {retry_in:?}");
+            self.node.troubles.tell(&pod, Some(Trouble::new(Reason::Quarantine, detail)));
+        }
     }
 
     /// All pods.
@@ -113,6 +129,17 @@ impl Pods {
         if self.pods.len() >= MAX_PODS {
             return Err(format!("this node serves {MAX_PODS} pods already"));
         }
+        let name = format!("{}/{}", spec.info.namespace, spec.info.name);
+        let digest = digest(&(spec.id.dev, spec.id.ino));
+        let input = Input { kind: "pod", name: &name, digest };
+        let handling = self.node.quarantine.enter(input).map_err(|aside| aside.to_string())?;
+        handling.watch(self.begin_in(spec.clone())).await?;
+        handling.done();
+        Ok(())
+    }
+
+    /// Serves a pod that nothing speaks against.
+    async fn begin_in(&self, spec: PodSpec) -> Result<(), String> {
         let fd: OwnedFd =
             spec.netns.as_fd().try_clone_to_owned().map_err(|e| format!("network namespace: {e}"))?;
         let netns = NetNs::from_fd(fd).map_err(|e| format!("network namespace: {e}"))?;

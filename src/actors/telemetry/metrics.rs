@@ -80,6 +80,7 @@ pub struct ActorMetrics {
     restarts: IntCounterVec,
     crashes: IntCounterVec,
     quarantined: IntGaugeVec,
+    set_aside: IntGaugeVec,
     task_panics: IntCounterVec,
     panics: IntCounter,
 }
@@ -325,6 +326,7 @@ impl ActorMetrics {
             restarts: counters(r, "warren_actor_restarts_total", "Actors started again", kind)?,
             crashes: counters(r, "warren_actor_crashes_total", "Actors that failed or were killed", kind)?,
             quarantined: gauges(r, "warren_actors_quarantined", "Actors set aside for failing again", kind)?,
+            set_aside: gauges(r, "warren_quarantined", "Input set aside for crashing its handler", kind)?,
             task_panics: counters(r, "warren_task_panics_total", "Tasks that panicked", kind)?,
             panics: counter(r, "warren_panics_total", "Panics, wherever they were caught")?,
         })
@@ -354,6 +356,11 @@ impl ActorMetrics {
     /// Says how many actors of `kind` are set aside.
     pub fn quarantined(&self, kind: &'static str, actors: u64) {
         self.quarantined.with_label_values(&[kind]).set(signed(actors));
+    }
+
+    /// Says how much input of `kind` is set aside.
+    pub fn set_aside(&self, kind: &'static str, inputs: u64) {
+        self.set_aside.with_label_values(&[kind]).set(signed(inputs));
     }
 
     /// A task's owner was told that it panicked.
