@@ -22,12 +22,13 @@ warren: the node proxy of an ambient service mesh
 Usage: warren [COMMAND]
 
 Commands:
-  proxy     run the node proxy (the default; further arguments are ignored)
-  lab       raise a mesh of network namespaces on this machine, to try and to break it
-  tree      draw the supervision tree of a running proxy
-  chaos     break something in a running proxy, on purpose
-  version   print the version
-  help      print this
+  proxy       run the node proxy (the default; further arguments are ignored)
+  lab         raise a mesh of network namespaces on this machine, to try and to break it
+  tree        draw the supervision tree of a running proxy
+  quarantine  list what a running proxy has set aside
+  chaos       break something in a running proxy, on purpose
+  version     print the version
+  help        print this
 
 Settings are environment variables; see README.md.
 ";
@@ -40,7 +41,7 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args_os().skip(1).map(|a| a.to_string_lossy().into_owned()).collect();
     match args.first().map(String::as_str) {
         None | Some("proxy") => proxy(),
-        Some(name @ ("tree" | "chaos")) => cli::main(name, args.get(1..).unwrap_or_default()),
+        Some(name @ ("tree" | "quarantine" | "chaos")) => cli::main(name, args.get(1..).unwrap_or_default()),
         Some("version" | "--version" | "-V") => {
             println!("warren {} ({})", env!("CARGO_PKG_VERSION"), env!("WARREN_GIT_REVISION"));
             ExitCode::SUCCESS

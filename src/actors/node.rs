@@ -15,12 +15,15 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{
     certs::Certs,
-    pods::neighbours::Neighbours,
+    pods::{neighbours::Neighbours, trouble::Troubles},
     shard::Shards,
     sys::{netns::NetNs, socket::Keepalive},
     telemetry::metrics::Metrics,
 };
-use crate::protocols::{hbone::Http2Settings, mesh::Mesh, route::IllegalPorts};
+use crate::{
+    protocols::{hbone::Http2Settings, mesh::Mesh, route::IllegalPorts},
+    supervisor::Quarantine,
+};
 
 /// Why live connections are cut; the codes of [`crate::supervisor::CutReason`].
 pub mod cut {
@@ -54,6 +57,10 @@ pub struct Node {
     pub suspects: Suspects,
     /// The pods served here, as destinations of each other.
     pub neighbours: Neighbours,
+    /// Pods that have fallen out of the mesh.
+    pub troubles: Troubles,
+    /// Input that crashed an actor.
+    pub quarantine: Quarantine,
     /// Settings.
     pub settings: Settings,
 }

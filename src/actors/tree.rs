@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use super::{
     admin::{
         AdminAddrs, AdminServers,
-        actors::of_tree,
+        actors::{of_tree, set_aside},
         chaos::Chaos,
         console::{Console, provider, version},
         readiness::{PROXY, Readiness},
@@ -22,7 +22,7 @@ use super::{
     health::Health,
     mesh::MeshTables,
     node::{Node, Suspects},
-    pods::{Pods, neighbours::Neighbours},
+    pods::{Pods, neighbours::Neighbours, trouble::Troubles},
     settings,
     shard::{self, Shards},
     sys::{netns::NetNs, socket::wildcard},
@@ -40,7 +40,7 @@ use crate::{
         mesh::{LocalNode, Mesh, WorkloadInfo},
         xds::{XdsState, backoff},
     },
-    supervisor::{Event, Intensity, StartError, Strategy, SupervisorSpec, Tree, TreeHandle},
+    supervisor::{Event, Intensity, Quarantine, StartError, Strategy, SupervisorSpec, Tree, TreeHandle},
 };
 
 /// The whole tree may take so long to stop; connections have been drained before.
@@ -122,7 +122,11 @@ pub async fn boot(config: &Config, logging: &Logging) -> Result<Proxy, BootError
     let wired = readiness.register(PROXY);
     let parts = parts(config, logging, &readiness, (ask, seen.clone()))?;
     let metrics = parts.metrics.clone();
-    let on_event = move |event: &Event| metrics.actors.observe(event.kind_label, &event.kind);
+    let pods = parts.pods.clone();
+    let on_event = move |event: &Event| {
+        metrics.actors.observe(event.kind_label, &event.kind);
+        pods.heard(event);
+    };
     let tree = Tree::start_observed(root(&parts, logging), Arc::new(on_event)).await?.watched();
     // Set once: nobody else has the cell.
     let _ = seen.set(tree.handle());
@@ -175,8 +179,9 @@ fn parts(
         node: config.node.node_name.clone(),
         cluster_domain: config.node.cluster_domain.clone(),
     });
-    let certs = certs(config)?;
-    let tables = MeshTables::new(mesh.clone(), certs.clone());
+    let quarantine = Quarantine::default();
+    let certs = certs(config, quarantine.clone())?;
+    let tables = MeshTables::new(mesh.clone(), certs.clone(), quarantine.clone());
     let xds = xds(config, &metrics)?;
     let shards = Shards::new(config.process.shards.count);
     let node = Arc::new(Node {
@@ -188,23 +193,32 @@ fn parts(
         home: NetNs::current().map_err(BootError::Namespace)?,
         suspects: Suspects::default(),
         neighbours: Neighbours::default(),
+        troubles: Troubles::default(),
+        quarantine: quarantine.clone(),
         settings: settings::data_plane(config),
     });
     let (gate, open) = watch::channel(false);
     let zds = Zds::new(PathBuf::from(&config.inpod.uds), open);
-    let health = Health::new(xds.as_ref().map(Xds::state), zds.status(), gate, readiness, &metrics);
-    let console = console(config, logging, ask, seen);
+    let health = Health::new(
+        xds.as_ref().map(Xds::state),
+        (zds.status(), &node.troubles, &quarantine),
+        gate,
+        readiness,
+        &metrics,
+    );
+    let console = console(config, logging, &quarantine, (ask, seen));
     let admin = AdminServers::new(admin_addrs(config), readiness, &metrics, console);
     Ok(Parts { metrics, certs, tables, xds, shards, pods: Pods::new(node), zds, health, admin })
 }
 
-fn certs(config: &Config) -> Result<Certs, BootError> {
+fn certs(config: &Config, quarantine: Quarantine) -> Result<Certs, BootError> {
     let Some(upstream) = &config.control.ca.upstream else {
         return Err(BootError::Unsupported("FAKE_CA is for tests of the incumbent: give CA_ADDRESS"));
     };
     let issuer =
         CaIssuer::new(settings::target(config, upstream)?, settings::headers(config, upstream)?, true);
-    Ok(Certs::new(CertsConfig::new(config.control.ca.secret_ttl, settings::tls(config)), Arc::new(issuer)))
+    let certs = CertsConfig::new(config.control.ca.secret_ttl, settings::tls(config));
+    Ok(Certs::with_quarantine(certs, Arc::new(issuer), quarantine))
 }
 
 fn xds(config: &Config, metrics: &Arc<Metrics>) -> Result<Option<Xds>, BootError> {
@@ -222,14 +236,15 @@ fn xds(config: &Config, metrics: &Arc<Metrics>) -> Result<Option<Xds>, BootError
 fn console(
     config: &Config,
     logging: &Logging,
-    ask: mpsc::Sender<()>,
-    seen: Arc<OnceLock<TreeHandle>>,
+    quarantine: &Quarantine,
+    (ask, seen): (mpsc::Sender<()>, Arc<OnceLock<TreeHandle>>),
 ) -> Console {
     let shown = serde_json::json!({ "version": version(&config.node.istio_version) });
     Console {
         log: logging.handle(),
         config_dump: provider(move || std::future::ready(Ok(shown.clone()))),
         actors: of_tree(seen.clone()),
+        quarantine: set_aside(quarantine.clone(), seen.clone()),
         chaos: Chaos::new(config.process.chaos.enabled, seen),
         // Asked twice is asked once.
         quit: Arc::new(move || {

@@ -80,6 +80,13 @@ pub fn tripwire<N: AsRef<str>, F: Future>(name: N, future: F) -> Tripwire<N, F> 
     Tripwire { name, future: Some(future) }
 }
 
+/// Panics if exactly `name` is armed: for inputs, which have names of their own.
+pub(super) fn trip(name: &str) {
+    if ANY.load(Ordering::Relaxed) && spend(name) {
+        blow(name);
+    }
+}
+
 /// Panics because somebody asked for it.
 #[allow(clippy::panic, reason = "a panic is what was ordered")]
 pub(super) fn blow(what: &str) -> ! {
@@ -104,7 +111,10 @@ impl FailingStarts {
 /// Takes one of the panics armed for the task's kind.
 #[cold]
 fn take(name: &str) -> bool {
-    let kind = kind_of(name);
+    spend(kind_of(name))
+}
+
+fn spend(kind: &str) -> bool {
     let mut armed = ARMED.lock();
     let Some(at) = armed.iter().position(|armed| &*armed.kind == kind) else { return false };
     let spent = armed.get_mut(at).is_none_or(|armed| {

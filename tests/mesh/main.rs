@@ -8,6 +8,7 @@ use warren::{
     lab_tests,
 };
 
+mod audit;
 mod capture;
 mod certs;
 mod hbone;
@@ -17,10 +18,12 @@ mod local;
 mod logs;
 mod metrics;
 mod policy;
+mod quarantine;
 mod support;
 mod tunnel;
 mod zds;
 
+use audit::*;
 use capture::*;
 use certs::*;
 use hbone::*;
@@ -28,6 +31,7 @@ use lifecycle::*;
 use load::*;
 use local::*;
 use policy::*;
+use quarantine::*;
 use zds::*;
 
 fn main() -> ExitCode {
@@ -48,6 +52,11 @@ fn main() -> ExitCode {
         a_bad_policy_is_refused_by_name_while_the_rest_applies,
         certificates_rotate_under_load_without_a_failure,
         an_authority_in_trouble_costs_only_new_identities,
+        a_pod_that_lost_its_redirection_is_named_until_it_is_back,
+        a_pod_without_a_network_is_named_until_it_has_one,
+        a_listener_that_was_shut_down_is_bound_again,
+        a_resource_that_crashed_the_tables_twice_is_set_aside_and_the_rest_applies,
+        a_peer_that_crashed_its_tunnel_twice_is_not_dialled_for_a_while,
         pods_are_kept_when_the_cni_hangs_up_or_adds_them_again,
         a_deleted_pod_is_let_go_and_can_come_back,
         a_pod_whose_namespace_changes_is_served_in_the_new_one_only,

@@ -1,5 +1,5 @@
-//! Breaking things on purpose, over the admin port: `POST /actors/{id}/kill`, `/hang`, `/panic`, `/slow`, `/fail-starts`
-//! and `POST /tasks/{kind}/panic`. Only where the settings allow it.
+//! Breaking things on purpose, over the admin port: `POST /actors/{id}/kill`, `/hang`, `/panic`, `/slow`, `/fail-starts`,
+//! `POST /tasks/{kind}/panic` and `POST /inputs/{name}/panic`. Only where the settings allow it.
 
 use std::{
     fmt::Write as _,
@@ -16,8 +16,9 @@ use crate::supervisor::{
 };
 
 /// The tasks of the process that can be made to panic, and what each does.
-pub const TASKS: [(&str, &str); 25] = [
+pub const TASKS: [(&str, &str); 26] = [
     ("admin/accept", "accepts connections of an admin, stats or readiness server"),
+    ("audit/look", "audits a pod"),
     ("capture/accept", "accepts connections of a pod on a shard"),
     ("capture/watch", "tells a capture of a shard's new thread"),
     ("certs/request", "asks the authority for a certificate"),
@@ -114,7 +115,7 @@ impl Chaos {
         let id = percent_decode(id);
         let known = matches!(
             (what, verb),
-            ("actors", "kill" | "hang" | "panic" | "slow" | "fail-starts") | ("tasks", "panic")
+            ("actors", "kill" | "hang" | "panic" | "slow" | "fail-starts") | ("tasks" | "inputs", "panic")
         );
         if !known {
             return None;
@@ -123,10 +124,10 @@ impl Chaos {
             return Some(text(StatusCode::METHOD_NOT_ALLOWED, format!("usage: POST {path}\n")));
         }
         let parameters = query(request.uri.query().unwrap_or_default());
-        let done = if what == "tasks" {
-            self.panic_task(&id, &parameters)
-        } else {
-            self.break_actor(&id, verb, &parameters)
+        let done = match what {
+            "tasks" => self.panic_task(&id, &parameters),
+            "inputs" => self.panic_over_input(&id, &parameters),
+            _ => self.break_actor(&id, verb, &parameters),
         };
         Some(match done {
             Ok(done) => text(StatusCode::OK, format!("{done}\n")),
@@ -171,6 +172,16 @@ impl Chaos {
             1 => format!("the next task of kind {kind} that runs panics"),
             _ => format!("tasks of kind {kind} panic the next {times} times that one runs"),
         })
+    }
+
+    /// Lets whoever handles the input of this name panic: a resource, a pod, a peer, an identity.
+    fn panic_over_input(&self, name: &str, parameters: &[(String, String)]) -> Result<String, Refusal> {
+        self.allowed()?;
+        let times = number(parameters, "times", 1, 0..=u64::from(MOST_PANICS))?;
+        let times = u32::try_from(times).unwrap_or(MOST_PANICS);
+        tracing::warn!(target: "admin", name, times, "asked to panic over an input");
+        faults::arm(name, times)?;
+        Ok(format!("whoever handles {name} panics {times} times"))
     }
 
     fn allowed(&self) -> Result<&TreeHandle, Refusal> {

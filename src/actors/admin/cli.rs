@@ -1,4 +1,4 @@
-//! `warren tree` and `warren chaos`: what operators ask a running proxy for from a shell.
+//! `warren tree`, `warren quarantine` and `warren chaos`: what operators ask a running proxy for from a shell.
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -11,17 +11,19 @@ use tokio::time::sleep;
 
 use super::{
     client::{AskError, ask, encode},
-    draw::{Shown, draw},
+    draw::{Aside, Shown, draw, list},
 };
 
 const USAGE: &str = "\
 Usage: warren tree [--watch] [--admin ADDR]
+       warren quarantine [--admin ADDR]
        warren chaos kill|hang|panic ID [--ms N] [--admin ADDR]
        warren chaos slow ID [--ms N] [--for S] [--admin ADDR]
        warren chaos fail-starts ID [--times N] [--admin ADDR]
        warren chaos panic-task KIND [--times N] [--admin ADDR]
 
   tree          draw the supervision tree of a running proxy; --watch: again every second
+  quarantine    list what is set aside for crashing, and when it is tried again
   chaos         break something in a proxy that runs with WARREN_CHAOS=true
     kill        kill the actor ID: its path in the tree, or the end of it
     hang        let it not answer, for 5000 ms unless --ms says otherwise
@@ -47,6 +49,8 @@ struct Command {
 enum What {
     /// Draw the tree, perhaps again and again.
     Tree(bool),
+    /// List what is set aside.
+    Quarantine,
     /// List the kinds of tasks.
     Tasks,
     /// Post to this path.
@@ -66,7 +70,7 @@ enum CommandError {
     Write(#[from] io::Error),
 }
 
-/// `warren tree ARGS` if `name` is `tree`, `warren chaos ARGS` if it is `chaos`.
+/// `warren NAME ARGS`, where NAME is `tree`, `quarantine` or `chaos`.
 pub fn main(name: &str, args: &[String]) -> ExitCode {
     let command = match parse(name, args) {
         Ok(command) => command,
@@ -120,6 +124,7 @@ fn parse(name: &str, args: &[String]) -> Result<Command, String> {
         given.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
     let what = match (name, words.as_slice(), given.as_slice(), watch) {
         ("tree", [], [], watch) => What::Tree(watch),
+        ("quarantine", [], [], false) => What::Quarantine,
         ("chaos", ["tasks"], [], false) => What::Tasks,
         ("chaos", [verb, id], given, false) if takes(verb).is_some_and(|known| subset(given, known)) => {
             let (whose, verb) = match *verb {
@@ -157,6 +162,10 @@ fn number(option: &str, value: &str) -> Result<u64, String> {
 async fn run(command: &Command) -> Result<(), CommandError> {
     let admin = command.admin;
     match &command.what {
+        What::Quarantine => {
+            let aside: Vec<Aside> = serde_json::from_str(&asked(admin, "GET", "/quarantine").await?)?;
+            print(&list(&aside))
+        }
         What::Tasks => print(&asked(admin, "GET", "/tasks").await?),
         What::Break(path) => print(&asked(admin, "POST", path).await?),
         What::Tree(false) => print(&tree(admin).await?),
@@ -207,6 +216,7 @@ mod tests {
         for (line, admin, what) in [
             ("tree", "127.0.0.1:15000", What::Tree(false)),
             ("tree --watch --admin 127.0.0.1:1", "127.0.0.1:1", What::Tree(true)),
+            ("quarantine", "127.0.0.1:15000", What::Quarantine),
             ("chaos tasks --admin=[::1]:1", "[::1]:1", What::Tasks),
             ("chaos kill root/xds", "127.0.0.1:15000", post("/actors/root/xds/kill")),
             ("chaos hang a --ms 250", "127.0.0.1:15000", post("/actors/a/hang?ms=250")),
@@ -231,6 +241,7 @@ mod tests {
             ("tree --ms 3", "cannot make sense of tree "),
             ("tree --admin", "--admin needs a value"),
             ("tree --admin 15000", "--admin \"15000\" is no ADDRESS:PORT"),
+            ("quarantine x", "cannot make sense of quarantine x"),
             ("chaos", "cannot make sense of chaos "),
             ("chaos kill", "cannot make sense of chaos kill"),
             ("chaos kill a --ms 3", "cannot make sense of chaos kill a"),

@@ -18,7 +18,7 @@ use crate::{
         identity::Identity,
         tls::WorkloadCert,
     },
-    supervisor::{OwnedTask, TaskExit},
+    supervisor::{Input, OwnedTask, TaskExit},
 };
 
 pub(super) type Reply = RpcReplyPort<Result<Arc<WorkloadCert>, CertError>>;
@@ -221,6 +221,16 @@ impl State {
 
 /// One certificate: key, request, answer, checks.
 async fn issue(shared: &Shared, id: &Identity) -> Result<Arc<WorkloadCert>, IssueError> {
+    let name = id.to_string();
+    let input = Input { kind: "identity", name: &name, digest: 0 };
+    let handling =
+        shared.quarantine.enter(input).map_err(|aside| IssueError::LocalCrash(aside.to_string()))?;
+    let cert = handling.watch(ask(shared, id)).await?;
+    handling.done();
+    Ok(cert)
+}
+
+async fn ask(shared: &Shared, id: &Identity) -> Result<Arc<WorkloadCert>, IssueError> {
     let csr = csr::request(id)?;
     let answer = shared.issuer.issue(id, csr.pem, shared.config.ttl).await?;
     let expected = shared.config.impersonate.then_some(id);

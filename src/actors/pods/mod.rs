@@ -1,9 +1,11 @@
 //! The pods of the node, each under a supervisor of its own.
 
+pub mod audit;
 pub mod conns;
 pub mod neighbours;
 pub mod pod;
 pub mod policy;
+pub mod trouble;
 
 use std::{
     os::fd::OwnedFd,
@@ -17,16 +19,22 @@ use std::{
 use dashmap::DashMap;
 use tokio::time::timeout;
 
-use self::pod::Pod;
+use self::{
+    pod::Pod,
+    trouble::{Reason, Trouble},
+};
 use super::{
-    capture::{self, Kind},
+    capture,
     node::{Node, cut},
     sys::netns::{self, NetNs},
     zds::{self, PodSpec},
 };
 use crate::{
     protocols::{mesh::WorkloadInfo, zds::NetnsId},
-    supervisor::{DynamicChildren, DynamicSpec, Intensity, StartError, Strategy, SupervisorSpec},
+    supervisor::{
+        DynamicChildren, DynamicSpec, Event, EventKind, Input, Intensity, StartError, Strategy,
+        SupervisorSpec, digest,
+    },
 };
 
 /// Pods of one node: far above what a kubelet allows.
@@ -65,6 +73,16 @@ impl Pods {
     /// The pod `uid`, if it is served.
     pub fn find(&self, uid: &str) -> Option<Arc<Pod>> {
         self.pods.get(uid).map(|pod| pod.clone())
+    }
+
+    /// Takes note of a pod whose supervisor was set aside.
+    pub fn heard(&self, event: &Event) {
+        let EventKind::Quarantined { retry_in } = event.kind else { return };
+        let uid = event.path.strip_prefix("root/dataplane/pods/");
+        if let Some(pod) = uid.and_then(|uid| self.find(uid)) {
+            let detail = format!("its actors failed too often; next try in {retry_in:?}");
+            self.node.troubles.tell(&pod, Some(Trouble::new(Reason::Quarantine, detail)));
+        }
     }
 
     /// All pods.
@@ -113,6 +131,17 @@ impl Pods {
         if self.pods.len() >= MAX_PODS {
             return Err(format!("this node serves {MAX_PODS} pods already"));
         }
+        let name = format!("{}/{}", spec.info.namespace, spec.info.name);
+        let digest = digest(&(spec.id.dev, spec.id.ino));
+        let input = Input { kind: "pod", name: &name, digest };
+        let handling = self.node.quarantine.enter(input).map_err(|aside| aside.to_string())?;
+        handling.watch(self.begin_in(spec.clone())).await?;
+        handling.done();
+        Ok(())
+    }
+
+    /// Serves a pod that nothing speaks against.
+    async fn begin_in(&self, spec: PodSpec) -> Result<(), String> {
         let fd: OwnedFd =
             spec.netns.as_fd().try_clone_to_owned().map_err(|e| format!("network namespace: {e}"))?;
         let netns = NetNs::from_fd(fd).map_err(|e| format!("network namespace: {e}"))?;
@@ -165,6 +194,7 @@ impl Pods {
             tracing::warn!(target: "pods", uid = &*pod.uid, %error, "pod did not stop in order");
         }
         self.pods.remove_if(&pod.uid, |_, held| held.serial == pod.serial);
+        self.node.troubles.forget(&pod.uid);
         let closed = async { tokio::join!(pod.conns.emptied(), pod.peers.emptied(), pod.dialled.emptied()) };
         if timeout(CLOSE_WITHIN, closed).await.is_err() {
             let left = pod.conns.len() + pod.peers.len() + pod.dialled.len();
@@ -217,11 +247,10 @@ impl Pod {
             .dynamic(DynamicSpec::new("tunnels", self.tunnels.supervisor()).intensity(CHILD_RESTARTS))
             .child(policy::child(self))
             .child(conns::child(self));
-        let kinds: &[Kind] = if self.is_own { &[Kind::Inbound] } else { &Kind::ALL };
-        for &kind in kinds {
+        for &kind in self.kinds() {
             tree = tree.child(capture::child(self, kind));
         }
-        tree
+        tree.child(audit::child(self))
     }
 
     /// Closes the listeners, tells peers to open no more streams, admits nothing.

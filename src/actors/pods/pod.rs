@@ -12,9 +12,14 @@ use foldhash::HashMap;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::neighbours::OwnAddresses;
+use super::{neighbours::OwnAddresses, trouble::Canaries};
 use crate::{
-    actors::{capture::Kind, node::Node, sys::netns::NetNs, tunnel::Tunnels},
+    actors::{
+        capture::{Captures, Kind},
+        node::Node,
+        sys::netns::NetNs,
+        tunnel::Tunnels,
+    },
     protocols::{
         identity::Identity,
         labels::Reporter,
@@ -50,6 +55,10 @@ pub struct Pod {
     pub tunnels: Tunnels,
     /// Its listening sockets, which outlive the actors that accept on them.
     pub listeners: Mutex<HashMap<Kind, TcpListener>>,
+    /// The actors of its listeners.
+    pub captures: Captures,
+    /// Where its audit waits for its canaries.
+    pub canaries: Canaries,
     /// Set once: no connection is accepted any more.
     pub draining: watch::Sender<bool>,
     /// Inbound listeners may connect as the client.
@@ -103,6 +112,8 @@ impl Pod {
             node,
             tunnels,
             listeners: Mutex::default(),
+            captures: Captures::default(),
+            canaries: Canaries::default(),
             draining: watch::Sender::new(false),
             transparent: AtomicBool::new(false),
             addresses: OwnAddresses::default(),
@@ -115,6 +126,16 @@ impl Pod {
         self.node.metrics.actors.task_panicked(kind);
         let path = format!("root/dataplane/pods/{}/conns/{kind}", self.uid);
         tracing::error!(target: "supervisor", path, shard, message, "connection task panicked");
+    }
+
+    /// `namespace/name`.
+    pub fn name(&self) -> Arc<str> {
+        format!("{}/{}", self.info.namespace, self.info.name).into()
+    }
+
+    /// What is captured of it.
+    pub fn kinds(&self) -> &'static [Kind] {
+        if self.is_own { &[Kind::Inbound] } else { &Kind::ALL }
     }
 
     /// `SO_MARK` of its sockets.

@@ -12,8 +12,12 @@ use super::{
 };
 use crate::{
     actors::{
-        pods::pod::{ConnInfo, Pod},
+        pods::{
+            audit,
+            pod::{ConnInfo, Pod},
+        },
         shard::{Counted, Shard},
+        sys::probe,
         telemetry::{access, metrics::Held},
         tunnel::{
             TunnelKey, dial,
@@ -76,6 +80,10 @@ struct Open {
 
 async fn open(pod: Arc<Pod>, shard: Shard, stream: &TcpStream, peer: SocketAddr) -> Option<Open> {
     let (client, dst) = super::captured(stream, peer).ok()?;
+    if audit::is_canary(&pod, client.addr(), dst.addr()) {
+        probe::drop_at_once(stream);
+        return None;
+    }
     let info = ConnInfo {
         reporter: Reporter::Source,
         tunnelled: false,

@@ -36,22 +36,37 @@ type Established = (Http2, Flush<TlsStream<TcpStream>>);
 pub async fn run(shard: Shard, pod: Arc<Pod>, key: TunnelKey, ready: Ready) {
     // Never refused: a pod that ends takes its dials along, and waits for their sockets to close.
     let _member = pod.dialled.admit(shard.index(), key.to);
-    let pool = PodPool::of(&pod, &shard);
-    let (send, (connection, flush)) = match establish(&shard, &pod, &key).await {
+    let name = key.to.to_string();
+    match pod.node.quarantine.enter(key.input(&name)) {
+        Ok(handling) => {
+            // For the tunnel's life: what the peer sends later can crash its driver, too.
+            if handling.watch(carry(&shard, &pod, &key, ready)).await {
+                handling.done();
+            }
+        }
+        Err(aside) => drop(ready.send(Err(Arc::new(key.refused(aside))))),
+    }
+}
+
+/// Whether there was a tunnel.
+async fn carry(shard: &Shard, pod: &Arc<Pod>, key: &TunnelKey, ready: Ready) -> bool {
+    let pool = PodPool::of(pod, shard);
+    let (send, (connection, flush)) = match establish(shard, pod, key).await {
         Ok(established) => established,
         Err(error) => {
             tracing::debug!(target: "tunnel", to = %key.to, %error, "dial failed");
             // Whoever asked may have gone meanwhile.
             let _ = ready.send(Err(Arc::new(error)));
-            return;
+            return false;
         }
     };
     let _counted = (shard.count_tunnel(), pod.node.metrics.pods.tunnel());
-    let tunnel = pool.peer(&key).add(send, pod.node.settings.pool.max_streams);
+    let tunnel = pool.peer(key).add(send, pod.node.settings.pool.max_streams);
     let _listed = Listed { pool, key: key.clone(), tunnel: tunnel.clone() };
     let _ = ready.send(Ok(()));
-    let ended = drive(&pod, connection, flush, &tunnel).await;
+    let ended = drive(pod, connection, flush, &tunnel).await;
     tracing::debug!(target: "tunnel", to = %key.to, ended, "tunnel ended");
+    true
 }
 
 /// Takes the tunnel out of the pool when its driver ends, also by a panic.

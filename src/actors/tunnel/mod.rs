@@ -18,7 +18,9 @@ use super::{
 };
 use crate::{
     protocols::{identity::Identity, outcome::Failure, route::Sans, tls::handshake::HandshakeError},
-    supervisor::{Address, AddressError, ChildSpec, DynamicChildren, Restart, StartError, TaskExit},
+    supervisor::{
+        Address, AddressError, ChildSpec, DynamicChildren, Input, Restart, SetAside, StartError, TaskExit,
+    },
 };
 
 /// Peers of a pod that may have a tunnel actor at a time.
@@ -172,6 +174,8 @@ impl Tunnels {
     /// # Errors
     /// See [`DialError`]; bounded by the sum of the steps' timeouts.
     pub async fn open(&self, pod: &Arc<Pod>, key: &TunnelKey, index: usize) -> Result<(), Arc<DialError>> {
+        let name = key.to.to_string();
+        pod.node.quarantine.check(&key.input(&name)).map_err(|aside| Arc::new(key.refused(aside)))?;
         let timeouts = &pod.node.settings.timeouts;
         let patience = timeouts.certificate + timeouts.connect + timeouts.tls + timeouts.http2;
         // An actor that ended, idle or killed, while the question was on its way: its successor is asked.
@@ -237,6 +241,16 @@ fn is_up(address: &Address<Msg>) -> bool {
 // === impl TunnelKey ===
 
 impl TunnelKey {
+    /// The peer as an input; `name` is its address.
+    fn input<'a>(&self, name: &'a str) -> Input<'a> {
+        Input { kind: "peer", name, digest: 0 }
+    }
+
+    /// Nothing is dialled there for now; another endpoint may help.
+    fn refused(&self, aside: SetAside) -> DialError {
+        DialError::Connect { to: self.to, error: std::io::Error::other(aside) }
+    }
+
     /// Name of the actor: unique for each key, readable for the first of an address.
     fn id(&self) -> String {
         use std::hash::{BuildHasher, Hasher};
