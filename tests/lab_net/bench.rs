@@ -41,7 +41,10 @@ pub fn a_short_bench_finds_every_figure_and_they_add_up() {
             let rounds: Vec<f64> =
                 result["rounds"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
             let median = result["median"].as_f64().unwrap();
-            assert_eq!((rounds.len(), median), (2, f64::midpoint(rounds[0], rounds[1])), "{key} of {name}");
+            assert_eq!(rounds.len(), 2, "{key} of {name}");
+            // A number read from text may differ in its last digit.
+            let middle = f64::midpoint(rounds[0], rounds[1]);
+            assert!((median - middle).abs() <= middle * 1e-9, "{key} of {name}: {median}, {rounds:?}");
             // So short a time may take no tick of the processor and no page; nothing may be lost at all.
             let may_be_nothing =
                 key.contains("_cpu") || key.starts_with("stalled_") || key.starts_with("idle_");
