@@ -22,6 +22,7 @@ mod socket;
 mod summary;
 mod timeout;
 mod tls;
+mod traces;
 mod upstream;
 mod value;
 mod xds;
@@ -47,6 +48,7 @@ pub use self::{
     socket::{Keepalive, SocketConfig},
     timeout::TimeoutConfig,
     tls::{Compliance, TlsConfig},
+    traces::{OtlpEndpoint, OtlpProtocol, Sampling, TraceConfig, TraceQueue},
     upstream::{Address, RootSource, Secret, TokenSource, Upstream},
     xds::{LocalSource, XdsConfig},
 };
@@ -130,6 +132,8 @@ pub struct ProcessConfig {
     pub shards: ShardConfig,
     /// Breaking things on purpose.
     pub chaos: ChaosConfig,
+    /// Where traces go; `None`: there are none.
+    pub traces: Option<TraceConfig>,
 }
 
 /// Reads all settings.
@@ -165,6 +169,7 @@ pub fn parse(inputs: &Inputs<'_>) -> Result<Config, Vec<Invalid>> {
             admin: AdminConfig::read(&mut r, &proxy),
             shards: ShardConfig::read(&mut r, &proxy),
             chaos: ChaosConfig::read(&mut r),
+            traces: TraceConfig::read(&mut r),
         },
         node,
         listen,

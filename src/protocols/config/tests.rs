@@ -66,7 +66,7 @@ fn without_any_variable_everything_has_the_contracts_default() {
             "log": {"filter": "info", "format": "Plain", "policy_info": false},
             "admin": {"admin_port": 15000, "stats_port": 15020, "readiness_port": 15021},
             "shards": {"count": 2},
-            "chaos": {"enabled": false},
+            "chaos": {"enabled": false}, "traces": null,
         },
     });
     assert_eq!(serde_json::to_value(&config).unwrap(), want);
