@@ -353,3 +353,126 @@ impl TraceQueue {
         Self { batch: queue.batch.min(queue.spans), ..queue }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::protocols::config::{Inputs, Invalid};
+
+    fn read(vars: &[(&str, &str)]) -> Result<(Option<TraceConfig>, Vec<Invalid>), Vec<Invalid>> {
+        let vars: BTreeMap<String, String> =
+            vars.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let inputs = Inputs {
+            vars: &vars,
+            mesh_file: None,
+            cores: 1,
+            file_exists: &|_| false,
+            fake_ca_allowed: false,
+        };
+        let mut r = Reader::new(&inputs);
+        let config = TraceConfig::read(&mut r);
+        r.finish().map(|warnings| (config, warnings))
+    }
+
+    fn config(vars: &[(&str, &str)]) -> Option<TraceConfig> {
+        read(vars).unwrap_or_else(|invalid| panic!("{vars:?}: {invalid:?}")).0
+    }
+
+    const ALL: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+    const OWN: &str = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
+
+    #[test]
+    fn without_an_endpoint_or_when_told_so_there_are_no_traces() {
+        for vars in [
+            &[][..],
+            &[(ALL, "")],
+            &[("OTEL_TRACES_SAMPLER", "always_on")],
+            &[(ALL, "http://c"), ("OTEL_TRACES_EXPORTER", "none")],
+            &[(ALL, "http://c"), ("OTEL_SDK_DISABLED", "true")],
+        ] {
+            assert_eq!(config(vars), None, "{vars:?}");
+        }
+    }
+
+    #[test]
+    fn the_endpoint_for_traces_is_taken_as_it_is_and_the_other_is_a_base() {
+        let grpc = ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc");
+        for (vars, want) in [
+            (&[(ALL, "http://c:4318")][..], "http://c:4318/v1/traces"),
+            (&[(ALL, "https://c/base/")], "https://c:443/base/v1/traces"),
+            (&[(OWN, "http://c")], "http://c:80"),
+            (&[(OWN, "http://[::1]:1/x"), (ALL, "http://d")], "http://[::1]:1/x"),
+            (&[(ALL, "http://c:4317"), grpc], "http://c:4317"),
+        ] {
+            let endpoint = config(vars).unwrap().endpoint;
+            assert_eq!(endpoint.to_string(), want, "{vars:?}");
+        }
+        assert!(read(&[(ALL, "http://c/path"), grpc]).is_err());
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_specification() {
+        let config = config(&[(ALL, "http://c")]).unwrap();
+        assert_eq!(config.protocol, OtlpProtocol::Http);
+        assert_eq!(config.timeout, Duration::from_secs(10));
+        assert_eq!(config.sampling, Sampling { parent_based: true, ratio: 1.0 });
+        let queue = TraceQueue { spans: 2048, batch: 512, delay: Duration::from_secs(5) };
+        assert_eq!((config.queue, config.headers.len(), config.resource.len()), (queue, 0, 0));
+    }
+
+    #[test]
+    fn samplers_by_name() {
+        for (name, parent_based, ratio) in [
+            ("always_on", false, 1.0),
+            ("always_off", false, 0.0),
+            ("traceidratio", false, 0.25),
+            ("parentbased_always_on", true, 1.0),
+            ("parentbased_always_off", true, 0.0),
+            ("parentbased_traceidratio", true, 0.25),
+        ] {
+            let vars =
+                [(ALL, "http://c"), ("OTEL_TRACES_SAMPLER", name), ("OTEL_TRACES_SAMPLER_ARG", "0.25")];
+            assert_eq!(config(&vars).unwrap().sampling, Sampling { parent_based, ratio }, "{name}");
+        }
+    }
+
+    #[test]
+    fn pairs_are_decoded_and_those_for_traces_win() {
+        let config = config(&[
+            (ALL, "http://c"),
+            ("OTEL_RESOURCE_ATTRIBUTES", "a=1, b=x%20%3d%c3%a9 ,service.name=no"),
+            ("OTEL_SERVICE_NAME", "mesh"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=no"),
+            ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "authorization=Bearer%20t"),
+        ])
+        .unwrap();
+        let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        assert_eq!(config.resource, [pair("a", "1"), pair("b", "x =é"), pair("service.name", "mesh")]);
+        let [(name, value)] = config.headers.as_slice() else { panic!("{:?}", config.headers) };
+        assert_eq!(
+            (name.as_str(), value.as_bytes(), value.is_sensitive()),
+            ("authorization", &b"Bearer t"[..], true)
+        );
+    }
+
+    #[test]
+    fn a_bad_header_is_named_and_not_shown() {
+        for name in ["OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS"] {
+            for value in ["secret", "a b=secret", "a=secret%0a"] {
+                let invalid = read(&[(name, value)]).unwrap_err();
+                assert!(invalid[0].name == name && !format!("{invalid:?}").contains("secret"), "{invalid:?}");
+            }
+        }
+        let many: Vec<String> = (0..=PAIRS_MAX).map(|n| format!("a{n}=b")).collect();
+        assert!(read(&[("OTEL_RESOURCE_ATTRIBUTES", &many.join(","))]).is_err());
+    }
+
+    #[test]
+    fn signals_that_are_not_exported_are_warned_of() {
+        let (_, warnings) =
+            read(&[("OTEL_METRICS_EXPORTER", "otlp"), ("OTEL_LOGS_EXPORTER", "none")]).unwrap();
+        assert_eq!(warnings.iter().map(|w| w.name.as_str()).collect::<Vec<_>>(), ["OTEL_METRICS_EXPORTER"]);
+    }
+}

@@ -2,20 +2,12 @@
 //!
 //! Names of attributes are those of the OpenTelemetry semantic conventions where these have one, else `warren.…`.
 
-use std::{
-    cell::OnceCell,
-    fmt::Display,
-    future::Future,
-    net::SocketAddr,
-    pin::Pin,
-    task::{Context, Poll},
-};
+use std::{cell::OnceCell, fmt::Display, future::Future, net::SocketAddr};
 
 use opentelemetry::{
     KeyValue, Value,
     trace::{SpanContext, SpanId, Status, TraceContextExt, TraceFlags, TraceId, TraceState},
 };
-use pin_project_lite::pin_project;
 use tracing::{Instrument, Span, instrument::Instrumented};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
@@ -42,17 +34,6 @@ pub struct Step(Span);
 /// What is written into a span.
 #[derive(Clone, Copy)]
 pub struct Attributes<'a>(&'a Span);
-
-pin_project! {
-    /// Work inside a [`Step`], which ends with it. A named future: a block would hold the work twice.
-    #[must_use = "futures do nothing unless polled"]
-    pub struct Traced<F> {
-        // The fields drop in this order: spans inside end before the step.
-        #[pin]
-        work: Instrumented<F>,
-        step: Option<Step>,
-    }
-}
 
 /// The trace of a connection, for as long as its report lives.
 #[derive(Debug)]
@@ -93,6 +74,11 @@ pub fn describe(write: impl FnOnce(Attributes<'_>)) {
     if let Some(span) = current() {
         write(Attributes(&span));
     }
+}
+
+/// Says that an actor died with a question, which is asked again.
+pub fn actor_lost(kind: &'static str) {
+    describe(|span| _ = span.event("actor lost", vec![KeyValue::new("warren.actor.kind", kind)]));
 }
 
 /// Ends the connection that the calling task is in, before it has been opened.
@@ -156,9 +142,9 @@ impl Step {
         &self.0
     }
 
-    /// Does `work` inside the step, which ends with it.
-    pub fn run<F: Future>(self, work: F) -> Traced<F> {
-        Traced { work: work.instrument(self.0.clone()), step: Some(self) }
+    /// `work`, inside the step.
+    pub fn within<F: Future>(&self, work: F) -> Instrumented<F> {
+        work.instrument(self.0.clone())
     }
 
     /// Writes into the span, if there is one.
@@ -185,19 +171,6 @@ impl Step {
 impl Drop for Step {
     fn drop(&mut self) {
         end(&self.0);
-    }
-}
-
-// === impl Traced ===
-
-impl<F: Future> Future for Traced<F> {
-    type Output = F::Output;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let this = self.project();
-        let done = std::task::ready!(this.work.poll(cx));
-        drop(this.step.take());
-        Poll::Ready(done)
     }
 }
 
@@ -234,6 +207,14 @@ impl Attributes<'_> {
         match result {
             Ok(_) => self,
             Err(error) => self.failed(kind, error),
+        }
+    }
+
+    /// The same for work that may have been given up.
+    pub fn patient<T, E: Display>(self, kind: &'static str, result: &Option<Result<T, E>>) -> Self {
+        match result {
+            Some(result) => self.result(kind, result),
+            None => self.failed("timeout", "given up for another endpoint"),
         }
     }
 
