@@ -7,7 +7,7 @@ use warren::{
     actors::{
         admin::cli,
         sys::limits,
-        telemetry::{line::LogFormat, log::Logging},
+        telemetry::{line::LogFormat, log::Logging, trace::Traces},
         tree::{self, Proxy},
     },
     protocols::config::{self, Config, Inputs, MESH_FILE},
@@ -77,7 +77,9 @@ fn proxy() -> ExitCode {
             config::LogFormat::Json => LogFormat::Json,
         };
         let filter = log.filter.to_string().parse().map_err(|e| format!("RUST_LOG: {e}"))?;
-        let logging = Logging::install(format, filter).map_err(|e| format!("logging: {e}"))?;
+        let traces = config.process.traces.as_ref().map(|traces| Traces::start(traces, &config.node));
+        let traces = traces.transpose().map_err(|e| e.to_string())?;
+        let logging = Logging::install(format, filter, traces).map_err(|e| format!("logging: {e}"))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|e| format!("runtime: {e}"))?;
         Ok(runtime.block_on(serve(&config, &logging)))

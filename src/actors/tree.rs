@@ -30,6 +30,7 @@ use super::{
         self,
         log::Logging,
         metrics::{Metrics, Termination},
+        trace::outage::Outages,
     },
     xds::{Bounds, Xds, XdsMetrics, XdsSettings},
     zds::Zds,
@@ -121,10 +122,10 @@ pub async fn boot(config: &Config, logging: &Logging) -> Result<Proxy, BootError
     let readiness = Readiness::new();
     let wired = readiness.register(PROXY);
     let parts = parts(config, logging, &readiness, (ask, seen.clone()))?;
-    let metrics = parts.metrics.clone();
-    let pods = parts.pods.clone();
+    let (metrics, outages, pods) = (parts.metrics.clone(), Outages::default(), parts.pods.clone());
     let on_event = move |event: &Event| {
         metrics.actors.observe(event.kind_label, &event.kind);
+        outages.observe(event);
         pods.heard(event);
     };
     let tree = Tree::start_observed(root(&parts, logging), Arc::new(on_event)).await?.watched();
@@ -173,6 +174,9 @@ fn parts(
     (ask, seen): (mpsc::Sender<()>, Arc<OnceLock<TreeHandle>>),
 ) -> Result<Parts, BootError> {
     let metrics = Metrics::new(&config.node.istio_version)?;
+    if let Some(traces) = logging.traces() {
+        traces.register(&metrics)?;
+    }
     telemetry::panics::install(metrics.clone());
     let mesh = Mesh::new(LocalNode {
         network: config.node.network.clone(),

@@ -30,7 +30,7 @@ pub use self::{
     store::{CertSnapshot, CertState},
 };
 use crate::{
-    actors::settings::HUNG_AFTER,
+    actors::{settings::HUNG_AFTER, telemetry::trace::span},
     protocols::{
         ca::{CertError, schedule::Limits},
         identity::Identity,
@@ -158,7 +158,10 @@ impl Certs {
             let error = match self.address.call(left, |reply| Msg::Fetch(id.clone(), reply)).await {
                 Ok(answer) => return answer,
                 // The actor died with the question: ask its successor.
-                Err(AddressError::Lost { .. }) if !left.is_zero() => continue,
+                Err(AddressError::Lost { .. }) if !left.is_zero() => {
+                    span::actor_lost("certs");
+                    continue;
+                }
                 Err(error) => error,
             };
             return Err(match error {

@@ -20,12 +20,12 @@ use crate::{
         node::PoolSettings,
         pods::pod::{ConnInfo, Pod},
         shard::{Counted, Shard},
-        telemetry::access,
-        tunnel::dial,
+        telemetry::{access, trace::span},
     },
     protocols::{
         addr::ClientAddr,
         hbone::{
+            headers::TraceParent,
             io::{Flush, coalesced},
             server::{self, BadRequest, Connect},
             side::StreamSide,
@@ -183,12 +183,14 @@ async fn stream(
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
 ) {
-    let span = tracing::debug_span!(target: "conn", "inbound", peer = %tunnel.client, pod = &*pod.uid);
+    let logged = tracing::debug_span!(target: "conn", "inbound", peer = %tunnel.client, pod = &*pod.uid);
+    let from = if span::is_on() { TraceParent::parse(request.headers()) } else { None };
+    let traced = logged.in_scope(|| span::connection("inbound", from));
     // Boxed, as for outbound connections.
-    let Some(open) = Box::pin(open(pod, &shard, tunnel, request, respond).instrument(span)).await else {
-        return;
-    };
+    let opening = open(pod, &shard, tunnel, request, respond).instrument(traced).instrument(logged);
+    let Some(open) = Box::pin(opening).await else { return };
     let Open { conn, counted: _counted, report, peer, app } = open;
+    report.relaying();
     if let Ok(relayed) = conn.guard(relay(peer, TcpSide(app), &*report, &shard.buffers)).await {
         report.relayed(&relayed);
     }
@@ -203,8 +205,13 @@ async fn open(
 ) -> Option<Open> {
     let refuse = |respond: &mut SendResponse<Bytes>, status: StatusCode, outcome: &Outcome| {
         server::refuse(respond, status);
+        span::refused(outcome);
         access::refused(tunnel.client.addr(), tunnel.dst, Reporter::Destination, outcome);
     };
+    span::describe(|span| {
+        let span = span.set("network.transport", "tcp").set("warren.pod.uid", pod.uid.to_string());
+        span.addr(span::CLIENT, tunnel.client.addr()).addr(span::SERVER, tunnel.dst);
+    });
     let connect = match server::parse(&request, pod.node.settings.options.baggage) {
         Ok(connect) => connect,
         Err(error) => {
@@ -331,7 +338,7 @@ pub(super) async fn application(
     let denied = |denial: Denial| (StatusCode::UNAUTHORIZED, denial.into());
     super::authorize(pod, info).await.map_err(denied)?;
     let source = pod.source_towards(info.src.ip(), inbound.dial.ip());
-    dial::connect(pod, inbound.dial, source)
+    super::connect_app(pod, inbound.dial, source)
         .await
         .map_err(|error| (StatusCode::SERVICE_UNAVAILABLE, Failure::Dial(error.to_string().into()).into()))
 }

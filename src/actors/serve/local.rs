@@ -10,6 +10,7 @@ use std::{
 use foldhash::HashMap;
 use rustls_pki_types::UnixTime;
 use tokio::net::TcpStream;
+use tracing::Instrument;
 
 use super::{
     inbound::{announce, application},
@@ -19,7 +20,10 @@ use crate::{
     actors::{
         pods::pod::{ConnInfo, Pod},
         shard::Shard,
-        telemetry::access,
+        telemetry::{
+            access,
+            trace::span::{self, Kind, Step},
+        },
         tunnel::TunnelKey,
     },
     protocols::{
@@ -166,7 +170,10 @@ impl<'a> Join<'a> {
         };
         // Registered before policies are asked, so that a change in between is not missed.
         let conn = self.there.conns.admit(shard.index(), info).map_err(|_| status(401))?;
-        match conn.guard(self.deliver(&conn, near, inbound)).await {
+        // The destination's side has a span of its own, as if its proxy were another.
+        let step = Step::new("join", Kind::Client);
+        let traced = span::connection("inbound", step.trace_parent());
+        match conn.guard(self.deliver(&conn, near, inbound).instrument(traced)).await {
             Ok(Ok((report, app))) => Ok(Box::new(Joined { conn, report, app })),
             Ok(Err(refused)) => Err(status(refused)),
             Err(_) => Err((Failure::H2("the destination's side was cut".into()).into(), true)),

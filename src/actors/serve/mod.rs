@@ -6,13 +6,22 @@ pub mod outbound;
 pub mod plaintext;
 pub mod report;
 
-use std::{future::Future, io, net::SocketAddr, sync::Arc};
+use std::{
+    future::Future,
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use tokio::net::TcpStream;
 
 use super::{
     node::cut,
     pods::pod::{ConnInfo, Pod},
     shard::Shard,
     sys::{socket, splice::Splice},
+    telemetry::trace::span::{self, Kind, Step},
+    tunnel::{DialError, dial},
 };
 use crate::protocols::{
     addr::{ClientAddr, OrigDst, canonical},
@@ -42,6 +51,13 @@ pub fn plainly<'a, M: Meter>(
 /// # Errors
 /// The denial.
 pub async fn authorize(pod: &Pod, info: &ConnInfo) -> Result<(), Denial> {
+    let step = Step::new("policy", Kind::Internal);
+    let decided = step.within(decide(pod, info)).await;
+    step.describe(|span| _ = span.result("DENY", &decided));
+    decided
+}
+
+async fn decide(pod: &Pod, info: &ConnInfo) -> Result<(), Denial> {
     let look = || match pod.workload_now() {
         Some(workload) => verdict(pod, &workload, info),
         None => Some(Err(Denial::WorkloadNotFound)),
@@ -52,6 +68,17 @@ pub async fn authorize(pod: &Pod, info: &ConnInfo) -> Result<(), Denial> {
     let patience = pod.node.settings.timeouts.workload;
     let decided = pod.node.wait_for(patience, look).await;
     decided.unwrap_or_else(|| Err(Denial::Explicit(unknown_policy(pod).into())))
+}
+
+/// Connects to the application from inside the pod.
+///
+/// # Errors
+/// As [`dial::connect`].
+pub async fn connect_app(pod: &Pod, to: SocketAddr, source: Option<IpAddr>) -> Result<TcpStream, DialError> {
+    let step = Step::new("application connect", Kind::Client);
+    let connected = step.within(dial::connect(pod, to, source)).await;
+    step.describe(|span| _ = span.addr(span::PEER, to).result("connect", &connected));
+    connected
 }
 
 /// What policies say now of a connection to `workload`, the pod's; `None` while one that matters is unknown.
@@ -112,7 +139,7 @@ pub fn cut_outcome(why: crate::supervisor::CutReason) -> Outcome {
 ///
 /// # Errors
 /// The connection is reset already.
-pub fn ends(stream: &tokio::net::TcpStream, peer: SocketAddr) -> io::Result<(ClientAddr, SocketAddr)> {
+pub fn ends(stream: &TcpStream, peer: SocketAddr) -> io::Result<(ClientAddr, SocketAddr)> {
     Ok((ClientAddr::new(peer), canonical(stream.local_addr()?)))
 }
 
@@ -133,8 +160,6 @@ pub fn captured(stream: &tokio::net::TcpStream, peer: SocketAddr) -> io::Result<
 #[cfg(test)]
 mod tests {
     use std::{future::Future, net::SocketAddr, sync::Arc};
-
-    use tokio::net::TcpStream;
 
     use super::*;
 

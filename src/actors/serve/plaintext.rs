@@ -10,8 +10,11 @@ use crate::{
     actors::{
         pods::pod::{ConnInfo, Pod},
         shard::{Counted, Shard},
-        telemetry::{access, metrics::Held},
-        tunnel::dial,
+        telemetry::{
+            access,
+            metrics::Held,
+            trace::span::{self, Kind, Step},
+        },
     },
     protocols::{
         labels::Reporter,
@@ -24,10 +27,13 @@ use crate::{
 
 /// Serves a connection accepted on 15006.
 pub async fn serve(pod: Arc<Pod>, shard: Shard, stream: TcpStream, peer: SocketAddr) {
-    let span = tracing::debug_span!(target: "conn", "plaintext", %peer, pod = &*pod.uid);
+    let logged = tracing::debug_span!(target: "conn", "plaintext", %peer, pod = &*pod.uid);
+    let traced = logged.in_scope(|| span::connection("plaintext", None));
     // Boxed, as for outbound connections.
-    let Some(open) = Box::pin(open(pod, &shard, &stream, peer).instrument(span)).await else { return };
+    let opening = open(pod, &shard, &stream, peer).instrument(traced).instrument(logged);
+    let Some(open) = Box::pin(opening).await else { return };
     let Open { conn, counted: _counted, report, app } = open;
+    report.relaying();
     let sides = (TcpSide(stream), TcpSide(app));
     if let Ok(relayed) = conn.guard(super::plainly(&shard, sides, &*report)).await {
         report.relayed(&relayed);
@@ -43,8 +49,14 @@ struct Open {
 }
 
 async fn open(pod: Arc<Pod>, shard: &Shard, stream: &TcpStream, peer: SocketAddr) -> Option<Open> {
+    let capture = Step::new("capture", Kind::Internal);
     let (client, dst) = super::captured(stream, peer).ok()?;
+    span::describe(|span| {
+        let span = span.set("network.transport", "tcp").set("warren.pod.uid", pod.uid.to_string());
+        span.addr(span::CLIENT, client.addr()).addr(span::SERVER, dst.addr());
+    });
     let refuse = |outcome: &Outcome| {
+        span::refused(outcome);
         access::refused(client.addr(), dst.addr(), Reporter::Destination, outcome);
     };
     let Ok(inbound) = inbound_plaintext(dst, &pod.node.settings.illegal_ports) else {
@@ -60,6 +72,7 @@ async fn open(pod: Arc<Pod>, shard: &Shard, stream: &TcpStream, peer: SocketAddr
     };
     // Registered before policies are asked, so that a change in between is not missed.
     let conn = pod.conns.admit(shard.index(), info).ok()?;
+    drop(capture);
     let counted = (shard.count_conn(), pod.node.metrics.socket(Reporter::Destination));
     let reached = conn.guard(reach(&pod, &conn, inbound)).await.ok()?;
     let (report, app) = reached.map_err(|outcome| refuse(&outcome)).ok()??;
@@ -86,7 +99,7 @@ async fn reach(
         report.end(denial);
         return Ok(None);
     }
-    match dial::connect(pod, inbound.dial, pod.source_towards(src.ip(), inbound.dial.ip())).await {
+    match super::connect_app(pod, inbound.dial, pod.source_towards(src.ip(), inbound.dial.ip())).await {
         Ok(app) => Ok(Some((report, app))),
         Err(error) => {
             report.end(Failure::Dial(error.to_string().into()));

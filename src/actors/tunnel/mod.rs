@@ -15,6 +15,7 @@ use tracing::Instrument;
 use super::{
     pods::pod::Pod,
     shard::{PlaceError, Placed},
+    telemetry::trace::span::{self, Kind, Step},
 };
 use crate::{
     protocols::{identity::Identity, outcome::Failure, route::Sans, tls::handshake::HandshakeError},
@@ -183,7 +184,9 @@ impl Tunnels {
             let address = self.actor(pod, key).await.map_err(Arc::new)?;
             match address.call(patience, |reply| Msg::Open(index, reply)).await {
                 Ok(dialled) => return dialled,
-                Err(AddressError::Lost { .. } | AddressError::Down { .. }) if !last => {}
+                Err(AddressError::Lost { .. } | AddressError::Down { .. }) if !last => {
+                    span::actor_lost("tunnel")
+                }
                 Err(error) => return Err(Arc::new(error.into())),
             }
         }
@@ -303,7 +306,11 @@ impl TunnelActor {
         let (pod, key, actor) = (self.pod.clone(), self.key.clone(), myself.clone());
         // The handler runs inside the span of the connection that asked, which the message carried here.
         let span = tracing::debug_span!(target: "tunnel", "dial", to = %key.to, shard);
-        let make = move |shard| dial::run(shard, pod, key, ready).instrument(span);
+        let step = Step::new("tunnel dial", Kind::Client);
+        step.describe(|span| {
+            span.addr(span::PEER, key.to).set("warren.shard", i64::try_from(shard).unwrap_or_default());
+        });
+        let make = move |shard| dial::run(shard, pod, key, (step, ready)).instrument(span);
         // A message to an actor that is gone means that the actor's end was the reason.
         let on_exit = move |exit| drop(actor.cast(Msg::Ended(id, exit)));
         match self.pod.node.shards.place("tunnel/dial", shard, make, on_exit) {

@@ -23,6 +23,7 @@ mod socket;
 mod summary;
 mod timeout;
 mod tls;
+mod traces;
 mod upstream;
 mod value;
 mod xds;
@@ -49,6 +50,7 @@ pub use self::{
     socket::{Keepalive, SocketConfig},
     timeout::TimeoutConfig,
     tls::{Compliance, TlsConfig},
+    traces::{OtlpEndpoint, OtlpProtocol, Sampling, TraceConfig, TraceQueue},
     upstream::{Address, RootSource, Secret, TokenSource, Upstream},
     xds::{LocalSource, XdsConfig},
 };
@@ -134,6 +136,8 @@ pub struct ProcessConfig {
     pub shards: ShardConfig,
     /// Breaking things on purpose.
     pub chaos: ChaosConfig,
+    /// Where traces go; `None`: there are none.
+    pub traces: Option<TraceConfig>,
 }
 
 /// Reads all settings.
@@ -170,6 +174,7 @@ pub fn parse(inputs: &Inputs<'_>) -> Result<Config, Vec<Invalid>> {
             admin: AdminConfig::read(&mut r, &proxy),
             shards: ShardConfig::read(&mut r, &proxy),
             chaos: ChaosConfig::read(&mut r),
+            traces: TraceConfig::read(&mut r),
         },
         node,
         listen,
