@@ -9,7 +9,6 @@ use tokio::{
     net::TcpStream,
     time::{sleep, timeout},
 };
-use tracing::Instrument;
 
 use super::{
     outbound::baggage,
@@ -20,7 +19,10 @@ use crate::{
         node::PoolSettings,
         pods::pod::{ConnInfo, Pod},
         shard::{Counted, Shard},
-        telemetry::{access, trace::span},
+        telemetry::{
+            access,
+            trace::span::{self, Spans},
+        },
     },
     protocols::{
         addr::ClientAddr,
@@ -176,29 +178,36 @@ struct Open {
     app: TcpStream,
 }
 
-async fn stream(
+fn stream(
     pod: Arc<Pod>,
     shard: Shard,
     tunnel: Arc<Tunnel>,
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
-) {
-    let logged = tracing::debug_span!(target: "conn", "inbound", peer = %tunnel.client, pod = &*pod.uid);
-    let from = if span::is_on() { TraceParent::parse(request.headers()) } else { None };
-    let traced = logged.in_scope(|| span::connection("inbound", from));
-    // Boxed, as for outbound connections.
-    let opening = open(pod, &shard, tunnel, request, respond).instrument(traced).instrument(logged);
-    let Some(open) = Box::pin(opening).await else { return };
-    let Open { conn, counted: _counted, report, peer, app } = open;
-    report.relaying();
-    if let Ok(relayed) = conn.guard(relay(peer, TcpSide(app), &*report, &shard.buffers)).await {
-        report.relayed(&relayed);
+) -> impl Future<Output = ()> {
+    let spans = spans(&pod, &tunnel, &request);
+    // Boxed, as for outbound connections, and here, so that the task's future does not hold the arguments as well.
+    let opening = Box::pin(spans.around(open(pod, shard.clone(), tunnel, request, respond)));
+    async move {
+        let Some(open) = opening.await else { return };
+        let Open { conn, counted: _counted, report, peer, app } = open;
+        report.relaying();
+        if let Ok(relayed) = conn.guard(relay(peer, TcpSide(app), &*report, &shard.buffers)).await {
+            report.relayed(&relayed);
+        }
     }
+}
+
+/// The spans of a stream: the log's and, as part of the peer's trace, the exported one.
+fn spans(pod: &Pod, tunnel: &Tunnel, request: &Request<RecvStream>) -> Spans {
+    let from = if span::is_on() { TraceParent::parse(request.headers()) } else { None };
+    let logged = tracing::debug_span!(target: "conn", "inbound", peer = %tunnel.client, pod = &*pod.uid);
+    Spans::new(logged, "inbound", from)
 }
 
 async fn open(
     pod: Arc<Pod>,
-    shard: &Shard,
+    shard: Shard,
     tunnel: Arc<Tunnel>,
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,

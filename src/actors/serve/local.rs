@@ -10,7 +10,6 @@ use std::{
 use foldhash::HashMap;
 use rustls_pki_types::UnixTime;
 use tokio::net::TcpStream;
-use tracing::Instrument;
 
 use super::{
     inbound::{announce, application},
@@ -22,7 +21,7 @@ use crate::{
         shard::Shard,
         telemetry::{
             access,
-            trace::span::{self, Kind, Step},
+            trace::span::{Kind, Spans, Step},
         },
         tunnel::TunnelKey,
     },
@@ -172,8 +171,8 @@ impl<'a> Join<'a> {
         let conn = self.there.conns.admit(shard.index(), info).map_err(|_| status(401))?;
         // The destination's side has a span of its own, as if its proxy were another.
         let step = Step::new("join", Kind::Client);
-        let traced = span::connection("inbound", step.trace_parent());
-        match conn.guard(self.deliver(&conn, near, inbound).instrument(traced)).await {
+        let spans = Spans::new(tracing::Span::none(), "inbound", step.trace_parent());
+        match conn.guard(spans.around(self.deliver(&conn, near, inbound))).await {
             Ok(Ok((report, app))) => Ok(Box::new(Joined { conn, report, app })),
             Ok(Err(refused)) => Err(status(refused)),
             Err(_) => Err((Failure::H2("the destination's side was cut".into()).into(), true)),

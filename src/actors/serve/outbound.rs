@@ -7,7 +7,6 @@ use tokio::{
     net::TcpStream,
     time::{error::Elapsed, timeout},
 };
-use tracing::Instrument;
 
 use super::{
     local::{Both, Join, Joined},
@@ -24,7 +23,7 @@ use crate::{
         telemetry::{
             access,
             metrics::Held,
-            trace::span::{self, Kind, Step},
+            trace::span::{self, Kind, Spans, Step},
         },
         tunnel::{
             TunnelKey, dial,
@@ -56,11 +55,9 @@ const IMPATIENCE: Duration = Duration::from_secs(1);
 /// Serves a connection accepted on 15001.
 pub async fn serve(pod: Arc<Pod>, shard: Shard, stream: TcpStream, peer: SocketAddr) {
     let logged = tracing::debug_span!(target: "conn", "outbound", %peer, pod = &*pod.uid);
-    // The inner one: it is what messages to actors carry.
-    let traced = logged.in_scope(|| span::connection("outbound", None));
+    let spans = Spans::new(logged, "outbound", None);
     // Boxed: its many steps would make the future of every idle connection as large as the largest of them.
-    let opening = open(pod, shard.clone(), &stream, peer).instrument(traced).instrument(logged);
-    let Some(open) = Box::pin(opening).await else { return };
+    let Some(open) = Box::pin(spans.around(open(pod, shard.clone(), &stream, peer))).await else { return };
     let Open { conn, counted: _counted, report, reached } = open;
     report.relaying();
     let client = TcpSide(stream);

@@ -3,7 +3,6 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use tokio::net::TcpStream;
-use tracing::Instrument;
 
 use super::report::{Facts, Report};
 use crate::{
@@ -13,7 +12,7 @@ use crate::{
         telemetry::{
             access,
             metrics::Held,
-            trace::span::{self, Kind, Step},
+            trace::span::{self, Kind, Spans, Step},
         },
     },
     protocols::{
@@ -28,10 +27,9 @@ use crate::{
 /// Serves a connection accepted on 15006.
 pub async fn serve(pod: Arc<Pod>, shard: Shard, stream: TcpStream, peer: SocketAddr) {
     let logged = tracing::debug_span!(target: "conn", "plaintext", %peer, pod = &*pod.uid);
-    let traced = logged.in_scope(|| span::connection("plaintext", None));
+    let spans = Spans::new(logged, "plaintext", None);
     // Boxed, as for outbound connections.
-    let opening = open(pod, &shard, &stream, peer).instrument(traced).instrument(logged);
-    let Some(open) = Box::pin(opening).await else { return };
+    let Some(open) = Box::pin(spans.around(open(pod, &shard, &stream, peer))).await else { return };
     let Open { conn, counted: _counted, report, app } = open;
     report.relaying();
     let sides = (TcpSide(stream), TcpSide(app));

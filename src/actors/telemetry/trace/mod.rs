@@ -9,6 +9,8 @@ mod http;
 pub mod outage;
 mod sample;
 pub mod span;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 

@@ -31,6 +31,13 @@ pub enum Kind {
 #[derive(Debug)]
 pub struct Step(Span);
 
+/// The spans that a connection is set up in.
+#[derive(Debug)]
+pub struct Spans {
+    logged: Span,
+    traced: Span,
+}
+
 /// What is written into a span.
 #[derive(Clone, Copy)]
 pub struct Attributes<'a>(&'a Span);
@@ -48,7 +55,7 @@ pub fn is_on() -> bool {
 }
 
 /// The first span of a connection in this process: the beginning of a trace, or the continuation of the peer's.
-pub fn connection(name: &'static str, from: Option<TraceParent>) -> Span {
+fn connection(name: &'static str, from: Option<TraceParent>) -> Span {
     let span = made(name, Kind::Server, Parent::None);
     if let Some(from) = from.filter(|_| !span.is_disabled()) {
         let flags = if from.sampled { TraceFlags::SAMPLED } else { TraceFlags::default() };
@@ -121,6 +128,21 @@ fn made(name: &'static str, kind: Kind, parent: Parent<'_>) -> Span {
 fn end(span: &Span) {
     if !span.is_disabled() {
         span.context().span().end();
+    }
+}
+
+// === impl Spans ===
+
+impl Spans {
+    /// The span `logged`, and inside it the one that is exported: it is the inner one that messages to actors carry.
+    pub fn new(logged: Span, name: &'static str, from: Option<TraceParent>) -> Self {
+        let traced = logged.in_scope(|| connection(name, from));
+        Self { logged, traced }
+    }
+
+    /// `work`, inside both.
+    pub fn around<F: Future>(self, work: F) -> Instrumented<Instrumented<F>> {
+        work.instrument(self.traced).instrument(self.logged)
     }
 }
 
