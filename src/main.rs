@@ -7,7 +7,7 @@ use warren::{
     actors::{
         admin::cli,
         sys::limits,
-        telemetry::{line::LogFormat, log::Logging},
+        telemetry::{line::LogFormat, log::Logging, trace::Traces},
         tree::{self, Proxy},
     },
     protocols::config::{self, Config, Inputs, MESH_FILE},
@@ -22,13 +22,14 @@ warren: the node proxy of an ambient service mesh
 Usage: warren [COMMAND]
 
 Commands:
-  proxy     run the node proxy (the default; further arguments are ignored)
-  lab       raise a mesh of network namespaces on this machine, to try and to break it
-  tree      draw the supervision tree of a running proxy
-  crashes   list what died in a running proxy, and why
-  chaos     break something in a running proxy, on purpose
-  version   print the version
-  help      print this
+  proxy       run the node proxy (the default; further arguments are ignored)
+  lab         raise a mesh of network namespaces on this machine, to try and to break it
+  tree        draw the supervision tree of a running proxy
+  crashes     list what died in a running proxy, and why
+  quarantine  list what a running proxy has set aside
+  chaos       break something in a running proxy, on purpose
+  version     print the version
+  help        print this
 
 Settings are environment variables; see README.md.
 ";
@@ -41,7 +42,9 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args_os().skip(1).map(|a| a.to_string_lossy().into_owned()).collect();
     match args.first().map(String::as_str) {
         None | Some("proxy") => proxy(),
-        Some(name @ ("tree" | "crashes" | "chaos")) => cli::main(name, args.get(1..).unwrap_or_default()),
+        Some(name @ ("tree" | "crashes" | "quarantine" | "chaos")) => {
+            cli::main(name, args.get(1..).unwrap_or_default())
+        }
         Some("version" | "--version" | "-V") => {
             println!("warren {} ({})", env!("CARGO_PKG_VERSION"), env!("WARREN_GIT_REVISION"));
             ExitCode::SUCCESS
@@ -77,7 +80,9 @@ fn proxy() -> ExitCode {
             config::LogFormat::Json => LogFormat::Json,
         };
         let filter = log.filter.to_string().parse().map_err(|e| format!("RUST_LOG: {e}"))?;
-        let logging = Logging::install(format, filter).map_err(|e| format!("logging: {e}"))?;
+        let traces = config.process.traces.as_ref().map(|traces| Traces::start(traces, &config.node));
+        let traces = traces.transpose().map_err(|e| e.to_string())?;
+        let logging = Logging::install(format, filter, traces).map_err(|e| format!("logging: {e}"))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|e| format!("runtime: {e}"))?;
         Ok(runtime.block_on(serve(&config, &logging)))

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use ractor::ActorProcessingErr;
+use ractor::{ActorProcessingErr, RpcReplyPort};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
@@ -21,7 +21,10 @@ use super::{
     serve,
     settings::HUNG_AFTER,
     shard::{PlaceError, Placed, Shard},
-    sys::socket::{self, Listen},
+    sys::{
+        probe,
+        socket::{self, Listen},
+    },
 };
 use crate::supervisor::{Actor, Address, ChildSpec, Described, Mailbox, OwnedTask, TaskExit};
 
@@ -45,12 +48,14 @@ pub enum Kind {
 
 /// Messages of a capture actor.
 pub enum Msg {
-    /// An accept loop ended. At most one for each placed loop.
-    Ended(usize, TaskExit),
+    /// The accept loop of this number ended. At most one for each placed loop.
+    Ended(u64, TaskExit),
     /// The thread of a shard was replaced. At most one outstanding a shard.
     ShardReplaced(usize),
     /// The watch over a shard's thread has panicked. At most one a watch.
     WatchLost(usize),
+    /// Look after the socket and the loops: what was repaired, or cannot be. One at a time, from the pod's audit.
+    Audit(RpcReplyPort<Result<Option<Repair>, String>>),
 }
 
 /// Why a shard does not accept.
@@ -62,14 +67,35 @@ enum AcceptError {
     Place(#[from] PlaceError),
 }
 
+/// What an audit has put right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repair {
+    /// The socket did not listen any more: another one does.
+    Listener,
+    /// A shard did not accept.
+    AcceptLoop,
+}
+
+/// The actors that capture a pod's traffic.
+#[derive(Clone, Debug)]
+pub struct Captures([Address<Msg>; 3]);
+
 struct Capture {
     pod: Arc<Pod>,
     kind: Kind,
 }
 
 struct State {
-    loops: Vec<(usize, Placed)>,
+    loops: Vec<Loop>,
+    last: u64,
     _watches: Vec<OwnedTask>,
+}
+
+/// An accept loop.
+struct Loop {
+    number: u64,
+    shard: usize,
+    placed: Placed,
 }
 
 // === impl Kind ===
@@ -97,13 +123,43 @@ impl Kind {
     }
 }
 
+// === impl Repair ===
+
+impl Repair {
+    /// The metric's label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Listener => "listener",
+            Self::AcceptLoop => "accept_loop",
+        }
+    }
+}
+
+// === impl Captures ===
+
+impl Default for Captures {
+    fn default() -> Self {
+        Self(Kind::ALL.map(|kind| Address::new(kind.name())))
+    }
+}
+
+impl Captures {
+    /// The one of this kind.
+    pub fn of(&self, kind: Kind) -> &Address<Msg> {
+        let [inbound, plaintext, outbound] = &self.0;
+        match kind {
+            Kind::Inbound => inbound,
+            Kind::Plaintext => plaintext,
+            Kind::Outbound => outbound,
+        }
+    }
+}
+
 /// The actor that captures `kind` of `pod`.
 pub fn child(pod: &Arc<Pod>, kind: Kind) -> ChildSpec {
-    let pod = pod.clone();
+    let (pod, address) = (pod.clone(), pod.captures.of(kind).clone());
     let make = move || (Capture { pod: pod.clone(), kind }, ());
-    ChildSpec::actor(kind.name(), &Address::new(kind.name()), make)
-        .kind_label("capture")
-        .hung_after(HUNG_AFTER)
+    ChildSpec::actor(kind.name(), &address, make).kind_label("capture").hung_after(HUNG_AFTER)
 }
 
 impl Described for Msg {
@@ -112,6 +168,7 @@ impl Described for Msg {
             Self::Ended(..) => "loop-ended",
             Self::ShardReplaced(_) => "shard-replaced",
             Self::WatchLost(_) => "watch-lost",
+            Self::Audit(_) => "audit",
         }
     }
 }
@@ -127,10 +184,10 @@ impl Actor for Capture {
             format!("cannot listen on port {port} ({kind}) in the pod: {error}")
         })?;
         let shards = &self.pod.node.shards;
-        let mut loops = Vec::with_capacity(shards.count());
+        let mut state = State { loops: Vec::with_capacity(shards.count()), last: 0, _watches: Vec::new() };
         for index in 0..shards.count() {
-            match self.accept_on(index, &listener, &myself) {
-                Ok(placed) => loops.push((index, placed)),
+            match self.accept_on(index, &listener, &myself, &mut state) {
+                Ok(()) => {}
                 // The others serve the pod meanwhile; the replacement is announced.
                 Err(AcceptError::Place(PlaceError::Down(_))) if shards.count() > 1 => {}
                 Err(error) => return Err(error.into()),
@@ -140,7 +197,8 @@ impl Actor for Capture {
             let generation = shards.generation(index)?;
             Some(watch_shard(index, generation, myself.clone()))
         });
-        Ok(State { loops, _watches: watches.collect() })
+        state._watches = watches.collect();
+        Ok(state)
     }
 
     async fn handle(
@@ -150,29 +208,18 @@ impl Actor for Capture {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            // A shard that went takes its loops along; its replacement is announced.
-            Msg::Ended(index, TaskExit::Aborted) => state.loops.retain(|(at, _)| *at != index),
-            // The pod drains.
-            Msg::Ended(index, TaskExit::Done) if *self.pod.draining.borrow() => {
-                state.loops.retain(|(at, _)| *at != index);
-            }
-            Msg::Ended(index, exit) => {
-                if let TaskExit::Panicked { .. } = exit {
-                    self.pod.node.metrics.actors.task_panicked("capture/accept");
-                }
-                // The socket may be the reason: the next start binds another.
-                self.pod.listeners.lock().remove(&self.kind);
-                return Err(
-                    format!("accept loop of {} on shard {index} ended: {exit:?}", self.kind.name()).into()
-                );
-            }
+            Msg::Ended(number, exit) => self.ended(number, &exit, state)?,
             Msg::WatchLost(index) => return Err(format!("the watch over shard {index} panicked").into()),
             // Nothing may be bound again once the pod drains.
             Msg::ShardReplaced(_) if *self.pod.draining.borrow() => {}
             Msg::ShardReplaced(index) => {
-                state.loops.retain(|(at, _)| *at != index);
-                let placed = self.accept_on(index, &self.listener()?, &myself)?;
-                state.loops.push((index, placed));
+                state.loops.retain(|held| held.shard != index);
+                self.accept_on(index, &self.listener()?, &myself, state)?;
+            }
+            Msg::Audit(reply) => {
+                let looked = self.audit(&myself, state);
+                // The audit may have been restarted meanwhile.
+                let _ = reply.send(looked.map_err(|error| error.to_string()));
             }
         }
         Ok(())
@@ -180,6 +227,49 @@ impl Actor for Capture {
 }
 
 impl Capture {
+    fn ended(&self, number: u64, exit: &TaskExit, state: &mut State) -> Result<(), ActorProcessingErr> {
+        // One that was replaced is of no concern.
+        let Some(at) = state.loops.iter().position(|held| held.number == number) else { return Ok(()) };
+        let ended = state.loops.swap_remove(at);
+        match exit {
+            // A shard that went takes its loops along; its replacement is announced.
+            TaskExit::Aborted => return Ok(()),
+            // The pod drains.
+            TaskExit::Done if *self.pod.draining.borrow() => return Ok(()),
+            TaskExit::Panicked { .. } => self.pod.node.metrics.actors.task_panicked("capture/accept"),
+            TaskExit::Done => {}
+        }
+        // The socket may be the reason: the next start binds another.
+        self.pod.listeners.lock().remove(&self.kind);
+        Err(format!("accept loop of {} on shard {} ended: {exit:?}", self.kind.name(), ended.shard).into())
+    }
+
+    /// Binds again if the socket does not listen any more, and places the loops that are missing on shards that live.
+    fn audit(&self, myself: &Mailbox<Msg>, state: &mut State) -> Result<Option<Repair>, AcceptError> {
+        if *self.pod.draining.borrow() {
+            return Ok(None);
+        }
+        let mut repaired = None;
+        let listens = self.pod.listeners.lock().get(&self.kind).is_some_and(probe::is_listening);
+        if !listens {
+            // Their sockets are of no use any more.
+            state.loops.clear();
+            self.pod.listeners.lock().remove(&self.kind);
+            repaired = Some(Repair::Listener);
+        }
+        let shards = &self.pod.node.shards;
+        for index in 0..shards.count() {
+            let alive = shards.alive(index).is_some_and(|alive| *alive.borrow());
+            let accepts = state.loops.iter().any(|held| held.shard == index && !held.placed.is_finished());
+            if alive && !accepts {
+                state.loops.retain(|held| held.shard != index);
+                self.accept_on(index, &self.listener()?, myself, state)?;
+                repaired = repaired.or(Some(Repair::AcceptLoop));
+            }
+        }
+        Ok(repaired)
+    }
+
     /// The pod's listening socket: the one already held, or a new one.
     fn listener(&self) -> io::Result<StdListener> {
         let mut listeners = self.pod.listeners.lock();
@@ -217,12 +307,17 @@ impl Capture {
         index: usize,
         listener: &StdListener,
         myself: &Mailbox<Msg>,
-    ) -> Result<Placed, AcceptError> {
+        state: &mut State,
+    ) -> Result<(), AcceptError> {
         let (pod, kind, listener, actor) =
             (self.pod.clone(), self.kind, listener.try_clone()?, myself.clone());
+        state.last += 1;
+        let number = state.last;
         let make = move |shard| accept(shard, pod, kind, listener);
-        let on_exit = move |exit| drop(actor.cast(Msg::Ended(index, exit)));
-        Ok(self.pod.node.shards.place("capture/accept", index, make, on_exit)?)
+        let on_exit = move |exit| drop(actor.cast(Msg::Ended(number, exit)));
+        let placed = self.pod.node.shards.place("capture/accept", index, make, on_exit)?;
+        state.loops.push(Loop { number, shard: index, placed });
+        Ok(())
     }
 }
 

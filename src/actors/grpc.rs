@@ -13,6 +13,8 @@ use std::{
     error::Error as StdError, fmt, io, net::SocketAddr, path::Path, path::PathBuf, sync::Arc, time::Duration,
 };
 
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint};
 
 pub use headers::{AuthHeaders, Token, TokenSource};
@@ -176,6 +178,23 @@ pub async fn connect(target: &GrpcTarget) -> Result<Channel, GrpcError> {
     let endpoint = endpoint(target)?;
     let connector = connector::TlsConnector::new(target.clone());
     endpoint.connect_with_connector(connector).await.map_err(|e| unwind(target, &e))
+}
+
+/// A channel to `target` that connects with the first request, by the rules of [`connect`].
+///
+/// # Errors
+/// The target's address is none.
+pub fn lazily(target: &GrpcTarget) -> Result<Channel, GrpcError> {
+    let connector = connector::TlsConnector::new(target.clone());
+    Ok(endpoint(target)?.connect_with_connector_lazy(connector))
+}
+
+/// A TLS connection to `target` for HTTP/1.1.
+///
+/// # Errors
+/// See [`GrpcError`]; bounded by the target's timeout.
+pub async fn http1(target: &GrpcTarget) -> Result<TlsStream<TcpStream>, GrpcError> {
+    connector::open(target, b"http/1.1").await
 }
 
 /// The failed connection attempt behind `status`, if that is what it was.

@@ -1,29 +1,36 @@
 //! Readiness: what the parts of the process say of themselves, as the kubelet asks for it.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use ractor::ActorProcessingErr;
 use tokio::sync::watch;
 
 use super::{
     admin::readiness::{Readiness, ReadyTask, STATE_MANAGER, WORKLOAD_PROXY_MANAGER},
+    pods::trouble::{self, Named, Reason, Troubles},
     settings::HUNG_AFTER,
     telemetry::metrics::Metrics,
     xds::XdsStatus,
     zds::ZdsStatus,
 };
-use crate::supervisor::{Actor, Address, ChildSpec, Described, Mailbox, OwnedTask};
+use crate::supervisor::{Actor, Address, ChildSpec, Described, Mailbox, OwnedTask, Quarantine};
+
+/// The kinds of input that can be set aside.
+const INPUTS: [&str; 4] = ["resource", "pod", "peer", "identity"];
 
 /// What readiness follows. Cheap to clone.
 #[derive(Clone)]
 pub struct Health {
     xds: Option<watch::Receiver<XdsStatus>>,
     zds: watch::Receiver<ZdsStatus>,
+    troubles: watch::Receiver<BTreeMap<Arc<str>, Named>>,
+    quarantine: Quarantine,
     /// Opens once the first state of the mesh is complete.
     gate: Arc<watch::Sender<bool>>,
     metrics: Arc<Metrics>,
     state_manager: Arc<ReadyTask>,
     workload_manager: Arc<ReadyTask>,
+    readiness: Readiness,
 }
 
 struct HealthActor(Health);
@@ -37,10 +44,10 @@ enum Msg {
 // === impl Health ===
 
 impl Health {
-    /// Follows the discovery stream, if there is one, and the hand-over of pods.
+    /// Follows the discovery stream, if there is one, the hand-over of pods, and the pods that fell out of the mesh.
     pub fn new(
         xds: Option<watch::Receiver<XdsStatus>>,
-        zds: watch::Receiver<ZdsStatus>,
+        (zds, troubles, quarantine): (watch::Receiver<ZdsStatus>, &Troubles, &Quarantine),
         gate: watch::Sender<bool>,
         readiness: &Readiness,
         metrics: &Arc<Metrics>,
@@ -48,10 +55,13 @@ impl Health {
         Self {
             xds,
             zds,
+            troubles: troubles.now(),
+            quarantine: quarantine.clone(),
             gate: Arc::new(gate),
             metrics: metrics.clone(),
             state_manager: Arc::new(readiness.register(STATE_MANAGER)),
             workload_manager: Arc::new(readiness.register(WORKLOAD_PROXY_MANAGER)),
+            readiness: readiness.clone(),
         }
     }
 
@@ -64,6 +74,7 @@ impl Health {
     }
 
     async fn follow(mut self) {
+        let mut quarantine = self.quarantine.changed();
         loop {
             let synced = self.xds.as_mut().is_none_or(|xds| xds.borrow_and_update().synced);
             // Once complete it stays so: stale state is better than none.
@@ -72,14 +83,23 @@ impl Health {
                 self.gate.send_replace(true);
             }
             self.show_pods();
+            self.show_troubles();
+            quarantine.borrow_and_update();
+            self.show_quarantine();
             let pods = async { self.zds.changed().await };
+            let troubles = async { self.troubles.changed().await };
             let stream = async {
                 match &mut self.xds {
                     Some(xds) => xds.changed().await,
                     None => std::future::pending().await,
                 }
             };
-            let alive = tokio::select! { changed = pods => changed, changed = stream => changed };
+            let alive = tokio::select! {
+                changed = pods => changed,
+                changed = troubles => changed,
+                changed = quarantine.changed() => changed,
+                changed = stream => changed,
+            };
             if alive.is_err() {
                 return;
             }
@@ -94,6 +114,24 @@ impl Health {
         }
         let pods = &self.metrics.pods;
         pods.proxies(status.session.counts.active, status.session.counts.pending);
+    }
+
+    fn show_quarantine(&self) {
+        let aside = self.quarantine.list();
+        for kind in INPUTS {
+            let inputs = aside.iter().filter(|input| input.kind == kind).count();
+            self.metrics.actors.set_aside(kind, inputs as u64);
+        }
+    }
+
+    /// A pod that fell out of the mesh is named, and does not take the node's readiness along: the others are served.
+    fn show_troubles(&mut self) {
+        let troubles = self.troubles.borrow_and_update();
+        self.readiness.note(&trouble::describe(&troubles));
+        for reason in Reason::ALL {
+            let pods = troubles.values().filter(|named| named.reason() == reason).count();
+            self.metrics.pods.unhealthy(reason.as_str(), pods as u64);
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::{
 };
 use tracing::Instrument;
 
-use super::certs::Certs;
+use super::{certs::Certs, sys::memory};
 use crate::{
     protocols::{
         mesh::{
@@ -21,11 +21,19 @@ use crate::{
         pb::{ads::Resource, security::Authorization, workload::Address as PbAddress},
         xds::{Kind, Rejected, Sink, SinkDown},
     },
-    supervisor::{Actor, Address, ChildSpec, Described, Mailbox},
+    supervisor::{
+        Actor, Address, ChildSpec, Described, Handling, Input, Mailbox, Quarantine, SetAside, digest,
+    },
 };
 
 /// Longest time one push may take to be applied: the largest takes well under a second.
 const APPLY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Resources of a push after which the allocator gives back what applying it has left over.
+const LARGE_PUSH: usize = 512;
+
+/// What a resource is called in quarantine.
+const RESOURCE: &str = "resource";
 
 /// Where decoded resources go. Cheap to clone.
 #[derive(Clone)]
@@ -33,6 +41,7 @@ pub struct MeshTables {
     mesh: Mesh,
     certs: Certs,
     changed: Arc<watch::Sender<u64>>,
+    quarantine: Quarantine,
     address: Address<Msg>,
     /// One push at a time: a stream that was given up may have left one behind.
     turn: Arc<Semaphore>,
@@ -56,10 +65,10 @@ struct MeshActor(MeshTables);
 // === impl MeshTables ===
 
 impl MeshTables {
-    /// Writes to `mesh`; tells `certs` which identities the node needs.
-    pub fn new(mesh: Mesh, certs: Certs) -> Self {
+    /// Writes to `mesh`; tells `certs` which identities the node needs; sets aside in `quarantine` what crashes it.
+    pub fn new(mesh: Mesh, certs: Certs, quarantine: Quarantine) -> Self {
         let (changed, turn) = (Arc::new(watch::Sender::new(0)), Arc::new(Semaphore::new(1)));
-        Self { mesh, certs, changed, address: Address::new("mesh"), turn }
+        Self { mesh, certs, changed, quarantine, address: Address::new("mesh"), turn }
     }
 
     /// Changes after every applied push.
@@ -139,6 +148,9 @@ impl Actor for MeshActor {
         self.0.changed.send_modify(|pushes| *pushes += 1);
         // Without the asker there is nobody to acknowledge to; the next connection replays what was not.
         let _ = reply.send(rejected);
+        if resources >= LARGE_PUSH {
+            memory::give_back();
+        }
         Ok(())
     }
 }
@@ -147,23 +159,43 @@ impl MeshActor {
     async fn apply_addresses(&self, push: Push, writer: &mut MeshWriter) -> Vec<Rejected> {
         let mut rejected = Vec::new();
         let mut changes = Vec::with_capacity(push.resources.len());
+        let mut inputs = Vec::with_capacity(push.resources.len());
         for (index, resource) in push.resources.into_iter().enumerate() {
-            let name = resource.name.clone();
-            match payload(resource).and_then(|bytes| {
-                let address = PbAddress::decode(&*bytes).map_err(|error| error.to_string())?;
+            let (name, digest) = (resource.name.clone(), digest(&payload(&resource)));
+            let decode = |bytes: &[u8]| {
+                let address = PbAddress::decode(bytes).map_err(|error| error.to_string())?;
                 Change::decode(address).map_err(|error| error.to_string())
-            }) {
-                Ok(change) => changes.push(change),
+            };
+            match self.decode(&resource, digest, decode) {
+                Ok(change) => {
+                    changes.push(change);
+                    inputs.push((name, digest));
+                }
                 Err(reason) => rejected.push(Rejected { name, reason }),
             }
             if index % SLICE == SLICE - 1 {
                 tokio::task::yield_now().await;
             }
         }
+        // The updates come first, in this order.
+        let mut inputs = inputs.into_iter();
         let mut changes = push_order(changes, push.removed).peekable();
         let mut applied = Applied::default();
         while changes.peek().is_some() {
-            applied.merge(writer.apply(changes.by_ref().take(SLICE)));
+            // Released and set as the writer takes its next change: a panic is the fault of the last.
+            let done: Vec<(String, u64)> = inputs.by_ref().take(SLICE).collect();
+            let mut begun = done.iter();
+            let mut guard = None;
+            let slice = changes.by_ref().take(SLICE).inspect(|_| {
+                drop(guard.take());
+                let handling = begun.next().and_then(|(name, digest)| self.input(name, *digest).ok());
+                guard = handling.map(Handling::guard);
+            });
+            applied.merge(writer.apply(slice));
+            drop(guard);
+            for (name, _) in &done {
+                self.0.quarantine.forgive(RESOURCE, name);
+            }
             tokio::task::yield_now().await;
         }
         self.0.learn(&applied);
@@ -176,12 +208,16 @@ impl MeshActor {
         let brought: std::collections::HashSet<String> =
             push.resources.iter().map(|resource| resource.name.clone()).collect();
         for resource in push.resources {
-            let name = resource.name.clone();
-            match payload(resource).and_then(|bytes| {
-                let policy = Authorization::decode(&*bytes).map_err(|error| error.to_string())?;
+            let (name, digest) = (resource.name.clone(), digest(&payload(&resource)));
+            let decode = |bytes: &[u8]| {
+                let policy = Authorization::decode(bytes).map_err(|error| error.to_string())?;
                 Policy::decode(&name, policy).map_err(|error| error.to_string())
-            }) {
-                Ok(policy) => changes.push(PolicyChange::Upsert(policy)),
+            };
+            match self.decode(&resource, digest, decode) {
+                Ok(policy) => {
+                    changes.push(PolicyChange::Upsert(policy));
+                    self.0.quarantine.forgive(RESOURCE, &name);
+                }
                 Err(reason) => rejected.push(Rejected { name, reason }),
             }
         }
@@ -192,10 +228,26 @@ impl MeshActor {
         }
         rejected
     }
+
+    /// What the resource says, unless it is set aside.
+    fn decode<T>(
+        &self,
+        resource: &Resource,
+        digest: u64,
+        decode: impl FnOnce(&[u8]) -> Result<T, String>,
+    ) -> Result<T, String> {
+        let handling = self.input(&resource.name, digest).map_err(|aside| aside.to_string())?;
+        let _guard = handling.guard();
+        decode(payload(resource).ok_or_else(|| "the resource is empty".to_owned())?)
+    }
+
+    fn input<'a>(&'a self, name: &'a str, digest: u64) -> Result<Handling<'a>, SetAside> {
+        self.0.quarantine.enter(Input { kind: RESOURCE, name, digest })
+    }
 }
 
-fn payload(resource: Resource) -> Result<Vec<u8>, String> {
-    resource.resource.map(|any| any.value).ok_or_else(|| "the resource is empty".to_owned())
+fn payload(resource: &Resource) -> Option<&[u8]> {
+    resource.resource.as_ref().map(|any| &*any.value)
 }
 
 #[cfg(test)]
@@ -220,7 +272,11 @@ mod tests {
         let local =
             LocalNode { network: "".into(), node: Some("n".into()), cluster_domain: "cluster.local".into() };
         let config = CertsConfig::new(Duration::from_secs(3600), TlsOptions::default());
-        let tables = MeshTables::new(Mesh::new(local), Certs::new(config, Arc::new(NoAuthority)));
+        let tables = MeshTables::new(
+            Mesh::new(local),
+            Certs::new(config, Arc::new(NoAuthority)),
+            Quarantine::default(),
+        );
         let tree = Tree::start(SupervisorSpec::new("root", Strategy::OneForOne).child(tables.child()));
         let tree = tree.await.unwrap();
         tree.handle().inject("root/mesh", Fault::Hang(Duration::from_secs(10))).unwrap();

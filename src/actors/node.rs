@@ -15,11 +15,15 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{
     certs::Certs,
+    pods::{neighbours::Neighbours, trouble::Troubles},
     shard::Shards,
     sys::{netns::NetNs, socket::Keepalive},
     telemetry::metrics::Metrics,
 };
-use crate::protocols::{hbone::Http2Settings, mesh::Mesh, route::IllegalPorts};
+use crate::{
+    protocols::{hbone::Http2Settings, mesh::Mesh, route::IllegalPorts},
+    supervisor::Quarantine,
+};
 
 /// Why live connections are cut; the codes of [`crate::supervisor::CutReason`].
 pub mod cut {
@@ -51,6 +55,12 @@ pub struct Node {
     pub home: NetNs,
     /// Next hops that lately did not answer.
     pub suspects: Suspects,
+    /// The pods served here, as destinations of each other.
+    pub neighbours: Neighbours,
+    /// Pods that have fallen out of the mesh.
+    pub troubles: Troubles,
+    /// Input that crashed an actor.
+    pub quarantine: Quarantine,
     /// Settings.
     pub settings: Settings,
 }
@@ -121,6 +131,8 @@ pub struct Options {
     pub localhost_app_tunnel: bool,
     /// Log policy decisions at info.
     pub policy_log: bool,
+    /// Join pods of this node without a tunnel.
+    pub local_join: bool,
 }
 
 /// Next hops that lately did not answer: another endpoint of the service is tried before them. Bounded; the oldest

@@ -59,6 +59,7 @@ pub fn data_plane(config: &Config) -> Settings {
             baggage: config.listen.baggage,
             localhost_app_tunnel: config.listen.localhost_app_tunnel,
             policy_log: config.process.log.policy_info,
+            local_join: config.tunnel.join.enabled,
         },
         illegal_ports: IllegalPorts::new(config.listen.ports.illegal()),
     }
@@ -66,7 +67,7 @@ pub fn data_plane(config: &Config) -> Settings {
 
 /// An actor that has not let go of its loop for so long is killed. Handlers only start tasks and so take microseconds;
 /// those that take longer, and those whose end costs connections, have limits of their own or none.
-pub const HUNG_AFTER: Duration = Duration::from_millis(750);
+pub const HUNG_AFTER: Duration = Duration::from_millis(500);
 
 /// What every TLS connection between proxies speaks.
 pub fn tls(config: &Config) -> TlsOptions {

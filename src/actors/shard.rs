@@ -31,10 +31,12 @@ use tokio::{
 };
 
 use super::{
+    serve::local::Verified,
     settings::HUNG_AFTER,
     sys::{
         memory::{self, Tidy},
         netns::NetNs,
+        splice::Pipes,
     },
     tunnel::pool::PodPool,
 };
@@ -86,6 +88,8 @@ pub struct Local {
     index: usize,
     /// Buffers of this thread.
     pub buffers: Buffers,
+    /// What moves bytes between sockets of this thread.
+    pub pipes: Pipes,
     /// Chance.
     pub rng: RefCell<SmallRng>,
     /// The process's own namespace.
@@ -94,6 +98,8 @@ pub struct Local {
     pub shards: Shards,
     /// Tunnels of pods on this shard, by the pod's serial number.
     pub pools: RefCell<HashMap<u64, Rc<PodPool>>>,
+    /// Pairs of pods that may be joined.
+    pub verified: RefCell<Verified>,
     load: Arc<Load>,
 }
 
@@ -219,10 +225,12 @@ impl Shards {
             let local = Local {
                 index,
                 buffers: Buffers::default(),
+                pipes: Pipes::default(),
                 rng: RefCell::new(SmallRng::from_os_rng()),
                 home,
                 shards,
                 pools: RefCell::default(),
+                verified: RefCell::default(),
                 load,
             };
             let shard = Shard(Rc::new(local));

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use super::{
     admin::{
         AdminAddrs, AdminServers,
-        actors::of_tree,
+        actors::{of_tree, set_aside},
         chaos::Chaos,
         console::{Console, provider, version},
         crashes,
@@ -23,7 +23,7 @@ use super::{
     health::Health,
     mesh::MeshTables,
     node::{Node, Suspects},
-    pods::Pods,
+    pods::{Pods, neighbours::Neighbours, trouble::Troubles},
     settings,
     shard::{self, Shards},
     sys::{netns::NetNs, socket::wildcard},
@@ -32,6 +32,7 @@ use super::{
         load::ActorLoads,
         log::Logging,
         metrics::{Metrics, Termination},
+        trace::outage::Outages,
     },
     xds::{Bounds, Xds, XdsMetrics, XdsSettings},
     zds::Zds,
@@ -42,11 +43,16 @@ use crate::{
         mesh::{LocalNode, Mesh, WorkloadInfo},
         xds::{XdsState, backoff},
     },
-    supervisor::{Event, Intensity, StartError, Strategy, SupervisorSpec, Tree, TreeHandle},
+    supervisor::{Event, Intensity, Quarantine, StartError, Strategy, SupervisorSpec, Tree, TreeHandle},
 };
 
 /// The whole tree may take so long to stop; connections have been drained before.
 const STOP_WITHIN: Duration = Duration::from_secs(6);
+
+/// What the supervisors of parts tolerate that carry no bytes. With the back-off it lasts for five failed starts in a row
+/// and more: established connections do not need these parts, and ending the process would cost all of them. A part that
+/// cannot be started for longer than a minute ends it all the same: the kubelet's restart is the last resort.
+const PATIENT: Intensity = Intensity { restarts: 10, within: Duration::from_secs(300) };
 
 /// A running proxy.
 pub struct Proxy {
@@ -118,8 +124,12 @@ pub async fn boot(config: &Config, logging: &Logging) -> Result<Proxy, BootError
     let readiness = Readiness::new();
     let wired = readiness.register(PROXY);
     let parts = parts(config, logging, &readiness, (ask, seen.clone()))?;
-    let metrics = parts.metrics.clone();
-    let on_event = move |event: &Event| metrics.actors.observe(event.kind_label, &event.kind);
+    let (metrics, outages, pods) = (parts.metrics.clone(), Outages::default(), parts.pods.clone());
+    let on_event = move |event: &Event| {
+        metrics.actors.observe(event.kind_label, &event.kind);
+        outages.observe(event);
+        pods.heard(event);
+    };
     let tree = Tree::start_observed(root(&parts, logging), Arc::new(on_event)).await?.watched();
     // Set once: nobody else has the cell.
     let _ = seen.set(tree.handle());
@@ -132,19 +142,20 @@ pub async fn boot(config: &Config, logging: &Logging) -> Result<Proxy, BootError
 
 /// The tree.
 fn root(parts: &Parts, logging: &Logging) -> SupervisorSpec {
-    let mut meshsup = SupervisorSpec::new("meshsup", Strategy::RestForOne).child(parts.tables.child());
+    let mut meshsup =
+        SupervisorSpec::new("meshsup", Strategy::RestForOne).intensity(PATIENT).child(parts.tables.child());
     if let Some(xds) = &parts.xds {
         meshsup = meshsup.child(xds.child(parts.tables.clone()));
     }
-    let mut shards = SupervisorSpec::new("shards", Strategy::OneForOne);
+    let mut shards = SupervisorSpec::new("shards", Strategy::OneForOne).intensity(PATIENT);
     for index in 0..parts.shards.count() {
         shards = shards.child(shard::child(&parts.shards, index));
     }
     SupervisorSpec::new("root", Strategy::OneForOne)
-        .intensity(Intensity { restarts: 3, within: Duration::from_secs(60) })
+        .intensity(PATIENT)
         .stop_within(STOP_WITHIN)
         .child(telemetry::actor::child(&parts.metrics, &logging.queue()))
-        .supervisor(parts.admin.supervisor().child(parts.health.child()))
+        .supervisor(parts.admin.supervisor().intensity(PATIENT).child(parts.health.child()))
         .child(parts.certs.child())
         .supervisor(meshsup)
         .supervisor(shards)
@@ -165,6 +176,9 @@ fn parts(
     (ask, seen): (mpsc::Sender<()>, Arc<OnceLock<TreeHandle>>),
 ) -> Result<Parts, BootError> {
     let metrics = Metrics::new(&config.node.istio_version)?;
+    if let Some(traces) = logging.traces() {
+        traces.register(&metrics)?;
+    }
     telemetry::panics::install(metrics.clone());
     metrics.register(ActorLoads::new(seen.clone())?)?;
     let mesh = Mesh::new(LocalNode {
@@ -172,8 +186,9 @@ fn parts(
         node: config.node.node_name.clone(),
         cluster_domain: config.node.cluster_domain.clone(),
     });
-    let certs = certs(config)?;
-    let tables = MeshTables::new(mesh.clone(), certs.clone());
+    let quarantine = Quarantine::default();
+    let certs = certs(config, quarantine.clone())?;
+    let tables = MeshTables::new(mesh.clone(), certs.clone(), quarantine.clone());
     let xds = xds(config, &metrics)?;
     let shards = Shards::new(config.process.shards.count);
     let node = Arc::new(Node {
@@ -184,23 +199,33 @@ fn parts(
         shards: shards.clone(),
         home: NetNs::current().map_err(BootError::Namespace)?,
         suspects: Suspects::default(),
+        neighbours: Neighbours::default(),
+        troubles: Troubles::default(),
+        quarantine: quarantine.clone(),
         settings: settings::data_plane(config),
     });
     let (gate, open) = watch::channel(false);
     let zds = Zds::new(PathBuf::from(&config.inpod.uds), open);
-    let health = Health::new(xds.as_ref().map(Xds::state), zds.status(), gate, readiness, &metrics);
-    let console = console(config, logging, ask, seen);
+    let health = Health::new(
+        xds.as_ref().map(Xds::state),
+        (zds.status(), &node.troubles, &quarantine),
+        gate,
+        readiness,
+        &metrics,
+    );
+    let console = console(config, logging, &quarantine, (ask, seen));
     let admin = AdminServers::new(admin_addrs(config), readiness, &metrics, console);
     Ok(Parts { metrics, certs, tables, xds, shards, pods: Pods::new(node), zds, health, admin })
 }
 
-fn certs(config: &Config) -> Result<Certs, BootError> {
+fn certs(config: &Config, quarantine: Quarantine) -> Result<Certs, BootError> {
     let Some(upstream) = &config.control.ca.upstream else {
         return Err(BootError::Unsupported("FAKE_CA is for tests of the incumbent: give CA_ADDRESS"));
     };
     let issuer =
         CaIssuer::new(settings::target(config, upstream)?, settings::headers(config, upstream)?, true);
-    Ok(Certs::new(CertsConfig::new(config.control.ca.secret_ttl, settings::tls(config)), Arc::new(issuer)))
+    let certs = CertsConfig::new(config.control.ca.secret_ttl, settings::tls(config));
+    Ok(Certs::with_quarantine(certs, Arc::new(issuer), quarantine))
 }
 
 fn xds(config: &Config, metrics: &Arc<Metrics>) -> Result<Option<Xds>, BootError> {
@@ -218,8 +243,8 @@ fn xds(config: &Config, metrics: &Arc<Metrics>) -> Result<Option<Xds>, BootError
 fn console(
     config: &Config,
     logging: &Logging,
-    ask: mpsc::Sender<()>,
-    seen: Arc<OnceLock<TreeHandle>>,
+    quarantine: &Quarantine,
+    (ask, seen): (mpsc::Sender<()>, Arc<OnceLock<TreeHandle>>),
 ) -> Console {
     let shown = serde_json::json!({ "version": version(&config.node.istio_version) });
     Console {
@@ -227,6 +252,7 @@ fn console(
         config_dump: provider(move || std::future::ready(Ok(shown.clone()))),
         actors: of_tree(seen.clone()),
         crashes: crashes::of_tree(seen.clone()),
+        quarantine: set_aside(quarantine.clone(), seen.clone()),
         chaos: Chaos::new(config.process.chaos.enabled, seen),
         // Asked twice is asked once.
         quit: Arc::new(move || {

@@ -1,13 +1,18 @@
 //! The embedded mesh: nodes and pods as network namespaces on one machine, with nothing installed.
 
 pub mod apps;
+mod bench;
+pub mod chaos;
 pub mod cli;
 pub mod cni;
 pub mod control;
 pub mod demo;
 pub mod hosts;
 pub mod net;
+mod node;
 pub mod process;
+mod run;
+mod show;
 pub mod state;
 pub mod testing;
 pub mod topology;

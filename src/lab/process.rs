@@ -275,6 +275,13 @@ impl Process {
         Ok(usage(&status, &schedule))
     }
 
+    /// File descriptors that it has open now.
+    pub fn descriptors(&self) -> Result<usize, ProcessError> {
+        let failed = |source| self.failed("count the descriptors of", source);
+        let proc = self.proc.as_ref().ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
+        Ok(fs::read_dir(proc.join("fd")).map_err(failed)?.count())
+    }
+
     fn log_tail(&self) -> LogTail {
         LogTail::of(&self.log_text())
     }

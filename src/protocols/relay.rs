@@ -29,6 +29,18 @@ const TURN: usize = 1024 * 1024;
 /// Chunks up to this size are copied out of the scratch area, so that a small piece does not pin a large one.
 const COPIED: usize = 8 * 1024;
 
+impl Shortcut for () {
+    fn poll_pass(
+        &mut self,
+        _: &mut Context<'_>,
+        _: (&TcpStream, &TcpStream),
+        _: &mut usize,
+        _: usize,
+    ) -> Poll<Passed> {
+        Poll::Ready(Passed::Unable)
+    }
+}
+
 /// Why a direction ended otherwise than by the end of its source.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
@@ -80,6 +92,39 @@ pub trait Side {
 
     /// Says that nothing more comes.
     fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+
+    /// The connection, if its bytes are passed on as they are.
+    fn plain(&self) -> Option<&TcpStream> {
+        None
+    }
+}
+
+/// Carries bytes from one TCP connection to another past the memory of the process. `()` carries none.
+pub trait Shortcut {
+    /// Moves what there is from the first to the second connection, adding to `moved` what has arrived there, until the
+    /// source has nothing for now, `moved` reaches `turn`, or either side ends. When it is ready nothing is under way.
+    fn poll_pass(
+        &mut self,
+        cx: &mut Context<'_>,
+        sides: (&TcpStream, &TcpStream),
+        moved: &mut usize,
+        turn: usize,
+    ) -> Poll<Passed>;
+}
+
+/// Where a [`Shortcut`] stands.
+#[derive(Debug)]
+pub enum Passed {
+    /// There was so little that copying is better.
+    Little,
+    /// There is no way but copying.
+    Unable,
+    /// It is the turn of others; there may be more.
+    Turn,
+    /// The source has ended, or has broken.
+    End(io::Result<()>),
+    /// The destination has broken.
+    Unsent(io::Error),
 }
 
 /// Counts bytes as they are passed on.
@@ -95,11 +140,11 @@ pub trait Meter {
 /// A future of its own rather than an async function, which would hold its arguments twice: every idle connection
 /// keeps one of these.
 #[must_use = "futures do nothing unless polled"]
-pub struct Relay<'a, A, B, M> {
+pub struct Relay<'a, A, B, M, S = ()> {
     a: A,
     b: B,
-    forth: Direction,
-    back: Direction,
+    forth: Direction<S>,
+    back: Direction<S>,
     fault: Option<Fault>,
     meter: &'a M,
     buffers: &'a Buffers,
@@ -112,12 +157,22 @@ pub fn relay<'a, A: Side, B: Side, M: Meter>(
     meter: &'a M,
     buffers: &'a Buffers,
 ) -> Relay<'a, A, B, M> {
-    Relay { a, b, forth: Direction::default(), back: Direction::default(), fault: None, meter, buffers }
+    relay_by([(), ()], (a, b), meter, buffers)
+}
+
+/// Relays between `a` and `b`. Where both are plain, large amounts take the shortcuts, one for each direction.
+pub fn relay_by<'a, A: Side, B: Side, M: Meter, S: Shortcut>(
+    [forth, back]: [S; 2],
+    (a, b): (A, B),
+    meter: &'a M,
+    buffers: &'a Buffers,
+) -> Relay<'a, A, B, M, S> {
+    Relay { a, b, forth: Direction::new(forth), back: Direction::new(back), fault: None, meter, buffers }
 }
 
 // === impl Relay ===
 
-impl<A: Side + Unpin, B: Side + Unpin, M: Meter> Future for Relay<'_, A, B, M> {
+impl<A: Side + Unpin, B: Side + Unpin, M: Meter, S: Shortcut + Unpin> Future for Relay<'_, A, B, M, S> {
     type Output = Result<(), Fault>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -133,9 +188,9 @@ impl<A: Side + Unpin, B: Side + Unpin, M: Meter> Future for Relay<'_, A, B, M> {
         if this.back.gone {
             this.forth.state = State::Ended;
         }
-        let fault = this.fault.take().or_else(|| this.forth.fault.take());
-        this.fault = fault.or_else(|| this.back.fault.take());
-        let ended = |direction: &Direction, polled: Poll<()>| polled.is_ready() || direction.ended();
+        let fault = this.fault.take().or_else(|| this.forth.fault.take().map(|fault| *fault));
+        this.fault = fault.or_else(|| this.back.fault.take().map(|fault| *fault));
+        let ended = |direction: &Direction<S>, polled: Poll<()>| polled.is_ready() || direction.ended();
         if ended(&this.forth, forth_ended) && ended(&this.back, back_ended) {
             return Poll::Ready(this.fault.take().map_or(Ok(()), Err));
         }
@@ -143,29 +198,35 @@ impl<A: Side + Unpin, B: Side + Unpin, M: Meter> Future for Relay<'_, A, B, M> {
     }
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    #[default]
     Open,
     Finishing,
     Ended,
 }
 
 /// One direction of a relay.
-#[derive(Debug, Default)]
-struct Direction {
+#[derive(Debug)]
+struct Direction<S> {
+    shortcut: S,
     pending: Bytes,
     /// Bytes passed on in this turn.
     moved: usize,
     chunk: u32,
     state: State,
     gone: bool,
-    fault: Option<Fault>,
+    /// Boxed, as nearly all directions hold none.
+    fault: Option<Box<Fault>>,
 }
 
 // === impl Direction ===
 
-impl Direction {
+impl<S: Shortcut> Direction<S> {
+    fn new(shortcut: S) -> Self {
+        let (pending, state) = (Bytes::new(), State::Open);
+        Self { shortcut, pending, moved: 0, chunk: 0, state, gone: false, fault: None }
+    }
+
     fn ended(&self) -> bool {
         self.state == State::Ended
     }
@@ -203,6 +264,11 @@ impl Direction {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
+            match ready!(self.poll_shortcut(cx, from, to)) {
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(fault) => return self.end(fault),
+            }
             let want = FIRST_CHUNK.max(self.chunk as usize);
             let room = match ready!(to.poll_room(cx, want)) {
                 Ok(room) => room.min(want),
@@ -224,22 +290,51 @@ impl Direction {
         }
     }
 
+    /// Moves what there is without copying it, if there is much. Whether to look again, or to copy what comes next; the
+    /// error is that of [`Side::poll_write`].
+    fn poll_shortcut(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &impl Side,
+        to: &impl Side,
+    ) -> Poll<Result<bool, Option<Fault>>> {
+        // A source that has filled a chunk has more.
+        if self.chunk as usize <= FIRST_CHUNK {
+            return Poll::Ready(Ok(false));
+        }
+        let (Some(from), Some(to)) = (from.plain(), to.plain()) else { return Poll::Ready(Ok(false)) };
+        let again = match ready!(self.shortcut.poll_pass(cx, (from, to), &mut self.moved, TURN)) {
+            Passed::Turn => true,
+            Passed::Unable => false,
+            Passed::Little => {
+                self.chunk = 0;
+                false
+            }
+            Passed::End(ended) => {
+                self.source_ended(ended.map_or_else(broken, |()| End::Finished));
+                true
+            }
+            Passed::Unsent(error) => return Poll::Ready(Err(unsent(error))),
+        };
+        Poll::Ready(Ok(again))
+    }
+
     fn source_ended(&mut self, end: End) {
         self.state = State::Finishing;
         match end {
             End::Finished => {}
             End::Gone(fault) => {
                 self.gone = true;
-                self.fault = fault;
+                self.fault = fault.map(Box::new);
             }
-            End::Failed(fault) => self.fault = Some(fault),
+            End::Failed(fault) => self.fault = Some(Box::new(fault)),
         }
     }
 
     fn end(&mut self, fault: Option<Fault>) -> Poll<()> {
         self.pending = Bytes::new();
         self.state = State::Ended;
-        self.fault = self.fault.take().or(fault);
+        self.fault = self.fault.take().or_else(|| fault.map(Box::new));
         Poll::Ready(())
     }
 }
@@ -258,6 +353,10 @@ impl Side for TcpSide {
         buffers: &Buffers,
     ) -> Poll<Result<Bytes, End>> {
         poll_read_chunk(&mut self.0, cx, max, buffers)
+    }
+
+    fn plain(&self) -> Option<&TcpStream> {
+        Some(&self.0)
     }
 
     fn passed(&mut self, _: usize) {}
@@ -293,10 +392,7 @@ pub fn poll_read_chunk(
                 Ok(chunk)
             }
             Ok(_) => Ok(scratch.split().freeze()),
-            // Nothing can be written to it either.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Err(End::Gone(None)),
-            Err(error) if went_away(&error) => Err(End::Finished),
-            Err(error) => Err(End::Failed(Fault::Receive(error))),
+            Err(error) => Err(broken(error)),
         })
     })
 }
@@ -311,11 +407,27 @@ pub fn poll_write_chunk(
         match ready!(Pin::new(&mut *io).poll_write(cx, chunk)) {
             Ok(0) => return Poll::Ready(Err(Some(Fault::Send(io::ErrorKind::WriteZero.into())))),
             Ok(n) => drop(chunk.split_to(n)),
-            Err(error) if went_away(&error) => return Poll::Ready(Err(None)),
-            Err(error) => return Poll::Ready(Err(Some(Fault::Send(error)))),
+            Err(error) => return Poll::Ready(Err(unsent(error))),
         }
     }
     Poll::Ready(Ok(()))
+}
+
+/// How an error of its source ends a direction.
+fn broken(error: io::Error) -> End {
+    // Nothing can be written to it either.
+    if error.kind() == io::ErrorKind::ConnectionReset {
+        End::Gone(None)
+    } else if went_away(&error) {
+        End::Finished
+    } else {
+        End::Failed(Fault::Receive(error))
+    }
+}
+
+/// What an error of its destination says to a direction.
+fn unsent(error: io::Error) -> Option<Fault> {
+    (!went_away(&error)).then_some(Fault::Send(error))
 }
 
 /// Whether the error says no more than that the application closed or reset its connection.

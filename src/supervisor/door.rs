@@ -17,7 +17,10 @@ use ractor::{
     Actor as _, ActorCell, ActorProcessingErr, ActorRef, ActorRuntime, SpawnErr, SupervisionEvent,
     concurrency::JoinHandle,
 };
-use tokio::{sync::Notify, time::sleep};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep},
+};
 use tracing::Span;
 
 use super::{
@@ -34,12 +37,21 @@ pub enum Fault {
     Panic,
     /// Its handler does not return for so long. It can be killed meanwhile.
     Hang(Duration),
+    /// It is late with everything: each message waits so much longer before it is handled, for so long.
+    Slow {
+        /// What is added to each message.
+        each: Duration,
+        /// How long this goes on.
+        lasting: Duration,
+    },
 }
 
 /// What a node's actor finds when somebody knocks.
 #[derive(Debug, Default)]
 pub(super) struct Door {
     fault: Mutex<Option<Fault>>,
+    /// What each message is delayed by, and until when.
+    drag: Mutex<Option<(Duration, Instant)>>,
     asked: AtomicU64,
     answered: AtomicU64,
     /// Looks of the watchdog since the last answer.
@@ -68,6 +80,7 @@ impl Door {
     /// Another incarnation is behind it: what was meant for the one before is void.
     pub(super) fn reset(&self) {
         *self.fault.lock() = None;
+        *self.drag.lock() = None;
         self.answered.store(self.asked.load(Ordering::Relaxed), Ordering::Relaxed);
         self.silent.store(0, Ordering::Relaxed);
     }
@@ -125,9 +138,22 @@ impl Door {
         match fault {
             Some(Fault::Panic) => blow(path),
             Some(Fault::Hang(time)) => sleep(time).await,
+            Some(Fault::Slow { each, lasting }) => *self.drag.lock() = Some((each, Instant::now() + lasting)),
             None => {}
         }
         self.settle(asked);
+    }
+
+    /// What the actor does before it handles a message: nothing, unless it was made slow.
+    pub(super) async fn drag(&self) {
+        let each = {
+            let mut drag = self.drag.lock();
+            *drag = drag.filter(|(_, until)| Instant::now() < *until);
+            drag.map(|(each, _)| each)
+        };
+        if let Some(each) = each {
+            sleep(each).await;
+        }
     }
 }
 
@@ -213,6 +239,7 @@ impl<A: Actor> ractor::Actor for Reachable<A> {
     ) -> Result<(), ActorProcessingErr> {
         let waited = self.queue.leave().map_or(Duration::ZERO, |sent| sent.elapsed());
         let handling = self.node.record.handling(message.kind(), waited, span);
+        self.node.door.drag().await;
         let done = self.actor.handle(self.mailbox(myself), message, state).await;
         handling.done();
         done

@@ -1,11 +1,11 @@
-//! Panics on demand, to prove that they are survived.
+//! Panics and failed starts on demand, to prove that they are survived.
 //!
 //! Whoever wants to see a repair arms a kind of task; the next time a task of that kind is polled, it panics where a
 //! bug in it would. The registry is the process's, like the panic hook.
 
 use std::{
     pin::Pin,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
     task::{Context, Poll},
 };
 
@@ -39,6 +39,10 @@ pin_project! {
         future: Option<F>,
     }
 }
+
+/// How many of a node's next starts fail, whatever the actor would have made of them.
+#[derive(Debug, Default)]
+pub(super) struct FailingStarts(AtomicU32);
 
 /// Drops a future while a panic unwinds, as a panic in its own code would have.
 struct Vacate<'a, F>(Pin<&'a mut Option<F>>);
@@ -76,16 +80,41 @@ pub fn tripwire<N: AsRef<str>, F: Future>(name: N, future: F) -> Tripwire<N, F> 
     Tripwire { name, future: Some(future) }
 }
 
+/// Panics if exactly `name` is armed: for inputs, which have names of their own.
+pub(super) fn trip(name: &str) {
+    if ANY.load(Ordering::Relaxed) && spend(name) {
+        blow(name);
+    }
+}
+
 /// Panics because somebody asked for it.
 #[allow(clippy::panic, reason = "a panic is what was ordered")]
 pub(super) fn blow(what: &str) -> ! {
     panic!("{what} was told to panic")
 }
 
+// === impl FailingStarts ===
+
+impl FailingStarts {
+    /// Lets the next `times` starts fail; 0 takes it back.
+    pub(super) fn order(&self, times: u32) {
+        self.0.store(times, Ordering::Relaxed);
+    }
+
+    /// Whether this start is one of them.
+    pub(super) fn take(&self) -> bool {
+        let one_less = |times: u32| times.checked_sub(1);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok()
+    }
+}
+
 /// Takes one of the panics armed for the task's kind.
 #[cold]
 fn take(name: &str) -> bool {
-    let kind = kind_of(name);
+    spend(kind_of(name))
+}
+
+fn spend(kind: &str) -> bool {
     let mut armed = ARMED.lock();
     let Some(at) = armed.iter().position(|armed| &*armed.kind == kind) else { return false };
     let spent = armed.get_mut(at).is_none_or(|armed| {

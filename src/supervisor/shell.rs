@@ -281,8 +281,12 @@ impl State {
         let place =
             Place { supervisor: myself.cell(), node: child.node.clone(), observer: self.observer.clone() };
         let (id, told) = (spec.id.clone(), myself.clone());
+        let fails = child.node.failing_starts.take();
         let work = async move {
-            let result = spec.start(place).await;
+            let result = match fails {
+                true => Err(StartError::failed(&spec.id, "it was told to fail")),
+                false => spec.start(place).await,
+            };
             let _ = myself.cast(Msg::Started { slot, result });
         };
         let on_panic = move |message: String| {
@@ -334,7 +338,9 @@ impl State {
             Kind::Worker => actor.stop(None),
             // ractor's stop would kill its children: it has to stop them first.
             Kind::Supervisor => {
-                let _ = child.node.record.queue().map(|queue| post(&actor, &queue, Msg::Shutdown));
+                if let Some(queue) = child.node.record.queue() {
+                    let _ = post(&actor, &queue, Msg::Shutdown);
+                }
             }
         }
         self.watch_stop(myself, slot);

@@ -11,6 +11,7 @@ use ractor::ActorCell;
 use super::{
     crash::Reports,
     door::{Door, Fault, Knocker},
+    faults::FailingStarts,
     record::{Kinds, Load, Record},
     spec::{ChildSpec, Kind},
 };
@@ -110,6 +111,7 @@ pub(super) struct Node {
     pub(super) record: Record,
     pub(super) kinds: Arc<Kinds>,
     pub(super) reports: Arc<Reports>,
+    pub(super) failing_starts: FailingStarts,
     live: Mutex<Live>,
 }
 
@@ -169,6 +171,7 @@ impl Node {
             record: Record::new(kinds.of(spec.label)),
             kinds,
             reports: parent.map_or_else(Arc::default, |parent| parent.reports.clone()),
+            failing_starts: FailingStarts::default(),
             live: Mutex::new(live),
         })
     }

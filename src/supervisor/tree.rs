@@ -190,6 +190,16 @@ impl TreeHandle {
         node.inject(fault)
     }
 
+    /// Has the next `times` starts of the actor at `path` fail; 0 takes it back. One that runs goes on.
+    ///
+    /// # Errors
+    /// [`NoSuchNode`] with the path.
+    pub fn fail_starts(&self, path: &str, times: u32) -> Result<(), NoSuchNode> {
+        self.root.find(path)?.failing_starts.order(times);
+        tracing::warn!(target: "supervisor", path, times, "starts are made to fail on request");
+        Ok(())
+    }
+
     /// Waits until the actor at `path` shows that its loop turns: it is done with its present handler.
     ///
     /// # Errors

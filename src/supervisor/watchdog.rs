@@ -16,8 +16,6 @@ use super::{
 
 /// The time between two looks.
 const LOOK: Duration = Duration::from_millis(250);
-/// A child is asked at every so-many-th look.
-const ASK_EVERY: u32 = 2;
 
 /// Its name among tasks.
 const NAME: &str = "supervisor/watchdog";
@@ -38,13 +36,12 @@ async fn watch(root: &Node) {
     let mut looks = interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut knocker = None;
-    for number in 0_u32.. {
+    loop {
         looks.tick().await;
-        let asks = number % ASK_EVERY == 0;
-        if asks && knocker.is_none() {
+        if knocker.is_none() {
             knocker = Knocker::new();
         }
-        if !look(root, knocker.as_ref().filter(|_| asks)) {
+        if !look(root, knocker.as_ref()) {
             // It has died with an actor it knocked at: another is made for the next round.
             knocker = None;
         }

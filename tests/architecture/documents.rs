@@ -8,7 +8,9 @@ use super::{
 };
 
 /// Constants that bound nothing: what the wire, the kernel or the settings fix.
-const NO_LIMITS: [(&str, &str); 18] = [
+const NO_LIMITS: [(&str, &str); 20] = [
+    ("src/protocols/config/traces.rs", "MILLIS_MAX"),
+    ("src/protocols/config/traces.rs", "QUEUE_MAX"),
     ("src/protocols/config/drain.rs", "MOST_SECONDS"),
     ("src/protocols/config/pool.rs", "DAY"),
     ("src/protocols/config/ca.rs", "DAY"),

@@ -38,6 +38,7 @@ pub fn load_counts_requests_failures_and_connections() {
         requests: 100,
         time: LIMIT,
         limit: LIMIT,
+        interval: Duration::ZERO,
     };
     let route = Route::new(&pair.a, at(B[0], 8080));
     let server = http::serve(&pair.b, ANY, 8080, "b").unwrap();

@@ -9,6 +9,7 @@ use warren::{
 };
 
 mod apps;
+mod bench;
 mod cli;
 mod demo;
 mod hold;
@@ -18,6 +19,7 @@ mod support;
 mod world;
 
 use apps::*;
+use bench::*;
 use cli::*;
 use demo::*;
 use hold::*;
@@ -68,6 +70,8 @@ fn main() -> ExitCode {
         a_host_cut_off_from_the_fabric_comes_back,
         the_demo_shows_every_claim_with_a_check_mark,
         an_interrupted_demo_leaves_nothing,
+        a_short_bench_finds_every_figure_and_they_add_up,
+        a_bench_of_what_cannot_start_says_so_and_fails,
     ];
     run(&Suite {
         tests,

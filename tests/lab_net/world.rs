@@ -112,6 +112,7 @@ pub fn load_flows_through_both_proxies() {
         requests: 400,
         time: 4 * LIMIT,
         limit: LIMIT,
+        interval: Duration::ZERO,
     };
     for keep_alive in [true, false] {
         let route = Route::new(world.pod("client").unwrap(), at("10.96.0.80", 80));

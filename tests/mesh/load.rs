@@ -30,9 +30,9 @@ const FEW_BYTES: usize = 2 * CHUNK;
 /// allocator may have one open. Thirty KiB left behind by each connection would be more.
 const KEPT_BYTES: u64 = 30 << 20;
 
-/// Runs the connections from the client to the server, all at once, each carrying `bytes` there and back.
-fn carry(lab: &Lab, bytes: usize) {
-    let (to, count) = (addr(SERVER), CONNECTIONS);
+/// Runs `count` connections from the client, all at once, each carrying `bytes` there and back.
+pub fn carry(lab: &Lab, to: &str, (count, bytes): (usize, usize)) {
+    let to = addr(to);
     let app = move |_| async move {
         let everybody = Arc::new(Barrier::new(count));
         let local = LocalSet::new();
@@ -95,9 +95,9 @@ pub fn a_thousand_connections_carry_every_byte_and_leave_no_memory_behind() {
     let lab = raise_with(MESH, &settings, Default::default());
     let files = ["one", "two"].map(|node| metrics(&lab, node).sum("process_open_fds", &[]));
     // What a proxy takes once: buffers of its shards, series of its metrics, pages of its allocator.
-    carry(&lab, FEW_BYTES);
+    carry(&lab, SERVER, (CONNECTIONS, FEW_BYTES));
     let before = at_rest(&lab, files);
-    carry(&lab, BYTES);
+    carry(&lab, SERVER, (CONNECTIONS, BYTES));
     let carried = (CONNECTIONS * (BYTES + FEW_BYTES + 2)) as f64;
     for node in ["one", "two"] {
         all_closed(&lab, node);

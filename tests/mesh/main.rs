@@ -8,24 +8,30 @@ use warren::{
     lab_tests,
 };
 
+mod audit;
 mod capture;
 mod certs;
 mod hbone;
 mod lifecycle;
 mod load;
+mod local;
 mod logs;
 mod metrics;
 mod policy;
+mod quarantine;
 mod support;
 mod tunnel;
 mod zds;
 
+use audit::*;
 use capture::*;
 use certs::*;
 use hbone::*;
 use lifecycle::*;
 use load::*;
+use local::*;
 use policy::*;
+use quarantine::*;
 use zds::*;
 
 fn main() -> ExitCode {
@@ -46,6 +52,11 @@ fn main() -> ExitCode {
         a_bad_policy_is_refused_by_name_while_the_rest_applies,
         certificates_rotate_under_load_without_a_failure,
         an_authority_in_trouble_costs_only_new_identities,
+        a_pod_that_lost_its_redirection_is_named_until_it_is_back,
+        a_pod_without_a_network_is_named_until_it_has_one,
+        a_listener_that_was_shut_down_is_bound_again,
+        a_resource_that_crashed_the_tables_twice_is_set_aside_and_the_rest_applies,
+        a_peer_that_crashed_its_tunnel_twice_is_not_dialled_for_a_while,
         pods_are_kept_when_the_cni_hangs_up_or_adds_them_again,
         a_deleted_pod_is_let_go_and_can_come_back,
         a_pod_whose_namespace_changes_is_served_in_the_new_one_only,
@@ -59,6 +70,10 @@ fn main() -> ExitCode {
         a_removed_server_pod_takes_its_connections_along,
         a_lost_control_plane_costs_no_connection_and_hears_what_is_known_already,
         a_mute_control_plane_costs_nothing,
+        joined_pods_are_told_of_as_if_there_was_a_tunnel,
+        a_joined_connection_ends_with_either_of_its_pods,
+        a_joined_connection_outlives_the_order_to_stop_until_its_end_or_the_deadline,
+        a_thousand_joined_connections_carry_every_byte_and_leave_nothing_behind,
         a_thousand_connections_carry_every_byte_and_leave_no_memory_behind,
     ];
     let users = Users::RootAndUserFor(&["captured_to_captured_is_mutual_tls_and_both_proxies_tell_the_same"]);

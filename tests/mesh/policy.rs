@@ -12,13 +12,13 @@ use crate::{
 const REJECTED: &str = "connection closed due to policy rejection: ";
 
 /// A DENY of whatever `account` sends to the pods.
-fn deny(name: &str, account: &str, pods: &str) -> String {
+pub fn deny(name: &str, account: &str, pods: &str) -> String {
     format!(
         "  - {{name: {name}, action: DENY, pods: [{pods}], rules: [{{from: {{serviceAccounts: [default/{account}]}}}}]}}\n"
     )
 }
 
-fn turned_away(lab: &Lab, pod: &str, to: &str) {
+pub fn turned_away(lab: &Lab, pod: &str, to: &str) {
     let end = support::ask(lab.pod(pod).unwrap(), addr(to));
     assert!(is_turned_away(&end), "{pod} to {to}: {end:?}");
 }

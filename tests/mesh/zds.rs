@@ -49,11 +49,11 @@ fn uid(lab: &Lab, pod: &str) -> String {
 }
 
 /// A pod of the mesh, as the CNI adds it.
-fn cni_pod(lab: &Lab, pod: &str) -> CniPod {
+pub fn cni_pod(lab: &Lab, pod: &str) -> CniPod {
     CniPod { uid: uid(lab, pod), info: info(pod), netns: Some(netns(lab.pod(pod).unwrap())) }
 }
 
-fn cni(lab: &mut Lab, node: &str) -> Arc<Cni> {
+pub fn cni(lab: &mut Lab, node: &str) -> Arc<Cni> {
     lab.services().cni(node).unwrap().clone()
 }
 

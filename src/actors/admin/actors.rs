@@ -1,4 +1,4 @@
-//! The supervision tree as JSON, for `/actors`.
+//! The supervision tree as JSON, for `/actors`, and what is set aside, for `/quarantine`.
 
 use std::{
     sync::{Arc, OnceLock},
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::console::{Provider, ProviderError, provider};
-use crate::supervisor::{Kind, Load, NodeSnapshot, TreeHandle};
+use crate::supervisor::{Kind, Load, NodeSnapshot, NodeState, Quarantine, TreeHandle};
 
 /// Shows the tree that `handle` is set to once it is up: the servers are part of it and start before.
 pub fn of_tree(handle: Arc<OnceLock<TreeHandle>>) -> Provider {
@@ -19,6 +19,28 @@ pub fn of_tree(handle: Arc<OnceLock<TreeHandle>>) -> Provider {
             None => Err(ProviderError("the tree is still starting".to_owned())),
         };
         async { shown }
+    })
+}
+
+/// Shows the input and the actors that are set aside.
+pub fn set_aside(quarantine: Quarantine, handle: Arc<OnceLock<TreeHandle>>) -> Provider {
+    provider(move || {
+        let inputs = quarantine.list().into_iter().map(|input| {
+            let retry_in = input.retry_in.as_secs();
+            json!({"kind": input.kind, "name": &*input.name, "crashes": input.crashes, "retryInSeconds": retry_in})
+        });
+        let mut shown: Vec<Value> = inputs.collect();
+        let mut left = handle.get().map(TreeHandle::snapshot).unwrap_or_default();
+        while let Some(node) = left.pop() {
+            if node.state == NodeState::Quarantined {
+                // When it is tried again is known to its supervisor alone.
+                let (name, crashes) = (&*node.path, node.restarts);
+                shown
+                    .push(json!({"kind": "actor", "name": name, "crashes": crashes, "retryInSeconds": null}));
+            }
+            left.extend(node.children);
+        }
+        async { Ok(Value::Array(shown)) }
     })
 }
 

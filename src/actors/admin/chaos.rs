@@ -1,5 +1,5 @@
-//! Breaking things on purpose, over the admin port: `POST /actors/{id}/kill`, `/hang`, `/panic` and
-//! `POST /tasks/{kind}/panic`. Only where the settings allow it.
+//! Breaking things on purpose, over the admin port: `POST /actors/{id}/kill`, `/hang`, `/panic`, `/slow`, `/fail-starts`,
+//! `POST /tasks/{kind}/panic` and `POST /inputs/{name}/panic`. Only where the settings allow it.
 
 use std::{
     fmt::Write as _,
@@ -16,8 +16,9 @@ use crate::supervisor::{
 };
 
 /// The tasks of the process that can be made to panic, and what each does.
-pub const TASKS: [(&str, &str); 25] = [
+pub const TASKS: [(&str, &str); 26] = [
     ("admin/accept", "accepts connections of an admin, stats or readiness server"),
+    ("audit/look", "audits a pod"),
     ("capture/accept", "accepts connections of a pod on a shard"),
     ("capture/watch", "tells a capture of a shard's new thread"),
     ("certs/request", "asks the authority for a certificate"),
@@ -48,7 +49,15 @@ pub const TASKS: [(&str, &str); 25] = [
 const HANG: Duration = Duration::from_secs(5);
 /// How long it may be made to hang.
 const LONGEST_HANG: Duration = Duration::from_secs(600);
-/// How many panics may be ordered at once.
+/// What is added to each message of an actor made slow, unless the request says otherwise.
+const DRAG: Duration = Duration::from_millis(100);
+/// How much may be added.
+const LONGEST_DRAG: Duration = Duration::from_secs(10);
+/// How long an actor is slow unless the request says otherwise.
+const SLOW: Duration = Duration::from_secs(10);
+/// How long it may be made slow.
+const LONGEST_SLOW: Duration = Duration::from_secs(600);
+/// How many panics, or failing starts, may be ordered at once.
 const MOST_PANICS: u32 = 1000;
 
 /// What breaks the process, if it may.
@@ -63,6 +72,7 @@ pub struct Chaos {
 enum Deed {
     Kill,
     Inject(Fault),
+    FailStarts(u32),
 }
 
 /// Why nothing was broken.
@@ -103,7 +113,10 @@ impl Chaos {
         let (what, rest) = path.strip_prefix('/')?.split_once('/')?;
         let (id, verb) = rest.rsplit_once('/')?;
         let id = percent_decode(id);
-        let known = matches!((what, verb), ("actors", "kill" | "hang" | "panic") | ("tasks", "panic"));
+        let known = matches!(
+            (what, verb),
+            ("actors", "kill" | "hang" | "panic" | "slow" | "fail-starts") | ("tasks" | "inputs", "panic")
+        );
         if !known {
             return None;
         }
@@ -111,10 +124,10 @@ impl Chaos {
             return Some(text(StatusCode::METHOD_NOT_ALLOWED, format!("usage: POST {path}\n")));
         }
         let parameters = query(request.uri.query().unwrap_or_default());
-        let done = if what == "tasks" {
-            self.panic_task(&id, &parameters)
-        } else {
-            self.break_actor(&id, verb, &parameters)
+        let done = match what {
+            "tasks" => self.panic_task(&id, &parameters),
+            "inputs" => self.panic_over_input(&id, &parameters),
+            _ => self.break_actor(&id, verb, &parameters),
         };
         Some(match done {
             Ok(done) => text(StatusCode::OK, format!("{done}\n")),
@@ -124,26 +137,24 @@ impl Chaos {
 
     fn break_actor(&self, id: &str, verb: &str, parameters: &[(String, String)]) -> Result<String, Refusal> {
         let tree = self.allowed()?;
-        let deed = match verb {
-            "kill" => Deed::Kill,
-            "panic" => Deed::Inject(Fault::Panic),
-            _ => {
-                let longest = LONGEST_HANG.as_millis() as u64;
-                let ms = number(parameters, "ms", HANG.as_millis() as u64, 1..=longest)?;
-                Deed::Inject(Fault::Hang(Duration::from_millis(ms)))
-            }
-        };
+        let deed = Deed::asked(verb, parameters)?;
         let (path, state) = resolve(&tree.snapshot(), id)?;
         tracing::warn!(target: "admin", path = %path, ?deed, "asked to break an actor");
         match deed {
             Deed::Kill if state != NodeState::Up => return Err(NotReached::NotUp { path, state }.into()),
             Deed::Kill => tree.kill(&path).map_err(NotReached::from)?,
             Deed::Inject(fault) => tree.inject(&path, fault)?,
+            Deed::FailStarts(times) => tree.fail_starts(&path, times).map_err(NotReached::from)?,
         }
         Ok(match deed {
             Deed::Kill => format!("{path} is killed"),
             Deed::Inject(Fault::Panic) => format!("{path} panics"),
             Deed::Inject(Fault::Hang(time)) => format!("{path} hangs for {time:?}"),
+            Deed::Inject(Fault::Slow { each, lasting }) => {
+                format!("{path} handles each message {each:?} later, for {lasting:?}")
+            }
+            Deed::FailStarts(0) => format!("{path} starts again when it has to"),
+            Deed::FailStarts(times) => format!("the next {times} starts of {path} fail"),
         })
     }
 
@@ -163,11 +174,46 @@ impl Chaos {
         })
     }
 
+    /// Lets whoever handles the input of this name panic: a resource, a pod, a peer, an identity.
+    fn panic_over_input(&self, name: &str, parameters: &[(String, String)]) -> Result<String, Refusal> {
+        self.allowed()?;
+        let times = number(parameters, "times", 1, 0..=u64::from(MOST_PANICS))?;
+        let times = u32::try_from(times).unwrap_or(MOST_PANICS);
+        tracing::warn!(target: "admin", name, times, "asked to panic over an input");
+        faults::arm(name, times)?;
+        Ok(format!("whoever handles {name} panics {times} times"))
+    }
+
     fn allowed(&self) -> Result<&TreeHandle, Refusal> {
         if !self.enabled {
             return Err(Refusal::Disabled);
         }
         self.tree.get().ok_or(Refusal::Starting)
+    }
+}
+
+// === impl Deed ===
+
+impl Deed {
+    fn asked(verb: &str, parameters: &[(String, String)]) -> Result<Self, Refusal> {
+        let ms = |default: Duration, longest: Duration| {
+            let ms = number(parameters, "ms", default.as_millis() as u64, 1..=longest.as_millis() as u64)?;
+            Ok::<_, Refusal>(Duration::from_millis(ms))
+        };
+        Ok(match verb {
+            "kill" => Self::Kill,
+            "panic" => Self::Inject(Fault::Panic),
+            "slow" => {
+                let seconds = number(parameters, "for", SLOW.as_secs(), 1..=LONGEST_SLOW.as_secs())?;
+                let lasting = Duration::from_secs(seconds);
+                Self::Inject(Fault::Slow { each: ms(DRAG, LONGEST_DRAG)?, lasting })
+            }
+            "fail-starts" => {
+                let times = number(parameters, "times", 1, 0..=u64::from(MOST_PANICS))?;
+                Self::FailStarts(u32::try_from(times).unwrap_or(MOST_PANICS))
+            }
+            _ => Self::Inject(Fault::Hang(ms(HANG, LONGEST_HANG)?)),
+        })
     }
 }
 

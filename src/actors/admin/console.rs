@@ -39,6 +39,8 @@ pub struct Console {
     pub actors: Provider,
     /// What `/crashes` shows.
     pub crashes: Provider,
+    /// What `/quarantine` shows.
+    pub quarantine: Provider,
     /// What breaks the process on request.
     pub chaos: Chaos,
     /// Begins the shutdown; called by `/quitquitquit`, perhaps more than once.
@@ -80,6 +82,7 @@ impl Console {
             "/config_dump" => dump(&self.config_dump).await,
             "/actors" => dump(&self.actors).await,
             "/crashes" => dump(&self.crashes).await,
+            "/quarantine" => dump(&self.quarantine).await,
             "/logging" => logging(&self.log, &request),
             "/quitquitquit" if request.method == Method::POST => {
                 tracing::info!(target: "admin", "shutdown asked for by /quitquitquit");
@@ -93,10 +96,11 @@ impl Console {
 }
 
 fn index() -> Answer {
-    const ROWS: [(&str, &str); 6] = [
+    const ROWS: [(&str, &str); 7] = [
         ("config_dump", "what this proxy knows: workloads, services, policies, certificates, settings"),
         ("actors", "the supervision tree: states, restarts, last exits"),
         ("crashes", "reports of what died: messages, backtraces"),
+        ("quarantine", "input and actors that are set aside for crashing, and when they are tried again"),
         ("tasks", "kinds of tasks, to be broken where that is enabled"),
         ("logging", "query or change the log filter (POST)"),
         ("quitquitquit", "shut down gracefully (POST)"),

@@ -49,6 +49,16 @@ struct Exit {
     reason: String,
 }
 
+/// Something that is set aside, as `/quarantine` shows it.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Aside {
+    kind: String,
+    name: String,
+    crashes: u64,
+    retry_in_seconds: Option<u64>,
+}
+
 struct Row {
     cells: [String; 9],
     colour: &'static str,
@@ -68,6 +78,22 @@ pub fn draw(roots: &[Shown], colours: bool) -> String {
         }
     }
     rows.iter().map(|row| row.line(&widths, colours)).collect()
+}
+
+/// What is set aside, a line each.
+pub fn list(aside: &[Aside]) -> String {
+    if aside.is_empty() {
+        return "nothing is set aside\n".to_owned();
+    }
+    let width = aside.iter().map(|aside| aside.name.chars().count()).max().unwrap_or(0).max("NAME".len());
+    let mut lines = format!("{:8}  {:width$}  CRASHES  NEXT TRY\n", "KIND", "NAME");
+    for aside in aside {
+        let (kind, name) = (printable(&aside.kind), printable(&aside.name));
+        let next =
+            aside.retry_in_seconds.map_or_else(|| "later".to_owned(), |seconds| format!("in {seconds} s"));
+        lines.push_str(&format!("{kind:8}  {name:width$}  {:<7}  {next}\n", aside.crashes));
+    }
+    lines
 }
 
 const BOLD: &str = "\x1b[1m";
@@ -225,6 +251,22 @@ root      supervisor  up           0                  500us
 └─ c      worker      backing-off  2         12 1.5s  2.1s   2.0s apply  40ms tick
 ";
         assert_eq!(draw(&shown(), false), want);
+    }
+
+    #[test]
+    fn what_is_set_aside_is_listed_in_columns() {
+        assert_eq!(list(&[]), "nothing is set aside\n");
+        let aside: Vec<Aside> = serde_json::from_value(json!([
+            {"kind": "peer", "name": "10.0.0.1:15008", "crashes": 2, "retryInSeconds": 29},
+            {"kind": "actor", "name": "root/a\n", "crashes": 6, "retryInSeconds": null},
+        ]))
+        .unwrap();
+        let want = "\
+KIND      NAME            CRASHES  NEXT TRY
+peer      10.0.0.1:15008  2        in 29 s
+actor     root/a          6        later
+";
+        assert_eq!(list(&aside), want);
     }
 
     #[test]

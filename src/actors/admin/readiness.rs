@@ -21,7 +21,14 @@ pub const WORKLOAD_PROXY_MANAGER: &str = "workload proxy manager";
 
 /// The tasks that must be done for the proxy to be ready. Clones share them.
 #[derive(Clone, Debug, Default)]
-pub struct Readiness(Arc<Mutex<BTreeMap<&'static str, Waiting>>>);
+pub struct Readiness(Arc<Mutex<Tasks>>);
+
+#[derive(Debug, Default)]
+struct Tasks {
+    waiting: BTreeMap<&'static str, Waiting>,
+    /// What is wrong and keeps nobody waiting.
+    note: Box<str>,
+}
 
 /// One of the tasks. Clones are the same task; dropping one changes nothing, so that a task whose owner died undone
 /// stays pending.
@@ -49,14 +56,14 @@ impl Readiness {
     /// The task of that name, pending if it is new. One that is known keeps its state: an actor that restarts does not
     /// take back what the node was promised, unless it says so by [`ReadyTask::pending`].
     pub fn register(&self, name: &'static str) -> ReadyTask {
-        self.0.lock().entry(name).or_insert(Waiting::For(None));
+        self.0.lock().waiting.entry(name).or_insert(Waiting::For(None));
         ReadyTask { readiness: self.clone(), name }
     }
 
     /// The tasks not done, sorted, each with its detail in parentheses.
     pub fn pending(&self) -> Vec<String> {
         let tasks = self.0.lock();
-        let pending = tasks.iter().filter_map(|(name, waiting)| match waiting {
+        let pending = tasks.waiting.iter().filter_map(|(name, waiting)| match waiting {
             Waiting::Done => None,
             Waiting::For(None) => Some((*name).to_owned()),
             Waiting::For(Some(detail)) => Some(format!("{name} ({detail})")),
@@ -66,7 +73,12 @@ impl Readiness {
 
     /// Whether every task is done.
     pub fn is_ready(&self) -> bool {
-        self.0.lock().values().all(|waiting| *waiting == Waiting::Done)
+        self.0.lock().waiting.values().all(|waiting| *waiting == Waiting::Done)
+    }
+
+    /// Says what is wrong although the node may be ready; nothing if `note` is empty. Keep it short.
+    pub fn note(&self, note: &str) {
+        self.0.lock().note = note.into();
     }
 
     /// What answers the probe.
@@ -86,12 +98,17 @@ impl Readiness {
             return empty(StatusCode::METHOD_NOT_ALLOWED);
         }
         let pending = self.pending();
-        if pending.is_empty() {
-            return text(StatusCode::OK, "ready\n");
+        let (status, mut body) = if pending.is_empty() {
+            (StatusCode::OK, "ready\n".to_owned())
+        } else {
+            (StatusCode::INTERNAL_SERVER_ERROR, format!("not ready, pending: {}\n", pending.join(", ")))
+        };
+        let note = self.0.lock().note.clone();
+        if !note.is_empty() {
+            // Writing to a string does not fail.
+            let _ = writeln!(body, "out of the mesh: {note}");
         }
-        let mut body = String::from("not ready, pending: ");
-        let _ = writeln!(body, "{}", pending.join(", "));
-        text(StatusCode::INTERNAL_SERVER_ERROR, body)
+        text(status, body)
     }
 }
 
@@ -110,7 +127,7 @@ impl ReadyTask {
     }
 
     fn set(&self, waiting: Waiting) {
-        self.readiness.0.lock().insert(self.name, waiting);
+        self.readiness.0.lock().waiting.insert(self.name, waiting);
     }
 }
 

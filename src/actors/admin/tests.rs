@@ -60,6 +60,7 @@ async fn world_with(chaos: bool) -> World {
         config_dump: provider(|| async { Ok(json!({"version": version("1.30.3"), "b": {"z": 1, "a": []}})) }),
         actors: provider(|| async { Err(ProviderError("the tree is not up".to_owned())) }),
         crashes: super::crashes::of_tree(seen.clone()),
+        quarantine: provider(|| async { Ok(serde_json::json!([])) }),
         chaos: Chaos::new(chaos, seen.clone()),
         quit: Arc::new(move || {
             counted.fetch_add(1, Relaxed);
@@ -151,6 +152,7 @@ async fn the_console_answers_as_istioctl_expects() {
     let (status, page) = ask(server, "GET", "/").await;
     assert!(status == 200 && page.contains("<a href=\"config_dump\">"), "{page}");
     assert_eq!(ask(server, "GET", "/actors").await, (500, "the tree is not up\n".to_owned()));
+    assert_eq!(ask(server, "GET", "/quarantine").await, (200, "[]".to_owned()));
     assert_eq!(ask(server, "GET", "/nothing").await, (404, String::new()));
     assert_eq!(ask(server, "GET", "/quitquitquit").await.0, 405);
     assert_eq!(world.quits.load(Relaxed), 0);

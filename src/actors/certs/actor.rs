@@ -8,6 +8,7 @@ use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
 use super::{Shared, store::Published};
 use crate::{
+    actors::telemetry::trace::span::{Kind, Step},
     protocols::{
         ca::{
             CertError, IssueError,
@@ -18,7 +19,7 @@ use crate::{
         identity::Identity,
         tls::WorkloadCert,
     },
-    supervisor::{Actor, Described, Mailbox, OwnedTask, TaskExit},
+    supervisor::{Actor, Described, Input, Mailbox, OwnedTask, TaskExit},
 };
 
 pub(super) type Reply = RpcReplyPort<Result<Arc<WorkloadCert>, CertError>>;
@@ -46,10 +47,12 @@ pub(super) struct State {
     rng: SmallRng,
     requests: HashMap<Ticket, OwnedTask>,
     wake: Option<(Instant, OwnedTask)>,
+    /// The span of the caller that is being heard.
+    asker: Option<tracing::Span>,
 }
 
-/// A connection that waits.
-pub(super) struct Caller(Reply);
+/// A connection that waits, and the span of its wait.
+pub(super) struct Caller(Reply, Step);
 
 // === impl Caller ===
 
@@ -98,6 +101,7 @@ impl Actor for CertsActor {
             rng: SmallRng::from_os_rng(),
             requests: HashMap::new(),
             wake: None,
+            asker: None,
             shared,
         };
         for (id, known) in state.shared.store.all() {
@@ -116,7 +120,14 @@ impl Actor for CertsActor {
     ) -> Result<(), ActorProcessingErr> {
         state.forget_unheard(&myself);
         match message {
-            Msg::Fetch(id, reply) => state.on(&myself, Event::Fetch { id, waiter: Caller(reply) }),
+            Msg::Fetch(id, reply) => {
+                // Inside the span of whoever asked, which the message carried here.
+                let step = Step::new("certificate fetch", Kind::Internal);
+                step.describe(|span| _ = span.set("warren.identity", id.to_string()));
+                state.asker = Some(step.span().clone());
+                state.on(&myself, Event::Fetch { id, waiter: Caller(reply, step) });
+                state.asker = None;
+            }
             Msg::Prefetch(id, _permit) => state.on(&myself, Event::Prefetch { id }),
             // They are forgotten above, as before every message.
             Msg::Forget => {}
@@ -150,7 +161,11 @@ impl State {
                 Effect::Publish { id, cert, failure } => self.publish(id, Published { cert, failure }),
                 Effect::Remove { id } => self.shared.store.remove(&id),
                 // A caller that has given up does not read its answer.
-                Effect::Reply { waiter, result } => drop(waiter.0.send(result)),
+                Effect::Reply { waiter: Caller(reply, step), result } => {
+                    step.describe(|span| _ = span.result("certificate", &result));
+                    drop(step);
+                    drop(reply.send(result));
+                }
                 Effect::Dropped { id } => super::log_dropped(&id),
             }
         }
@@ -159,12 +174,21 @@ impl State {
     /// Starts a request; exactly one [`Msg::Issued`] follows unless it is cancelled.
     fn start(&mut self, myself: &Mailbox<Msg>, id: Identity, ticket: Ticket) {
         let (shared, actor, whose) = (self.shared.clone(), myself.clone(), id.clone());
+        // Asked for ahead of need, or again, it is a trace of its own.
+        let step = Step::inside(self.asker.as_ref(), "certificate request", Kind::Client);
+        step.describe(|span| {
+            let span =
+                span.set("rpc.system", "grpc").set("rpc.service", "istio.v1.auth.IstioCertificateService");
+            span.set("rpc.method", "CreateCertificate").set("warren.identity", id.to_string());
+        });
         let work = async move {
             let after = shared.config.request_timeout;
-            let result = match tokio::time::timeout(after, issue(&shared, &whose)).await {
+            let result = match tokio::time::timeout(after, step.within(issue(&shared, &whose))).await {
                 Ok(result) => result,
                 Err(_) => Err(IssueError::PeerSilent { after }),
             };
+            step.describe(|span| _ = span.result("certificate", &result));
+            drop(step);
             // Fails only when the actor is gone, and with it whoever waits.
             drop(actor.cast(Msg::Issued(whose, ticket, result)));
         };
@@ -234,6 +258,16 @@ impl State {
 
 /// One certificate: key, request, answer, checks.
 async fn issue(shared: &Shared, id: &Identity) -> Result<Arc<WorkloadCert>, IssueError> {
+    let name = id.to_string();
+    let input = Input { kind: "identity", name: &name, digest: 0 };
+    let handling =
+        shared.quarantine.enter(input).map_err(|aside| IssueError::LocalCrash(aside.to_string()))?;
+    let cert = handling.watch(ask(shared, id)).await?;
+    handling.done();
+    Ok(cert)
+}
+
+async fn ask(shared: &Shared, id: &Identity) -> Result<Arc<WorkloadCert>, IssueError> {
     let csr = csr::request(id)?;
     let answer = shared.issuer.issue(id, csr.pem, shared.config.ttl).await?;
     let expected = shared.config.impersonate.then_some(id);

@@ -30,13 +30,13 @@ pub use self::{
     store::{CertSnapshot, CertState},
 };
 use crate::{
-    actors::settings::HUNG_AFTER,
+    actors::{settings::HUNG_AFTER, telemetry::trace::span},
     protocols::{
         ca::{CertError, schedule::Limits},
         identity::Identity,
         tls::{TlsOptions, WorkloadCert},
     },
-    supervisor::{Address, AddressError, ChildSpec},
+    supervisor::{Address, AddressError, ChildSpec, Quarantine},
 };
 
 /// How long one request to the authority may take, connecting included.
@@ -73,6 +73,7 @@ pub struct Certs {
 struct Shared {
     config: CertsConfig,
     issuer: Arc<dyn Issuer>,
+    quarantine: Quarantine,
     store: Store,
     waiting: Semaphore,
     prefetching: Arc<Semaphore>,
@@ -107,12 +108,18 @@ impl Shared {
 impl Certs {
     /// Certificates signed by `issuer`. Nothing happens until [`Certs::child`] runs under a supervisor.
     pub fn new(config: CertsConfig, issuer: Arc<dyn Issuer>) -> Self {
+        Self::with_quarantine(config, issuer, Quarantine::default())
+    }
+
+    /// The same, with identities that crash a request set aside in these books.
+    pub fn with_quarantine(config: CertsConfig, issuer: Arc<dyn Issuer>, quarantine: Quarantine) -> Self {
         let shared = Shared {
             store: Store::new(),
             waiting: Semaphore::new(WAITERS_MAX),
             prefetching: Arc::new(Semaphore::new(config.limits.warmups)),
             config,
             issuer,
+            quarantine,
         };
         Self { shared: Arc::new(shared), address: Address::new("certs") }
     }
@@ -151,7 +158,10 @@ impl Certs {
             let error = match self.address.call(left, |reply| Msg::Fetch(id.clone(), reply)).await {
                 Ok(answer) => return answer,
                 // The actor died with the question: ask its successor.
-                Err(AddressError::Lost { .. }) if !left.is_zero() => continue,
+                Err(AddressError::Lost { .. }) if !left.is_zero() => {
+                    span::actor_lost("certs");
+                    continue;
+                }
                 Err(error) => error,
             };
             return Err(match error {

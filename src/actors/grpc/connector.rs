@@ -50,15 +50,17 @@ impl Service<http::Uri> for TlsConnector {
 
     fn call(&mut self, _: http::Uri) -> Self::Future {
         let target = Arc::clone(&self.target);
-        Box::pin(async move { open(&target).await.map(TokioIo::new) })
+        Box::pin(async move { open(&target, b"h2").await.map(TokioIo::new) })
     }
 }
 
-async fn open(target: &GrpcTarget) -> Result<TlsStream<TcpStream>, GrpcError> {
+/// Connects to `target` and shakes hands, offering one protocol (RFC 7301).
+pub(super) async fn open(target: &GrpcTarget, protocol: &[u8]) -> Result<TlsStream<TcpStream>, GrpcError> {
     let deadline = Instant::now() + target.connect_timeout;
     let late = |step| GrpcError::TimedOut { target: target.to_string(), step, after: target.connect_timeout };
 
-    let config = timeout_at(deadline, tls::config(target)).await.map_err(|_| late(Step::Roots))??;
+    let mut config = timeout_at(deadline, tls::config(target)).await.map_err(|_| late(Step::Roots))??;
+    config.alpn_protocols = vec![protocol.to_vec()];
     let name = tls::server_name(&target.host)
         .map_err(|reason| GrpcError::LocalAddress { address: target.host.clone(), reason })?;
     let addrs = timeout_at(deadline, resolve(target)).await.map_err(|_| late(Step::Resolve))??;

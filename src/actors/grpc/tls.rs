@@ -57,7 +57,6 @@ pub(super) async fn config(target: &GrpcTarget) -> Result<ClientConfig, GrpcErro
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(EitherName { webpki, alt }))
         .with_no_client_auth();
-    config.alpn_protocols = vec![b"h2".to_vec()];
     config.resumption = Resumption::disabled();
     Ok(config)
 }

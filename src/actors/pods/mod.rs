@@ -1,8 +1,11 @@
 //! The pods of the node, each under a supervisor of its own.
 
+pub mod audit;
 pub mod conns;
+pub mod neighbours;
 pub mod pod;
 pub mod policy;
+pub mod trouble;
 
 use std::{
     os::fd::OwnedFd,
@@ -16,20 +19,29 @@ use std::{
 use dashmap::DashMap;
 use tokio::time::timeout;
 
-use self::pod::Pod;
+use self::{
+    pod::Pod,
+    trouble::{Reason, Trouble},
+};
 use super::{
-    capture::{self, Kind},
+    capture,
     node::{Node, cut},
     sys::netns::{self, NetNs},
     zds::{self, PodSpec},
 };
 use crate::{
     protocols::{mesh::WorkloadInfo, zds::NetnsId},
-    supervisor::{DynamicChildren, DynamicSpec, Intensity, StartError, Strategy, SupervisorSpec},
+    supervisor::{
+        DynamicChildren, DynamicSpec, Event, EventKind, Input, Intensity, StartError, Strategy,
+        SupervisorSpec, digest,
+    },
 };
 
 /// Pods of one node: far above what a kubelet allows.
 pub const MAX_PODS: usize = 4096;
+/// What a pod, or the tunnels to a peer, may fail before quarantine. Five failed starts in a row are survived; with the
+/// back-off, what never starts is in quarantine after some 25 s.
+const CHILD_RESTARTS: Intensity = Intensity { restarts: 8, within: Duration::from_secs(30) };
 /// How long a pod's actors may take to stop once its connections are cut.
 const STOP_WITHIN: Duration = Duration::from_secs(2);
 /// How long the sockets of a pod that ended may take to close, so that its peers hear of the end while the pod still
@@ -55,14 +67,22 @@ impl Pods {
 
     /// The supervisor of the pods' supervisors.
     pub fn spec(&self) -> DynamicSpec {
-        DynamicSpec::new("pods", &self.supervisor)
-            .intensity(Intensity { restarts: 5, within: Duration::from_secs(30) })
-            .stop_within(STOP_WITHIN * 2)
+        DynamicSpec::new("pods", &self.supervisor).intensity(CHILD_RESTARTS).stop_within(STOP_WITHIN * 2)
     }
 
     /// The pod `uid`, if it is served.
     pub fn find(&self, uid: &str) -> Option<Arc<Pod>> {
         self.pods.get(uid).map(|pod| pod.clone())
+    }
+
+    /// Takes note of a pod whose supervisor was set aside.
+    pub fn heard(&self, event: &Event) {
+        let EventKind::Quarantined { retry_in } = event.kind else { return };
+        let uid = event.path.strip_prefix("root/dataplane/pods/");
+        if let Some(pod) = uid.and_then(|uid| self.find(uid)) {
+            let detail = format!("its actors failed too often; next try in {retry_in:?}");
+            self.node.troubles.tell(&pod, Some(Trouble::new(Reason::Quarantine, detail)));
+        }
     }
 
     /// All pods.
@@ -111,6 +131,17 @@ impl Pods {
         if self.pods.len() >= MAX_PODS {
             return Err(format!("this node serves {MAX_PODS} pods already"));
         }
+        let name = format!("{}/{}", spec.info.namespace, spec.info.name);
+        let digest = digest(&(spec.id.dev, spec.id.ino));
+        let input = Input { kind: "pod", name: &name, digest };
+        let handling = self.node.quarantine.enter(input).map_err(|aside| aside.to_string())?;
+        handling.watch(self.begin_in(spec.clone())).await?;
+        handling.done();
+        Ok(())
+    }
+
+    /// Serves a pod that nothing speaks against.
+    async fn begin_in(&self, spec: PodSpec) -> Result<(), String> {
         let fd: OwnedFd =
             spec.netns.as_fd().try_clone_to_owned().map_err(|e| format!("network namespace: {e}"))?;
         let netns = NetNs::from_fd(fd).map_err(|e| format!("network namespace: {e}"))?;
@@ -124,6 +155,7 @@ impl Pods {
         self.pods.insert(pod.uid.clone(), pod.clone());
         match self.supervisor.start(pod.tree()).await {
             Ok(()) => {
+                self.node.neighbours.add(&pod);
                 self.node.metrics.pods.started();
                 Ok(())
             }
@@ -155,12 +187,14 @@ impl Pods {
 
     async fn end(&self, pod: &Arc<Pod>) {
         pod.stop_accepting();
+        self.node.neighbours.remove(pod);
         pod.conns.cut_all(cut::POD);
         pod.peers.cut_all(cut::POD);
         if let Err(error) = self.supervisor.stop(&pod.uid).await {
             tracing::warn!(target: "pods", uid = &*pod.uid, %error, "pod did not stop in order");
         }
         self.pods.remove_if(&pod.uid, |_, held| held.serial == pod.serial);
+        self.node.troubles.forget(&pod.uid);
         let closed = async { tokio::join!(pod.conns.emptied(), pod.peers.emptied(), pod.dialled.emptied()) };
         if timeout(CLOSE_WITHIN, closed).await.is_err() {
             let left = pod.conns.len() + pod.peers.len() + pod.dialled.len();
@@ -210,14 +244,13 @@ impl Pod {
         let mut tree = SupervisorSpec::new(self.uid.clone(), Strategy::OneForOne)
             .intensity(Intensity { restarts: 10, within: Duration::from_secs(30) })
             .stop_within(STOP_WITHIN)
-            .dynamic(DynamicSpec::new("tunnels", self.tunnels.supervisor()))
+            .dynamic(DynamicSpec::new("tunnels", self.tunnels.supervisor()).intensity(CHILD_RESTARTS))
             .child(policy::child(self))
             .child(conns::child(self));
-        let kinds: &[Kind] = if self.is_own { &[Kind::Inbound] } else { &Kind::ALL };
-        for &kind in kinds {
+        for &kind in self.kinds() {
             tree = tree.child(capture::child(self, kind));
         }
-        tree
+        tree.child(audit::child(self))
     }
 
     /// Closes the listeners, tells peers to open no more streams, admits nothing.

@@ -12,8 +12,14 @@ use foldhash::HashMap;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use super::{neighbours::OwnAddresses, trouble::Canaries};
 use crate::{
-    actors::{capture::Kind, node::Node, sys::netns::NetNs, tunnel::Tunnels},
+    actors::{
+        capture::{Captures, Kind},
+        node::Node,
+        sys::netns::NetNs,
+        tunnel::Tunnels,
+    },
     protocols::{
         identity::Identity,
         labels::Reporter,
@@ -49,10 +55,16 @@ pub struct Pod {
     pub tunnels: Tunnels,
     /// Its listening sockets, which outlive the actors that accept on them.
     pub listeners: Mutex<HashMap<Kind, TcpListener>>,
+    /// The actors of its listeners.
+    pub captures: Captures,
+    /// Where its audit waits for its canaries.
+    pub canaries: Canaries,
     /// Set once: no connection is accepted any more.
     pub draining: watch::Sender<bool>,
     /// Inbound listeners may connect as the client.
     pub transparent: AtomicBool,
+    /// Addresses it is known to have.
+    pub addresses: OwnAddresses,
     /// The workload as last found, and whether it still is the one.
     workload: Mutex<Option<(u64, Arc<Workload>)>>,
 }
@@ -100,8 +112,11 @@ impl Pod {
             node,
             tunnels,
             listeners: Mutex::default(),
+            captures: Captures::default(),
+            canaries: Canaries::default(),
             draining: watch::Sender::new(false),
             transparent: AtomicBool::new(false),
+            addresses: OwnAddresses::default(),
             workload: Mutex::default(),
         })
     }
@@ -112,6 +127,16 @@ impl Pod {
         let path = format!("root/dataplane/pods/{}/conns/{kind}", self.uid);
         tracing::error!(target: "supervisor", path, shard, message, "connection task panicked");
         report_task_panic(&path, kind, message);
+    }
+
+    /// `namespace/name`.
+    pub fn name(&self) -> Arc<str> {
+        format!("{}/{}", self.info.namespace, self.info.name).into()
+    }
+
+    /// What is captured of it.
+    pub fn kinds(&self) -> &'static [Kind] {
+        if self.is_own { &[Kind::Inbound] } else { &Kind::ALL }
     }
 
     /// `SO_MARK` of its sockets.

@@ -9,7 +9,6 @@ use tokio::{
     net::TcpStream,
     time::{sleep, timeout},
 };
-use tracing::Instrument;
 
 use super::{
     outbound::baggage,
@@ -20,12 +19,15 @@ use crate::{
         node::PoolSettings,
         pods::pod::{ConnInfo, Pod},
         shard::{Counted, Shard},
-        telemetry::access,
-        tunnel::dial,
+        telemetry::{
+            access,
+            trace::span::{self, Spans},
+        },
     },
     protocols::{
         addr::ClientAddr,
         hbone::{
+            headers::TraceParent,
             io::{Flush, coalesced},
             server::{self, BadRequest, Connect},
             side::StreamSide,
@@ -33,7 +35,7 @@ use crate::{
         identity::Identity,
         labels::Reporter,
         mesh::Workload,
-        outcome::{Failure, Outcome, Unroutable},
+        outcome::{Denial, Failure, Outcome, Unroutable},
         proxy_protocol,
         relay::{TcpSide, relay},
         route::{Inbound, InboundHbone, inbound_hbone, inbound_service},
@@ -176,35 +178,49 @@ struct Open {
     app: TcpStream,
 }
 
-async fn stream(
+fn stream(
     pod: Arc<Pod>,
     shard: Shard,
     tunnel: Arc<Tunnel>,
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
-) {
-    let span = tracing::debug_span!(target: "conn", "inbound", peer = %tunnel.client, pod = &*pod.uid);
-    // Boxed, as for outbound connections.
-    let Some(open) = Box::pin(open(pod, &shard, tunnel, request, respond).instrument(span)).await else {
-        return;
-    };
-    let Open { conn, counted: _counted, report, peer, app } = open;
-    if let Ok(relayed) = conn.guard(relay(peer, TcpSide(app), &*report, &shard.buffers)).await {
-        report.relayed(relayed);
+) -> impl Future<Output = ()> {
+    let spans = spans(&pod, &tunnel, &request);
+    // Boxed, as for outbound connections, and here, so that the task's future does not hold the arguments as well.
+    let opening = Box::pin(spans.around(open(pod, shard.clone(), tunnel, request, respond)));
+    async move {
+        let Some(open) = opening.await else { return };
+        let Open { conn, counted: _counted, report, peer, app } = open;
+        report.relaying();
+        if let Ok(relayed) = conn.guard(relay(peer, TcpSide(app), &*report, &shard.buffers)).await {
+            report.relayed(&relayed);
+        }
     }
+}
+
+/// The spans of a stream: the log's and, as part of the peer's trace, the exported one.
+fn spans(pod: &Pod, tunnel: &Tunnel, request: &Request<RecvStream>) -> Spans {
+    let from = if span::is_on() { TraceParent::parse(request.headers()) } else { None };
+    let logged = tracing::debug_span!(target: "conn", "inbound", peer = %tunnel.client, pod = &*pod.uid);
+    Spans::new(logged, "inbound", from)
 }
 
 async fn open(
     pod: Arc<Pod>,
-    shard: &Shard,
+    shard: Shard,
     tunnel: Arc<Tunnel>,
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
 ) -> Option<Open> {
     let refuse = |respond: &mut SendResponse<Bytes>, status: StatusCode, outcome: &Outcome| {
         server::refuse(respond, status);
+        span::refused(outcome);
         access::refused(tunnel.client.addr(), tunnel.dst, Reporter::Destination, outcome);
     };
+    span::describe(|span| {
+        let span = span.set("network.transport", "tcp").set("warren.pod.uid", pod.uid.to_string());
+        span.addr(span::CLIENT, tunnel.client.addr()).addr(span::SERVER, tunnel.dst);
+    });
     let connect = match server::parse(&request, pod.node.settings.options.baggage) {
         Ok(connect) => connect,
         Err(error) => {
@@ -276,33 +292,23 @@ impl Inbounds<'_> {
     ) -> Option<(Box<Report>, TcpStream, SendStream<Bytes>)> {
         let answer = if self.pod.node.settings.options.baggage { baggage(&workload) } else { None };
         let report = Report::open(self.pod, conn, self.tunnel.dst, self.facts(workload, &inbound));
-        let failed = |failure: Failure| {
-            report.end(failure);
+        let failed = |outcome: Outcome| {
+            report.end(outcome);
             None
         };
-        if let Err(denial) = super::authorize(self.pod, conn.info()).await {
-            server::refuse(respond, StatusCode::UNAUTHORIZED);
-            report.end(denial);
-            return None;
-        }
-        let client = self.tunnel.client;
-        let source = self.pod.source_towards(client.ip(), inbound.dial.ip());
-        let mut app = match dial::connect(self.pod, inbound.dial, source).await {
+        let mut app = match application(self.pod, conn.info(), &inbound).await {
             Ok(app) => app,
-            Err(error) => {
-                server::refuse(respond, StatusCode::SERVICE_UNAVAILABLE);
-                return failed(Failure::Dial(error.to_string().into()));
+            Err((status, outcome)) => {
+                server::refuse(respond, status);
+                return failed(outcome);
             }
         };
         let send = match server::accept(respond, answer) {
             Ok(send) => send,
-            Err(error) => return failed(Failure::H2(error.to_string().into())),
+            Err(error) => return failed(Failure::H2(error.to_string().into()).into()),
         };
-        if let Some(dst) = inbound.proxy_header_dst {
-            let header = proxy_protocol::encode(client.addr(), dst, self.tunnel.identity.as_ref());
-            if let Err(error) = tokio::io::AsyncWriteExt::write_all(&mut app, &header).await {
-                return failed(Failure::Send(error.to_string().into()));
-            }
+        if let Err((_, outcome)) = announce(&mut app, conn.info(), &inbound).await {
+            return failed(outcome);
         }
         Some((report, app, send))
     }
@@ -327,6 +333,38 @@ impl Inbounds<'_> {
             mtls: true,
         }
     }
+}
+
+/// The application, if policies allow.
+///
+/// # Errors
+/// The status for the peer, and what is said of the connection.
+pub(super) async fn application(
+    pod: &Pod,
+    info: &ConnInfo,
+    inbound: &Inbound,
+) -> Result<TcpStream, (StatusCode, Outcome)> {
+    let denied = |denial: Denial| (StatusCode::UNAUTHORIZED, denial.into());
+    super::authorize(pod, info).await.map_err(denied)?;
+    let source = pod.source_towards(info.src.ip(), inbound.dial.ip());
+    super::connect_app(pod, inbound.dial, source)
+        .await
+        .map_err(|error| (StatusCode::SERVICE_UNAVAILABLE, Failure::Dial(error.to_string().into()).into()))
+}
+
+/// Tells the application who its client is, if it wants to hear it.
+///
+/// # Errors
+/// As [`application`].
+pub(super) async fn announce(
+    app: &mut TcpStream,
+    info: &ConnInfo,
+    inbound: &Inbound,
+) -> Result<(), (StatusCode, Outcome)> {
+    let Some(dst) = inbound.proxy_header_dst else { return Ok(()) };
+    let header = proxy_protocol::encode(info.src, dst, info.identity.as_ref());
+    let written = tokio::io::AsyncWriteExt::write_all(app, &header).await;
+    written.map_err(|error| (StatusCode::SERVICE_UNAVAILABLE, Failure::Send(error.to_string().into()).into()))
 }
 
 /// Size of a stream's future in bytes.

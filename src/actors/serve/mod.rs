@@ -1,22 +1,34 @@
 //! Connections, from accept to close, each on one shard.
 
 pub mod inbound;
+pub mod local;
 pub mod outbound;
 pub mod plaintext;
 pub mod report;
 
-use std::{future::Future, io, net::SocketAddr, sync::Arc};
+use std::{
+    future::Future,
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use tokio::net::TcpStream;
 
 use super::{
     node::cut,
     pods::pod::{ConnInfo, Pod},
     shard::Shard,
+    sys::{socket, splice::Splice},
+    telemetry::trace::span::{self, Kind, Step},
+    tunnel::{DialError, dial},
 };
 use crate::protocols::{
-    addr::{ClientAddr, canonical},
+    addr::{ClientAddr, OrigDst, canonical},
     mesh::Workload,
     outcome::{Cut, Denial, Outcome},
     rbac::{self, DenyReason, Destination, DryRun, Flow, Verdict},
+    relay::{Meter, Relay, TcpSide, relay_by},
 };
 
 /// Spawns the task of a connection. A panic costs that connection only: it is counted and logged with its place.
@@ -25,11 +37,27 @@ pub fn spawn(shard: &Shard, pod: &Arc<Pod>, kind: &'static str, work: impl Futur
     shard.spawn_watched(kind, work, move |message| pod.task_panicked(kind, index, &message));
 }
 
+/// Relays between two connections that are carried as they are.
+pub fn plainly<'a, M: Meter>(
+    shard: &'a Shard,
+    sides: (TcpSide, TcpSide),
+    meter: &'a M,
+) -> Relay<'a, TcpSide, TcpSide, M, Splice> {
+    relay_by([shard.pipes.shortcut(), shard.pipes.shortcut()], sides, meter, &shard.buffers)
+}
+
 /// Whether policies let `info`'s connection in, waiting for a policy that is named but not known yet.
 ///
 /// # Errors
 /// The denial.
 pub async fn authorize(pod: &Pod, info: &ConnInfo) -> Result<(), Denial> {
+    let step = Step::new("policy", Kind::Internal);
+    let decided = step.within(decide(pod, info)).await;
+    step.describe(|span| _ = span.result("DENY", &decided));
+    decided
+}
+
+async fn decide(pod: &Pod, info: &ConnInfo) -> Result<(), Denial> {
     let look = || match pod.workload_now() {
         Some(workload) => verdict(pod, &workload, info),
         None => Some(Err(Denial::WorkloadNotFound)),
@@ -40,6 +68,17 @@ pub async fn authorize(pod: &Pod, info: &ConnInfo) -> Result<(), Denial> {
     let patience = pod.node.settings.timeouts.workload;
     let decided = pod.node.wait_for(patience, look).await;
     decided.unwrap_or_else(|| Err(Denial::Explicit(unknown_policy(pod).into())))
+}
+
+/// Connects to the application from inside the pod.
+///
+/// # Errors
+/// As [`dial::connect`].
+pub async fn connect_app(pod: &Pod, to: SocketAddr, source: Option<IpAddr>) -> Result<TcpStream, DialError> {
+    let step = Step::new("application connect", Kind::Client);
+    let connected = step.within(dial::connect(pod, to, source)).await;
+    step.describe(|span| _ = span.addr(span::PEER, to).result("connect", &connected));
+    connected
 }
 
 /// What policies say now of a connection to `workload`, the pod's; `None` while one that matters is unknown.
@@ -100,15 +139,27 @@ pub fn cut_outcome(why: crate::supervisor::CutReason) -> Outcome {
 ///
 /// # Errors
 /// The connection is reset already.
-pub fn ends(stream: &tokio::net::TcpStream, peer: SocketAddr) -> io::Result<(ClientAddr, SocketAddr)> {
+pub fn ends(stream: &TcpStream, peer: SocketAddr) -> io::Result<(ClientAddr, SocketAddr)> {
     Ok((ClientAddr::new(peer), canonical(stream.local_addr()?)))
+}
+
+/// The client of a captured connection, and where it was going.
+///
+/// # Errors
+/// The connection is reset already.
+pub fn captured(stream: &tokio::net::TcpStream, peer: SocketAddr) -> io::Result<(ClientAddr, OrigDst)> {
+    let client = ClientAddr::new(peer);
+    // Asked first: where there is an answer, the socket's own address is of no interest.
+    let dst = match socket::original_dst(stream, client.ip().is_ipv4()) {
+        Some(dst) => dst,
+        None => canonical(stream.local_addr()?),
+    };
+    Ok((client, OrigDst::new(dst)))
 }
 
 #[cfg(test)]
 mod tests {
     use std::{future::Future, net::SocketAddr, sync::Arc};
-
-    use tokio::net::TcpStream;
 
     use super::*;
 

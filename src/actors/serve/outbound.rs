@@ -3,16 +3,28 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use http::HeaderValue;
-use tokio::{net::TcpStream, time::timeout};
-use tracing::Instrument;
+use tokio::{
+    net::TcpStream,
+    time::{error::Elapsed, timeout},
+};
 
-use super::report::{Facts, Report};
+use super::{
+    local::{Both, Join, Joined},
+    report::{Facts, Report},
+};
 use crate::{
     actors::{
-        pods::pod::{ConnInfo, Pod},
+        pods::{
+            audit,
+            pod::{ConnInfo, Pod},
+        },
         shard::{Counted, Shard},
-        sys::socket,
-        telemetry::{access, metrics::Held},
+        sys::probe,
+        telemetry::{
+            access,
+            metrics::Held,
+            trace::span::{self, Kind, Spans, Step},
+        },
         tunnel::{
             TunnelKey, dial,
             pool::{Lease, PodPool},
@@ -42,18 +54,28 @@ const IMPATIENCE: Duration = Duration::from_secs(1);
 
 /// Serves a connection accepted on 15001.
 pub async fn serve(pod: Arc<Pod>, shard: Shard, stream: TcpStream, peer: SocketAddr) {
-    let span = tracing::debug_span!(target: "conn", "outbound", %peer, pod = &*pod.uid);
+    let logged = tracing::debug_span!(target: "conn", "outbound", %peer, pod = &*pod.uid);
+    let spans = Spans::new(logged, "outbound", None);
     // Boxed: its many steps would make the future of every idle connection as large as the largest of them.
-    let Some(open) = Box::pin(open(pod, shard.clone(), &stream, peer).instrument(span)).await else { return };
+    let Some(open) = Box::pin(spans.around(open(pod, shard.clone(), &stream, peer))).await else { return };
     let Open { conn, counted: _counted, report, reached } = open;
+    report.relaying();
     let client = TcpSide(stream);
     let relayed = match reached {
-        Reached::Tcp(server) => conn.guard(relay(client, server, &*report, &shard.buffers)).await,
+        Reached::Tcp(server) => conn.guard(super::plainly(&shard, (client, server), &*report)).await,
         Reached::Stream(server, _lease) => conn.guard(relay(client, server, &*report, &shard.buffers)).await,
+        Reached::Local(joined) => {
+            let Joined { conn: there, report: theirs, app } = *joined;
+            theirs.relaying();
+            let both = Both(&report, &theirs);
+            let relaying = there.guard(super::plainly(&shard, (client, TcpSide(app)), &both));
+            let relayed = conn.guard(relaying).await.flatten();
+            relayed.inspect(|relayed| theirs.relayed(relayed))
+        }
     };
     // A connection that was cut is reported as such.
     if let Ok(relayed) = relayed {
-        report.relayed(relayed);
+        report.relayed(&relayed);
     }
 }
 
@@ -66,8 +88,16 @@ struct Open {
 }
 
 async fn open(pod: Arc<Pod>, shard: Shard, stream: &TcpStream, peer: SocketAddr) -> Option<Open> {
-    let (client, local) = super::ends(stream, peer).ok()?;
-    let dst = OrigDst::new(socket::original_dst(stream, client.ip().is_ipv4()).unwrap_or(local));
+    let capture = Step::new("capture", Kind::Internal);
+    let (client, dst) = super::captured(stream, peer).ok()?;
+    if audit::is_canary(&pod, client.addr(), dst.addr()) {
+        probe::drop_at_once(stream);
+        return None;
+    }
+    span::describe(|span| {
+        let span = span.set("network.transport", "tcp").set("warren.pod.uid", pod.uid.to_string());
+        span.addr(span::CLIENT, client.addr()).addr(span::SERVER, dst.addr());
+    });
     let info = ConnInfo {
         reporter: Reporter::Source,
         tunnelled: false,
@@ -76,6 +106,7 @@ async fn open(pod: Arc<Pod>, shard: Shard, stream: &TcpStream, peer: SocketAddr)
         dst: dst.addr(),
     };
     let conn = pod.conns.admit(shard.index(), info).ok()?;
+    drop(capture);
     let counted = (shard.count_conn(), pod.node.metrics.socket(Reporter::Source));
     let outbound = Outbound { pod: &pod, shard: &shard, conn: &conn, client, dst };
     let (report, reached) = conn.guard(outbound.reach()).await.ok()??;
@@ -95,6 +126,8 @@ struct Outbound<'a> {
 enum Reached {
     Tcp(TcpSide),
     Stream(StreamSide, Lease),
+    /// The destination's own side, served here too.
+    Local(Box<Joined>),
 }
 
 // === impl Outbound ===
@@ -102,11 +135,16 @@ enum Reached {
 impl Outbound<'_> {
     /// The next hop of the connection, or of another endpoint if the first does not answer. What fails is reported.
     async fn reach(&self) -> Option<(Box<Report>, Reached)> {
-        let source = self.source().await.map_err(|outcome| self.refuse(&outcome)).ok()?;
+        let step = Step::new("wait for identity", Kind::Internal);
+        let source = step.within(self.source()).await;
+        step.describe(|span| _ = span.result("identity", &source));
+        drop(step);
+        let source = source.map_err(|outcome| self.refuse(&outcome)).ok()?;
         // Suspects are passed over while anything else is left; what failed for this connection is not tried again.
         let mut tried: Vec<SocketAddr> = Vec::new();
         let mut avoid = self.pod.node.suspects.now();
         for attempt in 1..=ATTEMPTS {
+            let step = Step::new("route", Kind::Internal);
             let routed = match self.route(&source.0, &avoid) {
                 Err(RouteError::NoHealthyUpstream(_)) if avoid.len() > tried.len() => {
                     avoid.clone_from(&tried);
@@ -114,10 +152,15 @@ impl Outbound<'_> {
                 }
                 routed => routed,
             };
+            step.describe(|span| describe(span, attempt, &routed));
+            drop(step);
             let route = match routed {
                 Ok(route) => route,
                 // Every endpoint has failed: the report of the last one has said so.
-                Err(RouteError::NoHealthyUpstream(_)) if !tried.is_empty() => return None,
+                Err(error @ RouteError::NoHealthyUpstream(_)) if !tried.is_empty() => {
+                    span::refused(&unroutable(error).into());
+                    return None;
+                }
                 Err(error) => {
                     self.refuse(&unroutable(error).into());
                     return None;
@@ -129,15 +172,16 @@ impl Outbound<'_> {
                 let avoid: Vec<SocketAddr> = tried.iter().copied().chain([to]).collect();
                 another && self.route(&source.0, &avoid).is_ok()
             };
-            let (report, reached) = self.attempt(&source, route, &elsewhere).await;
+            let (mut report, reached) = self.attempt(&source, route, &elsewhere).await;
             let to = report.dialled();
             match reached {
                 Ok(reached) => return Some((report, reached)),
-                Err((outcome, retry)) => {
+                Err((outcome, retry)) if !(retry && another) => {
                     report.end(outcome);
-                    if !(retry && another) {
-                        return None;
-                    }
+                    return None;
+                }
+                Err((outcome, _)) => {
+                    report.tries_again(outcome);
                     self.pod.node.suspects.add(to);
                     tried.push(to);
                     avoid.push(to);
@@ -148,6 +192,7 @@ impl Outbound<'_> {
     }
 
     fn refuse(&self, outcome: &Outcome) {
+        span::refused(outcome);
         access::refused(self.client.addr(), self.dst.addr(), Reporter::Source, outcome);
     }
 
@@ -190,16 +235,24 @@ impl Outbound<'_> {
             mtls: tunnelled,
             ..Facts::default()
         };
-        let report = Report::open(self.pod, self.conn, to, facts);
+        let mut report = Report::open(self.pod, self.conn, to, facts);
         if let Err(error) = resolved {
             return (report, Err((error.into(), false)));
         }
         let reached = match hop {
             Hop::Tcp { .. } => self.direct(to, elsewhere).await,
             Hop::Hbone { authority, sans, .. } => {
-                let request = self.request(workload, authority, report.facts().service.as_deref());
                 let key = TunnelKey { to, identity: identity.clone(), sans };
-                self.stream(&key, request, elsewhere).await
+                match Join::find(self.pod, self.shard, self.client, &key, report.facts()) {
+                    Some(join) => {
+                        let joined = join.reach(self.shard, self.conn).await;
+                        joined.inspect(|joined| report.beside(&joined.conn)).map(Reached::Local)
+                    }
+                    None => {
+                        let request = self.request(workload, authority, report.facts().service.as_deref());
+                        self.stream(&key, request, elsewhere).await
+                    }
+                }
             }
             Hop::DoubleHbone { .. } => {
                 let why = "destinations on another network are not served by this version";
@@ -216,7 +269,12 @@ impl Outbound<'_> {
         elsewhere: &dyn Fn(SocketAddr) -> bool,
     ) -> Result<Reached, (Outcome, bool)> {
         let failed = |why: String| Err((Failure::Dial(why.into()).into(), true));
-        match patiently(dial::connect(self.pod, to, None), || elsewhere(to)).await {
+        let step = Step::new("tcp connect", Kind::Client);
+        let connecting = dial::connect(self.pod, to, None);
+        let connected = step.within(patiently(connecting, || elsewhere(to))).await;
+        step.describe(|span| _ = span.addr(span::PEER, to).patient("connect", &connected));
+        drop(step);
+        match connected {
             Some(Ok(stream)) => Ok(Reached::Tcp(TcpSide(stream))),
             Some(Err(error)) => failed(error.to_string()),
             None => failed(format!("{to}: no answer within {IMPATIENCE:?}")),
@@ -230,10 +288,17 @@ impl Outbound<'_> {
         elsewhere: &dyn Fn(SocketAddr) -> bool,
     ) -> Result<Lease, (Outcome, bool)> {
         let pool = PodPool::of(self.pod, self.shard);
+        if let Some(lease) = pool.ready(key) {
+            return Ok(lease);
+        }
+        let step = Step::new("wait for tunnel", Kind::Internal);
         // While the certificate is not there yet, no endpoint is to blame and none would be faster.
         let certs = &self.pod.node.certs;
         let another = || certs.current(&key.identity).is_some() && elsewhere(key.to);
-        match patiently(pool.lease(self.pod, self.shard, key), another).await {
+        let leased = step.within(patiently(pool.lease(self.pod, self.shard, key), another)).await;
+        step.describe(|span| _ = span.addr(span::PEER, key.to).patient("dial", &leased));
+        drop(step);
+        match leased {
             Some(leased) => leased.map_err(|error| (error.failure().into(), !error.is_local())),
             None => {
                 let why = format!("{}: no tunnel within {IMPATIENCE:?}", key.to);
@@ -254,7 +319,15 @@ impl Outbound<'_> {
         for _ in 0..2 {
             let lease = self.lease(key, elsewhere).await?;
             let patience = self.pod.node.settings.timeouts.response;
-            match timeout(patience, client::connect(lease.send_request(), request.clone())).await {
+            let step = Step::new("CONNECT", Kind::Client);
+            let mut request = request.clone();
+            // The peer's spans are inside this one.
+            request.trace = step.trace_parent().unwrap_or(request.trace);
+            let asking = client::connect(lease.send_request(), request);
+            let answered = timeout(patience, step.within(asking)).await;
+            step.describe(|span| answer(span.addr(span::PEER, key.to), &answered));
+            drop(step);
+            match answered {
                 Ok(Ok((side, _))) => return Ok(Reached::Stream(side, lease)),
                 Ok(Err(ConnectError::PeerStatus(status))) => {
                     // 503: the peer could not reach the application, so another endpoint may.
@@ -321,6 +394,47 @@ impl Outbound<'_> {
         }
         use rand::seq::IndexedRandom;
         addrs.choose(&mut *self.shard.rng.borrow_mut()).copied().ok_or_else(unresolved)
+    }
+}
+
+/// What a trace says of a route.
+fn describe(span: span::Attributes<'_>, attempt: usize, routed: &Result<Route, RouteError>) {
+    let span = span.set("warren.attempt", i64::try_from(attempt).unwrap_or_default());
+    let route = match routed {
+        Ok(route) => route,
+        Err(error) => {
+            span.failed("route", error);
+            return;
+        }
+    };
+    let hop = match route.hop {
+        Hop::Tcp { .. } => "tcp",
+        Hop::Hbone { .. } => "hbone",
+        Hop::DoubleHbone { .. } => "double hbone",
+    };
+    span.set("warren.route", hop)
+        .maybe("warren.destination.workload", route.destination.as_ref().map(|w| w.name().to_owned()))
+        .maybe("warren.destination.service", route.service.as_ref().map(|s| s.hostname().to_owned()));
+}
+
+/// What a trace says of the answer to a CONNECT.
+fn answer<T>(span: span::Attributes<'_>, answered: &Result<Result<T, ConnectError>, Elapsed>) {
+    let span = span.set("http.request.method", "CONNECT");
+    let status = match answered {
+        Ok(Ok(_)) => 200,
+        Ok(Err(ConnectError::PeerStatus(status))) => status.as_u16(),
+        Ok(Err(error)) => {
+            span.failed("h2", error);
+            return;
+        }
+        Err(_) => {
+            span.failed("timeout", "no answer");
+            return;
+        }
+    };
+    let span = span.set("http.response.status_code", i64::from(status));
+    if status != 200 {
+        span.failed("status", status);
     }
 }
 

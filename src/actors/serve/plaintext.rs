@@ -3,22 +3,22 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use tokio::net::TcpStream;
-use tracing::Instrument;
 
 use super::report::{Facts, Report};
 use crate::{
     actors::{
         pods::pod::{ConnInfo, Pod},
         shard::{Counted, Shard},
-        sys::socket,
-        telemetry::{access, metrics::Held},
-        tunnel::dial,
+        telemetry::{
+            access,
+            metrics::Held,
+            trace::span::{self, Kind, Spans, Step},
+        },
     },
     protocols::{
-        addr::OrigDst,
         labels::Reporter,
         outcome::{Failure, Outcome, Unroutable},
-        relay::{TcpSide, relay},
+        relay::TcpSide,
         route::{Inbound, inbound_plaintext, inbound_service},
     },
     supervisor::Conn,
@@ -26,12 +26,15 @@ use crate::{
 
 /// Serves a connection accepted on 15006.
 pub async fn serve(pod: Arc<Pod>, shard: Shard, stream: TcpStream, peer: SocketAddr) {
-    let span = tracing::debug_span!(target: "conn", "plaintext", %peer, pod = &*pod.uid);
+    let logged = tracing::debug_span!(target: "conn", "plaintext", %peer, pod = &*pod.uid);
+    let spans = Spans::new(logged, "plaintext", None);
     // Boxed, as for outbound connections.
-    let Some(open) = Box::pin(open(pod, &shard, &stream, peer).instrument(span)).await else { return };
+    let Some(open) = Box::pin(spans.around(open(pod, &shard, &stream, peer))).await else { return };
     let Open { conn, counted: _counted, report, app } = open;
-    if let Ok(relayed) = conn.guard(relay(TcpSide(stream), TcpSide(app), &*report, &shard.buffers)).await {
-        report.relayed(relayed);
+    report.relaying();
+    let sides = (TcpSide(stream), TcpSide(app));
+    if let Ok(relayed) = conn.guard(super::plainly(&shard, sides, &*report)).await {
+        report.relayed(&relayed);
     }
 }
 
@@ -44,9 +47,14 @@ struct Open {
 }
 
 async fn open(pod: Arc<Pod>, shard: &Shard, stream: &TcpStream, peer: SocketAddr) -> Option<Open> {
-    let (client, local) = super::ends(stream, peer).ok()?;
-    let dst = OrigDst::new(socket::original_dst(stream, client.ip().is_ipv4()).unwrap_or(local));
+    let capture = Step::new("capture", Kind::Internal);
+    let (client, dst) = super::captured(stream, peer).ok()?;
+    span::describe(|span| {
+        let span = span.set("network.transport", "tcp").set("warren.pod.uid", pod.uid.to_string());
+        span.addr(span::CLIENT, client.addr()).addr(span::SERVER, dst.addr());
+    });
     let refuse = |outcome: &Outcome| {
+        span::refused(outcome);
         access::refused(client.addr(), dst.addr(), Reporter::Destination, outcome);
     };
     let Ok(inbound) = inbound_plaintext(dst, &pod.node.settings.illegal_ports) else {
@@ -62,6 +70,7 @@ async fn open(pod: Arc<Pod>, shard: &Shard, stream: &TcpStream, peer: SocketAddr
     };
     // Registered before policies are asked, so that a change in between is not missed.
     let conn = pod.conns.admit(shard.index(), info).ok()?;
+    drop(capture);
     let counted = (shard.count_conn(), pod.node.metrics.socket(Reporter::Destination));
     let reached = conn.guard(reach(&pod, &conn, inbound)).await.ok()?;
     let (report, app) = reached.map_err(|outcome| refuse(&outcome)).ok()??;
@@ -88,7 +97,7 @@ async fn reach(
         report.end(denial);
         return Ok(None);
     }
-    match dial::connect(pod, inbound.dial, pod.source_towards(src.ip(), inbound.dial.ip())).await {
+    match super::connect_app(pod, inbound.dial, pod.source_towards(src.ip(), inbound.dial.ip())).await {
         Ok(app) => Ok(Some((report, app))),
         Err(error) => {
             report.end(Failure::Dial(error.to_string().into()));

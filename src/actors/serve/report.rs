@@ -13,6 +13,7 @@ use crate::{
         pods::pod::{ConnInfo, Pod},
         telemetry::{
             access::{self, AccessRecord, Carried, Party},
+            trace::span::{self, Connection},
             traffic::Traffic,
         },
     },
@@ -59,10 +60,13 @@ pub struct Report {
     dst: SocketAddr,
     facts: Facts,
     conn: Conn<ConnInfo>,
+    /// The other side's place, where both are served here.
+    other: Option<Conn<ConnInfo>>,
     traffic: Option<Traffic>,
     forward: Cell<u64>,
     backward: Cell<u64>,
     outcome: RefCell<Option<Outcome>>,
+    trace: Option<Box<Connection>>,
 }
 
 // === impl Report ===
@@ -72,6 +76,10 @@ impl Report {
     pub fn open(pod: &Pod, conn: &Conn<ConnInfo>, dst: SocketAddr, facts: Facts) -> Box<Self> {
         let (reporter, src) = (conn.info().reporter, conn.info().src);
         let traffic = Some(pod.node.metrics.traffic(&labels(reporter, &facts)));
+        let trace = Connection::current();
+        if let Some(trace) = &trace {
+            trace.describe(|span| describe(span, dst, &facts));
+        }
         let report = Box::new(Self {
             reporter,
             started: Instant::now(),
@@ -79,10 +87,12 @@ impl Report {
             dst,
             facts,
             conn: conn.clone(),
+            other: None,
             traffic,
             forward: Cell::new(0),
             backward: Cell::new(0),
             outcome: RefCell::new(None),
+            trace,
         });
         if tracing::enabled!(target: "access", tracing::Level::DEBUG) {
             access::opened(&report.record());
@@ -100,13 +110,31 @@ impl Report {
         self.dst
     }
 
+    /// Says that `other` is the same connection, as its other side has it.
+    pub fn beside(&mut self, other: &Conn<ConnInfo>) {
+        self.other = Some(other.clone());
+    }
+
     /// Sets how the connection ended; without it, it was cut.
     pub fn end(&self, outcome: impl Into<Outcome>) {
         *self.outcome.borrow_mut() = Some(outcome.into());
     }
 
+    /// Sets how an attempt ended after which another is made: the trace goes on with that.
+    pub fn tries_again(&mut self, outcome: Outcome) {
+        if let Some(trace) = self.trace.take() {
+            trace.tries_again(&outcome, self.dst);
+        }
+        self.end(outcome);
+    }
+
+    /// The next hop is reached: bytes are relayed from here on.
+    pub fn relaying(&self) {
+        self.trace.iter().for_each(|trace| trace.relaying());
+    }
+
     /// Sets the end of the relay.
-    pub fn relayed(&self, result: Result<(), Fault>) {
+    pub fn relayed(&self, result: &Result<(), Fault>) {
         self.end(match result {
             Ok(()) => Outcome::Complete,
             Err(Fault::Receive(error)) => Failure::Receive(error.to_string().into()).into(),
@@ -137,9 +165,12 @@ impl Report {
 
     /// How it ended although nobody said: it was cut, or its task was dropped or panicked.
     fn unsaid(&self) -> Outcome {
+        let other = self.other.as_ref().and_then(Conn::cut_reason);
         match self.conn.cut_reason() {
             Some(cut::POLICY) => Cut::PolicyChange.into(),
             _ if std::thread::panicking() => Failure::Io("connection task panicked".into()).into(),
+            // The other side was: its proxy would have cancelled the stream, which is an end like any other.
+            None if other.is_some_and(|why| why != cut::DRAIN) => Outcome::Complete,
             _ => Cut::Drain.into(),
         }
     }
@@ -179,7 +210,24 @@ impl Drop for Report {
             };
             access::complete(&self.record(), &carried, &outcome);
         }
+        if let Some(trace) = self.trace.take() {
+            trace.end(&outcome, self.forward.get(), self.backward.get());
+        }
     }
+}
+
+/// What a trace says of a connection once its next hop is known.
+fn describe(span: span::Attributes<'_>, dst: SocketAddr, facts: &Facts) {
+    let name = |workload: &Option<Arc<Workload>>| workload.as_ref().map(|w| w.name().to_owned());
+    let id = |id: &Option<Identity>| id.as_ref().filter(|_| facts.mtls).map(ToString::to_string);
+    span.addr(span::PEER, dst)
+        .set("warren.mtls", facts.mtls)
+        .maybe("warren.source.workload", name(&facts.source))
+        .maybe("warren.source.identity", id(&facts.source_identity))
+        .maybe("warren.destination.workload", name(&facts.destination))
+        .maybe("warren.destination.identity", id(&facts.destination_identity))
+        .maybe("warren.destination.service", facts.service.as_ref().map(|s| s.hostname().to_owned()))
+        .maybe("warren.authority", facts.authority.as_ref().map(ToString::to_string));
 }
 
 /// The series a connection counts in (contract/controlplane.md section 5.3).

@@ -4,7 +4,7 @@ use std::{
     ffi::CString,
     io, mem,
     os::{
-        fd::{AsRawFd, BorrowedFd, OwnedFd},
+        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
         unix::process::CommandExt,
     },
     process::Command,
@@ -150,6 +150,19 @@ pub fn signal_process(process: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
     // SAFETY: `process` is open for the duration of the call; null says that the signal carries no details.
     let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), signal, info, 0) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// A descriptor of ours for what `fd` of process `pid` is open on. Errors: there is neither, or the process is not ours.
+pub fn take_descriptor(pid: u32, fd: i32) -> io::Result<OwnedFd> {
+    // SAFETY: neither call takes memory of ours; a descriptor that is returned belongs to nobody else.
+    unsafe {
+        let process = libc::syscall(libc::SYS_pidfd_open, pid, 0) as libc::c_int;
+        check(process)?;
+        let process = OwnedFd::from_raw_fd(process);
+        let taken = libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), fd, 0) as libc::c_int;
+        check(taken)?;
+        Ok(OwnedFd::from_raw_fd(taken))
+    }
 }
 
 /// Lets packet socket `socket` see the interface with index `interface` alone.

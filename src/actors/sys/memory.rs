@@ -1,4 +1,4 @@
-//! Memory that a burst of connections has left with the allocator.
+//! Memory that a burst has left with the allocator.
 
 use std::time::Duration;
 
@@ -15,6 +15,12 @@ pub struct Tidy {
     tidied: u64,
 }
 
+/// Has the calling thread's allocator give back what nobody uses.
+pub fn give_back() {
+    // SAFETY: it only touches the allocator's own state of this thread, and what no thread uses.
+    unsafe { libmimalloc_sys::mi_collect(true) };
+}
+
 // === impl Tidy ===
 
 impl Tidy {
@@ -24,8 +30,7 @@ impl Tidy {
         self.seen = placed;
         if quiet {
             self.tidied = placed;
-            // SAFETY: it only touches the allocator's own state of this thread, and what no thread uses.
-            unsafe { libmimalloc_sys::mi_collect(true) };
+            give_back();
         }
         quiet
     }

@@ -7,4 +7,6 @@ pub mod lab;
 pub mod limits;
 pub mod memory;
 pub mod netns;
+pub mod probe;
 pub mod socket;
+pub mod splice;

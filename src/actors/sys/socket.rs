@@ -93,8 +93,7 @@ pub fn listen(how: &Listen) -> io::Result<(std::net::TcpListener, bool)> {
 /// # Errors
 /// Creating or marking failed.
 pub fn connecting(to: SocketAddr, how: &Connect) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_nonblocking(true)?;
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     socket.set_tcp_nodelay(true)?;
     if let Some(mark) = how.mark {
         socket.set_mark(mark)?;
@@ -117,6 +116,18 @@ pub fn original_dst(stream: &impl AsFd, v4: bool) -> Option<SocketAddr> {
     addr.ok().and_then(|addr| addr.as_socket())
 }
 
+/// Whether `ip` is an address of the thread's current namespace: the kernel then talks to it from itself. Nothing is
+/// sent.
+pub fn is_own(ip: IpAddr) -> bool {
+    let any = SocketAddr::new(ip, 9);
+    let socket = Socket::new(Domain::for_address(any), Type::DGRAM, Some(Protocol::UDP));
+    let from = socket.and_then(|socket| {
+        socket.connect(&any.into())?;
+        socket.local_addr()
+    });
+    from.ok().and_then(|from| from.as_socket()).is_some_and(|from| from.ip() == ip)
+}
+
 /// A loopback-free wildcard: `[::]`, or `0.0.0.0` where IPv6 is off.
 pub fn wildcard(ipv6: bool, port: u16) -> SocketAddr {
     let ip = if ipv6 { IpAddr::V6(Ipv6Addr::UNSPECIFIED) } else { IpAddr::V4(Ipv4Addr::UNSPECIFIED) };
@@ -136,15 +147,10 @@ fn set_keepalive(socket: SockRef<'_>, keepalive: Keepalive) -> io::Result<()> {
 }
 
 fn assume(socket: &Socket, source: IpAddr) -> io::Result<()> {
+    // A transparent socket may be bound to any address: FREEBIND would add nothing (ip(7)).
     match source {
-        IpAddr::V4(_) => {
-            socket.set_ip_transparent_v4(true)?;
-            socket.set_freebind_v4(true)?;
-        }
-        IpAddr::V6(_) => {
-            socket.set_ip_transparent_v6(true)?;
-            socket.set_freebind_v6(true)?;
-        }
+        IpAddr::V4(_) => socket.set_ip_transparent_v4(true)?,
+        IpAddr::V6(_) => socket.set_ip_transparent_v6(true)?,
     }
     socket.bind(&SocketAddr::new(source, 0).into())
 }
@@ -185,6 +191,13 @@ mod tests {
             assert!(!transparent);
             how.addr = first.local_addr().unwrap();
             assert_eq!(listen(&how).is_ok(), reuse_port);
+        }
+    }
+
+    #[test]
+    fn addresses_of_the_namespace_are_told_from_others() {
+        for (ip, own) in [("127.0.0.1", true), ("192.0.2.1", false), ("2001:db8::1", false)] {
+            assert_eq!(is_own(ip.parse().unwrap()), own, "{ip}");
         }
     }
 

@@ -7,13 +7,20 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tracing::{Dispatch, dispatcher::SetGlobalDefaultError};
-use tracing_subscriber::{Layer as _, Registry, filter::Targets, fmt, layer::SubscriberExt as _, reload};
+use tracing::{Dispatch, Metadata, dispatcher::SetGlobalDefaultError};
+use tracing_subscriber::{
+    Layer as _, Registry,
+    filter::{FilterExt as _, FilterFn, LevelFilter, Targets},
+    fmt,
+    layer::SubscriberExt as _,
+    reload,
+};
 
 use super::{
     filter::{FilterError, LogFilter},
     line::{Fields, Lines, LogFormat},
     queue::{LogQueue, QueueLimits},
+    trace::{Traces, span::TARGET},
 };
 
 /// How long the exit waits for lines to be written.
@@ -24,6 +31,7 @@ pub const FLUSH_WITHIN: Duration = Duration::from_secs(1);
 pub struct Logging {
     handle: LogHandle,
     queue: LogQueue,
+    traces: Option<Traces>,
 }
 
 /// Changes what is logged while the process runs; clones act on the same log.
@@ -56,12 +64,12 @@ pub enum LogError {
 // === impl Logging ===
 
 impl Logging {
-    /// Makes standard output the log of the whole process.
+    /// Makes standard output the log of the whole process, and `traces` the place of its spans.
     ///
     /// # Errors
     /// [`LogError::Thread`]; [`LogError::Install`] when there is a log already.
-    pub fn install(format: LogFormat, filter: LogFilter) -> Result<Self, LogError> {
-        let (dispatch, logging) = Self::to(io::stdout(), format, filter)?;
+    pub fn install(format: LogFormat, filter: LogFilter, traces: Option<Traces>) -> Result<Self, LogError> {
+        let (dispatch, logging) = Self::with(io::stdout(), format, filter, traces)?;
         tracing::dispatcher::set_global_default(dispatch)?;
         Ok(logging)
     }
@@ -75,6 +83,19 @@ impl Logging {
         format: LogFormat,
         filter: LogFilter,
     ) -> Result<(Dispatch, Self), LogError> {
+        Self::with(sink, format, filter, None)
+    }
+
+    /// A log that writes to `sink`, beside `traces`, and where `tracing` is to send events and spans for both.
+    ///
+    /// # Errors
+    /// [`LogError::Thread`].
+    pub fn with(
+        sink: impl Write + Send + 'static,
+        format: LogFormat,
+        filter: LogFilter,
+        traces: Option<Traces>,
+    ) -> Result<(Dispatch, Self), LogError> {
         let queue = LogQueue::start(sink, QueueLimits::default())?;
         let (targets, reload) = reload::Layer::new(filter.to_targets());
         let lines = fmt::layer()
@@ -82,19 +103,39 @@ impl Logging {
             .fmt_fields(Fields(format))
             .with_ansi(false)
             .with_writer(queue.clone())
-            .with_filter(targets);
-        let dispatch = Dispatch::new(Registry::default().with(lines));
+            // Spans that are exported are none of the log's, whatever its filter says.
+            .with_filter(targets.and(logged()));
+        let subscriber = Registry::default().with(lines);
+        // Without traces there is no layer that could ask for their spans: each costs the test of a static.
+        let dispatch = match &traces {
+            None => Dispatch::new(subscriber),
+            Some(traces) => {
+                let spans = tracing_opentelemetry::layer()
+                    .with_tracer(traces.tracer())
+                    .with_location(false)
+                    .with_threads(false)
+                    .with_target(false)
+                    .with_tracked_inactivity(false)
+                    .with_context_activation(false);
+                Dispatch::new(subscriber.with(spans.with_filter(traced())))
+            }
+        };
         let handle = LogHandle(Arc::new(Inner {
             startup: filter.clone(),
             current: Mutex::new(filter),
             apply: Box::new(move |targets| reload.reload(targets)),
         }));
-        Ok((dispatch, Self { handle, queue }))
+        Ok((dispatch, Self { handle, queue, traces }))
     }
 
     /// What changes the filter.
     pub fn handle(&self) -> LogHandle {
         self.handle.clone()
+    }
+
+    /// The export of traces, if there is one.
+    pub fn traces(&self) -> Option<&Traces> {
+        self.traces.as_ref()
     }
 
     /// The queue of lines, to see what was lost.
@@ -105,9 +146,23 @@ impl Logging {
 
 impl Drop for Logging {
     fn drop(&mut self) {
+        // First, so that what it has to say is written.
+        drop(self.traces.take());
         self.queue.close(FLUSH_WITHIN);
     }
 }
+
+/// What is exported, up to the level of its spans.
+fn traced() -> FilterFn {
+    FilterFn::new((|metadata| metadata.target() == TARGET) as IsOf).with_max_level_hint(LevelFilter::INFO)
+}
+
+/// Everything else. The hint keeps that of the filter beside it in force.
+fn logged() -> FilterFn {
+    FilterFn::new((|metadata| metadata.target() != TARGET) as IsOf).with_max_level_hint(LevelFilter::TRACE)
+}
+
+type IsOf = fn(&Metadata<'_>) -> bool;
 
 // === impl LogHandle ===
 

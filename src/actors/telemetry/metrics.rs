@@ -68,6 +68,8 @@ pub struct PodMetrics {
     started: IntCounter,
     stopped: IntCounter,
     states: IntGaugeVec,
+    unhealthy: IntGaugeVec,
+    repairs: IntCounterVec,
     tunnels: IntGauge,
     certificates: IntGaugeVec,
 }
@@ -78,6 +80,7 @@ pub struct ActorMetrics {
     restarts: IntCounterVec,
     crashes: IntCounterVec,
     quarantined: IntGaugeVec,
+    set_aside: IntGaugeVec,
     task_panics: IntCounterVec,
     panics: IntCounter,
 }
@@ -260,6 +263,13 @@ impl PodMetrics {
             started: counter(r, "workload_manager_proxies_started_total", "Pods whose proxy was started")?,
             stopped: counter(r, "workload_manager_proxies_stopped_total", "Pods whose proxy was stopped")?,
             states: gauges(r, "warren_pods", "Pods by state", &["state"])?,
+            unhealthy: gauges(r, "warren_pods_unhealthy", "Pods that fell out of the mesh", &["reason"])?,
+            repairs: counters(
+                r,
+                "warren_pod_repairs_total",
+                "What audits of pods have put right",
+                &["what"],
+            )?,
             tunnels: gauge(r, "warren_tunnels", "Tunnels to peers")?,
             certificates: gauges(r, "warren_certificates", "Certificates by state", &["state"])?,
         })
@@ -286,6 +296,16 @@ impl PodMetrics {
         self.states.with_label_values(&[state]).set(signed(pods));
     }
 
+    /// Says how many pods have fallen out of the mesh for `reason`.
+    pub fn unhealthy(&self, reason: &'static str, pods: u64) {
+        self.unhealthy.with_label_values(&[reason]).set(signed(pods));
+    }
+
+    /// An audit has put `what` right.
+    pub fn repaired(&self, what: &'static str) {
+        self.repairs.with_label_values(&[what]).inc();
+    }
+
     /// Counts a tunnel for as long as the value lives.
     pub fn tunnel(&self) -> Held {
         Held::new(&self.tunnels)
@@ -306,6 +326,7 @@ impl ActorMetrics {
             restarts: counters(r, "warren_actor_restarts_total", "Actors started again", kind)?,
             crashes: counters(r, "warren_actor_crashes_total", "Actors that failed or were killed", kind)?,
             quarantined: gauges(r, "warren_actors_quarantined", "Actors set aside for failing again", kind)?,
+            set_aside: gauges(r, "warren_quarantined", "Input set aside for crashing its handler", kind)?,
             task_panics: counters(r, "warren_task_panics_total", "Tasks that panicked", kind)?,
             panics: counter(r, "warren_panics_total", "Panics, wherever they were caught")?,
         })
@@ -335,6 +356,11 @@ impl ActorMetrics {
     /// Says how many actors of `kind` are set aside.
     pub fn quarantined(&self, kind: &'static str, actors: u64) {
         self.quarantined.with_label_values(&[kind]).set(signed(actors));
+    }
+
+    /// Says how much input of `kind` is set aside.
+    pub fn set_aside(&self, kind: &'static str, inputs: u64) {
+        self.set_aside.with_label_values(&[kind]).set(signed(inputs));
     }
 
     /// A task's owner was told that it panicked.

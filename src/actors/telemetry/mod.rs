@@ -14,4 +14,5 @@ mod process;
 pub mod queue;
 #[cfg(test)]
 mod tests;
+pub mod trace;
 pub mod traffic;

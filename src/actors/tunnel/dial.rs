@@ -13,13 +13,18 @@ use super::{
     pool::{PodPool, Tunnel},
 };
 use crate::{
-    actors::{pods::pod::Pod, shard::Shard, sys::socket},
+    actors::{
+        pods::pod::Pod,
+        shard::Shard,
+        sys::socket,
+        telemetry::trace::span::{Kind, Step},
+    },
     protocols::{
         hbone::{
             client,
             io::{Coalesced, Flush, coalesced},
         },
-        tls::{handshake, stream::TlsStream},
+        tls::{WorkloadCert, handshake, stream::TlsStream},
     },
 };
 
@@ -33,25 +38,43 @@ type Http2 = Connection<Coalesced<TlsStream<TcpStream>>, Bytes>;
 type Established = (Http2, Flush<TlsStream<TcpStream>>);
 
 /// Dials `key` and, if that succeeds, drives the tunnel until it ends.
-pub async fn run(shard: Shard, pod: Arc<Pod>, key: TunnelKey, ready: Ready) {
+pub async fn run(shard: Shard, pod: Arc<Pod>, key: TunnelKey, (step, ready): (Step, Ready)) {
     // Never refused: a pod that ends takes its dials along, and waits for their sockets to close.
     let _member = pod.dialled.admit(shard.index(), key.to);
-    let pool = PodPool::of(&pod, &shard);
-    let (send, (connection, flush)) = match establish(&shard, &pod, &key).await {
+    let name = key.to.to_string();
+    match pod.node.quarantine.enter(key.input(&name)) {
+        Ok(handling) => {
+            // For the tunnel's life: what the peer sends later can crash its driver, too.
+            if handling.watch(carry(&shard, &pod, &key, (step, ready))).await {
+                handling.done();
+            }
+        }
+        Err(aside) => drop(ready.send(Err(Arc::new(key.refused(aside))))),
+    }
+}
+
+/// Whether there was a tunnel.
+async fn carry(shard: &Shard, pod: &Arc<Pod>, key: &TunnelKey, (step, ready): (Step, Ready)) -> bool {
+    let pool = PodPool::of(pod, shard);
+    let dialled = step.within(establish(shard, pod, key)).await;
+    step.describe(|span| _ = span.result("dial", &dialled));
+    drop(step);
+    let (send, (connection, flush)) = match dialled {
         Ok(established) => established,
         Err(error) => {
             tracing::debug!(target: "tunnel", to = %key.to, %error, "dial failed");
             // Whoever asked may have gone meanwhile.
             let _ = ready.send(Err(Arc::new(error)));
-            return;
+            return false;
         }
     };
     let _counted = (shard.count_tunnel(), pod.node.metrics.pods.tunnel());
-    let tunnel = pool.peer(&key).add(send, pod.node.settings.pool.max_streams);
+    let tunnel = pool.peer(key).add(send, pod.node.settings.pool.max_streams);
     let _listed = Listed { pool, key: key.clone(), tunnel: tunnel.clone() };
     let _ = ready.send(Ok(()));
-    let ended = drive(&pod, connection, flush, &tunnel).await;
+    let ended = drive(pod, connection, flush, &tunnel).await;
     tracing::debug!(target: "tunnel", to = %key.to, ended, "tunnel ended");
+    true
 }
 
 /// Takes the tunnel out of the pool when its driver ends, also by a panic.
@@ -73,10 +96,42 @@ async fn establish(
     pod: &Pod,
     key: &TunnelKey,
 ) -> Result<(h2::client::SendRequest<Bytes>, Established), DialError> {
+    let cert = certificate(pod, key).await?;
+    let step = Step::new("tcp connect", Kind::Client);
+    let connected = step.within(connect(pod, key.to, None)).await;
+    step.describe(|span| _ = span.result("connect", &connected));
+    drop(step);
+    let stream = connected?;
+    let step = Step::new("tls handshake", Kind::Client);
+    let secured = step.within(secure(shard, pod, key, &cert, stream)).await;
+    step.describe(|span| _ = span.result("tls", &secured));
+    drop(step);
+    let step = Step::new("http2 handshake", Kind::Client);
+    let begun = step.within(begin(pod, key, secured?)).await;
+    step.describe(|span| _ = span.result("http2", &begun));
+    begun
+}
+
+/// The pod's certificate, waited for if it is not there yet.
+async fn certificate(pod: &Pod, key: &TunnelKey) -> Result<Arc<WorkloadCert>, DialError> {
+    let certs = &pod.node.certs;
+    if let Some(cert) = certs.current(&key.identity) {
+        return Ok(cert);
+    }
+    let step = Step::new("wait for certificate", Kind::Internal);
+    let held = step.within(certs.hold(&key.identity, pod.node.settings.timeouts.certificate)).await;
+    step.describe(|span| _ = span.result("certificate", &held));
+    held.map_err(|error| DialError::Certificate(error.to_string()))
+}
+
+async fn secure(
+    shard: &Shard,
+    pod: &Pod,
+    key: &TunnelKey,
+    cert: &WorkloadCert,
+    stream: TcpStream,
+) -> Result<TlsStream<TcpStream>, DialError> {
     let timeouts = &pod.node.settings.timeouts;
-    let cert = pod.node.certs.hold(&key.identity, timeouts.certificate).await;
-    let cert = cert.map_err(|error| DialError::Certificate(error.to_string()))?;
-    let stream = connect(pod, key.to, None).await?;
     // The server's name is its SPIFFE id, which the verifier checks; the address is never compared nor sent.
     let name = key.to.ip().into();
     let shake =
@@ -88,6 +143,15 @@ async fn establish(
     if peer.alpn.as_deref() != Some(b"h2") {
         return Err(DialError::Alpn { to: key.to });
     }
+    Ok(stream)
+}
+
+async fn begin(
+    pod: &Pod,
+    key: &TunnelKey,
+    stream: TlsStream<TcpStream>,
+) -> Result<(h2::client::SendRequest<Bytes>, Established), DialError> {
+    let timeouts = &pod.node.settings.timeouts;
     let (io, mut flush) = coalesced(stream);
     let shake = flush.drive(client::handshake(io, &pod.node.settings.http2));
     match timeout(timeouts.http2, shake).await {

@@ -15,12 +15,13 @@ use tracing::Instrument;
 use super::{
     pods::pod::Pod,
     shard::{PlaceError, Placed},
+    telemetry::trace::span::{self, Kind, Step},
 };
 use crate::{
     protocols::{identity::Identity, outcome::Failure, route::Sans, tls::handshake::HandshakeError},
     supervisor::{
-        Actor, Address, AddressError, ChildSpec, Described, DynamicChildren, Mailbox, Restart, StartError,
-        TaskExit,
+        Actor, Address, AddressError, ChildSpec, Described, DynamicChildren, Input, Mailbox, Restart,
+        SetAside, StartError, TaskExit,
     },
 };
 
@@ -175,6 +176,8 @@ impl Tunnels {
     /// # Errors
     /// See [`DialError`]; bounded by the sum of the steps' timeouts.
     pub async fn open(&self, pod: &Arc<Pod>, key: &TunnelKey, index: usize) -> Result<(), Arc<DialError>> {
+        let name = key.to.to_string();
+        pod.node.quarantine.check(&key.input(&name)).map_err(|aside| Arc::new(key.refused(aside)))?;
         let timeouts = &pod.node.settings.timeouts;
         let patience = timeouts.certificate + timeouts.connect + timeouts.tls + timeouts.http2;
         // An actor that ended, idle or killed, while the question was on its way: its successor is asked.
@@ -182,7 +185,9 @@ impl Tunnels {
             let address = self.actor(pod, key).await.map_err(Arc::new)?;
             match address.call(patience, |reply| Msg::Open(index, reply)).await {
                 Ok(dialled) => return dialled,
-                Err(AddressError::Lost { .. } | AddressError::Down { .. }) if !last => {}
+                Err(AddressError::Lost { .. } | AddressError::Down { .. }) if !last => {
+                    span::actor_lost("tunnel")
+                }
                 Err(error) => return Err(Arc::new(error.into())),
             }
         }
@@ -238,6 +243,16 @@ fn is_up(address: &Address<Msg>) -> bool {
 // === impl TunnelKey ===
 
 impl TunnelKey {
+    /// The peer as an input; `name` is its address.
+    fn input<'a>(&self, name: &'a str) -> Input<'a> {
+        Input { kind: "peer", name, digest: 0 }
+    }
+
+    /// Nothing is dialled there for now; another endpoint may help.
+    fn refused(&self, aside: SetAside) -> DialError {
+        DialError::Connect { to: self.to, error: std::io::Error::other(aside) }
+    }
+
     /// Name of the actor: unique for each key, readable for the first of an address.
     fn id(&self) -> String {
         use std::hash::{BuildHasher, Hasher};
@@ -299,7 +314,11 @@ impl TunnelActor {
         let (pod, key, actor) = (self.pod.clone(), self.key.clone(), myself.clone());
         // The handler runs inside the span of the connection that asked, which the message carried here.
         let span = tracing::debug_span!(target: "tunnel", "dial", to = %key.to, shard);
-        let make = move |shard| dial::run(shard, pod, key, ready).instrument(span);
+        let step = Step::new("tunnel dial", Kind::Client);
+        step.describe(|span| {
+            span.addr(span::PEER, key.to).set("warren.shard", i64::try_from(shard).unwrap_or_default());
+        });
+        let make = move |shard| dial::run(shard, pod, key, (step, ready)).instrument(span);
         // A message to an actor that is gone means that the actor's end was the reason.
         let on_exit = move |exit| drop(actor.cast(Msg::Ended(id, exit)));
         match self.pod.node.shards.place("tunnel/dial", shard, make, on_exit) {

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use foldhash::HashMap;
 use h2::client::SendRequest;
 use tokio::sync::watch;
+use tracing::Instrument;
 
 use super::{DialError, TunnelKey};
 use crate::actors::{pods::pod::Pod, shard::Shard};
@@ -142,7 +143,8 @@ impl Peer {
             tell.send_replace(Some(dialled));
         };
         let on_panic = move |message: String| whose.task_panicked("tunnel/ask", index, &message);
-        shard.spawn_watched("tunnel/ask", ask, on_panic);
+        // Still inside the span of the connection that missed the tunnel.
+        shard.spawn_watched("tunnel/ask", ask.in_current_span(), on_panic);
         outcome
     }
 

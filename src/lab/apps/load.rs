@@ -34,6 +34,8 @@ pub struct Plan {
     pub time: Duration,
     /// How long one request may take, its connection included.
     pub limit: Duration,
+    /// From one request of a client to its next, if that is answered by then; zero for at once.
+    pub interval: Duration,
 }
 
 /// What came of it.
@@ -104,7 +106,7 @@ async fn clients(to: SocketAddr, plan: Plan, stop: Stop) -> Report {
     for _ in 0..plan.clients {
         let client = Client::new(to, request.clone(), plan.keep_alive);
         let (budget, stop) = (budget.clone(), stop.clone());
-        tasks.spawn_local(one_client(client, budget, deadline, plan.limit, stop));
+        tasks.spawn_local(one_client(client, budget, deadline, plan.clone(), stop));
     }
     let mut report = Report::default();
     while let Some(done) = tasks.join_next().await {
@@ -123,8 +125,8 @@ async fn one_client(
     mut client: Client,
     budget: std::rc::Rc<Cell<u64>>,
     deadline: Instant,
-    limit: Duration,
-    stop: Stop,
+    Plan { limit, interval, .. }: Plan,
+    mut stop: Stop,
 ) -> Report {
     let mut report = Report::default();
     loop {
@@ -146,6 +148,11 @@ async fn one_client(
                 // Instant refusals must not turn into a storm.
                 tokio::time::sleep(left(deadline, Duration::from_millis(1))).await;
             }
+        }
+        let rest = left(deadline, interval.saturating_sub(now.elapsed()));
+        if !rest.is_zero() {
+            // The owner's stop is seen at the top of the loop.
+            let _ = tokio::time::timeout(rest, stop.stopped()).await;
         }
     }
 }

@@ -24,7 +24,9 @@ pub mod echo;
 pub mod http;
 mod latency;
 pub mod load;
+pub mod requests;
 pub mod run;
+pub mod throughput;
 
 pub use latency::Latencies;
 

@@ -1,8 +1,12 @@
 //! `warren lab`: raise a mesh on this machine, look at it, run commands in its pods, take it down.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{error::Error, path::PathBuf, process::ExitCode};
 
-use super::demo;
+use super::{
+    bench,
+    chaos::{self, ArgsError, ChaosArgs},
+    demo,
+};
 
 mod join;
 mod up;
@@ -13,6 +17,8 @@ pub use up::MeshSource;
 const USAGE: u8 = 2;
 const DEFAULT_NAME: &str = "lab";
 const DEMO: &str = "demo";
+const BENCH: &str = "bench";
+const CHAOS: &str = "chaos";
 
 const HELP: &str = "\
 A mesh on this machine, in network namespaces of its own. It needs neither root nor anything installed.
@@ -21,17 +27,25 @@ Usage: warren lab COMMAND [OPTIONS]
 
 Commands:
   demo                  raise a mesh, send traffic through it, break it, and show what held; done in a minute
+  bench                 measure the proxy, beside no proxy, haproxy and Envoy; see `warren lab bench --help`
+  chaos                 break every kind of actor in every way under traffic, and show what that cost
   up FILE               raise the mesh of FILE (YAML) and keep it until Ctrl-C; edits of FILE take effect
   status                show the hosts of the running mesh and whether its proxies are ready
   exec HOST -- COMMAND  run a command in a pod, node or outside host of the running mesh
   down                  take the running mesh down from another shell
 
 Options:
-  --name NAME           the lab's name, for more than one at a time (default: lab; demo: demo)
+  --name NAME           the lab's name, for more than one at a time (default: lab; demo: demo; chaos: chaos)
   --proxy BINARY        up: the node proxy to run (default: this program)
   --no-proxy            up: run none
   --env NAME=VALUE      up: a setting for the proxies; may be given several times
   --dns                 up: redirect the pods' DNS to the proxies
+  --seed N              chaos: what chance is drawn from (default: 1)
+  --duration TIME       chaos: go on in rounds, in an order by chance, for 90s, 5m or 1h
+  --only KIND/FAULT     chaos: only these, such as xds/kill or */panic; faults are kill, panic, hang, slow, start
+  --soak                chaos: one random kill a second instead
+  --allowed FILE        chaos: what the loss of each kind may cost (default: built in)
+  --json FILE           chaos: write the results there, too
   -h, --help            show this
 
 HOST is `NAME`, `NAMESPACE/NAME` for a pod, or with its role in front: `node:one`, `pod:web`, `outside:db`.
@@ -48,6 +62,7 @@ struct Args {
 enum Command {
     Help,
     Demo,
+    Chaos(ChaosArgs),
     Up(UpArgs),
     Exec { host: String, program: String, args: Vec<String> },
     Status,
@@ -83,11 +98,17 @@ enum UsageError {
     Missing(&'static str),
     #[error("{0:?} is one argument too many")]
     TooMany(String),
+    #[error(transparent)]
+    Chaos(#[from] ArgsError),
 }
 
 /// Runs `warren lab` with the arguments that follow these two words. Call it first in `main`, while the process
 /// has one thread: it may run this program again, in namespaces of its own.
 pub fn run(args: impl Iterator<Item = String>, source: impl MeshSource) -> ExitCode {
+    let mut args = args.peekable();
+    if args.next_if(|command| command == BENCH).is_some() {
+        return done(bench::run(&args.collect::<Vec<_>>()));
+    }
     let args = match Args::parse(args) {
         Ok(args) => args,
         Err(error) => {
@@ -95,18 +116,22 @@ pub fn run(args: impl Iterator<Item = String>, source: impl MeshSource) -> ExitC
             return ExitCode::from(USAGE);
         }
     };
-    let done = match args.command {
+    done(match args.command {
         Command::Help => {
             print!("{HELP}");
             return ExitCode::SUCCESS;
         }
         Command::Demo => demo::run(&args.name),
+        Command::Chaos(chaos) => chaos::run(&args.name, &chaos),
         Command::Up(up) => up::up(&args.name, &up, source),
         Command::Exec { host, program, args: rest } => join::exec(&args.name, &host, &program, &rest),
         Command::Status => join::status(&args.name),
         Command::Down => join::down(&args.name),
-    };
-    done.unwrap_or_else(|error| {
+    })
+}
+
+fn done(result: Result<ExitCode, Box<dyn Error>>) -> ExitCode {
+    result.unwrap_or_else(|error| {
         eprintln!("warren lab: {error}");
         ExitCode::FAILURE
     })
@@ -117,7 +142,8 @@ pub fn run(args: impl Iterator<Item = String>, source: impl MeshSource) -> ExitC
 impl Args {
     fn parse(mut args: impl Iterator<Item = String>) -> Result<Self, UsageError> {
         let command = args.next().ok_or(UsageError::Missing("which command?"))?;
-        let name = if command == DEMO { DEMO } else { DEFAULT_NAME };
+        let name = [DEMO, CHAOS].into_iter().find(|name| command == *name).unwrap_or(DEFAULT_NAME);
+        let (mut chaos, is_chaos) = (ChaosArgs::default(), command == CHAOS);
         let (mut name, mut up, mut words) = (name.to_owned(), UpArgs::default(), Vec::new());
         let is_up = command == "up";
         let mut help = false;
@@ -135,6 +161,8 @@ impl Args {
                         setting.split_once('=').ok_or_else(|| UsageError::Env(setting.clone()))?;
                     up.env.push((name.to_owned(), value.to_owned()));
                 }
+                "--soak" if is_chaos => chaos.soak = true,
+                option if is_chaos && ChaosArgs::knows(option) => chaos.set(option, value()?)?,
                 "--" => words.extend(args.by_ref()),
                 option if option.starts_with('-') => return Err(UsageError::UnknownOption(arg)),
                 // What follows the host is the command, options and all.
@@ -145,7 +173,7 @@ impl Args {
                 _ => words.push(arg),
             }
         }
-        let command = if help { Command::Help } else { Command::new(&command, words, up)? };
+        let command = if help { Command::Help } else { Command::new(&command, words, (up, chaos))? };
         Ok(Self { command, name })
     }
 }
@@ -153,11 +181,12 @@ impl Args {
 // === impl Command ===
 
 impl Command {
-    fn new(command: &str, words: Vec<String>, up: UpArgs) -> Result<Self, UsageError> {
+    fn new(command: &str, words: Vec<String>, (up, chaos): (UpArgs, ChaosArgs)) -> Result<Self, UsageError> {
         let mut words = words.into_iter();
         let command = match command {
             "-h" | "--help" | "help" => Self::Help,
             DEMO => Self::Demo,
+            CHAOS => Self::Chaos(chaos),
             "up" => {
                 let file = words.next().ok_or(UsageError::Missing("up: which mesh file?"))?.into();
                 Self::Up(UpArgs { file, ..up })
@@ -203,6 +232,9 @@ mod tests {
         assert_eq!(parse("exec --name y web curl -s").unwrap().command, exec(&["-s"]));
         assert_eq!(parse("up --help").unwrap().command, Command::Help);
         assert_eq!(parse("demo").unwrap(), Args { command: Command::Demo, name: "demo".into() });
+        let wanted = ChaosArgs { seed: 7, soak: true, ..ChaosArgs::default() };
+        let chaos = Args { command: Command::Chaos(wanted), name: "chaos".into() };
+        assert_eq!(parse("chaos --seed 7 --soak").unwrap(), chaos);
         assert_eq!(parse("down").unwrap(), Args { command: Command::Down, name: "lab".into() });
     }
 
@@ -216,6 +248,9 @@ mod tests {
             ("up a b", "\"b\" is one argument too many"),
             ("up a --env A", "--env takes NAME=VALUE, not \"A\""),
             ("status --dns", "unknown option \"--dns\""),
+            ("demo --seed 3", "unknown option \"--seed\""),
+            ("chaos --seed x", "--seed takes a whole number, not \"x\""),
+            ("chaos --json", "--json needs a value"),
             ("down --name", "--name needs a value"),
             ("exec web", "exec: which command?"),
         ] {

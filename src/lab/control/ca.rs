@@ -9,9 +9,9 @@ use std::{
 
 use parking_lot::Mutex;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertificateSigningRequestParams,
-    CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair,
-    KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
+    BasicConstraints, Certificate, CertificateParams, CertificateRevocationListParams,
+    CertificateSigningRequestParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
+    IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use time::OffsetDateTime;
@@ -174,6 +174,22 @@ impl Authority {
         names: &[String],
         ips: &[IpAddr],
     ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), CaError> {
+        let (certificate, key) = self.certificate(names, ips)?;
+        let key = PrivateKeyDer::try_from(key.serialize_der())
+            .map_err(|_| CaError::Local(rcgen::Error::CouldNotParseKeyPair))?;
+        Ok((vec![certificate.der().clone(), self.root.der().clone()], key))
+    }
+
+    /// A certificate, for servers and clients alike, and its key, both in PEM.
+    ///
+    /// # Errors
+    /// Signing failed.
+    pub fn pem_pair(&self, ips: &[IpAddr]) -> Result<(String, String), CaError> {
+        let (certificate, key) = self.certificate(&[], ips)?;
+        Ok((certificate.pem(), key.serialize_pem()))
+    }
+
+    fn certificate(&self, names: &[String], ips: &[IpAddr]) -> Result<(Certificate, KeyPair), CaError> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::default();
         for name in names {
@@ -182,9 +198,7 @@ impl Authority {
         params.subject_alt_names.extend(ips.iter().copied().map(SanType::IpAddress));
         leaf(&mut params, self.next_serial(), CA_LIFE);
         let certificate = params.signed_by(&key, &self.root)?;
-        let key = PrivateKeyDer::try_from(key.serialize_der())
-            .map_err(|_| CaError::Local(rcgen::Error::CouldNotParseKeyPair))?;
-        Ok((vec![certificate.der().clone(), self.root.der().clone()], key))
+        Ok((certificate, key))
     }
 
     /// Certificates issued to workloads, oldest first.

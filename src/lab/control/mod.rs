@@ -16,7 +16,10 @@ use std::{
     fs, io,
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -133,7 +136,7 @@ struct MeshState {
     world: watch::Sender<World>,
     error: watch::Sender<Option<String>>,
     spoilt: Mutex<BTreeMap<String, Spoilt>>,
-    bulk: u32,
+    bulk: AtomicU32,
 }
 
 // === impl Options ===
@@ -175,7 +178,7 @@ impl ControlPlane {
             world: watch::Sender::new(World::default()),
             error: watch::Sender::new(None),
             spoilt: Mutex::default(),
-            bulk,
+            bulk: AtomicU32::new(bulk),
         });
         mesh.update(first);
         if let Some((path, stamp)) = file {
@@ -257,6 +260,13 @@ impl ControlPlane {
         self.mesh.update(mesh);
     }
 
+    /// Adds as many workloads nobody can reach, instead of those there are.
+    pub fn set_bulk(&self, count: u32) {
+        self.mesh.bulk.store(count, Ordering::Relaxed);
+        let mesh = self.mesh.mesh.borrow().clone();
+        self.mesh.serve(&mesh);
+    }
+
     /// Serves the resource of that name (a workload's uid, else `namespace/name`) wrongly from now on, whether it
     /// is there already or comes later, or with `None` rightly again.
     pub fn spoil(&self, name: &str, how: Option<Spoilt>) {
@@ -311,7 +321,7 @@ impl MeshState {
 
     fn serve(&self, mesh: &Mesh) {
         let mut resources = Resources::of(mesh);
-        resources.add_bulk(self.bulk);
+        resources.add_bulk(self.bulk.load(Ordering::Relaxed));
         for (name, how) in &*self.spoilt.lock() {
             resources.spoil(name, how);
         }

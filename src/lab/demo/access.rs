@@ -4,13 +4,13 @@ use std::{io::Stdout, time::Instant};
 
 use super::{
     live::Live,
-    node::{field, wait},
-    show::{Evidence, Show, Shown, number, seconds},
     stage::{ECHO, MARKER, Player, SOON, Stage, WEB, text},
 };
 use crate::lab::{
     apps::capture::Capture,
     control::mesh_file::{Action, Listed, Policy, Rule, Scope, Source, Target},
+    node::{field, wait},
+    show::{Evidence, Show, Shown, number, seconds},
 };
 
 const NO_INTRUDERS: &str = "explicitly denied by: shop/no-intruders";

@@ -5,11 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
-    node::{Seen, wait},
-    show::{Evidence, Show, Shown, number, seconds},
-    stage::{ECHO, Player, SOON, Stage, WEB, text},
-};
+use super::stage::{ECHO, Player, SOON, Stage, WEB, text};
 use crate::lab::{
     apps::{
         Background,
@@ -17,6 +13,8 @@ use crate::lab::{
         load,
     },
     control::mesh_file::Policy,
+    node::{Seen, wait},
+    show::{Evidence, Show, Shown, number, seconds},
 };
 
 /// Live streams to each server.
@@ -184,6 +182,7 @@ impl Load {
             requests: u64::MAX,
             time: LOAD_TIME,
             limit: SOON,
+            interval: Duration::ZERO,
         };
         let connections = load::start(&stage.route(client, server.at(WEB))?, plan).map_err(text)?;
         Ok(Self { streams, connections })

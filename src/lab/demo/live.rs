@@ -11,11 +11,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
+use super::stage::{SOON, text};
+use crate::lab::{
+    apps::{AppError, Background, Route, Stop, background_thread},
     node::wait,
-    stage::{SOON, text},
 };
-use crate::lab::apps::{AppError, Background, Route, Stop, background_thread};
 
 const PACE: Duration = Duration::from_millis(1);
 const MESSAGE_BYTES: usize = 64;

@@ -2,10 +2,10 @@
 
 use std::io::Stdout;
 
-use super::{
+use super::stage::{SOON, Stage};
+use crate::lab::{
     node::{Samples, wait},
     show::{Evidence, Show, Shown, number},
-    stage::{SOON, Stage},
 };
 
 const OPENED: &str = "istio_tcp_connections_opened_total";

@@ -2,14 +2,14 @@
 
 use std::{io::Stdout, thread, time::Duration};
 
-use super::{
+use super::stage::{CERTIFICATE_LIFE, Player, SOON, Stage, WEB, text};
+use crate::lab::{
+    apps::{
+        capture::Capture,
+        load::{self, Report},
+    },
     node::{Node, wait},
     show::{Evidence, Show, Shown, number, seconds},
-    stage::{CERTIFICATE_LIFE, Player, SOON, Stage, WEB, text},
-};
-use crate::lab::apps::{
-    capture::Capture,
-    load::{self, Report},
 };
 
 /// Renewals of each identity to wait for.
@@ -101,6 +101,7 @@ fn plan(keep_alive: bool) -> load::Plan {
         requests: u64::MAX,
         time: LOAD_TIME,
         limit: SOON,
+        interval: Duration::ZERO,
     }
 }
 

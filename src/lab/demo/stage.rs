@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::node::Node;
+use crate::lab::node::Node;
 use crate::lab::{
     apps::{AppError, Route, http},
     control::{

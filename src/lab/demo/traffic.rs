@@ -2,14 +2,14 @@
 
 use std::{collections::BTreeMap, io::Stdout, net::SocketAddr};
 
-use super::{
+use super::stage::{MARKER, SOON, Stage, WEB, text};
+use crate::lab::{
+    apps::{
+        capture::{Capture, Captured},
+        http::Answer,
+    },
     node::{Mark, field},
     show::{Evidence, Show, Shown, number},
-    stage::{MARKER, SOON, Stage, WEB, text},
-};
-use crate::lab::apps::{
-    capture::{Capture, Captured},
-    http::Answer,
 };
 
 /// The port of tunnels.

@@ -11,6 +11,7 @@ mod dns;
 mod drain;
 mod http2;
 mod inpod;
+mod join;
 mod listen;
 mod log;
 mod node;
@@ -22,6 +23,7 @@ mod socket;
 mod summary;
 mod timeout;
 mod tls;
+mod traces;
 mod upstream;
 mod value;
 mod xds;
@@ -38,6 +40,7 @@ pub use self::{
     drain::DrainConfig,
     http2::Http2Config,
     inpod::InpodConfig,
+    join::JoinConfig,
     listen::{ListenConfig, Ports},
     log::{Directive, FilterError, LogConfig, LogFilter, LogFormat},
     node::{NodeConfig, ProxyMode, WorkloadInfo},
@@ -47,6 +50,7 @@ pub use self::{
     socket::{Keepalive, SocketConfig},
     timeout::TimeoutConfig,
     tls::{Compliance, TlsConfig},
+    traces::{OtlpEndpoint, OtlpProtocol, Sampling, TraceConfig, TraceQueue},
     upstream::{Address, RootSource, Secret, TokenSource, Upstream},
     xds::{LocalSource, XdsConfig},
 };
@@ -117,6 +121,8 @@ pub struct TunnelConfig {
     pub pool: PoolConfig,
     /// What is negotiated and who is refused.
     pub tls: TlsConfig,
+    /// Pods that need none.
+    pub join: JoinConfig,
 }
 
 /// How the process runs.
@@ -130,6 +136,8 @@ pub struct ProcessConfig {
     pub shards: ShardConfig,
     /// Breaking things on purpose.
     pub chaos: ChaosConfig,
+    /// Where traces go; `None`: there are none.
+    pub traces: Option<TraceConfig>,
 }
 
 /// Reads all settings.
@@ -156,6 +164,7 @@ pub fn parse(inputs: &Inputs<'_>) -> Result<Config, Vec<Invalid>> {
             http2: Http2Config::read(&mut r),
             pool: PoolConfig::read(&mut r),
             tls: TlsConfig::read(&mut r),
+            join: JoinConfig::read(&mut r),
         },
         socket: SocketConfig::read(&mut r),
         drain: DrainConfig::read(&mut r),
@@ -165,6 +174,7 @@ pub fn parse(inputs: &Inputs<'_>) -> Result<Config, Vec<Invalid>> {
             admin: AdminConfig::read(&mut r, &proxy),
             shards: ShardConfig::read(&mut r, &proxy),
             chaos: ChaosConfig::read(&mut r),
+            traces: TraceConfig::read(&mut r),
         },
         node,
         listen,

@@ -47,12 +47,13 @@ pub(super) struct Template {
     host_network: bool,
 }
 
-/// Who runs the workload, for telemetry.
+/// Who runs the workload, for telemetry. A name that is the pod's own is left out: bare pods, each its own owner,
+/// could share no template otherwise.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Owner {
-    canonical_name: Box<str>,
+    canonical_name: Option<Box<str>>,
     canonical_revision: Box<str>,
-    workload_name: Box<str>,
+    workload_name: Option<Box<str>>,
     workload_type: WorkloadType,
 }
 
@@ -149,6 +150,7 @@ impl Workload {
             Err(_) => return Err(DecodeError::Unknown { field: "status", value: pb.status }),
         };
         let place = Arc::new(Place::take(&mut pb));
+        let owner = Owner::take(&mut pb);
         let uid = std::mem::take(&mut pb.uid).into_boxed_str();
         let within = uid.rfind(&pb.name).and_then(|at| {
             Some((u16::try_from(at).ok()?, u16::try_from(pb.name.len()).ok()?)) //
@@ -164,7 +166,7 @@ impl Workload {
             capacity: pb.capacity.unwrap_or(1),
             name: within.unwrap_or_default(),
             status,
-            template: Arc::new(Template::decode(pb)?),
+            template: Arc::new(Template::decode(pb, owner)?),
         })
     }
 
@@ -292,7 +294,7 @@ impl Workload {
 
     /// The service it belongs to in telemetry.
     pub fn canonical_name(&self) -> &str {
-        &self.template.owner.canonical_name
+        self.template.owner.canonical_name.as_deref().unwrap_or(self.name())
     }
 
     /// The revision of that service.
@@ -302,7 +304,7 @@ impl Workload {
 
     /// The name of its owner, such as a deployment.
     pub fn workload_name(&self) -> &str {
-        &self.template.owner.workload_name
+        self.template.owner.workload_name.as_deref().unwrap_or(self.name())
     }
 
     /// The kind of its owner.
@@ -360,10 +362,25 @@ impl Place {
     }
 }
 
+// === impl Owner ===
+
+impl Owner {
+    fn take(pb: &mut pb::Workload) -> Self {
+        let take = |text: &mut String| std::mem::take(text).into_boxed_str();
+        let unless_own = |text: &mut String| (*text != pb.name).then(|| take(text));
+        Self {
+            canonical_name: unless_own(&mut pb.canonical_name),
+            canonical_revision: take(&mut pb.canonical_revision),
+            workload_name: unless_own(&mut pb.workload_name),
+            workload_type: WorkloadType::decode(pb.workload_type),
+        }
+    }
+}
+
 // === impl Template ===
 
 impl Template {
-    fn decode(pb: pb::Workload) -> Result<Self, DecodeError> {
+    fn decode(pb: pb::Workload, owner: Owner) -> Result<Self, DecodeError> {
         let or = |text: String, default: &'static str| if text.is_empty() { default.into() } else { text };
         let trust_domain = or(pb.trust_domain, DEFAULT_TRUST_DOMAIN);
         let service_account = or(pb.service_account, DEFAULT_SERVICE_ACCOUNT);
@@ -383,12 +400,7 @@ impl Template {
         };
         Ok(Self {
             identity: Identity::new(&trust_domain, &pb.namespace, &service_account)?,
-            owner: Owner {
-                canonical_name: pb.canonical_name.into_boxed_str(),
-                canonical_revision: pb.canonical_revision.into_boxed_str(),
-                workload_name: pb.workload_name.into_boxed_str(),
-                workload_type: WorkloadType::decode(pb.workload_type),
-            },
+            owner,
             services: Membership::decode(pb.services)?,
             policies: pb.authorization_policies.into_iter().map(String::into_boxed_str).collect(),
             waypoint: gateway("waypoint", pb.waypoint)?,

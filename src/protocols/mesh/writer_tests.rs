@@ -231,6 +231,22 @@ fn replicas_share_their_parts_and_unused_parts_go() {
     assert!(templates <= 2 * 1024, "{templates} of nothing");
 }
 
+#[test]
+fn pods_that_are_their_own_owners_share_a_template() {
+    let bare = |n: usize| {
+        pod(&format!("w{n}"), "").edit(|pb| {
+            pb.service_account = "sa".into();
+            pb.canonical_name = pb.name.clone();
+            pb.workload_name = pb.name.clone();
+        })
+    };
+    let mut t = TestMesh::new();
+    t.writer.apply((0..100).map(|n| bare(n).into()));
+    assert_eq!(t.mesh.interned(), (1, 1, 1));
+    let seven = t.mesh.workload(&uid("w7")).unwrap();
+    assert_eq!((seven.canonical_name(), seven.workload_name()), ("w7", "w7"));
+}
+
 /// A small world in which changes collide often.
 #[derive(Clone, Debug)]
 enum Op {

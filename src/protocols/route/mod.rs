@@ -3,6 +3,7 @@
 
 mod balance;
 mod inbound;
+mod local;
 mod outbound;
 mod waypoint;
 
@@ -10,6 +11,8 @@ mod waypoint;
 mod balance_tests;
 #[cfg(test)]
 mod inbound_tests;
+#[cfg(test)]
+mod local_tests;
 #[cfg(test)]
 mod outbound_tests;
 
@@ -23,6 +26,7 @@ use smallvec::SmallVec;
 
 pub use self::{
     inbound::{Inbound, InboundError, InboundHbone, inbound_hbone, inbound_plaintext, inbound_service},
+    local::is_between_pods,
     outbound::outbound,
 };
 use super::{

@@ -11,9 +11,12 @@ use rustls::{
     crypto::aws_lc_rs::{default_provider, sign::any_supported_type},
     sign::CertifiedKey,
 };
-use rustls_pki_types::{PrivateKeyDer, TrustAnchor};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, TrustAnchor, UnixTime};
 
-use super::{TlsOptions, client, server, verify::Trust};
+use super::{
+    TlsOptions, client, server,
+    verify::{Trust, peer_identity},
+};
 use crate::protocols::{
     ca::chain::{Certificate, Chain},
     identity::Identity,
@@ -89,6 +92,30 @@ impl WorkloadCert {
     /// reference counts; keep it for the life of a tunnel. The server name given to rustls is not used.
     pub fn client_config(&self, sans: &[Identity]) -> Arc<ClientConfig> {
         Arc::new(client::expecting(&self.client, &self.trust, sans))
+    }
+
+    /// Whom `server` would see in a handshake with this certificate's owner, who expects one of `sans`: what each side
+    /// verifies of the other, held against the same verifiers without a handshake. That the keys are there was verified
+    /// when the two were built. `None`: the handshake would succeed and name nobody.
+    ///
+    /// # Errors
+    /// What the side that would refuse the other would say.
+    pub fn seen_by(
+        &self,
+        server: &Self,
+        sans: &[Identity],
+        now: UnixTime,
+    ) -> Result<Option<Identity>, rustls::Error> {
+        let (leaf, intermediates) = server.presented();
+        client::OneOf::new(&self.trust, sans).check(leaf, &intermediates, now)?;
+        let (leaf, intermediates) = self.presented();
+        server::OwnTrustDomain::new(server.identity(), &server.trust).check(leaf, &intermediates, now)?;
+        Ok(peer_identity(std::slice::from_ref(leaf)))
+    }
+
+    /// What a handshake shows of it: leaf and intermediates.
+    fn presented(&self) -> (&CertificateDer<'static>, Vec<CertificateDer<'static>>) {
+        (&self.chain.leaf.der, self.chain.intermediates.iter().map(|c| c.der.clone()).collect())
     }
 
     /// Whose certificate this is.

@@ -44,20 +44,43 @@ pub(super) fn template(
 /// A configuration for servers that are one of `expected`. With an empty list every handshake fails.
 pub(super) fn expecting(template: &ClientConfig, trust: &Trust, expected: &[Identity]) -> ClientConfig {
     let mut config = template.clone();
-    config
-        .dangerous()
-        .set_certificate_verifier(Arc::new(OneOf { expected: expected.into(), trust: trust.clone() }));
+    config.dangerous().set_certificate_verifier(Arc::new(OneOf::new(trust, expected)));
     config
 }
 
 /// Accepts a server that has one of the expected identities. DNS names count for nothing.
 #[derive(Debug)]
-struct OneOf {
+pub(super) struct OneOf {
     expected: Box<[Identity]>,
     trust: Trust,
 }
 
 // === impl OneOf ===
+
+impl OneOf {
+    pub(super) fn new(trust: &Trust, expected: &[Identity]) -> Self {
+        Self { expected: expected.into(), trust: trust.clone() }
+    }
+
+    /// Whether the server with these certificates is one of them.
+    pub(super) fn check(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), rustls::Error> {
+        let leaf = self.trust.verify(end_entity, intermediates, now, KeyUsage::server_auth())?;
+        // An expected identity is well-formed, so a name that equals its text is too.
+        if leaf.valid_uri_names().any(|uri| self.expected.iter().any(|id| id.as_str() == uri)) {
+            return Ok(());
+        }
+        Err(PeerFault::Identity {
+            expected: Names::of_identities(&self.expected),
+            presented: Names::of(leaf.valid_uri_names()),
+        }
+        .into())
+    }
+}
 
 impl ServerCertVerifier for OneOf {
     fn verify_server_cert(
@@ -68,16 +91,7 @@ impl ServerCertVerifier for OneOf {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let leaf = self.trust.verify(end_entity, intermediates, now, KeyUsage::server_auth())?;
-        // An expected identity is well-formed, so a name that equals its text is too.
-        if leaf.valid_uri_names().any(|uri| self.expected.iter().any(|id| id.as_str() == uri)) {
-            return Ok(ServerCertVerified::assertion());
-        }
-        Err(PeerFault::Identity {
-            expected: Names::of_identities(&self.expected),
-            presented: Names::of(leaf.valid_uri_names()),
-        }
-        .into())
+        self.check(end_entity, intermediates, now).map(|()| ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(

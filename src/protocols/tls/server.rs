@@ -30,7 +30,7 @@ pub(super) fn config(
     trust: Trust,
     options: &TlsOptions,
 ) -> Result<ServerConfig, rustls::Error> {
-    let verifier = OwnTrustDomain { own: own.clone(), trust };
+    let verifier = OwnTrustDomain::new(own, &trust);
     let mut config = ServerConfig::builder_with_provider(options.provider())
         .with_protocol_versions(options.versions())?
         .with_client_cert_verifier(Arc::new(verifier))
@@ -45,12 +45,36 @@ pub(super) fn config(
 
 /// Accepts a client that has an identity of the server's own trust domain.
 #[derive(Debug)]
-struct OwnTrustDomain {
+pub(super) struct OwnTrustDomain {
     own: Identity,
     trust: Trust,
 }
 
 // === impl OwnTrustDomain ===
+
+impl OwnTrustDomain {
+    pub(super) fn new(own: &Identity, trust: &Trust) -> Self {
+        Self { own: own.clone(), trust: trust.clone() }
+    }
+
+    /// Whether the client with these certificates is of it.
+    pub(super) fn check(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), rustls::Error> {
+        let leaf = self.trust.verify(end_entity, intermediates, now, KeyUsage::client_auth())?;
+        if identities(&leaf).any(|id| id.trust_domain() == self.own.trust_domain()) {
+            return Ok(());
+        }
+        Err(PeerFault::TrustDomain {
+            expected: self.own.trust_domain().into(),
+            presented: Names::of(leaf.valid_uri_names()),
+        }
+        .into())
+    }
+}
 
 impl ClientCertVerifier for OwnTrustDomain {
     /// None: a list of roots only makes the handshake longer, the clients have one certificate.
@@ -64,15 +88,7 @@ impl ClientCertVerifier for OwnTrustDomain {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        let leaf = self.trust.verify(end_entity, intermediates, now, KeyUsage::client_auth())?;
-        if identities(&leaf).any(|id| id.trust_domain() == self.own.trust_domain()) {
-            return Ok(ClientCertVerified::assertion());
-        }
-        Err(PeerFault::TrustDomain {
-            expected: self.own.trust_domain().into(),
-            presented: Names::of(leaf.valid_uri_names()),
-        }
-        .into())
+        self.check(end_entity, intermediates, now).map(|()| ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(

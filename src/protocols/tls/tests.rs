@@ -54,8 +54,20 @@ async fn shake(client: Arc<ClientConfig>, server: Arc<ServerConfig>) -> (io::Res
     }
 }
 
+/// A handshake of two certificates. Without one, they must be found to go together just so.
 async fn between(client: &WorkloadCert, server: &WorkloadCert, expected: &[Identity]) -> io::Result<Ends> {
     let (c, s) = shake(client.client_config(expected), server.server_config()).await;
+    let seen = client.seen_by(server, expected, rustls_pki_types::UnixTime::now());
+    if let (Ok(()), Ok((_, accepted))) = (&c, &s) {
+        assert_eq!(seen.unwrap(), peer_identity(accepted.get_ref().1.peer_certificates().unwrap()));
+    } else {
+        let fault = [c.as_ref().err(), s.as_ref().err()].into_iter().flatten().find_map(|error| {
+            let fault = TlsFault::of(error)?;
+            use TlsFault::{PeerCertificate, PeerIdentity, PeerRevoked};
+            matches!(fault, PeerIdentity(_) | PeerCertificate(_) | PeerRevoked).then_some(fault)
+        });
+        assert_eq!(fault.is_some(), seen.is_err(), "{fault:?}, {seen:?}");
+    }
     match (c, s) {
         // Of the two, the one that was told why is not the one that refused.
         (Err(c), Err(s)) if matches!(TlsFault::of(&s), None | Some(TlsFault::PeerAlert(_))) => Err(c),

@@ -1,4 +1,4 @@
-//! What the demo prints: sections, a line a fact with its mark, and what it is at while it works. Plain text in a
+//! What the demo and the chaos runs print: sections, a line a fact with its mark, and what it is at while it works. Plain text in a
 //! file; colours and progress on a terminal.
 
 use std::{
@@ -134,6 +134,12 @@ impl<W: Write> Show<W> {
         }
     }
 
+    /// A line as it is.
+    pub(super) fn text(&mut self, text: &str) {
+        self.clear();
+        self.line(text);
+    }
+
     /// The last line. Returns whether everything held.
     pub(super) fn close(mut self) -> bool {
         self.clear();
@@ -161,7 +167,7 @@ impl<W: Write> Show<W> {
         self.write(&format!("{text}\n"));
     }
 
-    /// A reader that went away does not keep the demo from its end: the exit code tells as well.
+    /// A reader that went away does not keep a run from its end: the exit code tells as well.
     fn write(&mut self, text: &str) {
         let _ = self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush());
     }

@@ -1,4 +1,4 @@
-//! One node's proxy as the demo sees it from outside: its log, its actors, its metrics.
+//! One node's proxy as seen from outside: its log, its actors, its metrics.
 
 use std::{
     fs::File,
@@ -10,6 +10,7 @@ use std::{
 };
 
 use serde_json::Value;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::lab::{
     apps::{Route, http},
@@ -31,7 +32,7 @@ pub(super) struct Node {
 }
 
 /// An actor of a proxy, as `/actors` shows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Seen {
     /// Its place in the tree.
     pub(super) path: String,
@@ -39,6 +40,10 @@ pub(super) struct Seen {
     pub(super) state: String,
     /// How often it was started again.
     pub(super) restarts: u64,
+    /// What it is: `xds`, `capture`.
+    pub(super) is: String,
+    /// Its last exit that nobody asked for, or its last failed start: when, and why.
+    pub(super) last_exit: Option<(OffsetDateTime, String)>,
 }
 
 /// A proxy's metrics at one moment.
@@ -112,8 +117,13 @@ impl Node {
 
     /// Kills the actor at `path`.
     pub(super) fn kill(&self, path: &str) -> Result<(), String> {
+        self.harm(path, "kill")
+    }
+
+    /// Does `what` to the actor at `path`: `kill`, `hang?ms=1000`.
+    pub(super) fn harm(&self, path: &str, what: &str) -> Result<(), String> {
         let path = path.replace('[', "%5B").replace(']', "%5D");
-        self.ask(ADMIN_PORT, &format!("POST /actors/{path}/kill")).map(drop)
+        self.ask(ADMIN_PORT, &format!("POST /actors/{path}/{what}")).map(drop)
     }
 
     /// Waits until the actor that was seen `before` runs again.
@@ -197,7 +207,12 @@ fn collect(nodes: &Value, wanted: &impl Fn(&str) -> bool, seen: &mut Vec<Seen>) 
         if wanted(path) {
             let restarts = node.get("restarts").and_then(Value::as_u64).unwrap_or(0);
             let state = field(node, "state").to_owned();
-            seen.push(Seen { path: path.to_owned(), state, restarts });
+            let is = field(node, "is").to_owned();
+            let last_exit = node.get("lastExit").and_then(|exit| {
+                let at = OffsetDateTime::parse(field(exit, "at"), &Rfc3339).ok()?;
+                Some((at, field(exit, "reason").to_owned()))
+            });
+            seen.push(Seen { path: path.to_owned(), state, restarts, is, last_exit });
         }
         collect(node.get("children").unwrap_or(&Value::Null), wanted, seen);
     }
@@ -222,12 +237,15 @@ mod tests {
 
     #[test]
     fn actors_are_found_at_any_depth() {
-        let leaf = json!({"path": "root/a/b", "state": "up", "restarts": 2, "children": []});
+        let exit = json!({"at": "1970-01-02T00:00:00Z", "reason": "killed"});
+        let leaf = json!({"path": "root/a/b", "is": "x", "state": "up", "restarts": 2, "lastExit": exit});
         let tree = json!([{"path": "root", "state": "up", "restarts": 0, "children": [
             {"path": "root/a", "state": "backing-off", "restarts": 1, "children": [leaf]}]}]);
         let mut seen = Vec::new();
         collect(&tree, &|path| path.ends_with("/b"), &mut seen);
-        assert_eq!(seen, [Seen { path: "root/a/b".to_owned(), state: "up".to_owned(), restarts: 2 }]);
+        let (path, state, is) = ("root/a/b".to_owned(), "up".to_owned(), "x".to_owned());
+        let last_exit = OffsetDateTime::from_unix_timestamp(86_400).ok().map(|at| (at, "killed".to_owned()));
+        assert_eq!(seen, [Seen { path, state, restarts: 2, is, last_exit }]);
     }
 
     #[test]

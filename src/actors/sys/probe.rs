@@ -1,0 +1,204 @@
+//! What an audit asks the kernel of a pod: whether a listener still listens, whether there is a network, and whether an
+//! ordinary connection of the pod is redirected.
+
+use std::{
+    io, mem,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket},
+    os::fd::{AsFd, AsRawFd},
+    ptr,
+    time::Duration,
+};
+
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+/// Where the canary goes by IPv4: no address of any network (RFC 5737), so that nobody else answers there.
+const TARGET_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+/// Where the canary goes by IPv6 (RFC 3849).
+const TARGET_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+/// The port of both; reserved by IANA, so that no program means it.
+const TARGET_PORT: u16 = 1;
+/// Should nothing redirect it, the first router drops it: the node itself.
+const HOPS: u32 = 1;
+
+/// A connection as the pod's programs open them, to where nothing is: only redirection can have it accepted.
+#[derive(Debug)]
+pub struct Canary {
+    socket: Socket,
+    from: SocketAddr,
+}
+
+/// How far a canary has come.
+#[derive(Debug)]
+pub enum Flight {
+    /// Somebody has accepted it, or will: the kernel has put it into a queue.
+    Answered,
+    /// Nobody has answered yet.
+    Silent,
+    /// It was refused.
+    Refused(io::Error),
+}
+
+/// Connections that wait in a listener, and how many may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// Now.
+    pub now: u32,
+    /// At most.
+    pub most: u32,
+}
+
+/// The interfaces' list, freed when dropped.
+struct Interfaces(*mut libc::ifaddrs);
+
+// === impl Canary ===
+
+impl Canary {
+    /// Sends one out from the thread's current namespace; `None` where the pod has no route by that family.
+    ///
+    /// # Errors
+    /// The process, the kernel or the pod has run out of something, or a rule of the pod forbids the connection.
+    pub fn send(v6: bool) -> io::Result<Option<Self>> {
+        let target = target(v6);
+        if !is_reachable(target)? {
+            return Ok(None);
+        }
+        let socket = Socket::new(Domain::for_address(target), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_nonblocking(true)?;
+        if v6 {
+            socket.set_unicast_hops_v6(HOPS)?;
+        } else {
+            socket.set_ttl_v4(HOPS)?;
+        }
+        // Leaves nothing behind, not even a connection in TIME_WAIT.
+        socket.set_linger(Some(Duration::ZERO))?;
+        match socket.connect(&target.into()) {
+            Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
+            _ => {}
+        }
+        let from = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
+        Ok(Some(Self { socket, from }))
+    }
+
+    /// Where it comes from: what tells it from another one.
+    pub fn from(&self) -> SocketAddr {
+        self.from
+    }
+
+    /// How far it has come.
+    pub fn flight(&self) -> Flight {
+        match self.socket.take_error() {
+            Ok(None) if self.socket.peer_addr().is_ok() => Flight::Answered,
+            Ok(None) => Flight::Silent,
+            Ok(Some(error)) | Err(error) => Flight::Refused(error),
+        }
+    }
+}
+
+/// Where canaries go.
+pub fn target(v6: bool) -> SocketAddr {
+    let ip = if v6 { IpAddr::V6(TARGET_V6) } else { IpAddr::V4(TARGET_V4) };
+    SocketAddr::new(ip, TARGET_PORT)
+}
+
+/// Whether the thread's current namespace has a route to `target`, and an address to go there from. Sends nothing.
+fn is_reachable(target: SocketAddr) -> io::Result<bool> {
+    let any = if target.is_ipv6() { IpAddr::V6(Ipv6Addr::UNSPECIFIED) } else { Ipv4Addr::UNSPECIFIED.into() };
+    let probe = match UdpSocket::bind(SocketAddr::new(any, 0)) {
+        Ok(probe) => probe,
+        Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => return Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    if probe.connect(target).is_err() {
+        return Ok(false);
+    }
+    // An address that says nothing without an interface is what a pod without IPv6 has all the same.
+    Ok(match probe.local_addr()?.ip() {
+        IpAddr::V4(ip) => !ip.is_unspecified(),
+        IpAddr::V6(ip) => !ip.is_unspecified() && !ip.is_unicast_link_local(),
+    })
+}
+
+/// Whether `listener` accepts connections still.
+pub fn is_listening(listener: &TcpListener) -> bool {
+    SockRef::from(listener).is_listener().unwrap_or(false)
+}
+
+/// Drops an accepted connection without leaving anything behind.
+pub fn drop_at_once(stream: impl AsFd) {
+    // One that is gone already is as good.
+    let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+}
+
+/// The connections that wait in `listener`.
+///
+/// # Errors
+/// It is no TCP socket.
+pub fn waiting(listener: &TcpListener) -> io::Result<Waiting> {
+    // SAFETY: zeroes are a valid value of this structure of integers.
+    let mut info: libc::tcp_info = unsafe { mem::zeroed() };
+    let mut length = mem::size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: both outlive the call, which writes at most `length` bytes into `info`.
+    let done = unsafe {
+        libc::getsockopt(
+            listener.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &raw mut length,
+        )
+    };
+    if done != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // Of a listener these two are its queue and the bound of that.
+    Ok(Waiting { now: info.tcpi_unacked, most: info.tcpi_sacked })
+}
+
+/// Whether the thread's current namespace has an interface, other than loopback, that is up and has a carrier.
+///
+/// # Errors
+/// The kernel does not list them.
+pub fn has_network() -> io::Result<bool> {
+    let mut first = ptr::null_mut();
+    // SAFETY: the pointer outlives the call, which sets it to a list that `Interfaces` frees.
+    if unsafe { libc::getifaddrs(&raw mut first) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let interfaces = Interfaces(first);
+    let (wanted, loopback) = ((libc::IFF_UP | libc::IFF_RUNNING) as u32, libc::IFF_LOOPBACK as u32);
+    let mut at = interfaces.0;
+    // SAFETY: `at` is null or an entry of the list, which lives as long as `interfaces`.
+    while let Some(interface) = unsafe { at.as_ref() } {
+        if interface.ifa_flags & (wanted | loopback) == wanted {
+            return Ok(true);
+        }
+        at = interface.ifa_next;
+    }
+    Ok(false)
+}
+
+impl Drop for Interfaces {
+    fn drop(&mut self) {
+        // SAFETY: the list came from getifaddrs and is freed once.
+        unsafe { libc::freeifaddrs(self.0) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_that_was_shut_down_does_not_listen() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        assert!(is_listening(&listener));
+        assert_eq!(waiting(&listener).unwrap().now, 0);
+        let addr = listener.local_addr().unwrap();
+        let _client = std::net::TcpStream::connect(addr).unwrap();
+        let Waiting { now, most } = waiting(&listener).unwrap();
+        assert!(now == 1 && most >= 1, "{now} of {most}");
+        SockRef::from(&listener).shutdown(std::net::Shutdown::Both).unwrap();
+        assert!(!is_listening(&listener));
+    }
+}

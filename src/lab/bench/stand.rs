@@ -1,0 +1,268 @@
+//! A mesh raised to measure one contestant, with the servers that its clients call.
+
+use std::{
+    fmt, fs,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::{
+    BenchError,
+    contestant::{Contestant, Kind},
+    pair,
+};
+use crate::lab::{
+    apps::{Background, Route, Stop, background_thread, echo, requests, throughput},
+    control::mesh_file::Mesh,
+    net::{Namespace, fabric::UPLINK},
+    process::{Process, Usage},
+    topology::Topology,
+    world::{Embedded, Launch, Options, World},
+};
+
+/// How long anything may take that is expected to happen at once. Generous: the machine may be busy.
+pub(super) const SOON: Duration = Duration::from_secs(20);
+/// How often a thing that is waited for is looked at.
+const LOOK: Duration = Duration::from_micros(200);
+
+/// Bytes that are no part of a large push.
+const FEW_BYTES: u64 = 16 * 1024;
+
+/// The servers' ports, which the configurations of pairs name.
+const REQUESTS: u16 = 8080;
+const THROUGHPUT: u16 = 7001;
+const ECHO: u16 = 7000;
+
+/// Which pods there are, and on which nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Layout {
+    /// A client on node one, a server on node two.
+    Pair,
+    /// Both on node one.
+    OneNode,
+    /// Two clients on node one, two servers on node two.
+    Neighbours,
+}
+
+/// A raised mesh.
+pub(super) struct Stand {
+    // Dropped in this order: who uses something goes before it.
+    proxies: Vec<Process>,
+    _servers: Vec<Background<u64>>,
+    pub(super) world: World<Embedded>,
+    layout: Layout,
+    direct: Option<SocketAddr>,
+    /// From the start of node one's proxy until it had acknowledged all pods of its node.
+    pub(super) started: Duration,
+    /// From the last bytes that discovery sent it until it was ready.
+    pub(super) ready_after_last_byte: Option<Duration>,
+}
+
+// === impl Layout ===
+
+impl Layout {
+    fn nodes(self) -> &'static [&'static str] {
+        match self {
+            Self::OneNode => &["one"],
+            Self::Pair | Self::Neighbours => &["two", "one"],
+        }
+    }
+
+    fn pods(self) -> &'static [(&'static str, &'static str, &'static str)] {
+        match self {
+            Self::Pair => &[("a0", "one", "10.77.1.1"), ("b0", "two", "10.77.2.1")],
+            Self::OneNode => &[("a0", "one", "10.77.1.1"), ("b0", "one", "10.77.2.1")],
+            Self::Neighbours => &[
+                ("a0", "one", "10.77.1.1"),
+                ("a1", "one", "10.77.1.2"),
+                ("b0", "two", "10.77.2.1"),
+                ("b1", "two", "10.77.2.2"),
+            ],
+        }
+    }
+
+    /// The mesh; `captured` says whether the pods' traffic is redirected to proxies.
+    pub(super) fn mesh(self, captured: bool) -> Result<Mesh, BenchError> {
+        let mut text = "nodes: {one: 10.77.0.1, two: 10.77.0.2}\npods:\n".to_owned();
+        for (name, node, ip) in self.pods() {
+            let pod = format!("namespace: bench, serviceAccount: {name}, node: {node}, ip: {ip}");
+            text += &format!("  - {{name: {name}, {pod}, captured: {captured}}}\n");
+        }
+        Ok(Mesh::parse(&text)?)
+    }
+}
+
+// === impl Stand ===
+
+impl Stand {
+    /// Raises it and waits until everything is ready; files go into `directory`.
+    pub(super) fn raise(
+        contestant: &Contestant,
+        layout: Layout,
+        bulk: u32,
+        directory: &Path,
+    ) -> Result<Self, BenchError> {
+        let mesh = layout.mesh(contestant.is_node())?;
+        let topology = Topology::of(&mesh, false)?;
+        let options = Options {
+            id: "bench".to_owned(),
+            directory: directory.to_owned(),
+            // Started below, each timed for itself.
+            proxy: None,
+            ready_limit: SOON,
+        };
+        let world = World::raise(topology, Embedded::new(mesh).bulk(bulk), options)?;
+        let mut servers = Vec::new();
+        for (pod, ..) in layout.pods().iter().filter(|(name, ..)| name.starts_with('b')) {
+            let (namespace, any) = (world.pod(&full(pod))?, IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+            servers.push(requests::serve(namespace, any, REQUESTS)?);
+            servers.push(throughput::serve(namespace, any, THROUGHPUT)?);
+            servers.push(echo::serve(namespace, any, ECHO)?);
+        }
+        let mut stand = Self {
+            proxies: Vec::new(),
+            _servers: servers,
+            world,
+            layout,
+            direct: None,
+            started: Duration::ZERO,
+            ready_after_last_byte: None,
+        };
+        match &contestant.kind {
+            Kind::Direct => {}
+            Kind::Node(binary) => {
+                for node in layout.nodes() {
+                    stand.start_proxy(node, binary)?;
+                }
+            }
+            pair => stand.start_pair(pair, directory)?,
+        }
+        Ok(stand)
+    }
+
+    fn start_proxy(&mut self, node: &str, binary: &Path) -> Result<(), BenchError> {
+        let launch = Launch::new(binary).env("RUST_LOG", "error");
+        let status = self.world.services().cni(node)?.status();
+        let arrivals = arrivals(self.world.node(node)?)?;
+        let begun = Instant::now();
+        let mut process = self.world.launch(node, &launch)?;
+        // With the snapshot complete, the last of the pods has been acknowledged.
+        let done = || status.borrow().snapshots > 0;
+        while !done() && process.status()?.is_none() && begun.elapsed() < SOON {
+            thread::park_timeout(LOOK);
+        }
+        self.started = begun.elapsed();
+        // In place first: whoever waits wants its log.
+        process.wait_until("take its pods", SOON, done)?;
+        self.world.wait_ready_of(node, &mut process)?;
+        let ready = Instant::now();
+        self.ready_after_last_byte = arrivals.finish()?.map(|last| ready.saturating_duration_since(last));
+        self.proxies.insert(0, process);
+        Ok(())
+    }
+
+    fn start_pair(&mut self, kind: &Kind, directory: &Path) -> Result<(), BenchError> {
+        let ip = |name: &str| self.layout.pods().iter().find(|pod| pod.0 == name).map(|pod| pod.2);
+        let address = |name| -> Result<IpAddr, BenchError> {
+            ip(name).and_then(|ip| ip.parse().ok()).ok_or(BenchError::Layout)
+        };
+        let programs = pair::programs(kind, directory, address("b0")?).map_err(BenchError::Pair)?;
+        self.direct = Some(SocketAddr::new(address("a0")?, 0));
+        for (program, pod) in programs.into_iter().zip(["a0", "b0"]) {
+            self.proxies.push(program.start(self.pod(pod)?)?);
+        }
+        let route = self.requests()?;
+        let process = self.proxies.first_mut().ok_or(BenchError::Layout)?;
+        let answers = || requests::hold(&route, 1, (Duration::ZERO, Duration::from_secs(1))).is_ok();
+        Ok(process.wait_until("carry a request", SOON, answers)?)
+    }
+
+    /// Where a pod's programs run.
+    pub(super) fn pod(&self, name: &str) -> Result<&Namespace, BenchError> {
+        Ok(self.world.pod(&full(name))?)
+    }
+
+    /// From the client to the server of requests.
+    pub(super) fn requests(&self) -> Result<Route, BenchError> {
+        self.route("a0", "b0", REQUESTS)
+    }
+
+    /// From the client to the server of bytes.
+    pub(super) fn throughput(&self) -> Result<Route, BenchError> {
+        self.route("a0", "b0", THROUGHPUT)
+    }
+
+    /// From the client to the echo.
+    pub(super) fn echo(&self) -> Result<Route, BenchError> {
+        self.route("a0", "b0", ECHO)
+    }
+
+    /// From the client's neighbour to the server of requests beside the echo's.
+    pub(super) fn neighbour(&self) -> Result<Route, BenchError> {
+        self.route("a1", "b1", REQUESTS)
+    }
+
+    fn route(&self, from: &str, to: &str, port: u16) -> Result<Route, BenchError> {
+        let ip = self.layout.pods().iter().find(|pod| pod.0 == to).and_then(|pod| pod.2.parse().ok());
+        let to =
+            SocketAddr::new(self.direct.map_or(ip, |pair| Some(pair.ip())).ok_or(BenchError::Layout)?, port);
+        Ok(Route::new(self.pod(from)?, to))
+    }
+
+    /// What each proxy has used, the client's first.
+    pub(super) fn usage(&self) -> Result<Vec<Usage>, BenchError> {
+        self.proxies.iter().map(|process| process.usage().map_err(Into::into)).collect()
+    }
+}
+
+impl fmt::Debug for Stand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Stand({:?})", self.layout)
+    }
+}
+
+/// Watches what arrives at a node, and returns when the last of many bytes did: what is less than [`FEW_BYTES`] since
+/// then are certificates and acknowledgements.
+fn arrivals(node: &Namespace) -> Result<Background<Option<Instant>>, BenchError> {
+    let watch = |stop: Stop| {
+        let (mut last, mut known) = (None, received());
+        while !stop.is_stopped() {
+            let now = received();
+            if now >= known + FEW_BYTES {
+                (last, known) = (Some(Instant::now()), now);
+            }
+            thread::park_timeout(5 * LOOK);
+        }
+        last
+    };
+    Ok(background_thread(node, watch)?)
+}
+
+/// Bytes that have arrived over the fabric in the namespace of this thread.
+fn received() -> u64 {
+    let text = fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.trim_start().strip_prefix(UPLINK)?.strip_prefix(':'));
+    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+}
+
+fn full(pod: &str) -> String {
+    format!("bench/{pod}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_layout_is_a_mesh_of_its_pods() {
+        for layout in [Layout::Pair, Layout::OneNode, Layout::Neighbours] {
+            for captured in [true, false] {
+                let mesh = layout.mesh(captured).unwrap();
+                assert_eq!(mesh.pods.len(), layout.pods().len());
+                assert!(mesh.pods.iter().all(|pod| pod.captured == captured && pod.namespace == "bench"));
+            }
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! The results as a table.
+
+use super::{contestant::Contestant, figures::Figure, results::Results};
+
+/// Columns of a figure's name and of a contestant's figure.
+const NAME: usize = 33;
+const VALUE: usize = 17;
+
+/// A line a figure: each contestant's median and spread, and the goals with what was reached.
+pub(super) fn table(results: &Results, contestants: &[Contestant]) -> String {
+    let main = contestants.iter().find(|one| one.is_node());
+    let names: String = contestants.iter().map(|one| format!("{:>VALUE$}", one.name)).collect();
+    let mut text = format!("{:NAME$}{:>8}{names}  goal\n", "", "");
+    for figure in results.figures() {
+        let value = |one: &Contestant| {
+            let summary = results.summary(&one.name, figure.key);
+            let shown = summary.map_or_else(
+                || "-".to_owned(),
+                |summary| format!("{} ±{:.0}%", number(summary.median), summary.spread / 2.0),
+            );
+            format!("{shown:>VALUE$}")
+        };
+        let values: String = contestants.iter().map(value).collect();
+        let goals = main.map(|one| goals(results, &one.name, figure)).unwrap_or_default();
+        let line = format!("{:NAME$}{:>8}{values}  {goals}", figure.name, figure.unit);
+        text += line.trim_end();
+        text.push('\n');
+    }
+    text
+}
+
+fn goals(results: &Results, name: &str, figure: &Figure) -> String {
+    let verdicts = results.verdicts(name, figure);
+    let said = verdicts.iter().map(|verdict| {
+        let met = if verdict.met { "met" } else { "NOT MET" };
+        format!("{}: {} {met}", verdict.goal, number(verdict.reached))
+    });
+    said.collect::<Vec<_>>().join("; ")
+}
+
+/// With three digits that say something.
+pub(super) fn number(value: f64) -> String {
+    match value.abs() {
+        large if large >= 100.0 => format!("{value:.0}"),
+        middle if middle >= 10.0 => format!("{value:.1}"),
+        small if small >= 1.0 || small == 0.0 => format!("{value:.2}"),
+        _ => format!("{value:.3}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_shows_each_contestant_and_the_goal() {
+        let contestants = ["none", "warren"].map(|name| Contestant::find(name).unwrap());
+        let mut results = Results::default();
+        for (name, value) in [("none", 20_000.0), ("warren", 9_000.0), ("warren", 11_000.0)] {
+            results.add(name, vec![("cps", value)]);
+        }
+        let text = table(&results, &contestants);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 2);
+        let words: Vec<&str> = lines[1].split_whitespace().collect();
+        let expected = "new connections, 32 clients 1/s 20000 ±0% 10000 ±10% at least 0.5 x none: 0.500 met";
+        assert_eq!(words.join(" "), expected);
+    }
+
+    #[test]
+    fn numbers_have_three_digits() {
+        let shown = [12_345.6, 99.94, 1.234, 0.1234, 0.0, -2.5].map(number);
+        assert_eq!(shown, ["12346", "99.9", "1.23", "0.123", "0.00", "-2.50"]);
+    }
+}

@@ -1,0 +1,276 @@
+//! What each kind of actor may cost, as the file says, and which actors are of which kind.
+
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use super::traffic::Flow;
+use crate::lab::node::Seen;
+
+/// What holds unless another file is given.
+pub(super) const STANDARD: &str = include_str!("allowed.yaml");
+
+/// How an actor is broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) enum Fault {
+    /// Killed.
+    Kill,
+    /// A handler panics.
+    Panic,
+    /// A handler does not return for 10 s.
+    Hang,
+    /// Each message waits longer, for some seconds.
+    Slow,
+    /// Killed, and its next five starts fail.
+    Start,
+}
+
+/// The file.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Allowed {
+    limits: BTreeMap<Fault, Limits>,
+    /// The rows.
+    pub(super) kinds: Vec<Kind>,
+}
+
+/// How long things may take; what is not named does not happen.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Limits {
+    detect_ms: Option<u64>,
+    repair_ms: Option<u64>,
+    stall_ms: Option<u64>,
+}
+
+/// A row.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Kind {
+    /// Its name.
+    pub(super) kind: String,
+    path: String,
+    /// The pod whose actor is meant.
+    pub(super) of: Option<String>,
+    /// The peer whose actor is meant.
+    pub(super) to: Option<String>,
+    #[serde(default)]
+    loses: Vec<Flow>,
+    #[serde(default)]
+    hang: Hang,
+    /// What readiness does meanwhile.
+    #[serde(default)]
+    pub(super) readiness: Says,
+    /// Why it is not broken.
+    pub(super) spared: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum Hang {
+    #[default]
+    Found,
+    Endured,
+}
+
+/// What readiness does while an actor is away.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) enum Says {
+    /// It says "ready" all the time.
+    #[default]
+    Stays,
+    /// It says that something is missing.
+    Says,
+    /// Nobody answers.
+    Away,
+}
+
+/// The file is wrong, or does not fit the tree.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum AllowedError {
+    #[error("what is allowed cannot be read: {0}")]
+    Unreadable(String),
+    #[error("what is allowed does not fit the tree:\n{}", .0.join("\n"))]
+    Unfit(Vec<String>),
+}
+
+// === impl Fault ===
+
+impl Fault {
+    /// All.
+    pub(super) const ALL: [Self; 5] = [Self::Kill, Self::Panic, Self::Hang, Self::Slow, Self::Start];
+
+    /// How long a hang is.
+    pub(super) const HANG: Duration = Duration::from_secs(10);
+    /// How long an actor is slow.
+    pub(super) const SLOW: Duration = Duration::from_secs(3);
+    /// Starts that fail.
+    pub(super) const STARTS: u32 = 5;
+
+    /// The word for it on the command line and in tables.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Kill => "kill",
+            Self::Panic => "panic",
+            Self::Hang => "hang",
+            Self::Slow => "slow",
+            Self::Start => "start",
+        }
+    }
+
+    /// The requests that do it, as `/actors/ID/REQUEST`.
+    pub(super) fn requests(self) -> Vec<String> {
+        match self {
+            Self::Kill => vec!["kill".to_owned()],
+            Self::Panic => vec!["panic".to_owned()],
+            Self::Hang => vec![format!("hang?ms={}", Self::HANG.as_millis())],
+            Self::Slow => vec![format!("slow?ms=200&for={}", Self::SLOW.as_secs())],
+            Self::Start => vec![format!("fail-starts?times={}", Self::STARTS), "kill".to_owned()],
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.word())
+    }
+}
+
+// === impl Allowed ===
+
+impl Allowed {
+    /// Reads the file's text.
+    pub(super) fn parse(text: &str) -> Result<Self, AllowedError> {
+        serde_saphyr::from_str(text).map_err(|error| AllowedError::Unreadable(error.to_string()))
+    }
+
+    /// Holds the rows against the tree: each actor is in one row, and each row has an actor.
+    pub(super) fn check(&self, tree: &[Seen]) -> Result<(), AllowedError> {
+        let mut faults = Vec::new();
+        for seen in tree {
+            let rows: Vec<&str> =
+                self.kinds.iter().filter(|row| row.covers(&seen.path)).map(|row| &*row.kind).collect();
+            match rows.as_slice() {
+                [_] => {}
+                [] => faults.push(format!("{} is in no row: add one for its kind", seen.path)),
+                many => faults.push(format!("{} is in several rows: {}", seen.path, many.join(", "))),
+            }
+        }
+        for row in &self.kinds {
+            if !tree.iter().any(|seen| row.covers(&seen.path)) {
+                faults.push(format!("{}: the tree has nothing at {}", row.kind, row.path));
+            }
+        }
+        if faults.is_empty() { Ok(()) } else { Err(AllowedError::Unfit(faults)) }
+    }
+
+    /// The row of an actor.
+    pub(super) fn row_of(&self, path: &str) -> Option<&Kind> {
+        self.kinds.iter().find(|row| row.covers(path))
+    }
+
+    /// How long a fault may go unnoticed.
+    pub(super) fn detect(&self, fault: Fault) -> Option<Duration> {
+        self.limit(fault, |limits| limits.detect_ms)
+    }
+
+    /// How long its repair may take.
+    pub(super) fn repair(&self, fault: Fault) -> Option<Duration> {
+        self.limit(fault, |limits| limits.repair_ms)
+    }
+
+    /// How long bytes and requests may stand still.
+    pub(super) fn stall(&self, fault: Fault) -> Option<Duration> {
+        self.limit(fault, |limits| limits.stall_ms)
+    }
+
+    fn limit(&self, fault: Fault, which: fn(&Limits) -> Option<u64>) -> Option<Duration> {
+        self.limits.get(&fault).and_then(which).map(Duration::from_millis)
+    }
+}
+
+// === impl Kind ===
+
+impl Kind {
+    /// Whether the actor at `path` is of this kind.
+    pub(super) fn covers(&self, path: &str) -> bool {
+        let (mut pattern, mut parts) = (self.path.split('/'), path.split('/'));
+        loop {
+            match (pattern.next(), parts.next()) {
+                (None, None) => return true,
+                (Some(pattern), Some(part)) if fits(pattern, part) => {}
+                _ => return false,
+            }
+        }
+    }
+
+    /// Whether the fault ends the actor, rather than being waited out.
+    pub(super) fn ends(&self, fault: Fault) -> bool {
+        match fault {
+            Fault::Kill | Fault::Panic | Fault::Start => true,
+            Fault::Hang => self.hang == Hang::Found,
+            Fault::Slow => false,
+        }
+    }
+
+    /// Whether the fault may cost this flow its streams.
+    pub(super) fn may_lose(&self, fault: Fault, flow: Flow) -> bool {
+        self.ends(fault) && self.loses.contains(&flow)
+    }
+}
+
+/// Whether a part of a path fits a part of a pattern.
+fn fits(pattern: &str, part: &str) -> bool {
+    match pattern.split_once('*') {
+        Some((before, after)) => {
+            part.len() > before.len() + after.len() && part.starts_with(before) && part.ends_with(after)
+        }
+        None => pattern == part,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(paths: &[&str]) -> Vec<Seen> {
+        paths.iter().map(|path| Seen { path: (*path).to_owned(), ..Seen::default() }).collect()
+    }
+
+    const SMALL: &str = "
+limits: {kill: {repairMs: 5}}
+kinds:
+  - {kind: root, path: root}
+  - {kind: conns, path: root/*/conns, loses: [first], hang: endured}
+";
+
+    #[test]
+    fn the_standard_file_has_a_limit_for_every_stall_and_a_row_for_every_known_kind() {
+        let allowed = Allowed::parse(STANDARD).unwrap();
+        assert!(Fault::ALL.iter().all(|fault| allowed.stall(*fault).is_some()));
+        assert_eq!(allowed.repair(Fault::Kill), Some(Duration::from_secs(2)));
+        let row = allowed.row_of("root/dataplane/pods/self/inbound").unwrap();
+        assert_eq!((row.kind.as_str(), row.ends(Fault::Hang)), ("capture inbound", true));
+        assert!(Flow::ALL.iter().all(|flow| !row.may_lose(Fault::Kill, *flow)));
+        let tunnel = allowed.row_of("root/dataplane/pods/x/tunnels/10.0.0.1:15008-ab").unwrap();
+        assert!(tunnel.may_lose(Fault::Panic, Flow::First) && !tunnel.may_lose(Fault::Hang, Flow::First));
+    }
+
+    #[test]
+    fn actors_without_a_row_and_rows_without_an_actor_are_named() {
+        let allowed = Allowed::parse(SMALL).unwrap();
+        allowed.check(&seen(&["root", "root/a/conns"])).unwrap();
+        let error = allowed.check(&seen(&["root", "root/a"])).unwrap_err().to_string();
+        assert!(error.contains("root/a is in no row"), "{error}");
+        assert!(error.contains("conns: the tree has nothing at root/*/conns"), "{error}");
+        assert!(!allowed.kinds[1].covers("root//conns") && !allowed.kinds[1].covers("root/a/conns/b"));
+    }
+
+    #[test]
+    fn a_file_with_a_word_too_many_is_refused() {
+        let error = Allowed::parse(&SMALL.replace("loses", "looses")).unwrap_err().to_string();
+        assert!(error.contains("looses"), "{error}");
+    }
+}

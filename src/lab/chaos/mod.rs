@@ -1,0 +1,143 @@
+//! `warren lab chaos`: breaks every kind of actor in every way under steady traffic, and holds what that cost against
+//! what it may cost (`allowed.yaml`).
+//!
+//! Or it kills actors by chance, one a second, for as long as one likes (`soak`).
+//!
+//! Each trial of the matrix has a fresh proxy. The order of the trials, and which of several equal actors is hit, come from a seed.
+
+mod allowed;
+mod args;
+mod soak;
+mod stage;
+mod table;
+mod traffic;
+mod trial;
+
+use std::{
+    error::Error,
+    fs,
+    io::Stdout,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use rand::{SeedableRng, rngs::SmallRng, seq::SliceRandom};
+
+use self::{
+    allowed::{Allowed, Fault, Kind, STANDARD},
+    stage::Stage,
+    trial::Outcome,
+};
+use super::{
+    run,
+    show::{Evidence, Show, seconds},
+    state::Directory,
+};
+
+pub use args::{ArgsError, ChaosArgs};
+
+/// One round of everything takes no longer, whatever happens.
+const ROUND: Duration = Duration::from_secs(1800);
+/// Columns of a trial's name in front of its own.
+const KIND: usize = 17;
+
+/// Runs it as the lab called `name`, at most one of a name at a time. Call it first in `main`, while the process has one
+/// thread: it runs this program again in namespaces of its own, and this program as the proxies.
+///
+/// # Errors
+/// The file of what is allowed cannot be read; there is no cell or no directory for the mesh. All else is shown and makes
+/// the exit code a failing one.
+pub fn run(name: &str, args: &ChaosArgs) -> Result<ExitCode, Box<dyn Error>> {
+    let text = match &args.allowed {
+        Some(path) => fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?,
+        None => STANDARD.to_owned(),
+    };
+    let allowed = Allowed::parse(&text)?;
+    let limit = args.duration.unwrap_or_default() + ROUND;
+    run::run(name, limit, |directory, show| play((name, directory), args, &allowed, show))
+}
+
+fn play(
+    (name, directory): (&str, &Directory),
+    args: &ChaosArgs,
+    allowed: &Allowed,
+    show: &mut Show<Stdout>,
+) -> Result<(), Box<dyn Error>> {
+    show.title(&format!(
+        "warren lab chaos, seed {}: faults in the proxy of node one, under traffic",
+        args.seed
+    ));
+    show.doing("raising the mesh");
+    let mut stage = Stage::raise(name, directory.path())?;
+    stage.settle()?;
+    if args.soak {
+        soak::run(&mut stage, args, allowed, show)?;
+        return Ok(stage.world.lower()?);
+    }
+    let outcomes = matrix(&mut stage, args, allowed, show)?;
+    show.section("The worst of each kind (times without those of the failing starts)");
+    table::by_kind(&outcomes).iter().for_each(|line| show.text(line));
+    if let Some(path) = &args.json {
+        fs::write(path, serde_json::to_vec_pretty(&outcomes)?)?;
+    }
+    show.doing("taking the mesh down");
+    Ok(stage.world.lower()?)
+}
+
+/// All trials, in rounds until the time is over.
+fn matrix(
+    stage: &mut Stage,
+    args: &ChaosArgs,
+    allowed: &Allowed,
+    show: &mut Show<Stdout>,
+) -> Result<Vec<Outcome>, Box<dyn Error>> {
+    let mut rng = SmallRng::seed_from_u64(args.seed);
+    let mut trials = trials(args, allowed)?;
+    let begun = Instant::now();
+    let mut outcomes = Vec::new();
+    for kind in &allowed.kinds {
+        if let Some(reason) = &kind.spared {
+            show.note(&format!("{} is spared: {reason}", kind.kind));
+        }
+    }
+    for round in 1_u32.. {
+        if args.duration.is_some() {
+            trials.shuffle(&mut rng);
+        }
+        show.section(&format!("Round {round}: {} trials", trials.len()));
+        show.text(&format!("    {:22} {}", "", table::header()));
+        for (number, &(kind, fault)) in trials.iter().enumerate() {
+            let (at, name) = (number + 1, format!("{:KIND$} {fault}", kind.kind));
+            let since = seconds(begun.elapsed());
+            show.doing(&format!("{at} of {}: {fault} of {}, {since} so far", trials.len(), kind.kind));
+            let outcome = trial::run(stage, allowed, (kind, fault), &mut rng)
+                .map_err(|error| format!("{fault} of {}: {error}", kind.kind))?;
+            let line = table::cells(&outcome);
+            let complaints = || [line.clone()].iter().chain(&outcome.complaints).cloned().collect::<Vec<_>>();
+            let shown =
+                if outcome.holds() { Ok(Evidence::new(line.clone())) } else { Err(complaints().join("\n")) };
+            show.fact(&name, shown);
+            outcomes.push(outcome);
+            if args.duration.is_some_and(|duration| begun.elapsed() >= duration) {
+                return Ok(outcomes);
+            }
+        }
+        if args.duration.is_none() {
+            break;
+        }
+    }
+    Ok(outcomes)
+}
+
+/// What is to be done: each kind in each way, but for what the command line leaves out.
+fn trials<'a>(args: &ChaosArgs, allowed: &'a Allowed) -> Result<Vec<(&'a Kind, Fault)>, ArgsError> {
+    let wanted = |kind: &&Kind| kind.spared.is_none();
+    let trials: Vec<(&Kind, Fault)> = allowed
+        .kinds
+        .iter()
+        .filter(wanted)
+        .flat_map(|kind| Fault::ALL.map(|fault| (kind, fault)))
+        .filter(|(kind, fault)| args.wants(&kind.kind, fault.word()))
+        .collect();
+    if trials.is_empty() { Err(ArgsError::Nothing) } else { Ok(trials) }
+}

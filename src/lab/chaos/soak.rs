@@ -1,0 +1,328 @@
+//! One random kill a second, on both nodes, under traffic: what is lost is what the killed actors owned, no byte is
+//! wrong, every crash is in the metrics, and nothing grows.
+//!
+//! A supervisor that is asked for more restarts than it tolerates gives up, as it should. So no supervisor is asked for
+//! more here than it tolerates.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::Stdout,
+    time::{Duration, Instant},
+};
+
+use rand::{Rng, SeedableRng, rngs::SmallRng, seq::IndexedRandom};
+use serde_json::json;
+
+use super::{
+    ChaosArgs,
+    allowed::{Allowed, Fault},
+    stage::{SOON, Stage, pause, text},
+    traffic::{Flow, Load, STREAMS},
+};
+use crate::lab::{
+    node::{Node, Seen, wait},
+    process::Usage,
+    show::{Evidence, Show, Shown, number, seconds},
+};
+
+/// From one kill to the next.
+const TICK: Duration = Duration::from_secs(1);
+/// Kills while the same streams live.
+const LEG: u32 = 5;
+/// Kills before memory and descriptors are looked at for the first time: until then caches and pools fill.
+const WARM: u32 = 60;
+/// How long it goes on unless the command line says otherwise.
+const USUAL: Duration = Duration::from_secs(60);
+/// From one line of progress to the next.
+const SAY: Duration = Duration::from_secs(60);
+/// Of ten kills, so many hit actors that own streams.
+const COSTLY: f64 = 0.1;
+/// Traffic has ended, and what it held has been given back by then.
+const QUIET: Duration = Duration::from_secs(3);
+/// Children of a supervisor of the data plane, and of any other, that are killed in a while. Both tolerate more.
+const TOLERATED: [(usize, Duration); 2] = [(6, Duration::from_secs(30)), (8, Duration::from_secs(300))];
+
+const CRASHES: &str = "warren_actor_crashes_total";
+const RESTARTS: &str = "warren_actor_restarts_total";
+const PANICS: &str = "warren_panics_total";
+const NODES: [&str; 2] = ["one", "two"];
+
+/// What was done and what was seen.
+#[derive(Default)]
+struct Tally {
+    kills: u64,
+    /// Kills that take a sibling along: `mesh` the stream, `pods` the hand-over.
+    with_sibling: u64,
+    /// Kills of supervisors: children that were just to be restarted go with them.
+    supervisors: u64,
+    by_kind: BTreeMap<String, u64>,
+    /// When which supervisor lost a child, by node and path.
+    recent: BTreeMap<(usize, String), Vec<Instant>>,
+    answers: u64,
+    requests: u64,
+    streams: u64,
+    streams_lost: u64,
+    requests_failed: u64,
+    wrong: u64,
+    stall: Duration,
+    complaints: Vec<String>,
+}
+
+/// A proxy at rest.
+#[derive(Clone, Copy)]
+struct Rest {
+    usage: Usage,
+    descriptors: usize,
+    crashes: u64,
+    restarts: u64,
+}
+
+/// Goes on for as long as the command line says.
+pub(super) fn run(
+    stage: &mut Stage,
+    args: &ChaosArgs,
+    allowed: &Allowed,
+    show: &mut Show<Stdout>,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let mut rng = SmallRng::seed_from_u64(args.seed);
+    let duration = args.duration.unwrap_or(USUAL);
+    show.section(&format!("One kill a second for {}", seconds(duration)));
+    let mut tally = Tally::default();
+    let warm = Instant::now() + WARM * TICK;
+    tally.go_on(stage, allowed, &mut rng, (warm, show))?;
+    let before = rest(stage)?;
+    let warmed = std::mem::take(&mut tally);
+    show.note(&format!("warm after {} kills; from here on it counts", warmed.kills));
+    // What the supervisors have to tolerate yet, and what was wrong already, stay.
+    tally = Tally { recent: warmed.recent, complaints: warmed.complaints, ..Tally::default() };
+    let begun = Instant::now();
+    tally.go_on(stage, allowed, &mut rng, (begun + duration, show))?;
+    let lasted = begun.elapsed();
+    let after = rest(stage)?;
+    let panics: u64 =
+        nodes(stage)?.iter().map(|node| Ok(node.metrics()?.sum(PANICS, &[]))).sum::<Result<_, String>>()?;
+    tally.show(lasted, (&before, &after), panics, show);
+    if let Some(path) = &args.json {
+        fs::write(path, serde_json::to_vec_pretty(&tally.json(lasted, (&before, &after)))?)?;
+    }
+    Ok(())
+}
+
+fn nodes(stage: &Stage) -> Result<Vec<Node>, String> {
+    NODES.into_iter().map(|name| stage.node(name)).collect()
+}
+
+/// Both proxies once everything is served again and nothing moves.
+fn rest(stage: &mut Stage) -> Result<Vec<Rest>, String> {
+    stage.settle()?;
+    pause(QUIET);
+    let mut found = Vec::new();
+    for (name, node) in NODES.into_iter().zip(nodes(stage)?) {
+        wait(SOON, || match node.actors(|_| true)?.iter().find(|seen| seen.state != "up") {
+            None => Ok(()),
+            Some(seen) => Err(format!("node {name}: {} is {}", seen.path, seen.state)),
+        })?;
+        let samples = node.metrics()?;
+        let process = stage.world.proxy(name).map_err(text)?;
+        found.push(Rest {
+            usage: process.usage().map_err(text)?,
+            descriptors: process.descriptors().map_err(text)?,
+            crashes: samples.sum(CRASHES, &[]),
+            restarts: samples.sum(RESTARTS, &[]),
+        });
+    }
+    Ok(found)
+}
+
+/// The flows that a killed actor may take along: those that touch its pod, or all if it is above the pods.
+fn touched(stage: &Stage, path: &str) -> Result<Vec<Flow>, String> {
+    let Some(rest) = path.strip_prefix("root/dataplane/pods/") else { return Ok(Flow::ALL.to_vec()) };
+    let mut flows = Vec::new();
+    for flow in Flow::ALL {
+        for pod in <[&str; 2]>::from(flow.ends()) {
+            if rest.starts_with(&stage.pod(pod)?.0) {
+                flows.push(flow);
+            }
+        }
+    }
+    Ok(flows)
+}
+
+// === impl Tally ===
+
+impl Tally {
+    /// Kills until `end`, leg after leg.
+    fn go_on(
+        &mut self,
+        stage: &mut Stage,
+        allowed: &Allowed,
+        rng: &mut SmallRng,
+        (end, show): (Instant, &mut Show<Stdout>),
+    ) -> Result<(), String> {
+        let (begun, mut said) = (Instant::now(), Instant::now());
+        let mut next = Instant::now();
+        while Instant::now() < end {
+            stage.settle()?;
+            let loads = Load::start(stage)?;
+            let mut may_lose = Vec::new();
+            for _ in 0..LEG {
+                next += TICK;
+                pause(next.saturating_duration_since(Instant::now()));
+                may_lose.extend(self.kill(stage, allowed, rng)?);
+                show.doing(&format!("{} kills, {} so far", self.kills, seconds(begun.elapsed())));
+            }
+            pause(TICK);
+            for flowed in Load::finish(loads)? {
+                self.complaints.extend(flowed.complaint(may_lose.contains(&flowed.flow)));
+                self.answers += flowed.streams.answered;
+                self.requests += flowed.requests.requests;
+                self.streams += flowed.streams.opened;
+                self.streams_lost += flowed.streams.broken;
+                self.requests_failed += flowed.requests.failures;
+                self.wrong += flowed.streams.wrong;
+                self.stall = self.stall.max(flowed.stall());
+            }
+            // What a leg's beginning took is made up for by the next kills, but not without end.
+            next = next.max(Instant::now().checked_sub(TICK * LEG).unwrap_or(next));
+            if said.elapsed() >= SAY {
+                said = Instant::now();
+                show.note(&self.progress(begun.elapsed()));
+            }
+        }
+        Ok(())
+    }
+
+    fn progress(&self, lasted: Duration) -> String {
+        let (answers, requests) = (number(self.answers), number(self.requests));
+        format!(
+            "{}: {} kills, {answers} echoes, {requests} requests, {} streams lost, {} complaints",
+            seconds(lasted),
+            self.kills,
+            self.streams_lost,
+            self.complaints.len()
+        )
+    }
+
+    /// Kills one actor that its supervisor can miss once more. Returns the flows that may be lost by that.
+    fn kill(&mut self, stage: &Stage, allowed: &Allowed, rng: &mut SmallRng) -> Result<Vec<Flow>, String> {
+        let costly = rng.random_bool(COSTLY);
+        let mut able: Vec<(usize, Node, Seen)> = Vec::new();
+        for (index, node) in nodes(stage)?.into_iter().enumerate() {
+            // An admin port that was just killed is asked again at the next kill.
+            for seen in node.actors(|_| true).unwrap_or_default() {
+                let Some(row) = allowed.row_of(&seen.path) else {
+                    return Err(format!("{} is in no row: add one for its kind", seen.path));
+                };
+                let costs = Flow::ALL.iter().any(|flow| row.may_lose(Fault::Kill, *flow));
+                let fits = row.spared.is_none() && costs == costly && seen.state == "up";
+                if fits && self.is_tolerated(index, &seen.path) {
+                    able.push((index, node.clone(), seen));
+                }
+            }
+        }
+        let Some((index, node, seen)) = able.choose(rng) else { return Ok(Vec::new()) };
+        // It may have ended meanwhile: that is no kill.
+        if node.harm(&seen.path, "kill").is_err() {
+            return Ok(Vec::new());
+        }
+        self.kills += 1;
+        let kind = allowed.row_of(&seen.path).map_or("", |row| row.kind.as_str());
+        *self.by_kind.entry(kind.to_owned()).or_default() += 1;
+        self.with_sibling += u64::from(["mesh", "pods"].contains(&kind));
+        self.supervisors += u64::from(["supervisor", "dynamic"].contains(&seen.is.as_str()));
+        let parent = parent(&seen.path).to_owned();
+        self.recent.entry((*index, parent)).or_default().push(Instant::now());
+        if costly { touched(stage, &seen.path) } else { Ok(Vec::new()) }
+    }
+
+    fn is_tolerated(&self, node: usize, path: &str) -> bool {
+        let parent = parent(path);
+        let [inner, outer] = TOLERATED;
+        let (most, within) = if parent.starts_with("root/dataplane") { inner } else { outer };
+        let lost = self.recent.get(&(node, parent.to_owned()));
+        lost.is_none_or(|lost| lost.iter().filter(|at| at.elapsed() < within).count() < most)
+    }
+
+    fn show(
+        &self,
+        lasted: Duration,
+        (before, after): (&[Rest], &[Rest]),
+        panics: u64,
+        show: &mut Show<Stdout>,
+    ) {
+        let kinds: Vec<String> = self.by_kind.iter().map(|(kind, kills)| format!("{kind} {kills}")).collect();
+        let text = format!("{} in {} on both nodes", number(self.kills), seconds(lasted));
+        let kills = Evidence::new(text).detail(kinds.join(", "));
+        show.fact("kills", if self.kills > 0 { Ok(kills) } else { Err("none".to_owned()) });
+        show.fact("traffic", self.traffic());
+        show.fact("restarts", self.restarts((before, after), panics));
+        for (place, name) in NODES.into_iter().enumerate() {
+            let Some((before, after)) = before.get(place).zip(after.get(place)) else { continue };
+            let (was, is) = (before.usage.resident_bytes, after.usage.resident_bytes);
+            let text =
+                format!("{} KiB at the start, {} KiB at the end", number(was / 1024), number(is / 1024));
+            show.fact(&format!("memory of {name}"), within_a_tenth(was, is, text));
+            let (was, is) = (before.descriptors as u64, after.descriptors as u64);
+            let text = format!("{was} at the start, {is} at the end");
+            show.fact(&format!("descriptors of {name}"), within_a_tenth(was, is, text));
+        }
+    }
+
+    fn traffic(&self) -> Shown {
+        let (answers, requests) = (number(self.answers), number(self.requests));
+        let text = format!("{answers} echoes and {requests} requests, {} wrong", self.wrong);
+        let (lost, streams) = (number(self.streams_lost), number(self.streams));
+        let failed = number(self.requests_failed);
+        let lost = format!("{lost} of {streams} streams and {failed} requests lost with their owners");
+        let stall =
+            format!("longest stall {}; {STREAMS} streams for each of four flows", seconds(self.stall));
+        match self.complaints.len() {
+            0 if self.wrong == 0 => Ok(Evidence::new(text).detail(lost).detail(stall)),
+            count => Err(format!("{count} complaints; {text}\n{lost}\n{}", self.complaints.join("\n"))),
+        }
+    }
+
+    /// Each kill is a crash in the metrics, and each crash a restart, but for those whose supervisor went meanwhile.
+    fn restarts(&self, (before, after): (&[Rest], &[Rest]), panics: u64) -> Shown {
+        let more = |of: fn(&Rest) -> u64| -> u64 {
+            after.iter().map(of).sum::<u64>().saturating_sub(before.iter().map(of).sum())
+        };
+        let (crashes, restarts) = (more(|rest| rest.crashes), more(|rest| rest.restarts));
+        let most = self.kills + self.with_sibling;
+        let text = format!(
+            "{} kills, {crashes} crashes, {restarts} restarts: with {} siblings, and at most {} children of killed \
+             supervisors fewer; {panics} panics",
+            self.kills, self.with_sibling, self.supervisors
+        );
+        let accounted = crashes == self.kills && restarts <= most && restarts + 2 * self.supervisors >= most;
+        if accounted && panics == 0 { Ok(Evidence::new(text)) } else { Err(text) }
+    }
+
+    fn json(&self, lasted: Duration, (before, after): (&[Rest], &[Rest])) -> serde_json::Value {
+        let rest = |rests: &[Rest]| -> Vec<serde_json::Value> {
+            let one = |rest: &Rest| {
+                json!({
+                    "residentBytes": rest.usage.resident_bytes, "descriptors": rest.descriptors,
+                    "crashes": rest.crashes, "restarts": rest.restarts,
+                })
+            };
+            rests.iter().map(one).collect()
+        };
+        json!({
+            "seconds": lasted.as_secs_f64(), "kills": self.kills, "byKind": self.by_kind, "echoes": self.answers,
+            "requests": self.requests, "streams": self.streams, "streamsLost": self.streams_lost,
+            "requestsFailed": self.requests_failed, "wrong": self.wrong, "stallMs": self.stall.as_secs_f64() * 1e3,
+            "before": rest(before), "after": rest(after), "complaints": self.complaints,
+        })
+    }
+}
+
+fn parent(path: &str) -> &str {
+    path.rsplit_once('/').map_or("", |(parent, _)| parent)
+}
+
+/// Nothing may grow by more than a tenth; less is fine.
+fn within_a_tenth(was: u64, is: u64, text: String) -> Shown {
+    if is <= was + was / 10 { Ok(Evidence::new(text)) } else { Err(text) }
+}

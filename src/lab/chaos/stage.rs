@@ -1,0 +1,175 @@
+//! The mesh that is broken while it is up, and what watches it from outside.
+
+use std::{
+    env,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::traffic::Flow;
+use crate::lab::{
+    apps::{Background, Route, Stop, background_thread, http},
+    control::mesh_file::Mesh,
+    net::Namespace,
+    node::{Node, wait},
+    world::{Embedded, Launch, Options, World, readiness},
+};
+
+const MESH: &str = include_str!("mesh.yaml");
+
+/// How long anything may take that is expected to happen at once. Generous: the machine may be busy.
+pub(super) const SOON: Duration = Duration::from_secs(5);
+/// How long the mesh may take to come up.
+const UP: Duration = Duration::from_secs(20);
+/// From one question about readiness to the next.
+const ASK: Duration = Duration::from_millis(10);
+
+/// The mesh.
+pub(super) struct Stage {
+    /// All of it.
+    pub(super) world: World<Embedded>,
+    mesh: Mesh,
+}
+
+/// Asks again and again whether a node is ready.
+pub(super) struct Probe {
+    heard: Arc<Heard>,
+    asking: Background<()>,
+}
+
+/// What was answered, and how often.
+#[derive(Debug, Default)]
+struct Heard {
+    ready: AtomicU64,
+    not_ready: AtomicU64,
+    silence: AtomicU64,
+}
+
+/// The sum of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Answers {
+    /// Said to be ready.
+    pub(super) ready: u64,
+    /// Said not to be ready.
+    pub(super) not_ready: u64,
+    /// Did not answer.
+    pub(super) silence: u64,
+}
+
+// === impl Stage ===
+
+impl Stage {
+    /// Raises the mesh with this program as the proxies, as the lab called `id`, with its files in `directory`.
+    pub(super) fn raise(id: &str, directory: &Path) -> Result<Self, Box<dyn std::error::Error>> {
+        let mesh = Mesh::parse(MESH)?;
+        let launch = Launch::new(env::current_exe()?)
+            .env("LOG_FORMAT", "json")
+            .env("RUST_LOG", "warn,access=off")
+            .env("WARREN_CHAOS", "true");
+        let options = Options {
+            id: id.to_owned(),
+            directory: directory.to_owned(),
+            proxy: Some(launch),
+            ready_limit: UP,
+        };
+        Ok(Self { world: World::up(mesh.clone(), false, options)?, mesh })
+    }
+
+    /// Starts node one's proxy anew, so that nothing of what was done to it before counts, and waits until all flows
+    /// are served.
+    pub(super) fn renew(&mut self) -> Result<(), String> {
+        self.world.restart_proxy("one").map_err(text)?;
+        self.settle()
+    }
+
+    /// Waits until all flows are served.
+    pub(super) fn settle(&self) -> Result<(), String> {
+        Flow::ALL.iter().try_for_each(|flow| wait(UP, || flow.is_served(self)))
+    }
+
+    /// A node, to be asked and broken.
+    pub(super) fn node(&self, name: &'static str) -> Result<Node, String> {
+        let log = self.world.directory().join(format!("proxy-{name}.log"));
+        Ok(Node::new(name, self.world.node(name).map_err(text)?, log))
+    }
+
+    /// Where a pod is in the tree, and its address.
+    pub(super) fn pod(&self, name: &str) -> Result<(String, String), String> {
+        let pod = self.mesh.pod(name).ok_or_else(|| format!("the mesh has no pod {name}"))?;
+        let ip = pod.ips.first().ok_or_else(|| format!("pod {name} has no address"))?;
+        Ok((pod.kubernetes_uid(), ip.to_string()))
+    }
+
+    /// From one pod to a port of another.
+    pub(super) fn route(&self, (from, to): (&str, &str), port: u16) -> Result<Route, String> {
+        let to = self.mesh.pod(to).and_then(|pod| pod.ips.first()).ok_or_else(|| format!("no pod {to}"))?;
+        Ok(Route::new(self.world.pod(from).map_err(text)?, (*to, port).into()))
+    }
+
+    /// One request, which must be answered soon.
+    pub(super) fn get(&self, ends: (&str, &str), port: u16) -> Result<(), String> {
+        match http::get(&self.route(ends, port)?, "server", SOON).map_err(text)?.status {
+            200 => Ok(()),
+            status => Err(format!("status {status}")),
+        }
+    }
+
+    /// Begins to ask node one whether it is ready.
+    pub(super) fn probe(&self) -> Result<Probe, String> {
+        let node: Namespace = self.world.node("one").map_err(text)?.clone();
+        let heard = Arc::new(Heard::default());
+        let told = heard.clone();
+        let asked = node.clone();
+        let ask = move |stop: Stop| {
+            while !stop.is_stopped() {
+                match readiness(&asked) {
+                    Ok(answer) if answer.status == 200 => &told.ready,
+                    Ok(_) => &told.not_ready,
+                    Err(_) => &told.silence,
+                }
+                .fetch_add(1, Relaxed);
+                pause(ASK);
+            }
+        };
+        Ok(Probe { heard, asking: background_thread(&node, ask).map_err(text)? })
+    }
+
+    /// Whether node one says that it is ready, soon.
+    pub(super) fn is_ready(&self) -> Result<(), String> {
+        let node = self.world.node("one").map_err(text)?;
+        wait(SOON, || match readiness(node).map_err(text)? {
+            answer if answer.status == 200 => Ok(()),
+            answer => Err(format!("node one is not ready again: {}", answer.body.trim())),
+        })
+    }
+}
+
+// === impl Probe ===
+
+impl Probe {
+    /// Stops asking.
+    pub(super) fn finish(self) -> Result<Answers, String> {
+        self.asking.finish().map_err(text)?;
+        let count = |number: &AtomicU64| number.load(Relaxed);
+        let Heard { ready, not_ready, silence } = &*self.heard;
+        Ok(Answers { ready: count(ready), not_ready: count(not_ready), silence: count(silence) })
+    }
+}
+
+/// Lets traffic flow for a while.
+pub(super) fn pause(time: Duration) {
+    let end = Instant::now() + time;
+    while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+        thread::park_timeout(left);
+    }
+}
+
+/// What an error says.
+pub(super) fn text(error: impl std::error::Error) -> String {
+    error.to_string()
+}

@@ -1,0 +1,149 @@
+//! Steady traffic through the node that is broken: long-lived streams of numbered, summed messages, and connections that
+//! come and go, on each of its data paths.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::stage::{Stage, text};
+use crate::lab::apps::{
+    Background,
+    echo::{self, Pacing},
+    load,
+};
+
+/// Live streams of each flow.
+pub(super) const STREAMS: usize = 4;
+/// From one message of a stream to its next.
+const PACE: Duration = Duration::from_millis(10);
+/// Clients of each flow that open a connection for each request.
+const CLIENTS: usize = 1;
+/// From one of its requests to the next.
+const INTERVAL: Duration = Duration::from_millis(10);
+/// What has no answer by then is lost. Longer than any allowed stall, so that stalls are measured rather than cut.
+const LOST: Duration = Duration::from_secs(20);
+/// Longer than a trial or a leg of a soak takes.
+const TIME: Duration = Duration::from_secs(300);
+
+const WEB: u16 = 8080;
+const ECHO: u16 = 9000;
+
+/// A data path through node one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) enum Flow {
+    /// Outbound, through the client's tunnel to server-1.
+    First,
+    /// Outbound, through its tunnel to server-2.
+    Second,
+    /// Inbound, through a peer's tunnel.
+    Inbound,
+    /// Inbound, in plaintext.
+    Plaintext,
+}
+
+/// The traffic of one flow.
+pub(super) struct Load {
+    flow: Flow,
+    streams: Pacing,
+    requests: Background<load::Report>,
+}
+
+/// What became of it.
+#[derive(Debug)]
+pub(super) struct Flowed {
+    /// Which flow.
+    pub(super) flow: Flow,
+    /// Its streams.
+    pub(super) streams: echo::Report,
+    /// Its requests, a connection each.
+    pub(super) requests: load::Report,
+}
+
+// === impl Flow ===
+
+impl Flow {
+    /// All.
+    pub(super) const ALL: [Self; 4] = [Self::First, Self::Second, Self::Inbound, Self::Plaintext];
+
+    /// The pods it goes from and to.
+    pub(super) fn ends(self) -> (&'static str, &'static str) {
+        match self {
+            Self::First => ("client", "server-1"),
+            Self::Second => ("client", "server-2"),
+            Self::Inbound => ("server-1", "near"),
+            Self::Plaintext => ("bare", "near"),
+        }
+    }
+
+    /// One request, which must be answered soon.
+    pub(super) fn is_served(self, stage: &Stage) -> Result<(), String> {
+        stage.get(self.ends(), WEB).map_err(|error| format!("{self:?}: {error}"))
+    }
+}
+
+// === impl Load ===
+
+impl Load {
+    /// Starts all flows; their streams are open on return.
+    pub(super) fn start(stage: &Stage) -> Result<Vec<Self>, String> {
+        let mut loads = Vec::new();
+        for flow in Flow::ALL {
+            let plan = echo::Plan { connections: STREAMS, interval: PACE, time: TIME, limit: LOST };
+            let streams = echo::pace(&stage.route(flow.ends(), ECHO)?, plan).map_err(text)?;
+            let plan = load::Plan {
+                host: "server".to_owned(),
+                clients: CLIENTS,
+                keep_alive: false,
+                requests: u64::MAX,
+                time: TIME,
+                limit: LOST,
+                interval: INTERVAL,
+            };
+            let requests = load::start(&stage.route(flow.ends(), WEB)?, plan).map_err(text)?;
+            loads.push(Self { flow, streams, requests });
+        }
+        loads.iter_mut().for_each(|load| load.streams.wait_until_open());
+        Ok(loads)
+    }
+
+    /// Ends them.
+    pub(super) fn finish(loads: Vec<Self>) -> Result<Vec<Flowed>, String> {
+        let ended = loads.into_iter().map(|Self { flow, streams, requests }| {
+            let (streams, requests) = (streams.finish().map_err(text)?, requests.finish().map_err(text)?);
+            Ok(Flowed { flow, streams, requests })
+        });
+        ended.collect()
+    }
+}
+
+// === impl Flowed ===
+
+impl Flowed {
+    /// The longest that a message or a request took.
+    pub(super) fn stall(&self) -> Duration {
+        self.streams.latencies.slowest().max(self.requests.latencies.slowest())
+    }
+
+    /// What went wrong first.
+    pub(super) fn first_problem(&self) -> &str {
+        let first = self.streams.first_problem.as_ref().or(self.requests.first_failure.as_ref());
+        first.map_or("", String::as_str)
+    }
+
+    /// Wrong answers, and losses if these are not allowed.
+    pub(super) fn complaint(&self, may_lose: bool) -> Option<String> {
+        let Self { flow, streams, requests } = self;
+        if streams.wrong > 0 {
+            return Some(format!("{flow:?}: {} wrong answers: {}", streams.wrong, self.first_problem()));
+        }
+        let idle = streams.opened < STREAMS as u64 || requests.requests == 0;
+        let lost = streams.broken > 0 || requests.failures > 0;
+        (idle || lost && !may_lose).then(|| {
+            let (broken, opened) = (streams.broken, streams.opened);
+            let (failed, all) = (requests.failures, requests.requests);
+            let first = self.first_problem();
+            format!("{flow:?}: {broken} of {opened} streams, {failed} of {all} requests lost: {first}")
+        })
+    }
+}

@@ -1,0 +1,222 @@
+//! One fault in one actor under traffic: what it cost, how soon it was noticed and repaired, and what readiness said.
+
+use std::time::{Duration, Instant};
+
+use rand::{Rng, rngs::SmallRng};
+use serde::Serialize;
+use time::OffsetDateTime;
+
+use super::{
+    allowed::{Allowed, Fault, Kind, Says},
+    stage::{Answers, SOON, Stage, pause, text},
+    traffic::{Flow, Flowed, Load},
+};
+use crate::lab::node::{Node, Seen, wait};
+
+/// Traffic before the fault and after the repair.
+const STEADY: Duration = Duration::from_millis(250);
+/// What is not repaired by then will not be.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What came of it.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Outcome {
+    /// The row.
+    pub(super) kind: String,
+    /// What was done.
+    pub(super) fault: Fault,
+    /// To whom.
+    pub(super) actor: String,
+    /// Long-lived streams of all flows.
+    pub(super) streams: u64,
+    /// Those that ended.
+    pub(super) streams_lost: u64,
+    /// Requests of all flows, each on a connection of its own.
+    pub(super) requests: u64,
+    /// Those without an answer.
+    pub(super) requests_failed: u64,
+    /// Wrong bytes.
+    pub(super) wrong: u64,
+    /// The longest that a message or a request took.
+    #[serde(serialize_with = "milliseconds")]
+    pub(super) stall: Option<Duration>,
+    /// From the fault until its supervisor knew; none if nothing had to be noticed.
+    #[serde(serialize_with = "milliseconds")]
+    pub(super) detect: Option<Duration>,
+    /// From the fault until the whole tree was up again; none if it was waited out.
+    #[serde(serialize_with = "milliseconds")]
+    pub(super) repair: Option<Duration>,
+    /// What readiness did.
+    pub(super) readiness: &'static str,
+    /// What is not as it has to be.
+    pub(super) complaints: Vec<String>,
+}
+
+/// What the tree did about it.
+#[derive(Default)]
+struct Course {
+    detect: Option<Duration>,
+    repair: Option<Duration>,
+    complaint: Option<String>,
+}
+
+/// Breaks an actor of this kind, of a fresh proxy. Errors: the trial itself could not be made.
+pub(super) fn run(
+    stage: &mut Stage,
+    allowed: &Allowed,
+    (kind, fault): (&Kind, Fault),
+    rng: &mut SmallRng,
+) -> Result<Outcome, String> {
+    stage.renew()?;
+    let one = stage.node("one")?;
+    let loads = Load::start(stage)?;
+    let before = one.actors(|_| true)?;
+    allowed.check(&before).map_err(text)?;
+    let actor = pick(stage, kind, &before, rng)?;
+    let probe = stage.probe()?;
+    pause(STEADY);
+    let course = course(&one, (kind, fault), &before, &actor)?;
+    pause(STEADY);
+    let mut complaints: Vec<String> = course.complaint.into_iter().collect();
+    complaints.extend(Flow::ALL.iter().filter_map(|flow| flow.is_served(stage).err()));
+    complaints.extend(stage.is_ready().err());
+    let answers = probe.finish()?;
+    let flowed = Load::finish(loads)?;
+    complaints.extend(flowed.iter().filter_map(|flowed| flowed.complaint(kind.may_lose(fault, flowed.flow))));
+    let readiness = readiness(kind, fault, answers, &mut complaints);
+    let sum = |of: fn(&Flowed) -> u64| flowed.iter().map(of).sum();
+    let outcome = Outcome {
+        kind: kind.kind.clone(),
+        fault,
+        actor: actor.path,
+        streams: sum(|flowed| flowed.streams.opened),
+        streams_lost: sum(|flowed| flowed.streams.broken),
+        requests: sum(|flowed| flowed.requests.requests),
+        requests_failed: sum(|flowed| flowed.requests.failures),
+        wrong: sum(|flowed| flowed.streams.wrong),
+        stall: flowed.iter().map(Flowed::stall).max(),
+        detect: course.detect,
+        repair: course.repair,
+        readiness,
+        complaints,
+    };
+    Ok(outcome.held_to(allowed))
+}
+
+/// The actor that is meant, or one of them by chance.
+fn pick(stage: &Stage, kind: &Kind, tree: &[Seen], rng: &mut SmallRng) -> Result<Seen, String> {
+    let pod = kind.of.as_deref().map(|pod| stage.pod(pod)).transpose()?;
+    let peer = kind.to.as_deref().map(|peer| stage.pod(peer)).transpose()?;
+    let meant = |seen: &&Seen| {
+        let of = pod.as_ref().is_none_or(|(uid, _)| seen.path.contains(uid));
+        let to = peer.as_ref().is_none_or(|(_, ip)| seen.path.contains(&format!("/{ip}:")));
+        kind.covers(&seen.path) && of && to
+    };
+    let found: Vec<&Seen> = tree.iter().filter(meant).collect();
+    let place = rng.random_range(0..found.len().max(1));
+    found.get(place).map(|seen| (*seen).clone()).ok_or_else(|| format!("no actor is a {}", kind.kind))
+}
+
+fn course(
+    one: &Node,
+    (kind, fault): (&Kind, Fault),
+    before: &[Seen],
+    actor: &Seen,
+) -> Result<Course, String> {
+    let (wall, begun) = (OffsetDateTime::now_utc(), Instant::now());
+    for request in fault.requests() {
+        one.harm(&actor.path, &request)?;
+    }
+    if !kind.ends(fault) {
+        let time = if fault == Fault::Slow { Fault::SLOW } else { Fault::HANG };
+        pause(time + STEADY);
+        let is_same = || match one.actor(|path| path == actor.path)? {
+            now if now.restarts == actor.restarts && now.state == "up" => Ok(()),
+            now => Err(format!("{} is {} after {} restarts", now.path, now.state, now.restarts)),
+        };
+        return Ok(Course { complaint: wait(SOON, is_same).err(), ..Course::default() });
+    }
+    let mut course = Course::default();
+    let repaired = wait(PATIENCE, || {
+        let now = one.actors(|_| true)?;
+        if course.detect.is_none() {
+            course.detect = detected(&now, actor, fault, wall);
+        }
+        is_repaired(&now, before, actor)
+    });
+    match repaired {
+        Ok(()) => course.repair = Some(begun.elapsed()),
+        Err(error) => course.complaint = Some(error),
+    }
+    Ok(course)
+}
+
+/// When its supervisor heard of its end. The reason of a failed start that came after hides it.
+fn detected(now: &[Seen], actor: &Seen, fault: Fault, since: OffsetDateTime) -> Option<Duration> {
+    let seen = now.iter().find(|seen| seen.path == actor.path)?;
+    let (at, reason) = seen.last_exit.as_ref().filter(|_| seen.last_exit != actor.last_exit)?;
+    let hidden = fault == Fault::Start && reason != "killed";
+    (!hidden).then(|| (*at - since).try_into().unwrap_or_default())
+}
+
+/// Whether it was started again, and all that was there before is up. A tunnel may have ended for want of users.
+fn is_repaired(now: &[Seen], before: &[Seen], actor: &Seen) -> Result<(), String> {
+    for was in before {
+        let found = now.iter().find(|seen| seen.path == was.path);
+        match found {
+            None if was.is == "tunnel" => {}
+            None => return Err(format!("{} is gone", was.path)),
+            Some(is) if is.state != "up" => return Err(format!("{} is {}", is.path, is.state)),
+            Some(is) if is.path == actor.path && is.restarts <= actor.restarts => {
+                return Err(format!("{} was not restarted", is.path));
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// In a word what readiness did; complains if that is not what it has to do.
+fn readiness(kind: &Kind, fault: Fault, answers: Answers, complaints: &mut Vec<String>) -> &'static str {
+    let Answers { ready, not_ready, silence } = answers;
+    let expected = if kind.ends(fault) { kind.readiness } else { Says::Stays };
+    let (holds, word) = match expected {
+        Says::Stays => (not_ready == 0 && silence == 0, "ready"),
+        Says::Says => (not_ready > 0, "says so"),
+        Says::Away => (not_ready == 0, "away"),
+    };
+    if holds && ready > 0 {
+        return word;
+    }
+    complaints
+        .push(format!("readiness: {ready} times ready, {not_ready} times not, {silence} times no answer"));
+    "WRONG"
+}
+
+// === impl Outcome ===
+
+impl Outcome {
+    /// Whether everything was as it has to be.
+    pub(super) fn holds(&self) -> bool {
+        self.complaints.is_empty()
+    }
+
+    fn held_to(mut self, allowed: &Allowed) -> Self {
+        let measured = [
+            ("noticed", self.detect, allowed.detect(self.fault)),
+            ("repaired", self.repair, allowed.repair(self.fault)),
+            ("stalled", self.stall, allowed.stall(self.fault)),
+        ];
+        for (what, time, limit) in measured {
+            if let Some((time, limit)) = time.zip(limit).filter(|(time, limit)| time > limit) {
+                self.complaints.push(format!("{what} after {time:?}, more than {limit:?}"));
+            }
+        }
+        self
+    }
+}
+
+fn milliseconds<S: serde::Serializer>(time: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    time.map(|time| time.as_secs_f64() * 1e3).serialize(serializer)
+}

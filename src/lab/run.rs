@@ -1,0 +1,80 @@
+//! Runs what needs a mesh of its own, in a cell that ends with it: on its own, on a signal, or when its time is over.
+
+use std::{
+    error::Error,
+    io::Stdout,
+    process::{self, ExitCode},
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::{
+    net::cell::{self, Entered},
+    show::{Show, seconds},
+    state::Directory,
+};
+use crate::actors::sys::lab;
+
+const SIGNALS: [i32; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
+/// How often the watch looks at the clock.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Runs `play` as the lab called `name`, at most one of a name at a time, and for `limit` at most. Call it first in
+/// `main`, while the process has one thread: it runs this program again in namespaces of its own.
+///
+/// # Errors
+/// There is no cell or no directory for the mesh. All else, a claim that does not hold or a mesh that cannot be raised,
+/// is shown and makes the exit code a failing one.
+pub(super) fn run(
+    name: &str,
+    limit: Duration,
+    play: impl FnOnce(&Directory, &mut Show<Stdout>) -> Result<(), Box<dyn Error>>,
+) -> Result<ExitCode, Box<dyn Error>> {
+    if let Entered::Finished(code) = cell::enter()? {
+        return Ok(ExitCode::from(code));
+    }
+    // Before any thread starts, so that all of them hold the signals back.
+    lab::block_signals(&SIGNALS)?;
+    let directory = Directory::of(name)?;
+    directory.create()?;
+    let watched = directory.clone();
+    // Owned by nobody: its very purpose is to end the process, and it ends with it.
+    thread::Builder::new().name("lab-watch".to_owned()).spawn(move || watch(&watched, limit))?;
+    let mut show = Show::stdout();
+    if let Err(error) = play(&directory, &mut show) {
+        show.fact("the mesh", Err(error.to_string()));
+    }
+    if show.close() {
+        directory.remove()?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    eprintln!("the proxies' logs are in {}", directory.path().display());
+    Ok(ExitCode::FAILURE)
+}
+
+/// Ends everything on a signal or when the time is over. The end of this process, the first of its cell, is the end of
+/// all processes and networks in it.
+fn watch(directory: &Directory, limit: Duration) {
+    let begun = Instant::now();
+    loop {
+        match lab::next_signal(&SIGNALS, LOOK) {
+            Ok(Some(signal)) => {
+                eprintln!("\ninterrupted: the mesh is taken down");
+                // The directory goes even if the proxies still write: what is open vanishes with them.
+                if let Err(error) = directory.remove() {
+                    eprintln!("{error}");
+                }
+                process::exit(128 + signal);
+            }
+            Ok(None) if begun.elapsed() < limit => {}
+            Ok(None) => {
+                eprintln!("\nnot done after {}; logs are in {}", seconds(limit), directory.path().display());
+                process::exit(1);
+            }
+            Err(error) => {
+                eprintln!("\ncannot wait for signals: {error}");
+                process::exit(1);
+            }
+        }
+    }
+}

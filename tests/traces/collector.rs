@@ -1,0 +1,235 @@
+//! The collector, and the backend behind it that keeps what it passes on.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use opentelemetry_proto::tonic::{
+    collector::trace::v1::{
+        ExportTraceServiceRequest, ExportTraceServiceResponse,
+        trace_service_server::{TraceService, TraceServiceServer},
+    },
+    common::v1::{KeyValue, any_value::Value},
+    trace::v1::{Span as Sent, span::SpanKind, status::StatusCode},
+};
+use parking_lot::Mutex;
+use tonic::{Request, Response, Status, codec::CompressionEncoding, transport::server::TcpIncoming};
+use warren::lab::{
+    apps::{Background, Stop, background},
+    hosts::Role,
+    process::{Process, Program},
+    testing::program,
+};
+
+use crate::{
+    support::{LIMIT, Lab, addr, eventually, listen},
+    tree,
+};
+
+/// The release that the tests were written against.
+const RELEASE: &str = "0.0.1a15";
+/// Where the backend listens, beside the collector.
+const BACKEND: u16 = 4319;
+
+/// A span as the backend got it.
+#[derive(Clone, Debug)]
+pub struct Span {
+    pub trace: String,
+    pub id: String,
+    /// Empty for the first of a trace.
+    pub parent: String,
+    pub name: String,
+    pub kind: SpanKind,
+    /// Nanoseconds since 1970.
+    pub start: u64,
+    pub end: u64,
+    pub attributes: BTreeMap<String, String>,
+    pub events: Vec<String>,
+    pub failed: bool,
+    pub resource: BTreeMap<String, String>,
+}
+
+/// What the collector has passed on.
+#[derive(Clone, Default)]
+pub struct Received(Arc<Mutex<Vec<Span>>>);
+
+/// A running collector and its backend.
+pub struct Collector {
+    pub received: Received,
+    rotel: Process,
+    _backend: Background<()>,
+}
+
+/// The collector's program, kept in `cache`, and installed there from PyPI if it is not.
+pub fn obtain(cache: &Path) -> Result<PathBuf, String> {
+    let kept = cache.join(format!("rotel-agent-{RELEASE}"));
+    // One of the tests, in its cell: the suite's own process has been here before.
+    if kept.exists() {
+        return Ok(kept);
+    }
+    let venv = cache.join(format!("rotel-venv-{}", std::process::id()));
+    let pip = venv.join("bin/pip");
+    let python = Path::new("python3");
+    run(Command::new(python).args(["-m", "venv"]).arg(&venv))?;
+    run(Command::new(&pip).args([
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        &format!("rotel=={RELEASE}"),
+    ]))?;
+    let lib = fs::read_dir(venv.join("lib")).map_err(|error| format!("{}: {error}", venv.display()))?;
+    let agents = lib.flatten().map(|python| python.path().join("site-packages/rotel/rotel-agent"));
+    let agent = agents.into_iter().find(|agent| agent.exists());
+    let agent = agent.ok_or_else(|| format!("rotel {RELEASE} has no rotel-agent for this machine"))?;
+    fs::rename(&agent, &kept).map_err(|error| format!("{}: {error}", agent.display()))?;
+    fs::remove_dir_all(&venv).map_err(|error| format!("{}: {error}", venv.display()))?;
+    Ok(kept)
+}
+
+fn run(command: &mut Command) -> Result<(), String> {
+    let name = format!("{:?}", command.get_program());
+    let output = command.output().map_err(|error| format!("cannot run {name}: {error}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = [output.stdout, output.stderr].concat();
+    Err(format!("{name} failed ({}): {}", output.status, String::from_utf8_lossy(&said).trim()))
+}
+
+impl Collector {
+    /// Starts it on the control plane's host, with gRPC on 4317 and HTTP on 4318.
+    pub fn start(lab: &Lab) -> Self {
+        let host = lab.hosts().find(Role::Control, "control").unwrap().namespace();
+        let received = Received::default();
+        let (listener, service) = (listen(host, BACKEND), TraceServiceServer::new(received.clone()));
+        let service = service.accept_compressed(CompressionEncoding::Gzip);
+        listener.set_nonblocking(true).unwrap();
+        let app = move |mut stop: Stop| async move {
+            let incoming = TcpIncoming::from(tokio::net::TcpListener::from_std(listener).unwrap());
+            let server = tonic::transport::Server::builder().add_service(service);
+            server.serve_with_incoming_shutdown(incoming, stop.stopped()).await.unwrap();
+        };
+        let backend = background(host, app).unwrap();
+        let directory = lab.directory();
+        let (to, pid) = (format!("http://127.0.0.1:{BACKEND}"), directory.join("rotel.pid"));
+        let args = [
+            "start",
+            "--pid-file",
+            &pid.to_string_lossy(),
+            "--otlp-grpc-endpoint",
+            "0.0.0.0:4317",
+            "--otlp-http-endpoint",
+            "0.0.0.0:4318",
+            "--exporter",
+            "otlp",
+            "--otlp-exporter-endpoint",
+            &to,
+            "--otlp-exporter-protocol",
+            "grpc",
+            "--debug-log",
+            "traces",
+            "--batch-timeout",
+            "100ms",
+        ];
+        let rotel =
+            Program::new("rotel", program("rotel").unwrap()).args(args).log(directory.join("rotel.log"));
+        let rotel = rotel.start(host).unwrap();
+        for port in [4317, 4318] {
+            eventually(&format!("collector on {port}: {}", rotel.log_text()), || {
+                let to = addr(&format!("127.0.0.1:{port}"));
+                host.run(|| std::net::TcpStream::connect(to)).unwrap().ok()
+            });
+        }
+        Self { received, rotel, _backend: backend }
+    }
+}
+
+impl Collector {
+    /// The spans of the trace of `what`, once the collector has passed on so much of one that `look` holds.
+    pub fn trace(&self, what: &str, look: impl Fn(&[Span]) -> bool) -> Vec<Span> {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let mut traces: BTreeMap<String, Vec<Span>> = BTreeMap::new();
+            for span in self.received.all() {
+                traces.entry(span.trace.clone()).or_default().push(span);
+            }
+            let drawn: String = traces.values().map(|spans| tree::draw(spans)).collect();
+            if let Some(found) = traces.into_values().find(|spans| look(spans)) {
+                return found;
+            }
+            let log = self.rotel.log_text();
+            assert!(
+                Instant::now() < deadline,
+                "no trace of {what} within {LIMIT:?}; got:\n{drawn}\nrotel:\n{log}"
+            );
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Received {
+    pub fn all(&self) -> Vec<Span> {
+        self.0.lock().clone()
+    }
+}
+
+#[tonic::async_trait]
+impl TraceService for Received {
+    async fn export(
+        &self,
+        request: Request<ExportTraceServiceRequest>,
+    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        let mut spans = self.0.lock();
+        for part in request.into_inner().resource_spans {
+            let resource = attributes(&part.resource.unwrap_or_default().attributes);
+            let sent = part.scope_spans.into_iter().flat_map(|scope| scope.spans);
+            spans.extend(sent.map(|span| Span::of(span, &resource)));
+        }
+        Ok(Response::new(ExportTraceServiceResponse::default()))
+    }
+}
+
+impl Span {
+    fn of(sent: Sent, resource: &BTreeMap<String, String>) -> Self {
+        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let failed = sent.status.as_ref().is_some_and(|status| status.code() == StatusCode::Error);
+        Self {
+            trace: hex(&sent.trace_id),
+            id: hex(&sent.span_id),
+            parent: hex(&sent.parent_span_id),
+            kind: sent.kind(),
+            name: sent.name,
+            start: sent.start_time_unix_nano,
+            end: sent.end_time_unix_nano,
+            attributes: attributes(&sent.attributes),
+            events: sent.events.into_iter().map(|event| event.name).collect(),
+            failed,
+            resource: resource.clone(),
+        }
+    }
+
+    pub fn attribute(&self, key: &str) -> &str {
+        self.attributes.get(key).map_or("", String::as_str)
+    }
+
+    /// The proxy's node, by its pod's name.
+    pub fn node(&self) -> &str {
+        let pod = self.resource.get("k8s.pod.name").map_or("", String::as_str);
+        pod.strip_prefix("warren-").unwrap_or(pod)
+    }
+}
+
+fn attributes(pairs: &[KeyValue]) -> BTreeMap<String, String> {
+    let text = |pair: &KeyValue| match pair.value.as_ref().and_then(|value| value.value.as_ref()) {
+        Some(Value::StringValue(text)) => text.clone(),
+        Some(Value::IntValue(number)) => number.to_string(),
+        Some(Value::BoolValue(flag)) => flag.to_string(),
+        other => format!("{other:?}"),
+    };
+    pairs.iter().map(|pair| (pair.key.clone(), text(pair))).collect()
+}
