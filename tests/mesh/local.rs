@@ -32,6 +32,8 @@ policies:
 ";
 const SHUT: &str = "10.77.1.3:9000";
 const WEB: &str = "10.96.0.80:80";
+/// Nobody listens there.
+const MARK: &str = "10.77.1.2:9998";
 
 /// Raises a mesh whose pods have their certificates: until then a connection waits for them in a tunnel, which is given
 /// up soon after.
@@ -86,6 +88,11 @@ fn counted(lab: &Lab) -> BTreeMap<String, f64> {
 fn everything(joined: bool) -> (Vec<String>, BTreeMap<String, f64>) {
     let mut lab = raise_warm(HOME, &[("WARREN_LOCAL_JOIN", if joined { "true" } else { "false" })]);
     all_closed(&lab, "one");
+    // Lines are written in order, and a little later: once those of one more connection are there, so are all before.
+    let marks = || access(&lab, "one").iter().filter(|line| line.field("dst.hbone_addr") == MARK).count();
+    let marked = marks();
+    assert!(is_turned_away(&ask(lab.pod("client").unwrap(), addr(MARK))));
+    eventually("lines of the mark", || (marks() == marked + 2).then_some(()));
     // Also of another proxy, whose log this one goes on with.
     let before = access(&lab, "one").len();
     for to in [NEAR, WEB] {

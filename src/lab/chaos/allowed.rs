@@ -61,7 +61,7 @@ pub(super) struct Kind {
     hang: Hang,
     /// What readiness does meanwhile.
     #[serde(default)]
-    pub(super) readiness: Says,
+    pub(super) readiness: Told,
     /// Why it is not broken.
     pub(super) spared: Option<String>,
 }
@@ -77,7 +77,7 @@ enum Hang {
 /// What readiness does while an actor is away.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) enum Says {
+pub(super) enum Told {
     /// It says "ready" all the time.
     #[default]
     Stays,

@@ -16,20 +16,20 @@ struct Worst<'a> {
 
 /// The names of the columns of [`cells`].
 pub(super) fn header() -> String {
-    line("streams lost", "requests failed", "stall", "noticed", "repaired", "readiness")
+    line(["streams lost", "requests failed", "stall", "noticed", "repaired", "readiness"])
 }
 
 /// One outcome.
 pub(super) fn cells(outcome: &Outcome) -> String {
     let Outcome { streams, streams_lost, requests, requests_failed, .. } = outcome;
-    line(
+    line([
         &format!("{streams_lost} of {streams}"),
         &format!("{requests_failed} of {requests}"),
         &time(outcome.stall),
         &time(outcome.detect),
         &time(outcome.repair),
         outcome.readiness,
-    )
+    ])
 }
 
 /// A Markdown table of all: a row for each kind, and in it for each fault what was lost and how long it took.
@@ -46,7 +46,7 @@ pub(super) fn by_kind(outcomes: &[Outcome]) -> Vec<String> {
     lines
 }
 
-fn line(lost: &str, failed: &str, stall: &str, noticed: &str, repaired: &str, readiness: &str) -> String {
+fn line([lost, failed, stall, noticed, repaired, readiness]: [&str; 6]) -> String {
     format!("{lost:>12} {failed:>15} {stall:>9} {noticed:>9} {repaired:>9}  {readiness}")
 }
 
@@ -64,13 +64,13 @@ impl Worst<'_> {
         let mut said: Vec<&str> = self.faults.iter().map(|outcome| outcome.readiness).collect();
         said.sort_unstable();
         said.dedup();
-        line(
+        line([
             &format!("{} of {}", most(|outcome| outcome.streams_lost), most(|outcome| outcome.streams)),
             &most(|outcome| outcome.requests_failed).to_string(),
             &slowest(|outcome| outcome.stall),
             &slowest(|outcome| outcome.detect),
             &slowest(|outcome| outcome.repair),
             &said.join(", "),
-        )
+        ])
     }
 }

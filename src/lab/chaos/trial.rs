@@ -7,7 +7,7 @@ use serde::Serialize;
 use time::OffsetDateTime;
 
 use super::{
-    allowed::{Allowed, Fault, Kind, Says},
+    allowed::{Allowed, Fault, Kind, Told},
     stage::{Answers, SOON, Stage, pause, text},
     traffic::{Flow, Flowed, Load},
 };
@@ -180,11 +180,11 @@ fn is_repaired(now: &[Seen], before: &[Seen], actor: &Seen) -> Result<(), String
 /// In a word what readiness did; complains if that is not what it has to do.
 fn readiness(kind: &Kind, fault: Fault, answers: Answers, complaints: &mut Vec<String>) -> &'static str {
     let Answers { ready, not_ready, silence } = answers;
-    let expected = if kind.ends(fault) { kind.readiness } else { Says::Stays };
+    let expected = if kind.ends(fault) { kind.readiness } else { Told::Stays };
     let (holds, word) = match expected {
-        Says::Stays => (not_ready == 0 && silence == 0, "ready"),
-        Says::Says => (not_ready > 0, "says so"),
-        Says::Away => (not_ready == 0, "away"),
+        Told::Stays => (not_ready == 0 && silence == 0, "ready"),
+        Told::Says => (not_ready > 0, "says so"),
+        Told::Away => (not_ready == 0, "away"),
     };
     if holds && ready > 0 {
         return word;
