@@ -4,7 +4,7 @@
 use std::{
     cell::Cell,
     io,
-    net::TcpListener as StdListener,
+    net::{SocketAddr, TcpListener as StdListener},
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -18,7 +18,7 @@ use tokio::{
 
 use super::{
     pods::pod::Pod,
-    serve,
+    serve::{self, Course},
     settings::HUNG_AFTER,
     shard::{PlaceError, Placed, Shard},
     sys::{
@@ -346,6 +346,7 @@ async fn accept(shard: Shard, pod: Arc<Pod>, kind: Kind, listener: StdListener) 
         Ok(listener) => listener,
         Err(error) => return tracing::error!(target: "capture", %error, "cannot watch the listener"),
     };
+    let course = Course::new(&shard, &pod);
     let mut draining = pod.draining.subscribe();
     let mut left = LEFT_OVER;
     loop {
@@ -365,7 +366,7 @@ async fn accept(shard: Shard, pod: Arc<Pod>, kind: Kind, listener: StdListener) 
             return;
         }
         match accepted {
-            Ok((stream, peer)) => begin(&shard, &pod, kind, stream, peer),
+            Ok(accepted) => begin(&course, &shard, &pod, kind, accepted),
             Err(error) if is_about_one_connection(&error) => {}
             Err(error) if is_exhaustion(&error) => {
                 tracing::warn!(target: "capture", uid = &*pod.uid, kind = kind.name(), %error, "cannot accept");
@@ -382,23 +383,19 @@ async fn accept(shard: Shard, pod: Arc<Pod>, kind: Kind, listener: StdListener) 
     }
 }
 
-fn begin(shard: &Shard, pod: &Arc<Pod>, kind: Kind, stream: TcpStream, peer: std::net::SocketAddr) {
+fn begin(
+    course: &Course,
+    shard: &Shard,
+    pod: &Arc<Pod>,
+    kind: Kind,
+    (stream, peer): (TcpStream, SocketAddr),
+) {
     match kind {
         Kind::Outbound => {
-            serve::spawn(
-                shard,
-                pod,
-                kind.name(),
-                serve::outbound::serve(pod.clone(), shard.clone(), stream, peer),
-            );
+            course.begin(kind.name(), serve::outbound::serve(pod.clone(), shard.clone(), stream, peer));
         }
         Kind::Plaintext => {
-            serve::spawn(
-                shard,
-                pod,
-                kind.name(),
-                serve::plaintext::serve(pod.clone(), shard.clone(), stream, peer),
-            );
+            course.begin(kind.name(), serve::plaintext::serve(pod.clone(), shard.clone(), stream, peer));
         }
         Kind::Inbound => {
             // A tunnel stays for long and carries many streams: it goes where the fewest are.

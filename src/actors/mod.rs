@@ -5,6 +5,7 @@ pub mod capture;
 pub mod certs;
 pub mod grpc;
 pub mod health;
+pub mod lane;
 pub mod mesh;
 pub mod node;
 pub mod pods;

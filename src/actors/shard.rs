@@ -31,6 +31,7 @@ use tokio::{
 };
 
 use super::{
+    lane::{Lane, lane},
     serve::local::Verified,
     settings::HUNG_AFTER,
     sys::{
@@ -51,6 +52,9 @@ use crate::{
 
 /// Placements that may wait for a shard to take them.
 const QUEUE: usize = 1024;
+/// Turns of tasks after which a busy shard looks what sockets have become ready. A turn of a lane is several steps, and
+/// nobody is in line before his socket was looked at.
+const EVENT_INTERVAL: u32 = 4;
 
 type Job = Box<dyn FnOnce(&Shard) + Send>;
 
@@ -216,11 +220,14 @@ impl Shards {
         let (ready, started) = std::sync::mpsc::channel();
         let body = move || {
             let _alive = alive;
-            let runtime =
-                match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
-                    Ok(runtime) => runtime,
-                    Err(error) => return drop(ready.send(Err(error))),
-                };
+            let runtime = match Builder::new_current_thread()
+                .enable_all()
+                .event_interval(EVENT_INTERVAL)
+                .build_local(LocalOptions::default())
+            {
+                Ok(runtime) => runtime,
+                Err(error) => return drop(ready.send(Err(error))),
+            };
             drop(ready.send(Ok(())));
             let local = Local {
                 index,
@@ -333,7 +340,14 @@ impl Shard {
         work: impl Future<Output = ()> + 'static,
         on_panic: impl FnOnce(String) + 'static,
     ) {
-        self.spawn(Watched { work: watch_panics(tripwire(kind, work)), on_panic: Some(on_panic) });
+        self.spawn(watched(kind, work, on_panic));
+    }
+
+    /// A lane on this shard. What is put there is as a task of its own, but that it takes its turns with the others there.
+    pub fn lane(&self) -> Lane {
+        let (lane, driver) = lane();
+        self.spawn(driver);
+        lane
     }
 
     /// Spawns on this shard. The caller sees to it that somebody hears of the task's end.
@@ -362,6 +376,15 @@ impl std::ops::Deref for Shard {
     fn deref(&self) -> &Local {
         &self.0
     }
+}
+
+/// Work of this kind, whose panic `on_panic` hears of, after all that it held is dropped.
+pub fn watched(
+    kind: &'static str,
+    work: impl Future<Output = ()>,
+    on_panic: impl FnOnce(String),
+) -> impl Future<Output = ()> {
+    Watched { work: watch_panics(tripwire(kind, work)), on_panic: Some(on_panic) }
 }
 
 // === impl Counted ===

@@ -8,7 +8,7 @@ use super::{
 };
 
 /// Constants that bound nothing: what the wire, the kernel or the settings fix.
-const NO_LIMITS: [(&str, &str); 20] = [
+const NO_LIMITS: [(&str, &str); 23] = [
     ("src/protocols/config/traces.rs", "MILLIS_MAX"),
     ("src/protocols/config/traces.rs", "QUEUE_MAX"),
     ("src/protocols/config/drain.rs", "MOST_SECONDS"),
@@ -24,11 +24,14 @@ const NO_LIMITS: [(&str, &str); 20] = [
     ("src/protocols/route/mod.rs", "HBONE_PORT"),
     ("src/protocols/tls/record.rs", "HEADER_LEN"),
     ("src/protocols/tls/record.rs", "OVERHEAD"),
-    ("src/protocols/tls/record.rs", "TAG_LEN"),
+    ("src/protocols/tls/aead.rs", "TAG_LEN"),
     ("src/protocols/tls/record.rs", "EXPLICIT_NONCE_LEN"),
     ("src/protocols/xds/delta.rs", "ROOM_FOR_COUNT"),
     ("src/protocols/xds/delta.rs", "FIRST_BYTES_MAX"),
     ("src/actors/sys/fdpass.rs", "CONTROL_WORDS"),
+    ("src/actors/sys/socket.rs", "BEGINS"),
+    ("src/actors/sys/socket.rs", "GOES_ON"),
+    ("src/actors/sys/socket.rs", "MARK_BITS"),
 ];
 
 /// Texts in the settings' source that look like variables and are none.

@@ -9,6 +9,7 @@ use std::{
 };
 
 use foldhash::HashMap;
+use http::HeaderValue;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -21,6 +22,7 @@ use crate::{
         tunnel::Tunnels,
     },
     protocols::{
+        hbone::headers::Baggage,
         identity::Identity,
         labels::Reporter,
         mesh::{Workload, WorkloadInfo},
@@ -67,6 +69,8 @@ pub struct Pod {
     pub addresses: OwnAddresses,
     /// The workload as last found, and whether it still is the one.
     workload: Mutex<Option<(u64, Arc<Workload>)>>,
+    /// What was last said of which workload.
+    baggage: Mutex<Option<(Arc<Workload>, Option<HeaderValue>)>>,
 }
 
 /// What is known of a live connection, for policy and for showing.
@@ -118,6 +122,7 @@ impl Pod {
             transparent: AtomicBool::new(false),
             addresses: OwnAddresses::default(),
             workload: Mutex::default(),
+            baggage: Mutex::default(),
         })
     }
 
@@ -178,6 +183,22 @@ impl Pod {
         self.workload_now().or_else(|| self.workload.lock().as_ref().map(|(_, workload)| workload.clone()))
     }
 
+    /// What a CONNECT or its answer says of `workload`, the pod's, if the settings have it said. Written once a workload.
+    pub fn baggage(&self, workload: &Arc<Workload>) -> Option<HeaderValue> {
+        if !self.node.settings.options.baggage {
+            return None;
+        }
+        let mut cached = self.baggage.lock();
+        if let Some((whose, value)) = &*cached
+            && Arc::ptr_eq(whose, workload)
+        {
+            return value.clone();
+        }
+        let value = baggage(workload);
+        *cached = Some((workload.clone(), value.clone()));
+        value
+    }
+
     /// The pod's identity: the namespace and service account it was handed over with, in its workload's trust domain.
     ///
     /// # Errors
@@ -198,4 +219,18 @@ impl Pod {
         let may = self.transparent.load(Ordering::Relaxed) && client != to && !to.is_loopback();
         (may && client.is_ipv4() == to.is_ipv4()).then_some(client)
     }
+}
+
+fn baggage(workload: &Workload) -> Option<HeaderValue> {
+    let place = workload.place();
+    let baggage = Baggage {
+        cluster: place.cluster_id.to_string(),
+        namespace: workload.namespace().to_owned(),
+        workload: workload.workload_name().to_owned(),
+        service: workload.canonical_name().to_owned(),
+        revision: workload.canonical_revision().to_owned(),
+        region: place.region.to_string(),
+        zone: place.zone.to_string(),
+    };
+    baggage.encode(workload.workload_type().as_str())
 }

@@ -4,14 +4,14 @@ use std::{net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use h2::{Ping, PingPong, RecvStream, SendStream, server::SendResponse};
-use http::{Request, StatusCode};
+use http::{HeaderMap, Request, StatusCode};
 use tokio::{
     net::TcpStream,
     time::{sleep, timeout},
 };
 
 use super::{
-    outbound::baggage,
+    Course,
     report::{Facts, Report},
 };
 use crate::{
@@ -27,7 +27,7 @@ use crate::{
     protocols::{
         addr::ClientAddr,
         hbone::{
-            headers::TraceParent,
+            headers::{Baggage, TraceParent},
             io::{Flush, coalesced},
             server::{self, BadRequest, Connect},
             side::StreamSide,
@@ -117,6 +117,7 @@ async fn streams(
 ) {
     let pings = connection.ping_pong();
     let mut draining = pod.draining.subscribe();
+    let course = Course::new(shard, pod);
     let work = async {
         let mut alive = std::pin::pin!(answers(&pod.node.settings.pool, pings));
         let mut told = false;
@@ -126,7 +127,7 @@ async fn streams(
                 accepted = connection.accept() => match accepted {
                     Some(Ok((request, respond))) => {
                         let work = stream(pod.clone(), shard.clone(), tunnel.clone(), request, respond);
-                        super::spawn(shard, pod, "inbound", work);
+                        course.begin("inbound", work);
                     }
                     Some(Err(error)) => {
                         let client = tunnel.client.addr();
@@ -167,6 +168,7 @@ struct Inbounds<'a> {
     pod: &'a Arc<Pod>,
     tunnel: &'a Tunnel,
     connect: Connect,
+    headers: &'a HeaderMap,
 }
 
 /// A stream whose application is reached.
@@ -221,7 +223,7 @@ async fn open(
         let span = span.set("network.transport", "tcp").set("warren.pod.uid", pod.uid.to_string());
         span.addr(span::CLIENT, tunnel.client.addr()).addr(span::SERVER, tunnel.dst);
     });
-    let connect = match server::parse(&request, pod.node.settings.options.baggage) {
+    let connect = match server::parse(&request) {
         Ok(connect) => connect,
         Err(error) => {
             let outcome = match error {
@@ -232,7 +234,7 @@ async fn open(
             return None;
         }
     };
-    let this = Inbounds { pod: &pod, tunnel: &tunnel, connect };
+    let this = Inbounds { pod: &pod, tunnel: &tunnel, connect, headers: request.headers() };
     let (workload, inbound) = match this.route().await {
         Ok(routed) => routed,
         Err((status, outcome)) => {
@@ -290,7 +292,7 @@ impl Inbounds<'_> {
         inbound: Inbound,
         respond: &mut SendResponse<Bytes>,
     ) -> Option<(Box<Report>, TcpStream, SendStream<Bytes>)> {
-        let answer = if self.pod.node.settings.options.baggage { baggage(&workload) } else { None };
+        let answer = self.pod.baggage(&workload);
         let report = Report::open(self.pod, conn, self.tunnel.dst, self.facts(workload, &inbound));
         let failed = |outcome: Outcome| {
             report.end(outcome);
@@ -313,6 +315,12 @@ impl Inbounds<'_> {
         Some((report, app, send))
     }
 
+    /// The client's workload as its own proxy describes it.
+    fn source_baggage(&self) -> Option<Box<Baggage>> {
+        let read = self.pod.node.settings.options.baggage;
+        if read { Baggage::parse(self.headers).map(Box::new) } else { None }
+    }
+
     fn facts(&self, workload: Arc<Workload>, inbound: &Inbound) -> Facts {
         let mesh = &self.pod.node.mesh;
         let own = &self.pod.node.settings.network;
@@ -322,7 +330,7 @@ impl Inbounds<'_> {
         let named = self.connect.host.as_deref();
         let service = inbound.service.clone();
         Facts {
-            source_baggage: self.connect.baggage.clone().filter(|_| source.is_none()).map(Box::new),
+            source_baggage: if source.is_none() { self.source_baggage() } else { None },
             source,
             source_identity: self.tunnel.identity.clone(),
             service: service.or_else(|| inbound_service(mesh, &workload, named, inbound.target.port())),

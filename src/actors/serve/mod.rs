@@ -16,9 +16,10 @@ use std::{
 use tokio::net::TcpStream;
 
 use super::{
+    lane::Lane,
     node::cut,
     pods::pod::{ConnInfo, Pod},
-    shard::Shard,
+    shard::{Shard, watched},
     sys::{socket, splice::Splice},
     telemetry::trace::span::{self, Kind, Step},
     tunnel::{DialError, dial},
@@ -31,7 +32,29 @@ use crate::protocols::{
     relay::{Meter, Relay, TcpSide, relay_by},
 };
 
-/// Spawns the task of a connection. A panic costs that connection only: it is counted and logged with its place.
+/// Where connections go on. A panic costs that connection only: it is counted and logged with its place.
+pub struct Course {
+    lane: Lane,
+    pod: Arc<Pod>,
+    shard: usize,
+}
+
+// === impl Course ===
+
+impl Course {
+    /// A lane of `shard` for connections of `pod`.
+    pub fn new(shard: &Shard, pod: &Arc<Pod>) -> Self {
+        Self { lane: shard.lane(), pod: pod.clone(), shard: shard.index() }
+    }
+
+    /// Begins a connection.
+    pub fn begin(&self, kind: &'static str, work: impl Future<Output = ()> + 'static) {
+        let (pod, shard) = (self.pod.clone(), self.shard);
+        self.lane.put(watched(kind, work, move |message| pod.task_panicked(kind, shard, &message)));
+    }
+}
+
+/// Spawns the task of a tunnel. A panic costs that tunnel only.
 pub fn spawn(shard: &Shard, pod: &Arc<Pod>, kind: &'static str, work: impl Future<Output = ()> + 'static) {
     let (pod, index) = (pod.clone(), shard.index());
     shard.spawn_watched(kind, work, move |message| pod.task_panicked(kind, index, &message));
@@ -78,6 +101,12 @@ pub async fn connect_app(pod: &Pod, to: SocketAddr, source: Option<IpAddr>) -> R
     let step = Step::new("application connect", Kind::Client);
     let connected = step.within(dial::connect(pod, to, source)).await;
     step.describe(|span| _ = span.addr(span::PEER, to).result("connect", &connected));
+    drop(step);
+    if let Ok(stream) = &connected
+        && source.is_some()
+    {
+        socket::settle(stream, pod.mark());
+    }
     connected
 }
 

@@ -2,7 +2,6 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use http::HeaderValue;
 use tokio::{
     net::TcpStream,
     time::{error::Elapsed, timeout},
@@ -34,7 +33,7 @@ use crate::{
         addr::{ClientAddr, HboneAddr, OrigDst},
         hbone::{
             client::{self, ConnectError, ConnectRequest},
-            headers::{self, Baggage, TraceParent},
+            headers::{self, TraceParent},
             side::StreamSide,
         },
         identity::Identity,
@@ -357,13 +356,13 @@ impl Outbound<'_> {
 
     fn request(
         &self,
-        workload: &Workload,
+        workload: &Arc<Workload>,
         authority: HboneAddr,
         service: Option<&Service>,
     ) -> ConnectRequest {
         ConnectRequest {
             authority,
-            baggage: if self.pod.node.settings.options.baggage { baggage(workload) } else { None },
+            baggage: self.pod.baggage(workload),
             forwarded: headers::forwarded(self.client.addr(), service.map(Service::hostname)),
             trace: TraceParent::random(&mut *self.shard.rng.borrow_mut()),
             network: None,
@@ -448,21 +447,6 @@ async fn patiently<T>(work: impl Future<Output = T>, another: impl Fn() -> bool)
             Err(_) => {}
         }
     }
-}
-
-/// What a CONNECT or its answer says of a workload.
-pub fn baggage(workload: &Workload) -> Option<HeaderValue> {
-    let place = workload.place();
-    let baggage = Baggage {
-        cluster: place.cluster_id.to_string(),
-        namespace: workload.namespace().to_owned(),
-        workload: workload.workload_name().to_owned(),
-        service: workload.canonical_name().to_owned(),
-        revision: workload.canonical_revision().to_owned(),
-        region: place.region.to_string(),
-        zone: place.zone.to_string(),
-    };
-    baggage.encode(workload.workload_type().as_str())
 }
 
 fn unroutable(error: RouteError) -> Unroutable {

@@ -91,7 +91,10 @@ pub fn forwarded(client: std::net::SocketAddr, host: Option<&str>) -> Option<Hea
         Some(host) => format!("for=\"{client}\";host={host}"),
         None => format!("for=\"{client}\""),
     };
-    HeaderValue::from_str(&text).ok()
+    let mut value = HeaderValue::try_from(text).ok()?;
+    // As for the trace context.
+    value.set_sensitive(true);
+    Some(value)
 }
 
 /// The `host=` of the first `forwarded` header, quotes stripped; `None` if absent, empty or not ASCII.
@@ -122,11 +125,19 @@ impl TraceParent {
         Self { trace_id: trace_id.max(1), span_id: rng.next_u64().max(1), sampled: false }
     }
 
-    /// The header's value.
+    /// The header's value. Its like does not come again: it is kept out of HPACK's table, where it would displace what
+    /// does.
     pub fn encode(self) -> HeaderValue {
-        let flags = u8::from(self.sampled);
-        let text = format!("00-{:032x}-{:016x}-{flags:02x}", self.trace_id, self.span_id);
-        HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static(""))
+        let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
+        let bytes = self.trace_id.to_be_bytes().into_iter().chain(self.span_id.to_be_bytes());
+        let digits = bytes.flat_map(|byte| [byte >> 4, byte & 15]).chain([0, u8::from(self.sampled)]);
+        let places = text.iter_mut().skip(3).filter(|place| **place != b'-');
+        for (place, digit) in places.zip(digits) {
+            *place = if digit < 10 { b'0' + digit } else { b'a' + digit - 10 };
+        }
+        let mut value = HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static(""));
+        value.set_sensitive(true);
+        value
     }
 
     /// Reads the header; anything but a valid version 00 value of 55 characters is `None`.
@@ -216,6 +227,8 @@ mod tests {
     fn trace_parents() {
         let mut rng = rand::rng();
         let random = TraceParent::random(&mut rng);
+        let known = TraceParent { trace_id: 0xab << 120 | 0x10, span_id: 0x1f, sampled: true };
+        assert_eq!(known.encode(), "00-ab000000000000000000000000000010-000000000000001f-01");
         assert_eq!(
             TraceParent::parse(&headers(TRACEPARENT, &[random.encode().to_str().unwrap()])),
             Some(random)

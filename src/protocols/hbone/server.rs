@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use h2::{
-    RecvStream, SendStream,
+    SendStream,
     server::{Connection, SendResponse},
 };
 use http::{HeaderValue, Method, Request, Response, StatusCode};
@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
     Http2Settings, MAX_PENDING_RESETS, MAX_RESET_STREAMS, SEND_BUFFER, SERVER_HEADER_LIST,
-    headers::{self, BAGGAGE, Baggage, FORWARDED_NETWORK, TraceParent},
+    headers::{self, BAGGAGE, FORWARDED_NETWORK},
 };
 use crate::protocols::addr::{AuthorityError, HboneAddr};
 
@@ -22,12 +22,8 @@ const MAX_LOCAL_RESETS: usize = 1024;
 pub struct Connect {
     /// Where to.
     pub authority: HboneAddr,
-    /// The source workload as it describes itself, for telemetry only.
-    pub baggage: Option<Baggage>,
     /// The service name the client asked for, for telemetry only.
     pub host: Option<String>,
-    /// Trace context, if the peer sent any.
-    pub trace: Option<TraceParent>,
     /// The client's network, if it is told.
     pub network: Option<String>,
 }
@@ -69,7 +65,7 @@ pub async fn handshake<Io: AsyncRead + AsyncWrite + Unpin>(
 ///
 /// # Errors
 /// It is not a CONNECT with a usable authority.
-pub fn parse(request: &Request<RecvStream>, with_baggage: bool) -> Result<Connect, BadRequest> {
+pub fn parse<B>(request: &Request<B>) -> Result<Connect, BadRequest> {
     if request.method() != Method::CONNECT {
         return Err(BadRequest::PeerMethod(request.method().clone()));
     }
@@ -77,9 +73,7 @@ pub fn parse(request: &Request<RecvStream>, with_baggage: bool) -> Result<Connec
     let map = request.headers();
     Ok(Connect {
         authority: authority.parse()?,
-        baggage: if with_baggage { Baggage::parse(map) } else { None },
         host: headers::forwarded_host(map).map(str::to_owned),
-        trace: TraceParent::parse(map),
         network: map.get(FORWARDED_NETWORK).and_then(|v| v.to_str().ok()).map(str::to_owned),
     })
 }

@@ -1,6 +1,7 @@
 //! TLS of workloads (contract/dataplane.md section 2.1): who is accepted as a peer and rustls configurations built
 //! once a certificate; handshakes by rustls, records in our own buffers.
 
+mod aead;
 pub mod buffer;
 mod cert;
 mod client;

@@ -3,8 +3,12 @@
 //! rustls makes the handshake and hands over the traffic keys. Sealing and opening records here, over buffers of
 //! our own, saves the copy and the allocation a record that its own byte interface costs.
 
-use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use rustls::ConnectionTrafficSecrets;
+
+use super::{
+    aead::{Cipher, Key, TAG_LEN},
+    buffer::copy,
+};
 
 /// Most plaintext bytes in a record.
 pub const MAX_FRAGMENT: usize = 16_384;
@@ -20,7 +24,6 @@ pub const HANDSHAKE: u8 = 22;
 /// Content type of application data.
 pub const DATA: u8 = 23;
 
-const TAG_LEN: usize = 16;
 const EXPLICIT_NONCE_LEN: usize = 8;
 /// Longest protected part a record may have (RFC 8446 section 5.2; TLS 1.2 allows more, which nobody sends).
 const MAX_PROTECTED: usize = MAX_FRAGMENT + 256;
@@ -56,7 +59,7 @@ pub enum RecordError {
 
 /// The keys of one direction.
 pub struct Protection {
-    key: LessSafeKey,
+    key: Key,
     iv: [u8; 12],
     sequence: u64,
     version: Version,
@@ -76,7 +79,7 @@ pub struct RecordHead {
 pub struct Opened {
     /// Inner content type.
     pub content: u8,
-    /// Offset from the start of the buffer it was opened into.
+    /// Offset from the start of the record.
     pub start: usize,
     /// Length in bytes.
     pub len: usize,
@@ -116,14 +119,14 @@ impl Protection {
         secrets: ConnectionTrafficSecrets,
         version: Version,
     ) -> Result<Self, RecordError> {
-        let (algorithm, key, iv) = match &secrets {
-            ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (&AES_128_GCM, key, iv),
-            ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (&AES_256_GCM, key, iv),
+        let (cipher, key, iv) = match &secrets {
+            ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (Cipher::Aes128, key, iv),
+            ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (Cipher::Aes256, key, iv),
             _ => return Err(RecordError::Cipher),
         };
-        let key = UnboundKey::new(algorithm, key.as_ref()).map_err(|_| RecordError::Cipher)?;
+        let key = Key::new(cipher, key.as_ref()).ok_or(RecordError::Cipher)?;
         let iv = iv.as_ref().try_into().map_err(|_| RecordError::Cipher)?;
-        Ok(Self { key: LessSafeKey::new(key), iv, sequence, version })
+        Ok(Self { key, iv, sequence, version })
     }
 
     /// Records sealed or opened with this key so far.
@@ -133,8 +136,6 @@ impl Protection {
 
     /// Seals `head` followed by `tail`, together at most [`MAX_FRAGMENT`] bytes, as one record of type `content`
     /// at the start of `out`; the record's length is returned.
-    ///
-    /// Without a `head` the plaintext is encrypted straight from where it lies.
     ///
     /// # Errors
     /// `out` is too short (see [`OVERHEAD`]), the fragment too long, or the sequence numbers are used up.
@@ -158,67 +159,38 @@ impl Protection {
         let outer = if tls13 { DATA } else { content };
         header.copy_from_slice(&[outer, 3, 3, high, low]);
         let (explicit, body) = body.split_at_mut(before);
-        let (text, rest) = body.split_at_mut(len);
+        let (text, tag) = body.split_at_mut(len + after);
         let sequence = self.sequence;
         if !tls13 {
             explicit.copy_from_slice(&sequence.to_be_bytes());
         }
         let nonce = self.nonce(sequence);
         let mut aad = [0; 13];
-        let aad = Aad::from(self.aad(&mut aad, header, content, len));
-        let content = [content];
-        let extra = content.get(..after).unwrap_or_default();
-        let sealed = if head.is_empty() {
-            self.key.seal_out_of_place_scatter(nonce, aad, tail, text, extra, rest)
-        } else {
-            let (first, second) = text.split_at_mut(head.len());
-            first.copy_from_slice(head);
-            second.copy_from_slice(tail);
-            self.key.seal_in_place_scatter(nonce, aad, text, extra, rest)
-        };
-        sealed.map_err(|_| RecordError::LocalSeal)?;
+        let aad = self.aad(&mut aad, header, content, len);
+        let (first, rest) = text.split_at_mut(head.len());
+        let (second, inner) = rest.split_at_mut(tail.len());
+        first.copy_from_slice(head);
+        copy(second, tail);
+        inner.fill(content);
+        self.key.seal(nonce, aad, text, tag).ok_or(RecordError::LocalSeal)?;
         self.sequence = sequence.checked_add(1).ok_or(RecordError::LocalSeal)?;
         Ok(HEADER_LEN + protected)
-    }
-
-    /// Bytes of room that [`Protection::open`] needs for a record.
-    pub fn opened_room(&self, head: RecordHead) -> usize {
-        match self.version {
-            Version::Tls13 => head.protected_len.saturating_sub(TAG_LEN),
-            Version::Tls12 => head.protected_len.saturating_sub(TAG_LEN + EXPLICIT_NONCE_LEN),
-        }
-    }
-
-    /// Opens the whole record `record` into `out`, which has exactly [`Protection::opened_room`] bytes.
-    ///
-    /// # Errors
-    /// It does not authenticate or is malformed; the connection is unusable then.
-    pub fn open(&mut self, record: &[u8], out: &mut [u8]) -> Result<Opened, RecordError> {
-        let (header, body) = record.split_at_checked(HEADER_LEN).ok_or(RecordError::PeerMalformed)?;
-        let (nonce, body) = self.opening_nonce(body)?;
-        let cut = body.len().checked_sub(TAG_LEN).ok_or(RecordError::PeerMalformed)?;
-        let (text, tag) = body.split_at_checked(cut).ok_or(RecordError::PeerMalformed)?;
-        let mut aad = [0; 13];
-        let aad = Aad::from(self.aad(&mut aad, header, *header.first().unwrap_or(&0), text.len()));
-        let opened = self.key.open_separate_gather(nonce, aad, text, tag, out);
-        opened.map_err(|_| RecordError::PeerBadRecord)?;
-        self.opened(*header.first().unwrap_or(&0), out, 0)
     }
 
     /// Opens the whole record `record` where it lies. The offset returned is from the start of `record`.
     ///
     /// # Errors
-    /// As [`Protection::open`].
-    pub fn open_in_place(&mut self, record: &mut [u8]) -> Result<Opened, RecordError> {
+    /// It does not authenticate or is malformed; the connection is unusable then.
+    pub fn open(&mut self, record: &mut [u8]) -> Result<Opened, RecordError> {
         let (header, body) = record.split_at_mut_checked(HEADER_LEN).ok_or(RecordError::PeerMalformed)?;
         let outer = *header.first().unwrap_or(&0);
         let explicit = if self.version == Version::Tls12 { EXPLICIT_NONCE_LEN } else { 0 };
-        let (nonce, _) = self.opening_nonce(body)?;
+        let nonce = self.opening_nonce(body)?;
         let body = body.get_mut(explicit..).ok_or(RecordError::PeerMalformed)?;
         let len = body.len().checked_sub(TAG_LEN).ok_or(RecordError::PeerMalformed)?;
         let mut aad = [0; 13];
-        let aad = Aad::from(self.aad(&mut aad, header, outer, len));
-        let text = self.key.open_in_place(nonce, aad, body).map_err(|_| RecordError::PeerBadRecord)?;
+        let aad = self.aad(&mut aad, header, outer, len);
+        let text = self.key.open(nonce, aad, body).ok_or(RecordError::PeerBadRecord)?;
         self.opened(outer, text, HEADER_LEN + explicit)
     }
 
@@ -236,25 +208,24 @@ impl Protection {
         Ok(Opened { content, start, len })
     }
 
-    fn opening_nonce<'a>(&self, body: &'a [u8]) -> Result<(Nonce, &'a [u8]), RecordError> {
+    fn opening_nonce(&self, body: &[u8]) -> Result<[u8; 12], RecordError> {
         match self.version {
-            Version::Tls13 => Ok((self.nonce(self.sequence), body)),
+            Version::Tls13 => Ok(self.nonce(self.sequence)),
             Version::Tls12 => {
-                let (explicit, rest) =
-                    body.split_first_chunk::<EXPLICIT_NONCE_LEN>().ok_or(RecordError::PeerMalformed)?;
-                Ok((self.nonce(u64::from_be_bytes(*explicit)), rest))
+                let explicit = body.first_chunk::<EXPLICIT_NONCE_LEN>().ok_or(RecordError::PeerMalformed)?;
+                Ok(self.nonce(u64::from_be_bytes(*explicit)))
             }
         }
     }
 
     /// TLS 1.3: the IV with the sequence number XORed in. TLS 1.2: four bytes of salt, then the explicit part.
-    fn nonce(&self, explicit: u64) -> Nonce {
+    fn nonce(&self, explicit: u64) -> [u8; 12] {
         let mut nonce = self.iv;
         let explicit = explicit.to_be_bytes();
         for (byte, number) in nonce.iter_mut().skip(4).zip(explicit) {
             *byte = if self.version == Version::Tls13 { *byte ^ number } else { number };
         }
-        Nonce::assume_unique_for_key(nonce)
+        nonce
     }
 
     fn aad<'a>(&self, space: &'a mut [u8; 13], header: &[u8], content: u8, len: usize) -> &'a [u8] {
@@ -278,10 +249,9 @@ mod tests {
 
     fn pair(version: Version, bits: usize) -> (Protection, Protection) {
         let make = || {
-            let key =
-                UnboundKey::new(if bits == 128 { &AES_128_GCM } else { &AES_256_GCM }, &vec![7; bits / 8])
-                    .unwrap();
-            Protection { key: LessSafeKey::new(key), iv: [9; 12], sequence: 0, version }
+            let cipher = if bits == 128 { Cipher::Aes128 } else { Cipher::Aes256 };
+            let key = Key::new(cipher, &vec![7; bits / 8]).unwrap();
+            Protection { key, iv: [9; 12], sequence: 0, version }
         };
         (make(), make())
     }
@@ -297,7 +267,7 @@ mod tests {
             let (mut seal, mut open) = pair(version, if wide { 256 } else { 128 });
             let mut both = pair(version, if wide { 256 } else { 128 }).0;
             let want: Vec<u8> = head.iter().chain(&tail).copied().collect();
-            for round in 0..3 {
+            for _ in 0..3 {
                 let mut out = vec![0; want.len() + OVERHEAD];
                 let len = seal.seal(content, &head, &tail, &mut out).unwrap();
                 out.truncate(len);
@@ -307,15 +277,9 @@ mod tests {
                 prop_assert_eq!(&again[..len], &out[..]);
                 let record = RecordHead::peek(&out).unwrap().unwrap();
                 prop_assert_eq!(record.record_len(), out.len());
-                if round == 1 {
-                    let opened = open.open_in_place(&mut out).unwrap();
-                    prop_assert_eq!(&out[opened.start..opened.start + opened.len], &want[..]);
-                } else {
-                    let mut plain = vec![0; open.opened_room(record)];
-                    let opened = open.open(&out, &mut plain).unwrap();
-                    prop_assert_eq!(opened.content, content);
-                    prop_assert_eq!(&plain[opened.start..opened.start + opened.len], &want[..]);
-                }
+                let opened = open.open(&mut out).unwrap();
+                prop_assert_eq!(opened.content, content);
+                prop_assert_eq!(&out[opened.start..opened.start + opened.len], &want[..]);
             }
         }
 
@@ -329,7 +293,7 @@ mod tests {
                 // The version bytes of TLS 1.2 are replaced by ours in the additional data, lengths are checked before.
                 if let Some(byte) = out.get_mut(at).filter(|_| !(1..5).contains(&at)) {
                     *byte ^= 1 << bit;
-                    prop_assert_eq!(open.open_in_place(&mut out).unwrap_err(), RecordError::PeerBadRecord);
+                    prop_assert_eq!(open.open(&mut out).unwrap_err(), RecordError::PeerBadRecord);
                 }
             }
         }
@@ -351,6 +315,6 @@ mod tests {
         // Content type 0 with zero text: nothing but padding after opening.
         let len = seal.seal(0, &[], &[0; 8], &mut out).unwrap();
         out.truncate(len);
-        assert_eq!(open.open_in_place(&mut out).unwrap_err(), RecordError::PeerMalformed);
+        assert_eq!(open.open(&mut out).unwrap_err(), RecordError::PeerMalformed);
     }
 }

@@ -14,7 +14,7 @@ use rustls::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
-    buffer::{Buffers, Window},
+    buffer::{Buffers, Window, append},
     handshake::Received,
     record::{
         ALERT, DATA, HANDSHAKE, HEADER_LEN, MAX_FRAGMENT, OVERHEAD, Opened, Protection, RecordError,
@@ -27,6 +27,7 @@ const REKEY_AFTER: u64 = 1 << 23;
 /// Unsent bytes up to which the outgoing buffer is moved to its front to make room.
 const CHEAP_TO_MOVE: usize = 16 * 1024;
 const CLOSE_NOTIFY: [u8; 2] = [1, 0];
+const CHANGE_CIPHER_SPEC: u8 = 20;
 const KEY_UPDATE: u8 = 24;
 const NEW_SESSION_TICKET: u8 = 4;
 /// A key update that asks for none in return.
@@ -167,7 +168,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
     fn copy_opened(&mut self, buf: &mut ReadBuf<'_>) -> bool {
         if !self.early.is_empty() {
             let n = self.early.len().min(buf.remaining());
-            buf.put_slice(self.early.get(..n).unwrap_or_default());
+            append(buf, self.early.get(..n).unwrap_or_default());
             self.early.advance(n);
             return n > 0;
         }
@@ -176,7 +177,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
             return false;
         }
         let n = len.min(buf.remaining());
-        buf.put_slice(self.incoming.filled().get(..n).unwrap_or_default());
+        append(buf, self.incoming.filled().get(..n).unwrap_or_default());
         self.incoming.consume(n);
         self.opened.0 -= n;
         if self.opened.0 == 0 {
@@ -186,44 +187,30 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
         n > 0
     }
 
-    /// Opens the record at the front of `incoming` if it is whole: straight into `buf` if it fits there, else in
-    /// place. Whether there was one.
-    fn open_next(&mut self, buf: &mut ReadBuf<'_>) -> Result<bool, RecordError> {
+    /// Opens the record at the front of `incoming`, where it lies, if it is whole. Whether there was one.
+    fn open_next(&mut self) -> Result<bool, RecordError> {
         let filled = self.incoming.filled();
         let Some(head) = RecordHead::peek(filled)? else { return Ok(false) };
         let Some(record) = filled.get_mut(..head.record_len()) else { return Ok(false) };
-        if head.content == 20 && self.keys.version == Version::Tls13 {
+        if head.content == CHANGE_CIPHER_SPEC && self.keys.version == Version::Tls13 {
             return Err(RecordError::PeerUnexpected(head.content));
         }
-        let room = self.keys.open.opened_room(head);
-        if buf.remaining() >= room {
-            let opened = self.keys.open.open(record, buf.initialize_unfilled_to(room))?;
-            self.incoming.consume(head.record_len());
-            self.count_idle(opened.content == DATA && opened.len > 0)?;
-            if opened.content == DATA {
-                buf.advance(opened.len);
-            } else {
-                let message = buf.initialize_unfilled_to(room).get(..opened.len).unwrap_or_default().to_vec();
-                self.control(opened.content, &message)?;
+        let Opened { content, start, len } = self.keys.open.open(record)?;
+        // An endless row of records that carry nothing would cost us a turn of the cipher each.
+        self.idle_records = if content == DATA && len > 0 { 0 } else { self.idle_records + 1 };
+        if self.idle_records > MAX_IDLE_RECORDS {
+            return Err(RecordError::PeerMalformed);
+        }
+        if content == DATA {
+            self.incoming.consume(start);
+            self.opened = (len, head.record_len() - start - len);
+            if len == 0 {
+                self.incoming.consume(std::mem::take(&mut self.opened.1));
             }
         } else {
-            let Opened { content, start, len } = self.keys.open.open_in_place(record)?;
-            // `count_idle`, while the record is borrowed.
-            self.idle_records = if content == DATA && len > 0 { 0 } else { self.idle_records + 1 };
-            if self.idle_records > MAX_IDLE_RECORDS {
-                return Err(RecordError::PeerMalformed);
-            }
-            if content == DATA {
-                self.incoming.consume(start);
-                self.opened = (len, head.record_len() - start - len);
-                if len == 0 {
-                    self.incoming.consume(std::mem::take(&mut self.opened.1));
-                }
-            } else {
-                let message = record.get(start..start + len).unwrap_or_default().to_vec();
-                self.incoming.consume(head.record_len());
-                self.control(content, &message)?;
-            }
+            let message = record.get(start..start + len).unwrap_or_default().to_vec();
+            self.incoming.consume(head.record_len());
+            self.control(content, &message)?;
         }
         Ok(true)
     }
@@ -258,12 +245,6 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
     #[cfg(test)]
     pub(super) fn seal_record(&mut self, content: u8, bytes: &[u8]) {
         self.seal(content, &[], bytes).unwrap();
-    }
-
-    /// Refuses an endless row of records that carry nothing, each of which costs us a turn of the cipher.
-    fn count_idle(&mut self, carries: bool) -> Result<(), RecordError> {
-        self.idle_records = if carries { 0 } else { self.idle_records + 1 };
-        if self.idle_records > MAX_IDLE_RECORDS { Err(RecordError::PeerMalformed) } else { Ok(()) }
     }
 
     /// Replaces the sending key, telling the peer. There must be room.
@@ -354,13 +335,12 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<Io> {
                 this.incoming.release(&this.buffers);
                 return Poll::Ready(Ok(()));
             }
-            // A record that does not fit any more waits for the next call, once there is something to return.
-            let got = buf.filled().len() > before;
-            if got && (this.opened.0 > 0 || !whole_record_fits(this, buf)) {
-                return Poll::Ready(Ok(()));
-            }
-            if this.open_next(buf).map_err(invalid)? {
+            if this.open_next().map_err(invalid)? {
                 continue;
+            }
+            // What there is is handed over before more is asked for.
+            if buf.filled().len() > before {
+                return Poll::Ready(Ok(()));
             }
             let space = this.incoming.space(&this.buffers, HEADER_LEN + MAX_FRAGMENT * 4);
             let mut space = ReadBuf::new(space);
@@ -378,19 +358,6 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<Io> {
                 }
             }
         }
-    }
-}
-
-/// Whether a whole record is at hand that can be opened straight into what is left of `buf`.
-fn whole_record_fits<Io>(this: &mut TlsStream<Io>, buf: &ReadBuf<'_>) -> bool {
-    let filled = this.incoming.filled();
-    match RecordHead::peek(filled) {
-        Ok(Some(head)) => {
-            filled.len() >= head.record_len() && buf.remaining() >= this.keys.open.opened_room(head)
-        }
-        Ok(None) => false,
-        // The error is found again where it is reported.
-        Err(_) => true,
     }
 }
 

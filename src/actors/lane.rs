@@ -1,0 +1,329 @@
+//! Lanes: the connections of one pod, or the streams of one tunnel, on one shard.
+//!
+//! A shard's runtime takes its tasks in the order in which they became ready. With a task for each connection, a pod
+//! that opens them as fast as it can would have the others wait behind all of its own. So each of these crowds is one
+//! task: its lane, which goes a few steps when its turn comes and then stands in line again.
+
+use std::{
+    cell::RefCell,
+    collections::VecDeque,
+    future::Future,
+    pin::Pin,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
+};
+
+use parking_lot::Mutex;
+use slab::Slab;
+
+/// Steps of a lane in one turn of its shard.
+const STEPS: usize = 4;
+/// Room of the books of a lane that is kept when nothing is in them.
+const KEPT: usize = 16;
+
+type Work = Pin<Box<dyn Future<Output = ()>>>;
+
+/// Where work is put on a lane. The lane ends once all of these are dropped and its work is done.
+pub struct Lane {
+    arrivals: Rc<RefCell<Vec<Work>>>,
+    line: Arc<Line>,
+}
+
+/// Drives what is on a lane.
+pub struct Driver {
+    arrivals: Rc<RefCell<Vec<Work>>>,
+    line: Arc<Line>,
+    members: Slab<Member>,
+}
+
+struct Member {
+    work: Work,
+    wake: Arc<Bell>,
+}
+
+/// Wakes one member, from any thread.
+struct Bell {
+    line: Arc<Line>,
+    key: usize,
+    /// It stands in line already.
+    rung: AtomicBool,
+}
+
+/// Who is ready, in the order in which they became so.
+#[derive(Default)]
+struct Line(Mutex<Waiting>);
+
+#[derive(Default)]
+struct Waiting {
+    ready: VecDeque<usize>,
+    /// The driver's, while it waits.
+    driver: Option<Waker>,
+}
+
+/// A lane and what drives it.
+pub fn lane() -> (Lane, Driver) {
+    let (arrivals, line) = (Rc::default(), Arc::default());
+    let lane = Lane { arrivals: Rc::clone(&arrivals), line: Arc::clone(&line) };
+    (lane, Driver { arrivals, line, members: Slab::new() })
+}
+
+// === impl Lane ===
+
+impl Lane {
+    /// Puts `work` on the lane. Panics are its own business.
+    pub fn put(&self, work: impl Future<Output = ()> + 'static) {
+        self.arrivals.borrow_mut().push(Box::pin(work));
+        self.line.wake_driver();
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        self.line.wake_driver();
+    }
+}
+
+// === impl Line ===
+
+impl Line {
+    fn wake_driver(&self) {
+        let driver = self.0.lock().driver.take();
+        if let Some(driver) = driver {
+            driver.wake();
+        }
+    }
+
+    fn join(&self, key: usize) {
+        let mut waiting = self.0.lock();
+        waiting.ready.push_back(key);
+        let driver = waiting.driver.take();
+        drop(waiting);
+        if let Some(driver) = driver {
+            driver.wake();
+        }
+    }
+
+    /// The next in line; if there is none, `driver` is woken by the next that joins.
+    fn next(&self, driver: &Waker) -> Option<usize> {
+        let mut waiting = self.0.lock();
+        let next = waiting.ready.pop_front();
+        if next.is_none() {
+            waiting.driver = Some(driver.clone());
+            if waiting.ready.capacity() > KEPT {
+                waiting.ready.shrink_to(KEPT);
+            }
+        }
+        next
+    }
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if !self.rung.swap(true, Ordering::AcqRel) {
+            self.line.join(self.key);
+        }
+    }
+}
+
+// === impl Driver ===
+
+impl Driver {
+    fn admit(&mut self) {
+        let mut arrivals = self.arrivals.borrow_mut();
+        for work in arrivals.drain(..) {
+            let entry = self.members.vacant_entry();
+            let (line, key) = (self.line.clone(), entry.key());
+            entry.insert(Member { work, wake: Arc::new(Bell { line, key, rung: AtomicBool::new(true) }) });
+            self.line.join(key);
+        }
+    }
+
+    fn step(&mut self, key: usize) {
+        // One that has ended may have been woken once more.
+        let Some(member) = self.members.get_mut(key) else { return };
+        // Before it is polled: what wakes it meanwhile counts.
+        member.wake.rung.store(false, Ordering::Release);
+        let waker = Waker::from(member.wake.clone());
+        if member.work.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
+            // Taken out first: dropping it may put new work on the lane.
+            let ended = self.members.remove(key);
+            drop(ended);
+        }
+        if self.members.is_empty() {
+            self.members.shrink_to_fit();
+        }
+    }
+}
+
+impl Future for Driver {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        for _ in 0..STEPS {
+            this.admit();
+            match this.line.next(cx.waker()) {
+                Some(key) => this.step(key),
+                // No other holder of the arrivals is left to bring any.
+                None if this.members.is_empty() && Rc::strong_count(&this.arrivals) == 1 => {
+                    return Poll::Ready(());
+                }
+                None => return Poll::Pending,
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use tokio::{
+        sync::{Notify, oneshot},
+        task::{LocalSet, spawn_local, yield_now},
+    };
+
+    use super::*;
+
+    #[allow(clippy::disallowed_methods, reason = "the tests own their tasks by the LocalSet they run in")]
+    async fn with_lane<F: Future>(test: impl FnOnce(Lane) -> F) -> F::Output {
+        let run = async {
+            let (lane, driver) = lane();
+            let driven = spawn_local(driver);
+            let done = test(lane).await;
+            // With the last of its work, and not before.
+            driven.await.unwrap();
+            done
+        };
+        LocalSet::new().run_until(run).await
+    }
+
+    /// Stands in line again at once; tokio's own would stand aside until the runtime has looked at its sockets.
+    async fn stand_in_line() {
+        let mut stood = false;
+        std::future::poll_fn(move |cx| {
+            if std::mem::replace(&mut stood, true) {
+                return Poll::Ready(());
+            }
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn all_work_is_done_and_then_the_lane_ends() {
+        let done = Rc::new(Cell::new(0));
+        let told = done.clone();
+        with_lane(|lane| async move {
+            for turns in 0..100 {
+                let told = told.clone();
+                lane.put(async move {
+                    for _ in 0..turns % 7 {
+                        yield_now().await;
+                    }
+                    told.set(told.get() + 1);
+                });
+            }
+        })
+        .await;
+        assert_eq!(done.get(), 100);
+    }
+
+    #[tokio::test]
+    #[allow(clippy::disallowed_methods, reason = "the tests own their tasks by the LocalSet they run in")]
+    async fn a_crowd_on_one_lane_leaves_others_their_turns() {
+        let crowd = Rc::new(Cell::new(0));
+        let steps = crowd.clone();
+        with_lane(|lane| async move {
+            for _ in 0..50 {
+                let steps = steps.clone();
+                lane.put(async move {
+                    for _ in 0..20 {
+                        steps.set(steps.get() + 1);
+                        stand_in_line().await;
+                    }
+                });
+            }
+            // A task beside the lane: between two of its turns the crowd takes one of its own.
+            let beside = spawn_local(async move {
+                let mut longest = 0;
+                for _ in 0..100 {
+                    let before = steps.get();
+                    stand_in_line().await;
+                    longest = longest.max(steps.get() - before);
+                }
+                longest
+            });
+            let longest = beside.await.unwrap();
+            assert!((1..=STEPS).contains(&longest), "{longest} steps between two turns of another task");
+        })
+        .await;
+        assert_eq!(crowd.get(), 1000);
+    }
+
+    #[tokio::test]
+    async fn members_are_woken_from_other_threads_and_from_each_other() {
+        let (from_outside, outside) = oneshot::channel();
+        let heard = with_lane(|lane| async move {
+            let notify = Rc::new(Notify::new());
+            let (tell, heard) = oneshot::channel();
+            let notified = notify.clone();
+            lane.put(async move {
+                notified.notified().await;
+                tell.send("heard").unwrap();
+            });
+            lane.put(async move {
+                outside.await.unwrap();
+                notify.notify_one();
+            });
+            std::thread::spawn(move || from_outside.send(()).unwrap());
+            heard.await.unwrap()
+        })
+        .await;
+        assert_eq!(heard, "heard");
+    }
+
+    #[tokio::test]
+    async fn a_wake_after_the_end_is_of_no_concern() {
+        let kept = Rc::new(RefCell::new(None));
+        let keeps = kept.clone();
+        with_lane(|lane| async move {
+            lane.put(std::future::poll_fn(move |cx| {
+                *keeps.borrow_mut() = Some(cx.waker().clone());
+                Poll::Ready(())
+            }));
+            yield_now().await;
+            yield_now().await;
+            let waker: Waker = kept.borrow_mut().take().unwrap();
+            waker.wake_by_ref();
+            // Its place is another's by now, who does not mind.
+            lane.put(async { yield_now().await });
+            waker.wake();
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn what_is_on_a_lane_ends_with_it() {
+        let (held, driver) = lane();
+        let (alive, gone) = oneshot::channel::<()>();
+        held.put(async move {
+            let _alive = alive;
+            std::future::pending::<()>().await;
+        });
+        drop(driver);
+        drop(held);
+        assert!(gone.await.is_err());
+    }
+}
