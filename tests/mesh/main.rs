@@ -17,6 +17,7 @@ mod load;
 mod local;
 mod logs;
 mod metrics;
+mod poison;
 mod policy;
 mod quarantine;
 mod support;
@@ -30,6 +31,7 @@ use hbone::*;
 use lifecycle::*;
 use load::*;
 use local::*;
+use poison::*;
 use policy::*;
 use quarantine::*;
 use zds::*;
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
         a_listener_that_was_shut_down_is_bound_again,
         a_resource_that_crashed_the_tables_twice_is_set_aside_and_the_rest_applies,
         a_peer_that_crashed_its_tunnel_twice_is_not_dialled_for_a_while,
+        poison_among_a_hundred_pods_is_named_and_the_others_serve,
         pods_are_kept_when_the_cni_hangs_up_or_adds_them_again,
         a_deleted_pod_is_let_go_and_can_come_back,
         a_pod_whose_namespace_changes_is_served_in_the_new_one_only,

@@ -30,7 +30,7 @@ use crate::{metrics::metrics_show, support::*};
 /// What istio-cni waits for an answer.
 const ANSWER: Duration = Duration::from_secs(5);
 
-fn runtime() -> Runtime {
+pub fn runtime() -> Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
