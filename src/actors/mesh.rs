@@ -22,7 +22,7 @@ use crate::{
         xds::{Kind, Rejected, Sink, SinkDown},
     },
     supervisor::{
-        Actor, Address, ChildSpec, Described, Handling, Input, Mailbox, Quarantine, SetAside, digest,
+        Actor, Address, Admitted, ChildSpec, Described, Input, Mailbox, Quarantine, SetAside, digest,
     },
 };
 
@@ -188,8 +188,8 @@ impl MeshActor {
             let mut guard = None;
             let slice = changes.by_ref().take(SLICE).inspect(|_| {
                 drop(guard.take());
-                let handling = begun.next().and_then(|(name, digest)| self.input(name, *digest).ok());
-                guard = handling.map(Handling::guard);
+                let admitted = begun.next().and_then(|(name, digest)| self.input(name, *digest).ok());
+                guard = admitted.map(Admitted::guard);
             });
             applied.merge(writer.apply(slice));
             drop(guard);
@@ -236,12 +236,12 @@ impl MeshActor {
         digest: u64,
         decode: impl FnOnce(&[u8]) -> Result<T, String>,
     ) -> Result<T, String> {
-        let handling = self.input(&resource.name, digest).map_err(|aside| aside.to_string())?;
-        let _guard = handling.guard();
+        let admitted = self.input(&resource.name, digest).map_err(|aside| aside.to_string())?;
+        let _guard = admitted.guard();
         decode(payload(resource).ok_or_else(|| "the resource is empty".to_owned())?)
     }
 
-    fn input<'a>(&'a self, name: &'a str, digest: u64) -> Result<Handling<'a>, SetAside> {
+    fn input<'a>(&'a self, name: &'a str, digest: u64) -> Result<Admitted<'a>, SetAside> {
         self.0.quarantine.enter(Input { kind: RESOURCE, name, digest })
     }
 }

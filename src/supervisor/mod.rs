@@ -77,7 +77,7 @@ pub(crate) use door::run_alone;
 pub use dynamic::{DynamicChildren, DynamicSpec, StopError};
 pub use event::{Event, EventKind};
 pub use mailbox::{Actor, Described, Gone, Mailbox};
-pub use quarantine::{Guard, Handling, Input, MAX_INPUTS, Quarantine, Quarantined, SetAside, digest};
+pub use quarantine::{Admitted, Guard, Input, MAX_INPUTS, Quarantine, Quarantined, SetAside, digest};
 pub use record::{Handled, Load};
 pub use restart::{Backoff, Intensity};
 pub use snapshot::{ExitNote, NoSuchNode, NodeSnapshot, NodeState, NotReached};

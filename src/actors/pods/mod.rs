@@ -134,9 +134,9 @@ impl Pods {
         let name = format!("{}/{}", spec.info.namespace, spec.info.name);
         let digest = digest(&(spec.id.dev, spec.id.ino));
         let input = Input { kind: "pod", name: &name, digest };
-        let handling = self.node.quarantine.enter(input).map_err(|aside| aside.to_string())?;
-        handling.watch(self.begin_in(spec.clone())).await?;
-        handling.done();
+        let admitted = self.node.quarantine.enter(input).map_err(|aside| aside.to_string())?;
+        admitted.watch(self.begin_in(spec.clone())).await?;
+        admitted.done();
         Ok(())
     }
 
