@@ -32,7 +32,7 @@ use super::{
         load::ActorLoads,
         log::Logging,
         metrics::{Metrics, Termination},
-        trace::outage::Outages,
+        trace::{outage::Outages, span::trace_of},
     },
     xds::{Bounds, Xds, XdsMetrics, XdsSettings},
     zds::Zds,
@@ -130,7 +130,7 @@ pub async fn boot(config: &Config, logging: &Logging) -> Result<Proxy, BootError
         outages.observe(event);
         pods.heard(event);
     };
-    let tree = Tree::start_observed(root(&parts, logging), Arc::new(on_event)).await?.watched();
+    let tree = Tree::start_observed(root(&parts, logging), Arc::new(on_event), trace_of).await?.watched();
     // Set once: nobody else has the cell.
     let _ = seen.set(tree.handle());
     if let Some(own) = own_pod(config) {

@@ -78,7 +78,7 @@ pub use dynamic::{DynamicChildren, DynamicSpec, StopError};
 pub use event::{Event, EventKind};
 pub use mailbox::{Actor, Described, Gone, Mailbox};
 pub use quarantine::{Admitted, Guard, Input, MAX_INPUTS, Quarantine, Quarantined, SetAside, digest};
-pub use record::{Handled, Load};
+pub use record::{Handled, Load, TraceOf};
 pub use restart::{Backoff, Intensity};
 pub use snapshot::{ExitNote, NoSuchNode, NodeSnapshot, NodeState, NotReached};
 pub use spec::{ChildSpec, Kind, Restart, StartError, Strategy, SupervisorSpec};
