@@ -337,3 +337,20 @@ async fn without_on_demand_a_demand_is_refused() {
     let client = Client::start(settings(plane.target())).await;
     assert_eq!(client.xds.demand("net/10.0.0.1"), Err(DemandError::Off("net/10.0.0.1".into())));
 }
+
+#[tokio::test]
+async fn what_was_refused_for_a_time_is_applied_on_the_same_stream_without_being_sent_again() {
+    let mut plane = Plane::start().await;
+    let client = Client::start(settings(plane.target())).await;
+    let mut stream = plane.stream().await;
+    let nack = stream.push(response(Kind::Address, "1", &[("a", "later"), ("b", "v1")], &[])).await;
+    assert_eq!(nack.error_detail.unwrap().message, "a: not now");
+    assert_eq!(client.tables.held(), [("b".to_owned(), "v1".to_owned())].into());
+    client.tables.entered(2).await;
+    // Behind what was tried again.
+    assert_eq!(stream.push(response(Kind::Address, "2", &[], &[])).await, ack(Kind::Address, "2"));
+    assert!(client.tables.held().contains_key("a"));
+    stream.end(None).await;
+    let stream = plane.stream().await;
+    assert_eq!(versions(&stream.hello[0]), [("a", ""), ("b", "v1")].into());
+}
