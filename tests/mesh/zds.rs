@@ -38,7 +38,7 @@ fn info(name: &str) -> PodInfo {
     PodInfo { name: name.into(), namespace: "default".into(), service_account: name.into() }
 }
 
-fn netns(namespace: &Namespace) -> Arc<OwnedFd> {
+pub fn netns(namespace: &Namespace) -> Arc<OwnedFd> {
     Arc::new(namespace.fd().try_clone_to_owned().unwrap())
 }
 
