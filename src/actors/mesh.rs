@@ -19,10 +19,10 @@ use crate::{
             push_order,
         },
         pb::{ads::Resource, security::Authorization, workload::Address as PbAddress},
-        xds::{Kind, Rejected, Sink, SinkDown},
+        xds::{Kind, Later, Rejected, Sink, SinkDown},
     },
     supervisor::{
-        Actor, Address, ChildSpec, Described, Handling, Input, Mailbox, Quarantine, SetAside, digest,
+        Actor, Address, Admitted, ChildSpec, Described, Input, Mailbox, Quarantine, SetAside, digest,
     },
 };
 
@@ -61,6 +61,12 @@ pub struct Push {
 }
 
 struct MeshActor(MeshTables);
+
+/// Why a resource is not applied, and how long it is set aside if that is why.
+struct Refused {
+    reason: String,
+    retry_in: Option<Duration>,
+}
 
 // === impl MeshTables ===
 
@@ -161,7 +167,7 @@ impl MeshActor {
         let mut changes = Vec::with_capacity(push.resources.len());
         let mut inputs = Vec::with_capacity(push.resources.len());
         for (index, resource) in push.resources.into_iter().enumerate() {
-            let (name, digest) = (resource.name.clone(), digest(&payload(&resource)));
+            let digest = digest(&payload(&resource));
             let decode = |bytes: &[u8]| {
                 let address = PbAddress::decode(bytes).map_err(|error| error.to_string())?;
                 Change::decode(address).map_err(|error| error.to_string())
@@ -169,9 +175,9 @@ impl MeshActor {
             match self.decode(&resource, digest, decode) {
                 Ok(change) => {
                     changes.push(change);
-                    inputs.push((name, digest));
+                    inputs.push((resource.name, digest));
                 }
-                Err(reason) => rejected.push(Rejected { name, reason }),
+                Err(refused) => rejected.push(refused.of(resource)),
             }
             if index % SLICE == SLICE - 1 {
                 tokio::task::yield_now().await;
@@ -188,8 +194,8 @@ impl MeshActor {
             let mut guard = None;
             let slice = changes.by_ref().take(SLICE).inspect(|_| {
                 drop(guard.take());
-                let handling = begun.next().and_then(|(name, digest)| self.input(name, *digest).ok());
-                guard = handling.map(Handling::guard);
+                let admitted = begun.next().and_then(|(name, digest)| self.input(name, *digest).ok());
+                guard = admitted.map(Admitted::guard);
             });
             applied.merge(writer.apply(slice));
             drop(guard);
@@ -208,17 +214,17 @@ impl MeshActor {
         let brought: std::collections::HashSet<String> =
             push.resources.iter().map(|resource| resource.name.clone()).collect();
         for resource in push.resources {
-            let (name, digest) = (resource.name.clone(), digest(&payload(&resource)));
+            let digest = digest(&payload(&resource));
             let decode = |bytes: &[u8]| {
                 let policy = Authorization::decode(bytes).map_err(|error| error.to_string())?;
-                Policy::decode(&name, policy).map_err(|error| error.to_string())
+                Policy::decode(&resource.name, policy).map_err(|error| error.to_string())
             };
             match self.decode(&resource, digest, decode) {
                 Ok(policy) => {
                     changes.push(PolicyChange::Upsert(policy));
-                    self.0.quarantine.forgive(RESOURCE, &name);
+                    self.0.quarantine.forgive(RESOURCE, &resource.name);
                 }
-                Err(reason) => rejected.push(Rejected { name, reason }),
+                Err(refused) => rejected.push(refused.of(resource)),
             }
         }
         let removed = push.removed.into_iter().filter(|name| !brought.contains(name));
@@ -235,14 +241,31 @@ impl MeshActor {
         resource: &Resource,
         digest: u64,
         decode: impl FnOnce(&[u8]) -> Result<T, String>,
-    ) -> Result<T, String> {
-        let handling = self.input(&resource.name, digest).map_err(|aside| aside.to_string())?;
-        let _guard = handling.guard();
-        decode(payload(resource).ok_or_else(|| "the resource is empty".to_owned())?)
+    ) -> Result<T, Refused> {
+        let admitted = self.input(&resource.name, digest)?;
+        let _guard = admitted.guard();
+        let payload = payload(resource).ok_or_else(|| "the resource is empty".to_owned());
+        payload.and_then(decode).map_err(|reason| Refused { reason, retry_in: None })
     }
 
-    fn input<'a>(&'a self, name: &'a str, digest: u64) -> Result<Handling<'a>, SetAside> {
+    fn input<'a>(&'a self, name: &'a str, digest: u64) -> Result<Admitted<'a>, SetAside> {
         self.0.quarantine.enter(Input { kind: RESOURCE, name, digest })
+    }
+}
+
+// === impl Refused ===
+
+impl From<SetAside> for Refused {
+    fn from(aside: SetAside) -> Self {
+        Self { reason: aside.to_string(), retry_in: Some(aside.retry_in) }
+    }
+}
+
+impl Refused {
+    fn of(self, resource: Resource) -> Rejected {
+        let name = resource.name.clone();
+        let later = self.retry_in.map(|after| Box::new(Later { resource, after }));
+        Rejected { name, reason: self.reason, later }
     }
 }
 
@@ -252,11 +275,13 @@ fn payload(resource: &Resource) -> Option<&[u8]> {
 
 #[cfg(test)]
 mod tests {
+    use prost_types::Any;
+
     use super::*;
     use crate::{
         actors::certs::{CertsConfig, Issuer, Issuing},
         protocols::{ca::IssueError, identity::Identity, mesh::LocalNode, tls::TlsOptions},
-        supervisor::{Fault, Strategy, SupervisorSpec, Tree},
+        supervisor::{Fault, Strategy, SupervisorSpec, Tree, faults},
     };
 
     struct NoAuthority;
@@ -267,8 +292,7 @@ mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn pushes_wait_for_their_turn_outside_the_mailbox() {
+    async fn start() -> (MeshTables, Tree) {
         let local =
             LocalNode { network: "".into(), node: Some("n".into()), cluster_domain: "cluster.local".into() };
         let config = CertsConfig::new(Duration::from_secs(3600), TlsOptions::default());
@@ -278,7 +302,41 @@ mod tests {
             Quarantine::default(),
         );
         let tree = Tree::start(SupervisorSpec::new("root", Strategy::OneForOne).child(tables.child()));
-        let tree = tree.await.unwrap();
+        (tables, tree.await.unwrap())
+    }
+
+    fn policy(name: &str) -> Resource {
+        let (namespace, short) = name.split_once('/').unwrap();
+        let authorization =
+            Authorization { name: short.into(), namespace: namespace.into(), ..Authorization::default() };
+        let any = Any { value: authorization.encode_to_vec(), ..Any::default() };
+        Resource { name: name.into(), resource: Some(any), ..Resource::default() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_resource_that_crashed_the_actor_twice_says_when_it_may_be_tried_again_and_then_is_applied() {
+        let (tables, tree) = start().await;
+        let url = Kind::Authorization.type_url();
+        faults::arm("cursed/policy", 2).unwrap();
+        for _ in 0..2 {
+            let lost = tables.apply(url, vec![policy("cursed/policy")], Vec::new()).await;
+            assert!(lost.is_err(), "{lost:?}");
+        }
+        let push = vec![policy("cursed/policy"), policy("sound/policy")];
+        let [rejected] = tables.apply(url, push, Vec::new()).await.unwrap().try_into().unwrap();
+        assert_eq!(rejected.name, "cursed/policy");
+        let Later { resource, after } = *rejected.later.unwrap();
+        assert!(after <= Duration::from_secs(36) && after > Duration::from_secs(20), "{after:?}");
+        assert_eq!(tables.mesh.policies().len(), 1, "the rest is applied");
+        tokio::time::advance(after).await;
+        assert_eq!(tables.apply(url, vec![resource], Vec::new()).await.unwrap(), []);
+        assert_eq!((tables.mesh.policies().len(), tables.quarantine.list()), (2, vec![]));
+        tree.stop().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pushes_wait_for_their_turn_outside_the_mailbox() {
+        let (tables, tree) = start().await;
         tree.handle().inject("root/mesh", Fault::Hang(Duration::from_secs(10))).unwrap();
         let url = Kind::Address.type_url();
         let mut pushes: Vec<_> =

@@ -29,10 +29,11 @@ use super::{
     sys::{netns::NetNs, socket::wildcard},
     telemetry::{
         self,
+        census::Census,
         load::ActorLoads,
         log::Logging,
         metrics::{Metrics, Termination},
-        trace::outage::Outages,
+        trace::{outage::Outages, span::trace_of},
     },
     xds::{Bounds, Xds, XdsMetrics, XdsSettings},
     zds::Zds,
@@ -130,7 +131,7 @@ pub async fn boot(config: &Config, logging: &Logging) -> Result<Proxy, BootError
         outages.observe(event);
         pods.heard(event);
     };
-    let tree = Tree::start_observed(root(&parts, logging), Arc::new(on_event)).await?.watched();
+    let tree = Tree::start_observed(root(&parts, logging), Arc::new(on_event), trace_of).await?.watched();
     // Set once: nobody else has the cell.
     let _ = seen.set(tree.handle());
     if let Some(own) = own_pod(config) {
@@ -181,6 +182,9 @@ fn parts(
     }
     telemetry::panics::install(metrics.clone());
     metrics.register(ActorLoads::new(seen.clone())?)?;
+    let tree = seen.clone();
+    let aside = move || tree.get().map(TreeHandle::quarantined_by_kind).unwrap_or_default();
+    metrics.register(Census::of_quarantined_actors(aside)?)?;
     let mesh = Mesh::new(LocalNode {
         network: config.node.network.clone(),
         node: config.node.node_name.clone(),
@@ -215,7 +219,18 @@ fn parts(
     );
     let console = console(config, logging, &quarantine, (ask, seen));
     let admin = AdminServers::new(admin_addrs(config), readiness, &metrics, console);
-    Ok(Parts { metrics, certs, tables, xds, shards, pods: Pods::new(node), zds, health, admin })
+    let pods = Pods::new(node);
+    count(&metrics, &certs, &pods, &zds)?;
+    Ok(Parts { metrics, certs, tables, xds, shards, pods, zds, health, admin })
+}
+
+/// Has certificates and pods counted by their states.
+fn count(metrics: &Metrics, certs: &Certs, pods: &Pods, zds: &Zds) -> Result<(), BootError> {
+    let certs = certs.clone();
+    metrics.register(Census::of_certificates(move || certs.by_state())?)?;
+    let (pods, hand_over) = (pods.clone(), zds.status());
+    metrics.register(Census::of_pods(move || pods.by_state(hand_over.borrow().session.counts.pending))?)?;
+    Ok(())
 }
 
 fn certs(config: &Config, quarantine: Quarantine) -> Result<Certs, BootError> {

@@ -48,11 +48,13 @@ pub enum Death {
     Hung,
     /// An actor did not stop in time, and was killed.
     Unstoppable,
+    /// An actor did not start.
+    StartFailed,
     /// A task panicked.
     TaskPanicked,
 }
 
-/// A report of one death.
+/// A report of one death, or of failed starts.
 #[derive(Debug)]
 pub struct CrashReport {
     /// Its number, from 1 on, in the order of deaths.
@@ -69,10 +71,13 @@ pub struct CrashReport {
     pub reason: String,
     /// What it was handling, and for how long.
     pub handling: Option<(&'static str, Duration)>,
+    /// The trace that this belonged to.
+    pub trace: Option<u128>,
     /// Messages that died in its mailbox.
     pub waiting: usize,
     /// The messages it had handled last, the latest at the end.
     pub messages: Vec<Handled>,
+    again: AtomicU64,
     panic: Option<Panic>,
     frames: OnceLock<Vec<String>>,
 }
@@ -145,7 +150,11 @@ pub(super) fn report(node: &Node, death: Death, reason: &str, last: Last) {
 
 fn file(reports: &Reports, dead: Dead<'_>, reason: &str, last: Last) {
     let Dead { path, kind, death } = dead;
-    let Last { handling, span, messages, waiting, panic, .. } = last;
+    // A start that fails is tried again and again: it must not push everything else out.
+    if death == Death::StartFailed && reports.know(&path, reason) {
+        return;
+    }
+    let Last { handling, span, trace, messages, waiting, panic, .. } = last;
     let report = Arc::new(CrashReport {
         number: LAST_NUMBER.fetch_add(1, Ordering::Relaxed) + 1,
         at: SystemTime::now(),
@@ -154,8 +163,10 @@ fn file(reports: &Reports, dead: Dead<'_>, reason: &str, last: Last) {
         death,
         reason: cut(reason, REASON_CHARS),
         handling,
+        trace,
         waiting,
         messages,
+        again: AtomicU64::new(0),
         panic,
         frames: OnceLock::new(),
     });
@@ -189,6 +200,15 @@ impl Reports {
             kept.dropped += 1;
         }
         kept.reports.push_back(report);
+    }
+
+    /// Counts another failed start of the same actor for the same reason. Whether there is a report of one.
+    fn know(&self, path: &str, reason: &str) -> bool {
+        let reason = cut(reason, REASON_CHARS);
+        let kept = self.0.lock();
+        let same = kept.reports.iter().rev().find(|report| &*report.path == path);
+        let same = same.filter(|report| report.death == Death::StartFailed && report.reason == reason);
+        same.inspect(|report| _ = report.again.fetch_add(1, Ordering::Relaxed)).is_some()
     }
 
     /// Those of a tree and those of all tasks, oldest first, and how many older ones are not kept.
@@ -225,6 +245,7 @@ impl Death {
             Self::Killed => "killed",
             Self::Hung => "hung",
             Self::Unstoppable => "unstoppable",
+            Self::StartFailed => "start-failed",
             Self::TaskPanicked => "task-panicked",
         }
     }
@@ -233,6 +254,11 @@ impl Death {
 // === impl CrashReport ===
 
 impl CrashReport {
+    /// How often it has failed to start since, for the same reason.
+    pub fn again(&self) -> u64 {
+        self.again.load(Ordering::Relaxed)
+    }
+
     /// Where it panicked, if it did: file, line and column.
     pub fn location(&self) -> Option<&str> {
         self.panic.as_ref().map(|panic| panic.location.as_str())
@@ -269,6 +295,7 @@ impl CrashReport {
             reason = self.reason.as_str(),
             handling,
             handling_us = since.as_micros() as u64,
+            trace = self.trace.map(|trace| format!("{trace:032x}")),
             waiting = self.waiting,
             messages = messages.join(","),
             location = self.location().unwrap_or_default(),
@@ -279,7 +306,7 @@ impl CrashReport {
 }
 
 /// The frames of a backtrace's text, a line each, from below the machinery of the panic.
-fn frames(text: &str) -> Vec<String> {
+pub(super) fn frames(text: &str) -> Vec<String> {
     let mut frames: Vec<String> = Vec::new();
     for line in text.lines().map(str::trim) {
         if let Some(place) = line.strip_prefix("at ") {
@@ -287,9 +314,13 @@ fn frames(text: &str) -> Vec<String> {
                 *frame = cut(&format!("{frame} at {}", relative(place)), FRAME_CHARS);
             }
         } else if let Some((_, name)) = line.split_once(": ") {
-            // The innermost frames are the hook's and the panic's own.
-            let machinery =
-                ["core::panicking::", "std::panicking::", "rust_begin_unwind", "__rustc::rust_begin"];
+            // The innermost frames are the hook's and the panic's own. What catches panics, further out, is not meant.
+            let machinery = [
+                "core::panicking::",
+                "std::panicking::begin_panic",
+                "rust_begin_unwind",
+                "__rustc::rust_begin",
+            ];
             if machinery.iter().any(|start| name.starts_with(start)) && frames.len() < MAX_FRAMES {
                 frames.clear();
             } else if frames.len() < MAX_FRAMES {

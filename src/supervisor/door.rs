@@ -279,7 +279,7 @@ pub(crate) async fn run_alone<A: Actor>(
     arguments: A::Arguments,
 ) -> Result<Mailbox<A::Msg>, SpawnErr> {
     let spec = super::SupervisorSpec::new("alone", super::Strategy::OneForOne);
-    let node = Node::new(None, &spec.into());
+    let node = Node::root(&spec.into(), |_| None);
     Reachable::new(actor, node).start(arguments, None).await.map(|(mailbox, _)| mailbox)
 }
 

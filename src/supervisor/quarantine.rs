@@ -95,14 +95,14 @@ struct Shared {
 /// An input that may be handled. By itself it changes nothing.
 #[derive(Clone, Copy)]
 #[must_use = "a crash is attributed only inside it"]
-pub struct Handling<'a> {
+pub struct Admitted<'a> {
     quarantine: &'a Quarantine,
     input: Input<'a>,
 }
 
 /// Counts a crash when a panic drops it. Not to be held while other work may run: that may panic, too.
 #[must_use = "a crash is attributed only while the guard lives"]
-pub struct Guard<'a>(Handling<'a>);
+pub struct Guard<'a>(Admitted<'a>);
 
 /// A digest of `content`, stable while the process lives.
 pub fn digest(content: &impl Hash) -> u64 {
@@ -191,9 +191,9 @@ impl Quarantine {
     ///
     /// # Errors
     /// It is set aside.
-    pub fn enter<'a>(&'a self, input: Input<'a>) -> Result<Handling<'a>, SetAside> {
+    pub fn enter<'a>(&'a self, input: Input<'a>) -> Result<Admitted<'a>, SetAside> {
         self.check(&input)?;
-        Ok(Handling { quarantine: self, input })
+        Ok(Admitted { quarantine: self, input })
     }
 
     /// Whether `input` may be handled now.
@@ -267,9 +267,9 @@ fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
-// === impl Handling ===
+// === impl Admitted ===
 
-impl<'a> Handling<'a> {
+impl<'a> Admitted<'a> {
     /// A guard around what is done at once.
     pub fn guard(self) -> Guard<'a> {
         let guard = Guard(self);

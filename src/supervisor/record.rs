@@ -14,12 +14,15 @@ use std::{
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
-use tracing::Span;
+use tracing::{Metadata, Span};
 
 use super::{
     crash::{Panic, take_panic},
     mailbox::Queue,
 };
+
+/// Names the trace that a span belongs to, if there is one. What a trace is, is the application's affair.
+pub type TraceOf = fn(&Span) -> Option<u128>;
 
 /// Messages that an actor's record keeps.
 pub(super) const KEPT: usize = 64;
@@ -48,6 +51,8 @@ pub struct Handled {
     pub kind: &'static str,
     /// The span it was sent from, if there was one.
     pub span: Option<&'static str>,
+    /// The trace that span belongs to.
+    pub trace: Option<u128>,
     /// How long ago its handler began.
     pub ago: Duration,
     /// How long it had waited in the mailbox.
@@ -71,6 +76,7 @@ pub(super) struct Kinds(Mutex<Vec<(&'static str, Arc<Totals>)>>);
 #[derive(Debug)]
 pub(super) struct Record {
     totals: Arc<Totals>,
+    trace_of: TraceOf,
     pages: Mutex<Pages>,
 }
 
@@ -79,6 +85,7 @@ pub(super) struct Record {
 pub(super) struct Last {
     pub(super) handling: Option<(&'static str, Duration)>,
     pub(super) span: Option<Span>,
+    pub(super) trace: Option<u128>,
     pub(super) messages: Vec<Handled>,
     pub(super) waiting: usize,
     pub(super) panicked: bool,
@@ -109,7 +116,8 @@ struct Now {
 #[derive(Debug)]
 struct Entry {
     kind: &'static str,
-    span: Option<&'static str>,
+    span: Option<&'static Metadata<'static>>,
+    trace: Option<Box<u128>>,
     at: Instant,
     waited_us: u32,
     took_us: u32,
@@ -146,8 +154,13 @@ impl Kinds {
 // === impl Record ===
 
 impl Record {
-    pub(super) fn new(totals: Arc<Totals>) -> Self {
-        Self { totals, pages: Mutex::default() }
+    pub(super) fn new(totals: Arc<Totals>, trace_of: TraceOf) -> Self {
+        Self { totals, trace_of, pages: Mutex::default() }
+    }
+
+    /// What names traces in it.
+    pub(super) fn trace_of(&self) -> TraceOf {
+        self.trace_of
     }
 
     /// Another incarnation begins, with an empty mailbox.
@@ -159,6 +172,11 @@ impl Record {
         pages.panicked = false;
         pages.panic = None;
         queue
+    }
+
+    /// The start of an incarnation has panicked.
+    pub(super) fn start_panicked(&self, panic: Panic) {
+        self.pages.lock().panic = Some(panic);
     }
 
     /// The incarnation is gone, and its mailbox with it.
@@ -198,7 +216,8 @@ impl Record {
         let (mut pages, now) = (self.pages.lock(), Instant::now());
         let handled = |entry: Entry| Handled {
             kind: entry.kind,
-            span: entry.span,
+            span: entry.span.map(Metadata::name),
+            trace: entry.trace.map(|trace| *trace),
             ago: now.saturating_duration_since(entry.at),
             waited: Duration::from_micros(entry.waited_us.into()),
             took: Duration::from_micros(entry.took_us.into()),
@@ -206,6 +225,7 @@ impl Record {
         let at = pages.now.take();
         Last {
             handling: at.as_ref().map(|at| (at.kind, now.saturating_duration_since(at.since))),
+            trace: at.as_ref().and_then(|at| (self.trace_of)(&at.span)),
             span: at.map(|at| at.span),
             messages: std::mem::take(&mut pages.last).into_iter().map(handled).collect(),
             waiting: pages.queue.as_ref().map_or(0, |queue| queue.depth()),
@@ -233,7 +253,8 @@ impl Handling<'_> {
         }
         pages.last.push_back(Entry {
             kind: at.kind,
-            span: at.span.metadata().map(|span| span.name()),
+            span: at.span.metadata(),
+            trace: (self.record.trace_of)(&at.span).map(Box::new),
             at: at.since,
             waited_us: micros(at.waited),
             took_us: micros(took),

@@ -236,7 +236,7 @@ impl State {
             Family::Static(_) => state.node.child(&spec.id),
             Family::Dynamic { .. } => None,
         };
-        let node_of = |spec: &ChildSpec| known(spec).unwrap_or_else(|| Node::new(Some(&state.node), spec));
+        let node_of = |spec: &ChildSpec| known(spec).unwrap_or_else(|| Node::new(&state.node, spec));
         let nodes: Vec<_> = blueprint.children.iter().map(node_of).collect();
         state.node.set_children(nodes.clone());
         for (spec, node) in blueprint.children.iter().zip(nodes) {
@@ -308,12 +308,17 @@ impl State {
         let actor = match result {
             Ok(actor) => actor,
             Err(error) => {
+                let (last, reason) = (child.node.record.last(), error.to_string());
                 child.node.set_state(NodeState::Down);
-                child.node.note_exit(&error.to_string());
-                self.observer.tell(&child.node, EventKind::StartFailed { reason: error.to_string() });
+                child.node.note_exit(&reason);
                 if !self.plan.is_ending() {
+                    // What is below a supervisor has reported its own failures.
+                    if error.is_of(&child.spec.id) {
+                        crash::report(&child.node, Death::StartFailed, &reason, last);
+                    }
                     self.start_error = Some(error);
                 }
+                self.observer.tell(&child.node, EventKind::StartFailed { reason });
                 answer_start(reply, answer);
                 return self.apply(myself, Input::StartFailed(slot));
             }
@@ -434,7 +439,7 @@ impl State {
             let _ = reply.send(Err(StartError::Duplicate { id }));
             return Ok(());
         }
-        let node = Node::new(Some(&self.node), &spec);
+        let node = Node::new(&self.node, &spec);
         self.node.add_child(node.clone());
         self.adopt(spec, node, Some(reply));
         self.apply(myself, Input::Added)

@@ -12,7 +12,7 @@ use super::{
     crash::Reports,
     door::{Door, Fault, Knocker},
     faults::FailingStarts,
-    record::{Kinds, Load, Record},
+    record::{Kinds, Load, Record, TraceOf},
     spec::{ChildSpec, Kind},
 };
 
@@ -145,8 +145,17 @@ impl NodeState {
 // === impl Node ===
 
 impl Node {
-    /// The node of `spec` under the node at `parent`; a root has no parent.
-    pub(super) fn new(parent: Option<&Node>, spec: &ChildSpec) -> Arc<Self> {
+    /// The node of a root, whose tree names traces by `trace_of`.
+    pub(super) fn root(spec: &ChildSpec, trace_of: TraceOf) -> Arc<Self> {
+        Self::make(None, spec, trace_of)
+    }
+
+    /// The node of `spec` under the node at `parent`.
+    pub(super) fn new(parent: &Node, spec: &ChildSpec) -> Arc<Self> {
+        Self::make(Some(parent), spec, parent.record.trace_of())
+    }
+
+    fn make(parent: Option<&Node>, spec: &ChildSpec, trace_of: TraceOf) -> Arc<Self> {
         let path = match parent {
             Some(parent) => format!("{}/{}", parent.path, spec.id).into(),
             None => spec.id.clone(),
@@ -168,7 +177,7 @@ impl Node {
             patience: spec.patience(),
             hung_after: spec.hung_after,
             door: Door::default(),
-            record: Record::new(kinds.of(spec.label)),
+            record: Record::new(kinds.of(spec.label), trace_of),
             kinds,
             reports: parent.map_or_else(Arc::default, |parent| parent.reports.clone()),
             failing_starts: FailingStarts::default(),

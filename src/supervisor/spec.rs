@@ -1,11 +1,19 @@
 //! What to run: children, and how they are supervised.
 
-use std::{collections::HashSet, fmt, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    fmt,
+    future::poll_fn,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use ractor::{ActorCell, SpawnErr};
 
 use super::{
     address::Address,
+    crash::take_panic,
     door::Reachable,
     dynamic::DynamicSpec,
     event::Observer,
@@ -143,6 +151,14 @@ impl StartError {
             other => Self::failed(id, other),
         }
     }
+
+    /// Whether it is the start of the child `id` itself that failed, rather than of one below it.
+    pub(super) fn is_of(&self, id: &str) -> bool {
+        match self {
+            Self::Failed { id: of, .. } | Self::TimedOut { id: of, .. } => **of == *id,
+            Self::Duplicate { .. } | Self::Unavailable { .. } => false,
+        }
+    }
 }
 
 // === impl ChildSpec ===
@@ -250,9 +266,19 @@ impl ChildSpec {
         self.start_timeout.saturating_add(self.stop_within).saturating_add(2 * KILL_GRACE)
     }
 
-    /// Starts it, bounded, panics caught.
+    /// Starts it, bounded, panics caught and kept for the report.
     pub(super) async fn start(&self, place: Place) -> Result<ActorCell, StartError> {
-        let attempt = watch_panics((self.start)(place));
+        let node = place.node.clone();
+        let mut attempt = pin!(watch_panics((self.start)(place)));
+        let attempt = poll_fn(|cx| {
+            // One of somebody else on this thread, which nobody has asked for.
+            drop(take_panic());
+            let polled = attempt.as_mut().poll(cx);
+            if let Some(panic) = take_panic() {
+                node.record.start_panicked(panic);
+            }
+            polled
+        });
         let outcome = match self.kind {
             Kind::Supervisor => attempt.await,
             Kind::Worker => tokio::time::timeout(self.start_timeout, attempt)

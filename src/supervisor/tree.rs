@@ -9,6 +9,7 @@ use super::{
     door::Fault,
     event::{Event, Observer},
     mailbox::Mailbox,
+    record::TraceOf,
     shell::{Msg, launch},
     snapshot::{NoSuchNode, Node, NodeSnapshot, NodeState, NotReached},
     spec::{ChildSpec, KILL_GRACE, StartError, SupervisorSpec},
@@ -52,10 +53,11 @@ impl Tree {
     /// # Errors
     /// The first start that failed. Those started before have been stopped, in reverse order.
     pub async fn start(root: SupervisorSpec) -> Result<Self, StartError> {
-        Self::start_observed(root, Arc::new(|_| {})).await
+        Self::start_observed(root, Arc::new(|_| {}), |_| None).await
     }
 
-    /// Like [`Tree::start`]; shows every crash, restart, quarantine and escalation to `on_event`.
+    /// Like [`Tree::start`]; shows every crash, restart, quarantine and escalation to `on_event`, and has the flight
+    /// recorder name the traces of messages by `trace_of`.
     ///
     /// The observer runs on the supervisor's turn: it may count, but not block. Its panics are caught.
     ///
@@ -64,10 +66,11 @@ impl Tree {
     pub async fn start_observed(
         root: SupervisorSpec,
         on_event: Arc<dyn Fn(&Event) + Send + Sync>,
+        trace_of: TraceOf,
     ) -> Result<Self, StartError> {
         let blueprint = root.blueprint();
         let spec = ChildSpec::from(root);
-        let node = Node::new(None, &spec);
+        let node = Node::root(&spec, trace_of);
         node.set_state(NodeState::Starting);
         let (root, ended) = launch(blueprint, node.clone(), Observer::new(on_event), None).await?;
         node.up(root.cell());
@@ -152,6 +155,21 @@ impl TreeHandle {
     /// that are gone included.
     pub fn handled_by_kind(&self) -> Vec<(&'static str, u64, Duration)> {
         self.root.kinds.all()
+    }
+
+    /// Each kind of actor the tree has had, with how many of it are in quarantine.
+    pub fn quarantined_by_kind(&self) -> Vec<(&'static str, u64)> {
+        let mut kinds: Vec<(&'static str, u64)> =
+            self.root.kinds.all().into_iter().map(|(kind, ..)| (kind, 0)).collect();
+        let mut left = self.snapshot();
+        while let Some(node) = left.pop() {
+            let known = kinds.iter_mut().find(|(kind, _)| *kind == node.kind_label);
+            if let Some((_, number)) = known.filter(|_| node.state == NodeState::Quarantined) {
+                *number += 1;
+            }
+            left.extend(node.children);
+        }
+        kinds
     }
 
     /// The crash reports that are kept, of this tree's actors and of the process's tasks, oldest first; and how many

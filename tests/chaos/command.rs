@@ -4,7 +4,7 @@ use warren::lab::{net::Namespace, testing::program, world::Launch};
 
 use crate::support::*;
 
-fn warren(node: &Namespace, args: &[&str]) -> (i32, String, String) {
+pub fn warren(node: &Namespace, args: &[&str]) -> (i32, String, String) {
     let program = program("warren").unwrap();
     let Output { status, stdout, stderr } =
         node.run(|| Command::new(program).args(args).output().unwrap()).unwrap();

@@ -11,11 +11,13 @@ use warren::{
 
 mod actors;
 mod command;
+mod crashes;
 mod support;
 mod tasks;
 
 use actors::*;
 use command::*;
+use crashes::*;
 use tasks::*;
 
 fn main() -> ExitCode {
@@ -30,6 +32,7 @@ fn main() -> ExitCode {
         a_lost_shard_is_replaced_and_everything_is_placed_again,
         a_panic_of_any_other_task_is_repaired_and_costs_no_connection,
         the_commands_draw_break_and_are_refused,
+        panics_of_admin_connections_and_failed_starts_are_reported,
     ];
     let programs = [Needs { name: "warren", path: env!("CARGO_BIN_EXE_warren") }];
     run(&Suite { tests, users: Users::Root, programs: &programs })

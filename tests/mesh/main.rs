@@ -11,12 +11,14 @@ use warren::{
 mod audit;
 mod capture;
 mod certs;
+mod flood;
 mod hbone;
 mod lifecycle;
 mod load;
 mod local;
 mod logs;
 mod metrics;
+mod poison;
 mod policy;
 mod quarantine;
 mod support;
@@ -26,10 +28,12 @@ mod zds;
 use audit::*;
 use capture::*;
 use certs::*;
+use flood::*;
 use hbone::*;
 use lifecycle::*;
 use load::*;
 use local::*;
+use poison::*;
 use policy::*;
 use quarantine::*;
 use zds::*;
@@ -58,6 +62,13 @@ fn main() -> ExitCode {
         a_listener_that_was_shut_down_is_bound_again,
         a_resource_that_crashed_the_tables_twice_is_set_aside_and_the_rest_applies,
         a_peer_that_crashed_its_tunnel_twice_is_not_dialled_for_a_while,
+        a_pod_whose_start_crashed_twice_is_set_aside_and_tried_at_once_in_another_namespace,
+        what_is_counted_by_state_has_samples_at_all_times,
+        a_flood_of_connections_to_a_mute_peer_is_one_question_and_one_dial_a_shard,
+        a_flood_of_policy_changes_is_checked_in_one_go_and_the_last_one_counts,
+        audits_of_a_listener_whose_actor_hangs_do_not_pile_up,
+        every_lost_look_out_of_an_audit_is_told_once,
+        poison_among_a_hundred_pods_is_named_and_the_others_serve,
         pods_are_kept_when_the_cni_hangs_up_or_adds_them_again,
         a_deleted_pod_is_let_go_and_can_come_back,
         a_pod_whose_namespace_changes_is_served_in_the_new_one_only,

@@ -2,15 +2,23 @@
 
 use std::io::{Read, Write};
 
+use warren::lab::{
+    cni::{CniError, Outcome},
+    hosts::Role,
+    net::redirect::Redirection,
+    world::readiness,
+};
+
 use crate::{
     logs,
     metrics::metrics_show,
     policy::{deny, turned_away},
     support::*,
+    zds::{cni, cni_pod, netns, runtime},
 };
 
 /// Asks the admin port of a node's proxy.
-fn admin(lab: &Lab, node: &str, request: &str) -> String {
+pub fn admin(lab: &Lab, node: &str, request: &str) -> String {
     eventually("answer of the admin port", || {
         let mut stream = dial_from(lab.node(node).unwrap(), addr("127.0.0.1:15000")).ok()?;
         stream
@@ -23,7 +31,7 @@ fn admin(lab: &Lab, node: &str, request: &str) -> String {
     })
 }
 
-fn raise_breakable(mesh: &str) -> Lab {
+pub fn raise_breakable(mesh: &str) -> Lab {
     raise_with(mesh, &[("WARREN_CHAOS", "true")], Default::default())
 }
 
@@ -65,4 +73,62 @@ pub fn a_peer_that_crashed_its_tunnel_twice_is_not_dialled_for_a_while() {
     assert!(open(&lab, "client", SERVER).is_err());
     eventually("reason in the log", || logs::log(&lab, "one").contains("quarantined: crashed").then_some(()));
     open(&lab, "client", NEAR).unwrap();
+}
+
+pub fn a_pod_whose_start_crashed_twice_is_set_aside_and_tried_at_once_in_another_namespace() {
+    let mut lab = raise_breakable(&format!(
+        "{MESH}  - {{name: late, serviceAccount: late, node: one, ip: 10.77.1.3, captured: false, protocol: HBONE,
+     run: echo 9000}}\n"
+    ));
+    let cni = cni(&mut lab, "one");
+    let mut live = open(&lab, "client", SERVER).unwrap();
+    lab.hosts_mut().redirect(Role::Pod, "default/late", Redirection::default()).unwrap();
+    admin(&lab, "one", "POST /inputs/default/late/panic?times=2");
+    let pod = cni_pod(&lab, "late");
+    let uid = pod.uid.clone();
+    let refused = runtime().block_on(cni.add(pod));
+    let told = |why: &str| why.contains("panicked while starting");
+    assert!(matches!(&refused, Err(CniError::Failed(Outcome::Refused(why))) if told(why)), "{refused:?}");
+    // It is tried again by itself; after the second crash it is not, for a while.
+    eventually("refusal of the pod by name", || {
+        let said = readiness(lab.node("one").unwrap()).unwrap().body;
+        (said.contains(&uid) && said.contains("quarantined: crashed its handler 2 times")).then_some(())
+    });
+    set_aside(&lab, "one", "pod", "default/late");
+    metrics_show(&lab, "one", "one pod that waits and two that are served", |now| {
+        let state = |state| now.sum("warren_pods", &[("state", state)]);
+        (state("up"), state("unhealthy"), state("pending")) == (2.0, 0.0, 1.0)
+    });
+    echo(&mut live, b"still here").unwrap();
+    open(&lab, "client", NEAR).unwrap();
+
+    let ip = "10.77.1.4".parse().unwrap();
+    let new = lab.hosts_mut().add(Role::Pod, "default/again", &[ip]).unwrap().namespace().clone();
+    lab.hosts_mut().redirect(Role::Pod, "default/again", Redirection::default()).unwrap();
+    let mut pod = cni_pod(&lab, "late");
+    pod.netns = Some(netns(&new));
+    runtime().block_on(cni.add(pod)).unwrap();
+    assert_eq!(admin(&lab, "one", "GET /quarantine").trim(), "[]");
+    metrics_show(&lab, "one", "three pods that are served", |now| {
+        now.sum("warren_pods", &[("state", "up")]) == 3.0 && now.sum("warren_quarantined", &[]) == 0.0
+    });
+    echo(&mut live, b"still here").unwrap();
+}
+
+pub fn what_is_counted_by_state_has_samples_at_all_times() {
+    let lab = raise(MESH);
+    for (node, pods) in [("one", 2.0), ("two", 1.0)] {
+        metrics_show(&lab, node, "pods and their certificates", |now| {
+            let value = |name, label| now.find(name, &[label]).map(|sample| sample.value).next();
+            value("warren_pods", ("state", "up")) == Some(pods)
+                && value("warren_pods", ("state", "unhealthy")) == Some(0.0)
+                && value("warren_pods", ("state", "pending")) == Some(0.0)
+                && value("warren_certificates", ("state", "available")) == Some(pods)
+                && value("warren_certificates", ("state", "unavailable")) == Some(0.0)
+                && value("warren_certificates", ("state", "initializing")) == Some(0.0)
+                && value("warren_actors_quarantined", ("kind", "capture")) == Some(0.0)
+                && value("warren_actors_quarantined", ("kind", "xds")) == Some(0.0)
+                && value("warren_quarantined", ("kind", "pod")) == Some(0.0)
+        });
+    }
 }

@@ -30,7 +30,7 @@ use crate::{metrics::metrics_show, support::*};
 /// What istio-cni waits for an answer.
 const ANSWER: Duration = Duration::from_secs(5);
 
-fn runtime() -> Runtime {
+pub fn runtime() -> Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
@@ -38,7 +38,7 @@ fn info(name: &str) -> PodInfo {
     PodInfo { name: name.into(), namespace: "default".into(), service_account: name.into() }
 }
 
-fn netns(namespace: &Namespace) -> Arc<OwnedFd> {
+pub fn netns(namespace: &Namespace) -> Arc<OwnedFd> {
     Arc::new(namespace.fd().try_clone_to_owned().unwrap())
 }
 

@@ -41,7 +41,9 @@ fn report(report: &CrashReport) -> Value {
         "is": &*report.kind,
         "death": report.death.as_str(),
         "reason": report.reason,
+        "again": report.again(),
         "handling": report.handling.map(|(kind, time)| json!({"kind": kind, "ms": ms(time)})),
+        "trace": report.trace.map(trace),
         "waiting": report.waiting,
         "messages": report.messages.iter().map(message).collect::<Value>(),
         "location": report.location(),
@@ -53,10 +55,16 @@ fn message(message: &Handled) -> Value {
     json!({
         "kind": message.kind,
         "span": message.span,
+        "trace": message.trace.map(trace),
         "agoMs": ms(message.ago),
         "waitedMs": ms(message.waited),
         "tookMs": ms(message.took),
     })
+}
+
+/// A trace's id as collectors show it.
+fn trace(id: u128) -> String {
+    format!("{id:032x}")
 }
 
 /// The reports a line each, or the one of this number in full. Nothing if there is no such report.
@@ -67,7 +75,11 @@ pub fn draw(shown: &Value, number: Option<u64>) -> Option<String> {
     // Writing to a string does not fail.
     if let Some(number) = number {
         let report = reports.iter().find(|report| report["number"] == number)?;
-        for name in ["number", "at", "path", "is", "death", "reason", "handling", "waiting", "location"] {
+        const NAMES: [&str; 11] = [
+            "number", "at", "path", "is", "death", "reason", "again", "handling", "trace", "waiting",
+            "location",
+        ];
+        for name in NAMES {
             let value = &report[name];
             let value = if value.is_string() { text(value) } else { value.to_string() };
             let _ = writeln!(drawn, "{name:9} {value}");
@@ -75,12 +87,13 @@ pub fn draw(shown: &Value, number: Option<u64>) -> Option<String> {
         for message in report["messages"].as_array().into_iter().flatten() {
             let _ = writeln!(
                 drawn,
-                "message   {:20} {:>12} ms ago, waited {} ms, took {} ms {}",
+                "message   {:20} {:>12} ms ago, waited {} ms, took {} ms {} {}",
                 text(&message["kind"]),
                 message["agoMs"],
                 message["waitedMs"],
                 message["tookMs"],
-                text(&message["span"])
+                text(&message["span"]),
+                text(&message["trace"])
             );
         }
         for frame in report["backtrace"].as_array().into_iter().flatten() {
@@ -111,8 +124,10 @@ mod tests {
     fn reports_are_listed_and_one_is_shown_in_full() {
         let report = json!({
             "number": 7, "at": "2026-01-02T03:04:05Z", "path": "root/xds", "is": "xds", "death": "killed",
-            "reason": "a\u{1b}b", "handling": {"kind": "ended", "ms": 1.5}, "waiting": 2, "location": null,
-            "messages": [{"kind": "tick", "span": null, "agoMs": 3.0, "waitedMs": 0.5, "tookMs": 0.25}],
+            "reason": "a\u{1b}b", "again": 0, "handling": {"kind": "ended", "ms": 1.5}, "trace": null, "waiting": 2,
+            "location": null,
+            "messages": [{"kind": "tick", "span": "step", "trace": trace(0xfe), "agoMs": 3.0, "waitedMs": 0.5,
+                "tookMs": 0.25}],
             "backtrace": ["warren::run"],
         });
         let shown = json!({"dropped": 1, "reports": [report]});
@@ -121,6 +136,7 @@ mod tests {
         assert_eq!(line, "   7  2026-01-02T03:04:05Z  killed         root/xds  a b");
         assert_eq!(rest, "1 reports, 1 older ones dropped\n");
         let one = draw(&shown, Some(7)).unwrap();
+        assert!(one.contains(" step 000000000000000000000000000000fe\n"), "{one}");
         assert!(one.contains("message   tick") && one.ends_with("frame     warren::run\n"), "{one}");
         assert_eq!(draw(&shown, Some(8)), None);
     }

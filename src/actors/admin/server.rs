@@ -27,7 +27,10 @@ use tokio::{
 use super::http::{Answer, Handler, text};
 use crate::{
     actors::{settings::HUNG_AFTER, telemetry::metrics::Metrics},
-    supervisor::{Actor, Address, ChildSpec, Described, Mailbox, OwnedTask, TaskExit, faults::tripwire},
+    supervisor::{
+        Actor, Address, ChildSpec, Described, Mailbox, OwnedTask, TaskExit, faults::tripwire,
+        report_task_panic, watch_panics,
+    },
 };
 
 /// Bounds of a server.
@@ -172,10 +175,10 @@ impl HttpServer {
             tokio::select! {
                 biased;
                 () = stopped(&mut stop) => break,
-                Some(ended) = connections.join_next() => self.ended(ended),
+                Some(_) = connections.join_next() => {}
                 accepted = listener.accept(), if room => match accepted {
                     Ok((stream, _)) => {
-                        connections.spawn(tripwire("http", self.clone().serve(stream, stop.clone())));
+                        connections.spawn(self.clone().watch(stream, stop.clone()));
                     }
                     Err(error) => {
                         tracing::warn!(target: "admin", server = self.0.name, %error, "cannot accept");
@@ -186,20 +189,21 @@ impl HttpServer {
             }
         }
         drop(listener);
-        let drained = async {
-            while let Some(ended) = connections.join_next().await {
-                self.ended(ended);
-            }
-        };
+        let drained = async { while connections.join_next().await.is_some() {} };
         if timeout(self.0.limits.drain_within, drained).await.is_err() {
             tracing::info!(target: "admin", server = self.0.name, "closing connections that are still busy");
         }
         drop((connections, done));
     }
 
-    fn ended(&self, ended: Result<(), tokio::task::JoinError>) {
-        if ended.is_err_and(|error| error.is_panic()) {
+    /// Serves a connection. A panic ends that connection alone, and is said.
+    async fn watch(self, stream: TcpStream, stop: watch::Receiver<bool>) {
+        let serving = tripwire("http", self.clone().serve(stream, stop));
+        if let Err(message) = watch_panics(serving).await {
+            let path = format!("root/admin/{}/http", self.0.name);
             self.0.metrics.actors.task_panicked("http");
+            tracing::error!(target: "supervisor", path, message, "connection task panicked");
+            report_task_panic(&path, "http", &message);
         }
     }
 

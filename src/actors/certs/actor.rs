@@ -260,10 +260,10 @@ impl State {
 async fn issue(shared: &Shared, id: &Identity) -> Result<Arc<WorkloadCert>, IssueError> {
     let name = id.to_string();
     let input = Input { kind: "identity", name: &name, digest: 0 };
-    let handling =
+    let admitted =
         shared.quarantine.enter(input).map_err(|aside| IssueError::LocalCrash(aside.to_string()))?;
-    let cert = handling.watch(ask(shared, id)).await?;
-    handling.done();
+    let cert = admitted.watch(ask(shared, id)).await?;
+    admitted.done();
     Ok(cert)
 }
 

@@ -231,6 +231,11 @@ impl Certs {
         self.shared.store.changes()
     }
 
+    /// How many identities there are in each state.
+    pub fn by_state(&self) -> Vec<(&'static str, u64)> {
+        self.shared.store.by_state(self.shared.wall()).to_vec()
+    }
+
     /// Every identity, sorted, for showing.
     pub fn snapshot(&self) -> Vec<CertSnapshot> {
         self.shared.store.snapshot(self.shared.wall())

@@ -96,6 +96,19 @@ impl Store {
         self.entries.iter().map(|e| (e.key().clone(), e.value().clone())).collect()
     }
 
+    pub(super) fn by_state(&self, wall: SystemTime) -> [(&'static str, u64); 3] {
+        let (mut available, mut unavailable, mut initializing) = (0, 0, 0);
+        for entry in &self.entries {
+            let Published { cert, failure } = entry.value();
+            match cert {
+                Some(cert) if !cert.is_expired_at(wall) => available += 1,
+                _ if failure.is_some() => unavailable += 1,
+                _ => initializing += 1,
+            }
+        }
+        [("available", available), ("unavailable", unavailable), ("initializing", initializing)]
+    }
+
     pub(super) fn snapshot(&self, wall: SystemTime) -> Vec<CertSnapshot> {
         let mut all: Vec<_> = self.all().into_iter().map(|(id, p)| CertSnapshot::of(id, p, wall)).collect();
         all.sort_by(|a, b| a.identity.cmp(&b.identity));

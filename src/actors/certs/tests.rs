@@ -12,7 +12,7 @@ use crate::{
         ca::IssueError,
         tls::test_ca::{TestCa, seconds_from_now},
     },
-    supervisor::{Mailbox, Strategy, SupervisorSpec, Tree, run_alone},
+    supervisor::{Mailbox, Strategy, SupervisorSpec, Tree, faults, run_alone},
 };
 
 const HOUR: Duration = Duration::from_hours(1);
@@ -381,6 +381,71 @@ async fn removals_coalesce_into_one_message() {
     assert_eq!(w.certs.snapshot().len(), 1);
     w.certs.forget(&who("other"));
     assert_eq!(w.actor.depth(), 1, "the next one is said again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_identity_that_crashed_its_requests_twice_is_set_aside_with_its_certificate_in_force() {
+    let w = world(Mood::Sign(HOUR)).await;
+    let cursed = who("cursed");
+    let old = w.fetch("cursed").await.unwrap();
+    faults::arm(cursed.as_str(), 2).unwrap();
+    let quarantine = w.certs.shared.quarantine.clone();
+    let mut changes = quarantine.changed();
+    while quarantine.list().is_empty() {
+        changes.changed().await.unwrap();
+    }
+    let aside = quarantine.list();
+    assert_eq!((aside[0].kind, &*aside[0].name, aside[0].crashes), ("identity", cursed.as_str(), 2));
+    assert!(Arc::ptr_eq(&w.fetch("cursed").await.unwrap(), &old), "the last good one stays");
+    assert_eq!(w.ca.times_asked(&cursed), 1, "the authority never heard of the renewals");
+    let failure = || {
+        let known = w.certs.snapshot().into_iter().find(|known| known.identity == cursed).unwrap();
+        known.failure.map(|failure| failure.to_string()).unwrap_or_default()
+    };
+    w.until(|_| failure().contains("quarantined: crashed its handler 2 times")).await;
+    assert_eq!(w.ca.times_asked(&cursed), 1);
+    w.fetch("blessed").await.unwrap();
+
+    // Its time comes long before the certificate is over.
+    w.until(|c| c.current(&cursed).is_some_and(|cert| !Arc::ptr_eq(&cert, &old))).await;
+    assert_eq!((w.ca.times_asked(&cursed), quarantine.list()), (2, vec![]), "forgiven");
+    assert_eq!(failure(), "");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_identity_that_never_had_a_certificate_fails_with_the_reason_while_it_is_set_aside() {
+    let w = world(Mood::Sign(HOUR)).await;
+    let hexed = who("hexed");
+    faults::arm(hexed.as_str(), 2).unwrap();
+    let error = w.fetch("hexed").await.unwrap_err().to_string();
+    assert!(error.contains("told to panic"), "{error}");
+    let failing = |part: &'static str| {
+        let hexed = hexed.clone();
+        move |certs: &Certs| {
+            let known = certs.snapshot().into_iter().find(|known| known.identity == hexed).unwrap();
+            known.failure.is_some_and(|failure| failure.to_string().contains(part))
+        }
+    };
+    w.until(failing("quarantined: crashed its handler")).await;
+    let error = w.fetch("hexed").await.unwrap_err().to_string();
+    assert!(error.contains("next try in"), "{error}");
+    assert_eq!(w.ca.times_asked(&hexed), 0);
+    w.certs.hold(&hexed, 2 * PATIENCE).await.unwrap();
+    assert_eq!(w.certs.shared.quarantine.list(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn identities_are_counted_by_their_state() {
+    let w = world(Mood::Sign(HOUR)).await;
+    let states = || w.certs.by_state();
+    assert_eq!(states(), [("available", 0), ("unavailable", 0), ("initializing", 0)]);
+    w.fetch("a").await.unwrap();
+    w.ca.become_(Mood::Refuse);
+    w.fetch("b").await.unwrap_err();
+    w.ca.become_(Mood::Mute);
+    w.certs.prefetch(&who("c"));
+    w.until(|certs| certs.snapshot().len() == 3).await;
+    assert_eq!(states(), [("available", 1), ("unavailable", 1), ("initializing", 1)]);
 }
 
 #[test]

@@ -90,6 +90,17 @@ impl Pods {
         self.pods.iter().map(|pod| pod.clone()).collect()
     }
 
+    /// How many pods there are in each state, `pending` of which are not served yet.
+    pub fn by_state(&self, pending: u64) -> Vec<(&'static str, u64)> {
+        let troubles = self.node.troubles.now().borrow().clone();
+        let (mut up, mut unhealthy) = (0, 0);
+        for pod in self.pods.iter().filter(|pod| !pod.is_own) {
+            let number = if troubles.contains_key(&pod.uid) { &mut unhealthy } else { &mut up };
+            *number += 1;
+        }
+        vec![("up", up), ("unhealthy", unhealthy), ("pending", pending)]
+    }
+
     /// Stops accepting everywhere at once and waits for the live connections until `deadline` is over; those that
     /// are left are cut then.
     pub async fn drain(&self, deadline: Duration) {
@@ -134,9 +145,9 @@ impl Pods {
         let name = format!("{}/{}", spec.info.namespace, spec.info.name);
         let digest = digest(&(spec.id.dev, spec.id.ino));
         let input = Input { kind: "pod", name: &name, digest };
-        let handling = self.node.quarantine.enter(input).map_err(|aside| aside.to_string())?;
-        handling.watch(self.begin_in(spec.clone())).await?;
-        handling.done();
+        let admitted = self.node.quarantine.enter(input).map_err(|aside| aside.to_string())?;
+        admitted.watch(self.begin_in(spec.clone())).await?;
+        admitted.done();
         Ok(())
     }
 

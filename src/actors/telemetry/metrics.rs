@@ -60,18 +60,16 @@ pub struct XdsMetrics {
     rejections: BoundedCounters,
 }
 
-/// The `workload_manager_` families and the states of pods.
+/// The `workload_manager_` families and ours beside them.
 #[derive(Debug)]
 pub struct PodMetrics {
     active: IntGauge,
     pending: IntGauge,
     started: IntCounter,
     stopped: IntCounter,
-    states: IntGaugeVec,
     unhealthy: IntGaugeVec,
     repairs: IntCounterVec,
     tunnels: IntGauge,
-    certificates: IntGaugeVec,
 }
 
 /// What failed and was repaired in the process.
@@ -79,7 +77,6 @@ pub struct PodMetrics {
 pub struct ActorMetrics {
     restarts: IntCounterVec,
     crashes: IntCounterVec,
-    quarantined: IntGaugeVec,
     set_aside: IntGaugeVec,
     task_panics: IntCounterVec,
     panics: IntCounter,
@@ -262,7 +259,6 @@ impl PodMetrics {
             pending: gauge(r, "workload_manager_pending_proxy_count", "Pods that wait for another attempt")?,
             started: counter(r, "workload_manager_proxies_started_total", "Pods whose proxy was started")?,
             stopped: counter(r, "workload_manager_proxies_stopped_total", "Pods whose proxy was stopped")?,
-            states: gauges(r, "warren_pods", "Pods by state", &["state"])?,
             unhealthy: gauges(r, "warren_pods_unhealthy", "Pods that fell out of the mesh", &["reason"])?,
             repairs: counters(
                 r,
@@ -271,7 +267,6 @@ impl PodMetrics {
                 &["what"],
             )?,
             tunnels: gauge(r, "warren_tunnels", "Tunnels to peers")?,
-            certificates: gauges(r, "warren_certificates", "Certificates by state", &["state"])?,
         })
     }
 
@@ -291,11 +286,6 @@ impl PodMetrics {
         self.stopped.inc();
     }
 
-    /// Says how many pods are in `state`.
-    pub fn in_state(&self, state: &'static str, pods: u64) {
-        self.states.with_label_values(&[state]).set(signed(pods));
-    }
-
     /// Says how many pods have fallen out of the mesh for `reason`.
     pub fn unhealthy(&self, reason: &'static str, pods: u64) {
         self.unhealthy.with_label_values(&[reason]).set(signed(pods));
@@ -310,11 +300,6 @@ impl PodMetrics {
     pub fn tunnel(&self) -> Held {
         Held::new(&self.tunnels)
     }
-
-    /// Says how many certificates are in `state`.
-    pub fn certificates(&self, state: &'static str, certificates: u64) {
-        self.certificates.with_label_values(&[state]).set(signed(certificates));
-    }
 }
 
 // === impl ActorMetrics ===
@@ -325,7 +310,6 @@ impl ActorMetrics {
         Ok(Self {
             restarts: counters(r, "warren_actor_restarts_total", "Actors started again", kind)?,
             crashes: counters(r, "warren_actor_crashes_total", "Actors that failed or were killed", kind)?,
-            quarantined: gauges(r, "warren_actors_quarantined", "Actors set aside for failing again", kind)?,
             set_aside: gauges(r, "warren_quarantined", "Input set aside for crashing its handler", kind)?,
             task_panics: counters(r, "warren_task_panics_total", "Tasks that panicked", kind)?,
             panics: counter(r, "warren_panics_total", "Panics, wherever they were caught")?,
@@ -351,11 +335,6 @@ impl ActorMetrics {
             }
             EventKind::Finished | EventKind::Quarantined { .. } | EventKind::Killed { .. } => {}
         }
-    }
-
-    /// Says how many actors of `kind` are set aside.
-    pub fn quarantined(&self, kind: &'static str, actors: u64) {
-        self.quarantined.with_label_values(&[kind]).set(signed(actors));
     }
 
     /// Says how much input of `kind` is set aside.
@@ -463,7 +442,6 @@ mod tests {
         metrics.xds.message("type.googleapis.com/istio.workload.Address", 1000);
         metrics.pods.proxies(3, 1);
         metrics.pods.started();
-        metrics.pods.in_state("up", 3);
         metrics.actors.restarted("xds");
         metrics.on_demand_dns(&Endpoint { workload: Some("w"), ..Endpoint::default() }, "db.example.com");
         let text = metrics.encode();
@@ -481,7 +459,6 @@ mod tests {
             "workload_manager_pending_proxy_count 1",
             "workload_manager_proxies_started_total 1",
             "workload_manager_proxies_stopped_total 0",
-            "warren_pods{state=\"up\"} 3",
             "warren_actor_restarts_total{kind=\"xds\"} 1",
             "istio_on_demand_dns_total{source_workload=\"w\",source_canonical_service=\"unknown\",\
              source_canonical_revision=\"unknown\",source_workload_namespace=\"unknown\",source_principal=\"unknown\",\

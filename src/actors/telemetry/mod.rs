@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod actor;
+pub mod census;
 pub mod counters;
 pub mod filter;
 pub mod line;

@@ -43,10 +43,10 @@ pub async fn run(shard: Shard, pod: Arc<Pod>, key: TunnelKey, (step, ready): (St
     let _member = pod.dialled.admit(shard.index(), key.to);
     let name = key.to.to_string();
     match pod.node.quarantine.enter(key.input(&name)) {
-        Ok(handling) => {
+        Ok(admitted) => {
             // For the tunnel's life: what the peer sends later can crash its driver, too.
-            if handling.watch(carry(&shard, &pod, &key, (step, ready))).await {
-                handling.done();
+            if admitted.watch(carry(&shard, &pod, &key, (step, ready))).await {
+                admitted.done();
             }
         }
         Err(aside) => drop(ready.send(Err(Arc::new(key.refused(aside))))),

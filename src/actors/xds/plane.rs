@@ -28,7 +28,7 @@ use crate::{
                 AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
             },
         },
-        xds::{Kind, Rejected, Sink, SinkDown, XdsState, backoff::Termination},
+        xds::{Kind, Later, Rejected, Sink, SinkDown, XdsState, backoff::Termination},
     },
     supervisor::{Backoff, Intensity, Strategy, SupervisorSpec, Tree},
 };
@@ -67,6 +67,8 @@ pub(super) struct Tables(Arc<TablesInner>);
 
 struct TablesInner {
     held: Mutex<BTreeMap<String, String>>,
+    /// What has been refused for a moment.
+    tried: Mutex<BTreeSet<String>>,
     /// A permit for each response that may be applied.
     gate: Semaphore,
     entered: watch::Sender<usize>,
@@ -236,6 +238,7 @@ impl Tables {
     fn new() -> Self {
         Self(Arc::new(TablesInner {
             held: Mutex::default(),
+            tried: Mutex::default(),
             gate: Semaphore::new(Semaphore::MAX_PERMITS),
             entered: watch::Sender::new(0),
             fault: Mutex::new(None),
@@ -267,7 +270,7 @@ impl Tables {
 }
 
 impl Sink for Tables {
-    /// Rejects what has the version `bad` or no payload.
+    /// Rejects what has the version `bad` or no payload, and for a moment what has the version `later`.
     async fn apply(
         &self,
         _: &str,
@@ -284,10 +287,17 @@ impl Sink for Tables {
         self.0.gate.acquire().await.unwrap().forget();
         let mut held = self.0.held.lock();
         let mut rejected = Vec::new();
-        for Resource { name, resource, .. } in resources {
-            match resource.map(|any| String::from_utf8(any.value).unwrap()) {
+        for resource in resources {
+            let payload = resource.resource.as_ref().map(|any| String::from_utf8(any.value.clone()).unwrap());
+            let name = resource.name.clone();
+            match payload {
+                Some(version) if version == "later" && !self.0.tried.lock().remove(&name) => {
+                    self.0.tried.lock().insert(name.clone());
+                    let later = Some(Box::new(Later { resource, after: Duration::from_millis(50) }));
+                    rejected.push(Rejected { name, reason: "not now".into(), later });
+                }
                 Some(version) if version != "bad" => _ = held.insert(name, version),
-                _ => rejected.push(Rejected { name, reason: "undecodable".into() }),
+                _ => rejected.push(Rejected { name, reason: "undecodable".into(), later: None }),
             }
         }
         for name in removed {

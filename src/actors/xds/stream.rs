@@ -2,7 +2,7 @@
 
 use tokio::{
     sync::mpsc,
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, sleep_until, timeout, timeout_at},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status, Streaming, transport::Channel};
@@ -117,6 +117,7 @@ impl<S: Sink> Conversation<'_, S> {
                     Some(response) => self.respond(response).await?,
                     None => return Ok(()),
                 },
+                () = due(self.delta.next_retry()) => self.retry().await?,
                 () = self.xds.0.held.demanded() => {
                     if let Some(request) = self.delta.demanded() {
                         self.send(request).await?;
@@ -142,26 +143,51 @@ impl<S: Sink> Conversation<'_, S> {
 
     async fn apply(
         &mut self,
-        Apply { kind, resources, removed }: Apply,
+        apply: Apply,
         pending: Pending,
         bytes: usize,
     ) -> Result<DeltaDiscoveryRequest, End> {
-        let bound = self.xds.0.settings.bounds.apply;
-        let (updates, removals) = (resources.len(), removed.len());
-        let applied = timeout(bound, self.sink.apply(kind.type_url(), resources, removed)).await;
-        let rejected = applied
-            .map_err(|_| End::SinkDown(format!("applying {updates} resources took longer than {bound:?}")))?
-            .map_err(|e| End::SinkDown(e.to_string()))?;
+        let (kind, updates, removals) = (apply.kind, apply.resources.len(), apply.removed.len());
+        let rejected = self.put(apply).await?;
         let answer = self.delta.applied(pending, &rejected);
         tracing::debug!(target: "xds", %kind, updates, removals, bytes, rejected = rejected.len(), "applied");
-        if !rejected.is_empty() {
-            self.xds.0.metrics.rejected(kind.type_url(), rejected.len());
-            log_rejected(kind, updates, &rejected);
-        }
+        self.refused(kind, updates, rejected);
         let on_demand = self.xds.0.settings.on_demand;
         let synced = self.xds.0.held.is_synced(on_demand);
         self.xds.update(|status| status.synced |= synced);
         Ok(answer)
+    }
+
+    /// Applies again what was refused for a time that is over.
+    async fn retry(&mut self) -> Result<(), End> {
+        let now = Instant::now().into_std();
+        while let Some((apply, retry)) = self.delta.retry(now) {
+            let (kind, updates) = (apply.kind, apply.resources.len());
+            let rejected = self.put(apply).await?;
+            self.delta.retried(retry, &rejected);
+            let applied = updates.saturating_sub(rejected.len());
+            tracing::info!(target: "xds", %kind, applied, "tried again what was refused for a time");
+            self.refused(kind, updates, rejected);
+        }
+        Ok(())
+    }
+
+    /// Has resources applied; gives those that were not.
+    async fn put(&self, Apply { kind, resources, removed }: Apply) -> Result<Vec<Rejected>, End> {
+        let (bound, updates) = (self.xds.0.settings.bounds.apply, resources.len());
+        let applied = timeout(bound, self.sink.apply(kind.type_url(), resources, removed)).await;
+        applied
+            .map_err(|_| End::SinkDown(format!("applying {updates} resources took longer than {bound:?}")))?
+            .map_err(|e| End::SinkDown(e.to_string()))
+    }
+
+    /// Says what was refused of so many, and keeps what may be tried again.
+    fn refused(&mut self, kind: Kind, updates: usize, rejected: Vec<Rejected>) {
+        if !rejected.is_empty() {
+            self.xds.0.metrics.rejected(kind.type_url(), rejected.len());
+            log_rejected(kind, updates, &rejected);
+            self.delta.put_aside(Instant::now().into_std(), kind, rejected);
+        }
     }
 
     async fn send(&self, request: DeltaDiscoveryRequest) -> Result<(), End> {
@@ -186,6 +212,14 @@ impl<'a> Connected<'a> {
 impl Drop for Connected<'_> {
     fn drop(&mut self) {
         self.0.update(|status| status.connected = false);
+    }
+}
+
+/// Resolves at `at`, if there is such a time.
+async fn due(at: Option<std::time::Instant>) {
+    match at {
+        Some(at) => sleep_until(at.into()).await,
+        None => std::future::pending().await,
     }
 }
 

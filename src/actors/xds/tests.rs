@@ -337,3 +337,39 @@ async fn without_on_demand_a_demand_is_refused() {
     let client = Client::start(settings(plane.target())).await;
     assert_eq!(client.xds.demand("net/10.0.0.1"), Err(DemandError::Off("net/10.0.0.1".into())));
 }
+
+#[tokio::test]
+async fn what_was_refused_for_a_time_is_applied_on_the_same_stream_without_being_sent_again() {
+    let mut plane = Plane::start().await;
+    let client = Client::start(settings(plane.target())).await;
+    let mut stream = plane.stream().await;
+    let nack = stream.push(response(Kind::Address, "1", &[("a", "later"), ("b", "v1")], &[])).await;
+    assert_eq!(nack.error_detail.unwrap().message, "a: not now");
+    assert_eq!(client.tables.held(), [("b".to_owned(), "v1".to_owned())].into());
+    client.tables.entered(2).await;
+    // Behind what was tried again.
+    assert_eq!(stream.push(response(Kind::Address, "2", &[], &[])).await, ack(Kind::Address, "2"));
+    assert!(client.tables.held().contains_key("a"));
+    stream.end(None).await;
+    let stream = plane.stream().await;
+    assert_eq!(versions(&stream.hello[0]), [("a", ""), ("b", "v1")].into());
+}
+
+#[tokio::test]
+async fn a_flood_of_ended_streams_is_one_message_at_a_time() {
+    const STREAMS: usize = 60;
+    let mut plane = Plane::start().await;
+    let client = Client::start(settings(plane.target())).await;
+    let node = || client.tree.handle().find("root/xds").unwrap();
+    for ended in 0..STREAMS {
+        let mut stream = plane.stream().await;
+        // The stream before has been heard of, and nothing else: the next begins only then.
+        assert_eq!((node().load.depth, client.ends().len()), (0, ended));
+        stream.push(response(Kind::Address, "1", &[("a", "v1")], &[])).await;
+        stream.end(Some(Status::unknown("the usual"))).await;
+    }
+    client.tree.handle().probe("root/xds", Duration::from_secs(60)).await.unwrap();
+    plane.stream().await;
+    assert_eq!(node().load.handled as usize, STREAMS + 1, "and that of the start");
+    assert_eq!((client.ends().len(), node().restarts), (STREAMS, 0));
+}

@@ -429,3 +429,38 @@ async fn requests_sent_ahead_are_answered_in_order() {
     assert_eq!(answers, [Answer::Done, refused("no"), Answer::Done, Answer::Done]);
     world.end().await;
 }
+
+#[tokio::test]
+async fn a_flood_of_requests_is_read_one_after_the_other_and_waits_outside_the_mailbox() {
+    const REQUESTS: usize = 100;
+    let mut world = World::start("flood").await;
+    world.pods.mood("slow", Mood::Hang);
+    let agent = world.agent().await;
+    agent.0.send(&encode_request(&add("slow")), Some(netns().as_fd())).await.unwrap();
+    assert_eq!(world.news.recv().await.unwrap(), "start slow");
+    // More than the socket takes: the rest waits with the agent.
+    let flood = async {
+        for _ in 0..REQUESTS {
+            agent.0.send(&encode_request(&Request::Del { uid: "nobody".into() }), None).await.unwrap();
+        }
+    };
+    let node = || world.tree.handle().find("root/zds").unwrap();
+    let before = node().load.handled;
+    let answers = async {
+        // Nothing more is read while the first waits for its answer.
+        for _ in 0..20 {
+            world.tree.handle().probe("root/zds", Duration::from_secs(60)).await.unwrap();
+            tokio::task::yield_now().await;
+            assert_eq!((node().load.depth, node().load.handled), (0, before));
+        }
+        tokio::time::pause();
+        assert_eq!(agent.answer().await, refused("its proxy has not started within 4 s"));
+        tokio::time::resume();
+        for _ in 0..REQUESTS {
+            assert!(node().load.depth <= 1, "{}", node().load.depth);
+            assert_eq!(agent.answer().await, Answer::Done);
+        }
+    };
+    tokio::join!(flood, answers);
+    world.end().await;
+}

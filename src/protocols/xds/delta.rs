@@ -3,13 +3,14 @@
 //! Each step hands out what the next one needs, so that a response can be answered only once and only after it was
 //! applied. A stream given up at any point leaves the state as it must be announced on the next one.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Instant};
 
 use prost::Message;
 use tonic::Code;
 
 use super::{
     Kind, Rejected, XdsState,
+    aside::Aside,
     backoff::End,
     held::{Push, is_on_demand},
 };
@@ -30,6 +31,7 @@ pub struct DeltaStream {
     announced_bytes: usize,
     /// Addresses were not announced: the first response is all there is.
     whole_addresses: bool,
+    aside: Aside,
 }
 
 /// What to do with a response.
@@ -61,13 +63,19 @@ pub struct Pending {
     nonce: String,
 }
 
+/// Resources that are being tried again.
+#[derive(Debug)]
+#[must_use]
+pub struct Retry(Push);
+
 // === impl DeltaStream ===
 
 impl DeltaStream {
     /// A new stream, and the requests to open it with, in order.
     pub fn open(state: XdsState, node: &Node, on_demand: bool) -> (Self, Vec<DeltaDiscoveryRequest>) {
+        let aside = Aside::default();
         let mut stream =
-            Self { state, on_demand, answered: false, announced_bytes: 0, whole_addresses: false };
+            Self { state, on_demand, answered: false, announced_bytes: 0, whole_addresses: false, aside };
         let requests = Kind::ALL.into_iter().map(|kind| stream.hello(kind, node)).collect();
         (stream, requests)
     }
@@ -111,6 +119,9 @@ impl DeltaStream {
             removed.extend(self.state.others(kind, &resources));
             self.whole_addresses = false;
         }
+        for name in resources.iter().map(|resource| &resource.name).chain(&removed) {
+            self.aside.forget(kind, name);
+        }
         let push = self.state.begin(kind, &mut resources, &removed);
         Step::Apply(Apply { kind, resources, removed }, Pending { push, nonce })
     }
@@ -121,6 +132,33 @@ impl DeltaStream {
         let type_url = push.kind().type_url().to_owned();
         self.state.finish(push, rejected);
         answer(type_url, nonce, rejected)
+    }
+
+    /// Keeps those of `rejected` that may be tried again, at `now`.
+    pub fn put_aside(&mut self, now: Instant, kind: Kind, rejected: Vec<Rejected>) {
+        for later in rejected.into_iter().filter_map(|rejected| rejected.later) {
+            // Without room, it is tried when the control plane sends it again.
+            self.aside.keep(kind, later.resource, now + later.after);
+        }
+    }
+
+    /// When [`Self::retry`] has something to do.
+    pub fn next_retry(&self) -> Option<Instant> {
+        self.aside.next_due()
+    }
+
+    /// What is to be tried again at `now`: apply it, then call [`Self::retried`]. To be asked again until nothing is
+    /// left.
+    pub fn retry(&mut self, now: Instant) -> Option<(Apply, Retry)> {
+        let (kind, mut resources) = self.aside.take_due(now)?;
+        let push = self.state.begin(kind, &mut resources, &[]);
+        Some((Apply { kind, resources, removed: Vec::new() }, Retry(push)))
+    }
+
+    /// Takes note that what was tried again was applied but for `rejected`. The control plane hears nothing of it: its
+    /// response has been answered.
+    pub fn retried(&mut self, Retry(push): Retry, rejected: &[Rejected]) {
+        self.state.settle(push, rejected);
     }
 
     /// The request for what was demanded since the last call; `None` if that is nothing new.
@@ -176,7 +214,7 @@ pub fn nack_text(rejected: &[Rejected]) -> String {
     const ROOM_FOR_COUNT: usize = "; and 18446744073709551615 more".len();
     const FIRST_BYTES_MAX: usize = NACK_BYTES_MAX - ROOM_FOR_COUNT;
     let mut text = String::new();
-    for (done, Rejected { name, reason }) in rejected.iter().enumerate() {
+    for (done, Rejected { name, reason, .. }) in rejected.iter().enumerate() {
         let separator = if done == 0 { "" } else { "; " };
         let length = text.len() + separator.len() + name.len() + ": ".len() + reason.len();
         if length <= FIRST_BYTES_MAX {

@@ -200,8 +200,15 @@ impl XdsState {
         })
     }
 
-    /// After it was applied, but for `rejected`.
+    /// After a response was applied, but for `rejected`.
     pub(super) fn finish(&self, push: Push, rejected: &[Rejected]) {
+        let kind = push.kind;
+        self.settle(push, rejected);
+        self.with(kind, |book| book.acked |= rejected.is_empty());
+    }
+
+    /// After resources were applied, but for `rejected`, that are no response of the control plane.
+    pub(super) fn settle(&self, push: Push, rejected: &[Rejected]) {
         let rejected: HashSet<&str, foldhash::fast::RandomState> =
             rejected.iter().map(|r| r.name.as_str()).collect();
         self.with(push.kind, |book| {
@@ -216,7 +223,6 @@ impl XdsState {
             for name in push.removed {
                 book.names.remove(&name);
             }
-            book.acked |= rejected.is_empty();
         });
     }
 

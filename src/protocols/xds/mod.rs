@@ -1,6 +1,7 @@
 //! Delta discovery: what to ask, what to answer, what is held, when to try again
 //! (contract/controlplane.md section 2).
 
+mod aside;
 pub mod backoff;
 pub mod delta;
 mod held;
@@ -8,14 +9,14 @@ pub mod node;
 #[cfg(test)]
 mod tests;
 
-use std::{fmt, future::Future};
+use std::{fmt, future::Future, time::Duration};
 
 pub use held::{DemandError, XdsState};
 
 use crate::protocols::pb::ads::Resource;
 
 /// A type of resource this proxy asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     /// Workloads and services.
     Address,
@@ -24,12 +25,23 @@ pub enum Kind {
 }
 
 /// A resource that was not applied.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Rejected {
     /// Its name in the response.
     pub name: String,
     /// Why, for the control plane's operator.
     pub reason: String,
+    /// Whether the same might be applied later.
+    pub later: Option<Box<Later>>,
+}
+
+/// A resource to be tried again.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Later {
+    /// As it was given to the [`Sink`].
+    pub resource: Resource,
+    /// After how long.
+    pub after: Duration,
 }
 
 /// Whoever applies resources is gone; nothing can be said about what it had applied.

@@ -7,7 +7,7 @@ use prost_types::Any;
 use tonic::Code;
 
 use super::{
-    DemandError, Kind, Rejected, XdsState,
+    DemandError, Kind, Later, Rejected, XdsState,
     backoff::End,
     delta::{Apply, DeltaStream, NACK_BYTES_MAX, Pending, Step, nack_text},
 };
@@ -44,7 +44,7 @@ fn receive(stream: &mut DeltaStream, response: DeltaDiscoveryResponse) -> (Apply
 }
 
 fn rejected(names: &[&str]) -> Vec<Rejected> {
-    names.iter().map(|n| Rejected { name: (*n).into(), reason: "bad".into() }).collect()
+    names.iter().map(|n| Rejected { name: (*n).into(), reason: "bad".into(), later: None }).collect()
 }
 
 fn push(stream: &mut DeltaStream, response: DeltaDiscoveryResponse, bad: &[&str]) -> DeltaDiscoveryRequest {
@@ -209,8 +209,36 @@ fn demands_have_bounds() {
 }
 
 #[test]
+fn what_is_tried_again_is_held_without_a_version_and_a_newer_one_takes_its_place() {
+    let (state, now) = (XdsState::new(), std::time::Instant::now());
+    let after = std::time::Duration::from_secs(30);
+    let (mut stream, _) = open(&state, false);
+    let pushed = response(Kind::Address, "1", &[("new", "v1"), ("old", "v1"), ("gone", "v1")], &[]);
+    let (apply, pending) = receive(&mut stream, pushed);
+    let later = |resource: &Resource| {
+        let later = Some(Box::new(Later { resource: resource.clone(), after }));
+        Rejected { name: resource.name.clone(), reason: "not now".into(), later }
+    };
+    let refused: Vec<Rejected> = apply.resources.iter().map(later).collect();
+    stream.applied(pending, &refused);
+    stream.put_aside(now, Kind::Address, refused);
+    assert_eq!(announced(&state, Kind::Address), versions(&[]), "none is held");
+    push(&mut stream, response(Kind::Address, "2", &[("old", "v2")], &["gone"]), &[]);
+    assert_eq!((stream.next_retry(), stream.retry(now).is_some()), (Some(now + after), false));
+
+    let (apply, retry) = stream.retry(now + after).unwrap();
+    let names: Vec<_> = apply.resources.iter().map(|resource| resource.name.as_str()).collect();
+    assert_eq!((apply.kind, names, apply.removed.is_empty()), (Kind::Address, vec!["new"], true));
+    stream.retried(retry, &[]);
+    // Held, so that its removal is told; at a version nobody kept.
+    assert_eq!(announced(&state, Kind::Address), versions(&[("new", ""), ("old", "v2")]));
+    assert!(stream.retry(now + after).is_none() && stream.next_retry().is_none());
+}
+
+#[test]
 fn refusal_text_is_bounded_and_counts_what_it_leaves_out() {
-    let long = |i: usize, reason: &str| Rejected { name: format!("n{i}"), reason: reason.into() };
+    let long =
+        |i: usize, reason: &str| Rejected { name: format!("n{i}"), reason: reason.into(), later: None };
     assert_eq!(nack_text(&[long(1, "x"), long(2, "y; z")]), "n1: x; n2: y; z");
 
     let many: Vec<Rejected> = (0..100_000).map(|i| long(i, "unknown protocol")).collect();

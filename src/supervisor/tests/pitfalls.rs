@@ -89,7 +89,7 @@ async fn pitfall_03_no_exit_of_a_child_takes_its_supervisor_or_siblings_along() 
     b.panic_in_drop();
     let spec = root(Strategy::OneForOne).child(a.spec()).child(b.spec().restart(Restart::Transient));
     let observer = Arc::new(|_: &crate::supervisor::Event| panic!("an observer that panics"));
-    let tree = Tree::start_observed(spec, observer).await.expect("starts");
+    let tree = Tree::start_observed(spec, observer, |_| None).await.expect("starts");
     let [root_before, a_before] = [tree.handle(), tree.handle()].map(|_| a.address.actor_id());
     b.tell(Msg::End);
     until("b ended", || state(&tree.handle(), "root/b") == NodeState::Down).await;

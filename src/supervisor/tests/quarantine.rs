@@ -73,13 +73,13 @@ async fn a_panic_through_the_guard_counts_and_nothing_else_does() {
 async fn a_future_is_watched_step_by_step_and_one_that_is_dropped_is_no_crash() {
     let quarantine = Quarantine::default();
     for _ in 0..2 {
-        let handling = quarantine.enter(input("a", 1)).expect("it is not set aside");
+        let admitted = quarantine.enter(input("a", 1)).expect("it is not set aside");
         let work = async {
             tokio::task::yield_now().await;
             panic!("bad input");
         };
         assert_eq!(
-            crate::supervisor::watch_panics(handling.watch(work)).await,
+            crate::supervisor::watch_panics(admitted.watch(work)).await,
             Err::<(), _>("bad input".into())
         );
         // Another one's panic drops what was not at work.
@@ -102,7 +102,7 @@ fn an_armed_input_panics_where_it_is_handled() {
     faults::arm(name, 2).expect("room");
     for _ in 0..2 {
         assert!(
-            catch_unwind(AssertUnwindSafe(|| drop(quarantine.enter(input(name, 1)).map(Handling::guard))))
+            catch_unwind(AssertUnwindSafe(|| drop(quarantine.enter(input(name, 1)).map(Admitted::guard))))
                 .is_err()
         );
     }

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use super::support::{MS, Msg, SECOND, Worker, World, pass, root, settle, until};
-use crate::supervisor::{CrashReport, Death, Load, MAX_REPORTS, OwnedTask, Strategy, Tree, record::KEPT};
+use super::support::{MS, Msg, SECOND, Start, TRACE, Worker, World, pass, root, settle, sup, until};
+use crate::supervisor::{
+    CrashReport, Death, Load, MAX_REPORTS, OwnedTask, Strategy, Tree, crash::frames, record::KEPT,
+};
 
 async fn one(world: &World, id: &str) -> (Worker, Tree) {
     let worker = world.worker(id);
@@ -130,4 +132,87 @@ async fn the_panic_of_a_task_is_reported_by_its_name() {
     let [report] = reports(&tree, "record/of/a-task").try_into().unwrap();
     assert_eq!((&*report.kind, report.death, &*report.reason), ("record/of", Death::TaskPanicked, "a bug"));
     tree.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn starts_that_fail_are_reported_once_for_each_reason_and_counted() {
+    let world = World::default();
+    let worker = world.worker("late");
+    let inner = sup("inner", Strategy::OneForOne).child(worker.spec());
+    let tree = world.start(root(Strategy::OneForOne).supervisor(inner)).await;
+    worker.ping().await;
+    worker.script([Start::Fails, Start::Fails, Start::Panics, Start::Fails]);
+    worker.tell(Msg::Fail);
+    until("up again", || worker.incarnations() == 2).await;
+    let seen: Vec<_> = reports(&tree, "root/inner/late")
+        .iter()
+        .map(|report| (report.death, report.reason.clone(), report.again()))
+        .collect();
+    let [died, failed, panicked, last] = seen.try_into().unwrap();
+    assert_eq!(died, (Death::Failed, "out of order".to_owned(), 0));
+    assert_eq!((failed.0, failed.2), (Death::StartFailed, 1), "{failed:?}");
+    assert!(failed.1.starts_with("late did not start: ") && failed.1.contains("told to fail"), "{failed:?}");
+    assert_eq!((panicked.0, panicked.2), (Death::StartFailed, 0), "{panicked:?}");
+    assert!(panicked.1.contains("told to panic"), "{panicked:?}");
+    assert_eq!((last.1, last.2), (failed.1, 0), "news after another failure");
+    tree.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_failed_start_of_a_child_is_not_reported_of_its_supervisor_too() {
+    let world = World::default();
+    let worker = world.worker("late");
+    let inner = sup("inner", Strategy::OneForOne).child(worker.spec());
+    let tree = world.start(root(Strategy::OneForOne).supervisor(inner)).await;
+    worker.script([Start::Fails]);
+    tree.handle().kill("root/inner").unwrap();
+    until("up again", || worker.incarnations() == 2).await;
+    let deaths = |path| reports(&tree, path).iter().map(|report| report.death).collect::<Vec<_>>();
+    assert_eq!(deaths("root/inner/late"), [Death::StartFailed]);
+    assert_eq!(deaths("root/inner"), [Death::Killed]);
+    tree.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_and_deaths_name_the_trace_they_belong_to() {
+    let _subscriber = tracing::subscriber::set_default(tracing_subscriber::registry());
+    let world = World::default();
+    let (worker, tree) = one(&world, "traced").await;
+    worker.ping().await;
+    tracing::error_span!("plain")
+        .in_scope(|| worker.tell(Msg::Ping(tokio::sync::oneshot::channel().0.into())));
+    let traced = tracing::error_span!("traced");
+    traced.in_scope(|| worker.tell(Msg::Ping(tokio::sync::oneshot::channel().0.into())));
+    traced.in_scope(|| worker.tell(Msg::Panic));
+    until("restarted", || worker.incarnations() == 2).await;
+    let [report] = reports(&tree, "root/traced").try_into().unwrap();
+    assert_eq!((report.death, report.trace), (Death::Panicked, Some(TRACE)));
+    let spans: Vec<_> = report.messages.iter().filter(|message| message.kind == "ping").collect();
+    let spans: Vec<_> = spans.iter().map(|message| (message.span, message.trace)).collect();
+    assert_eq!(spans, [(None, None), (Some("plain"), None), (Some("traced"), Some(TRACE))]);
+    tree.stop().await;
+}
+
+#[test]
+fn a_backtrace_begins_below_the_panic_and_keeps_what_is_inside_of_what_caught_it() {
+    let text = "   0: warren::supervisor::crash::note_panic
+             at /somewhere/src/supervisor/crash.rs:1:1
+   1: std::panicking::panic_with_hook
+   2: __rustc::rust_begin_unwind
+   3: core::panicking::panic_fmt
+             at /rustc/0/library/core/src/panicking.rs:80:14
+   4: warren::actors::mesh::decode
+             at /somewhere/src/actors/mesh.rs:7:9
+   5: std::panicking::catch_unwind::do_call
+   6: std::panicking::catch_unwind
+   7: tokio::runtime::task::harness::poll_future
+             at /home/.cargo/registry/src/index/tokio/src/runtime/task/harness.rs:5:9";
+    let want = [
+        "warren::actors::mesh::decode at src/actors/mesh.rs:7:9",
+        "std::panicking::catch_unwind::do_call",
+        "std::panicking::catch_unwind",
+        "tokio::runtime::task::harness::poll_future at \
+         /home/.cargo/registry/src/index/tokio/src/runtime/task/harness.rs:5:9",
+    ];
+    assert_eq!(frames(text), want);
 }

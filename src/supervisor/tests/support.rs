@@ -141,13 +141,21 @@ impl World {
         root: SupervisorSpec,
     ) -> Result<Tree, crate::supervisor::StartError> {
         let events = self.events.clone();
-        Tree::start_observed(root, Arc::new(move |event| events.lock().push(event.clone()))).await
+        let on_event = Arc::new(move |event: &Event| events.lock().push(event.clone()));
+        Tree::start_observed(root, on_event, trace_of).await
     }
 
     /// The events of a node so far.
     pub(crate) fn events(&self, path: &str) -> Vec<EventKind> {
         self.events.lock().iter().filter(|e| &*e.path == path).map(|e| e.kind.clone()).collect()
     }
+}
+
+/// The trace that every span called `traced` belongs to.
+pub(crate) const TRACE: u128 = 7;
+
+fn trace_of(span: &tracing::Span) -> Option<u128> {
+    span.metadata().filter(|span| span.name() == "traced").map(|_| TRACE)
 }
 
 impl Worker {

@@ -76,6 +76,13 @@ pub fn current() -> Option<Span> {
     Some(Span::current()).filter(|span| span.metadata().is_some_and(|meta| meta.target() == TARGET))
 }
 
+/// The id of the trace that `span` belongs to, if it is one of ours.
+pub fn trace_of(span: &Span) -> Option<u128> {
+    span.metadata().filter(|meta| meta.target() == TARGET)?;
+    let context = span.context().span().span_context().clone();
+    context.is_valid().then(|| u128::from_be_bytes(context.trace_id().to_bytes()))
+}
+
 /// Writes into the span that the calling task is in.
 pub fn describe(write: impl FnOnce(Attributes<'_>)) {
     if let Some(span) = current() {

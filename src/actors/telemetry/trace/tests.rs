@@ -14,7 +14,7 @@ use tonic::{Request, Response, Status, transport::server::TcpIncoming};
 
 use super::{
     Traces,
-    span::{Connection, Kind, Spans, Step},
+    span::{Connection, Kind, Spans, Step, trace_of},
 };
 use crate::{
     actors::telemetry::{line::LogFormat, log::Logging},
@@ -164,6 +164,8 @@ fn a_step_tells_its_peer_who_it_is() {
     traced(&endpoint, "always_on", "info", async move {
         let step = Step::new("CONNECT", Kind::Client);
         *heard.lock() = step.trace_parent();
+        assert_eq!(trace_of(step.span()), step.trace_parent().map(|told| told.trace_id));
+        assert_eq!(trace_of(&tracing::info_span!(target: "conn", "logged")), None);
     });
     let (told, sent) = (told.lock().unwrap(), received.find("CONNECT"));
     assert_eq!(
