@@ -1,6 +1,7 @@
 //! What single steps cost: `cargo bench`, or `cargo bench -- NAME` for those whose name contains it. Each is repeated
 //! for a while in batches; the fastest batch is shown, which other programs disturb least.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
+#![allow(clippy::disallowed_methods, reason = "tasks are owned by the LocalSet they run in")]
 
 use std::{
     env,
@@ -10,11 +11,30 @@ use std::{
 
 use prost::Message;
 use rand::{SeedableRng, rngs::SmallRng};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    runtime::{Builder, Runtime},
+    task::{LocalSet, spawn_local},
+};
 use warren::{
     actors::telemetry::traffic::TrafficTable,
-    lab::control::resources::{ADDRESS, Resources},
+    lab::control::{
+        ca::{Authority, CaOptions},
+        resources::{ADDRESS, Resources},
+    },
     protocols::{
         addr::OrigDst,
+        ca::{chain::Chain, csr},
+        hbone::{
+            Http2Settings,
+            client::{self, ConnectRequest},
+            headers::TraceParent,
+            io::coalesced,
+            server,
+            side::StreamSide,
+        },
+        identity::Identity,
         labels::{Endpoint, Reporter, Security, ServiceName, TrafficLabels},
         mesh::{
             Change, LocalNode, Mesh,
@@ -23,7 +43,9 @@ use warren::{
         outcome::ResponseFlag,
         pb::{security as az, workload as wl},
         rbac::{Destination, Flow, Verdict, evaluate},
+        relay::{Meter, TcpSide, relay},
         route::{Pick, Source, outbound},
+        tls::{TlsOptions, WorkloadCert, buffer::Buffers, handshake, stream::TlsStream},
     },
 };
 
@@ -32,6 +54,9 @@ const WORKLOADS: u32 = 100_000;
 const SLICE: usize = 256;
 const BATCHES: u32 = 20;
 const BATCH: Duration = Duration::from_millis(20);
+/// What a client of a relay sends at once: little, or much.
+const MESSAGE: usize = 128;
+const BULK: usize = 4 << 20;
 
 fn main() {
     // Cargo adds `--bench`.
@@ -48,6 +73,16 @@ fn main() {
     }
     if wanted("metrics") {
         metrics();
+    }
+    if wanted("handshake") {
+        handshakes();
+    }
+    for (name, joined) in
+        [("relay, plain to plain", plain as Joining), ("relay, through a tunnel", tunnelled)]
+    {
+        if wanted(name) {
+            relays(name, joined);
+        }
     }
 }
 
@@ -137,18 +172,165 @@ fn metrics() {
     repeat("metrics, a chunk of bytes", || traffic.received(black_box(1)));
 }
 
-/// Shows how long one takes, in the fastest of some batches.
-fn repeat<T>(name: &str, mut one: impl FnMut() -> T) {
+/// Both sides of a TLS handshake over loopback, as two proxies make it for each tunnel. Nothing is resumed.
+fn handshakes() {
+    let runtime = runtime();
+    let (one, other) = certificates();
+    repeat("handshake, both sides", || {
+        runtime.block_on(async {
+            let (near, far) = tcp().await;
+            secured((near, far), (&one, &other)).await
+        })
+    });
+}
+
+type Joining = fn(&LocalSet, &Runtime) -> (TcpStream, TcpStream);
+
+/// What a small message and its answer take, and how fast many bytes go, between a client and a server in one thread
+/// with all that is between them.
+fn relays(name: &str, join: Joining) {
+    let (runtime, local) = (runtime(), LocalSet::new());
+    let (mut client, mut server) = join(&local, &runtime);
+    let (mut sent, mut got) = (vec![1; MESSAGE], vec![0; MESSAGE]);
+    repeat(&format!("{name}, there and back"), || {
+        local.block_on(&runtime, async {
+            client.write_all(&sent).await.unwrap();
+            server.read_exact(&mut got).await.unwrap();
+            server.write_all(&got).await.unwrap();
+            client.read_exact(&mut sent).await.unwrap();
+        });
+    });
+    let sent = vec![1; BULK];
+    let mut got = vec![0; 256 * 1024];
+    let fastest = fastest(1, || {
+        local.block_on(&runtime, async {
+            let receive = async {
+                let mut left = BULK;
+                while left > 0 {
+                    left -= server.read(&mut got).await.unwrap();
+                }
+            };
+            let (sending, ()) = tokio::join!(client.write_all(&sent), receive);
+            sending.unwrap();
+        });
+    });
+    println!("{:34}{:>10.2} Gbit/s", format!("{name}, bytes"), BULK as f64 * 8.0 / fastest / 1e9);
+}
+
+/// A client and a server with a relay between two plain sockets.
+fn plain(local: &LocalSet, runtime: &Runtime) -> (TcpStream, TcpStream) {
+    local.block_on(runtime, async {
+        let ((client, near), (far, server)) = (tcp().await, tcp().await);
+        spawn_local(async move { relay(TcpSide(near), TcpSide(far), &Uncounted, &Buffers::default()).await });
+        (client, server)
+    })
+}
+
+/// A client and a server with two relays and a stream of a tunnel over TLS between them.
+fn tunnelled(local: &LocalSet, runtime: &Runtime) -> (TcpStream, TcpStream) {
+    let (one, other) = certificates();
+    local.block_on(runtime, async {
+        let ((client, near), (far, app)) = (tcp().await, tcp().await);
+        let (dialled, accepted) = secured(tcp().await, (&one, &other)).await;
+        spawn_local(async move {
+            let (io, mut flush) = coalesced(accepted);
+            let settings = Http2Settings::default();
+            let mut tunnel = flush.drive(server::handshake(io, &settings)).await.unwrap().unwrap();
+            let mut far = Some(far);
+            let streams = async {
+                while let Some(Ok((request, mut respond))) = tunnel.accept().await {
+                    let send = server::accept(&mut respond, None).unwrap();
+                    let (peer, app) =
+                        (StreamSide::new(send, request.into_body()), TcpSide(far.take().unwrap()));
+                    spawn_local(async move { relay(peer, app, &Uncounted, &Buffers::default()).await });
+                }
+            };
+            flush.drive(streams).await
+        });
+        let (io, mut flush) = coalesced(dialled);
+        let (send, connection) =
+            flush.drive(client::handshake(io, &Http2Settings::default())).await.unwrap().unwrap();
+        spawn_local(async move { flush.drive(connection).await });
+        let request = ConnectRequest {
+            authority: "10.0.0.1:8080".parse().unwrap(),
+            baggage: None,
+            forwarded: None,
+            trace: TraceParent::random(&mut SmallRng::seed_from_u64(1)),
+            network: None,
+        };
+        let (stream, _) = client::connect(send, request).await.unwrap();
+        spawn_local(async move { relay(TcpSide(near), stream, &Uncounted, &Buffers::default()).await });
+        (client, app)
+    })
+}
+
+struct Uncounted;
+
+impl Meter for Uncounted {
+    fn forward(&self, _: usize) {}
+    fn backward(&self, _: usize) {}
+}
+
+fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+/// Both ends of a connection over loopback, set up as those of the proxy are.
+async fn tcp() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let to = listener.local_addr().unwrap();
+    let (near, far) = tokio::join!(TcpStream::connect(to), listener.accept());
+    let ends = (near.unwrap(), far.unwrap().0);
+    ends.0.set_nodelay(true).and_then(|()| ends.1.set_nodelay(true)).unwrap();
+    ends
+}
+
+/// Two certificates of one authority.
+fn certificates() -> (WorkloadCert, WorkloadCert) {
+    let authority = Authority::new(CaOptions::default()).unwrap();
+    let certificate = |account: &str| {
+        let identity = identity(account);
+        let request = csr::request(&identity).unwrap();
+        let chain = authority.sign(&request.pem, None, Duration::from_secs(3600)).unwrap();
+        let chain = Chain::parse(&chain, Some(&identity)).unwrap();
+        WorkloadCert::new(chain, &request.key, &TlsOptions::default()).unwrap()
+    };
+    (certificate("one"), certificate("other"))
+}
+
+fn identity(account: &str) -> Identity {
+    format!("spiffe://cluster.local/ns/bench/sa/{account}").parse().unwrap()
+}
+
+/// Both ends of a TLS connection.
+async fn secured(
+    (near, far): (TcpStream, TcpStream),
+    (one, other): (&WorkloadCert, &WorkloadCert),
+) -> (TlsStream<TcpStream>, TlsStream<TcpStream>) {
+    let name = near.peer_addr().unwrap().ip().into();
+    let connect = handshake::connect(one.client_config(&[identity("other")]), name, near, Buffers::default());
+    let accept = handshake::accept(other.server_config(), far, Buffers::default());
+    let (connected, accepted) = tokio::join!(connect, accept);
+    (connected.unwrap().0, accepted.unwrap().0)
+}
+
+/// Shows how long one takes.
+fn repeat<T>(name: &str, one: impl FnMut() -> T) {
+    println!("{name:34}{:>10.0} ns", fastest(100, one) * 1e9);
+}
+
+/// Seconds that one takes, in the fastest of some batches, each a multiple of `step`.
+fn fastest<T>(step: u32, mut one: impl FnMut() -> T) -> f64 {
     let mut fastest = f64::INFINITY;
     for _ in 0..BATCHES {
         let (begun, mut count) = (Instant::now(), 0_u32);
         while begun.elapsed() < BATCH {
-            for _ in 0..100 {
+            for _ in 0..step {
                 black_box(one());
             }
-            count += 100;
+            count += step;
         }
         fastest = fastest.min(begun.elapsed().as_secs_f64() / f64::from(count));
     }
-    println!("{name:34}{:>10.0} ns", fastest * 1e9);
+    fastest
 }

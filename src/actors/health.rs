@@ -9,6 +9,7 @@ use super::{
     admin::readiness::{Readiness, ReadyTask, STATE_MANAGER, WORKLOAD_PROXY_MANAGER},
     pods::trouble::{self, Named, Reason, Troubles},
     settings::HUNG_AFTER,
+    sys::memory,
     telemetry::metrics::Metrics,
     xds::XdsStatus,
     zds::ZdsStatus,
@@ -75,6 +76,7 @@ impl Health {
 
     async fn follow(mut self) {
         let mut quarantine = self.quarantine.changed();
+        let mut started = false;
         loop {
             let synced = self.xds.as_mut().is_none_or(|xds| xds.borrow_and_update().synced);
             // Once complete it stays so: stale state is better than none.
@@ -82,7 +84,11 @@ impl Health {
                 self.state_manager.done();
                 self.gate.send_replace(true);
             }
-            self.show_pods();
+            let served = self.show_pods();
+            if synced && served && !started {
+                started = true;
+                memory::give_back_code();
+            }
             self.show_troubles();
             quarantine.borrow_and_update();
             self.show_quarantine();
@@ -106,14 +112,17 @@ impl Health {
         }
     }
 
-    fn show_pods(&mut self) {
+    /// Whether no pod waits.
+    fn show_pods(&mut self) -> bool {
         let status = self.zds.borrow_and_update();
-        match status.detail() {
+        let detail = status.detail();
+        match &detail {
             None => self.workload_manager.done(),
-            Some(detail) => self.workload_manager.pending(&detail),
+            Some(detail) => self.workload_manager.pending(detail),
         }
         let pods = &self.metrics.pods;
         pods.proxies(status.session.counts.active, status.session.counts.pending);
+        detail.is_none()
     }
 
     fn show_quarantine(&self) {

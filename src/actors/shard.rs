@@ -312,8 +312,13 @@ async fn take(mut queue: mpsc::Receiver<Job>, shard: Shard) {
     let mut tidy = Tidy::default();
     loop {
         let Ok(job) = timeout(memory::LOOK, queue.recv()).await else {
+            let conns = |load: &Load| load.conns.load(Ordering::Relaxed);
             let load = &shard.0.load;
-            tidy.look(load.placed.load(Ordering::Relaxed), load.conns.load(Ordering::Relaxed));
+            let quiet = tidy.look(load.placed.load(Ordering::Relaxed), conns(load));
+            // All threads use the same code.
+            if quiet && shard.0.shards.loads().all(|load| conns(load) == 0) {
+                memory::give_back_code();
+            }
             continue;
         };
         let Some(job) = job else { return };

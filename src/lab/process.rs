@@ -1,6 +1,7 @@
 //! Programs running in a namespace of the lab.
 
 use std::{
+    collections::BTreeMap,
     ffi::{CString, OsStr, OsString},
     fmt, fs, io,
     os::unix::ffi::OsStrExt,
@@ -273,6 +274,24 @@ impl Process {
         let status = fs::read_to_string(proc.join("status")).map_err(failed)?;
         let schedule = fs::read_to_string(proc.join("stat")).map_err(failed)?;
         Ok(usage(&status, &schedule))
+    }
+
+    /// The processor time that each of its threads whose name begins with `prefix` has had so far, by name.
+    pub fn threads(&self, prefix: &str) -> Result<BTreeMap<String, Duration>, ProcessError> {
+        let failed = |source| self.failed("read the threads of", source);
+        let proc = self.proc.as_ref().ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
+        let mut threads = BTreeMap::new();
+        for thread in fs::read_dir(proc.join("task")).map_err(failed)? {
+            let thread = thread.map_err(failed)?.path();
+            // One that ends meanwhile has no files any more.
+            let Ok(name) = fs::read_to_string(thread.join("comm")) else { continue };
+            let Ok(schedule) = fs::read_to_string(thread.join("schedstat")) else { continue };
+            if name.starts_with(prefix) {
+                let ran = schedule.split_whitespace().next().and_then(|nanos| nanos.parse().ok());
+                threads.insert(name.trim_end().to_owned(), Duration::from_nanos(ran.unwrap_or(0)));
+            }
+        }
+        Ok(threads)
     }
 
     /// File descriptors that it has open now.

@@ -33,7 +33,7 @@ pub fn a_short_bench_finds_every_figure_and_they_add_up() {
         "{text}"
     );
     let figures = found["figures"].as_array().unwrap();
-    assert_eq!(figures.len(), 42, "{text}");
+    assert_eq!(figures.len(), 50, "{text}");
     for figure in figures {
         let (key, results) = (figure["key"].as_str().unwrap(), figure["results"].as_object().unwrap());
         assert!(results.contains_key("warren"), "{key}");
@@ -56,6 +56,7 @@ pub fn a_short_bench_finds_every_figure_and_they_add_up() {
         figure["results"][name]["median"].as_f64().unwrap()
     };
     assert_eq!(of("stalled_lost", "warren"), 0.0);
+    assert!((1.0..=100.0).contains(&of("hot_64_top", "warren")));
     assert!(of("rps_p99", "warren") >= of("rps_p50", "warren"));
     assert!(of("bulk_peak", "warren") >= of("bulk_rss", "warren"));
     assert!(text.contains("new connections, 32 clients") && text.contains("at least 0.5 x none: "), "{text}");

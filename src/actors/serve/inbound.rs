@@ -28,7 +28,7 @@ use crate::{
         addr::ClientAddr,
         hbone::{
             headers::{Baggage, TraceParent},
-            io::{Flush, coalesced},
+            io::{Coalesced, Flush, coalesced},
             server::{self, BadRequest, Connect},
             side::StreamSide,
         },
@@ -83,7 +83,8 @@ async fn run(
     let own = pod.identity(&workload).map_err(|e| Failure::Identity(e.to_string().into()))?;
     let cert = pod.node.certs.hold(&own, settings.timeouts.certificate).await;
     let cert = cert.map_err(|error| Failure::Identity(error.to_string().into()))?;
-    let shake = handshake::accept(cert.server_config(), stream, shard.buffers.clone());
+    // Boxed, as is all that comes before the streams: a tunnel lives for long.
+    let shake = Box::pin(handshake::accept(cert.server_config(), stream, shard.buffers.clone()));
     let (stream, peer) = match timeout(settings.timeouts.tls, shake).await {
         Ok(shaken) => shaken.map_err(|error| Failure::Tls(error.to_string().into()))?,
         Err(_) => return Err(Failure::Tls("handshake timed out".into()).into()),
@@ -94,9 +95,9 @@ async fn run(
     };
     let tunnel = Arc::new(Tunnel { client, dst, identity: Some(identity) });
     let (io, mut flush) = coalesced(stream);
-    let shake = flush.drive(server::handshake(io, &settings.http2));
+    let shake = Box::pin(flush.drive(server::handshake(io, &settings.http2)));
     let connection = match timeout(settings.timeouts.http2, shake).await {
-        Ok(Ok(Ok(connection))) => connection,
+        Ok(Ok(Ok(connection))) => Box::new(connection),
         Ok(Ok(Err(error))) => return Err(Failure::H2Handshake(error.to_string().into()).into()),
         Ok(Err(error)) => return Err(Failure::Io(error.to_string().into()).into()),
         Err(_) => return Err(Failure::H2Handshake("timed out".into()).into()),
@@ -105,7 +106,8 @@ async fn run(
     Ok(())
 }
 
-type Connection = h2::server::Connection<crate::protocols::hbone::io::Coalesced<TlsStream<TcpStream>>, Bytes>;
+/// Boxed: each future it is handed through would keep room for it.
+type Connection = Box<h2::server::Connection<Coalesced<TlsStream<TcpStream>>, Bytes>>;
 
 /// Takes streams until the tunnel ends. On drain no more are taken and the tunnel ends with the last.
 async fn streams(
@@ -191,8 +193,7 @@ fn stream(
     // Boxed, as for outbound connections, and here, so that the task's future does not hold the arguments as well.
     let opening = Box::pin(spans.around(open(pod, shard.clone(), tunnel, request, respond)));
     async move {
-        let Some(open) = opening.await else { return };
-        let Open { conn, counted: _counted, report, peer, app } = open;
+        let Some(Open { conn, counted: _counted, report, peer, app }) = opening.await else { return };
         report.relaying();
         if let Ok(relayed) = conn.guard(relay(peer, TcpSide(app), &*report, &shard.buffers)).await {
             report.relayed(&relayed);

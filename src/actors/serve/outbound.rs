@@ -40,10 +40,10 @@ use crate::{
         labels::Reporter,
         mesh::{Service, Workload},
         outcome::{Failure, Outcome, Unroutable},
-        relay::{TcpSide, relay},
+        relay::{Fault, TcpSide, relay},
         route::{self, Hop, Pick, Route, RouteError, Source, Upstream},
     },
-    supervisor::Conn,
+    supervisor::{Conn, CutReason},
 };
 
 /// Endpoints tried for one connection.
@@ -52,45 +52,63 @@ const ATTEMPTS: usize = 3;
 const IMPATIENCE: Duration = Duration::from_secs(1);
 
 /// Serves a connection accepted on 15001.
-pub async fn serve(pod: Arc<Pod>, shard: Shard, stream: TcpStream, peer: SocketAddr) {
+pub fn serve(
+    pod: Arc<Pod>,
+    shard: Shard,
+    stream: TcpStream,
+    peer: SocketAddr,
+) -> impl Future<Output = ()> + 'static {
     let logged = tracing::debug_span!(target: "conn", "outbound", %peer, pod = &*pod.uid);
     let spans = Spans::new(logged, "outbound", None);
-    // Boxed: its many steps would make the future of every idle connection as large as the largest of them.
-    let Some(open) = Box::pin(spans.around(open(pod, shard.clone(), &stream, peer))).await else { return };
-    let Open { conn, counted: _counted, report, reached } = open;
-    report.relaying();
-    let client = TcpSide(stream);
-    let relayed = match reached {
-        Reached::Tcp(server) => conn.guard(super::plainly(&shard, (client, server), &*report)).await,
-        Reached::Stream(server, _lease) => conn.guard(relay(client, server, &*report, &shard.buffers)).await,
-        Reached::Local(joined) => {
-            let Joined { conn: there, report: theirs, app } = *joined;
-            theirs.relaying();
-            let both = Both(&report, &theirs);
-            let relaying = there.guard(super::plainly(&shard, (client, TcpSide(app)), &both));
-            let relayed = conn.guard(relaying).await.flatten();
-            relayed.inspect(|relayed| theirs.relayed(relayed))
+    // Boxed: its many steps would make the future of every idle connection as large as the largest of them. And here,
+    // so that the task's future does not hold the arguments as well.
+    let opening = Box::pin(spans.around(open(pod, shard.clone(), stream, peer)));
+    async move {
+        // Taken apart at once: later, the whole would be held beside its parts.
+        let Some(Open { client, conn, counted: _counted, report, reached }) = opening.await else { return };
+        report.relaying();
+        let relayed = match reached {
+            Reached::Tcp(server) => conn.guard(super::plainly(&shard, (client, server), &*report)).await,
+            Reached::Stream(server, _lease) => {
+                conn.guard(relay(client, server, &*report, &shard.buffers)).await
+            }
+            // Boxed, as it is the largest.
+            Reached::Local(joined) => Box::pin(join(&shard, (&conn, &report, client), *joined)).await,
+        };
+        // A connection that was cut is reported as such.
+        if let Ok(relayed) = relayed {
+            report.relayed(&relayed);
         }
-    };
-    // A connection that was cut is reported as such.
-    if let Ok(relayed) = relayed {
-        report.relayed(&relayed);
     }
+}
+
+/// Relays to a pod that is served here, too.
+async fn join(
+    shard: &Shard,
+    (here, report, client): (&Conn<ConnInfo>, &Report, TcpSide),
+    Joined { conn: there, report: theirs, app }: Joined,
+) -> Result<Result<(), Fault>, CutReason> {
+    theirs.relaying();
+    let both = Both(report, &theirs);
+    let relaying = there.guard(super::plainly(shard, (client, TcpSide(app)), &both));
+    let relayed = here.guard(relaying).await.flatten();
+    relayed.inspect(|relayed| theirs.relayed(relayed))
 }
 
 /// A connection whose next hop is reached.
 struct Open {
+    client: TcpSide,
     conn: Conn<ConnInfo>,
     counted: (Counted, Held),
     report: Box<Report>,
     reached: Reached,
 }
 
-async fn open(pod: Arc<Pod>, shard: Shard, stream: &TcpStream, peer: SocketAddr) -> Option<Open> {
+async fn open(pod: Arc<Pod>, shard: Shard, stream: TcpStream, peer: SocketAddr) -> Option<Open> {
     let capture = Step::new("capture", Kind::Internal);
-    let (client, dst) = super::captured(stream, peer).ok()?;
+    let (client, dst) = super::captured(&stream, peer).ok()?;
     if audit::is_canary(&pod, client.addr(), dst.addr()) {
-        probe::drop_at_once(stream);
+        probe::drop_at_once(&stream);
         return None;
     }
     span::describe(|span| {
@@ -109,7 +127,7 @@ async fn open(pod: Arc<Pod>, shard: Shard, stream: &TcpStream, peer: SocketAddr)
     let counted = (shard.count_conn(), pod.node.metrics.socket(Reporter::Source));
     let outbound = Outbound { pod: &pod, shard: &shard, conn: &conn, client, dst };
     let (report, reached) = conn.guard(outbound.reach()).await.ok()??;
-    Some(Open { conn, counted, report, reached })
+    Some(Open { client: TcpSide(stream), conn, counted, report, reached })
 }
 
 /// One outbound connection.

@@ -25,30 +25,36 @@ use crate::{
 };
 
 /// Serves a connection accepted on 15006.
-pub async fn serve(pod: Arc<Pod>, shard: Shard, stream: TcpStream, peer: SocketAddr) {
+pub fn serve(
+    pod: Arc<Pod>,
+    shard: Shard,
+    stream: TcpStream,
+    peer: SocketAddr,
+) -> impl Future<Output = ()> + 'static {
     let logged = tracing::debug_span!(target: "conn", "plaintext", %peer, pod = &*pod.uid);
     let spans = Spans::new(logged, "plaintext", None);
-    // Boxed, as for outbound connections.
-    let Some(open) = Box::pin(spans.around(open(pod, &shard, &stream, peer))).await else { return };
-    let Open { conn, counted: _counted, report, app } = open;
-    report.relaying();
-    let sides = (TcpSide(stream), TcpSide(app));
-    if let Ok(relayed) = conn.guard(super::plainly(&shard, sides, &*report)).await {
-        report.relayed(&relayed);
+    // Boxed and taken apart as for outbound connections.
+    let opening = Box::pin(spans.around(open(pod, shard.clone(), stream, peer)));
+    async move {
+        let Some(Open { sides, conn, counted: _counted, report }) = opening.await else { return };
+        report.relaying();
+        if let Ok(relayed) = conn.guard(super::plainly(&shard, sides, &*report)).await {
+            report.relayed(&relayed);
+        }
     }
 }
 
 /// A connection whose application is reached.
 struct Open {
+    sides: (TcpSide, TcpSide),
     conn: Conn<ConnInfo>,
     counted: (Counted, Held),
     report: Box<Report>,
-    app: TcpStream,
 }
 
-async fn open(pod: Arc<Pod>, shard: &Shard, stream: &TcpStream, peer: SocketAddr) -> Option<Open> {
+async fn open(pod: Arc<Pod>, shard: Shard, stream: TcpStream, peer: SocketAddr) -> Option<Open> {
     let capture = Step::new("capture", Kind::Internal);
-    let (client, dst) = super::captured(stream, peer).ok()?;
+    let (client, dst) = super::captured(&stream, peer).ok()?;
     span::describe(|span| {
         let span = span.set("network.transport", "tcp").set("warren.pod.uid", pod.uid.to_string());
         span.addr(span::CLIENT, client.addr()).addr(span::SERVER, dst.addr());
@@ -74,7 +80,7 @@ async fn open(pod: Arc<Pod>, shard: &Shard, stream: &TcpStream, peer: SocketAddr
     let counted = (shard.count_conn(), pod.node.metrics.socket(Reporter::Destination));
     let reached = conn.guard(reach(&pod, &conn, inbound)).await.ok()?;
     let (report, app) = reached.map_err(|outcome| refuse(&outcome)).ok()??;
-    Some(Open { conn, counted, report, app })
+    Some(Open { sides: (TcpSide(stream), TcpSide(app)), conn, counted, report })
 }
 
 /// The application, if policies allow. What fails once the connection is open is reported there.

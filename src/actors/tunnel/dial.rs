@@ -34,7 +34,8 @@ const SUSPECT_AFTER: Duration = Duration::from_secs(1);
 /// Where a dial reports to, exactly once.
 pub type Ready = RpcReplyPort<Result<(), Arc<DialError>>>;
 
-type Http2 = Connection<Coalesced<TlsStream<TcpStream>>, Bytes>;
+/// Boxed: each future it is handed through would keep room for it.
+type Http2 = Box<Connection<Coalesced<TlsStream<TcpStream>>, Bytes>>;
 type Established = (Http2, Flush<TlsStream<TcpStream>>);
 
 /// Dials `key` and, if that succeeds, drives the tunnel until it ends.
@@ -44,8 +45,10 @@ pub async fn run(shard: Shard, pod: Arc<Pod>, key: TunnelKey, (step, ready): (St
     let name = key.to.to_string();
     match pod.node.quarantine.enter(key.input(&name)) {
         Ok(admitted) => {
+            // Boxed, as the futures around it hold it several times.
+            let carrying = Box::pin(carry(&shard, &pod, &key, (step, ready)));
             // For the tunnel's life: what the peer sends later can crash its driver, too.
-            if admitted.watch(carry(&shard, &pod, &key, (step, ready))).await {
+            if admitted.watch(carrying).await {
                 admitted.done();
             }
         }
@@ -56,7 +59,8 @@ pub async fn run(shard: Shard, pod: Arc<Pod>, key: TunnelKey, (step, ready): (St
 /// Whether there was a tunnel.
 async fn carry(shard: &Shard, pod: &Arc<Pod>, key: &TunnelKey, (step, ready): (Step, Ready)) -> bool {
     let pool = PodPool::of(pod, shard);
-    let dialled = step.within(establish(shard, pod, key)).await;
+    // Boxed: a tunnel lives for long, and its handshakes do not.
+    let dialled = step.within(Box::pin(establish(shard, pod, key))).await;
     step.describe(|span| _ = span.result("dial", &dialled));
     drop(step);
     let (send, (connection, flush)) = match dialled {
@@ -155,7 +159,7 @@ async fn begin(
     let (io, mut flush) = coalesced(stream);
     let shake = flush.drive(client::handshake(io, &pod.node.settings.http2));
     match timeout(timeouts.http2, shake).await {
-        Ok(Ok(Ok((send, connection)))) => Ok((send, (connection, flush))),
+        Ok(Ok(Ok((send, connection)))) => Ok((send, (Box::new(connection), flush))),
         Ok(Ok(Err(error))) => Err(DialError::Http2 { to: key.to, error: error.to_string() }),
         Ok(Err(error)) => Err(DialError::Http2 { to: key.to, error: error.to_string() }),
         Err(_) => Err(DialError::Http2 { to: key.to, error: "timed out".into() }),
@@ -243,6 +247,24 @@ async fn unused(release: Duration, tunnel: &Tunnel) {
             Some(idle) if idle >= release => return,
             Some(idle) => sleep(release.saturating_sub(idle)).await,
             None => sleep(release).await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size<A, B, C, D, F: Future>(_: fn(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// A tunnel keeps them for as long as it lives; the first is held twice by the task around it.
+    #[test]
+    fn futures_of_tunnels_stay_small() {
+        let sizes = [("dial", size(run), 600), ("tunnel", size(carry), 1600)];
+        for (name, size, most) in sizes {
+            assert!(size <= most, "the future of a {name} has {size} bytes, more than {most}");
         }
     }
 }

@@ -43,7 +43,7 @@ const ENVOY: &[&str] = &["envoy"];
 const PAIRS: &[&str] = &["haproxy", "envoy"];
 
 /// All of them, in the order of the table.
-pub(super) const FIGURES: [Figure; 42] = [
+pub(super) const FIGURES: [Figure; 50] = [
     more("tp1", "1 stream from the client", "Gbit/s", &[Goal::Times(1.1, PAIRS)]),
     more("tp1r", "1 stream to the client", "Gbit/s", &[Goal::Times(1.1, PAIRS)]),
     more("tp8", "8 streams", "Gbit/s", &[Goal::Times(1.15, PAIRS)]),
@@ -72,6 +72,14 @@ pub(super) const FIGURES: [Figure; 42] = [
     less("stall_push", "  100k workloads pushed", "ms", &[Goal::MoreThanOwn(2.0, "stall_quiet")]),
     less("stall_updates", "  1000 updates/s", "ms", &[Goal::MoreThanOwn(2.0, "stall_quiet")]),
     more("updates", "  updates acknowledged", "1/s", &[]),
+    more("hot_1", "busy pod: 1 stream", "Gbit/s", &[]),
+    less("hot_1_top", "  busiest shard, of all shards", "%", &[]),
+    more("hot_2", "busy pod: 2 streams", "Gbit/s", &[]),
+    less("hot_2_top", "  busiest shard, of all shards", "%", &[]),
+    more("hot_8", "busy pod: 8 streams", "Gbit/s", &[]),
+    less("hot_8_top", "  busiest shard, of all shards", "%", &[]),
+    more("hot_64", "busy pod: 64 streams", "Gbit/s", &[]),
+    less("hot_64_top", "  busiest shard, of all shards", "%", &[]),
     more("local_tp1", "one node: 1 stream", "Gbit/s", &[Goal::Times(0.6, NONE)]),
     more("local_rps", "one node: requests", "1/s", &[Goal::Times(0.5, NONE)]),
     more("local_cps", "one node: new connections", "1/s", &[Goal::Times(0.6, NONE)]),

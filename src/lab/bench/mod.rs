@@ -274,6 +274,6 @@ mod tests {
         let all: Vec<Measure> = measure::MEASURES.iter().map(|(measure, ..)| *measure).collect();
         let stands = stands(&all);
         assert_eq!(stands[0], [Start, Idle, Tp1, Tp1r, Tp8, Lat1, Rps, Cps]);
-        assert_eq!(stands[1..], [vec![Local], vec![Neighbour, Stalled], vec![Stall], vec![Bulk]]);
+        assert_eq!(stands[1..], [vec![Hot, Neighbour, Stalled], vec![Local], vec![Stall], vec![Bulk]]);
     }
 }

@@ -28,7 +28,8 @@ Usage: warren lab bench [OPTIONS]
 Options:
   --rounds N            rounds; figures are medians over them (default: 3)
   --seconds S           how long each measurement goes on (default: 3)
-  --only NAME,...       measurements: start idle tp1 tp1r tp8 lat1 rps cps local neighbour stalled stall bulk
+  --only NAME,...       measurements: start idle tp1 tp1r tp8 lat1 rps cps hot local neighbour
+                        stalled stall bulk
   --against NAME,...    contestants besides warren: none, haproxy, envoy (default: all that are installed)
   --binary NAME=PATH    another node proxy in the same run; may be given several times
   --json FILE           the results, with every round

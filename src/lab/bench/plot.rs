@@ -1,91 +1,176 @@
 //! The results as bars, in SVG.
 
-use super::{contestant::Contestant, results::Results};
+use super::{contestant::Contestant, results::Results, table::number};
 
-/// What is shown, as a part of what goes without a proxy.
-const ROWS: [(&str, &str); 5] = [
-    ("tp1", "1 stream from the client"),
-    ("tp1r", "1 stream to the client"),
-    ("tp8", "8 streams"),
-    ("rps", "requests, 64 connections"),
-    ("cps", "new connections, 32 clients"),
+/// What is carried, as a part of what goes without a proxy: key, what it is, unit.
+const CARRIED: [(&str, &str, &str); 5] = [
+    ("tp1", "1 stream from the client", "Gbit/s"),
+    ("tp1r", "1 stream to the client", "Gbit/s"),
+    ("tp8", "8 streams", "Gbit/s"),
+    ("rps", "Requests, 64 connections", "/s"),
+    ("cps", "New connections, 32 clients", "/s"),
 ];
-const COLOURS: [&str; 6] = ["#2f6f4f", "#b0764a", "#5b7aa6", "#8a8a8a", "#9c5b8f", "#c2a83e"];
+/// What it costs: the keys whose figures are added up, what that is, unit. Without a proxy it is nothing.
+const COSTS: [(&[&str], &str, &str); 3] = [
+    (&["tp1_cpu"], "A gigabyte, 1 stream", "s"),
+    (&["rps_cpu_src", "rps_cpu_dst"], "100,000 requests", "s"),
+    (&["cps_cpu"], "10,000 connections", "s"),
+];
+/// Of contestants in their order; the first is this proxy.
+const COLOURS: [&str; 6] = ["#0b7a5c", "#8c9bab", "#c8a46a", "#5b7aa6", "#9c5b8f", "#6b6b6b"];
 
-const WIDTH: f64 = 720.0;
-const LEFT: f64 = 190.0;
-const RIGHT: f64 = 60.0;
-const TOP: f64 = 56.0;
-const BAR: f64 = 13.0;
+const WIDTH: f64 = 760.0;
+const LEFT: f64 = 200.0;
+/// Room for what is written behind the longest bar.
+const RIGHT: f64 = 150.0;
+const BAR: f64 = 16.0;
 const GAP: f64 = 14.0;
+const MARGIN: f64 = 24.0;
+
+/// A group of bars.
+struct Row {
+    name: &'static str,
+    /// A second line below the name, small.
+    below: String,
+    /// Of each contestant: the length, as a part of the longest that there can be, and what is written behind it.
+    bars: Vec<Option<(f64, String)>>,
+}
+
+/// A drawing from top to bottom.
+struct Drawing {
+    y: f64,
+    body: String,
+}
 
 /// The drawing; `None` where nothing was measured without a proxy.
 pub(super) fn svg(results: &Results, contestants: &[Contestant], note: &str) -> Option<String> {
     let direct = contestants.iter().find(|one| one.is_direct())?;
-    let shown: Vec<&Contestant> = contestants.iter().filter(|one| !one.is_direct()).collect();
-    let ratio = |one: &Contestant, key: &str| {
-        let (own, base) = (results.summary(&one.name, key)?, results.summary(&direct.name, key)?);
-        Some(own.median / base.median).filter(|ratio| ratio.is_finite())
-    };
-    let rows: Vec<(&str, Vec<Option<f64>>)> = ROWS
-        .into_iter()
-        .map(|(key, name)| (name, shown.iter().map(|one| ratio(one, key)).collect::<Vec<_>>()))
-        .filter(|(_, ratios)| ratios.iter().any(Option::is_some))
-        .collect();
-    let highest = rows.iter().flat_map(|(_, ratios)| ratios.iter().flatten()).copied().reduce(f64::max)?;
-    let scale = (WIDTH - LEFT - RIGHT) / highest.max(f64::EPSILON);
-    let (mut y, mut bars) = (TOP, String::new());
-    for (name, ratios) in &rows {
-        let middle = y + ratios.len() as f64 * BAR / 2.0 + 4.0;
-        bars +=
-            &format!("<text x=\"{:.0}\" y=\"{middle:.0}\" text-anchor=\"end\">{name}</text>\n", LEFT - 10.0);
-        for (ratio, colour) in ratios.iter().zip(COLOURS.iter().cycle()) {
-            if let Some(ratio) = ratio {
-                bars += &bar(y, ratio * scale, colour, *ratio);
-            }
-            y += BAR;
-        }
-        y += GAP;
+    let shown = contestants.iter().filter(|one| !one.is_direct());
+    let shown: Vec<&str> = shown.map(|one| one.name.as_str()).collect();
+    let carried = carried(results, &direct.name, &shown);
+    if carried.is_empty() {
+        return None;
     }
-    let legend: String = shown
-        .iter()
-        .zip(COLOURS.iter().cycle())
-        .enumerate()
-        .map(|(at, (one, colour))| {
-            let x = LEFT + at as f64 * 110.0;
-            format!(
-                "<rect x=\"{x:.0}\" y=\"30\" width=\"10\" height=\"10\" fill=\"{colour}\"/>\
-                 <text x=\"{:.0}\" y=\"39\">{}</text>\n",
-                x + 15.0,
-                escaped(&one.name)
-            )
-        })
-        .collect();
-    let height = y + 22.0;
-    let note = escaped(note);
-    Some(format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH:.0}\" height=\"{height:.0}\" \
-         viewBox=\"0 0 {WIDTH:.0} {height:.0}\" font-family=\"sans-serif\" font-size=\"12\">\n\
-         <rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n\
-         <text x=\"{LEFT:.0}\" y=\"18\" font-weight=\"bold\">Through a pair of proxies, as a part of what goes \
-         without (longer is better)</text>\n{legend}{bars}\
-         <text x=\"{LEFT:.0}\" y=\"{:.0}\" fill=\"#666666\">{note}</text>\n</svg>\n",
-        y + 10.0
-    ))
+    let mut drawing = Drawing { y: MARGIN, body: String::new() };
+    drawing.legend(&shown);
+    drawing.rows(
+        "Carried between two nodes, and as a part of what goes without a proxy: more is better",
+        &carried,
+    );
+    let costs = costs(results, &shown);
+    if !costs.is_empty() {
+        drawing.rows("Processor time of both proxies together: less is better", &costs);
+    }
+    Some(drawing.finish(note))
 }
 
-fn bar(y: f64, width: f64, colour: &str, ratio: f64) -> String {
-    format!(
-        "<rect x=\"{LEFT:.0}\" y=\"{y:.0}\" width=\"{width:.1}\" height=\"{:.0}\" fill=\"{colour}\"/>\
-         <text x=\"{:.1}\" y=\"{:.0}\" font-size=\"10\">{ratio:.2}</text>\n",
-        BAR - 2.0,
-        LEFT + width + 5.0,
-        y + BAR - 3.0
-    )
+/// All on one scale: the part of what goes without a proxy.
+fn carried(results: &Results, direct: &str, shown: &[&str]) -> Vec<Row> {
+    let of = |name: &str, key| results.summary(name, key).map(|summary| summary.median);
+    let parts = |(key, name, unit): (&'static str, &'static str, &'static str)| {
+        let base = of(direct, key).filter(|base| *base > 0.0)?;
+        let bar = |one: &&str| {
+            let own = of(one, key)?;
+            Some((own / base, format!("{} {unit} · {:.2}", number(own), own / base)))
+        };
+        let bars: Vec<_> = shown.iter().map(bar).collect();
+        let below = format!("no proxy: {} {unit}", number(base));
+        bars.iter().any(Option::is_some).then_some(Row { name, below, bars })
+    };
+    let mut rows: Vec<Row> = CARRIED.into_iter().filter_map(parts).collect();
+    let all = rows.iter().flat_map(|row| row.bars.iter().flatten().map(|(part, _)| *part));
+    let longest = all.fold(f64::EPSILON, f64::max);
+    rows.iter_mut().for_each(|row| row.scale(longest));
+    rows
 }
 
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+/// Each on a scale of its own.
+fn costs(results: &Results, shown: &[&str]) -> Vec<Row> {
+    let row = |(keys, name, unit): (&'static [&'static str], &'static str, &'static str)| {
+        let bar = |one: &&str| {
+            let each = keys.iter().map(|key| results.summary(one, key).map(|summary| summary.median));
+            let all = each.sum::<Option<f64>>()?;
+            Some((all, format!("{} {unit}", number(all))))
+        };
+        let bars: Vec<_> = shown.iter().map(bar).collect();
+        let longest = bars.iter().flatten().map(|(cost, _)| *cost).reduce(f64::max)?;
+        let mut row = Row { name, below: String::new(), bars };
+        row.scale(longest.max(f64::EPSILON));
+        Some(row)
+    };
+    COSTS.into_iter().filter_map(row).collect()
+}
+
+// === impl Row ===
+
+impl Row {
+    fn scale(&mut self, longest: f64) {
+        self.bars.iter_mut().flatten().for_each(|(length, _)| *length /= longest);
+    }
+}
+
+// === impl Drawing ===
+
+impl Drawing {
+    fn legend(&mut self, shown: &[&str]) {
+        for (at, (name, colour)) in shown.iter().zip(COLOURS.iter().cycle()).enumerate() {
+            let x = LEFT + at as f64 * 120.0;
+            self.rect((x, self.y, 11.0, 11.0), colour);
+            self.text((x + 17.0, self.y + 10.0), "", name);
+        }
+        self.y += 22.0;
+    }
+
+    fn rows(&mut self, title: &str, rows: &[Row]) {
+        self.y += GAP;
+        self.text((MARGIN, self.y + 10.0), r#" font-weight="bold""#, title);
+        self.y += 28.0;
+        let longest = WIDTH - LEFT - RIGHT;
+        for row in rows {
+            let top = self.y;
+            for (bar, colour) in row.bars.iter().zip(COLOURS.iter().cycle()) {
+                if let Some((length, behind)) = bar {
+                    let width = length * longest;
+                    self.rect((LEFT, self.y, width, BAR - 3.0), colour);
+                    self.text((LEFT + width + 6.0, self.y + 10.5), r#" font-size="11""#, behind);
+                }
+                self.y += BAR;
+            }
+            // Beside the middle of its bars.
+            let middle = f64::midpoint(top, self.y) + if row.below.is_empty() { 2.5 } else { -4.0 };
+            self.text((LEFT - 12.0, middle), r#" text-anchor="end""#, row.name);
+            let small = r##" text-anchor="end" font-size="11" fill="#6a737d""##;
+            self.text((LEFT - 12.0, middle + 15.0), small, &row.below);
+            self.y += GAP;
+        }
+    }
+
+    fn finish(mut self, note: &str) -> String {
+        self.text((MARGIN, self.y + 12.0), r##" font-size="11" fill="#6a737d""##, note);
+        let (height, body) = (self.y + MARGIN, self.body);
+        format!(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH:.0}\" height=\"{height:.0}\" \
+             viewBox=\"0 0 {WIDTH:.0} {height:.0}\" font-family=\"Helvetica, Arial, sans-serif\" \
+             font-size=\"13\" fill=\"#24292f\">\n\
+             <rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n{body}</svg>\n"
+        )
+    }
+
+    /// Of left, top, width and height.
+    fn rect(&mut self, (x, y, width, height): (f64, f64, f64, f64), colour: &str) {
+        self.body += &format!(
+            "<rect x=\"{x:.0}\" y=\"{y:.0}\" width=\"{width:.1}\" height=\"{height:.0}\" rx=\"1.5\" \
+             fill=\"{colour}\"/>\n"
+        );
+    }
+
+    /// At left and baseline; nothing if there is nothing to say.
+    fn text(&mut self, (x, y): (f64, f64), how: &str, text: &str) {
+        if !text.is_empty() {
+            let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+            self.body += &format!("<text x=\"{x:.1}\" y=\"{y:.1}\"{how}>{text}</text>\n");
+        }
+    }
 }
 
 #[cfg(test)]
@@ -97,13 +182,20 @@ mod tests {
         let contestants = ["none", "warren"].map(|name| Contestant::find(name).unwrap());
         let mut results = Results::default();
         assert_eq!(svg(&results, &contestants, ""), None);
-        for (name, tp1, cps) in [("none", 10.0, 100.0), ("warren", 5.0, 25.0)] {
+        for (name, tp1, cps) in [("none", 10.0, 10_000.0), ("warren", 5.0, 2500.0)] {
             results.add(name, vec![("tp1", tp1), ("cps", cps)]);
         }
+        results.add("warren", vec![("rps_cpu_src", 0.5), ("rps_cpu_dst", 0.25), ("tp1_cpu", 1.5)]);
         let drawing = svg(&results, &contestants, "a < b").unwrap();
         assert!(drawing.starts_with("<svg ") && drawing.ends_with("</svg>\n"));
-        assert_eq!(drawing.matches(">0.50</text>").count() + drawing.matches(">0.25</text>").count(), 2);
-        assert!(drawing.contains("width=\"470.0\"") && drawing.contains("width=\"235.0\""), "{drawing}");
-        assert!(drawing.contains("a &lt; b") && !drawing.contains("8 streams"));
+        for shown in
+            [">5.00 Gbit/s · 0.50<", ">2500 /s · 0.25<", ">no proxy: 10000 /s<", ">0.750 s<", "a &lt; b"]
+        {
+            assert!(drawing.contains(shown), "{shown} is not in\n{drawing}");
+        }
+        // The longest bar of those on one scale, half of it, and the longest of each cost.
+        let widths = ["410.0", "205.0"].map(|width| drawing.matches(&format!("width=\"{width}\"")).count());
+        assert_eq!(widths, [3, 1], "{drawing}");
+        assert!(!drawing.contains("8 streams") && !drawing.contains("10,000 connections"));
     }
 }

@@ -211,6 +211,12 @@ impl Stand {
         Ok(Route::new(self.pod(from)?, to))
     }
 
+    /// The processor time of each proxy's threads whose name begins with `prefix`, the client's first.
+    pub(super) fn threads(&self, prefix: &str) -> Result<Vec<Vec<Duration>>, BenchError> {
+        let of = |process: &Process| Ok(process.threads(prefix)?.into_values().collect());
+        self.proxies.iter().map(of).collect()
+    }
+
     /// What each proxy has used, the client's first.
     pub(super) fn usage(&self) -> Result<Vec<Usage>, BenchError> {
         self.proxies.iter().map(|process| process.usage().map_err(Into::into)).collect()

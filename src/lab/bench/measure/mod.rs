@@ -1,6 +1,7 @@
 //! The measurements: each takes a stand, works, and returns figures.
 
 mod faults;
+mod hot;
 mod size;
 mod traffic;
 
@@ -26,6 +27,7 @@ pub(super) enum Measure {
     Lat1,
     Rps,
     Cps,
+    Hot,
     Local,
     Neighbour,
     Stalled,
@@ -34,7 +36,7 @@ pub(super) enum Measure {
 }
 
 /// All of them: names of the command line, and what they are about.
-pub(super) const MEASURES: [(Measure, &str, &str); 13] = [
+pub(super) const MEASURES: [(Measure, &str, &str); 14] = [
     (Measure::Start, "start", "start and resident memory"),
     (Measure::Idle, "idle", "memory of idle connections"),
     (Measure::Tp1, "tp1", "1 stream from the client"),
@@ -43,6 +45,7 @@ pub(super) const MEASURES: [(Measure, &str, &str); 13] = [
     (Measure::Lat1, "lat1", "1 connection"),
     (Measure::Rps, "rps", "requests"),
     (Measure::Cps, "cps", "new connections"),
+    (Measure::Hot, "hot", "one busy pod of several"),
     (Measure::Local, "local", "pods of one node"),
     (Measure::Neighbour, "neighbour", "a neighbour that opens connections"),
     (Measure::Stalled, "stalled", "readers that stopped"),
@@ -78,7 +81,7 @@ impl Measure {
     pub(super) fn layout(self) -> Layout {
         match self {
             Self::Local | Self::Bulk => Layout::OneNode,
-            Self::Neighbour | Self::Stalled | Self::Stall => Layout::Neighbours,
+            Self::Hot | Self::Neighbour | Self::Stalled | Self::Stall => Layout::Neighbours,
             _ => Layout::Pair,
         }
     }
@@ -92,7 +95,7 @@ impl Measure {
     pub(super) fn concerns(self, contestant: &Contestant) -> bool {
         match self {
             Self::Start | Self::Idle | Self::Bulk => contestant.is_node(),
-            Self::Local | Self::Neighbour | Self::Stalled | Self::Stall => {
+            Self::Hot | Self::Local | Self::Neighbour | Self::Stalled | Self::Stall => {
                 contestant.is_node() || contestant.is_direct()
             }
             Self::Tp1 | Self::Tp1r | Self::Tp8 | Self::Lat1 | Self::Rps | Self::Cps => true,
@@ -116,6 +119,7 @@ impl Measure {
             Self::Idle => size::idle(stand, effort.idle),
             Self::Tp1 | Self::Tp1r | Self::Tp8 => traffic::throughput(self, stand, effort.time),
             Self::Lat1 | Self::Rps | Self::Cps => traffic::requests(self, stand, effort.time),
+            Self::Hot => hot::hot(stand, effort.time),
             Self::Local => traffic::local(stand, effort.time),
             Self::Neighbour => faults::neighbour(stand, effort.time),
             Self::Stalled => faults::stalled(stand, effort.time),

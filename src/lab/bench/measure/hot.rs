@@ -1,0 +1,54 @@
+//! Whether one busy pod of several has all processors, or only the one that its connections happened to come to.
+
+use std::time::Duration;
+
+use super::{super::BenchError, Found, Stand, traffic::LIMIT};
+use crate::lab::apps::{bulk::Direction, throughput};
+
+/// Streams at a time, and the keys of what they carry and of the busiest shard's part.
+const LOADS: [(usize, &str, &str); 4] = [
+    (1, "hot_1", "hot_1_top"),
+    (2, "hot_2", "hot_2_top"),
+    (8, "hot_8", "hot_8_top"),
+    (64, "hot_64", "hot_64_top"),
+];
+/// What the threads are called that carry bytes.
+const SHARDS: &str = "shard-";
+
+/// Streams of one pod, while the others have nothing to do.
+pub(super) fn hot(stand: &Stand, time: Duration) -> Result<Found, BenchError> {
+    let route = stand.throughput()?;
+    let mut found = Found::new();
+    for (streams, speed, top) in LOADS {
+        let plan = throughput::Plan { direction: Direction::Up, streams, time, limit: LIMIT };
+        let before = stand.threads(SHARDS)?;
+        let moved = throughput::run(&route, plan)?;
+        let after = stand.threads(SHARDS)?;
+        found.push((speed, moved.gigabits()));
+        // Of the two proxies, the one whose shards share the work less.
+        let parts = before.iter().zip(&after).filter_map(|(before, after)| busiest(before, after));
+        found.extend(parts.reduce(f64::max).map(|part| (top, part * 100.0)));
+    }
+    Ok(found)
+}
+
+/// The part that the busiest of a proxy's shards had in the work of all; none if there was none.
+fn busiest(before: &[Duration], after: &[Duration]) -> Option<f64> {
+    let spent = |(before, after): (&Duration, &Duration)| after.saturating_sub(*before).as_secs_f64();
+    let spent: Vec<f64> = before.iter().zip(after).map(spent).collect();
+    let all: f64 = spent.iter().sum();
+    spent.into_iter().reduce(f64::max).filter(|_| all > 0.0).map(|most| most / all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_busiest_shard_is_the_one_that_worked_most_meanwhile() {
+        let seconds = |all: [u64; 2]| all.map(Duration::from_secs);
+        assert_eq!(busiest(&seconds([100, 0]), &seconds([101, 3])), Some(0.75));
+        assert_eq!(busiest(&seconds([1, 1]), &seconds([1, 1])), None);
+        assert_eq!(busiest(&[], &[]), None);
+    }
+}
