@@ -113,13 +113,14 @@ impl Logging {
         let subscriber = Registry::default().with(lines);
         let mut apply: Vec<Reload> = vec![Box::new(move |targets| reload.reload(targets))];
         // Without an export there is no layer that could ask for its spans: each costs the test of a static.
-        let dispatch = match &export {
+        let (layer, reload) = match &export {
+            None => (None, None),
+            Some(export) => exported(export, &filter),
+        };
+        apply.extend(reload);
+        let dispatch = match layer {
             None => Dispatch::new(subscriber),
-            Some(export) => {
-                let (layers, reload) = exported(export, &filter);
-                apply.extend(reload);
-                Dispatch::new(subscriber.with(layers))
-            }
+            Some(layer) => Dispatch::new(subscriber.with(layer)),
         };
         let handle =
             LogHandle(Arc::new(Inner { startup: filter.clone(), current: Mutex::new(filter), apply }));
@@ -150,21 +151,21 @@ impl Drop for Logging {
     }
 }
 
-type Layers<S> = Vec<Box<dyn Layer<S> + Send + Sync>>;
+type Boxed<S> = Box<dyn Layer<S> + Send + Sync>;
 
-/// The layers that take spans and events for `export`, and what puts a filter into force for the events.
-fn exported<S>(export: &Export, filter: &LogFilter) -> (Layers<S>, Option<Reload>)
+/// What takes spans and events for `export`, and what puts a filter into force for the events.
+fn exported<S>(export: &Export, filter: &LogFilter) -> (Option<Boxed<S>>, Option<Reload>)
 where
     S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
 {
-    let (mut layers, mut apply): (Layers<S>, Option<Reload>) = (Vec::new(), None);
+    let (mut layer, mut apply): (Option<Boxed<S>>, Option<Reload>) = (None, None);
     let tracer = export.tracer();
     if let Some(records) = export.records() {
         let (targets, reload) = reload::Layer::new(filter.to_targets());
         apply = Some(Box::new(move |targets| reload.reload(targets)));
         let events = targets.and(logged());
         // Records name the spans they belong to, if there are any.
-        layers.push(match tracer {
+        layer = Some(match tracer {
             Some(_) => records.with_filter(events.or(traced())).boxed(),
             None => records.with_filter(events).boxed(),
         });
@@ -177,9 +178,14 @@ where
             .with_target(false)
             .with_tracked_inactivity(false)
             .with_context_activation(false);
-        layers.push(spans.with_filter(traced()).boxed());
+        let spans = spans.with_filter(traced());
+        // Not in a list: that would not tell its layers which dispatch they are of.
+        layer = Some(match layer {
+            Some(records) => records.and_then(spans).boxed(),
+            None => spans.boxed(),
+        });
     }
-    (layers, apply)
+    (layer, apply)
 }
 
 /// Spans that are exported, up to their level.
