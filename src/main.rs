@@ -7,7 +7,7 @@ use warren::{
     actors::{
         admin::cli,
         sys::limits,
-        telemetry::{line::LogFormat, log::Logging, trace::Traces},
+        telemetry::{export::Export, line::LogFormat, log::Logging},
         tree::{self, Proxy},
     },
     protocols::config::{self, Config, Inputs, MESH_FILE},
@@ -80,9 +80,8 @@ fn proxy() -> ExitCode {
             config::LogFormat::Json => LogFormat::Json,
         };
         let filter = log.filter.to_string().parse().map_err(|e| format!("RUST_LOG: {e}"))?;
-        let traces = config.process.traces.as_ref().map(|traces| Traces::start(traces, &config.node));
-        let traces = traces.transpose().map_err(|e| e.to_string())?;
-        let logging = Logging::install(format, filter, traces).map_err(|e| format!("logging: {e}"))?;
+        let export = Export::start(&config.process.otlp, &config.node).map_err(|e| e.to_string())?;
+        let logging = Logging::install(format, filter, export).map_err(|e| format!("logging: {e}"))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|e| format!("runtime: {e}"))?;
         Ok(runtime.block_on(serve(&config, &logging)))

@@ -177,8 +177,8 @@ fn parts(
     (ask, seen): (mpsc::Sender<()>, Arc<OnceLock<TreeHandle>>),
 ) -> Result<Parts, BootError> {
     let metrics = Metrics::new(&config.node.istio_version)?;
-    if let Some(traces) = logging.traces() {
-        traces.register(&metrics)?;
+    if let Some(export) = logging.export() {
+        export.attach(&metrics)?;
     }
     telemetry::panics::install(metrics.clone());
     metrics.register(ActorLoads::new(seen.clone())?)?;

@@ -8,9 +8,10 @@ use super::{
 };
 
 /// Constants that bound nothing: what the wire, the kernel or the settings fix.
-const NO_LIMITS: [(&str, &str); 23] = [
-    ("src/protocols/config/traces.rs", "MILLIS_MAX"),
-    ("src/protocols/config/traces.rs", "QUEUE_MAX"),
+const NO_LIMITS: [(&str, &str); 24] = [
+    ("src/protocols/config/otlp.rs", "MILLIS_MAX"),
+    ("src/protocols/config/otlp.rs", "QUEUE_MAX"),
+    ("src/protocols/config/export.rs", "INTERVAL_MIN"),
     ("src/protocols/config/drain.rs", "MOST_SECONDS"),
     ("src/protocols/config/pool.rs", "DAY"),
     ("src/protocols/config/ca.rs", "DAY"),

@@ -10,11 +10,22 @@ use std::{
 };
 
 use opentelemetry_proto::tonic::{
-    collector::trace::v1::{
-        ExportTraceServiceRequest, ExportTraceServiceResponse,
-        trace_service_server::{TraceService, TraceServiceServer},
+    collector::{
+        logs::v1::{
+            ExportLogsServiceRequest, ExportLogsServiceResponse,
+            logs_service_server::{LogsService, LogsServiceServer},
+        },
+        metrics::v1::{
+            ExportMetricsServiceRequest, ExportMetricsServiceResponse,
+            metrics_service_server::{MetricsService, MetricsServiceServer},
+        },
+        trace::v1::{
+            ExportTraceServiceRequest, ExportTraceServiceResponse,
+            trace_service_server::{TraceService, TraceServiceServer},
+        },
     },
-    common::v1::{KeyValue, any_value::Value},
+    common::v1::{AnyValue, KeyValue, any_value::Value},
+    metrics::v1::{metric::Data, number_data_point::Value as Number},
     trace::v1::{Span as Sent, span::SpanKind, status::StatusCode},
 };
 use parking_lot::Mutex;
@@ -54,9 +65,42 @@ pub struct Span {
     pub resource: BTreeMap<String, String>,
 }
 
+/// A log record as the backend got it.
+#[derive(Clone, Debug)]
+pub struct Record {
+    pub scope: String,
+    pub severity: (i32, String),
+    pub body: String,
+    pub attributes: BTreeMap<String, String>,
+    /// Empty if it belongs to none.
+    pub trace: String,
+    pub span: String,
+    pub resource: BTreeMap<String, String>,
+}
+
+/// A sample of a metric as the backend got it.
+#[derive(Clone, Debug)]
+pub struct Point {
+    pub name: String,
+    pub unit: String,
+    pub description: String,
+    /// A cumulative, monotonic sum; else a gauge.
+    pub is_counter: bool,
+    /// Nanoseconds since 1970; 0 where there is none.
+    pub start: u64,
+    pub time: u64,
+    pub attributes: BTreeMap<String, String>,
+    pub value: f64,
+    pub resource: BTreeMap<String, String>,
+}
+
 /// What the collector has passed on.
 #[derive(Clone, Default)]
-pub struct Received(Arc<Mutex<Vec<Span>>>);
+pub struct Received {
+    spans: Arc<Mutex<Vec<Span>>>,
+    records: Arc<Mutex<Vec<Record>>>,
+    points: Arc<Mutex<Vec<Point>>>,
+}
 
 /// A running collector and its backend.
 pub struct Collector {
@@ -106,12 +150,15 @@ impl Collector {
     pub fn start(lab: &Lab) -> Self {
         let host = lab.hosts().find(Role::Control, "control").unwrap().namespace();
         let received = Received::default();
-        let (listener, service) = (listen(host, BACKEND), TraceServiceServer::new(received.clone()));
-        let service = service.accept_compressed(CompressionEncoding::Gzip);
+        let (listener, gzip) = (listen(host, BACKEND), CompressionEncoding::Gzip);
+        let traces = TraceServiceServer::new(received.clone()).accept_compressed(gzip);
+        let logs = LogsServiceServer::new(received.clone()).accept_compressed(gzip);
+        let metrics = MetricsServiceServer::new(received.clone()).accept_compressed(gzip);
         listener.set_nonblocking(true).unwrap();
         let app = move |mut stop: Stop| async move {
             let incoming = TcpIncoming::from(tokio::net::TcpListener::from_std(listener).unwrap());
-            let server = tonic::transport::Server::builder().add_service(service);
+            let mut server = tonic::transport::Server::builder();
+            let server = server.add_service(traces).add_service(logs).add_service(metrics);
             server.serve_with_incoming_shutdown(incoming, stop.stopped()).await.unwrap();
         };
         let backend = background(host, app).unwrap();
@@ -174,7 +221,79 @@ impl Collector {
 
 impl Received {
     pub fn all(&self) -> Vec<Span> {
-        self.0.lock().clone()
+        self.spans.lock().clone()
+    }
+
+    pub fn records(&self) -> Vec<Record> {
+        self.records.lock().clone()
+    }
+
+    pub fn points(&self) -> Vec<Point> {
+        self.points.lock().clone()
+    }
+}
+
+#[tonic::async_trait]
+impl LogsService for Received {
+    async fn export(
+        &self,
+        request: Request<ExportLogsServiceRequest>,
+    ) -> Result<Response<ExportLogsServiceResponse>, Status> {
+        let mut records = self.records.lock();
+        for part in request.into_inner().resource_logs {
+            let resource = attributes(&part.resource.unwrap_or_default().attributes);
+            for logs in part.scope_logs {
+                let scope = logs.scope.unwrap_or_default().name;
+                records.extend(logs.log_records.into_iter().map(|record| Record {
+                    scope: scope.clone(),
+                    severity: (record.severity_number, record.severity_text),
+                    body: value(record.body.as_ref()),
+                    attributes: attributes(&record.attributes),
+                    trace: hex(&record.trace_id),
+                    span: hex(&record.span_id),
+                    resource: resource.clone(),
+                }));
+            }
+        }
+        Ok(Response::new(ExportLogsServiceResponse::default()))
+    }
+}
+
+#[tonic::async_trait]
+impl MetricsService for Received {
+    async fn export(
+        &self,
+        request: Request<ExportMetricsServiceRequest>,
+    ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
+        let mut points = self.points.lock();
+        for part in request.into_inner().resource_metrics {
+            let resource = attributes(&part.resource.unwrap_or_default().attributes);
+            for metric in part.scope_metrics.into_iter().flat_map(|scope| scope.metrics) {
+                let (is_counter, found) = match metric.data {
+                    Some(Data::Sum(sum)) => {
+                        (sum.is_monotonic && sum.aggregation_temporality == 2, sum.data_points)
+                    }
+                    Some(Data::Gauge(gauge)) => (false, gauge.data_points),
+                    other => return Err(Status::invalid_argument(format!("{other:?}"))),
+                };
+                points.extend(found.into_iter().map(|point| Point {
+                    name: metric.name.clone(),
+                    unit: metric.unit.clone(),
+                    description: metric.description.clone(),
+                    is_counter,
+                    start: point.start_time_unix_nano,
+                    time: point.time_unix_nano,
+                    attributes: attributes(&point.attributes),
+                    value: match point.value {
+                        Some(Number::AsInt(value)) => value as f64,
+                        Some(Number::AsDouble(value)) => value,
+                        None => f64::NAN,
+                    },
+                    resource: resource.clone(),
+                }));
+            }
+        }
+        Ok(Response::new(ExportMetricsServiceResponse::default()))
     }
 }
 
@@ -184,7 +303,7 @@ impl TraceService for Received {
         &self,
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        let mut spans = self.0.lock();
+        let mut spans = self.spans.lock();
         for part in request.into_inner().resource_spans {
             let resource = attributes(&part.resource.unwrap_or_default().attributes);
             let sent = part.scope_spans.into_iter().flat_map(|scope| scope.spans);
@@ -196,7 +315,6 @@ impl TraceService for Received {
 
 impl Span {
     fn of(sent: Sent, resource: &BTreeMap<String, String>) -> Self {
-        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         let failed = sent.status.as_ref().is_some_and(|status| status.code() == StatusCode::Error);
         Self {
             trace: hex(&sent.trace_id),
@@ -224,12 +342,19 @@ impl Span {
     }
 }
 
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 fn attributes(pairs: &[KeyValue]) -> BTreeMap<String, String> {
-    let text = |pair: &KeyValue| match pair.value.as_ref().and_then(|value| value.value.as_ref()) {
+    pairs.iter().map(|pair| (pair.key.clone(), value(pair.value.as_ref()))).collect()
+}
+
+fn value(value: Option<&AnyValue>) -> String {
+    match value.and_then(|value| value.value.as_ref()) {
         Some(Value::StringValue(text)) => text.clone(),
         Some(Value::IntValue(number)) => number.to_string(),
         Some(Value::BoolValue(flag)) => flag.to_string(),
         other => format!("{other:?}"),
-    };
-    pairs.iter().map(|pair| (pair.key.clone(), text(pair))).collect()
+    }
 }

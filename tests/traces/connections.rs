@@ -12,8 +12,8 @@ use crate::{
     tree,
 };
 
-const GRPC: &str = "http://10.77.0.254:4317";
-const HTTP: &str = "http://10.77.0.254:4318";
+pub const GRPC: &str = "http://10.77.0.254:4317";
+pub const HTTP: &str = "http://10.77.0.254:4318";
 
 /// Spans of a first connection from `client` to `server`: name, whose, parent, kind.
 const SPANS: [(&str, &str, &str, SpanKind); 18] = [
@@ -96,10 +96,14 @@ pub fn a_connection_is_one_trace_through_both_proxies() {
     assert!(left.is_empty(), "more than was wanted: {left:#?}");
     attributes(&spans);
     let documents =
-        fs::read_to_string(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/tracing.md")).unwrap();
+        fs::read_to_string(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/telemetry.md")).unwrap();
     let shown =
         documents.split("```text\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap_or_default();
-    assert_eq!(tree::shape(shown), tree::shape(&drawn), "docs/tracing.md shows another trace than\n{drawn}");
+    assert_eq!(
+        tree::shape(shown),
+        tree::shape(&drawn),
+        "docs/telemetry.md shows another trace than\n{drawn}"
+    );
 }
 
 fn attributes(spans: &[Span]) {

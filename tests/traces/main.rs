@@ -1,4 +1,4 @@
-//! Traces, as a collector gets them: two nodes with the real binary as their proxies, and `rotel` from PyPI.
+//! Traces, log records and metrics, as a collector gets them: two nodes with the real binary as their proxies, and `rotel` from PyPI.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
 
 use std::{env, path::PathBuf, process::ExitCode};
@@ -13,12 +13,14 @@ mod connections;
 #[allow(dead_code, reason = "what the tests of whole meshes need besides")]
 #[path = "../mesh/metrics.rs"]
 mod metrics;
+mod signals;
 #[allow(dead_code, reason = "what the tests of whole meshes need besides")]
 #[path = "../mesh/support.rs"]
 mod support;
 mod tree;
 
 use connections::*;
+use signals::*;
 
 fn main() -> ExitCode {
     let tests = lab_tests![
@@ -26,6 +28,9 @@ fn main() -> ExitCode {
         a_failed_connection_is_exported_although_it_was_not_sampled,
         a_collector_that_is_mute_or_dead_costs_spans_and_no_connection,
         a_restarted_actor_is_a_trace_of_its_own,
+        the_access_log_of_a_connection_joins_its_trace,
+        metrics_at_a_collector_are_those_of_a_scrape,
+        logs_and_metrics_that_no_collector_takes_cost_no_connection,
     ];
     // Beside the compiled tests, and outside the cells, where there is a network.
     let rotel = match collector::obtain(&PathBuf::from(env!("CARGO_TARGET_TMPDIR"))) {

@@ -2,7 +2,7 @@
 
 use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use dashmap::DashMap;
@@ -23,8 +23,20 @@ pub struct BoundedCounters {
     series: DashMap<Box<str>, Cell, RandomState>,
 }
 
-#[derive(Debug, Default)]
+/// A family at one moment.
+#[derive(Debug)]
+pub struct Sampled {
+    /// Its name.
+    pub name: &'static str,
+    /// What it counts.
+    pub help: &'static str,
+    /// Rendered labels, since when they are counted, and the count.
+    pub samples: Vec<(Box<str>, SystemTime, u64)>,
+}
+
+#[derive(Debug)]
 struct Cell {
+    since: SystemTime,
     count: AtomicU64,
     /// When a sweep first saw this count.
     seen: Mutex<Option<(Instant, u64)>>,
@@ -53,7 +65,7 @@ impl BoundedCounters {
         // The set of unknowns is the one that is kept past the limit.
         let full = self.series.len() >= self.limit;
         let labels = if full { self.render(std::iter::empty()) } else { labels };
-        let cell = self.series.entry(labels.into()).or_default();
+        let cell = self.series.entry(labels.into()).or_insert_with(Cell::new);
         cell.count.fetch_add(by, Relaxed);
     }
 
@@ -73,6 +85,14 @@ impl BoundedCounters {
         }
     }
 
+    /// What there is now.
+    pub fn sampled(&self) -> Sampled {
+        let sample = |cell: dashmap::mapref::multiple::RefMulti<'_, Box<str>, Cell>| {
+            (cell.key().clone(), cell.since, cell.count.load(Relaxed))
+        };
+        Sampled { name: self.name, help: self.help, samples: self.series.iter().map(sample).collect() }
+    }
+
     fn render<'a>(&self, values: impl Iterator<Item = &'a str>) -> String {
         let mut text = String::with_capacity(128);
         let values = values.map(|value| if value.is_empty() { UNKNOWN } else { value });
@@ -89,6 +109,10 @@ impl BoundedCounters {
 // === impl Cell ===
 
 impl Cell {
+    fn new() -> Self {
+        Self { since: SystemTime::now(), count: AtomicU64::new(0), seen: Mutex::new(None) }
+    }
+
     fn is_wanted(&self, now: Instant, idle: Duration) -> bool {
         let count = self.count.load(Relaxed);
         let mut seen = self.seen.lock();

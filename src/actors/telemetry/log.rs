@@ -7,20 +7,22 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tracing::{Dispatch, Metadata, dispatcher::SetGlobalDefaultError};
+use tracing::{Dispatch, Metadata, Subscriber, dispatcher::SetGlobalDefaultError};
 use tracing_subscriber::{
-    Layer as _, Registry,
+    Layer, Registry,
     filter::{FilterExt as _, FilterFn, LevelFilter, Targets},
     fmt,
     layer::SubscriberExt as _,
+    registry::LookupSpan,
     reload,
 };
 
 use super::{
+    export::Export,
     filter::{FilterError, LogFilter},
     line::{Fields, Lines, LogFormat},
     queue::{LogQueue, QueueLimits},
-    trace::{Traces, span::TARGET},
+    trace::span::TARGET,
 };
 
 /// How long the exit waits for lines to be written.
@@ -31,7 +33,7 @@ pub const FLUSH_WITHIN: Duration = Duration::from_secs(1);
 pub struct Logging {
     handle: LogHandle,
     queue: LogQueue,
-    traces: Option<Traces>,
+    export: Option<Export>,
 }
 
 /// Changes what is logged while the process runs; clones act on the same log.
@@ -41,8 +43,11 @@ pub struct LogHandle(Arc<Inner>);
 struct Inner {
     startup: LogFilter,
     current: Mutex<LogFilter>,
-    apply: Box<dyn Fn(Targets) -> Result<(), reload::Error> + Send + Sync>,
+    apply: Vec<Reload>,
 }
+
+/// Puts a filter into force for the lines, or for what is exported.
+type Reload = Box<dyn Fn(Targets) -> Result<(), reload::Error> + Send + Sync>;
 
 /// Why the log could not be set up or changed.
 #[derive(Debug, thiserror::Error)]
@@ -64,12 +69,12 @@ pub enum LogError {
 // === impl Logging ===
 
 impl Logging {
-    /// Makes standard output the log of the whole process, and `traces` the place of its spans.
+    /// Makes standard output the log of the whole process, and lets `export` have its events and spans.
     ///
     /// # Errors
     /// [`LogError::Thread`]; [`LogError::Install`] when there is a log already.
-    pub fn install(format: LogFormat, filter: LogFilter, traces: Option<Traces>) -> Result<Self, LogError> {
-        let (dispatch, logging) = Self::with(io::stdout(), format, filter, traces)?;
+    pub fn install(format: LogFormat, filter: LogFilter, export: Option<Export>) -> Result<Self, LogError> {
+        let (dispatch, logging) = Self::with(io::stdout(), format, filter, export)?;
         tracing::dispatcher::set_global_default(dispatch)?;
         Ok(logging)
     }
@@ -86,7 +91,7 @@ impl Logging {
         Self::with(sink, format, filter, None)
     }
 
-    /// A log that writes to `sink`, beside `traces`, and where `tracing` is to send events and spans for both.
+    /// A log that writes to `sink`, beside `export`, and where `tracing` is to send events and spans for both.
     ///
     /// # Errors
     /// [`LogError::Thread`].
@@ -94,7 +99,7 @@ impl Logging {
         sink: impl Write + Send + 'static,
         format: LogFormat,
         filter: LogFilter,
-        traces: Option<Traces>,
+        export: Option<Export>,
     ) -> Result<(Dispatch, Self), LogError> {
         let queue = LogQueue::start(sink, QueueLimits::default())?;
         let (targets, reload) = reload::Layer::new(filter.to_targets());
@@ -106,26 +111,20 @@ impl Logging {
             // Spans that are exported are none of the log's, whatever its filter says.
             .with_filter(targets.and(logged()));
         let subscriber = Registry::default().with(lines);
-        // Without traces there is no layer that could ask for their spans: each costs the test of a static.
-        let dispatch = match &traces {
-            None => Dispatch::new(subscriber),
-            Some(traces) => {
-                let spans = tracing_opentelemetry::layer()
-                    .with_tracer(traces.tracer())
-                    .with_location(false)
-                    .with_threads(false)
-                    .with_target(false)
-                    .with_tracked_inactivity(false)
-                    .with_context_activation(false);
-                Dispatch::new(subscriber.with(spans.with_filter(traced())))
-            }
+        let mut apply: Vec<Reload> = vec![Box::new(move |targets| reload.reload(targets))];
+        // Without an export there is no layer that could ask for its spans: each costs the test of a static.
+        let (layer, reload) = match &export {
+            None => (None, None),
+            Some(export) => exported(export, &filter),
         };
-        let handle = LogHandle(Arc::new(Inner {
-            startup: filter.clone(),
-            current: Mutex::new(filter),
-            apply: Box::new(move |targets| reload.reload(targets)),
-        }));
-        Ok((dispatch, Self { handle, queue, traces }))
+        apply.extend(reload);
+        let dispatch = match layer {
+            None => Dispatch::new(subscriber),
+            Some(layer) => Dispatch::new(subscriber.with(layer)),
+        };
+        let handle =
+            LogHandle(Arc::new(Inner { startup: filter.clone(), current: Mutex::new(filter), apply }));
+        Ok((dispatch, Self { handle, queue, export }))
     }
 
     /// What changes the filter.
@@ -133,9 +132,9 @@ impl Logging {
         self.handle.clone()
     }
 
-    /// The export of traces, if there is one.
-    pub fn traces(&self) -> Option<&Traces> {
-        self.traces.as_ref()
+    /// The export, if there is one.
+    pub fn export(&self) -> Option<&Export> {
+        self.export.as_ref()
     }
 
     /// The queue of lines, to see what was lost.
@@ -147,12 +146,49 @@ impl Logging {
 impl Drop for Logging {
     fn drop(&mut self) {
         // First, so that what it has to say is written.
-        drop(self.traces.take());
+        drop(self.export.take());
         self.queue.close(FLUSH_WITHIN);
     }
 }
 
-/// What is exported, up to the level of its spans.
+type Boxed<S> = Box<dyn Layer<S> + Send + Sync>;
+
+/// What takes spans and events for `export`, and what puts a filter into force for the events.
+fn exported<S>(export: &Export, filter: &LogFilter) -> (Option<Boxed<S>>, Option<Reload>)
+where
+    S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
+{
+    let (mut layer, mut apply): (Option<Boxed<S>>, Option<Reload>) = (None, None);
+    let tracer = export.tracer();
+    if let Some(records) = export.records() {
+        let (targets, reload) = reload::Layer::new(filter.to_targets());
+        apply = Some(Box::new(move |targets| reload.reload(targets)));
+        let events = targets.and(logged());
+        // Records name the spans they belong to, if there are any.
+        layer = Some(match tracer {
+            Some(_) => records.with_filter(events.or(traced())).boxed(),
+            None => records.with_filter(events).boxed(),
+        });
+    }
+    if let Some(tracer) = tracer {
+        let spans = tracing_opentelemetry::layer::<S>()
+            .with_tracer(tracer)
+            .with_location(false)
+            .with_threads(false)
+            .with_target(false)
+            .with_tracked_inactivity(false)
+            .with_context_activation(false);
+        let spans = spans.with_filter(traced());
+        // Not in a list: that would not tell its layers which dispatch they are of.
+        layer = Some(match layer {
+            Some(records) => records.and_then(spans).boxed(),
+            None => spans.boxed(),
+        });
+    }
+    (layer, apply)
+}
+
+/// Spans that are exported, up to their level.
 fn traced() -> FilterFn {
     FilterFn::new((|metadata| metadata.target() == TARGET) as IsOf).with_max_level_hint(LevelFilter::INFO)
 }
@@ -180,7 +216,7 @@ impl LogHandle {
         let mut current = self.0.current.lock();
         let mut next = if reset { self.0.startup.clone() } else { current.clone() };
         next.add(list)?;
-        (self.0.apply)(next.to_targets())?;
+        self.0.put(&next)?;
         *current = next.clone();
         Ok(next)
     }
@@ -191,9 +227,15 @@ impl LogHandle {
     /// [`LogError::Gone`] when the log was torn down.
     pub fn set(&self, filter: LogFilter) -> Result<(), LogError> {
         let mut current = self.0.current.lock();
-        (self.0.apply)(filter.to_targets())?;
+        self.0.put(&filter)?;
         *current = filter;
         Ok(())
+    }
+}
+
+impl Inner {
+    fn put(&self, filter: &LogFilter) -> Result<(), reload::Error> {
+        self.apply.iter().try_for_each(|apply| apply(filter.to_targets()))
     }
 }
 

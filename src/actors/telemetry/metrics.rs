@@ -4,15 +4,20 @@
 //! into each other. Families of fixed labels live in a `prometheus` registry; those whose labels come from outside in
 //! [`TrafficTable`] and [`BoundedCounters`], which have bounds.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
 
-use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, core::Collector};
+use prometheus::{
+    IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, core::Collector, proto::MetricFamily,
+};
 
 use super::{
-    counters::BoundedCounters,
+    counters::{BoundedCounters, Sampled},
     openmetrics::Exposition,
     process,
-    traffic::{SERIES_IDLE, Traffic, TrafficTable},
+    traffic::{SERIES_IDLE, Series, Traffic, TrafficTable},
 };
 use crate::{
     protocols::labels::{Endpoint, Reporter, TrafficLabels, or_unknown},
@@ -25,6 +30,7 @@ pub const OPENMETRICS: &str = "application/openmetrics-text;charset=utf-8;versio
 /// Every metric, with a typed method for each event.
 #[derive(Debug)]
 pub struct Metrics {
+    since: SystemTime,
     registry: Registry,
     traffic: TrafficTable,
     sockets: [IntGauge; 2],
@@ -36,6 +42,19 @@ pub struct Metrics {
     /// Counting of crashes and repairs.
     pub actors: ActorMetrics,
     gauges: ProcessGauges,
+}
+
+/// All metrics at one moment, but that the series of connections go on counting.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Since when the gathered families count.
+    pub since: SystemTime,
+    /// The series of connections.
+    pub traffic: Vec<Arc<Series>>,
+    /// The families whose labels come from outside.
+    pub counters: Vec<Sampled>,
+    /// The families of the registry.
+    pub gathered: Vec<MetricFamily>,
 }
 
 /// Why a control-plane stream ended (contract/controlplane.md section 2.5).
@@ -116,6 +135,7 @@ impl Metrics {
         let sockets = gauges(r, "istio_tcp_sockets_open", "Accepted sockets that are open", &["reporter"])?;
         let side = |reporter: Reporter| sockets.with_label_values(&[reporter.as_str()]);
         let metrics = Self {
+            since: SystemTime::now(),
             traffic: TrafficTable::default(),
             sockets: [side(Reporter::Source), side(Reporter::Destination)],
             on_demand_dns: on_demand_dns(),
@@ -152,11 +172,24 @@ impl Metrics {
     /// Forgets series of connections and names unused for an hour. Call it every few minutes.
     pub fn sweep(&self, now: Instant) {
         self.traffic.sweep(now, SERIES_IDLE);
-        for counters in
-            [&self.on_demand_dns, &self.xds.messages, &self.xds.message_bytes, &self.xds.rejections]
-        {
+        for counters in self.bounded() {
             counters.sweep(now, SERIES_IDLE);
         }
+    }
+
+    /// What a scrape holds, as values. Reads `/proc`.
+    pub fn snapshot(&self) -> Snapshot {
+        self.gauges.read(&self.traffic);
+        Snapshot {
+            since: self.since,
+            traffic: self.traffic.series(),
+            counters: self.bounded().map(BoundedCounters::sampled).into(),
+            gathered: self.registry.gather(),
+        }
+    }
+
+    fn bounded(&self) -> [&BoundedCounters; 4] {
+        [&self.on_demand_dns, &self.xds.messages, &self.xds.message_bytes, &self.xds.rejections]
     }
 
     /// The body of a scrape. Reads `/proc`; takes milliseconds when there are thousands of series.
@@ -164,9 +197,7 @@ impl Metrics {
         self.gauges.read(&self.traffic);
         let mut body = Exposition::with_capacity(16 * 1024 + self.traffic.len() * 4096);
         self.traffic.encode(&mut body);
-        for counters in
-            [&self.on_demand_dns, &self.xds.messages, &self.xds.message_bytes, &self.xds.rejections]
-        {
+        for counters in self.bounded() {
             counters.encode(&mut body);
         }
         body.gathered(&self.registry.gather());

@@ -1,15 +1,17 @@
-//! Metrics, access log and logging.
+//! Metrics, access log, logging, and what is exported of all that.
 
 pub mod access;
 pub mod actor;
 pub mod census;
 pub mod counters;
+pub mod export;
 pub mod filter;
 pub mod line;
 pub mod load;
 pub mod log;
 pub mod metrics;
 pub mod openmetrics;
+mod otlp;
 pub mod panics;
 mod process;
 pub mod queue;

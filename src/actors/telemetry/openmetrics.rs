@@ -148,6 +148,31 @@ pub fn label_into(text: &mut String, name: &str, value: &str) {
     text.push('"');
 }
 
+/// Reads back what [`label_into`] wrote, with commas between.
+pub fn labels(text: &str) -> impl Iterator<Item = (&str, String)> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        let (name, after) = rest.split_once("=\"")?;
+        let mut value = String::with_capacity(after.len().min(64));
+        let mut chars = after.char_indices();
+        while let Some((at, c)) = chars.next() {
+            match c {
+                '"' => {
+                    rest = after.get(at + 1..).unwrap_or_default();
+                    rest = rest.strip_prefix(',').unwrap_or(rest);
+                    return Some((name, value));
+                }
+                '\\' => value.push(match chars.next()?.1 {
+                    'n' => '\n',
+                    other => other,
+                }),
+                other => value.push(other),
+            }
+        }
+        None
+    })
+}
+
 /// Appends `value` with backslash, quote and line feed escaped.
 pub fn escape_into(text: &mut String, value: &str) {
     for part in value.split_inclusive(['\\', '"', '\n']) {
@@ -163,7 +188,7 @@ pub fn escape_into(text: &mut String, value: &str) {
 }
 
 /// The unit a family's name ends in: OpenMetrics wants it there.
-fn unit(family: &str) -> Option<&'static str> {
+pub fn unit(family: &str) -> Option<&'static str> {
     ["bytes", "seconds"]
         .into_iter()
         .find(|unit| family.strip_suffix(unit).is_some_and(|rest| rest.ends_with('_')))
@@ -239,6 +264,23 @@ mod tests {
             let mut text = String::new();
             escape_into(&mut text, value);
             assert_eq!(text, want);
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn labels_are_read_back_as_they_were(
+            values in proptest::collection::vec("([a-z\"\\\\\n,={}é]){0,12}", 0..5)
+        ) {
+            let mut text = String::new();
+            for (n, value) in values.iter().enumerate() {
+                if n > 0 {
+                    text.push(',');
+                }
+                label_into(&mut text, "name", value);
+            }
+            let back: Vec<String> = labels(&text).map(|(name, value)| { assert_eq!(name, "name"); value }).collect();
+            proptest::prop_assert_eq!(back, values);
         }
     }
 }

@@ -11,7 +11,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use dashmap::{DashMap, Entry};
@@ -46,8 +46,10 @@ pub struct Traffic {
     closed: bool,
 }
 
+/// The counts of one label set.
 #[derive(Debug)]
-struct Series {
+pub struct Series {
+    since: SystemTime,
     /// Labels up to the response flag's value, and what follows it.
     head: Box<str>,
     tail: Box<str>,
@@ -58,6 +60,60 @@ struct Series {
     /// When a sweep first saw the series idle, and how many connections it had had by then.
     idle: Mutex<Option<(Instant, u64)>>,
 }
+
+/// A family of connections.
+#[derive(Clone, Copy, Debug)]
+pub struct Family {
+    /// Its name.
+    pub name: &'static str,
+    /// What it counts.
+    pub help: &'static str,
+    counts: Counts,
+}
+
+/// What a family counts of a series.
+#[derive(Clone, Copy, Debug)]
+enum Counts {
+    /// One number.
+    One(fn(&Series) -> &AtomicU64),
+    /// Ends, by these flags.
+    Ends(&'static [ResponseFlag]),
+}
+
+/// The flags of ends that were none as it should be.
+const FAILED: &[ResponseFlag] = match ResponseFlag::ALL.split_first() {
+    Some((_ok, rest)) => rest,
+    None => &[],
+};
+
+/// The families of connections.
+pub const FAMILIES: [Family; 5] = [
+    Family {
+        name: "istio_tcp_connections_opened_total",
+        help: "TCP connections opened",
+        counts: Counts::One(|series| &series.opened),
+    },
+    Family {
+        name: "istio_tcp_connections_closed_total",
+        help: "TCP connections closed",
+        counts: Counts::Ends(&ResponseFlag::ALL),
+    },
+    Family {
+        name: "istio_tcp_connections_failed_total",
+        help: "TCP connections that did not end well",
+        counts: Counts::Ends(FAILED),
+    },
+    Family {
+        name: "istio_tcp_received_bytes_total",
+        help: "Bytes from client to server",
+        counts: Counts::One(|series| &series.received),
+    },
+    Family {
+        name: "istio_tcp_sent_bytes_total",
+        help: "Bytes from server to client",
+        counts: Counts::One(|series| &series.sent),
+    },
+];
 
 thread_local! {
     /// The label set being looked up: its buffer is used again and again.
@@ -136,24 +192,26 @@ impl TrafficTable {
         dropped
     }
 
-    /// Writes the five families.
+    /// The series that are kept now. They go on counting.
+    pub fn series(&self) -> Vec<Arc<Series>> {
+        // Clones: what is done with them takes long, and a new series must not wait for it.
+        self.series.iter().map(|entry| Arc::clone(entry.value())).collect()
+    }
+
+    /// Writes the families, as far as they have samples.
     pub fn encode(&self, body: &mut Exposition) {
-        // Clones first: writing text takes long, and a new series must not wait for it.
-        let all: Vec<Arc<Series>> = self.series.iter().map(|entry| Arc::clone(entry.value())).collect();
-        if all.is_empty() {
-            return;
+        let all = self.series();
+        for family in &FAMILIES {
+            let mut begun = false;
+            for series in &all {
+                family.each(series, &mut |flag, count| {
+                    if !std::mem::replace(&mut begun, true) {
+                        body.family(family.name, Kind::Counter, family.help);
+                    }
+                    body.rendered(family.name, &[&series.head, flag.as_str(), &series.tail], count);
+                });
+            }
         }
-        let opened = |series: &Series| series.opened.load(Relaxed);
-        one_a_series(body, &all, "istio_tcp_connections_opened_total", "TCP connections opened", opened);
-        let name = "istio_tcp_connections_closed_total";
-        one_a_flag(body, &all, name, "TCP connections closed", &ResponseFlag::ALL);
-        let name = "istio_tcp_connections_failed_total";
-        let failed = ResponseFlag::ALL.split_first().map_or([].as_slice(), |(_ok, rest)| rest);
-        one_a_flag(body, &all, name, "TCP connections that did not end well", failed);
-        let received = |series: &Series| series.received.load(Relaxed);
-        one_a_series(body, &all, "istio_tcp_received_bytes_total", "Bytes from client to server", received);
-        let sent = |series: &Series| series.sent.load(Relaxed);
-        one_a_series(body, &all, "istio_tcp_sent_bytes_total", "Bytes from server to client", sent);
     }
 }
 
@@ -202,9 +260,38 @@ impl Drop for Traffic {
     }
 }
 
+// === impl Family ===
+
+impl Family {
+    /// Each count that a series has in the family.
+    pub fn each(&self, series: &Series, sample: &mut dyn FnMut(ResponseFlag, u64)) {
+        match self.counts {
+            Counts::One(count) => sample(ResponseFlag::Ok, count(series).load(Relaxed)),
+            Counts::Ends(flags) => {
+                for flag in flags {
+                    let count = series.closed.get(flag.index()).map_or(0, |closed| closed.load(Relaxed));
+                    if count > 0 {
+                        sample(*flag, count);
+                    }
+                }
+            }
+        }
+    }
+}
+
 // === impl Series ===
 
 impl Series {
+    /// Since when it counts.
+    pub fn since(&self) -> SystemTime {
+        self.since
+    }
+
+    /// Its labels as they are rendered, with the flag of a good end.
+    pub fn labels(&self) -> String {
+        [&self.head, ResponseFlag::Ok.as_str(), &self.tail].concat()
+    }
+
     fn new(labels: &TrafficLabels<'_>) -> Self {
         let mut head = String::with_capacity(1024);
         for (name, value) in labels::BEFORE_FLAG.into_iter().zip(labels.before_flag()) {
@@ -221,6 +308,7 @@ impl Series {
             label_into(&mut tail, name, value);
         }
         Self {
+            since: SystemTime::now(),
             head: head.into(),
             tail: tail.into(),
             opened: AtomicU64::new(0),
@@ -264,35 +352,6 @@ fn key_into(key: &mut Vec<u8>, labels: &TrafficLabels<'_>) {
         for value in locality {
             put(value);
         }
-    }
-}
-
-fn one_a_series(
-    body: &mut Exposition,
-    all: &[Arc<Series>],
-    name: &str,
-    help: &str,
-    value: impl Fn(&Series) -> u64,
-) {
-    body.family(name, Kind::Counter, help);
-    for series in all {
-        body.rendered(name, &[&series.head, ResponseFlag::Ok.as_str(), &series.tail], value(series));
-    }
-}
-
-fn one_a_flag(body: &mut Exposition, all: &[Arc<Series>], name: &str, help: &str, flags: &[ResponseFlag]) {
-    let samples = all.iter().flat_map(|series| {
-        flags.iter().filter_map(move |flag| {
-            let count = series.closed.get(flag.index())?.load(Relaxed);
-            (count > 0).then_some((series, *flag, count))
-        })
-    });
-    let mut begun = false;
-    for (series, flag, count) in samples {
-        if !std::mem::replace(&mut begun, true) {
-            body.family(name, Kind::Counter, help);
-        }
-        body.rendered(name, &[&series.head, flag.as_str(), &series.tail], count);
     }
 }
 

@@ -9,12 +9,14 @@ mod ca;
 mod chaos;
 mod dns;
 mod drain;
+mod export;
 mod http2;
 mod inpod;
 mod join;
 mod listen;
 mod log;
 mod node;
+mod otlp;
 mod pool;
 mod proxy_config;
 mod reader;
@@ -38,19 +40,21 @@ pub use self::{
     chaos::ChaosConfig,
     dns::{DnsAddr, DnsConfig},
     drain::DrainConfig,
+    export::{LogExport, MetricExport, OtlpConfig},
     http2::Http2Config,
     inpod::InpodConfig,
     join::JoinConfig,
     listen::{ListenConfig, Ports},
     log::{Directive, FilterError, LogConfig, LogFilter, LogFormat},
     node::{NodeConfig, ProxyMode, WorkloadInfo},
+    otlp::{CollectorConfig, ExportQueue, OtlpEndpoint, OtlpProtocol},
     pool::PoolConfig,
     reader::{Invalid, Origin},
     shard::ShardConfig,
     socket::{Keepalive, SocketConfig},
     timeout::TimeoutConfig,
     tls::{Compliance, TlsConfig},
-    traces::{OtlpEndpoint, OtlpProtocol, Sampling, TraceConfig, TraceQueue},
+    traces::{Sampling, TraceConfig},
     upstream::{Address, RootSource, Secret, TokenSource, Upstream},
     xds::{LocalSource, XdsConfig},
 };
@@ -136,8 +140,8 @@ pub struct ProcessConfig {
     pub shards: ShardConfig,
     /// Breaking things on purpose.
     pub chaos: ChaosConfig,
-    /// Where traces go; `None`: there are none.
-    pub traces: Option<TraceConfig>,
+    /// Traces, logs and metrics for a collector.
+    pub otlp: OtlpConfig,
 }
 
 /// Reads all settings.
@@ -174,7 +178,7 @@ pub fn parse(inputs: &Inputs<'_>) -> Result<Config, Vec<Invalid>> {
             admin: AdminConfig::read(&mut r, &proxy),
             shards: ShardConfig::read(&mut r, &proxy),
             chaos: ChaosConfig::read(&mut r),
-            traces: TraceConfig::read(&mut r),
+            otlp: OtlpConfig::read(&mut r),
         },
         node,
         listen,

@@ -128,9 +128,11 @@ impl<'a> Reader<'a> {
         self.note(Invalid::env(name, value, reason.into()));
     }
 
-    /// Notes something bad.
+    /// Notes something bad, once however often it is read.
     pub(super) fn note(&mut self, invalid: Invalid) {
-        self.invalid.push(invalid);
+        if !self.invalid.contains(&invalid) {
+            self.invalid.push(invalid);
+        }
     }
 
     /// Notes something bad that can be ignored.

@@ -1,109 +1,70 @@
-//! Traces of connections, exported by OTLP: README.md, "Traces".
+//! Traces of connections, exported by OTLP: README.md, "Traces, logs and metrics".
 //!
 //! Spans are `tracing`'s, of one target that nothing else uses, so that neither the log nor its filter know of them.
 //! Without a collector nobody asks for that target and a span costs the test of a static.
 
-mod export;
 mod hold;
-mod http;
 pub mod outage;
 mod sample;
 pub mod span;
 #[cfg(test)]
 mod tests;
 
-use std::io;
-
-use opentelemetry::{
-    KeyValue,
-    trace::{SpanContext, TracerProvider as _},
+use opentelemetry::trace::{SpanContext, TracerProvider as _};
+use opentelemetry_proto::tonic::{
+    collector::trace::v1::ExportTraceServiceRequest,
+    resource::v1::Resource,
+    trace::v1::{ResourceSpans, ScopeSpans, Span as Sent},
 };
 use opentelemetry_sdk::{
-    Resource,
+    Resource as SdkResource,
     error::OTelSdkResult,
     trace::{SdkTracer, SdkTracerProvider, Span, SpanData, SpanProcessor},
 };
 
-use self::{
-    export::{Exporter, Queue},
-    hold::Held,
-    sample::Sampler,
+use self::{hold::Held, sample::Sampler};
+use super::otlp::{
+    self,
+    queue::{Item, Queue},
 };
-use super::metrics::{Metrics, MetricsError};
-use crate::protocols::config::{NodeConfig, TraceConfig};
-
-/// The export of traces. Keep it until the end of `main`: dropping it exports what is left.
-#[derive(Debug)]
-pub struct Traces {
-    provider: SdkTracerProvider,
-    exporter: Exporter,
-}
-
-/// Why traces cannot be exported.
-#[derive(Debug, thiserror::Error)]
-pub enum TraceError {
-    /// The exporter's thread or its runtime cannot be made.
-    #[error("cannot start the exporter's thread: {0}")]
-    Thread(#[from] io::Error),
-    /// The exporter does not take its settings.
-    #[error("cannot export traces: {0}")]
-    Settings(String),
-}
+use crate::protocols::config::Sampling;
 
 /// What becomes of a span that has ended: exported, kept until its trace has ended, or let go of.
 #[derive(Debug)]
 struct Fate {
-    queue: Queue,
+    queue: Queue<SpanData>,
     held: Held,
 }
 
-// === impl Traces ===
-
-impl Traces {
-    /// Begins to export. A collector that cannot be reached is no error.
-    ///
-    /// # Errors
-    /// See [`TraceError`].
-    pub fn start(config: &TraceConfig, node: &NodeConfig) -> Result<Self, TraceError> {
-        let resource = resource(config, node);
-        let (exporter, queue) = Exporter::start(config, &resource)?;
-        let provider = SdkTracerProvider::builder()
-            .with_sampler(Sampler::new(config.sampling))
-            .with_resource(resource)
-            .with_span_processor(Fate { queue, held: Held::default() })
-            .build();
-        Ok(Self { provider, exporter })
-    }
-
-    /// What makes spans.
-    pub fn tracer(&self) -> SdkTracer {
-        self.provider.tracer("warren")
-    }
-
-    /// Adds the counts of spans to the metrics.
-    ///
-    /// # Errors
-    /// Another family has one of the names.
-    pub fn register(&self, metrics: &Metrics) -> Result<(), MetricsError> {
-        self.exporter.counts().register(metrics)
-    }
+/// What makes spans, which go to `queue` as far as they are chosen.
+pub(super) fn tracer(sampling: Sampling, queue: Queue<SpanData>) -> SdkTracer {
+    let provider = SdkTracerProvider::builder()
+        .with_sampler(Sampler::new(sampling))
+        // Requests have theirs.
+        .with_resource(SdkResource::builder_empty().build())
+        .with_span_processor(Fate { queue, held: Held::default() })
+        .build();
+    provider.tracer("warren")
 }
 
-/// Who exports: what the settings say, and where they say nothing, what is known of the node.
-fn resource(config: &TraceConfig, node: &NodeConfig) -> Resource {
-    let known = [
-        ("service.name", Some("warren")),
-        ("service.version", Some(env!("CARGO_PKG_VERSION"))),
-        ("k8s.cluster.name", Some(node.cluster_id.as_str())),
-        ("k8s.node.name", node.node_name.as_deref()),
-        ("k8s.namespace.name", node.pod_namespace.as_deref()),
-        ("k8s.pod.name", node.pod_name.as_deref()),
-    ];
-    let set = |key: &str| config.resource.iter().any(|(name, _)| name == key);
-    let known = known.into_iter().filter(|(key, _)| !set(key));
-    let known = known.filter_map(|(key, value)| Some(KeyValue::new(key, value?.to_owned())));
-    let set = config.resource.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone()));
-    Resource::builder_empty().with_attributes(known.chain(set)).build()
+// === impl SpanData ===
+
+impl Item for SpanData {
+    type Request = ExportTraceServiceRequest;
+
+    /// Their number is the bound: what they hold is ours.
+    fn bytes(&self) -> usize {
+        0
+    }
+
+    fn request(batch: Vec<Self>, resource: &Resource) -> ExportTraceServiceRequest {
+        let spans = batch.into_iter().map(Sent::from).collect();
+        let scope_spans =
+            vec![ScopeSpans { scope: Some(otlp::scope("warren")), spans, ..ScopeSpans::default() }];
+        let resource = Some(resource.clone());
+        let resource_spans = vec![ResourceSpans { resource, scope_spans, ..ResourceSpans::default() }];
+        ExportTraceServiceRequest { resource_spans }
+    }
 }
 
 // === impl Fate ===

@@ -12,12 +12,9 @@ use opentelemetry_proto::tonic::{
 use parking_lot::Mutex;
 use tonic::{Request, Response, Status, transport::server::TcpIncoming};
 
-use super::{
-    Traces,
-    span::{Connection, Kind, Spans, Step, trace_of},
-};
+use super::span::{Connection, Kind, Spans, Step, trace_of};
 use crate::{
-    actors::telemetry::{line::LogFormat, log::Logging},
+    actors::telemetry::{export::Export, line::LogFormat, log::Logging},
     protocols::{
         config::{self, Inputs},
         hbone::headers::TraceParent,
@@ -82,9 +79,9 @@ fn traced(endpoint: &str, sampler: &str, filter: &str, work: impl Future<Output 
         fake_ca_allowed: false,
     });
     let config = config.unwrap();
-    let traces = Traces::start(config.process.traces.as_ref().unwrap(), &config.node).unwrap();
+    let export = Export::start(&config.process.otlp, &config.node).unwrap();
     let log = Log::default();
-    let made = Logging::with(log.clone(), LogFormat::Plain, filter.parse().unwrap(), Some(traces));
+    let made = Logging::with(log.clone(), LogFormat::Plain, filter.parse().unwrap(), export);
     let (dispatch, logging) = made.unwrap();
     run(&dispatch, work);
     drop(logging);

@@ -1,0 +1,175 @@
+//! What is exported to collectors, put together: traces, log records, metrics, and the one thread that sends them.
+//!
+//! Queues and thread belong to the process, as those of the log. Without an endpoint there is nothing of it.
+
+use std::{future::Future, io, pin::Pin, sync::Arc, sync::mpsc as std_mpsc, thread, time::Duration};
+
+use opentelemetry_proto::tonic::resource::v1::Resource;
+use opentelemetry_sdk::trace::SdkTracer;
+use parking_lot::Mutex;
+use tokio::sync::{oneshot, watch};
+
+use super::{
+    metrics::{Metrics, MetricsError},
+    otlp::{
+        self, Collector,
+        logs::Records,
+        metrics::Push,
+        queue::{self, Counts, Delivery},
+    },
+    trace,
+};
+use crate::protocols::config::{CollectorConfig, NodeConfig, OtlpConfig};
+
+/// How long the exit waits for what is left to be exported.
+const FLUSH_WITHIN: Duration = Duration::from_secs(1);
+
+/// The export by OTLP. Keep it until the end of `main`: dropping it exports what is left.
+#[derive(Debug)]
+pub struct Export {
+    tracer: Option<SdkTracer>,
+    /// Until the log has it.
+    records: Mutex<Option<Records>>,
+    /// Until there are metrics.
+    metrics: Mutex<Option<oneshot::Sender<Arc<Metrics>>>>,
+    counts: Vec<Counts>,
+    close: Option<watch::Sender<()>>,
+    ended: std_mpsc::Receiver<()>,
+}
+
+/// Why nothing can be exported.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// The exporter's thread or its runtime cannot be made.
+    #[error("cannot start the exporter's thread: {0}")]
+    Thread(#[from] io::Error),
+    /// The exporter does not take its settings.
+    #[error("cannot export {what}: {reason}")]
+    Settings {
+        /// Traces, logs or metrics.
+        what: &'static str,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// What the thread does.
+type Works = Vec<Pin<Box<dyn Future<Output = ()> + Send>>>;
+
+/// What is needed to set up one kind of telemetry.
+struct Setup<'a> {
+    resource: &'a Resource,
+    closing: watch::Receiver<()>,
+    counts: Vec<Counts>,
+    works: Works,
+}
+
+// === impl Export ===
+
+impl Export {
+    /// Begins to export what `config` asks for, if that is anything. A collector that cannot be reached is no error.
+    ///
+    /// # Errors
+    /// See [`ExportError`].
+    pub fn start(config: &OtlpConfig, node: &NodeConfig) -> Result<Option<Self>, ExportError> {
+        if config.traces.is_none() && config.logs.is_none() && config.metrics.is_none() {
+            return Ok(None);
+        }
+        let marked = otlp::begin_thread;
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().on_thread_start(marked).build()?;
+        let entered = runtime.enter();
+        let resource = otlp::resource(&config.resource, node);
+        let (close, closing) = watch::channel(());
+        let mut setup = Setup { resource: &resource, closing, counts: Vec::new(), works: Vec::new() };
+        let mut tracer = None;
+        if let Some(traces) = &config.traces {
+            let delivery = setup.delivery(&traces.collector, Counts::spans(), "traces")?;
+            let (spans, work) = queue::queue(traces.queue, delivery);
+            setup.works.push(Box::pin(work.run(setup.closing.clone())));
+            tracer = Some(trace::tracer(traces.sampling, spans));
+        }
+        let mut records = None;
+        if let Some(logs) = &config.logs {
+            let delivery = setup.delivery(&logs.collector, Counts::records(), "logs")?;
+            let (queue, work) = queue::queue(logs.queue, delivery);
+            setup.works.push(Box::pin(work.run(setup.closing.clone())));
+            records = Some(Records::new(queue));
+        }
+        let mut metrics = None;
+        if let Some(export) = &config.metrics {
+            let delivery = setup.delivery(&export.collector, Counts::exports(), "metrics")?;
+            let (give, given) = oneshot::channel();
+            let push = Push { delivery, interval: export.interval, timeout: export.timeout };
+            setup.works.push(Box::pin(push.run(given, setup.closing.clone())));
+            metrics = Some(give);
+        }
+        let Setup { counts, works, .. } = setup;
+        drop(entered);
+        let ended = spawn(runtime, works)?;
+        let (records, metrics) = (Mutex::new(records), Mutex::new(metrics));
+        Ok(Some(Self { tracer, records, metrics, counts, close: Some(close), ended }))
+    }
+
+    /// What makes spans, if traces are exported.
+    pub fn tracer(&self) -> Option<SdkTracer> {
+        self.tracer.clone()
+    }
+
+    /// What takes the log's events, if they are exported; once.
+    pub(super) fn records(&self) -> Option<Records> {
+        self.records.lock().take()
+    }
+
+    /// Adds what became of the exports to `metrics`, and exports these from now on, if that is asked for.
+    ///
+    /// # Errors
+    /// Another family has one of the names.
+    pub fn attach(&self, metrics: &Arc<Metrics>) -> Result<(), MetricsError> {
+        for counts in &self.counts {
+            counts.register(metrics)?;
+        }
+        if let Some(give) = self.metrics.lock().take() {
+            // The thread may have ended.
+            let _ = give.send(metrics.clone());
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Export {
+    fn drop(&mut self) {
+        drop((self.close.take(), self.metrics.lock().take()));
+        // The thread says nothing: it drops its end.
+        let _ = self.ended.recv_timeout(FLUSH_WITHIN);
+    }
+}
+
+// === impl Setup ===
+
+impl Setup<'_> {
+    fn delivery(
+        &mut self,
+        collector: &CollectorConfig,
+        counts: Result<Counts, prometheus::Error>,
+        what: &'static str,
+    ) -> Result<Delivery, ExportError> {
+        let fail = |reason| ExportError::Settings { what, reason };
+        let counts = counts.map_err(|error| fail(error.to_string()))?;
+        let collector = Collector::new(collector).map_err(fail)?;
+        self.counts.push(counts.clone());
+        Ok(Delivery::new(collector, self.resource, &counts, what))
+    }
+}
+
+/// Starts the thread. What is given back tells of its end.
+fn spawn(runtime: tokio::runtime::Runtime, works: Works) -> io::Result<std_mpsc::Receiver<()>> {
+    let (end, ended) = std_mpsc::channel();
+    thread::Builder::new().name("otlp".to_owned()).spawn(move || {
+        // Held until the thread ends, also by a panic.
+        let _end = end;
+        otlp::begin_thread();
+        runtime.block_on(otlp::all(works));
+    })?;
+    Ok(ended)
+}

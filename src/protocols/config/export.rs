@@ -1,0 +1,314 @@
+//! Which telemetry is exported, and how: the environment variables of the OpenTelemetry specification. It leaves the
+//! endpoint at a default of its own; here no endpoint means no export.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::{
+    otlp::{CollectorConfig, ExportQueue, MILLIS_MAX, Names, QueueNames, resource},
+    reader::Reader,
+    summary,
+    traces::{Sampling, TraceConfig},
+    value,
+};
+
+/// Shortest interval of metrics, in milliseconds.
+const INTERVAL_MIN: u64 = 100;
+
+/// What is exported by OTLP.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct OtlpConfig {
+    /// Traces of connections; `None`: there are none.
+    pub traces: Option<TraceConfig>,
+    /// The lines of the log; `None`: they go to standard output alone.
+    pub logs: Option<LogExport>,
+    /// What a scrape holds; `None`: it is scraped or not read at all.
+    pub metrics: Option<MetricExport>,
+    /// What the resource holds besides what is known of the node.
+    pub resource: Vec<(String, String)>,
+}
+
+/// How log records are exported.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LogExport {
+    /// Where to.
+    pub collector: CollectorConfig,
+    /// What waits for the exporter.
+    pub queue: ExportQueue,
+}
+
+/// How metrics are exported.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct MetricExport {
+    /// Where to.
+    pub collector: CollectorConfig,
+    /// From one export to the next.
+    #[serde(serialize_with = "summary::duration")]
+    pub interval: Duration,
+    /// How long one export may take, with all its requests.
+    #[serde(serialize_with = "summary::duration")]
+    pub timeout: Duration,
+}
+
+const TRACES: Names = Names {
+    exporter: "OTEL_TRACES_EXPORTER",
+    always: "none",
+    endpoint: "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+    path: "v1/traces",
+    protocol: "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
+    headers: "OTEL_EXPORTER_OTLP_TRACES_HEADERS",
+    certificate: "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE",
+    timeout: "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT",
+    compression: "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION",
+    client_key: "OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY",
+};
+
+const LOGS: Names = Names {
+    exporter: "OTEL_LOGS_EXPORTER",
+    always: "console",
+    endpoint: "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT",
+    path: "v1/logs",
+    protocol: "OTEL_EXPORTER_OTLP_LOGS_PROTOCOL",
+    headers: "OTEL_EXPORTER_OTLP_LOGS_HEADERS",
+    certificate: "OTEL_EXPORTER_OTLP_LOGS_CERTIFICATE",
+    timeout: "OTEL_EXPORTER_OTLP_LOGS_TIMEOUT",
+    compression: "OTEL_EXPORTER_OTLP_LOGS_COMPRESSION",
+    client_key: "OTEL_EXPORTER_OTLP_LOGS_CLIENT_KEY",
+};
+
+const METRICS: Names = Names {
+    exporter: "OTEL_METRICS_EXPORTER",
+    always: "prometheus",
+    endpoint: "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
+    path: "v1/metrics",
+    protocol: "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL",
+    headers: "OTEL_EXPORTER_OTLP_METRICS_HEADERS",
+    certificate: "OTEL_EXPORTER_OTLP_METRICS_CERTIFICATE",
+    timeout: "OTEL_EXPORTER_OTLP_METRICS_TIMEOUT",
+    compression: "OTEL_EXPORTER_OTLP_METRICS_COMPRESSION",
+    client_key: "OTEL_EXPORTER_OTLP_METRICS_CLIENT_KEY",
+};
+
+const SPANS: QueueNames =
+    ["OTEL_BSP_MAX_QUEUE_SIZE", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "OTEL_BSP_SCHEDULE_DELAY"];
+const RECORDS: QueueNames =
+    ["OTEL_BLRP_MAX_QUEUE_SIZE", "OTEL_BLRP_MAX_EXPORT_BATCH_SIZE", "OTEL_BLRP_SCHEDULE_DELAY"];
+
+// === impl OtlpConfig ===
+
+impl OtlpConfig {
+    /// Reads all variables, so that each bad one is heard of even if nothing is exported.
+    pub(super) fn read(r: &mut Reader<'_>) -> Self {
+        let disabled = r.boolean("OTEL_SDK_DISABLED", false);
+        propagators(r);
+        let mut collector = |names: &Names, default| {
+            let wanted = wanted(r, names);
+            let collector = CollectorConfig::read(r, names);
+            if wanted == Some(true) && collector.is_none() {
+                r.warn(names.exporter, "otlp", "nothing is exported: there is no endpoint".into());
+            }
+            collector.filter(|_| wanted.unwrap_or(default) && !disabled)
+        };
+        let (traces, logs, metrics) =
+            (collector(&TRACES, true), collector(&LOGS, false), collector(&METRICS, false));
+        let (sampling, spans) = (Sampling::read(r), ExportQueue::read(r, SPANS, 5000));
+        let records = ExportQueue::read(r, RECORDS, 1000);
+        let millis = |r: &mut Reader<'_>, name, least, default| {
+            let millis = r.parse(name, |text| value::number(text, &(least..=MILLIS_MAX)));
+            Duration::from_millis(millis.unwrap_or(default))
+        };
+        let interval = millis(r, "OTEL_METRIC_EXPORT_INTERVAL", INTERVAL_MIN, 60_000);
+        let timeout = millis(r, "OTEL_METRIC_EXPORT_TIMEOUT", 1, 30_000);
+        Self {
+            traces: traces.map(|collector| TraceConfig { collector, sampling, queue: spans }),
+            logs: logs.map(|collector| LogExport { collector, queue: records }),
+            metrics: metrics.map(|collector| MetricExport { collector, interval, timeout }),
+            resource: resource(r),
+        }
+    }
+}
+
+/// Whether the settings ask for an export: a list of exporters.
+fn wanted(r: &mut Reader<'_>, names: &Names) -> Option<bool> {
+    r.parse(names.exporter, |list| {
+        let (mut otlp, always) = (false, names.always);
+        for name in list.split(',').map(str::trim) {
+            match name {
+                "otlp" => otlp = true,
+                "none" => {}
+                name if name == always => {}
+                _ if always == "none" => return Err("not otlp or none".into()),
+                _ => return Err(format!("not otlp, {always} or none")),
+            }
+        }
+        Ok(otlp)
+    })
+}
+
+/// The context goes in `traceparent`, or nowhere.
+fn propagators(r: &mut Reader<'_>) {
+    let known = |list: &str| list.split(',').any(|name| name.trim() == "tracecontext");
+    r.parse("OTEL_PROPAGATORS", |list| {
+        if known(list) { Ok(()) } else { Err("tracecontext is the only one, and always on".into()) }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::protocols::config::{
+        Inputs, Invalid,
+        otlp::{OtlpProtocol, PAIRS_MAX},
+    };
+
+    fn read(vars: &[(&str, &str)]) -> Result<(OtlpConfig, Vec<Invalid>), Vec<Invalid>> {
+        let vars: BTreeMap<String, String> =
+            vars.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let inputs = Inputs {
+            vars: &vars,
+            mesh_file: None,
+            cores: 1,
+            file_exists: &|_| false,
+            fake_ca_allowed: false,
+        };
+        let mut r = Reader::new(&inputs);
+        let config = OtlpConfig::read(&mut r);
+        r.finish().map(|warnings| (config, warnings))
+    }
+
+    fn config(vars: &[(&str, &str)]) -> OtlpConfig {
+        read(vars).unwrap_or_else(|invalid| panic!("{vars:?}: {invalid:?}")).0
+    }
+
+    const ALL: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+    const LOGS_TOO: (&str, &str) = ("OTEL_LOGS_EXPORTER", "otlp");
+    const METRICS_TOO: (&str, &str) = ("OTEL_METRICS_EXPORTER", "otlp");
+    const OWN: &str = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
+
+    #[test]
+    fn without_an_endpoint_or_when_told_so_there_are_no_traces() {
+        for vars in [
+            &[][..],
+            &[(ALL, "")],
+            &[("OTEL_TRACES_SAMPLER", "always_on")],
+            &[(ALL, "http://c"), ("OTEL_TRACES_EXPORTER", "none")],
+            &[(ALL, "http://c"), ("OTEL_SDK_DISABLED", "true")],
+        ] {
+            assert_eq!(config(vars).traces, None, "{vars:?}");
+        }
+    }
+
+    #[test]
+    fn the_endpoint_for_traces_is_taken_as_it_is_and_the_other_is_a_base() {
+        let grpc = ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc");
+        for (vars, want) in [
+            (&[(ALL, "http://c:4318")][..], "http://c:4318/v1/traces"),
+            (&[(ALL, "https://c/base/")], "https://c:443/base/v1/traces"),
+            (&[(OWN, "http://c")], "http://c:80"),
+            (&[(OWN, "http://[::1]:1/x"), (ALL, "http://d")], "http://[::1]:1/x"),
+            (&[(ALL, "http://c:4317"), grpc], "http://c:4317"),
+        ] {
+            let endpoint = config(vars).traces.unwrap().collector.endpoint;
+            assert_eq!(endpoint.to_string(), want, "{vars:?}");
+        }
+        assert!(read(&[(ALL, "http://c/path"), grpc]).is_err());
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_specification() {
+        let config = config(&[(ALL, "http://c"), LOGS_TOO, METRICS_TOO]);
+        let (traces, logs, metrics) = (config.traces.unwrap(), config.logs.unwrap(), config.metrics.unwrap());
+        for collector in [&traces.collector, &logs.collector, &metrics.collector] {
+            assert_eq!(collector.protocol, OtlpProtocol::Http);
+            assert_eq!((collector.timeout, collector.headers.len()), (Duration::from_secs(10), 0));
+        }
+        assert_eq!(traces.sampling, Sampling { parent_based: true, ratio: 1.0 });
+        let queue = |secs| ExportQueue { items: 2048, batch: 512, delay: Duration::from_secs(secs) };
+        assert_eq!((traces.queue, logs.queue), (queue(5), queue(1)));
+        assert_eq!((metrics.interval, metrics.timeout), (Duration::from_secs(60), Duration::from_secs(30)));
+        assert_eq!(config.resource, []);
+    }
+
+    #[test]
+    fn pairs_are_decoded_and_those_for_traces_win() {
+        let config = config(&[
+            (ALL, "http://c"),
+            ("OTEL_RESOURCE_ATTRIBUTES", "a=1, b=x%20%3d%c3%a9 ,service.name=no"),
+            ("OTEL_SERVICE_NAME", "mesh"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=no"),
+            ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "authorization=Bearer%20t"),
+        ]);
+        let headers = &config.traces.as_ref().unwrap().collector.headers;
+        let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        assert_eq!(config.resource, [pair("a", "1"), pair("b", "x =é"), pair("service.name", "mesh")]);
+        let [(name, value)] = headers.as_slice() else { panic!("{:?}", headers) };
+        assert_eq!(
+            (name.as_str(), value.as_bytes(), value.is_sensitive()),
+            ("authorization", &b"Bearer t"[..], true)
+        );
+    }
+
+    #[test]
+    fn a_bad_header_is_named_and_not_shown() {
+        for name in ["OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS"] {
+            for value in ["secret", "a b=secret", "a=secret%0a"] {
+                let invalid = read(&[(name, value)]).unwrap_err();
+                assert!(invalid[0].name == name && !format!("{invalid:?}").contains("secret"), "{invalid:?}");
+            }
+        }
+        let many: Vec<String> = (0..=PAIRS_MAX).map(|n| format!("a{n}=b")).collect();
+        assert!(read(&[("OTEL_RESOURCE_ATTRIBUTES", &many.join(","))]).is_err());
+    }
+
+    #[test]
+    fn logs_and_metrics_are_exported_where_they_are_asked_for() {
+        let exported = |vars: &[(&str, &str)]| {
+            let config = config(&[vars, &[(ALL, "http://c")]].concat());
+            (config.traces.is_some(), config.logs.is_some(), config.metrics.is_some())
+        };
+        for (vars, want) in [
+            (&[][..], (true, false, false)),
+            (&[LOGS_TOO], (true, true, false)),
+            (&[METRICS_TOO, ("OTEL_TRACES_EXPORTER", "none")], (false, false, true)),
+            (
+                &[("OTEL_LOGS_EXPORTER", "console, otlp"), ("OTEL_METRICS_EXPORTER", "prometheus")],
+                (true, true, false),
+            ),
+            (&[LOGS_TOO, METRICS_TOO, ("OTEL_SDK_DISABLED", "true")], (false, false, false)),
+        ] {
+            assert_eq!(exported(vars), want, "{vars:?}");
+        }
+        let own = config(&[("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "http://c/x"), LOGS_TOO, METRICS_TOO]);
+        assert_eq!(own.logs.unwrap().collector.endpoint.to_string(), "http://c:80/x");
+        assert_eq!((own.traces, own.metrics), (None, None));
+    }
+
+    #[test]
+    fn each_kind_has_its_own_path_and_settings() {
+        let config = config(&[
+            (ALL, "http://c:1"),
+            LOGS_TOO,
+            METRICS_TOO,
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "5"),
+            ("OTEL_EXPORTER_OTLP_METRICS_TIMEOUT", "7"),
+            ("OTEL_EXPORTER_OTLP_LOGS_PROTOCOL", "grpc"),
+            ("OTEL_BLRP_MAX_QUEUE_SIZE", "3"),
+            ("OTEL_METRIC_EXPORT_INTERVAL", "100"),
+        ]);
+        let (logs, metrics) = (config.logs.unwrap(), config.metrics.unwrap());
+        assert_eq!(logs.collector.endpoint.to_string(), "http://c:1");
+        assert_eq!((logs.collector.protocol, logs.queue.batch), (OtlpProtocol::Grpc, 3));
+        assert_eq!(metrics.collector.endpoint.to_string(), "http://c:1/v1/metrics");
+        let millis = [logs.collector.timeout, metrics.collector.timeout, metrics.interval];
+        assert_eq!(millis.map(|d| d.as_millis()), [5, 7, 100]);
+    }
+
+    #[test]
+    fn an_export_without_an_endpoint_is_warned_of() {
+        let (_, warnings) = read(&[METRICS_TOO, ("OTEL_LOGS_EXPORTER", "none")]).unwrap();
+        assert_eq!(warnings.iter().map(|w| w.name.as_str()).collect::<Vec<_>>(), ["OTEL_METRICS_EXPORTER"]);
+    }
+}

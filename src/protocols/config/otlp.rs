@@ -1,0 +1,286 @@
+//! What the exports to a collector have in common: where they go, and what waits for them.
+
+use std::{fmt, time::Duration};
+
+use http::{HeaderName, HeaderValue, Uri};
+use serde::{Serialize, Serializer};
+
+use super::{reader::Reader, summary, value};
+
+/// Most attributes of the resource, and most headers.
+pub(super) const PAIRS_MAX: usize = 64;
+/// Longest timeout, delay and interval, in milliseconds.
+pub(super) const MILLIS_MAX: u64 = 600_000;
+/// Longest queue, in spans or log records.
+const QUEUE_MAX: u64 = 1_000_000;
+
+/// Where one kind of telemetry goes.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct CollectorConfig {
+    /// Where to.
+    pub endpoint: OtlpEndpoint,
+    /// How the collector is spoken to.
+    pub protocol: OtlpProtocol,
+    /// Headers of each request. Their values are marked sensitive.
+    #[serde(serialize_with = "summary::header_names")]
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// PEM file with the roots that the collector's certificate chains to; without one, the system's.
+    pub roots: Option<String>,
+    /// How long one request may take, with all its tries.
+    #[serde(serialize_with = "summary::duration")]
+    pub timeout: Duration,
+}
+
+/// A collector's address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OtlpEndpoint {
+    /// Whether it is reached by TLS.
+    pub tls: bool,
+    /// A DNS name or an IP address without brackets.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// The path of requests; `/` for gRPC.
+    pub path: String,
+}
+
+/// How a collector is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum OtlpProtocol {
+    /// gRPC.
+    Grpc,
+    /// Protobuf over HTTP/1.1.
+    Http,
+}
+
+/// What waits for the exporter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct ExportQueue {
+    /// Spans or log records that may wait.
+    pub items: usize,
+    /// Spans or log records of one request.
+    pub batch: usize,
+    /// How long they gather.
+    #[serde(serialize_with = "summary::duration")]
+    pub delay: Duration,
+}
+
+/// The variables of one kind of telemetry.
+pub(super) struct Names {
+    pub(super) exporter: &'static str,
+    /// An exporter that is none here: it is always on.
+    pub(super) always: &'static str,
+    pub(super) endpoint: &'static str,
+    /// What a collector's path ends in where only its base is given (the OTLP specification, "Endpoint URLs for
+    /// OTLP/HTTP").
+    pub(super) path: &'static str,
+    pub(super) protocol: &'static str,
+    pub(super) headers: &'static str,
+    pub(super) certificate: &'static str,
+    pub(super) timeout: &'static str,
+    pub(super) compression: &'static str,
+    pub(super) client_key: &'static str,
+}
+
+/// The variables of a queue: its length, a request's length, the delay.
+pub(super) type QueueNames = [&'static str; 3];
+
+// === impl CollectorConfig ===
+
+impl CollectorConfig {
+    pub(super) fn read(r: &mut Reader<'_>, names: &Names) -> Option<Self> {
+        unsupported(r, names);
+        let protocol = protocol(r, names);
+        let (headers, roots, timeout) = (headers(r, names), roots(r, names), timeout(r, names));
+        let endpoint = OtlpEndpoint::read(r, protocol, names)?;
+        Some(Self { endpoint, protocol, headers, roots, timeout })
+    }
+}
+
+/// The value for one kind of telemetry, else the one for all; both are looked at.
+fn either<'a, T>(
+    r: &mut Reader<'a>,
+    (own, all): (&str, &str),
+    parse: impl Fn(&'a str) -> Result<T, String>,
+) -> Option<T> {
+    let first = r.parse(own, &parse);
+    let second = r.parse(all, &parse);
+    first.or(second)
+}
+
+fn protocol(r: &mut Reader<'_>, names: &Names) -> OtlpProtocol {
+    let names = (names.protocol, "OTEL_EXPORTER_OTLP_PROTOCOL");
+    let protocol = either(r, names, |name| match name {
+        "grpc" => Ok(OtlpProtocol::Grpc),
+        "http/protobuf" => Ok(OtlpProtocol::Http),
+        _ => Err("not grpc or http/protobuf".into()),
+    });
+    protocol.unwrap_or(OtlpProtocol::Http)
+}
+
+fn timeout(r: &mut Reader<'_>, names: &Names) -> Duration {
+    let names = (names.timeout, "OTEL_EXPORTER_OTLP_TIMEOUT");
+    let millis = either(r, names, |text| value::number(text, &(1..=MILLIS_MAX)));
+    Duration::from_millis(millis.unwrap_or(10_000))
+}
+
+fn roots(r: &mut Reader<'_>, names: &Names) -> Option<String> {
+    let names = (names.certificate, "OTEL_EXPORTER_OTLP_CERTIFICATE");
+    either(r, names, |path| Ok(path.to_owned()))
+}
+
+fn headers(r: &mut Reader<'_>, names: &Names) -> Vec<(HeaderName, HeaderValue)> {
+    let parse = |text| {
+        let usable = |(name, value): (String, String)| {
+            let name =
+                HeaderName::from_bytes(name.as_bytes()).map_err(|_| "a name is no header's".to_owned());
+            let value = HeaderValue::from_str(&value).map_err(|_| "a value is no header's".to_owned());
+            name.and_then(|name| value.map(|value| (name, sensitive(value))))
+        };
+        pairs(text)?.into_iter().map(usable).collect::<Result<Vec<_>, _>>()
+    };
+    let first = r.parse_secret(names.headers, parse);
+    let second = r.parse_secret("OTEL_EXPORTER_OTLP_HEADERS", parse);
+    first.or(second).unwrap_or_default()
+}
+
+fn sensitive(mut value: HeaderValue) -> HeaderValue {
+    value.set_sensitive(true);
+    value
+}
+
+pub(super) fn resource(r: &mut Reader<'_>) -> Vec<(String, String)> {
+    let mut resource = r.parse("OTEL_RESOURCE_ATTRIBUTES", pairs).unwrap_or_default();
+    if let Some(name) = r.text("OTEL_SERVICE_NAME") {
+        resource.retain(|(key, _)| key != "service.name");
+        resource.push(("service.name".into(), name.into()));
+    }
+    resource
+}
+
+/// Settings that would be passed over in silence.
+fn unsupported(r: &mut Reader<'_>, names: &Names) {
+    for name in [names.compression, "OTEL_EXPORTER_OTLP_COMPRESSION"] {
+        r.parse(name, |_| Err::<(), _>("requests are not compressed: leave it unset".into()));
+    }
+    for name in [names.client_key, "OTEL_EXPORTER_OTLP_CLIENT_KEY"] {
+        r.parse(name, |_| Err::<(), _>("no certificate is shown to collectors: leave it unset".into()));
+    }
+}
+
+/// `key=value,key=value`, values percent-encoded (the specification's baggage format, without properties).
+fn pairs(text: &str) -> Result<Vec<(String, String)>, String> {
+    let parts: Vec<&str> = text.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
+    if parts.len() > PAIRS_MAX {
+        return Err(format!("more than {PAIRS_MAX} parts"));
+    }
+    let pair = |part: &str| {
+        let (key, value) = part.split_once('=').ok_or("a part is not key=value")?;
+        let (key, value) = (key.trim(), decoded(value.trim()).ok_or("a value is not percent-encoded text")?);
+        if key.is_empty() { Err("a part has no key".to_owned()) } else { Ok((key.to_owned(), value)) }
+    };
+    parts.into_iter().map(pair).collect()
+}
+
+fn decoded(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'%' => {
+                let digit = |byte: Option<u8>| char::from(byte?).to_digit(16);
+                let (high, low) = (digit(rest.next())?, digit(rest.next())?);
+                u8::try_from(high * 16 + low).ok()?
+            }
+            other => other,
+        });
+    }
+    String::from_utf8(bytes).ok()
+}
+
+// === impl OtlpEndpoint ===
+
+impl OtlpEndpoint {
+    fn read(r: &mut Reader<'_>, protocol: OtlpProtocol, names: &Names) -> Option<Self> {
+        let parse = |base| {
+            move |text: &str| {
+                let endpoint = Self::parse(text)?;
+                match protocol {
+                    OtlpProtocol::Grpc if endpoint.path != "/" => Err("gRPC has no path".to_owned()),
+                    OtlpProtocol::Http if base => Ok(endpoint.below(names.path)),
+                    _ => Ok(endpoint),
+                }
+            }
+        };
+        let own = r.parse(names.endpoint, parse(false));
+        let base = r.parse("OTEL_EXPORTER_OTLP_ENDPOINT", parse(true));
+        own.or(base)
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let uri: Uri = text.parse().map_err(|error| format!("not an address: {error}"))?;
+        let tls = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
+            _ => return Err("does not begin with http:// or https://".into()),
+        };
+        if uri.query().is_some() {
+            return Err("an endpoint has no query".into());
+        }
+        let authority = uri.authority().map_or("", |authority| authority.as_str());
+        let host = uri.host().unwrap_or_default();
+        let port = match authority.strip_prefix(host) {
+            None => return Err("an endpoint has no user".into()),
+            Some("") => {
+                if tls {
+                    443
+                } else {
+                    80
+                }
+            }
+            Some(port) => value::number(port.strip_prefix(':').unwrap_or(port), &(1..=u16::MAX))
+                .map_err(|reason| format!("its port is {reason}"))?,
+        };
+        let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
+        if host.is_empty() {
+            return Err("has no host".into());
+        }
+        Ok(Self { tls, host: host.to_owned(), port, path: uri.path().to_owned() })
+    }
+
+    fn below(mut self, path: &str) -> Self {
+        self.path = format!("{}/{path}", self.path.trim_end_matches('/'));
+        self
+    }
+}
+
+impl fmt::Display for OtlpEndpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.tls { "https" } else { "http" };
+        let path = if self.path == "/" { "" } else { &self.path };
+        if self.host.contains(':') {
+            write!(f, "{scheme}://[{}]:{}{path}", self.host, self.port)
+        } else {
+            write!(f, "{scheme}://{}:{}{path}", self.host, self.port)
+        }
+    }
+}
+
+impl Serialize for OtlpEndpoint {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+// === impl ExportQueue ===
+
+impl ExportQueue {
+    pub(super) fn read(r: &mut Reader<'_>, [items, batch, delay]: QueueNames, default_delay: u64) -> Self {
+        let mut number = |name, most: u64| r.parse(name, |text| value::number(text, &(1..=most)));
+        let mut length =
+            |name, default| number(name, QUEUE_MAX).and_then(|n| usize::try_from(n).ok()).unwrap_or(default);
+        let (items, batch) = (length(items, 2048), length(batch, 512));
+        let delay = Duration::from_millis(number(delay, MILLIS_MAX).unwrap_or(default_delay));
+        Self { items, batch: batch.min(items), delay }
+    }
+}
