@@ -26,7 +26,7 @@ use crate::{
 /// Pods of the node.
 const PODS: usize = 100;
 /// A machine that has nothing else to do hands them over, and has a connection of each answered, in under 1 s.
-const BUSY: Duration = Duration::from_secs(15);
+const BUSY: Duration = Duration::from_secs(60);
 /// Its namespace is none of a network.
 const NOWHERE: usize = 13;
 /// A program of its own has a port of the proxy.
