@@ -202,11 +202,11 @@ mod tests {
     #[test]
     fn futures_of_connections_stay_small() {
         let sizes = [
-            ("outbound", size(outbound::serve), 800),
-            ("plaintext", size(plaintext::serve), 800),
+            ("outbound", size(outbound::serve), 600),
+            ("plaintext", size(plaintext::serve), 600),
             // One for many streams.
-            ("tunnel", size(inbound::serve), 4500),
-            ("stream", inbound::stream_size(), 1000),
+            ("tunnel", size(inbound::serve), 2600),
+            ("stream", inbound::stream_size(), 520),
         ];
         for (name, size, most) in sizes {
             assert!(size <= most, "the future of an {name} connection has {size} bytes, more than {most}");

@@ -217,7 +217,8 @@ impl Run {
         let seconds = effort.time.as_secs_f64();
         let (version, revision) = (env!("CARGO_PKG_VERSION"), env!("WARREN_GIT_REVISION"));
         let cores = thread::available_parallelism().map_or(1, usize::from);
-        let note = format!("warren {version} ({revision}), {cores} cores, {rounds} rounds of {seconds} s");
+        let short = revision.get(..12).unwrap_or(revision);
+        let note = format!("warren {version} ({short}), {cores} cores, median of {rounds} x {seconds} s");
         println!("{note}");
         print!("{}", table::table(&self.results, contestants));
         for missing in left_out {

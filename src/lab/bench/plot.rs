@@ -19,8 +19,8 @@ const COSTS: [(&[&str], &str, &str); 3] = [
 /// Of contestants in their order; the first is this proxy.
 const COLOURS: [&str; 6] = ["#0b7a5c", "#8c9bab", "#c8a46a", "#5b7aa6", "#9c5b8f", "#6b6b6b"];
 
-const WIDTH: f64 = 760.0;
-const LEFT: f64 = 200.0;
+const WIDTH: f64 = 775.0;
+const LEFT: f64 = 215.0;
 /// Room for what is written behind the longest bar.
 const RIGHT: f64 = 150.0;
 const BAR: f64 = 16.0;

@@ -23,6 +23,8 @@ pub(super) fn start(stand: &Stand) -> Result<Found, BenchError> {
 /// Of connections that have had an answer and are kept.
 pub(super) fn idle(stand: &Stand, count: usize) -> Result<Found, BenchError> {
     let route = stand.requests()?;
+    // The code that a connection runs comes into memory with the first one, and is no connection's.
+    requests::hold(&route, 1, (SOON, SOON))?.finish()?;
     let before = stand.usage()?;
     let held = requests::hold(&route, count, (3 * SOON, SOON))?;
     pause(SETTLE);
