@@ -203,7 +203,11 @@ impl Drop for Report {
                 sent: self.backward.get(),
                 duration: self.started.elapsed(),
             };
-            access::complete(&self.record(), &carried, &outcome);
+            let said = || access::complete(&self.record(), &carried, &outcome);
+            match &self.trace {
+                Some(trace) => trace.within(said),
+                None => said(),
+            }
         }
         if let Some(trace) = self.trace.take() {
             trace.end(&outcome, self.forward.get(), self.backward.get());

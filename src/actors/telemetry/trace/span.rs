@@ -281,6 +281,11 @@ impl Connection {
         write(Attributes(&self.span));
     }
 
+    /// Runs `work` inside the connection's span, so that what it logs is known to belong there.
+    pub fn within(&self, work: impl FnOnce()) {
+        self.span.in_scope(work);
+    }
+
     /// From here on bytes are relayed.
     pub fn relaying(&self) {
         self.relay.get_or_init(|| Step::inside(Some(&self.span), "relay", Kind::Internal));
