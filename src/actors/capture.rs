@@ -282,6 +282,7 @@ impl Capture {
             mark: self.pod.mark(),
             reuse_port: settings.reuse_port,
             transparent: if self.pod.is_own { Some(false) } else { settings.original_source },
+            redirected: self.kind != Kind::Inbound,
             keepalive: if self.kind == Kind::Inbound { None } else { settings.keepalive },
         };
         let bind = |how: &Listen| self.pod.netns.enter(|| socket::listen(how)).and_then(|bound| bound);

@@ -3,7 +3,10 @@
 use std::{
     collections::BTreeSet,
     io::{Read, Write},
+    net::{SocketAddr, TcpStream},
 };
+
+use socket2::{Domain, Socket, Type};
 
 use crate::{
     logs::line,
@@ -240,4 +243,49 @@ pub fn ports_of_the_proxy_are_refused_and_nothing_loops() {
     }
     open(&lab, "client", SERVER).unwrap();
     open(&lab, "bare", SERVER).unwrap();
+}
+
+/// Connects from `port` of a pod, whatever else that port is used for, and has one message echoed.
+fn open_from(lab: &Lab, (pod, port): (&str, u16), to: &str) -> std::io::Result<TcpStream> {
+    let to = addr(to);
+    let any = if to.is_ipv6() { addr("[::]:0") } else { addr("0.0.0.0:0") };
+    let connect = || {
+        let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&SocketAddr::new(any.ip(), port).into())?;
+        socket.connect_timeout(&to.into(), LIMIT)?;
+        Ok::<_, std::io::Error>(TcpStream::from(socket))
+    };
+    let mut stream = lab.pod(pod).unwrap().run(connect).unwrap()?;
+    stream.set_read_timeout(Some(LIMIT))?;
+    echo(&mut stream, b"hello")?;
+    Ok(stream)
+}
+
+pub fn one_port_of_a_client_serves_for_connections_to_several_ports_and_servers() {
+    let lab = raise(
+        "
+nodes: {one: 10.77.0.1, two: 10.77.0.2}
+pods:
+  - {name: client, serviceAccount: client, node: one, ip: 10.77.1.1}
+  - {name: near, serviceAccount: near, node: one, ip: 10.77.1.2, run: [echo 9000, echo 9001]}
+  - {name: six, serviceAccount: six, node: one, ip: 'fd77::1:3', run: [echo 9000, echo 9001]}
+  - {name: server, serviceAccount: server, node: two, ip: 10.77.2.1, run: echo 9000}
+  - {name: bare, node: two, ip: 10.77.2.9, captured: false, run: echo 9000}
+  - {name: bare-six, node: two, ip: 'fd77::2:9', captured: false}
+",
+    );
+    // Redirected, they differ in nothing: the pod's connection tracking gives the second one another port.
+    for (from, to) in [
+        ("bare", [NEAR, "10.77.1.2:9001"]),
+        ("bare-six", ["[fd77::1:3]:9000", "[fd77::1:3]:9001"]),
+        ("client", [SERVER, BARE]),
+    ] {
+        let mut live = to.map(|to| {
+            open_from(&lab, (from, 40_000), to).unwrap_or_else(|error| panic!("{from} to {to}: {error}"))
+        });
+        for stream in &mut live {
+            echo(stream, b"both are open").unwrap();
+        }
+    }
 }

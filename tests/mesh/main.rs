@@ -41,6 +41,7 @@ fn main() -> ExitCode {
         an_uncaptured_server_is_reached_in_plaintext,
         a_service_reaches_its_backends_on_both_nodes,
         ports_of_the_proxy_are_refused_and_nothing_loops,
+        one_port_of_a_client_serves_for_connections_to_several_ports_and_servers,
         raw_hbone_is_answered_by_the_table_of_statuses,
         another_trust_domain_is_turned_away_on_both_sides,
         mute_peers_end_in_bounded_time_with_their_flag,

@@ -23,6 +23,9 @@ pub struct Listen {
     pub reuse_port: bool,
     /// `IP_TRANSPARENT`: `Some(true)` must succeed, `None` is tried, `Some(false)` is not.
     pub transparent: Option<bool>,
+    /// Connections come by a REDIRECT rule, to an address of the pod: whether the socket may be transparent is found
+    /// out, and it is none.
+    pub redirected: bool,
     /// Keepalive, inherited by what is accepted.
     pub keepalive: Option<Keepalive>,
 }
@@ -51,7 +54,7 @@ pub struct Connect {
     pub keepalive: Option<Keepalive>,
 }
 
-/// Opens a listener in the thread's current namespace, nonblocking. Also tells whether it is transparent.
+/// Opens a listener in the thread's current namespace, nonblocking. Also tells whether it may be transparent.
 ///
 /// # Errors
 /// Creating, marking or binding failed, or being transparent, if that was demanded.
@@ -72,6 +75,12 @@ pub fn listen(how: &Listen) -> io::Result<(std::net::TcpListener, bool)> {
         }
         None => socket.set_ip_transparent_v4(true).is_ok(),
     };
+    if transparent && how.redirected {
+        // A client may use one port for connections to several ports of the pod, and redirected all of them go to this
+        // one. The kernel looks for the socket of a SYN before address translation has told them apart, and looks again
+        // only if what it found is not transparent (nf_nat_ipv4_local_in): else the SYN goes to the other connection.
+        socket.set_ip_transparent_v4(false)?;
+    }
     // Inherited by what is accepted, which saves these calls for each connection.
     socket.set_tcp_nodelay(true)?;
     if let Some(keepalive) = how.keepalive {
@@ -147,7 +156,9 @@ fn set_keepalive(socket: SockRef<'_>, keepalive: Keepalive) -> io::Result<()> {
 }
 
 fn assume(socket: &Socket, source: IpAddr) -> io::Result<()> {
-    // A transparent socket may be bound to any address: FREEBIND would add nothing (ip(7)).
+    // A transparent socket may be bound to any address: FREEBIND would add nothing (ip(7)). The port is chosen here and
+    // not by the connect (IP_BIND_ADDRESS_NO_PORT): bind takes odd ports first, connects of the client take even ones,
+    // and a port of ours that the client takes, too, is one connection to the pod's connection tracking.
     match source {
         IpAddr::V4(_) => socket.set_ip_transparent_v4(true)?,
         IpAddr::V6(_) => socket.set_ip_transparent_v6(true)?,
@@ -185,12 +196,30 @@ mod tests {
                 mark: None,
                 reuse_port,
                 transparent: Some(false),
+                redirected: false,
                 keepalive: None,
             };
             let (first, transparent) = listen(&how).unwrap();
             assert!(!transparent);
             how.addr = first.local_addr().unwrap();
             assert_eq!(listen(&how).is_ok(), reuse_port);
+        }
+    }
+
+    #[test]
+    fn a_redirected_listener_is_not_transparent_though_it_might_be() {
+        for redirected in [true, false] {
+            let how = Listen {
+                addr: "127.0.0.1:0".parse().unwrap(),
+                mark: None,
+                reuse_port: false,
+                transparent: None,
+                redirected,
+                keepalive: None,
+            };
+            let (listener, may) = listen(&how).unwrap();
+            let is = SockRef::from(&listener).ip_transparent_v4().unwrap();
+            assert_eq!(is, may && !redirected);
         }
     }
 
