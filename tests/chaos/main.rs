@@ -12,16 +12,21 @@ use warren::{
 mod actors;
 mod command;
 mod crashes;
+mod matrix;
 mod support;
 mod tasks;
 
 use actors::*;
 use command::*;
 use crashes::*;
+use matrix::*;
 use tasks::*;
 
 fn main() -> ExitCode {
     let tests = lab_tests![
+        every_kind_of_actor_killed_or_panicking_costs_what_it_may_and_is_repaired,
+        actors_that_hang_are_slow_or_cannot_start_cost_what_they_may,
+        an_actor_of_a_kind_without_a_row_fails_the_matrix,
         a_killed_actor_is_restarted_and_costs_no_connection,
         a_panicking_actor_is_restarted_and_costs_no_connection,
         a_hung_actor_is_found_and_restarted_and_costs_no_connection,

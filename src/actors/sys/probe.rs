@@ -30,7 +30,7 @@ pub struct Canary {
 /// How far a canary has come.
 #[derive(Debug)]
 pub enum Flight {
-    /// Somebody has accepted it, or will: the kernel has put it into a queue.
+    /// Somebody has accepted it, or will: the kernel has put it into a queue. It may have been dropped since.
     Answered,
     /// Nobody has answered yet.
     Silent,
@@ -89,6 +89,8 @@ impl Canary {
         match self.socket.take_error() {
             Ok(None) if self.socket.peer_addr().is_ok() => Flight::Answered,
             Ok(None) => Flight::Silent,
+            // Only what was established is reset: it was accepted by us, who drop canaries so, and not known by its port.
+            Ok(Some(error)) if error.kind() == io::ErrorKind::ConnectionReset => Flight::Answered,
             Ok(Some(error)) | Err(error) => Flight::Refused(error),
         }
     }

@@ -146,6 +146,16 @@ impl Allowed {
         serde_saphyr::from_str(text).map_err(|error| AllowedError::Unreadable(error.to_string()))
     }
 
+    /// The same, with so many times the time for everything.
+    pub(super) fn times(mut self, factor: u64) -> Self {
+        for limits in self.limits.values_mut() {
+            for limit in [&mut limits.detect_ms, &mut limits.repair_ms, &mut limits.stall_ms] {
+                *limit = limit.map(|ms| ms * factor);
+            }
+        }
+        self
+    }
+
     /// Holds the rows against the tree: each actor is in one row, and each row has an actor.
     pub(super) fn check(&self, tree: &[Seen]) -> Result<(), AllowedError> {
         let mut faults = Vec::new();
@@ -251,6 +261,7 @@ kinds:
         let allowed = Allowed::parse(STANDARD).unwrap();
         assert!(Fault::ALL.iter().all(|fault| allowed.stall(*fault).is_some()));
         assert_eq!(allowed.repair(Fault::Kill), Some(Duration::from_secs(2)));
+        assert_eq!(allowed.clone().times(3).detect(Fault::Hang), Some(Duration::from_secs(3)));
         let row = allowed.row_of("root/dataplane/pods/self/inbound").unwrap();
         assert_eq!((row.kind.as_str(), row.ends(Fault::Hang)), ("capture inbound", true));
         assert!(Flow::ALL.iter().all(|flow| !row.may_lose(Fault::Kill, *flow)));

@@ -15,6 +15,10 @@ pub struct ChaosArgs {
     pub allowed: Option<PathBuf>,
     /// Where the results go as JSON.
     pub json: Option<PathBuf>,
+    /// Where the results go as Markdown.
+    pub markdown: Option<PathBuf>,
+    /// Results of earlier runs, as JSON, that belong into the same tables.
+    pub add: Vec<PathBuf>,
     /// One random kill a second instead of the matrix.
     pub soak: bool,
 }
@@ -40,14 +44,23 @@ pub enum ArgsError {
 
 impl Default for ChaosArgs {
     fn default() -> Self {
-        Self { seed: 1, duration: None, only: Vec::new(), allowed: None, json: None, soak: false }
+        Self {
+            seed: 1,
+            duration: None,
+            only: Vec::new(),
+            allowed: None,
+            json: None,
+            markdown: None,
+            add: Vec::new(),
+            soak: false,
+        }
     }
 }
 
 impl ChaosArgs {
     /// Whether an option is one of these; it takes a value if so.
     pub fn knows(option: &str) -> bool {
-        ["--seed", "--duration", "--only", "--allowed", "--json"].contains(&option)
+        ["--seed", "--duration", "--only", "--allowed", "--json", "--markdown", "--add"].contains(&option)
     }
 
     /// Takes in an option and its value.
@@ -60,6 +73,8 @@ impl ChaosArgs {
             "--duration" => self.duration = Some(duration(&value).ok_or(ArgsError::Duration(value))?),
             "--allowed" => self.allowed = Some(value.into()),
             "--json" => self.json = Some(value.into()),
+            "--markdown" => self.markdown = Some(value.into()),
+            "--add" => self.add.push(value.into()),
             _ => {
                 for choice in value.split(',') {
                     let pair =

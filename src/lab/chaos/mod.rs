@@ -7,6 +7,8 @@
 
 mod allowed;
 mod args;
+mod markdown;
+mod short;
 mod soak;
 mod stage;
 mod table;
@@ -14,9 +16,11 @@ mod traffic;
 mod trial;
 
 use std::{
+    env,
     error::Error,
     fs,
     io::Stdout,
+    path::PathBuf,
     process::ExitCode,
     time::{Duration, Instant},
 };
@@ -35,6 +39,7 @@ use super::{
 };
 
 pub use args::{ArgsError, ChaosArgs};
+pub use short::{Short, Verdict};
 
 /// One round of everything takes no longer, whatever happens.
 const ROUND: Duration = Duration::from_secs(1800);
@@ -53,14 +58,25 @@ pub fn run(name: &str, args: &ChaosArgs) -> Result<ExitCode, Box<dyn Error>> {
         None => STANDARD.to_owned(),
     };
     let allowed = Allowed::parse(&text)?;
+    let earlier = earlier(&args.add)?;
     let limit = args.duration.unwrap_or_default() + ROUND;
-    run::run(name, limit, |directory, show| play((name, directory), args, &allowed, show))
+    run::run(name, limit, |directory, show| play((name, directory), args, (&allowed, earlier), show))
+}
+
+/// What earlier runs have written.
+fn earlier(files: &[PathBuf]) -> Result<Vec<Outcome>, Box<dyn Error>> {
+    let mut outcomes: Vec<Outcome> = Vec::new();
+    for path in files {
+        let read = || Ok::<_, Box<dyn Error>>(serde_json::from_slice::<Vec<Outcome>>(&fs::read(path)?)?);
+        outcomes.extend(read().map_err(|error| format!("{}: {error}", path.display()))?);
+    }
+    Ok(outcomes)
 }
 
 fn play(
     (name, directory): (&str, &Directory),
     args: &ChaosArgs,
-    allowed: &Allowed,
+    (allowed, mut outcomes): (&Allowed, Vec<Outcome>),
     show: &mut Show<Stdout>,
 ) -> Result<(), Box<dyn Error>> {
     show.title(&format!(
@@ -68,17 +84,21 @@ fn play(
         args.seed
     ));
     show.doing("raising the mesh");
-    let mut stage = Stage::raise(name, directory.path())?;
+    let mut stage = Stage::raise(name, directory.path(), &env::current_exe()?)?;
     stage.settle()?;
     if args.soak {
         soak::run(&mut stage, args, allowed, show)?;
         return Ok(stage.world.lower()?);
     }
-    let outcomes = matrix(&mut stage, args, allowed, show)?;
+    let new = matrix(&mut stage, args, allowed, show)?;
     show.section("The worst of each kind (times without those of the failing starts)");
-    table::by_kind(&outcomes).iter().for_each(|line| show.text(line));
+    table::by_kind(&new).iter().for_each(|line| show.text(line));
     if let Some(path) = &args.json {
-        fs::write(path, serde_json::to_vec_pretty(&outcomes)?)?;
+        fs::write(path, serde_json::to_vec_pretty(&new)?)?;
+    }
+    outcomes.extend(new);
+    if let Some(path) = &args.markdown {
+        fs::write(path, markdown::tables(allowed, &outcomes))?;
     }
     show.doing("taking the mesh down");
     Ok(stage.world.lower()?)

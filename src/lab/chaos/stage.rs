@@ -1,7 +1,7 @@
 //! The mesh that is broken while it is up, and what watches it from outside.
 
 use std::{
-    env,
+    error::Error,
     path::Path,
     sync::{
         Arc,
@@ -26,6 +26,8 @@ const MESH: &str = include_str!("mesh.yaml");
 pub(super) const SOON: Duration = Duration::from_secs(5);
 /// How long the mesh may take to come up.
 const UP: Duration = Duration::from_secs(20);
+/// Traffic before a fault and after its repair, unless time is short.
+const STEADY: Duration = Duration::from_millis(250);
 /// From one question about readiness to the next.
 const ASK: Duration = Duration::from_millis(10);
 
@@ -33,6 +35,8 @@ const ASK: Duration = Duration::from_millis(10);
 pub(super) struct Stage {
     /// All of it.
     pub(super) world: World<Embedded>,
+    /// Traffic before a fault and after its repair.
+    pub(super) steady: Duration,
     mesh: Mesh,
 }
 
@@ -64,10 +68,10 @@ pub(super) struct Answers {
 // === impl Stage ===
 
 impl Stage {
-    /// Raises the mesh with this program as the proxies, as the lab called `id`, with its files in `directory`.
-    pub(super) fn raise(id: &str, directory: &Path) -> Result<Self, Box<dyn std::error::Error>> {
+    /// Raises the mesh with `program` as the proxies, as the lab called `id`, with its files in `directory`.
+    pub(super) fn raise(id: &str, directory: &Path, program: &Path) -> Result<Self, Box<dyn Error>> {
         let mesh = Mesh::parse(MESH)?;
-        let launch = Launch::new(env::current_exe()?)
+        let launch = Launch::new(program)
             .env("LOG_FORMAT", "json")
             .env("RUST_LOG", "warn,access=off")
             .env("WARREN_CHAOS", "true");
@@ -77,7 +81,7 @@ impl Stage {
             proxy: Some(launch),
             ready_limit: UP,
         };
-        Ok(Self { world: World::up(mesh.clone(), false, options)?, mesh })
+        Ok(Self { world: World::up(mesh.clone(), false, options)?, steady: STEADY, mesh })
     }
 
     /// Starts node one's proxy anew, so that nothing of what was done to it before counts, and waits until all flows
@@ -170,6 +174,6 @@ pub(super) fn pause(time: Duration) {
 }
 
 /// What an error says.
-pub(super) fn text(error: impl std::error::Error) -> String {
+pub(super) fn text(error: impl Error) -> String {
     error.to_string()
 }

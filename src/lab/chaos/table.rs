@@ -28,11 +28,11 @@ pub(super) fn cells(outcome: &Outcome) -> String {
         &time(outcome.stall),
         &time(outcome.detect),
         &time(outcome.repair),
-        outcome.readiness,
+        &outcome.readiness,
     ])
 }
 
-/// A Markdown table of all: a row for each kind, and in it for each fault what was lost and how long it took.
+/// The worst of each kind.
 pub(super) fn by_kind(outcomes: &[Outcome]) -> Vec<String> {
     let mut kinds: Vec<Worst<'_>> = Vec::new();
     for outcome in outcomes {
@@ -61,7 +61,7 @@ impl Worst<'_> {
             let restarts = self.faults.iter().filter(|outcome| outcome.fault != Fault::Start);
             time(restarts.filter_map(|outcome| of(outcome)).max())
         };
-        let mut said: Vec<&str> = self.faults.iter().map(|outcome| outcome.readiness).collect();
+        let mut said: Vec<&str> = self.faults.iter().map(|outcome| &*outcome.readiness).collect();
         said.sort_unstable();
         said.dedup();
         line([

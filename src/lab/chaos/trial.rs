@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use rand::{Rng, rngs::SmallRng};
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use time::OffsetDateTime;
 
 use super::{
@@ -13,13 +13,13 @@ use super::{
 };
 use crate::lab::node::{Node, Seen, wait};
 
-/// Traffic before the fault and after the repair.
-const STEADY: Duration = Duration::from_millis(250);
+/// From the end of a hang or of slowness until the actor is looked at.
+const AFTER: Duration = Duration::from_millis(250);
 /// What is not repaired by then will not be.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What came of it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Outcome {
     /// The row.
@@ -39,16 +39,16 @@ pub(super) struct Outcome {
     /// Wrong bytes.
     pub(super) wrong: u64,
     /// The longest that a message or a request took.
-    #[serde(serialize_with = "milliseconds")]
+    #[serde(with = "milliseconds")]
     pub(super) stall: Option<Duration>,
     /// From the fault until its supervisor knew; none if nothing had to be noticed.
-    #[serde(serialize_with = "milliseconds")]
+    #[serde(with = "milliseconds")]
     pub(super) detect: Option<Duration>,
     /// From the fault until the whole tree was up again; none if it was waited out.
-    #[serde(serialize_with = "milliseconds")]
+    #[serde(with = "milliseconds")]
     pub(super) repair: Option<Duration>,
     /// What readiness did.
-    pub(super) readiness: &'static str,
+    pub(super) readiness: String,
     /// What is not as it has to be.
     pub(super) complaints: Vec<String>,
 }
@@ -75,9 +75,9 @@ pub(super) fn run(
     allowed.check(&before).map_err(text)?;
     let actor = pick(stage, kind, &before, rng)?;
     let probe = stage.probe()?;
-    pause(STEADY);
+    pause(stage.steady);
     let course = course(&one, (kind, fault), &before, &actor)?;
-    pause(STEADY);
+    pause(stage.steady);
     let mut complaints: Vec<String> = course.complaint.into_iter().collect();
     complaints.extend(Flow::ALL.iter().filter_map(|flow| flow.is_served(stage).err()));
     complaints.extend(stage.is_ready().err());
@@ -130,7 +130,7 @@ fn course(
     }
     if !kind.ends(fault) {
         let time = if fault == Fault::Slow { Fault::SLOW } else { Fault::HANG };
-        pause(time + STEADY);
+        pause(time + AFTER);
         let is_same = || match one.actor(|path| path == actor.path)? {
             now if now.restarts == actor.restarts && now.state == "up" => Ok(()),
             now => Err(format!("{} is {} after {} restarts", now.path, now.state, now.restarts)),
@@ -178,7 +178,7 @@ fn is_repaired(now: &[Seen], before: &[Seen], actor: &Seen) -> Result<(), String
 }
 
 /// In a word what readiness did; complains if that is not what it has to do.
-fn readiness(kind: &Kind, fault: Fault, answers: Answers, complaints: &mut Vec<String>) -> &'static str {
+fn readiness(kind: &Kind, fault: Fault, answers: Answers, complaints: &mut Vec<String>) -> String {
     let Answers { ready, not_ready, silence } = answers;
     let expected = if kind.ends(fault) { kind.readiness } else { Told::Stays };
     let (holds, word) = match expected {
@@ -187,11 +187,11 @@ fn readiness(kind: &Kind, fault: Fault, answers: Answers, complaints: &mut Vec<S
         Told::Away => (not_ready == 0, "away"),
     };
     if holds && ready > 0 {
-        return word;
+        return word.to_owned();
     }
     complaints
         .push(format!("readiness: {ready} times ready, {not_ready} times not, {silence} times no answer"));
-    "WRONG"
+    "WRONG".to_owned()
 }
 
 // === impl Outcome ===
@@ -217,6 +217,19 @@ impl Outcome {
     }
 }
 
-fn milliseconds<S: serde::Serializer>(time: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
-    time.map(|time| time.as_secs_f64() * 1e3).serialize(serializer)
+/// Times in results: milliseconds.
+mod milliseconds {
+    use super::{Deserialize, Deserializer, Duration, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(
+        time: &Option<Duration>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        time.map(|time| time.as_secs_f64() * 1e3).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(source: D) -> Result<Option<Duration>, D::Error> {
+        let time = Option::<f64>::deserialize(source)?;
+        time.map(|ms| Duration::try_from_secs_f64(ms / 1e3).map_err(serde::de::Error::custom)).transpose()
+    }
 }

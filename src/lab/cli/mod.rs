@@ -46,6 +46,8 @@ Options:
   --soak                chaos: one random kill a second instead
   --allowed FILE        chaos: what the loss of each kind may cost (default: built in)
   --json FILE           chaos: write the results there, too
+  --markdown FILE       chaos: write the results there as tables, too
+  --add FILE            chaos: what --json has written of other trials goes into the tables, too
   -h, --help            show this
 
 HOST is `NAME`, `NAMESPACE/NAME` for a pod, or with its role in front: `node:one`, `pod:web`, `outside:db`.

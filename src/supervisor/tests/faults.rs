@@ -167,3 +167,40 @@ async fn a_stop_that_takes_its_time_is_no_hang() {
     tree.stop().await;
     assert_eq!(world.events("root/a"), [EventKind::Killed { after: 5 * SECOND }]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_actor_handles_everything_in_order_and_late_for_as_long_as_told() {
+    let world = World::default();
+    let a = world.worker("a");
+    let (_tree, handle) = watched(&world, root(Strategy::OneForOne).child(a.spec().hung_after(LIMIT))).await;
+    handle.inject("root/a", Fault::Slow { each: 400 * MS, lasting: SECOND }).expect("is up");
+    settle().await;
+    let began = tokio::time::Instant::now();
+    let late = |ms| (1, Duration::from_millis(ms));
+    for at in [400, 800, 1200, 1200] {
+        assert_eq!((a.ping().await, began.elapsed()), late(at));
+    }
+    assert_eq!(crashes(&world, "root/a"), [""; 0], "late is not hung");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_supervisor_notices_at_once_and_repairs_late() {
+    let world = World::default();
+    let a = world.worker("a");
+    let inner = sup("inner", Strategy::OneForOne).child(a.spec());
+    let tree = world.start(root(Strategy::OneForOne).supervisor(inner)).await;
+    let slow = Fault::Slow { each: 5 * SECOND, lasting: 60 * SECOND };
+    tree.handle().inject("root/inner", slow).expect("is up");
+    settle().await;
+    a.tell(Msg::Panic);
+    settle().await;
+    assert_eq!(crashes(&world, "root/inner/a").len(), 1, "an exit is no message");
+    pass(5 * SECOND).await;
+    assert_eq!(a.starts(), 1, "the end of the pause is one");
+    assert_eq!(a.ping().await, 2);
+    pass(60 * SECOND).await;
+    a.tell(Msg::Panic);
+    settle().await;
+    assert_eq!(a.ping().await, 3);
+    assert_eq!(crashes(&world, "root/inner"), [""; 0]);
+}

@@ -22,6 +22,8 @@ use crate::{
     },
 };
 
+mod tls;
+
 #[derive(Clone, Default)]
 struct Received(Arc<Mutex<Vec<Sent>>>);
 
@@ -31,8 +33,7 @@ impl TraceService for Received {
         &self,
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        let scopes = request.into_inner().resource_spans.into_iter().flat_map(|part| part.scope_spans);
-        self.0.lock().extend(scopes.flat_map(|scope| scope.spans));
+        self.take(request.into_inner());
         Ok(Response::new(ExportTraceServiceResponse::default()))
     }
 }
@@ -55,6 +56,11 @@ impl Received {
         (received, endpoint)
     }
 
+    fn take(&self, request: ExportTraceServiceRequest) {
+        let scopes = request.resource_spans.into_iter().flat_map(|part| part.scope_spans);
+        self.0.lock().extend(scopes.flat_map(|scope| scope.spans));
+    }
+
     fn find(&self, name: &str) -> Sent {
         let spans = self.0.lock();
         spans.iter().find(|span| span.name == name).cloned().unwrap_or_else(|| panic!("no {name}: {spans:?}"))
@@ -69,8 +75,13 @@ fn traced(endpoint: &str, sampler: &str, filter: &str, work: impl Future<Output 
         ("OTEL_TRACES_SAMPLER", sampler),
         ("OTEL_TRACES_SAMPLER_ARG", "0.000000000001"),
     ];
+    traced_by(&vars, filter, work)
+}
+
+/// The same with all variables as given.
+fn traced_by(vars: &[(&str, &str)], filter: &str, work: impl Future<Output = ()>) -> String {
     let vars: BTreeMap<String, String> =
-        vars.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+        vars.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
     let config = config::parse(&Inputs {
         vars: &vars,
         mesh_file: None,

@@ -1,0 +1,111 @@
+//! The matrix as Markdown: a short table of kills and a whole one, a row for each kind of actor.
+
+use std::{fmt::Write as _, time::Duration};
+
+use super::{
+    allowed::{Allowed, Fault},
+    trial::Outcome,
+};
+use crate::lab::show::seconds;
+
+/// Both tables, the rows as in the file of what is allowed; empty cells for what was not tried.
+pub(super) fn tables(allowed: &Allowed, outcomes: &[Outcome]) -> String {
+    let rows: Vec<Row<'_>> = allowed.kinds.iter().filter_map(|row| Row::of(&row.kind, outcomes)).collect();
+    let mut text = String::new();
+    let headings = "| Actor | Streams lost | Requests failed | Noticed | Repaired | Longest stall, any fault but \
+                    `start` | Longest repair |\n|---|---|---|---|---|---|---|\n";
+    text.push_str(headings);
+    rows.iter().for_each(|row| text.push_str(&row.short()));
+    text.push('\n');
+    let faults: Vec<String> = Fault::ALL.iter().map(|fault| format!(" `{fault}` |")).collect();
+    let _ =
+        writeln!(text, "| Actor |{} Readiness |\n|---|{}---|", faults.concat(), "---|".repeat(faults.len()));
+    rows.iter().for_each(|row| text.push_str(&row.whole()));
+    text
+}
+
+/// A kind of actor, and what came of each fault that was tried.
+struct Row<'a> {
+    kind: &'a str,
+    tried: Vec<&'a Outcome>,
+}
+
+impl<'a> Row<'a> {
+    fn of(kind: &'a str, outcomes: &'a [Outcome]) -> Option<Self> {
+        let tried: Vec<&Outcome> = outcomes.iter().filter(|outcome| outcome.kind == kind).collect();
+        (!tried.is_empty()).then_some(Self { kind, tried })
+    }
+
+    /// What came of a fault; the last one, if it was tried more than once.
+    fn tried(&self, fault: Fault) -> Option<&'a Outcome> {
+        self.tried.iter().rev().find(|outcome| outcome.fault == fault).copied()
+    }
+
+    /// The kill, and the longest of all faults. How long failing starts take says what was ordered, nothing else.
+    fn short(&self) -> String {
+        let longest = |of: fn(&Outcome) -> Option<Duration>| {
+            let faults = Fault::ALL.iter().filter(|fault| **fault != Fault::Start);
+            time(faults.filter_map(|fault| of(self.tried(*fault)?)).max())
+        };
+        let kill = self.tried(Fault::Kill);
+        let of_kill = |cell: fn(&Outcome) -> String| kill.map_or_else(String::new, cell);
+        let lost = of_kill(|kill| format!("{} of {}", kill.streams_lost, kill.streams));
+        let failed = of_kill(|kill| format!("{} of {}", kill.requests_failed, kill.requests));
+        let (noticed, repaired) = (of_kill(|kill| time(kill.detect)), of_kill(|kill| time(kill.repair)));
+        let (stall, repair) = (longest(|outcome| outcome.stall), longest(|outcome| outcome.repair));
+        format!("| {} | {lost} | {failed} | {noticed} | {repaired} | {stall} | {repair} |\n", self.kind)
+    }
+
+    fn whole(&self) -> String {
+        let cells = Fault::ALL.iter().map(|fault| self.tried(*fault).map_or_else(String::new, cell));
+        let mut said: Vec<&str> = self.tried.iter().map(|outcome| &*outcome.readiness).collect();
+        said.sort_unstable();
+        said.dedup();
+        format!("| {} | {} | {} |\n", self.kind, cells.collect::<Vec<_>>().join(" | "), said.join(", "))
+    }
+}
+
+/// `streams + requests lost; stall; noticed → repaired`.
+fn cell(outcome: &Outcome) -> String {
+    let Outcome { streams_lost, requests_failed, stall, detect, repair, .. } = outcome;
+    let mut text = format!("{streams_lost} + {requests_failed}; {}", time(*stall));
+    if repair.is_some() {
+        let _ = write!(text, "; {} → {}", time(*detect), time(*repair));
+    }
+    if outcome.holds() { text } else { format!("{text} **does not hold**") }
+}
+
+fn time(time: Option<Duration>) -> String {
+    time.map_or_else(|| "-".to_owned(), seconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::allowed::STANDARD, *};
+
+    fn outcome(fault: &str, more: &str) -> Outcome {
+        let json = format!(
+            "{{\"kind\": \"conns\", \"fault\": \"{fault}\", \"actor\": \"x\", \"streams\": 16, \"streamsLost\": 8, \
+             \"requests\": 230, \"requestsFailed\": 18, \"wrong\": 0, \"stall\": 13.4, \"detect\": 1.9, \
+             \"readiness\": \"ready\", {more}}}"
+        );
+        serde_json::from_str(&json).unwrap()
+    }
+
+    #[test]
+    fn each_kind_that_was_tried_has_a_row_and_the_last_trial_counts() {
+        let outcomes = [
+            outcome("kill", "\"repair\": 3000.0, \"complaints\": [\"late\"]"),
+            outcome("kill", "\"repair\": 103.2, \"complaints\": []"),
+            outcome("hang", "\"repair\": null, \"complaints\": []"),
+            outcome("start", "\"repair\": 6400.0, \"complaints\": [\"late\"]"),
+        ];
+        let text = tables(&Allowed::parse(STANDARD).unwrap(), &outcomes);
+        let rows: Vec<&str> = text.lines().filter(|line| line.starts_with("| conns")).collect();
+        let short = "| conns | 8 of 16 | 18 of 230 | 1.9 ms | 103 ms | 13 ms | 103 ms |";
+        let whole = "| conns | 8 + 18; 13 ms; 1.9 ms → 103 ms |  | 8 + 18; 13 ms |  | 8 + 18; 13 ms; 1.9 ms → 6.4 s \
+                     **does not hold** | ready |";
+        assert_eq!(rows, [short, whole]);
+        assert!(!text.contains("| xds"), "{text}");
+    }
+}
