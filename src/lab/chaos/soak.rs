@@ -174,7 +174,11 @@ impl Tally {
             }
             pause(TICK);
             for flowed in Load::finish(loads)? {
-                self.complaints.extend(flowed.complaint(may_lose.contains(&flowed.flow)));
+                if let Some(complaint) = flowed.complaint(may_lose.contains(&flowed.flow)) {
+                    // Said at once: an hour is long to wait for what to look into.
+                    show.note(&format!("{}: {complaint}", seconds(begun.elapsed())));
+                    self.complaints.push(complaint);
+                }
                 self.answers += flowed.streams.answered;
                 self.requests += flowed.requests.requests;
                 self.streams += flowed.streams.opened;
