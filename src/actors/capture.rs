@@ -5,7 +5,10 @@ use std::{
     cell::Cell,
     io,
     net::{SocketAddr, TcpListener as StdListener},
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -76,9 +79,15 @@ pub enum Repair {
     AcceptLoop,
 }
 
-/// The actors that capture a pod's traffic.
-#[derive(Clone, Debug)]
-pub struct Captures([Address<Msg>; 3]);
+/// The actors that capture a pod's traffic, and how many accept loops of each there are.
+#[derive(Debug)]
+pub struct Captures {
+    actors: [Address<Msg>; 3],
+    accepting: [AtomicUsize; 3],
+}
+
+/// Counts an accept loop while it lives.
+struct Accepting(Arc<Pod>, Kind);
 
 struct Capture {
     pod: Arc<Pod>,
@@ -121,6 +130,15 @@ impl Kind {
             Self::Plaintext => "plaintext",
         }
     }
+
+    /// What belongs to it of something there is of each, in the order of [`Self::ALL`].
+    fn pick<T>(self, [inbound, plaintext, outbound]: &[T; 3]) -> &T {
+        match self {
+            Self::Inbound => inbound,
+            Self::Plaintext => plaintext,
+            Self::Outbound => outbound,
+        }
+    }
 }
 
 // === impl Repair ===
@@ -139,19 +157,35 @@ impl Repair {
 
 impl Default for Captures {
     fn default() -> Self {
-        Self(Kind::ALL.map(|kind| Address::new(kind.name())))
+        Self { actors: Kind::ALL.map(|kind| Address::new(kind.name())), accepting: Default::default() }
     }
 }
 
 impl Captures {
     /// The one of this kind.
     pub fn of(&self, kind: Kind) -> &Address<Msg> {
-        let [inbound, plaintext, outbound] = &self.0;
-        match kind {
-            Kind::Inbound => inbound,
-            Kind::Plaintext => plaintext,
-            Kind::Outbound => outbound,
-        }
+        kind.pick(&self.actors)
+    }
+
+    /// How many accept loops of this kind there are: one a shard, if all is well.
+    pub fn accepting(&self, kind: Kind) -> usize {
+        kind.pick(&self.accepting).load(Ordering::Relaxed)
+    }
+}
+
+// === impl Accepting ===
+
+impl Accepting {
+    fn new(pod: &Arc<Pod>, kind: Kind) -> Self {
+        kind.pick(&pod.captures.accepting).fetch_add(1, Ordering::Relaxed);
+        Self(pod.clone(), kind)
+    }
+}
+
+impl Drop for Accepting {
+    fn drop(&mut self) {
+        let Self(pod, kind) = self;
+        kind.pick(&pod.captures.accepting).fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -347,6 +381,7 @@ async fn accept(shard: Shard, pod: Arc<Pod>, kind: Kind, listener: StdListener) 
         Ok(listener) => listener,
         Err(error) => return tracing::error!(target: "capture", %error, "cannot watch the listener"),
     };
+    let _counted = Accepting::new(&pod, kind);
     let course = Course::new(&shard, &pod);
     let mut draining = pod.draining.subscribe();
     let mut left = LEFT_OVER;

@@ -208,6 +208,11 @@ impl Shards {
         self.0.get(index).map(|slot| slot.alive.subscribe())
     }
 
+    /// How many shards have a thread.
+    pub fn living(&self) -> usize {
+        self.0.iter().filter(|slot| *slot.alive.borrow()).count()
+    }
+
     /// Starts the thread of shard `index`, replacing a dead one.
     ///
     /// # Errors

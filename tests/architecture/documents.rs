@@ -8,7 +8,7 @@ use super::{
 };
 
 /// Constants that bound nothing: what the wire, the kernel or the settings fix.
-const NO_LIMITS: [(&str, &str); 24] = [
+const NO_LIMITS: [(&str, &str); 26] = [
     ("src/protocols/config/otlp.rs", "MILLIS_MAX"),
     ("src/protocols/config/otlp.rs", "QUEUE_MAX"),
     ("src/protocols/config/export.rs", "INTERVAL_MIN"),
@@ -30,6 +30,8 @@ const NO_LIMITS: [(&str, &str); 24] = [
     ("src/protocols/xds/delta.rs", "ROOM_FOR_COUNT"),
     ("src/protocols/xds/delta.rs", "FIRST_BYTES_MAX"),
     ("src/actors/sys/fdpass.rs", "CONTROL_WORDS"),
+    ("src/actors/sys/pulse.rs", "HEAD"),
+    ("src/actors/sys/pulse.rs", "UNTOUCHED"),
     ("src/actors/sys/socket.rs", "BEGINS"),
     ("src/actors/sys/socket.rs", "GOES_ON"),
     ("src/actors/sys/socket.rs", "MARK_BITS"),

@@ -1,16 +1,38 @@
 //! Pods that fall out of the mesh without anything having crashed: found, repaired, or named.
 
-use std::{fs, os::fd::AsFd, path::Path, time::Instant};
-
-use warren::{
-    actors::sys::lab::take_descriptor,
-    lab::{hosts::Role, net::redirect::Redirection, world::readiness},
+use std::{
+    collections::BTreeSet,
+    fs,
+    os::fd::AsFd,
+    path::Path,
+    time::{Duration, Instant},
 };
 
-use crate::{logs, metrics::metrics, support::*};
+use socket2::{Domain, Socket, Type};
+use warren::{
+    actors::sys::lab::take_descriptor,
+    lab::{
+        apps::{Stop, background_thread},
+        control::mesh_file::Mesh,
+        hosts::Role,
+        net::redirect::{Redirection, set_mute},
+        world::readiness,
+    },
+};
+
+use crate::{
+    flood::actors,
+    logs,
+    metrics::{metrics, metrics_show},
+    quarantine::{admin, raise_breakable},
+    support::*,
+};
 
 /// [`MESH`], and a pod that has no IPv4.
 const SIX: &str = "  - {name: six, serviceAccount: six, node: one, ip: 'fd77::1:3', run: echo 9000}\n";
+
+/// A pod that got no canary for so long is left alone: it is audited every second.
+const QUIET: Duration = Duration::from_secs(3);
 
 /// What readiness says besides its first line, which must be that all is well.
 fn note(lab: &Lab, node: &str) -> Option<String> {
@@ -45,10 +67,33 @@ fn sound_again(lab: &Lab, reason: &str) {
     assert_eq!(unhealthy(lab, "one", reason), 0.0);
 }
 
+/// A number of the calling thread's namespace, from a file of pairs of lines: names, and what they are.
+fn counter(file: &str, group: &str, name: &str) -> u64 {
+    let text = fs::read_to_string(Path::new("/proc/thread-self/net").join(file)).unwrap();
+    let rows = text.lines().filter_map(|line| line.strip_prefix(group));
+    let rows: Vec<Vec<&str>> = rows.map(|line| line.split(' ').collect()).collect();
+    let at = rows[0].iter().position(|known| *known == name).unwrap();
+    rows[1][at].parse().unwrap()
+}
+
+/// Waits until a pod whose programs open no connection is sent no canary any more.
+fn left_alone(lab: &Lab, pod: &str) {
+    let opened = || lab.pod(pod).unwrap().run(|| counter("snmp", "Tcp:", "ActiveOpens")).unwrap();
+    let (mut last, mut since) = (opened(), Instant::now());
+    eventually("pod that is left alone", || {
+        let now = opened();
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+        (now > 0 && since.elapsed() > QUIET).then_some(())
+    });
+}
+
 pub fn a_pod_that_lost_its_redirection_is_named_until_it_is_back() {
     let mut lab = raise(&format!("{MESH}{SIX}"));
     for (pod, family) in [("near", "IPv4"), ("six", "IPv6")] {
         let full = format!("default/{pod}");
+        left_alone(&lab, pod);
         lab.hosts_mut().release(Role::Pod, &full).unwrap();
         let said = named(&lab, pod, "redirection");
         assert!(said.contains(&format!("{family} connections are not redirected to port 15001")), "{said}");
@@ -67,6 +112,7 @@ pub fn a_pod_that_lost_its_redirection_is_named_until_it_is_back() {
 
 pub fn a_pod_without_a_network_is_named_until_it_has_one() {
     let lab = raise(MESH);
+    left_alone(&lab, "near");
     lab.hosts().set_connected(Role::Pod, "default/near", false).unwrap();
     let said = named(&lab, "near", "network");
     assert!(said.contains("no interface that is up"), "{said}");
@@ -96,6 +142,92 @@ pub fn a_listener_that_was_shut_down_is_bound_again() {
         echo(&mut live, b"nothing else has ended").unwrap();
     }
     assert_eq!(note(&lab, "one"), None);
+}
+
+pub fn a_pod_whose_own_rules_drop_what_it_sends_is_named_until_they_are_gone() {
+    let lab = raise(MESH);
+    let mut live = open(&lab, "client", SERVER).unwrap();
+    let near = lab.pod("near").unwrap();
+    left_alone(&lab, "near");
+    set_mute(near, true).unwrap();
+    let said = named(&lab, "near", "redirection");
+    assert!(said.contains("IPv4 connections are not redirected to port 15001"), "{said}");
+    set_mute(near, false).unwrap();
+    sound_again(&lab, "redirection");
+    echo(&mut live, b"of no concern").unwrap();
+    drop(open_at_last(&lab, "client", NEAR));
+}
+
+pub fn an_accept_loop_that_is_lost_is_placed_again_and_nobody_is_out_of_the_mesh() {
+    let lab = raise_breakable(MESH);
+    let mut live = open(&lab, "client", SERVER).unwrap();
+    admin(&lab, "one", "POST /tasks/capture%2Faccept/panic");
+    metrics_show(&lab, "one", "lost loop", |now| {
+        // It panics when it next takes a connection.
+        let _ = open(&lab, "client", NEAR);
+        now.sum("warren_task_panics_total", &[("kind", "capture/accept")]) == 1.0
+    });
+    for (from, to) in [("client", SERVER), ("server", NEAR), ("bare", NEAR)] {
+        drop(open_at_last(&lab, from, to));
+    }
+    echo(&mut live, b"nothing has ended").unwrap();
+    assert_eq!(note(&lab, "one"), None);
+}
+
+/// The port of a canary may be in use for another connection of the pod; connection tracking then changes it on the way.
+pub fn a_canary_whose_port_is_in_use_is_known_all_the_same() {
+    let mut lab = raise(MESH);
+    let few = || fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 40007");
+    lab.pod("client").unwrap().run(few).unwrap().unwrap();
+    // Connects take ports of one parity first.
+    let mut live: Vec<_> = (0..4).map(|_| open(&lab, "client", SERVER).unwrap()).collect();
+    let ports: BTreeSet<u16> = live.iter().map(|stream| stream.local_addr().unwrap().port()).collect();
+    assert!(ports.len() == 4 && ports.iter().all(|port| (40000..=40007).contains(port)), "{ports:?}");
+    let full = "default/client";
+    lab.hosts_mut().release(Role::Pod, full).unwrap();
+    named(&lab, "client", "redirection");
+    lab.hosts_mut().redirect(Role::Pod, full, Redirection::default()).unwrap();
+    sound_again(&lab, "redirection");
+    live.iter_mut().for_each(|stream| echo(stream, b"nothing has ended").unwrap());
+}
+
+/// Opens and drops connections from inside a pod as fast as it can.
+fn flood(stop: Stop) -> u64 {
+    let mut opened = 0;
+    while !stop.is_stopped() {
+        let Ok(socket) = Socket::new(Domain::IPV4, Type::STREAM, None) else { continue };
+        socket.set_nonblocking(true).unwrap();
+        socket.set_linger(Some(Duration::ZERO)).unwrap();
+        // It is under way: nothing waits for it.
+        let _ = socket.connect(&addr("10.77.2.9:1").into());
+        opened += 1;
+    }
+    opened
+}
+
+pub fn a_flooded_listener_is_no_lost_redirection() {
+    let lab = raise_breakable(MESH);
+    let uid = Mesh::parse(MESH).unwrap().pod("client").unwrap().kubernetes_uid();
+    let (pod, path) = (lab.pod("client").unwrap(), format!("root/dataplane/pods/{uid}/audit"));
+    let overflows = || pod.run(|| counter("netstat", "TcpExt:", "ListenOverflows")).unwrap();
+    let restarts = || actors(&lab, "one", &path)[0]["restarts"].as_u64().unwrap();
+    let flooding = background_thread(pod, flood).unwrap();
+    let overflow = |more: u64| {
+        let before = overflows();
+        eventually("overflow", || (overflows() > before + more).then_some(()));
+    };
+    overflow(0);
+    for _ in 0..3 {
+        // A new one takes nothing for known: it sends canaries into the flood.
+        let before = restarts();
+        admin(&lab, "one", &format!("POST /actors/{path}/kill"));
+        eventually("another audit", || (restarts() > before).then_some(()));
+        overflow(1000);
+    }
+    assert!(flooding.finish().unwrap() > 1000);
+    eventually("sound pods", || note(&lab, "one").is_none().then_some(()));
+    let log = logs::log(&lab, "one");
+    assert!(!log.contains("connections are not redirected"), "{log}");
 }
 
 /// The inode of the socket that listens on `port` in the calling thread's namespace; 0 for none.

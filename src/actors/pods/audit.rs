@@ -7,12 +7,16 @@
 //! the rules gone it is one packet with a hop limit of 1, which the node itself drops. The way in (PREROUTING) cannot be
 //! tried from inside: what a pod sends to itself never passes there. Both ways are rules of one table, which come and go
 //! together.
+//!
+//! A canary costs a connection for each family. So what came out well is known for a while, as long as what can be asked
+//! cheaply is as it was: the listeners listen, the shards accept, the interface is up, and the kernel says that the rules
+//! are those that the canary came by.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use ractor::ActorProcessingErr;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::{
     pod::Pod,
@@ -22,13 +26,19 @@ use crate::{
     actors::{
         capture::{Kind, Msg as Ask},
         settings::HUNG_AFTER,
-        sys::probe::{self, Canary, Flight},
+        sys::{
+            probe::{self, Canary, Flight},
+            pulse::Pulse,
+        },
     },
     supervisor::{Actor, Address, ChildSpec, Described, Mailbox, OwnedTask},
 };
 
 /// A pod is audited this often, give or take [`JITTER`].
 const EVERY: Duration = Duration::from_secs(1);
+/// A pod in which nothing has changed is examined this often all the same, give or take [`JITTER`]: for what changes
+/// without a trace.
+const THOROUGH: Duration = Duration::from_secs(30);
 /// Audits of all pods in a second, at most; with more pods than that each waits longer.
 const AUDITS_A_SECOND: u32 = 500;
 /// Audits drift apart by this much.
@@ -46,6 +56,13 @@ struct Audit(Arc<Pod>);
 enum Msg {
     /// It is gone. Sent at most once.
     Lost,
+}
+
+/// What was so when all was well.
+struct Known {
+    /// Of its network; the proxy's own pod has no rules, and the host's network.
+    pulse: Option<Pulse>,
+    until: Instant,
 }
 
 /// What an audit found.
@@ -102,16 +119,55 @@ async fn look(pod: Arc<Pod>) {
     let mut draining = pod.draining.subscribe();
     // Pods that came at once are not audited at once.
     let mut pause = pause(troubles.pods()).mul_f64(rng.random());
+    let mut known = None::<Known>;
     while timeout(pause, draining.wait_for(|draining| *draining)).await.is_err() {
-        match examine(&pod).await {
+        let drift = rng.random_range(1.0 - JITTER..1.0 + JITTER);
+        pause = self::pause(troubles.pods()).mul_f64(drift);
+        if known.as_ref().is_some_and(|known| known.holds(&pod)) {
+            continue;
+        }
+        // Taken before, so that what changes meanwhile is a change.
+        let before = Known::now(&pod, THOROUGH.mul_f64(drift));
+        let finding = examine(&pod).await;
+        known = before.filter(|_| finding == Finding::Sound);
+        match finding {
             Finding::Unclear => {}
             _ if *pod.draining.borrow() => {}
             Finding::Sound => troubles.tell(&pod, None),
             Finding::Wrong(trouble) => troubles.tell(&pod, Some(trouble)),
         }
-        pause = self::pause(troubles.pods()).mul_f64(rng.random_range(1.0 - JITTER..1.0 + JITTER));
     }
     std::future::pending().await
+}
+
+// === impl Known ===
+
+impl Known {
+    /// How the pod is now; none where a change would not show.
+    fn now(pod: &Pod, lasts: Duration) -> Option<Self> {
+        let until = Instant::now() + lasts;
+        if pod.is_own {
+            return Some(Self { pulse: None, until });
+        }
+        let listeners = pod.listeners.lock();
+        let listener = listeners.get(&Kind::Outbound)?;
+        let pulse = pod.netns.enter(|| Pulse::take(listener)).and_then(|taken| taken).ok()??;
+        Some(Self { pulse: Some(pulse), until })
+    }
+
+    /// Whether the pod is still so.
+    fn holds(&self, pod: &Pod) -> bool {
+        let listeners = pod.listeners.lock();
+        let serves = |kind: &Kind| {
+            let shards = pod.node.shards.living();
+            pod.captures.accepting(*kind) >= shards && listeners.get(kind).is_some_and(probe::is_listening)
+        };
+        let steady =
+            |pulse: &Pulse| listeners.get(&Kind::Outbound).is_some_and(|listener| pulse.is_steady(listener));
+        Instant::now() < self.until
+            && pod.kinds().iter().all(serves)
+            && self.pulse.as_ref().is_none_or(steady)
+    }
 }
 
 /// From one audit of a pod to the next, when so many are audited.
@@ -158,7 +214,7 @@ async fn network(pod: &Arc<Pod>) -> Finding {
 async fn try_once(pod: &Arc<Pod>) -> Finding {
     let ipv6 = pod.node.settings.ipv6;
     let sent = pod.netns.enter(|| {
-        let network = probe::has_network();
+        let network = probe::network();
         (network, Canary::send(false), if ipv6 { Canary::send(true) } else { Ok(None) })
     });
     let (network, v4, v6) = match sent {
@@ -168,7 +224,7 @@ async fn try_once(pod: &Arc<Pod>) -> Finding {
             return Finding::Wrong(Trouble::new(Reason::Network, detail));
         }
     };
-    if matches!(network, Ok(false)) {
+    if matches!(network, Ok(None)) {
         let detail = "its network namespace has no interface that is up, other than loopback";
         return Finding::Wrong(Trouble::new(Reason::Network, detail));
     }

@@ -8,5 +8,6 @@ pub mod limits;
 pub mod memory;
 pub mod netns;
 pub mod probe;
+pub mod pulse;
 pub mod socket;
 pub mod splice;

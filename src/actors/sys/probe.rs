@@ -2,6 +2,7 @@
 //! ordinary connection of the pod is redirected.
 
 use std::{
+    ffi::CStr,
     io, mem,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket},
     os::fd::{AsFd, AsRawFd},
@@ -10,6 +11,8 @@ use std::{
 };
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+use super::pulse::Interface;
 
 /// Where the canary goes by IPv4: no address of any network (RFC 5737), so that nobody else answers there.
 const TARGET_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
@@ -157,11 +160,11 @@ pub fn waiting(listener: &TcpListener) -> io::Result<Waiting> {
     Ok(Waiting { now: info.tcpi_unacked, most: info.tcpi_sacked })
 }
 
-/// Whether the thread's current namespace has an interface, other than loopback, that is up and has a carrier.
+/// An interface of the thread's current namespace, other than loopback, that is up and has a carrier.
 ///
 /// # Errors
 /// The kernel does not list them.
-pub fn has_network() -> io::Result<bool> {
+pub fn network() -> io::Result<Option<Interface>> {
     let mut first = ptr::null_mut();
     // SAFETY: the pointer outlives the call, which sets it to a list that `Interfaces` frees.
     if unsafe { libc::getifaddrs(&raw mut first) } != 0 {
@@ -173,11 +176,12 @@ pub fn has_network() -> io::Result<bool> {
     // SAFETY: `at` is null or an entry of the list, which lives as long as `interfaces`.
     while let Some(interface) = unsafe { at.as_ref() } {
         if interface.ifa_flags & (wanted | loopback) == wanted {
-            return Ok(true);
+            // SAFETY: each entry has a name, which ends with a zero and lives as long as the list.
+            return Ok(Interface::named(unsafe { CStr::from_ptr(interface.ifa_name) }));
         }
         at = interface.ifa_next;
     }
-    Ok(false)
+    Ok(None)
 }
 
 impl Drop for Interfaces {

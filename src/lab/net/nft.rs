@@ -41,6 +41,7 @@ pub(super) enum Kind {
 #[derive(Clone, Debug)]
 pub(super) enum Verdict {
     Accept,
+    Drop,
     Return,
     Jump(&'static str),
 }
@@ -309,6 +310,7 @@ impl Verdict {
     fn encode(&self, message: Message) -> Message {
         match self {
             Self::Accept => message.be32(1, 1),
+            Self::Drop => message.be32(1, 0),
             Self::Return => message.be32(1, (-5_i32).cast_unsigned()),
             Self::Jump(chain) => message.be32(1, (-3_i32).cast_unsigned()).text(2, chain),
         }

@@ -34,6 +34,7 @@ const RULE: MarkRule =
 const NAT: &str = "istio-ambient-nat";
 const MANGLE: &str = "istio-ambient-mangle";
 const RAW: &str = "istio-ambient-raw";
+const MUTE: &str = "mute";
 const PREROUTING: &str = "prerouting";
 const OUTPUT: &str = "output";
 const ISTIO_PREROUTING: &str = "istio-prerouting";
@@ -41,6 +42,7 @@ const ISTIO_OUTPUT: &str = "istio-output";
 const PRIORITY_RAW: i32 = -300;
 const PRIORITY_MANGLE: i32 = -150;
 const PRIORITY_NAT: i32 = -100;
+const PRIORITY_FILTER: i32 = 0;
 
 /// How a pod's traffic is redirected; the default is that of a pod without annotations in a mesh without DNS
 /// capture.
@@ -141,6 +143,21 @@ impl Redirection {
             batch.rule(chain, rule.redirect(OUTBOUND_PORT));
         }
     }
+}
+
+/// Has rules of `pod` drop every TCP packet that leaves it, redirected or not, or takes these rules away again.
+pub fn set_mute(pod: &Namespace, mute: bool) -> Result<(), NetError> {
+    pod.run(|| {
+        let mut batch = Batch::new();
+        if mute {
+            batch.table(MUTE);
+            batch.base_chain((MUTE, OUTPUT), Kind::Filter, Hook::Output, PRIORITY_FILTER);
+            batch.rule((MUTE, OUTPUT), Rule::new().tcp().verdict(Verdict::Drop));
+        } else {
+            batch.remove_table(MUTE);
+        }
+        batch.commit(pod.name())
+    })?
 }
 
 /// Remembers which connections the proxy opened, and marks the answers, so that they find its socket.
