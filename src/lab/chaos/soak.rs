@@ -42,6 +42,9 @@ const COSTLY: f64 = 0.1;
 const QUIET: Duration = Duration::from_secs(3);
 /// Children of a supervisor of the data plane, and of any other, that are killed in a while. Both tolerate more.
 const TOLERATED: [(usize, Duration); 2] = [(6, Duration::from_secs(30)), (8, Duration::from_secs(300))];
+/// Kills of one and the same actor in a while. Each restart waits twice as long as the one before, so that a listener
+/// killed nine times within 100 s would be away for 25 s, and clients give up.
+const SPACED: (usize, Duration) = (3, Duration::from_secs(100));
 
 const CRASHES: &str = "warren_actor_crashes_total";
 const RESTARTS: &str = "warren_actor_restarts_total";
@@ -57,6 +60,8 @@ struct Tally {
     /// Kills of supervisors: children that were just to be restarted go with them.
     supervisors: u64,
     by_kind: BTreeMap<String, u64>,
+    /// When which actor was killed, by node and path.
+    killed: BTreeMap<(usize, String), Vec<Instant>>,
     /// When which supervisor lost a child, by node and path.
     recent: BTreeMap<(usize, String), Vec<Instant>>,
     answers: u64,
@@ -95,7 +100,12 @@ pub(super) fn run(
     let warmed = std::mem::take(&mut tally);
     show.note(&format!("warm after {} kills; from here on it counts", warmed.kills));
     // What the supervisors have to tolerate yet, and what was wrong already, stay.
-    tally = Tally { recent: warmed.recent, complaints: warmed.complaints, ..Tally::default() };
+    tally = Tally {
+        recent: warmed.recent,
+        killed: warmed.killed,
+        complaints: warmed.complaints,
+        ..Tally::default()
+    };
     let begun = Instant::now();
     tally.go_on(stage, allowed, &mut rng, (begun + duration, show))?;
     let lasted = begun.elapsed();
@@ -237,6 +247,7 @@ impl Tally {
         self.supervisors += u64::from(["supervisor", "dynamic"].contains(&seen.is.as_str()));
         let parent = parent(&seen.path).to_owned();
         self.recent.entry((*index, parent)).or_default().push(Instant::now());
+        self.killed.entry((*index, seen.path.clone())).or_default().push(Instant::now());
         if costly { touched(stage, &seen.path) } else { Ok(Vec::new()) }
     }
 
@@ -244,8 +255,11 @@ impl Tally {
         let parent = parent(path);
         let [inner, outer] = TOLERATED;
         let (most, within) = if parent.starts_with("root/dataplane") { inner } else { outer };
-        let lost = self.recent.get(&(node, parent.to_owned()));
-        lost.is_none_or(|lost| lost.iter().filter(|at| at.elapsed() < within).count() < most)
+        let fewer = |times: Option<&Vec<Instant>>, (most, within): (usize, Duration)| {
+            times.is_none_or(|times| times.iter().filter(|at| at.elapsed() < within).count() < most)
+        };
+        fewer(self.recent.get(&(node, parent.to_owned())), (most, within))
+            && fewer(self.killed.get(&(node, path.to_owned())), SPACED)
     }
 
     fn show(

@@ -20,6 +20,7 @@ pub enum Cipher {
 }
 
 /// A key. Whoever uses it never uses a nonce twice.
+#[allow(clippy::large_enum_variant, reason = "the larger is the one in use, twice a tunnel")]
 pub enum Key {
     /// Used by aws-lc.
     Aws(aws::LessSafeKey),
