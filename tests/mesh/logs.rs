@@ -58,7 +58,9 @@ pub fn log(lab: &Lab, node: &str) -> String {
 /// Its access log.
 pub fn access(lab: &Lab, node: &str) -> Vec<Line> {
     let text = log(lab, node);
-    text.lines().filter_map(Line::parse).filter(|line| line.scope == "access").collect()
+    // A line that is being written is none yet.
+    let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    whole.lines().filter_map(Line::parse).filter(|line| line.scope == "access").collect()
 }
 
 /// The first line of the access log with these fields, once it is there.
