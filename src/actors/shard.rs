@@ -356,7 +356,13 @@ impl Shard {
     /// A lane on this shard. What is put there is as a task of its own, but that it takes its turns with the others there.
     pub fn lane(&self) -> Lane {
         let (lane, driver) = lane();
-        self.spawn(driver);
+        let index = self.index();
+        // Members are watched one by one, so this hears of what no member did. It is not to pass in silence.
+        self.spawn(async move {
+            if let Err(message) = watch_panics(driver).await {
+                report_task_panic(&format!("shard-{index}/lane"), "lane", &message);
+            }
+        });
         lane
     }
 
