@@ -28,6 +28,7 @@ use super::{
         probe,
         socket::{self, Listen},
     },
+    tunnel::pool::PodPool,
 };
 use crate::supervisor::{Actor, Address, ChildSpec, Described, Mailbox, OwnedTask, TaskExit};
 
@@ -311,9 +312,13 @@ impl Capture {
             return held.try_clone();
         }
         let settings = &self.pod.node.settings;
+        let local = self.kind == Kind::Outbound;
         let mut how = Listen {
             addr: socket::wildcard(settings.ipv6, self.kind.port()),
-            mark: self.pod.mark(),
+            // Without the mark, which they do not need: what the rules would make of it is put on each later packet of
+            // the connection, the application's as well, and each is routed once more.
+            mark: if local { None } else { self.pod.mark() },
+            local,
             reuse_port: settings.reuse_port,
             transparent: if self.pod.is_own { Some(false) } else { settings.original_source },
             redirected: self.kind != Kind::Inbound,
@@ -328,12 +333,13 @@ impl Capture {
             }
             bound => bound,
         };
-        let (listener, transparent) = bound?;
-        if self.kind != Kind::Outbound {
-            self.pod.transparent.store(transparent, Ordering::Relaxed);
+        let bound = bound?;
+        if !local {
+            self.pod.transparent.store(bound.transparent, Ordering::Relaxed);
         }
-        let ours = listener.try_clone()?;
-        listeners.insert(self.kind, listener);
+        self.pod.paced.store(bound.paced, Ordering::Relaxed);
+        let ours = bound.listener.try_clone()?;
+        listeners.insert(self.kind, bound.listener);
         Ok(ours)
     }
 
@@ -382,7 +388,7 @@ async fn accept(shard: Shard, pod: Arc<Pod>, kind: Kind, listener: StdListener) 
         Err(error) => return tracing::error!(target: "capture", %error, "cannot watch the listener"),
     };
     let _counted = Accepting::new(&pod, kind);
-    let course = Course::new(&shard, &pod);
+    let course = Course::new(&shard, &pod, PodPool::of(&pod, &shard).crowd.clone());
     let mut draining = pod.draining.subscribe();
     let mut left = LEFT_OVER;
     loop {

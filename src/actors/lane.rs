@@ -5,7 +5,7 @@
 //! task: its lane, which goes a few steps when its turn comes and then stands in line again.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::VecDeque,
     future::Future,
     pin::Pin,
@@ -15,6 +15,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, Wake, Waker},
+    time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
@@ -22,10 +23,31 @@ use slab::Slab;
 
 /// Steps of a lane in one turn of its shard.
 const STEPS: usize = 4;
+/// For how long whoever sends on what a crowd brings waits for more of it.
+const PATIENCE: Duration = Duration::from_micros(200);
 /// Room of the books of a lane that is kept when nothing is in them.
 const KEPT: usize = 16;
 
 type Work = Pin<Box<dyn Future<Output = ()>>>;
+
+/// Lanes that have more to do than one turn. Whoever sends on what they bring does better to wait for it: the tunnel of a
+/// crowd sends once for all of it.
+#[derive(Clone, Debug, Default)]
+pub struct Crowd(Rc<Cell<usize>>);
+
+/// The patience of one that sends on what a crowd brings.
+#[derive(Debug)]
+pub struct Patience {
+    crowd: Crowd,
+    /// The beginning of the wait.
+    since: Option<Instant>,
+}
+
+/// A lane's part in a [`Crowd`].
+struct Part {
+    of: Crowd,
+    counted: bool,
+}
 
 /// Where work is put on a lane. The lane ends once all of these are dropped and its work is done.
 pub struct Lane {
@@ -38,6 +60,7 @@ pub struct Driver {
     arrivals: Rc<RefCell<Vec<Work>>>,
     line: Arc<Line>,
     members: Slab<Member>,
+    part: Part,
 }
 
 struct Member {
@@ -65,10 +88,55 @@ struct Waiting {
 }
 
 /// A lane and what drives it.
-pub fn lane() -> (Lane, Driver) {
+pub fn lane(of: Crowd) -> (Lane, Driver) {
     let (arrivals, line) = (Rc::default(), Arc::default());
     let lane = Lane { arrivals: Rc::clone(&arrivals), line: Arc::clone(&line) };
-    (lane, Driver { arrivals, line, members: Slab::new() })
+    (lane, Driver { arrivals, line, members: Slab::new(), part: Part { of, counted: false } })
+}
+
+// === impl Crowd ===
+
+impl Crowd {
+    /// Whether a lane stands in line for its next turn.
+    fn is_there(&self) -> bool {
+        self.0.get() > 0
+    }
+
+    /// For one that sends on what these lanes bring.
+    pub fn patience(&self) -> Patience {
+        Patience { crowd: self.clone(), since: None }
+    }
+}
+
+// === impl Patience ===
+
+impl Patience {
+    /// Whether to send later, as more is about to come. Not for longer than [`PATIENCE`] in a row.
+    pub fn waits(&mut self) -> bool {
+        let waits = self.crowd.is_there() && self.since.get_or_insert_with(Instant::now).elapsed() < PATIENCE;
+        if !waits {
+            self.since = None;
+        }
+        waits
+    }
+}
+
+// === impl Part ===
+
+impl Part {
+    fn count(&mut self, counted: bool) {
+        if self.counted != counted {
+            self.counted = counted;
+            let count = &self.of.0;
+            count.set(if counted { count.get() + 1 } else { count.get() - 1 });
+        }
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        self.count(false);
+    }
 }
 
 // === impl Lane ===
@@ -105,6 +173,15 @@ impl Line {
         if let Some(driver) = driver {
             driver.wake();
         }
+    }
+
+    /// Whether somebody is in line; if not, `driver` is woken by the next that joins.
+    fn is_waiting(&self, driver: &Waker) -> bool {
+        let mut waiting = self.0.lock();
+        if waiting.ready.is_empty() {
+            waiting.driver = Some(driver.clone());
+        }
+        !waiting.ready.is_empty()
     }
 
     /// The next in line; if there is none, `driver` is woken by the next that joins.
@@ -176,10 +253,19 @@ impl Future for Driver {
                 None if this.members.is_empty() && Rc::strong_count(&this.arrivals) == 1 => {
                     return Poll::Ready(());
                 }
-                None => return Poll::Pending,
+                None => {
+                    this.part.count(false);
+                    return Poll::Pending;
+                }
             }
         }
-        cx.waker().wake_by_ref();
+        this.admit();
+        let more = this.line.is_waiting(cx.waker());
+        this.part.count(more);
+        // An empty lane ends in its next turn.
+        if more || this.members.is_empty() {
+            cx.waker().wake_by_ref();
+        }
         Poll::Pending
     }
 }
@@ -198,7 +284,7 @@ mod tests {
     #[allow(clippy::disallowed_methods, reason = "the tests own their tasks by the LocalSet they run in")]
     async fn with_lane<F: Future>(test: impl FnOnce(Lane) -> F) -> F::Output {
         let run = async {
-            let (lane, driver) = lane();
+            let (lane, driver) = lane(Crowd::default());
             let driven = spawn_local(driver);
             let done = test(lane).await;
             // With the last of its work, and not before.
@@ -272,6 +358,59 @@ mod tests {
         assert_eq!(crowd.get(), 1000);
     }
 
+    /// Polls once, as the runtime would.
+    fn turn(driver: &mut Driver) -> Poll<()> {
+        Pin::new(driver).poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    #[test]
+    fn a_crowd_is_there_while_somebody_waits_for_the_next_turn() {
+        let crowd = Crowd::default();
+        let (held, mut driver) = lane(crowd.clone());
+        for _ in 0..STEPS {
+            held.put(async {});
+        }
+        assert!(turn(&mut driver).is_pending());
+        assert!(!crowd.is_there(), "all of them have had their turn");
+        for _ in 0..=STEPS {
+            held.put(async {});
+        }
+        assert!(turn(&mut driver).is_pending());
+        assert!(crowd.is_there(), "one is left");
+        assert!(turn(&mut driver).is_pending());
+        assert!(!crowd.is_there());
+    }
+
+    #[test]
+    fn patience_is_with_a_crowd_only_and_has_an_end() {
+        let crowd = Crowd::default();
+        let mut patience = crowd.patience();
+        assert!(!patience.waits());
+        let (held, mut driver) = lane(crowd);
+        for _ in 0..=STEPS {
+            held.put(std::future::pending());
+        }
+        assert!(turn(&mut driver).is_pending());
+        while patience.waits() {
+            std::thread::yield_now();
+        }
+        assert!(turn(&mut driver).is_pending());
+        assert!(!patience.waits(), "the crowd is gone");
+    }
+
+    #[test]
+    fn a_lane_that_ends_leaves_no_crowd_behind() {
+        let crowd = Crowd::default();
+        let (held, mut driver) = lane(crowd.clone());
+        for _ in 0..=STEPS {
+            held.put(std::future::pending());
+        }
+        assert!(turn(&mut driver).is_pending());
+        assert!(crowd.is_there());
+        drop(driver);
+        assert!(!crowd.is_there());
+    }
+
     #[tokio::test]
     async fn members_are_woken_from_other_threads_and_from_each_other() {
         let (from_outside, outside) = oneshot::channel();
@@ -316,7 +455,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_on_a_lane_ends_with_it() {
-        let (held, driver) = lane();
+        let (held, driver) = lane(Crowd::default());
         let (alive, gone) = oneshot::channel::<()>();
         held.put(async move {
             let _alive = alive;

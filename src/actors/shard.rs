@@ -31,7 +31,7 @@ use tokio::{
 };
 
 use super::{
-    lane::{Lane, lane},
+    lane::{Crowd, Lane, lane},
     serve::local::Verified,
     settings::HUNG_AFTER,
     sys::{
@@ -353,9 +353,10 @@ impl Shard {
         self.spawn(watched(kind, work, on_panic));
     }
 
-    /// A lane on this shard. What is put there is as a task of its own, but that it takes its turns with the others there.
-    pub fn lane(&self) -> Lane {
-        let (lane, driver) = lane();
+    /// A lane on this shard, part of `crowd`. What is put there is as a task of its own, but that it takes its turns with
+    /// the others there.
+    pub fn lane(&self, crowd: Crowd) -> Lane {
+        let (lane, driver) = lane(crowd);
         let index = self.index();
         // Members are watched one by one, so this hears of what no member did. It is not to pass in silence.
         self.spawn(async move {

@@ -75,6 +75,11 @@ pub trait Side {
     fn poll_chunk(&mut self, cx: &mut Context<'_>, max: usize, buffers: &Buffers)
     -> Poll<Result<Bytes, End>>;
 
+    /// Whether it is worth while to ask for bytes. Ready unless that is known for nothing.
+    fn poll_readable(&mut self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Ready(())
+    }
+
     /// `n` bytes of a chunk have been passed on, so the peer may send as many more.
     fn passed(&mut self, n: usize);
 
@@ -269,6 +274,11 @@ impl<S: Shortcut> Direction<S> {
                 Ok(false) => {}
                 Err(fault) => return self.end(fault),
             }
+            // Before room is asked for: most of the time nothing is there.
+            if from.poll_readable(cx).is_pending() {
+                let gone = ready!(to.poll_idle(cx));
+                return self.end(gone);
+            }
             let want = FIRST_CHUNK.max(self.chunk as usize);
             let room = match ready!(to.poll_room(cx, want)) {
                 Ok(room) => room.min(want),
@@ -357,6 +367,11 @@ impl Side for TcpSide {
 
     fn plain(&self) -> Option<&TcpStream> {
         Some(&self.0)
+    }
+
+    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // An error shows when it is read.
+        self.0.poll_read_ready(cx).map(drop)
     }
 
     fn passed(&mut self, _: usize) {}

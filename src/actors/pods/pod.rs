@@ -65,6 +65,8 @@ pub struct Pod {
     pub draining: watch::Sender<bool>,
     /// Inbound listeners may connect as the client.
     pub transparent: AtomicBool,
+    /// Connections of its namespace are paced unless told otherwise.
+    pub paced: AtomicBool,
     /// Addresses it is known to have.
     pub addresses: OwnAddresses,
     /// The workload as last found, and whether it still is the one.
@@ -120,6 +122,7 @@ impl Pod {
             canaries: Canaries::default(),
             draining: watch::Sender::new(false),
             transparent: AtomicBool::new(false),
+            paced: AtomicBool::new(false),
             addresses: OwnAddresses::default(),
             workload: Mutex::default(),
             baggage: Mutex::default(),

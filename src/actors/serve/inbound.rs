@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     actors::{
+        lane::Crowd,
         node::PoolSettings,
         pods::pod::{ConnInfo, Pod},
         shard::{Counted, Shard},
@@ -119,7 +120,8 @@ async fn streams(
 ) {
     let pings = connection.ping_pong();
     let mut draining = pod.draining.subscribe();
-    let course = Course::new(shard, pod);
+    let crowd = Crowd::default();
+    let course = Course::new(shard, pod, crowd.clone());
     let work = async {
         let mut alive = std::pin::pin!(answers(&pod.node.settings.pool, pings));
         let mut told = false;
@@ -147,7 +149,8 @@ async fn streams(
         }
     };
     // A broken connection ends its streams, which say so.
-    let _ = flush.drive(work).await;
+    let mut patience = crowd.patience();
+    let _ = flush.drive_behind(|| patience.waits(), work).await;
 }
 
 /// Ends when the peer has not answered a PING in time.

@@ -10,13 +10,13 @@ use std::{
     future::Future,
     io,
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
 };
 
 use tokio::net::TcpStream;
 
 use super::{
-    lane::Lane,
+    lane::{Crowd, Lane},
     node::cut,
     pods::pod::{ConnInfo, Pod},
     shard::{Shard, watched},
@@ -42,9 +42,9 @@ pub struct Course {
 // === impl Course ===
 
 impl Course {
-    /// A lane of `shard` for connections of `pod`.
-    pub fn new(shard: &Shard, pod: &Arc<Pod>) -> Self {
-        Self { lane: shard.lane(), pod: pod.clone(), shard: shard.index() }
+    /// A lane of `shard` for connections of `pod`, part of `crowd`.
+    pub fn new(shard: &Shard, pod: &Arc<Pod>, crowd: Crowd) -> Self {
+        Self { lane: shard.lane(crowd), pod: pod.clone(), shard: shard.index() }
     }
 
     /// Begins a connection.
@@ -102,10 +102,13 @@ pub async fn connect_app(pod: &Pod, to: SocketAddr, source: Option<IpAddr>) -> R
     let connected = step.within(dial::connect(pod, to, source)).await;
     step.describe(|span| _ = span.addr(span::PEER, to).result("connect", &connected));
     drop(step);
-    if let Ok(stream) = &connected
-        && source.is_some()
-    {
-        socket::settle(stream, pod.mark());
+    if let Ok(stream) = &connected {
+        if source.is_some() {
+            socket::settle(stream, pod.mark());
+        }
+        if pod.paced.load(Ordering::Relaxed) {
+            socket::unpace(stream);
+        }
     }
     connected
 }

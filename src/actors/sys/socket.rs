@@ -19,6 +19,11 @@ const GOES_ON: u32 = 0x111;
 /// The bits of both that the rules look at.
 const MARK_BITS: u32 = 0xfff;
 
+/// The congestion control of connections within the host: nothing is lost there, and nothing is to be paced.
+const UNPACED: &[u8] = b"reno";
+/// What those are called that pace what they send.
+const PACED: &[u8] = b"bbr";
+
 /// How a listener is bound.
 #[derive(Clone, Debug)]
 pub struct Listen {
@@ -26,6 +31,8 @@ pub struct Listen {
     pub addr: SocketAddr,
     /// `SO_MARK`, inherited by what is accepted.
     pub mark: Option<u32>,
+    /// All clients are in the same namespace: what is accepted is not paced.
+    pub local: bool,
     /// `SO_REUSEPORT`: two proxies may overlap during an upgrade.
     pub reuse_port: bool,
     /// `IP_TRANSPARENT`: `Some(true)` must succeed, `None` is tried, `Some(false)` is not.
@@ -35,6 +42,17 @@ pub struct Listen {
     pub redirected: bool,
     /// Keepalive, inherited by what is accepted.
     pub keepalive: Option<Keepalive>,
+}
+
+/// A listener, and what was found out with it.
+#[derive(Debug)]
+pub struct Bound {
+    /// The listening socket.
+    pub listener: std::net::TcpListener,
+    /// Whether sockets of its namespace may be transparent.
+    pub transparent: bool,
+    /// Whether connections of its namespace are paced unless told otherwise.
+    pub paced: bool,
 }
 
 /// TCP keepalive of application-facing and tunnel sockets.
@@ -61,11 +79,11 @@ pub struct Connect {
     pub keepalive: Option<Keepalive>,
 }
 
-/// Opens a listener in the thread's current namespace, nonblocking. Also tells whether it may be transparent.
+/// Opens a listener in the thread's current namespace, nonblocking.
 ///
 /// # Errors
 /// Creating, marking or binding failed, or being transparent, if that was demanded.
-pub fn listen(how: &Listen) -> io::Result<(std::net::TcpListener, bool)> {
+pub fn listen(how: &Listen) -> io::Result<Bound> {
     let socket = Socket::new(Domain::for_address(how.addr), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     if how.addr.is_ipv6() {
@@ -88,7 +106,11 @@ pub fn listen(how: &Listen) -> io::Result<(std::net::TcpListener, bool)> {
         // only if what it found is not transparent (nf_nat_ipv4_local_in): else the SYN goes to the other connection.
         socket.set_ip_transparent_v4(false)?;
     }
+    let paced = socket.tcp_congestion().is_ok_and(|name| name.starts_with(PACED));
     // Inherited by what is accepted, which saves these calls for each connection.
+    if how.local && paced {
+        unpace(&socket);
+    }
     socket.set_tcp_nodelay(true)?;
     if let Some(keepalive) = how.keepalive {
         set_keepalive(SockRef::from(&socket), keepalive)?;
@@ -99,7 +121,7 @@ pub fn listen(how: &Listen) -> io::Result<(std::net::TcpListener, bool)> {
     }
     socket.bind(&how.addr.into())?;
     socket.listen(BACKLOG)?;
-    Ok((socket.into(), transparent))
+    Ok(Bound { listener: socket.into(), transparent, paced })
 }
 
 /// A nonblocking socket ready to connect to an address of the family of `to`, made in the thread's current namespace.
@@ -132,6 +154,13 @@ pub fn settle(stream: &impl AsFd, mark: Option<u32>) {
         // Without it all goes on as it was.
         let _ = SockRef::from(stream).set_mark(GOES_ON);
     }
+}
+
+/// Has a connection within the host send as fast as the other side takes it. BBR would hold back by a timer what the same
+/// processor is to receive: a tenth of what a fat stream within the node costs.
+pub fn unpace(socket: &impl AsFd) {
+    // Without it all goes on as it was.
+    let _ = SockRef::from(socket).set_tcp_congestion(UNPACED);
 }
 
 /// Where the connection was going before it was redirected; `None` if it was not redirected.
@@ -210,14 +239,15 @@ mod tests {
             let mut how = Listen {
                 addr: "127.0.0.1:0".parse().unwrap(),
                 mark: None,
+                local: false,
                 reuse_port,
                 transparent: Some(false),
                 redirected: false,
                 keepalive: None,
             };
-            let (first, transparent) = listen(&how).unwrap();
-            assert!(!transparent);
-            how.addr = first.local_addr().unwrap();
+            let first = listen(&how).unwrap();
+            assert!(!first.transparent);
+            how.addr = first.listener.local_addr().unwrap();
             assert_eq!(listen(&how).is_ok(), reuse_port);
         }
     }
@@ -228,14 +258,58 @@ mod tests {
             let how = Listen {
                 addr: "127.0.0.1:0".parse().unwrap(),
                 mark: None,
+                local: false,
                 reuse_port: false,
                 transparent: None,
                 redirected,
                 keepalive: None,
             };
-            let (listener, may) = listen(&how).unwrap();
-            let is = SockRef::from(&listener).ip_transparent_v4().unwrap();
-            assert_eq!(is, may && !redirected);
+            let bound = listen(&how).unwrap();
+            let is = SockRef::from(&bound.listener).ip_transparent_v4().unwrap();
+            assert_eq!(is, bound.transparent && !redirected);
+        }
+    }
+
+    #[test]
+    fn what_a_local_listener_accepts_is_not_paced_and_other_connections_are_as_they_were() {
+        let congestion = |socket: &std::net::TcpStream| {
+            let name = SockRef::from(socket).tcp_congestion().unwrap();
+            name.split(|byte| *byte == 0).next().unwrap().to_vec()
+        };
+        for local in [true, false] {
+            let how = Listen {
+                addr: "127.0.0.1:0".parse().unwrap(),
+                mark: None,
+                local,
+                reuse_port: false,
+                transparent: Some(false),
+                redirected: false,
+                keepalive: None,
+            };
+            let bound = listen(&how).unwrap();
+            bound.listener.set_nonblocking(false).unwrap();
+            let client = std::net::TcpStream::connect(bound.listener.local_addr().unwrap()).unwrap();
+            let (accepted, _) = bound.listener.accept().unwrap();
+            let usual = congestion(&client);
+            assert_eq!(bound.paced, usual.starts_with(PACED));
+            let expected = if local && bound.paced { UNPACED.to_vec() } else { usual };
+            assert_eq!(congestion(&accepted), expected);
+            unpace(&client);
+            assert_eq!(congestion(&client), UNPACED);
+        }
+    }
+
+    #[test]
+    fn only_a_connection_that_began_with_the_mark_of_the_rules_goes_on_with_their_other() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        for (mark, after) in [(Some(0x539), 0x111), (Some(0x1539), 0x111), (Some(0x540), 0x540), (None, 0)] {
+            let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let socket = SockRef::from(&stream);
+            if let Some(mark) = mark {
+                socket.set_mark(mark).unwrap();
+            }
+            settle(&stream, mark);
+            assert_eq!(socket.mark().unwrap(), after, "began with {mark:x?}");
         }
     }
 

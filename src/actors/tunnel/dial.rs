@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     actors::{
+        lane::Crowd,
         pods::pod::Pod,
         shard::Shard,
         sys::socket,
@@ -74,9 +75,10 @@ async fn carry(shard: &Shard, pod: &Arc<Pod>, key: &TunnelKey, (step, ready): (S
     };
     let _counted = (shard.count_tunnel(), pod.node.metrics.pods.tunnel());
     let tunnel = pool.peer(key).add(send, pod.node.settings.pool.max_streams);
+    let crowd = pool.crowd.clone();
     let _listed = Listed { pool, key: key.clone(), tunnel: tunnel.clone() };
     let _ = ready.send(Ok(()));
-    let ended = drive(pod, connection, flush, &tunnel).await;
+    let ended = drive(pod, connection, flush, &tunnel, &crowd).await;
     tracing::debug!(target: "tunnel", to = %key.to, ended, "tunnel ended");
     true
 }
@@ -196,6 +198,7 @@ async fn drive(
     mut connection: Http2,
     mut flush: Flush<TlsStream<TcpStream>>,
     tunnel: &Rc<Tunnel>,
+    crowd: &Crowd,
 ) -> &'static str {
     let pings = connection.ping_pong();
     let work = async {
@@ -206,7 +209,8 @@ async fn drive(
             () = unused(pod.node.settings.pool.unused_release, tunnel) => "unused",
         }
     };
-    flush.drive(work).await.unwrap_or("connection broke")
+    let mut patience = crowd.patience();
+    flush.drive_behind(|| patience.waits(), work).await.unwrap_or("connection broke")
 }
 
 /// Ends when the peer has not answered a PING in time. The first is sent at once: a peer that is mute in HTTP/2 is
@@ -262,7 +266,7 @@ mod tests {
     /// A tunnel keeps them for as long as it lives; the first is held twice by the task around it.
     #[test]
     fn futures_of_tunnels_stay_small() {
-        let sizes = [("dial", size(run), 600), ("tunnel", size(carry), 1600)];
+        let sizes = [("dial", size(run), 600), ("tunnel", size(carry), 1700)];
         for (name, size, most) in sizes {
             assert!(size <= most, "the future of a {name} has {size} bytes, more than {most}");
         }

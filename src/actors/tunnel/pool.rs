@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tracing::Instrument;
 
 use super::{DialError, TunnelKey};
-use crate::actors::{pods::pod::Pod, shard::Shard};
+use crate::actors::{lane::Crowd, pods::pod::Pod, shard::Shard};
 
 /// Dials that a stream waits for until it gives up: a fresh tunnel may be full before its turn comes, and a burst of
 /// connections fills many.
@@ -23,6 +23,8 @@ const ROUNDS: usize = 64;
 /// Tunnels of one pod on one shard, by peer.
 #[derive(Default)]
 pub struct PodPool {
+    /// The pod's connections on this shard.
+    pub crowd: Crowd,
     peers: RefCell<HashMap<TunnelKey, Rc<Peer>>>,
 }
 

@@ -54,10 +54,9 @@ impl Side for StreamSide {
 
     fn poll_room(&mut self, cx: &mut Context<'_>, want: usize) -> Poll<Result<usize, Option<Fault>>> {
         // Also when a little is left over: it would make for tiny frames.
-        if self.send.capacity() < want {
+        if !std::mem::replace(&mut self.reserved, true) || self.send.capacity() < want {
             self.send.reserve_capacity(want);
         }
-        self.reserved = true;
         loop {
             let capacity = self.send.capacity();
             if capacity > 0 {
