@@ -65,7 +65,9 @@ pub struct Driver {
 
 struct Member {
     work: Work,
-    wake: Arc<Bell>,
+    bell: Arc<Bell>,
+    /// The bell's: making one for each step would cost more than keeping it.
+    waker: Waker,
 }
 
 /// Wakes one member, from any thread.
@@ -218,7 +220,8 @@ impl Driver {
         for work in arrivals.drain(..) {
             let entry = self.members.vacant_entry();
             let (line, key) = (self.line.clone(), entry.key());
-            entry.insert(Member { work, wake: Arc::new(Bell { line, key, rung: AtomicBool::new(true) }) });
+            let bell = Arc::new(Bell { line, key, rung: AtomicBool::new(true) });
+            entry.insert(Member { work, waker: Waker::from(bell.clone()), bell });
             self.line.join(key);
         }
     }
@@ -227,9 +230,8 @@ impl Driver {
         // One that has ended may have been woken once more.
         let Some(member) = self.members.get_mut(key) else { return };
         // Before it is polled: what wakes it meanwhile counts.
-        member.wake.rung.store(false, Ordering::Release);
-        let waker = Waker::from(member.wake.clone());
-        if member.work.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
+        member.bell.rung.store(false, Ordering::Release);
+        if member.work.as_mut().poll(&mut Context::from_waker(&member.waker)).is_ready() {
             // Taken out first: dropping it may put new work on the lane.
             let ended = self.members.remove(key);
             drop(ended);
