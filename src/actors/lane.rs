@@ -113,7 +113,7 @@ impl Crowd {
 // === impl Patience ===
 
 impl Patience {
-    /// Whether to send later, as more is about to come. Not for longer than [`PATIENCE`] in a row.
+    /// Whether to send later, as more is about to come. Not for longer than 200 µs in a row.
     pub fn waits(&mut self) -> bool {
         let waits = self.crowd.is_there() && self.since.get_or_insert_with(Instant::now).elapsed() < PATIENCE;
         if !waits {
