@@ -157,7 +157,7 @@ pub fn settle(stream: &impl AsFd, mark: Option<u32>) {
 }
 
 /// Has a connection within the host send as fast as the other side takes it. BBR would hold back by a timer what the same
-/// processor is to receive: a tenth of what a fat stream within the node costs.
+/// processor is to receive; what that costs is in docs/performance.md.
 pub fn unpace(socket: &impl AsFd) {
     // Without it all goes on as it was.
     let _ = SockRef::from(socket).set_tcp_congestion(UNPACED);
