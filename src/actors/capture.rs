@@ -21,7 +21,7 @@ use tokio::{
 
 use super::{
     pods::pod::Pod,
-    serve::{self, Course},
+    serve::{self, inbound, outbound, plaintext},
     settings::HUNG_AFTER,
     shard::{PlaceError, Placed, Shard},
     sys::{
@@ -133,7 +133,7 @@ impl Kind {
     }
 
     /// What belongs to it of something there is of each, in the order of [`Self::ALL`].
-    fn pick<T>(self, [inbound, plaintext, outbound]: &[T; 3]) -> &T {
+    pub fn pick<T>(self, [inbound, plaintext, outbound]: &[T; 3]) -> &T {
         match self {
             Self::Inbound => inbound,
             Self::Plaintext => plaintext,
@@ -388,7 +388,8 @@ async fn accept(shard: Shard, pod: Arc<Pod>, kind: Kind, listener: StdListener) 
         Err(error) => return tracing::error!(target: "capture", %error, "cannot watch the listener"),
     };
     let _counted = Accepting::new(&pod, kind);
-    let course = Course::new(&shard, &pod, PodPool::of(&pod, &shard).crowd.clone());
+    // Held, so that its lane stays.
+    let _course = PodPool::of(&pod, &shard).course(&pod, &shard, kind);
     let mut draining = pod.draining.subscribe();
     let mut left = LEFT_OVER;
     loop {
@@ -408,7 +409,7 @@ async fn accept(shard: Shard, pod: Arc<Pod>, kind: Kind, listener: StdListener) 
             return;
         }
         match accepted {
-            Ok(accepted) => begin(&course, &shard, &pod, kind, accepted),
+            Ok(accepted) => begin(&shard, &pod, kind, accepted),
             Err(error) if is_about_one_connection(&error) => {}
             Err(error) if is_exhaustion(&error) => {
                 tracing::warn!(target: "capture", uid = &*pod.uid, kind = kind.name(), %error, "cannot accept");
@@ -425,48 +426,40 @@ async fn accept(shard: Shard, pod: Arc<Pod>, kind: Kind, listener: StdListener) 
     }
 }
 
-fn begin(
-    course: &Course,
-    shard: &Shard,
-    pod: &Arc<Pod>,
-    kind: Kind,
-    (stream, peer): (TcpStream, SocketAddr),
-) {
+/// Begins what was accepted on the shard that it is best on, before a byte of it is read.
+fn begin(shard: &Shard, pod: &Arc<Pod>, kind: Kind, (stream, peer): (TcpStream, SocketAddr)) {
+    let to = match kind {
+        // A tunnel stays for long and carries many streams.
+        Kind::Inbound => shard.shards.balance().tunnel(shard.index()),
+        Kind::Outbound | Kind::Plaintext => shard.shards.balance().connection(shard.index()),
+    };
+    if to == shard.index() {
+        return serve(shard, pod, kind, (stream, peer));
+    }
+    let theirs = pod.clone();
+    // In line before the shard is told of the pod's end.
+    let handed_over = stream.into_std().map(|stream| {
+        shard.hand_over(to, move |shard| match TcpStream::from_std(stream) {
+            Ok(stream) => serve(shard, &theirs, kind, (stream, peer)),
+            Err(error) => refuse(&theirs, peer, &error),
+        });
+    });
+    if let Err(error) = handed_over {
+        refuse(pod, peer, &error);
+    }
+}
+
+fn refuse(pod: &Pod, peer: SocketAddr, error: &io::Error) {
+    tracing::warn!(target: "capture", uid = &*pod.uid, %peer, %error, "connection refused");
+}
+
+fn serve(shard: &Shard, pod: &Arc<Pod>, kind: Kind, (stream, peer): (TcpStream, SocketAddr)) {
+    let (theirs, local) = (pod.clone(), shard.clone());
+    let course = || PodPool::of(pod, shard).course(pod, shard, kind);
     match kind {
-        Kind::Outbound => {
-            course.begin(kind.name(), serve::outbound::serve(pod.clone(), shard.clone(), stream, peer));
-        }
-        Kind::Plaintext => {
-            course.begin(kind.name(), serve::plaintext::serve(pod.clone(), shard.clone(), stream, peer));
-        }
-        Kind::Inbound => {
-            // A tunnel stays for long and carries many streams: it goes where the fewest are.
-            let to = shard.shards.least_tunnels();
-            if to == shard.index() {
-                serve::spawn(
-                    shard,
-                    pod,
-                    "tunnel",
-                    serve::inbound::serve(pod.clone(), shard.clone(), stream, peer),
-                );
-                return;
-            }
-            let (Ok(stream), theirs) = (stream.into_std(), pod.clone()) else { return };
-            let job = move |shard: &Shard| {
-                if let Ok(stream) = TcpStream::from_std(stream) {
-                    let pod = theirs.clone();
-                    serve::spawn(
-                        shard,
-                        &theirs,
-                        "tunnel",
-                        serve::inbound::serve(pod, shard.clone(), stream, peer),
-                    );
-                }
-            };
-            if let Err(error) = shard.shards.run_on(to, job) {
-                tracing::warn!(target: "capture", uid = &*pod.uid, %peer, %error, "tunnel refused");
-            }
-        }
+        Kind::Outbound => course().begin(kind.name(), outbound::serve(theirs, local, stream, peer)),
+        Kind::Plaintext => course().begin(kind.name(), plaintext::serve(theirs, local, stream, peer)),
+        Kind::Inbound => serve::spawn(shard, pod, "tunnel", inbound::serve(theirs, local, stream, peer)),
     }
 }
 

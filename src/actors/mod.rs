@@ -6,6 +6,7 @@ pub mod certs;
 pub mod grpc;
 pub mod health;
 pub mod lane;
+pub mod load;
 pub mod mesh;
 pub mod node;
 pub mod pods;

@@ -12,7 +12,7 @@ use std::{
     rc::Rc,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
     thread,
@@ -26,15 +26,20 @@ use ractor::ActorProcessingErr;
 use rand::{SeedableRng, rngs::SmallRng};
 use tokio::{
     runtime::{Builder, LocalOptions},
-    sync::{mpsc, watch},
+    sync::{
+        mpsc::{self, error::TrySendError},
+        watch,
+    },
     time::timeout,
 };
 
 use super::{
     lane::{Crowd, Lane, lane},
+    load::{Balance, Counted, HandedOver, Load},
     serve::local::Verified,
     settings::HUNG_AFTER,
     sys::{
+        cputime::ThreadTime,
         memory::{self, Tidy},
         netns::NetNs,
         splice::Pipes,
@@ -60,7 +65,12 @@ type Job = Box<dyn FnOnce(&Shard) + Send>;
 
 /// All shards of the process. Clones are the same shards.
 #[derive(Clone)]
-pub struct Shards(Arc<[Slot]>);
+pub struct Shards(Arc<All>);
+
+struct All {
+    slots: Box<[Slot]>,
+    balance: Balance,
+}
 
 /// A shard as others see it. It outlives the thread behind it, which may be replaced.
 struct Slot {
@@ -70,17 +80,6 @@ struct Slot {
     generation: watch::Sender<u64>,
     /// Whether a thread serves.
     alive: Arc<watch::Sender<bool>>,
-}
-
-/// What a shard carries now, read by whoever chooses one.
-#[derive(Debug, Default)]
-pub struct Load {
-    /// Connections of applications.
-    pub conns: AtomicUsize,
-    /// Tunnels, by either end.
-    pub tunnels: AtomicUsize,
-    /// Connections and tunnels since the start.
-    pub placed: AtomicU64,
 }
 
 /// The calling thread's own shard: what tasks on it share. Cloning shares it.
@@ -149,10 +148,6 @@ pin_project! {
     }
 }
 
-/// Counts one thing a shard carries, until dropped.
-#[derive(Debug)]
-pub struct Counted(Arc<Load>, fn(&Load) -> &AtomicUsize);
-
 /// Says that a thread has ended, also by a panic.
 struct Alive(Arc<watch::Sender<bool>>);
 
@@ -175,42 +170,39 @@ impl Shards {
             let alive = Arc::new(watch::Sender::new(false));
             Slot { jobs: Mutex::new(jobs), load: Arc::default(), generation: watch::Sender::new(0), alive }
         };
-        Self((0..count.max(1)).map(slot).collect())
+        let slots: Box<[Slot]> = (0..count.max(1)).map(slot).collect();
+        let balance = Balance::new(slots.iter().map(|slot| slot.load.clone()));
+        Self(Arc::new(All { slots, balance }))
     }
 
     /// Number of shards.
     pub fn count(&self) -> usize {
-        self.0.len()
+        self.0.slots.len()
     }
 
     /// The load of each shard.
     pub fn loads(&self) -> impl Iterator<Item = &Load> {
-        self.0.iter().map(|slot| &*slot.load)
+        self.0.slots.iter().map(|slot| &*slot.load)
+    }
+
+    /// Chooses the shard of a connection, and knows what shards have used.
+    pub fn balance(&self) -> &Balance {
+        &self.0.balance
     }
 
     /// Changes when the thread of shard `index` is replaced; what was placed on it must be placed again.
     pub fn generation(&self, index: usize) -> Option<watch::Receiver<u64>> {
-        self.0.get(index).map(|slot| slot.generation.subscribe())
-    }
-
-    /// The shard with the fewest tunnels, ties broken by connections. One without a thread comes last: it would
-    /// always have the fewest.
-    pub fn least_tunnels(&self) -> usize {
-        let key = |slot: &Slot| {
-            let (tunnels, conns) = (&slot.load.tunnels, &slot.load.conns);
-            (!*slot.alive.borrow(), tunnels.load(Ordering::Relaxed), conns.load(Ordering::Relaxed))
-        };
-        self.0.iter().enumerate().min_by_key(|(_, slot)| key(slot)).map_or(0, |(index, _)| index)
+        self.0.slots.get(index).map(|slot| slot.generation.subscribe())
     }
 
     /// Whether shard `index` has a thread; false once it has ended, for whatever reason.
     pub fn alive(&self, index: usize) -> Option<watch::Receiver<bool>> {
-        self.0.get(index).map(|slot| slot.alive.subscribe())
+        self.0.slots.get(index).map(|slot| slot.alive.subscribe())
     }
 
     /// How many shards have a thread.
     pub fn living(&self) -> usize {
-        self.0.iter().filter(|slot| *slot.alive.borrow()).count()
+        self.0.slots.iter().filter(|slot| *slot.alive.borrow()).count()
     }
 
     /// Starts the thread of shard `index`, replacing a dead one.
@@ -218,13 +210,14 @@ impl Shards {
     /// # Errors
     /// The thread or its runtime cannot be made.
     pub fn serve(&self, index: usize) -> io::Result<()> {
-        let Some(slot) = self.0.get(index) else { return Ok(()) };
+        let Some(slot) = self.0.slots.get(index) else { return Ok(()) };
         let (jobs, queue) = mpsc::channel::<Job>(QUEUE);
         let (shards, load, home) = (self.clone(), slot.load.clone(), NetNs::current()?);
         let alive = Alive(slot.alive.clone());
         let (ready, started) = std::sync::mpsc::channel();
         let body = move || {
             let _alive = alive;
+            let time = ThreadTime::of_this_thread();
             let runtime = match Builder::new_current_thread()
                 .enable_all()
                 .event_interval(EVENT_INTERVAL)
@@ -233,7 +226,7 @@ impl Shards {
                 Ok(runtime) => runtime,
                 Err(error) => return drop(ready.send(Err(error))),
             };
-            drop(ready.send(Ok(())));
+            drop(ready.send(Ok(time)));
             let local = Local {
                 index,
                 buffers: Buffers::default(),
@@ -249,10 +242,11 @@ impl Shards {
             runtime.block_on(tripwire("shard/thread", take(queue, shard)));
         };
         thread::Builder::new().name(format!("shard-{index}")).spawn(body)?;
-        started.recv().map_err(|_| io::Error::other("the thread ended at once"))??;
+        let time = started.recv().map_err(|_| io::Error::other("the thread ended at once"))??;
         slot.load.conns.store(0, Ordering::Relaxed);
         slot.load.tunnels.store(0, Ordering::Relaxed);
         *slot.jobs.lock() = jobs;
+        self.0.balance.serves(index, time);
         slot.alive.send_replace(true);
         slot.generation.send_modify(|generation| *generation += 1);
         Ok(())
@@ -260,7 +254,7 @@ impl Shards {
 
     /// Lets the thread of shard `index` end once what it runs now has yielded; its tasks are dropped.
     pub fn retire(&self, index: usize) {
-        if let Some(slot) = self.0.get(index) {
+        if let Some(slot) = self.0.slots.get(index) {
             let (none, _) = mpsc::channel(1);
             *slot.jobs.lock() = none;
         }
@@ -305,11 +299,17 @@ impl Shards {
     /// # Errors
     /// The shard is down, or too much is waiting for it.
     pub fn run_on(&self, index: usize, job: impl FnOnce(&Shard) + Send + 'static) -> Result<(), PlaceError> {
-        let slot = self.0.get(index).ok_or(PlaceError::Down(index))?;
-        slot.jobs.lock().try_send(Box::new(job)).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => PlaceError::Busy(index),
-            mpsc::error::TrySendError::Closed(_) => PlaceError::Down(index),
+        self.send(index, Box::new(job)).map_err(|error| match error {
+            TrySendError::Full(_) => PlaceError::Busy(index),
+            TrySendError::Closed(_) => PlaceError::Down(index),
         })
+    }
+
+    fn send(&self, index: usize, job: Job) -> Result<(), TrySendError<Job>> {
+        match self.0.slots.get(index) {
+            Some(slot) => slot.jobs.lock().try_send(job),
+            None => Err(TrySendError::Closed(job)),
+        }
     }
 }
 
@@ -376,6 +376,19 @@ impl Shard {
         drop(tokio::task::spawn_local(future));
     }
 
+    /// Hands `job` over to shard `index`, or does it here and now if that one cannot.
+    pub fn hand_over(&self, index: usize, job: impl FnOnce(&Self) + Send + 'static) {
+        let handed = self.shards.0.slots.get(index).map(|slot| HandedOver::new(&slot.load));
+        let taken = move |shard: &Self| {
+            drop(handed);
+            job(shard);
+        };
+        let refused = self.shards.send(index, Box::new(taken));
+        if let Err(TrySendError::Full(job) | TrySendError::Closed(job)) = refused {
+            job(self);
+        }
+    }
+
     /// Counts a connection on this shard while the value lives.
     pub fn count_conn(&self) -> Counted {
         Counted::new(&self.0.load, |load| &load.conns)
@@ -402,23 +415,6 @@ pub fn watched(
     on_panic: impl FnOnce(String),
 ) -> impl Future<Output = ()> {
     Watched { work: watch_panics(tripwire(kind, work)), on_panic: Some(on_panic) }
-}
-
-// === impl Counted ===
-
-impl Counted {
-    fn new(load: &Arc<Load>, field: fn(&Load) -> &AtomicUsize) -> Self {
-        field(load).fetch_add(1, Ordering::Relaxed);
-        load.placed.fetch_add(1, Ordering::Relaxed);
-        Self(load.clone(), field)
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        // A replaced shard starts counting at zero while tasks of the old one are still being dropped.
-        let _ = (self.1)(&self.0).fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
-    }
 }
 
 // === impl Placed ===

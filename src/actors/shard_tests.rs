@@ -79,3 +79,26 @@ async fn a_retired_shard_reports_its_tasks_and_can_be_replaced() {
     let _placed = shards.place("test", 0, |_| async {}, |exit| drop(tell.send(exit))).unwrap();
     assert_eq!(heard.await.unwrap(), TaskExit::Done);
 }
+
+#[tokio::test]
+async fn what_a_busy_shard_accepts_goes_to_one_that_has_time() {
+    let shards = shards();
+    let _placed = shards.place(
+        "test",
+        0,
+        |_| async {
+            loop {
+                std::hint::black_box(0);
+                tokio::task::yield_now().await;
+            }
+        },
+        |_| (),
+    );
+    // Given by what is known of the threads alone: each is the first one since these were last looked at.
+    let given = || {
+        thread::sleep(std::time::Duration::from_millis(20));
+        (shards.balance().connection(0), shards.balance().connection(1))
+    };
+    // Others may use the processors, too.
+    while given() != (1, 1) {}
+}

@@ -33,6 +33,7 @@ use super::{
         load::ActorLoads,
         log::Logging,
         metrics::{Metrics, Termination},
+        shards::ShardLoads,
         trace::{outage::Outages, span::trace_of},
     },
     xds::{Bounds, Xds, XdsMetrics, XdsSettings},
@@ -195,6 +196,7 @@ fn parts(
     let tables = MeshTables::new(mesh.clone(), certs.clone(), quarantine.clone());
     let xds = xds(config, &metrics)?;
     let shards = Shards::new(config.process.shards.count);
+    metrics.register(ShardLoads::new(shards.clone())?)?;
     let node = Arc::new(Node {
         mesh,
         mesh_changed: tables.changed(),

@@ -21,6 +21,7 @@ mod metrics;
 mod poison;
 mod policy;
 mod quarantine;
+mod shards;
 mod support;
 mod tunnel;
 mod zds;
@@ -36,6 +37,7 @@ use local::*;
 use poison::*;
 use policy::*;
 use quarantine::*;
+use shards::*;
 use zds::*;
 
 fn main() -> ExitCode {
@@ -68,6 +70,7 @@ fn main() -> ExitCode {
         a_peer_that_crashed_its_tunnel_twice_is_not_dialled_for_a_while,
         a_pod_whose_start_crashed_twice_is_set_aside_and_tried_at_once_in_another_namespace,
         what_is_counted_by_state_has_samples_at_all_times,
+        connections_of_one_pod_are_shared_out_and_all_of_them_are_served,
         a_flood_of_connections_to_a_mute_peer_is_one_question_and_one_dial_a_shard,
         a_flood_of_policy_changes_is_checked_in_one_go_and_the_last_one_counts,
         audits_of_a_listener_whose_actor_hangs_do_not_pile_up,

@@ -17,9 +17,10 @@ use super::{
 use crate::{
     actors::{
         lane::Crowd,
+        load::Counted,
         node::PoolSettings,
         pods::pod::{ConnInfo, Pod},
-        shard::{Counted, Shard},
+        shard::Shard,
         telemetry::{
             access,
             trace::span::{self, Spans},

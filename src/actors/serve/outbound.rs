@@ -13,11 +13,12 @@ use super::{
 };
 use crate::{
     actors::{
+        load::Counted,
         pods::{
             audit,
             pod::{ConnInfo, Pod},
         },
-        shard::{Counted, Shard},
+        shard::Shard,
         sys::probe,
         telemetry::{
             access,

@@ -7,8 +7,9 @@ use tokio::net::TcpStream;
 use super::report::{Facts, Report};
 use crate::{
     actors::{
+        load::Counted,
         pods::pod::{ConnInfo, Pod},
-        shard::{Counted, Shard},
+        shard::Shard,
         telemetry::{
             access,
             metrics::Held,

@@ -1,6 +1,7 @@
 //! System calls: network namespaces and sockets. The only unsafe code of the crate is here.
 #![allow(unsafe_code)]
 
+pub mod cputime;
 pub mod fdpass;
 #[cfg(feature = "lab")]
 pub mod lab;

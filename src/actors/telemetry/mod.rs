@@ -15,6 +15,7 @@ mod otlp;
 pub mod panics;
 mod process;
 pub mod queue;
+pub mod shards;
 #[cfg(test)]
 mod tests;
 pub mod trace;

@@ -1,12 +1,20 @@
 //! Dialling a tunnel and driving it, as a task on the shard whose streams it will carry.
 
-use std::{io, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use h2::{Ping, PingPong, client::Connection};
 use ractor::RpcReplyPort;
-use tokio::net::{TcpSocket, TcpStream};
-use tokio::time::{sleep, timeout};
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    time::{sleep, timeout},
+};
 
 use super::{
     DialError, TunnelKey,
@@ -14,7 +22,7 @@ use super::{
 };
 use crate::{
     actors::{
-        lane::Crowd,
+        lane::Patience,
         pods::pod::Pod,
         shard::Shard,
         sys::socket,
@@ -75,10 +83,10 @@ async fn carry(shard: &Shard, pod: &Arc<Pod>, key: &TunnelKey, (step, ready): (S
     };
     let _counted = (shard.count_tunnel(), pod.node.metrics.pods.tunnel());
     let tunnel = pool.peer(key).add(send, pod.node.settings.pool.max_streams);
-    let crowd = pool.crowd.clone();
+    let patience = pool.patience();
     let _listed = Listed { pool, key: key.clone(), tunnel: tunnel.clone() };
     let _ = ready.send(Ok(()));
-    let ended = drive(pod, connection, flush, &tunnel, &crowd).await;
+    let ended = drive(pod, connection, flush, &tunnel, patience).await;
     tracing::debug!(target: "tunnel", to = %key.to, ended, "tunnel ended");
     true
 }
@@ -172,17 +180,12 @@ async fn begin(
 ///
 /// # Errors
 /// The namespace is gone, or nobody answers.
-pub async fn connect(
-    pod: &Pod,
-    to: std::net::SocketAddr,
-    source: Option<std::net::IpAddr>,
-) -> Result<TcpStream, DialError> {
+pub async fn connect(pod: &Pod, to: SocketAddr, source: Option<IpAddr>) -> Result<TcpStream, DialError> {
     let settings = &pod.node.settings;
     let how = socket::Connect { mark: pod.mark(), source, keepalive: settings.keepalive };
     let made = pod.netns.enter_sticky(|| socket::connecting(to, &how)).and_then(|made| made);
     let socket = made.map_err(|error| DialError::Connect { to, error })?;
-    let connecting = TcpSocket::from_std_stream(socket.into()).connect(to);
-    match timeout(settings.timeouts.connect, connecting).await {
+    match timeout(settings.timeouts.connect, TcpSocket::from_std_stream(socket.into()).connect(to)).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) if error.kind() == io::ErrorKind::TimedOut => {
             Err(DialError::ConnectTimedOut { to, after: settings.timeouts.connect })
@@ -198,7 +201,7 @@ async fn drive(
     mut connection: Http2,
     mut flush: Flush<TlsStream<TcpStream>>,
     tunnel: &Rc<Tunnel>,
-    crowd: &Crowd,
+    mut patience: Patience,
 ) -> &'static str {
     let pings = connection.ping_pong();
     let work = async {
@@ -209,7 +212,6 @@ async fn drive(
             () = unused(pod.node.settings.pool.unused_release, tunnel) => "unused",
         }
     };
-    let mut patience = crowd.patience();
     flush.drive_behind(|| patience.waits(), work).await.unwrap_or("connection broke")
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    rc::Rc,
+    rc::{Rc, Weak},
     sync::Arc,
     time::Instant,
 };
@@ -14,7 +14,13 @@ use tokio::sync::watch;
 use tracing::Instrument;
 
 use super::{DialError, TunnelKey};
-use crate::actors::{lane::Crowd, pods::pod::Pod, shard::Shard};
+use crate::actors::{
+    capture::Kind,
+    lane::{Crowd, Patience},
+    pods::pod::Pod,
+    serve::Course,
+    shard::Shard,
+};
 
 /// Dials that a stream waits for until it gives up: a fresh tunnel may be full before its turn comes, and a burst of
 /// connections fills many.
@@ -23,8 +29,10 @@ const ROUNDS: usize = 64;
 /// Tunnels of one pod on one shard, by peer.
 #[derive(Default)]
 pub struct PodPool {
-    /// The pod's connections on this shard.
-    pub crowd: Crowd,
+    /// The pod's outbound connections on this shard.
+    crowd: Crowd,
+    /// Where captured connections of each kind go on, while there are any.
+    courses: [RefCell<Weak<Course>>; 3],
     peers: RefCell<HashMap<TunnelKey, Rc<Peer>>>,
 }
 
@@ -58,6 +66,24 @@ impl PodPool {
     /// The pool of `pod` on the calling shard.
     pub fn of(pod: &Pod, shard: &Shard) -> Rc<Self> {
         shard.pools.borrow_mut().entry(pod.serial).or_default().clone()
+    }
+
+    /// Where connections of `pod` of this kind go on here: one lane for all of them, whichever shard accepted them.
+    pub fn course(&self, pod: &Arc<Pod>, shard: &Shard, kind: Kind) -> Rc<Course> {
+        let mut held = kind.pick(&self.courses).borrow_mut();
+        if let Some(course) = held.upgrade() {
+            return course;
+        }
+        // Nothing of the others goes out through the pod's own tunnels.
+        let crowd = if kind == Kind::Outbound { self.crowd.clone() } else { Crowd::default() };
+        let course = Rc::new(Course::new(shard, pod, crowd));
+        *held = Rc::downgrade(&course);
+        course
+    }
+
+    /// For a tunnel of the pod's, which sends on what its outbound connections bring.
+    pub fn patience(&self) -> Patience {
+        self.crowd.patience()
     }
 
     /// The tunnels to `key`.
