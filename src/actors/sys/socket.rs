@@ -147,6 +147,22 @@ pub fn connecting(to: SocketAddr, how: &Connect) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// Begins to connect a nonblocking socket. Whether it is connected already: the whole handshake with a socket of this
+/// host has taken place in the call, and to ask once more is less than to wait for what the kernel knows already.
+///
+/// # Errors
+/// The connection is refused, or cannot be made.
+pub fn connect(socket: &Socket, to: SocketAddr) -> io::Result<bool> {
+    let to = to.into();
+    match socket.connect(&to) {
+        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => match socket.connect(&to) {
+            Err(error) if error.raw_os_error() == Some(libc::EALREADY) => Ok(false),
+            connected => connected.map(|()| true),
+        },
+        connected => connected.map(|()| true),
+    }
+}
+
 /// Has an established connection that began with `mark` within its pod send with the mark that the pod's rules would
 /// put on each of its packets: they route a packet again whose mark they change, which is an eighth of what sending costs.
 pub fn settle(stream: &impl AsFd, mark: Option<u32>) {
@@ -297,6 +313,31 @@ mod tests {
             unpace(&client);
             assert_eq!(congestion(&client), UNPACED);
         }
+    }
+
+    #[test]
+    fn a_connection_within_the_host_is_there_at_once_and_so_is_a_refusal() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let to = listener.local_addr().unwrap();
+        let socket = connecting(to, &Connect::default()).unwrap();
+        assert!(connect(&socket, to).unwrap());
+        assert_eq!(socket.peer_addr().unwrap().as_socket(), Some(to));
+        drop(listener);
+        let socket = connecting(to, &Connect::default()).unwrap();
+        assert_eq!(connect(&socket, to).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    #[test]
+    fn a_connection_that_takes_time_is_not_there_yet() {
+        // A full queue does not answer.
+        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        listener.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
+        listener.listen(0).unwrap();
+        let to = listener.local_addr().unwrap().as_socket().unwrap();
+        let _first = std::net::TcpStream::connect(to).unwrap();
+        let socket = connecting(to, &Connect::default()).unwrap();
+        assert!(!connect(&socket, to).unwrap());
+        assert!(socket.take_error().unwrap().is_none());
     }
 
     #[test]

@@ -11,8 +11,9 @@ use std::{
 use bytes::Bytes;
 use h2::{Ping, PingPong, client::Connection};
 use ractor::RpcReplyPort;
+use socket2::Socket;
 use tokio::{
-    net::{TcpSocket, TcpStream},
+    net::TcpStream,
     time::{sleep, timeout},
 };
 
@@ -185,7 +186,7 @@ pub async fn connect(pod: &Pod, to: SocketAddr, source: Option<IpAddr>) -> Resul
     let how = socket::Connect { mark: pod.mark(), source, keepalive: settings.keepalive };
     let made = pod.netns.enter_sticky(|| socket::connecting(to, &how)).and_then(|made| made);
     let socket = made.map_err(|error| DialError::Connect { to, error })?;
-    match timeout(settings.timeouts.connect, TcpSocket::from_std_stream(socket.into()).connect(to)).await {
+    match timeout(settings.timeouts.connect, established(socket, to)).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) if error.kind() == io::ErrorKind::TimedOut => {
             Err(DialError::ConnectTimedOut { to, after: settings.timeouts.connect })
@@ -193,6 +194,19 @@ pub async fn connect(pod: &Pod, to: SocketAddr, source: Option<IpAddr>) -> Resul
         Ok(Err(error)) => Err(DialError::Connect { to, error }),
         Err(_) => Err(DialError::ConnectTimedOut { to, after: settings.timeouts.connect }),
     }
+}
+
+async fn established(socket: Socket, to: SocketAddr) -> io::Result<TcpStream> {
+    let connected = socket::connect(&socket, to)?;
+    let stream = TcpStream::from_std(socket.into())?;
+    if !connected {
+        // It is writable once it is known how it went.
+        stream.writable().await?;
+        if let Some(error) = stream.take_error()? {
+            return Err(error);
+        }
+    }
+    Ok(stream)
 }
 
 /// Drives an established tunnel until the peer ends it, stops answering, or nobody has used it for long.
