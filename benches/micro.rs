@@ -5,7 +5,10 @@
 
 use std::{
     env,
+    future::Future,
     hint::black_box,
+    pin::pin,
+    task::{Context, Waker},
     time::{Duration, Instant},
 };
 
@@ -18,7 +21,13 @@ use tokio::{
     task::{LocalSet, spawn_local},
 };
 use warren::{
-    actors::telemetry::traffic::TrafficTable,
+    actors::{
+        shard::watched,
+        telemetry::{
+            trace::span::{Kind, Spans, Step},
+            traffic::TrafficTable,
+        },
+    },
     lab::control::{
         ca::{Authority, CaOptions},
         resources::{ADDRESS, Resources},
@@ -73,6 +82,12 @@ fn main() {
     }
     if wanted("metrics") {
         metrics();
+    }
+    if wanted("supervision") {
+        supervision();
+    }
+    if wanted("tracing") {
+        tracing_off();
     }
     if wanted("handshake") {
         handshakes();
@@ -170,6 +185,34 @@ fn metrics() {
     });
     let traffic = table.open(&labels);
     repeat("metrics, a chunk of bytes", || traffic.received(black_box(1)));
+}
+
+/// What it costs that a panic of a connection is caught, and can be ordered: a poll of a task with it and without.
+fn supervision() {
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut bare = pin!(async { std::future::pending::<()>().await });
+    repeat("supervision, a poll without", || black_box(bare.as_mut()).poll(&mut cx));
+    let mut watched = pin!(watched("bench", async { std::future::pending::<()>().await }, drop));
+    repeat("supervision, a poll with", || black_box(watched.as_mut()).poll(&mut cx));
+}
+
+/// What the spans of an outbound connection cost while nobody records them: they are asked for, and are not there.
+fn tracing_off() {
+    let quiet = tracing_subscriber::fmt().with_max_level(tracing::Level::ERROR).finish();
+    let _quiet = tracing::subscriber::set_default(quiet);
+    let mut cx = Context::from_waker(Waker::noop());
+    repeat("tracing, a connection, off", || {
+        let work = async {
+            for name in ["capture", "wait for identity", "route", "CONNECT", "relay"] {
+                let step = Step::new(name, Kind::Internal);
+                step.within(async { black_box(()) }).await;
+                step.describe(|span| _ = span.failed("bench", name));
+            }
+        };
+        let logged = tracing::debug_span!(target: "conn", "outbound", peer = black_box(1));
+        let mut work = pin!(Spans::new(logged, "outbound", None).around(work));
+        work.as_mut().poll(&mut cx)
+    });
 }
 
 /// Both sides of a TLS handshake over loopback, as two proxies make it for each tunnel. Nothing is resumed.
