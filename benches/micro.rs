@@ -7,7 +7,7 @@ use std::{
     env,
     future::Future,
     hint::black_box,
-    pin::pin,
+    pin::{Pin, pin},
     task::{Context, Waker},
     time::{Duration, Instant},
 };
@@ -187,13 +187,21 @@ fn metrics() {
     repeat("metrics, a chunk of bytes", || traffic.received(black_box(1)));
 }
 
-/// What it costs that a panic of a connection is caught, and can be ordered: a poll of a task with it and without.
+/// What it costs that a panic of a connection is caught, and can be ordered: polls of a task without that, and with it.
 fn supervision() {
+    let bare = pin!(async { std::future::pending::<()>().await });
+    polls("supervision, 100 polls without", bare);
+    let watched = pin!(watched("bench", async { std::future::pending::<()>().await }, drop));
+    polls("supervision, 100 polls with", watched);
+}
+
+fn polls(name: &str, mut work: Pin<&mut impl Future>) {
     let mut cx = Context::from_waker(Waker::noop());
-    let mut bare = pin!(async { std::future::pending::<()>().await });
-    repeat("supervision, a poll without", || black_box(bare.as_mut()).poll(&mut cx));
-    let mut watched = pin!(watched("bench", async { std::future::pending::<()>().await }, drop));
-    repeat("supervision, a poll with", || black_box(watched.as_mut()).poll(&mut cx));
+    repeat(name, || {
+        for _ in 0..100 {
+            _ = black_box(black_box(work.as_mut()).poll(&mut cx));
+        }
+    });
 }
 
 /// What the spans of an outbound connection cost while nobody records them: they are asked for, and are not there.

@@ -437,7 +437,7 @@ fn begin(shard: &Shard, pod: &Arc<Pod>, kind: Kind, (stream, peer): (TcpStream, 
         return serve(shard, pod, kind, (stream, peer));
     }
     let theirs = pod.clone();
-    // In line before the shard is told of the pod's end.
+    // A pod that ends cuts what is admitted, and admits nothing more.
     let handed_over = stream.into_std().map(|stream| {
         shard.hand_over(to, move |shard| match TcpStream::from_std(stream) {
             Ok(stream) => serve(shard, &theirs, kind, (stream, peer)),

@@ -24,6 +24,8 @@ const LOOK: Duration = Duration::from_millis(10);
 const WHOLE: u64 = 1000;
 /// A shard keeps what it has accepted unless it is ahead of another by more: handing over wakes another thread.
 const MARGIN: u64 = WHOLE / 10;
+/// Hand-overs that wait for a shard until it is given no more: a few turns' worth, and few where it turns out to be stuck.
+const MOST_WAITING: usize = 64;
 /// Tunnels go to the shard with the fewest among those that are busy to the same quarter.
 const QUARTER: u64 = WHOLE / 4;
 
@@ -67,12 +69,14 @@ struct Lately {
     /// Of the thread that serves; none before the first.
     time: Option<ThreadTime>,
     used: Duration,
-    /// What the threads before have used.
+    /// What the threads before have used, as far as it was seen.
     before: Duration,
     /// Parts of a processor used, of [`WHOLE`]; `None` if no thread serves.
     busy: Option<u64>,
     /// Connections given since.
     given: u64,
+    /// Tunnels given since: it may be some time until they are counted.
+    tunnels: usize,
     /// What it had taken.
     taken: u64,
     /// Something waits, and nothing has been taken between two looks. A thread that is stuck uses no time at all.
@@ -105,12 +109,16 @@ impl HandedOver {
         load.waiting.fetch_add(1, Ordering::Relaxed);
         Self(load.clone())
     }
+
+    /// The shard has taken it.
+    pub fn taken(self) {
+        self.0.taken.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 impl Drop for HandedOver {
     fn drop(&mut self) {
         self.0.waiting.fetch_sub(1, Ordering::Relaxed);
-        self.0.taken.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -131,12 +139,21 @@ impl Balance {
         }
     }
 
+    /// Looks what the shards have used: also for one that asks long after, for whom that would be an average.
+    pub fn look(&self) {
+        self.0.lock().look(Instant::now());
+    }
+
     /// Processor time that the threads of shard `index` have used.
     pub fn used(&self, index: usize) -> Duration {
+        self.look();
         let looked = self.0.lock();
-        let used =
-            |shard: &Lately| shard.before + shard.time.and_then(ThreadTime::used).unwrap_or(shard.used);
-        looked.shards.get(index).map(used).unwrap_or_default()
+        looked.shards.get(index).map(|shard| shard.before + shard.used).unwrap_or_default()
+    }
+
+    /// What is on its way from shard to shard.
+    pub fn waiting(&self) -> usize {
+        self.0.lock().shards.iter().map(|shard| shard.load.waiting.load(Ordering::Relaxed)).sum()
     }
 
     /// The shard for a connection that `home` has accepted.
@@ -154,7 +171,11 @@ impl Balance {
     pub fn tunnel(&self, home: usize) -> usize {
         let mut looked = self.0.lock();
         looked.look(Instant::now());
-        looked.fewest_tunnels().unwrap_or(home)
+        let to = looked.fewest_tunnels().unwrap_or(home);
+        if let Some(shard) = looked.shards.get_mut(to) {
+            shard.tunnels += 1;
+        }
+        to
     }
 }
 
@@ -173,12 +194,16 @@ impl Looked {
     }
 
     fn lightest(&self, home: usize) -> usize {
-        let given: u64 = self.shards.iter().map(|shard| shard.given).sum();
-        // Few connections say less than many.
-        let weight = |shard: &Lately| shard.busy.map(|busy| busy + WHOLE * shard.given / (given + 2));
+        let (mut given, mut count) = (0, 0);
+        for shard in &self.shards {
+            given += shard.given;
+            count += 1;
+        }
+        // Few connections say less than many. Twice an equal part of them is all of a shard, as with two shards.
+        let weight =
+            |shard: &Lately| shard.busy.map(|busy| busy + WHOLE * shard.given * count / (2 * given + 4));
         let Some(mine) = self.shards.get(home).and_then(weight) else { return home };
-        let able = self.shards.iter().enumerate().filter(|(_, shard)| !shard.stuck);
-        match able.filter_map(|(index, shard)| Some((weight(shard)?, index))).min() {
+        match self.able().filter_map(|(index, shard)| Some((weight(shard)?, index))).min() {
             Some((least, index)) if mine > least + MARGIN => index,
             _ => home,
         }
@@ -187,10 +212,17 @@ impl Looked {
     fn fewest_tunnels(&self) -> Option<usize> {
         let key = |shard: &Lately| {
             let count = |field: &AtomicUsize| field.load(Ordering::Relaxed);
-            Some((shard.busy? / QUARTER, count(&shard.load.tunnels), count(&shard.load.conns)))
+            let tunnels = count(&shard.load.tunnels) + shard.tunnels;
+            Some((shard.busy? / QUARTER, tunnels, count(&shard.load.conns)))
         };
-        let able = self.shards.iter().enumerate().filter(|(_, shard)| !shard.stuck);
-        able.filter_map(|(index, shard)| Some((key(shard)?, index))).min().map(|(_, index)| index)
+        self.able().filter_map(|(index, shard)| Some((key(shard)?, index))).min().map(|(_, index)| index)
+    }
+
+    /// Those that take what they are given.
+    fn able(&self) -> impl Iterator<Item = (usize, &Lately)> {
+        let waiting = |shard: &Lately| shard.load.waiting.load(Ordering::Relaxed);
+        let able = move |shard: &Lately| !shard.stuck && waiting(shard) < MOST_WAITING;
+        self.shards.iter().enumerate().filter(move |(_, shard)| able(shard))
     }
 }
 
@@ -199,7 +231,7 @@ impl Looked {
 impl Lately {
     /// What has become of the shard since `passed` ago.
     fn look(&mut self, passed: Duration) {
-        self.given = 0;
+        (self.given, self.tunnels) = (0, 0);
         self.busy = match self.time.map(ThreadTime::used) {
             Some(used) => used.map(|used| {
                 let more = used.saturating_sub(mem::replace(&mut self.used, used));
@@ -244,8 +276,10 @@ mod tests {
         for (count, expected) in [(1, [1, 0]), (2, [1, 1]), (8, [4, 4])] {
             assert_eq!(give(&mut looked(&[Some(0), Some(0)]), count), expected, "{count} connections");
         }
-        let shared = give(&mut looked(&[Some(0); 4]), 64);
-        assert!(shared.iter().all(|given| (10..=24).contains(given)), "{shared:?}");
+        for shards in [4_usize, 32] {
+            let shared = give(&mut looked(&vec![Some(0); shards]), 16 * shards);
+            assert!(shared.iter().all(|given| (12..=20).contains(given)), "{shared:?}");
+        }
     }
 
     #[test]
@@ -285,19 +319,22 @@ mod tests {
         let mut looked = looked(&[Some(0), Some(0)]);
         let time = told.recv().unwrap().unwrap();
         looked.shards[0].time = Some(time);
+        let begun = looked.at;
         let mut look = |after| {
             looked.look(after);
             looked.shards[0].busy
         };
-        let before = Instant::now();
-        assert_eq!(look(before), Some(0), "too early to say");
+        assert_eq!(look(begun), Some(0), "too early to say");
         while time.used().unwrap() < LOOK {
             std::thread::yield_now();
         }
-        assert!(look(before + 2 * LOOK) > Some(0));
+        assert!(look(begun + 2 * LOOK) > Some(0));
         drop(end);
         working.join().unwrap();
-        assert_eq!(look(before + 4 * LOOK), None);
+        while time.used().is_some() {
+            std::thread::yield_now();
+        }
+        assert_eq!(look(begun + 4 * LOOK), None);
         let balance = Balance(Mutex::new(looked));
         let used = balance.used(0);
         assert!(used >= LOOK);
@@ -314,7 +351,7 @@ mod tests {
         assert_eq!(give(&mut looked, 8), [8, 0]);
         assert_eq!(looked.fewest_tunnels(), Some(0));
         let later = HandedOver::new(&load);
-        drop(waiting);
+        waiting.taken();
         looked.look(begun + 2 * LOOK);
         assert_eq!(give(&mut looked, 8), [4, 4], "it is slow, but it takes what it is given");
         looked.look(begun + 3 * LOOK);
@@ -322,6 +359,17 @@ mod tests {
         drop(later);
         looked.look(begun + 4 * LOOK);
         assert_eq!(give(&mut looked, 8), [4, 4]);
+        let many: Vec<HandedOver> = (0..MOST_WAITING).map(|_| HandedOver::new(&load)).collect();
+        assert_eq!(give(&mut looked, 8), [12, 4], "it has enough to take for now");
+        drop(many);
+        assert_eq!(looked.lightest(0), 1);
+    }
+
+    #[test]
+    fn tunnels_that_are_not_counted_yet_are_shared_out() {
+        let balance = Balance(Mutex::new(looked(&[Some(0), Some(0)])));
+        let given = [0, 0, 0, 0].map(|home| balance.tunnel(home));
+        assert_eq!(given, [0, 1, 0, 1]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Shards: the threads that connections live on, and the tasks placed there.
 //!
-//! A shard is an OS thread with its own single-threaded runtime. A connection is accepted, relayed and closed on one
+//! A shard is an OS thread with its own single-threaded runtime. A connection is set up, relayed and closed on one
 //! shard, so nothing on the byte path wakes another thread. Actors reach shards through [`Shards`] only: they place a
 //! task, keep it as a [`Placed`], and hear of its end.
 
@@ -57,6 +57,8 @@ use crate::{
 
 /// Placements that may wait for a shard to take them.
 const QUEUE: usize = 1024;
+/// Placements taken until other tasks of the shard get their turn: among them are connections that others hand over.
+const TAKEN: u32 = 8;
 /// Turns of tasks after which a busy shard looks what sockets have become ready. A turn of a lane is several steps, and
 /// nobody is in line before his socket was looked at.
 const EVENT_INTERVAL: u32 = 4;
@@ -315,8 +317,12 @@ impl Shards {
 
 async fn take(mut queue: mpsc::Receiver<Job>, shard: Shard) {
     let mut tidy = Tidy::default();
-    loop {
+    for turn in 1_u32.. {
+        if turn.is_multiple_of(TAKEN) {
+            tokio::task::yield_now().await;
+        }
         let Ok(job) = timeout(memory::LOOK, queue.recv()).await else {
+            shard.shards.balance().look();
             let conns = |load: &Load| load.conns.load(Ordering::Relaxed);
             let load = &shard.0.load;
             let quiet = tidy.look(load.placed.load(Ordering::Relaxed), conns(load));
@@ -380,7 +386,10 @@ impl Shard {
     pub fn hand_over(&self, index: usize, job: impl FnOnce(&Self) + Send + 'static) {
         let handed = self.shards.0.slots.get(index).map(|slot| HandedOver::new(&slot.load));
         let taken = move |shard: &Self| {
-            drop(handed);
+            // Not if it comes back.
+            if let Some(handed) = handed.filter(|_| shard.index() == index) {
+                handed.taken();
+            }
             job(shard);
         };
         let refused = self.shards.send(index, Box::new(taken));

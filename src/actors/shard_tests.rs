@@ -100,5 +100,5 @@ async fn what_a_busy_shard_accepts_goes_to_one_that_has_time() {
         (shards.balance().connection(0), shards.balance().connection(1))
     };
     // Others may use the processors, too.
-    while given() != (1, 1) {}
+    assert!((0..500).any(|_| given() == (1, 1)), "a busy shard keeps what it accepts");
 }

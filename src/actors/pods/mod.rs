@@ -17,14 +17,14 @@ use std::{
 };
 
 use dashmap::DashMap;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use self::{
     pod::Pod,
     trouble::{Reason, Trouble},
 };
 use super::{
-    capture,
+    capture::{self, Kind},
     node::{Node, cut},
     sys::netns::{self, NetNs},
     zds::{self, PodSpec},
@@ -47,6 +47,8 @@ const STOP_WITHIN: Duration = Duration::from_secs(2);
 /// How long the sockets of a pod that ended may take to close, so that its peers hear of the end while the pod still
 /// has a network: the agent is answered, and the pod's network taken down, only then.
 const CLOSE_WITHIN: Duration = Duration::from_secs(1);
+/// How often a drain looks whether all that the kernel has accepted is where it is served.
+const TAKEN_LOOK: Duration = Duration::from_millis(5);
 
 /// The pods of this node. Cheap to clone; it outlives restarts of its actors.
 #[derive(Clone)]
@@ -110,6 +112,9 @@ impl Pods {
             pod.stop_accepting();
         }
         let emptied = async {
+            while self.accepts(&pods) {
+                sleep(TAKEN_LOOK).await;
+            }
             for pod in &pods {
                 pod.conns.emptied().await;
                 pod.peers.emptied().await;
@@ -123,6 +128,12 @@ impl Pods {
             pod.conns.cut_all(cut::DRAIN);
             pod.peers.cut_all(cut::DRAIN);
         }
+    }
+
+    /// Whether a connection that the kernel has accepted may still be on its way to where it is served.
+    fn accepts(&self, pods: &[Arc<Pod>]) -> bool {
+        let looping = |pod: &Arc<Pod>| Kind::ALL.iter().any(|kind| pod.captures.accepting(*kind) > 0);
+        pods.iter().any(looping) || self.node.shards.balance().waiting() > 0
     }
 
     /// Serves the proxy's own pod, so that it can be scraped by mutual TLS. It is not listed for istio-cni.

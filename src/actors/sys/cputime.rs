@@ -48,6 +48,9 @@ mod tests {
         assert!(time.used().unwrap() >= Duration::from_millis(2));
         drop(end);
         working.join().unwrap();
-        assert!(time.used().is_none());
+        // The kernel says that it has ended a little before it forgets it.
+        while time.used().is_some() {
+            std::thread::yield_now();
+        }
     }
 }

@@ -68,7 +68,8 @@ impl PodPool {
         shard.pools.borrow_mut().entry(pod.serial).or_default().clone()
     }
 
-    /// Where connections of `pod` of this kind go on here: one lane for all of them, whichever shard accepted them.
+    /// Where connections of `pod` of this kind go on here, whichever shard accepted them: one lane for all, while somebody
+    /// holds it.
     pub fn course(&self, pod: &Arc<Pod>, shard: &Shard, kind: Kind) -> Rc<Course> {
         let mut held = kind.pick(&self.courses).borrow_mut();
         if let Some(course) = held.upgrade() {
