@@ -29,6 +29,7 @@ pub fn a_host_has_suitable_network_settings() {
         .map(|port| port.parse().unwrap())
         .collect();
     assert_eq!(ports, [1024, 65535]);
+    assert_eq!(setting("ip_local_reserved_ports").unwrap().trim(), "15000-15099");
     assert_eq!(setting("tcp_tw_reuse").unwrap().trim(), "1");
 }
 

@@ -21,8 +21,10 @@ const BRIDGE_INDEX: u32 = 100;
 
 /// Settings that suit many short connections and let any source address pass; a kernel may lack some or keep
 /// them from ordinary users, and the lab works without them, less well.
-const HOST_SETTINGS: [(&str, &str); 8] = [
+const HOST_SETTINGS: [(&str, &str); 9] = [
     ("net/ipv4/ip_local_port_range", "1024 65535"),
+    // Or a connection gets one that a proxy is about to listen on.
+    ("net/ipv4/ip_local_reserved_ports", "15000-15099"),
     ("net/ipv4/tcp_tw_reuse", "1"),
     ("net/ipv4/tcp_max_syn_backlog", "8192"),
     ("net/core/somaxconn", "8192"),
