@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use super::{
-    pods::pod::Pod,
+    pods::pod::{Arriving, Pod},
     serve::{self, inbound, outbound, plaintext},
     settings::HUNG_AFTER,
     shard::{PlaceError, Placed, Shard},
@@ -433,19 +433,16 @@ fn begin(shard: &Shard, pod: &Arc<Pod>, kind: Kind, (stream, peer): (TcpStream, 
         Kind::Inbound => shard.shards.balance().tunnel(shard.index()),
         Kind::Outbound | Kind::Plaintext => shard.shards.balance().connection(shard.index()),
     };
+    let pod = pod.arriving();
     if to == shard.index() {
         return serve(shard, pod, kind, (stream, peer));
     }
-    let theirs = pod.clone();
-    // A pod that ends cuts what is admitted, and admits nothing more.
-    let handed_over = stream.into_std().map(|stream| {
-        shard.hand_over(to, move |shard| match TcpStream::from_std(stream) {
-            Ok(stream) => serve(shard, &theirs, kind, (stream, peer)),
-            Err(error) => refuse(&theirs, peer, &error),
-        });
-    });
-    if let Err(error) = handed_over {
-        refuse(pod, peer, &error);
+    match stream.into_std() {
+        Ok(stream) => shard.hand_over(to, move |shard| match TcpStream::from_std(stream) {
+            Ok(stream) => serve(shard, pod, kind, (stream, peer)),
+            Err(error) => refuse(&pod, peer, &error),
+        }),
+        Err(error) => refuse(&pod, peer, &error),
     }
 }
 
@@ -453,13 +450,13 @@ fn refuse(pod: &Pod, peer: SocketAddr, error: &io::Error) {
     tracing::warn!(target: "capture", uid = &*pod.uid, %peer, %error, "connection refused");
 }
 
-fn serve(shard: &Shard, pod: &Arc<Pod>, kind: Kind, (stream, peer): (TcpStream, SocketAddr)) {
-    let (theirs, local) = (pod.clone(), shard.clone());
-    let course = || PodPool::of(pod, shard).course(pod, shard, kind);
+fn serve(shard: &Shard, arriving: Arriving, kind: Kind, (stream, peer): (TcpStream, SocketAddr)) {
+    let (pod, local) = (arriving.clone(), shard.clone());
+    let course = || PodPool::of(&pod, shard).course(&pod, shard, kind);
     match kind {
-        Kind::Outbound => course().begin(kind.name(), outbound::serve(theirs, local, stream, peer)),
-        Kind::Plaintext => course().begin(kind.name(), plaintext::serve(theirs, local, stream, peer)),
-        Kind::Inbound => serve::spawn(shard, pod, "tunnel", inbound::serve(theirs, local, stream, peer)),
+        Kind::Outbound => course().begin(kind.name(), outbound::serve(arriving, local, stream, peer)),
+        Kind::Plaintext => course().begin(kind.name(), plaintext::serve(arriving, local, stream, peer)),
+        Kind::Inbound => serve::spawn(shard, &pod, "tunnel", inbound::serve(arriving, local, stream, peer)),
     }
 }
 

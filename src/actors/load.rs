@@ -151,11 +151,6 @@ impl Balance {
         looked.shards.get(index).map(|shard| shard.before + shard.used).unwrap_or_default()
     }
 
-    /// What is on its way from shard to shard.
-    pub fn waiting(&self) -> usize {
-        self.0.lock().shards.iter().map(|shard| shard.load.waiting.load(Ordering::Relaxed)).sum()
-    }
-
     /// The shard for a connection that `home` has accepted.
     pub fn connection(&self, home: usize) -> usize {
         let mut looked = self.0.lock();

@@ -10,7 +10,7 @@ use warren::lab::{hosts::Role, process::Process};
 
 use crate::{
     logs::line,
-    metrics::{metrics, metrics_show},
+    metrics::{all_closed, metrics, metrics_show},
     support::*,
 };
 
@@ -50,6 +50,25 @@ pub fn open_connections_outlive_the_order_to_stop_and_the_proxy_ends_with_them()
         assert_eq!(end_of(&mut stream), End::Closed(Vec::new()));
     }
     processes.iter_mut().for_each(ends_well);
+}
+
+pub fn what_had_connected_before_the_order_to_stop_is_served() {
+    const CONNECTIONS: usize = 64;
+    let settings = [("CONNECTION_TERMINATION_DEADLINE", "60s"), ("ZTUNNEL_WORKER_THREADS", "2")];
+    let mut lab = raise_with(MESH, &settings, Default::default());
+    open(&lab, "client", SERVER).unwrap();
+    all_closed(&lab, "one");
+    let mut process = lab.take_proxy("one").unwrap();
+    // The kernel accepts meanwhile, and the proxy hears of all of it and of the order at once.
+    process.signal(libc::SIGSTOP).unwrap();
+    let mut held: Vec<_> = (0..CONNECTIONS).map(|_| dial(&lab, "client", SERVER).unwrap()).collect();
+    process.signal(libc::SIGTERM).unwrap();
+    process.signal(libc::SIGCONT).unwrap();
+    for stream in &mut held {
+        echo(stream, b"in time").unwrap();
+    }
+    drop(held);
+    ends_well(&mut process);
 }
 
 pub fn what_is_open_at_the_deadline_is_cut_and_the_proxy_ends() {

@@ -83,6 +83,7 @@ fn main() -> ExitCode {
         a_broken_hand_over_is_begun_again_and_costs_no_connection,
         a_cni_that_breaks_the_protocol_makes_the_proxy_exit_with_1,
         open_connections_outlive_the_order_to_stop_and_the_proxy_ends_with_them,
+        what_had_connected_before_the_order_to_stop_is_served,
         what_is_open_at_the_deadline_is_cut_and_the_proxy_ends,
         a_proxy_without_connections_ends_at_once_however_it_is_told,
         a_proxy_that_never_heard_of_its_mesh_ends_when_told,

@@ -24,7 +24,7 @@ use self::{
     trouble::{Reason, Trouble},
 };
 use super::{
-    capture::{self, Kind},
+    capture,
     node::{Node, cut},
     sys::netns::{self, NetNs},
     zds::{self, PodSpec},
@@ -112,7 +112,7 @@ impl Pods {
             pod.stop_accepting();
         }
         let emptied = async {
-            while self.accepts(&pods) {
+            while pods.iter().any(|pod| pod.accepts()) {
                 sleep(TAKEN_LOOK).await;
             }
             for pod in &pods {
@@ -128,12 +128,6 @@ impl Pods {
             pod.conns.cut_all(cut::DRAIN);
             pod.peers.cut_all(cut::DRAIN);
         }
-    }
-
-    /// Whether a connection that the kernel has accepted may still be on its way to where it is served.
-    fn accepts(&self, pods: &[Arc<Pod>]) -> bool {
-        let looping = |pod: &Arc<Pod>| Kind::ALL.iter().any(|kind| pod.captures.accepting(*kind) > 0);
-        pods.iter().any(looping) || self.node.shards.balance().waiting() > 0
     }
 
     /// Serves the proxy's own pod, so that it can be scraped by mutual TLS. It is not listed for istio-cni.

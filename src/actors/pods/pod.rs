@@ -4,7 +4,7 @@ use std::{
     net::{IpAddr, SocketAddr, TcpListener},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -61,6 +61,8 @@ pub struct Pod {
     pub captures: Captures,
     /// Where its audit waits for its canaries.
     pub canaries: Canaries,
+    /// Connections accepted that are in none of these sets yet.
+    arriving: AtomicUsize,
     /// Set once: no connection is accepted any more.
     pub draining: watch::Sender<bool>,
     /// Inbound listeners may connect as the client.
@@ -75,6 +77,10 @@ pub struct Pod {
     baggage: Mutex<Option<(Arc<Workload>, Option<HeaderValue>)>>,
 }
 
+/// The pod of a connection that has been accepted and is in none of the pod's sets yet: it may be on its way to another
+/// shard, or stand in a lane. A drain waits for it.
+pub struct Arriving(Arc<Pod>);
+
 /// What is known of a live connection, for policy and for showing.
 #[derive(Debug)]
 pub struct ConnInfo {
@@ -88,6 +94,29 @@ pub struct ConnInfo {
     pub identity: Option<Identity>,
     /// What policies see as its destination; for outbound connections the original destination.
     pub dst: SocketAddr,
+}
+
+// === impl Arriving ===
+
+impl Arriving {
+    /// The connection is in one of the sets.
+    pub fn arrived(self) -> Arc<Pod> {
+        self.0.clone()
+    }
+}
+
+impl std::ops::Deref for Arriving {
+    type Target = Arc<Pod>;
+
+    fn deref(&self) -> &Arc<Pod> {
+        &self.0
+    }
+}
+
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        self.0.arriving.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 // === impl Pod ===
@@ -120,6 +149,7 @@ impl Pod {
             listeners: Mutex::default(),
             captures: Captures::default(),
             canaries: Canaries::default(),
+            arriving: AtomicUsize::new(0),
             draining: watch::Sender::new(false),
             transparent: AtomicBool::new(false),
             paced: AtomicBool::new(false),
@@ -127,6 +157,18 @@ impl Pod {
             workload: Mutex::default(),
             baggage: Mutex::default(),
         })
+    }
+
+    /// A connection of this pod has been accepted.
+    pub fn arriving(self: &Arc<Self>) -> Arriving {
+        self.arriving.fetch_add(1, Ordering::Relaxed);
+        Arriving(self.clone())
+    }
+
+    /// Whether a connection that the kernel has accepted may still be on its way to where it is served.
+    pub fn accepts(&self) -> bool {
+        let looping = |kind: &Kind| self.captures.accepting(*kind) > 0;
+        Kind::ALL.iter().any(looping) || self.arriving.load(Ordering::Relaxed) > 0
     }
 
     /// Says and counts that a task of a connection or tunnel of this pod has panicked on a shard.

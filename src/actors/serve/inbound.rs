@@ -19,7 +19,7 @@ use crate::{
         lane::Crowd,
         load::Counted,
         node::PoolSettings,
-        pods::pod::{ConnInfo, Pod},
+        pods::pod::{Arriving, ConnInfo, Pod},
         shard::Shard,
         telemetry::{
             access,
@@ -58,7 +58,8 @@ struct Tunnel {
 }
 
 /// Serves a connection accepted on 15008 until its peer closes it or the pod is gone.
-pub async fn serve(pod: Arc<Pod>, shard: Shard, stream: TcpStream, peer: SocketAddr) {
+pub async fn serve(arriving: Arriving, shard: Shard, stream: TcpStream, peer: SocketAddr) {
+    let pod = &*arriving;
     let Ok((client, dst)) = super::ends(&stream, peer) else { return };
     let _counted = (shard.count_tunnel(), pod.node.metrics.socket(Reporter::Destination));
     if pod.peers.len() >= MAX_TUNNELS {
@@ -67,6 +68,7 @@ pub async fn serve(pod: Arc<Pod>, shard: Shard, stream: TcpStream, peer: SocketA
         return access::refused(client.addr(), dst, Reporter::Destination, &outcome);
     }
     let Ok(member) = pod.peers.admit(shard.index(), client.addr()) else { return };
+    let pod = arriving.arrived();
     let served = member.guard(run(&pod, &shard, stream, client, dst)).await;
     if let Ok(Err(outcome)) = served {
         access::refused(client.addr(), dst, Reporter::Destination, &outcome);

@@ -191,11 +191,12 @@ pub fn captured(stream: &tokio::net::TcpStream, peer: SocketAddr) -> io::Result<
 
 #[cfg(test)]
 mod tests {
-    use std::{future::Future, net::SocketAddr, sync::Arc};
+    use std::{future::Future, net::SocketAddr};
 
     use super::*;
+    use crate::actors::pods::pod::Arriving;
 
-    type Serve<F> = fn(Arc<Pod>, Shard, TcpStream, SocketAddr) -> F;
+    type Serve<F> = fn(Arriving, Shard, TcpStream, SocketAddr) -> F;
 
     fn size<F: Future>(_: Serve<F>) -> usize {
         size_of::<F>()

@@ -16,7 +16,7 @@ use crate::{
         load::Counted,
         pods::{
             audit,
-            pod::{ConnInfo, Pod},
+            pod::{Arriving, ConnInfo, Pod},
         },
         shard::Shard,
         sys::probe,
@@ -54,7 +54,7 @@ const IMPATIENCE: Duration = Duration::from_secs(1);
 
 /// Serves a connection accepted on 15001.
 pub fn serve(
-    pod: Arc<Pod>,
+    pod: Arriving,
     shard: Shard,
     stream: TcpStream,
     peer: SocketAddr,
@@ -105,10 +105,11 @@ struct Open {
     reached: Reached,
 }
 
-async fn open(pod: Arc<Pod>, shard: Shard, stream: TcpStream, peer: SocketAddr) -> Option<Open> {
+async fn open(arriving: Arriving, shard: Shard, stream: TcpStream, peer: SocketAddr) -> Option<Open> {
+    let pod = &*arriving;
     let capture = Step::new("capture", Kind::Internal);
     let (client, dst) = super::captured(&stream, peer).ok()?;
-    if audit::is_canary(&pod, client.addr(), dst.addr()) {
+    if audit::is_canary(pod, client.addr(), dst.addr()) {
         probe::drop_at_once(&stream);
         return None;
     }
@@ -124,6 +125,7 @@ async fn open(pod: Arc<Pod>, shard: Shard, stream: TcpStream, peer: SocketAddr) 
         dst: dst.addr(),
     };
     let conn = pod.conns.admit(shard.index(), info).ok()?;
+    let pod = arriving.arrived();
     drop(capture);
     let counted = (shard.count_conn(), pod.node.metrics.socket(Reporter::Source));
     let outbound = Outbound { pod: &pod, shard: &shard, conn: &conn, client, dst };

@@ -8,7 +8,7 @@ use super::report::{Facts, Report};
 use crate::{
     actors::{
         load::Counted,
-        pods::pod::{ConnInfo, Pod},
+        pods::pod::{Arriving, ConnInfo, Pod},
         shard::Shard,
         telemetry::{
             access,
@@ -27,7 +27,7 @@ use crate::{
 
 /// Serves a connection accepted on 15006.
 pub fn serve(
-    pod: Arc<Pod>,
+    pod: Arriving,
     shard: Shard,
     stream: TcpStream,
     peer: SocketAddr,
@@ -53,7 +53,8 @@ struct Open {
     report: Box<Report>,
 }
 
-async fn open(pod: Arc<Pod>, shard: Shard, stream: TcpStream, peer: SocketAddr) -> Option<Open> {
+async fn open(arriving: Arriving, shard: Shard, stream: TcpStream, peer: SocketAddr) -> Option<Open> {
+    let pod = &*arriving;
     let capture = Step::new("capture", Kind::Internal);
     let (client, dst) = super::captured(&stream, peer).ok()?;
     span::describe(|span| {
@@ -77,6 +78,7 @@ async fn open(pod: Arc<Pod>, shard: Shard, stream: TcpStream, peer: SocketAddr) 
     };
     // Registered before policies are asked, so that a change in between is not missed.
     let conn = pod.conns.admit(shard.index(), info).ok()?;
+    let pod = arriving.arrived();
     drop(capture);
     let counted = (shard.count_conn(), pod.node.metrics.socket(Reporter::Destination));
     let reached = conn.guard(reach(&pod, &conn, inbound)).await.ok()?;
