@@ -59,6 +59,8 @@ pub struct Balance(Mutex<Looked>);
 #[derive(Debug)]
 struct Looked {
     at: Instant,
+    /// Which shard was given a connection last.
+    last: Option<usize>,
     shards: Vec<Lately>,
 }
 
@@ -75,12 +77,24 @@ struct Lately {
     busy: Option<u64>,
     /// Connections given since.
     given: u64,
+    /// How many of all it ever had were over.
+    over: u64,
     /// Tunnels given since: it may be some time until they are counted.
     tunnels: usize,
     /// What it had taken.
     taken: u64,
     /// Something waits, and nothing has been taken between two looks. A thread that is stuck uses no time at all.
     stuck: bool,
+}
+
+// === impl Load ===
+
+impl Load {
+    /// How many connections and tunnels have come and gone.
+    fn over(&self) -> u64 {
+        let now = |count: &AtomicUsize| count.load(Ordering::Relaxed) as u64;
+        self.placed.load(Ordering::Relaxed).saturating_sub(now(&self.conns) + now(&self.tunnels))
+    }
 }
 
 // === impl Counted ===
@@ -128,7 +142,7 @@ impl Balance {
     /// Of shards with these loads that nobody serves yet.
     pub fn new(loads: impl IntoIterator<Item = Arc<Load>>) -> Self {
         let shards = loads.into_iter().map(|load| Lately { load, ..Lately::default() }).collect();
-        Self(Mutex::new(Looked { at: Instant::now(), shards }))
+        Self(Mutex::new(Looked { at: Instant::now(), last: None, shards }))
     }
 
     /// A new thread serves shard `index`.
@@ -156,9 +170,7 @@ impl Balance {
         let mut looked = self.0.lock();
         looked.look(Instant::now());
         let to = looked.lightest(home);
-        if let Some(shard) = looked.shards.get_mut(to) {
-            shard.given += 1;
-        }
+        looked.give(to);
         to
     }
 
@@ -196,11 +208,25 @@ impl Looked {
         }
         // Few connections say less than many. Twice an equal part of them is all of a shard, as with two shards.
         let weight =
-            |shard: &Lately| shard.busy.map(|busy| busy + WHOLE * shard.given * count / (2 * given + 4));
-        let Some(mine) = self.shards.get(home).and_then(weight) else { return home };
-        match self.able().filter_map(|(index, shard)| Some((weight(shard)?, index))).min() {
-            Some((least, index)) if mine > least + MARGIN => index,
-            _ => home,
+            |shard: &Lately| Some(shard.busy? + WHOLE * shard.still_there() * count / (2 * given + 4));
+        let Some(here) = self.shards.get(home) else { return home };
+        let Some(mine) = weight(here) else { return home };
+        let others = self.able().filter(|(index, _)| *index != home);
+        let Some((least, to)) = others.filter_map(|(index, shard)| Some((weight(shard)?, index))).min()
+        else {
+            return home;
+        };
+        // Two that are opened one after the other go to two shards, also where a third before them has nothing to do. Not
+        // where they come and go: those are shared out in the long run, and to hand one over takes longer than to serve it.
+        let all_there = here.given > 0 && here.still_there() == here.given;
+        let in_turn = self.last == Some(home) && all_there && here.busy < Some(QUARTER);
+        if mine > least + MARGIN || in_turn && mine >= least { to } else { home }
+    }
+
+    fn give(&mut self, to: usize) {
+        if let Some(shard) = self.shards.get_mut(to) {
+            shard.given += 1;
+            self.last = Some(to);
         }
     }
 
@@ -224,9 +250,14 @@ impl Looked {
 // === impl Lately ===
 
 impl Lately {
+    /// How many of the connections given lately may be there still.
+    fn still_there(&self) -> u64 {
+        self.given.saturating_sub(self.load.over().saturating_sub(self.over))
+    }
+
     /// What has become of the shard since `passed` ago.
     fn look(&mut self, passed: Duration) {
-        (self.given, self.tunnels) = (0, 0);
+        (self.given, self.tunnels, self.over) = (0, 0, self.load.over());
         self.busy = match self.time.map(ThreadTime::used) {
             Some(used) => used.map(|used| {
                 let more = used.saturating_sub(mem::replace(&mut self.used, used));
@@ -254,14 +285,14 @@ mod tests {
     /// Shards that have used so much of a processor, and nothing given yet.
     fn looked(busy: &[Option<u64>]) -> Looked {
         let shards = busy.iter().map(|busy| Lately { busy: *busy, ..Lately::default() }).collect();
-        Looked { at: Instant::now(), shards }
+        Looked { at: Instant::now(), last: None, shards }
     }
 
     /// Gives `count` connections that shard 0 has accepted; how many each got.
     fn give(looked: &mut Looked, count: usize) -> Vec<u64> {
         for _ in 0..count {
             let to = looked.lightest(0);
-            looked.shards[to].given += 1;
+            looked.give(to);
         }
         looked.shards.iter().map(|shard| shard.given).collect()
     }
@@ -275,6 +306,33 @@ mod tests {
             let shared = give(&mut looked(&vec![Some(0); shards]), 16 * shards);
             assert!(shared.iter().all(|given| (12..=20).contains(given)), "{shared:?}");
         }
+    }
+
+    #[test]
+    fn two_that_follow_each_other_go_to_two_shards_whatever_came_before() {
+        for first in [0, 1] {
+            let mut looked = looked(&[Some(0), Some(0)]);
+            looked.give(first);
+            let second = looked.lightest(first);
+            looked.give(second);
+            assert_ne!(second, first);
+            // Either may accept the third.
+            assert_eq!((looked.lightest(0), looked.lightest(1)), (first, first));
+        }
+    }
+
+    #[test]
+    fn connections_that_are_over_do_not_count() {
+        let mut looked = looked(&[Some(0), Some(0)]);
+        for _ in 0..8 {
+            drop(Counted::new(&looked.shards[0].load, |load| &load.conns));
+            looked.give(0);
+        }
+        assert_eq!(looked.lightest(0), 0);
+        looked.give(0);
+        assert_eq!(looked.lightest(0), 0, "one of nine is still there");
+        (0..3).for_each(|_| looked.give(0));
+        assert_eq!(looked.lightest(0), 1, "four of twelve are");
     }
 
     #[test]
