@@ -96,7 +96,7 @@ async fn what_a_busy_shard_accepts_goes_to_one_that_has_time() {
     );
     // Given by what is known of the threads alone: each is the first one since these were last looked at.
     let given = || {
-        thread::sleep(std::time::Duration::from_millis(20));
+        thread::park_timeout(std::time::Duration::from_millis(20));
         (shards.balance().connection(0), shards.balance().connection(1))
     };
     // Others may use the processors, too.
