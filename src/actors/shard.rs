@@ -317,7 +317,9 @@ impl Shards {
 
 async fn take(mut queue: mpsc::Receiver<Job>, shard: Shard) {
     let mut tidy = Tidy::default();
-    for turn in 1_u32.. {
+    let mut turn = 0_u32;
+    loop {
+        turn = turn.wrapping_add(1);
         if turn.is_multiple_of(TAKEN) {
             tokio::task::yield_now().await;
         }

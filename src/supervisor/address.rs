@@ -1,6 +1,13 @@
 //! Addresses: where an actor is reached, whichever incarnation of it is running.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use ractor::{ActorId, Message, RpcReplyPort};
 use tokio::sync::{oneshot, watch};
@@ -13,6 +20,8 @@ use super::mailbox::Mailbox;
 pub struct Address<M> {
     name: Arc<str>,
     current: watch::Sender<Option<Mailbox<M>>>,
+    /// Nobody will be behind it after the one that is.
+    retired: Arc<AtomicBool>,
 }
 
 /// Why a message got no answer.
@@ -44,7 +53,7 @@ pub enum AddressError {
 
 impl<M> Clone for Address<M> {
     fn clone(&self) -> Self {
-        Self { name: self.name.clone(), current: self.current.clone() }
+        Self { name: self.name.clone(), current: self.current.clone(), retired: self.retired.clone() }
     }
 }
 
@@ -57,7 +66,7 @@ impl<M> fmt::Debug for Address<M> {
 impl<M: Message> Address<M> {
     /// An address with nobody behind it yet. The name is for errors; it need not be unique.
     pub fn new(name: &str) -> Self {
-        Self { name: name.into(), current: watch::Sender::new(None) }
+        Self { name: name.into(), current: watch::Sender::new(None), retired: Arc::default() }
     }
 
     /// The name given to [`Address::new`].
@@ -68,6 +77,13 @@ impl<M: Message> Address<M> {
     /// Puts `actor` behind the address, in place of its former incarnation. Supervisors do this after each start.
     pub fn publish(&self, actor: Mailbox<M>) {
         self.current.send_replace(Some(actor));
+    }
+
+    /// Nobody will be put behind the address any more: once its actor has ended, calls fail at once. An actor that ends
+    /// for good says so before it does; else whoever is about to call it would wait for a restart.
+    pub fn retire(&self) {
+        self.retired.store(true, Ordering::Release);
+        self.current.send_modify(|_| ());
     }
 
     /// The actor behind the address, dead or alive; goes stale at the next restart, so do not keep it.
@@ -95,7 +111,7 @@ impl<M: Message> Address<M> {
     /// restart first; all within `timeout`.
     ///
     /// # Errors
-    /// - `Down`: no restart came in time, the message was not delivered;
+    /// - `Down`: no restart came in time, or none will; the message was not delivered;
     /// - `TimedOut`: it was delivered and not answered in time;
     /// - `Lost`: the actor died with it.
     pub async fn call<T: Send + 'static>(
@@ -129,6 +145,9 @@ impl<M: Message> Address<M> {
                     Err(Some(undelivered)) => message = undelivered,
                     Err(None) => return Err(self.down()),
                 }
+            }
+            if self.retired.load(Ordering::Acquire) {
+                return Err(self.down());
             }
             incarnations.changed().await.map_err(|_| self.down())?;
         }

@@ -298,7 +298,12 @@ impl Actor for TunnelActor {
                 }
                 if state.placed.is_empty() {
                     // Nothing is left to own. Who asks from now on finds the actor gone and starts another.
-                    self.pod.tunnels.actors.remove(&self.key);
+                    if let Some((_, address)) = self.pod.tunnels.actors.remove(&self.key)
+                        && address.actor_id() == Some(myself.id())
+                    {
+                        // Or who has looked just before would wait for a restart that never comes.
+                        address.retire();
+                    }
                     myself.stop(Some("no tunnel left".into()));
                 }
             }

@@ -43,3 +43,20 @@ async fn clones_of_an_address_share_what_is_behind_it() {
     assert_eq!(clone.call(SECOND, Msg::Ping).await, Ok(1));
     assert_eq!(clone.actor_id(), a.address.actor_id());
 }
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_at_an_address_whose_actor_has_ended_for_good() {
+    let world = World::default();
+    let a = world.worker("a");
+    let down = Err(AddressError::Down { name: a.address.name().clone() });
+    let tree = world.start(root(Strategy::OneForOne).child(a.spec())).await;
+    a.address.retire();
+    assert_eq!(a.address.call(SECOND, Msg::Ping).await, Ok(1), "it has not ended yet");
+    tree.stop().await;
+    let begun = tokio::time::Instant::now();
+    assert_eq!(a.address.call(SECOND, Msg::Ping).await, down);
+    let early = Address::<Msg>::new("a");
+    let (waited, ()) = tokio::join!(early.call(SECOND, Msg::Ping), async { early.retire() });
+    assert_eq!(waited, down);
+    assert!(begun.elapsed().is_zero());
+}
