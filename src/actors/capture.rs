@@ -170,7 +170,7 @@ impl Captures {
 
     /// How many accept loops of this kind there are: one a shard, if all is well.
     pub fn accepting(&self, kind: Kind) -> usize {
-        kind.pick(&self.accepting).load(Ordering::Relaxed)
+        kind.pick(&self.accepting).load(Ordering::Acquire)
     }
 }
 
@@ -186,7 +186,8 @@ impl Accepting {
 impl Drop for Accepting {
     fn drop(&mut self) {
         let Self(pod, kind) = self;
-        kind.pick(&pod.captures.accepting).fetch_sub(1, Ordering::Relaxed);
+        // Whoever sees that it has ended sees what it accepted as arriving, or where that has arrived.
+        kind.pick(&pod.captures.accepting).fetch_sub(1, Ordering::Release);
     }
 }
 

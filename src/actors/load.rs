@@ -201,11 +201,8 @@ impl Looked {
     }
 
     fn lightest(&self, home: usize) -> usize {
-        let (mut given, mut count) = (0, 0);
-        for shard in &self.shards {
-            given += shard.given;
-            count += 1;
-        }
+        let given: u64 = self.shards.iter().map(|shard| shard.given).sum();
+        let count = self.shards.len() as u64;
         // Few connections say less than many. Twice an equal part of them is all of a shard, as with two shards.
         let weight =
             |shard: &Lately| Some(shard.busy? + WHOLE * shard.still_there() * count / (2 * given + 4));

@@ -115,7 +115,8 @@ impl std::ops::Deref for Arriving {
 
 impl Drop for Arriving {
     fn drop(&mut self) {
-        self.0.arriving.fetch_sub(1, Ordering::Relaxed);
+        // Whoever sees that it has arrived sees it in its set, too.
+        self.0.arriving.fetch_sub(1, Ordering::Release);
     }
 }
 
@@ -168,7 +169,7 @@ impl Pod {
     /// Whether a connection that the kernel has accepted may still be on its way to where it is served.
     pub fn accepts(&self) -> bool {
         let looping = |kind: &Kind| self.captures.accepting(*kind) > 0;
-        Kind::ALL.iter().any(looping) || self.arriving.load(Ordering::Relaxed) > 0
+        Kind::ALL.iter().any(looping) || self.arriving.load(Ordering::Acquire) > 0
     }
 
     /// Says and counts that a task of a connection or tunnel of this pod has panicked on a shard.
