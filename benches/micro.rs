@@ -309,7 +309,7 @@ fn tunnelled(local: &LocalSet, runtime: &Runtime) -> (TcpStream, TcpStream) {
             trace: TraceParent::random(&mut SmallRng::seed_from_u64(1)),
             network: None,
         };
-        let (stream, _) = client::connect(send, request).await.unwrap();
+        let (stream, _) = client::connect(send, request, bytes::Bytes::new()).await.unwrap();
         spawn_local(async move { relay(TcpSide(near), stream, &Uncounted, &Buffers::default()).await });
         (client, app)
     })

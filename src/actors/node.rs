@@ -133,6 +133,8 @@ pub struct Options {
     pub policy_log: bool,
     /// Join pods of this node without a tunnel.
     pub local_join: bool,
+    /// Send what a client has said already along with the CONNECT.
+    pub early_data: bool,
 }
 
 /// Next hops that lately did not answer: another endpoint of the service is tried before them. Bounded; the oldest

@@ -60,6 +60,7 @@ pub fn data_plane(config: &Config) -> Settings {
             localhost_app_tunnel: config.listen.localhost_app_tunnel,
             policy_log: config.process.log.policy_info,
             local_join: config.tunnel.join.enabled,
+            early_data: config.tunnel.http2.early_data,
         },
         illegal_ports: IllegalPorts::new(config.listen.ports.illegal()),
     }

@@ -23,7 +23,7 @@ use super::tls::buffer::Buffers;
 /// First chunk size of a direction in bytes; doubled each time a source fills it.
 const FIRST_CHUNK: usize = 16 * 1024;
 /// Largest chunk.
-const MAX_CHUNK: usize = 256 * 1024;
+const MAX_CHUNK: usize = 512 * 1024;
 /// Bytes a direction moves before other tasks of the shard get their turn.
 const TURN: usize = 1024 * 1024;
 /// Chunks up to this size are copied out of the scratch area, so that a small piece does not pin a large one.
@@ -39,6 +39,19 @@ impl Shortcut for () {
     ) -> Poll<Passed> {
         Poll::Ready(Passed::Unable)
     }
+}
+
+/// What the first side of a relay did before it began.
+#[derive(Debug)]
+pub enum Said {
+    /// Nothing that is known of.
+    Nothing,
+    /// So many bytes, which the second side has got already.
+    Passed(usize),
+    /// These bytes, which are still to be passed on.
+    Held(Bytes),
+    /// It ended.
+    Ended(End),
 }
 
 /// Why a direction ended otherwise than by the end of its source.
@@ -176,6 +189,19 @@ pub fn relay_by<'a, A: Side, B: Side, M: Meter, S: Shortcut>(
 }
 
 // === impl Relay ===
+
+impl<A, B, M, S: Shortcut> Relay<'_, A, B, M, S> {
+    /// Goes on after what the first side did before.
+    pub fn after(mut self, said: Said) -> Self {
+        match said {
+            Said::Nothing => {}
+            Said::Passed(n) => self.forth.moved = n,
+            Said::Held(bytes) => self.forth.pending = bytes,
+            Said::Ended(end) => self.forth.source_ended(end),
+        }
+        self
+    }
+}
 
 impl<A: Side + Unpin, B: Side + Unpin, M: Meter, S: Shortcut + Unpin> Future for Relay<'_, A, B, M, S> {
     type Output = Result<(), Fault>;
@@ -429,7 +455,7 @@ pub fn poll_write_chunk(
 }
 
 /// How an error of its source ends a direction.
-fn broken(error: io::Error) -> End {
+pub fn broken(error: io::Error) -> End {
     // Nothing can be written to it either.
     if error.kind() == io::ErrorKind::ConnectionReset {
         End::Gone(None)
@@ -452,105 +478,5 @@ fn went_away(error: &io::Error) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::cell::Cell;
-
-    use super::*;
-    use tokio::{
-        io::{AsyncReadExt, AsyncWriteExt},
-        net::TcpListener,
-    };
-
-    #[derive(Default)]
-    struct Counts(Cell<usize>, Cell<usize>);
-
-    impl Meter for Counts {
-        fn forward(&self, n: usize) {
-            self.0.set(self.0.get() + n);
-        }
-        fn backward(&self, n: usize) {
-            self.1.set(self.1.get() + n);
-        }
-    }
-
-    async fn tcp() -> (TcpStream, TcpStream) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let addr = listener.local_addr().unwrap();
-        let (near, far) = tokio::join!(TcpStream::connect(addr), listener.accept());
-        (near.unwrap(), far.unwrap().0)
-    }
-
-    #[tokio::test]
-    async fn all_bytes_pass_in_both_directions_past_every_chunk_size() {
-        let ((mut client, a), (b, mut server)) = (tcp().await, tcp().await);
-        let counts = Counts::default();
-        let sent: Vec<u8> = (0..9_000_000u32).map(|i| (i * 7 + i / 251) as u8).collect();
-        let (up, down) = (sent.clone(), sent.clone());
-        let buffers = Buffers::default();
-        let (relayed, got_up, got_down) = tokio::join!(
-            relay(TcpSide(a), TcpSide(b), &counts, &buffers),
-            async {
-                let (mut read, mut write) = server.split();
-                let mut got = Vec::new();
-                let (r, w) = tokio::join!(read.read_to_end(&mut got), async {
-                    write.write_all(&down).await?;
-                    write.shutdown().await
-                });
-                r.and(w.map(|()| 0)).unwrap();
-                got
-            },
-            async {
-                let (mut read, mut write) = client.split();
-                let mut got = Vec::new();
-                let (r, w) = tokio::join!(read.read_to_end(&mut got), async {
-                    write.write_all(&up).await?;
-                    write.shutdown().await
-                });
-                r.and(w.map(|()| 0)).unwrap();
-                got
-            }
-        );
-        relayed.unwrap();
-        assert!(got_up == sent && got_down == sent, "bytes differ");
-        assert_eq!((counts.0.get(), counts.1.get()), (sent.len(), sent.len()));
-    }
-
-    #[tokio::test]
-    async fn one_direction_goes_on_after_the_other_has_ended() {
-        let ((mut client, a), (b, mut server)) = (tcp().await, tcp().await);
-        let counts = Counts::default();
-        let buffers = Buffers::default();
-        let (relayed, ()) = tokio::join!(relay(TcpSide(a), TcpSide(b), &counts, &buffers), async {
-            client.write_all(b"question").await.unwrap();
-            client.shutdown().await.unwrap();
-            let mut got = Vec::new();
-            server.read_to_end(&mut got).await.unwrap();
-            assert_eq!(got, b"question");
-            server.write_all(b"answer").await.unwrap();
-            drop(server);
-            got.clear();
-            client.read_to_end(&mut got).await.unwrap();
-            assert_eq!(got, b"answer");
-        });
-        relayed.unwrap();
-        assert_eq!((counts.0.get(), counts.1.get()), (8, 6));
-    }
-
-    #[tokio::test]
-    async fn a_reset_of_one_side_ends_both_without_a_fault() {
-        let ((client, a), (b, server)) = (tcp().await, tcp().await);
-        socket2::SockRef::from(&client).set_linger(Some(std::time::Duration::ZERO)).unwrap();
-        let counts = Counts::default();
-        let buffers = Buffers::default();
-        let patience = std::time::Duration::from_secs(60);
-        let relaying = tokio::time::timeout(patience, relay(TcpSide(a), TcpSide(b), &counts, &buffers));
-        let (relayed, _server) = tokio::join!(relaying, async {
-            drop(client);
-            // The server stays: what it might still say has nowhere to go.
-            let mut server = server;
-            assert_eq!(server.read(&mut [0; 8]).await.unwrap(), 0);
-            server
-        });
-        relayed.unwrap().unwrap();
-    }
-}
+#[path = "relay_tests.rs"]
+mod tests;

@@ -11,6 +11,7 @@ use warren::{
 mod audit;
 mod capture;
 mod certs;
+mod early;
 mod flood;
 mod hbone;
 mod lifecycle;
@@ -29,6 +30,7 @@ mod zds;
 use audit::*;
 use capture::*;
 use certs::*;
+use early::*;
 use flood::*;
 use hbone::*;
 use lifecycle::*;
@@ -51,6 +53,12 @@ fn main() -> ExitCode {
         raw_hbone_is_answered_by_the_table_of_statuses,
         another_trust_domain_is_turned_away_on_both_sides,
         mute_peers_end_in_bounded_time_with_their_flag,
+        what_a_client_has_said_goes_along_with_its_connect,
+        a_client_that_says_nothing_is_put_through_all_the_same,
+        nothing_goes_along_where_that_is_turned_off,
+        what_nobody_took_up_is_said_again_elsewhere,
+        what_may_have_been_taken_up_is_not_said_again,
+        who_was_heard_and_is_refused_is_reset,
         an_allow_policy_that_does_not_match_is_401_and_closed,
         strict_refuses_plaintext_and_nothing_else,
         a_policy_change_cuts_live_connections,

@@ -1,5 +1,6 @@
 //! Connections, from accept to close, each on one shard.
 
+pub mod early;
 pub mod inbound;
 pub mod local;
 pub mod outbound;

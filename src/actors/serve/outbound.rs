@@ -2,12 +2,14 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use tokio::{
     net::TcpStream,
     time::{error::Elapsed, timeout},
 };
 
 use super::{
+    early::Early,
     local::{Both, Join, Joined},
     report::{Facts, Report},
 };
@@ -41,7 +43,7 @@ use crate::{
         labels::Reporter,
         mesh::{Service, Workload},
         outcome::{Failure, Outcome, Unroutable},
-        relay::{Fault, TcpSide, relay},
+        relay::{Fault, Said, TcpSide, relay},
         route::{self, Hop, Pick, Route, RouteError, Source, Upstream},
     },
     supervisor::{Conn, CutReason},
@@ -66,15 +68,20 @@ pub fn serve(
     let opening = Box::pin(spans.around(open(pod, shard.clone(), stream, peer)));
     async move {
         // Taken apart at once: later, the whole would be held beside its parts.
-        let Some(Open { client, conn, counted: _counted, report, reached }) = opening.await else { return };
+        let Some(Open { client: (client, said), conn, counted: _counted, report, reached }) = opening.await
+        else {
+            return;
+        };
         report.relaying();
         let relayed = match reached {
-            Reached::Tcp(server) => conn.guard(super::plainly(&shard, (client, server), &*report)).await,
-            Reached::Stream(server, _lease) => {
-                conn.guard(relay(client, server, &*report, &shard.buffers)).await
+            Reached::Tcp(server) => {
+                conn.guard(super::plainly(&shard, (client, server), &*report).after(said)).await
+            }
+            Reached::Stream(server, _lease, _) => {
+                conn.guard(relay(client, server, &*report, &shard.buffers).after(said)).await
             }
             // Boxed, as it is the largest.
-            Reached::Local(joined) => Box::pin(join(&shard, (&conn, &report, client), *joined)).await,
+            Reached::Local(joined) => Box::pin(join(&shard, (&conn, &report), (client, said), *joined)).await,
         };
         // A connection that was cut is reported as such.
         if let Ok(relayed) = relayed {
@@ -86,19 +93,20 @@ pub fn serve(
 /// Relays to a pod that is served here, too.
 async fn join(
     shard: &Shard,
-    (here, report, client): (&Conn<ConnInfo>, &Report, TcpSide),
+    (here, report): (&Conn<ConnInfo>, &Report),
+    (client, said): (TcpSide, Said),
     Joined { conn: there, report: theirs, app }: Joined,
 ) -> Result<Result<(), Fault>, CutReason> {
     theirs.relaying();
     let both = Both(report, &theirs);
-    let relaying = there.guard(super::plainly(shard, (client, TcpSide(app)), &both));
+    let relaying = there.guard(super::plainly(shard, (client, TcpSide(app)), &both).after(said));
     let relayed = here.guard(relaying).await.flatten();
     relayed.inspect(|relayed| theirs.relayed(relayed))
 }
 
 /// A connection whose next hop is reached.
 struct Open {
-    client: TcpSide,
+    client: (TcpSide, Said),
     conn: Conn<ConnInfo>,
     counted: (Counted, Held),
     report: Box<Report>,
@@ -128,9 +136,11 @@ async fn open(arriving: Arriving, shard: Shard, stream: TcpStream, peer: SocketA
     let pod = arriving.arrived();
     drop(capture);
     let counted = (shard.count_conn(), pod.node.metrics.socket(Reporter::Source));
-    let outbound = Outbound { pod: &pod, shard: &shard, conn: &conn, client, dst };
+    let early = Early::new(stream);
+    let outbound = Outbound { pod: &pod, shard: &shard, conn: &conn, early: &early, client, dst };
     let (report, reached) = conn.guard(outbound.reach()).await.ok()??;
-    Some(Open { client: TcpSide(stream), conn, counted, report, reached })
+    let client = early.through(matches!(reached, Reached::Stream(_, _, true)))?;
+    Some(Open { client, conn, counted, report, reached })
 }
 
 /// One outbound connection.
@@ -138,6 +148,7 @@ struct Outbound<'a> {
     pod: &'a Arc<Pod>,
     shard: &'a Shard,
     conn: &'a Conn<ConnInfo>,
+    early: &'a Early,
     client: ClientAddr,
     dst: OrigDst,
 }
@@ -145,7 +156,8 @@ struct Outbound<'a> {
 /// A next hop that was reached.
 enum Reached {
     Tcp(TcpSide),
-    Stream(StreamSide, Lease),
+    /// Whether what the client had said went along.
+    Stream(StreamSide, Lease, bool),
     /// The destination's own side, served here too.
     Local(Box<Joined>),
 }
@@ -338,17 +350,19 @@ impl Outbound<'_> {
         // A tunnel that went away between being picked and being used has carried nothing: another is taken.
         for _ in 0..2 {
             let lease = self.lease(key, elsewhere).await?;
+            let said = self.ahead(key, &request.authority);
+            let told = !said.is_empty();
             let patience = self.pod.node.settings.timeouts.response;
             let step = Step::new("CONNECT", Kind::Client);
             let mut request = request.clone();
             // The peer's spans are inside this one.
             request.trace = step.trace_parent().unwrap_or(request.trace);
-            let asking = client::connect(lease.send_request(), request);
+            let asking = client::connect(lease.send_request(), request, said);
             let answered = timeout(patience, step.within(asking)).await;
             step.describe(|span| answer(span.addr(span::PEER, key.to), &answered));
             drop(step);
             match answered {
-                Ok(Ok((side, _))) => return Ok(Reached::Stream(side, lease)),
+                Ok(Ok((side, _))) => return Ok(Reached::Stream(side, lease, told)),
                 Ok(Err(ConnectError::PeerStatus(status))) => {
                     // 503: the peer could not reach the application, so another endpoint may.
                     return Err((Failure::Status(status.as_u16()).into(), status.as_u16() == 503));
@@ -356,23 +370,38 @@ impl Outbound<'_> {
                 Ok(Err(error @ ConnectError::LocalAuthority(_))) => {
                     return Err((Failure::H2(error.to_string().into()).into(), false));
                 }
-                Ok(Err(ConnectError::Tunnel(error))) => {
+                Ok(Err(ConnectError::Tunnel { error, unheard })) => {
                     // Picked again, a tunnel on its way out would fail every connection until its last stream ends.
                     if error.is_go_away() || error.is_io() {
                         lease.retire();
                     } else {
                         lease.distrust();
                     }
-                    last = Some(Failure::H2(error.to_string().into()));
+                    let failure = Failure::H2(error.to_string().into());
+                    // Told twice, what was said could be done twice.
+                    if !unheard && told {
+                        return Err((failure.into(), false));
+                    }
+                    last = Some(failure);
                 }
                 Err(_) => {
                     lease.distrust();
                     let text = format!("{}: no answer to CONNECT within {patience:?}", key.to);
-                    return Err((Failure::H2(text.into()).into(), true));
+                    return Err((Failure::H2(text.into()).into(), !told));
                 }
             }
         }
         Err((last.unwrap_or(Failure::H2("tunnel failed".into())).into(), true))
+    }
+
+    /// What the client has said so far, if it may go along with the CONNECT: to the proxy of the destination itself, as
+    /// others may be set to refuse it.
+    fn ahead(&self, key: &TunnelKey, authority: &HboneAddr) -> Bytes {
+        if self.pod.node.settings.options.early_data && route::is_at_destination(key.to, authority) {
+            self.early.said()
+        } else {
+            Bytes::new()
+        }
     }
 
     fn request(

@@ -1,4 +1,4 @@
-//! Flow control of tunnels (contract/dataplane.md section 2.2).
+//! HTTP/2 in tunnels (contract/dataplane.md section 2.2).
 
 use serde::Serialize;
 
@@ -10,7 +10,7 @@ const WINDOW_MAX: u32 = (1 << 31) - 1;
 /// The window every connection starts with, which no setting can make smaller (RFC 9113 section 6.9.2).
 const CONNECTION_WINDOW_MIN: u32 = 65_535;
 
-/// Flow control of tunnels; sizes in bytes.
+/// Flow control of tunnels, sizes in bytes, and what is sent ahead.
 #[derive(Clone, Debug, Serialize)]
 pub struct Http2Config {
     /// How much a peer may send on a stream before we have taken it.
@@ -19,6 +19,8 @@ pub struct Http2Config {
     pub connection_window: u32,
     /// The largest frame we accept.
     pub frame_size: u32,
+    /// What a client has said already goes along with the CONNECT to another node's proxy.
+    pub early_data: bool,
 }
 
 impl Http2Config {
@@ -32,6 +34,7 @@ impl Http2Config {
             ),
             // The range of RFC 9113 section 6.5.2.
             frame_size: r.number("HTTP2_FRAME_SIZE", 1 << 20, 16_384..=16_777_215),
+            early_data: r.boolean("WARREN_EARLY_DATA", true),
         }
     }
 }

@@ -51,7 +51,10 @@ fn without_any_variable_everything_has_the_contracts_default() {
             "ports": {"outbound": 15001, "plaintext": 15006, "hbone": 15008, "socks5": null},
         },
         "tunnel": {
-            "http2": {"stream_window": 4_194_304, "connection_window": 16_777_216, "frame_size": 1_048_576},
+            "http2": {
+                "stream_window": 4_194_304, "connection_window": 16_777_216, "frame_size": 1_048_576,
+                "early_data": true,
+            },
             "pool": {"max_streams": 100, "unused_release": "5m"},
             "tls": {"tls12": false, "compliance": null, "crl_path": null},
             "join": {"enabled": true},
@@ -162,6 +165,7 @@ fn good() -> Vec<(&'static str, &'static str, &'static str, Value)> {
         ("ISTIO_META_DNS_PROXY_ADDR", "127.0.0.2:53", "/dns/address", json!("127.0.0.2:53")),
         ("ISTIO_META_DNS_PROXY_ADDR", "localhost:53", "/dns/address", json!("localhost:53")),
         ("WARREN_CHAOS", "true", "/process/chaos/enabled", json!(true)),
+        ("WARREN_EARLY_DATA", "false", "/tunnel/http2/early_data", json!(false)),
         ("WARREN_LOCAL_JOIN", "false", "/tunnel/join/enabled", json!(false)),
         ("WARREN_CONNECT_TIMEOUT", "1ms", "/timeouts/connect", json!("1ms")),
         ("WARREN_TLS_HANDSHAKE_TIMEOUT", "1", "/timeouts/tls_handshake", json!("1s")),

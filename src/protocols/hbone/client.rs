@@ -3,7 +3,10 @@
 use std::future::poll_fn;
 
 use bytes::Bytes;
-use h2::client::{Connection, SendRequest};
+use h2::{
+    Reason,
+    client::{Connection, SendRequest},
+};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, uri::Authority};
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -38,9 +41,14 @@ pub enum ConnectError {
     /// The authority is no URI authority.
     #[error("invalid authority: {0}")]
     LocalAuthority(String),
-    /// The tunnel failed, or is going away. Nothing has reached the application.
-    #[error("h2 failed: {0}")]
-    Tunnel(#[from] h2::Error),
+    /// The tunnel failed, or is going away.
+    #[error("h2 failed: {error}")]
+    Tunnel {
+        /// How.
+        error: h2::Error,
+        /// The peer has not taken the request up, nor what was said with it. Otherwise it may have.
+        unheard: bool,
+    },
     /// The peer refused with this status.
     #[error("http status: {0}")]
     PeerStatus(StatusCode),
@@ -68,25 +76,43 @@ pub async fn handshake<Io: AsyncRead + AsyncWrite + Unpin>(
         .await
 }
 
-/// Opens a stream and waits for its 200; the answer's headers come with it.
+/// Opens a stream and waits for its 200; the answer's headers come with it. What was `said` already, maybe nothing, is
+/// sent along: as much as the caller keeps for the case that it has to ask again.
 ///
 /// # Errors
 /// See [`ConnectError`]. There is no timeout: the caller bounds it.
 pub async fn connect(
     mut tunnel: SendRequest<Bytes>,
     request: ConnectRequest,
+    said: Bytes,
 ) -> Result<(StreamSide, HeaderMap), ConnectError> {
     let request = request.into_http()?;
-    poll_fn(|cx| tunnel.poll_ready(cx)).await?;
-    let (response, send) = tunnel.send_request(request, false)?;
+    poll_fn(|cx| tunnel.poll_ready(cx)).await.map_err(unsent)?;
+    let (response, mut send) = tunnel.send_request(request, false).map_err(unsent)?;
+    if !said.is_empty() {
+        send.send_data(said, false).map_err(unsent)?;
+    }
     // The handle counts against the tunnel's life; the stream itself keeps it alive.
     drop(tunnel);
-    let response = response.await?;
+    let response = response.await.map_err(unanswered)?;
     if response.status() != StatusCode::OK {
         return Err(ConnectError::PeerStatus(response.status()));
     }
     let (head, body) = response.into_parts();
     Ok((StreamSide::new(send, body), head.headers))
+}
+
+fn unsent(error: h2::Error) -> ConnectError {
+    ConnectError::Tunnel { error, unheard: true }
+}
+
+/// What it means that a request that was sent has no answer.
+fn unanswered(error: h2::Error) -> ConnectError {
+    // A peer that goes away names the last request it takes up, and one that is not is told so by this error; one that is
+    // refused has not been looked at (RFC 9113 section 8.7).
+    let refused = error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM);
+    let unheard = error.is_remote() && (error.is_go_away() || refused);
+    ConnectError::Tunnel { error, unheard }
 }
 
 // === impl ConnectRequest ===

@@ -89,7 +89,7 @@ async fn open(send: &SendRequest<Bytes>) -> StreamSide {
         trace: TraceParent { trace_id: 1, span_id: 1, sampled: false },
         network: None,
     };
-    client::connect(send.clone(), request).await.unwrap().0
+    client::connect(send.clone(), request, Bytes::new()).await.unwrap().0
 }
 
 fn relayed(side: StreamSide, tcp: TcpStream) -> Relayed {

@@ -26,7 +26,7 @@ use smallvec::SmallVec;
 
 pub use self::{
     inbound::{Inbound, InboundError, InboundHbone, inbound_hbone, inbound_plaintext, inbound_service},
-    local::is_between_pods,
+    local::{is_at_destination, is_between_pods},
     outbound::outbound,
 };
 use super::{

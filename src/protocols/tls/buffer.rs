@@ -6,9 +6,9 @@ use bytes::BytesMut;
 use tokio::io::ReadBuf;
 
 /// Size of a borrowed buffer in bytes.
-pub const BUFFER_LEN: usize = 256 * 1024;
+pub const BUFFER_LEN: usize = 512 * 1024;
 /// Buffers kept for reuse; more are freed when given back.
-const KEPT: usize = 8;
+const KEPT: usize = 4;
 /// Size of the area that relays read into.
 const SCRATCH_LEN: usize = 512 * 1024;
 /// Bytes copied at a time. Longer copies are left to the processor's string instruction, which AMD's do 30 times slower
