@@ -59,8 +59,8 @@ pub struct Balance(Mutex<Looked>);
 #[derive(Debug)]
 struct Looked {
     at: Instant,
-    /// Which shard was given a connection last.
-    last: Option<usize>,
+    /// Which shard was given a connection last, and how many were over there by then.
+    last: Option<(usize, u64)>,
     shards: Vec<Lately>,
 }
 
@@ -153,7 +153,8 @@ impl Balance {
         }
     }
 
-    /// Looks what the shards have used: also for one that asks long after, for whom that would be an average.
+    /// Looks what the shards have used. Also to be called for one that asks long after, for whom that would be an average,
+    /// and where a connection ends: what it used says nothing of what comes.
     pub fn look(&self) {
         self.0.lock().look(Instant::now());
     }
@@ -213,17 +214,18 @@ impl Looked {
         else {
             return home;
         };
-        // Two that are opened one after the other go to two shards, also where a third before them has nothing to do. Not
-        // where they come and go: those are shared out in the long run, and to hand one over takes longer than to serve it.
-        let all_there = here.given > 0 && here.still_there() == here.given;
-        let in_turn = self.last == Some(home) && all_there && here.busy < Some(QUARTER);
-        if mine > least + MARGIN || in_turn && mine >= least { to } else { home }
+        // Two that are opened one after the other go to two shards, also where a third before them has nothing to do, and
+        // however long the first has had nothing to do yet. Not where they come and go: those are shared out in the long
+        // run, and to hand one over takes longer than to serve it.
+        let all_there = here.still_there() == here.given && self.last == Some((home, here.load.over()));
+        let in_turn = all_there && here.busy < Some(QUARTER);
+        if mine > least + MARGIN || in_turn && mine + MARGIN >= least { to } else { home }
     }
 
     fn give(&mut self, to: usize) {
         if let Some(shard) = self.shards.get_mut(to) {
             shard.given += 1;
-            self.last = Some(to);
+            self.last = Some((to, shard.load.over()));
         }
     }
 
@@ -313,9 +315,27 @@ mod tests {
             let second = looked.lightest(first);
             looked.give(second);
             assert_ne!(second, first);
-            // Either may accept the third.
-            assert_eq!((looked.lightest(0), looked.lightest(1)), (first, first));
+            // Either may accept the third, and a little that one of them has to do beside them makes no difference.
+            for busy in [[0, 0], [0, 90], [90, 0]] {
+                looked.shards.iter_mut().zip(busy).for_each(|(shard, busy)| shard.busy = Some(busy));
+                assert_eq!((looked.lightest(0), looked.lightest(1)), (first, first), "{busy:?}");
+            }
         }
+    }
+
+    #[test]
+    fn two_that_follow_each_other_much_later_go_to_two_shards_if_the_first_is_still_there() {
+        let mut looked = looked(&[Some(0), Some(0)]);
+        let first = Counted::new(&looked.shards[0].load, |load| &load.conns);
+        looked.give(0);
+        looked.look(looked.at + 100 * LOOK);
+        assert_eq!((looked.lightest(0), looked.lightest(1)), (1, 1));
+        drop(first);
+        assert_eq!(
+            (looked.lightest(0), looked.lightest(1)),
+            (0, 1),
+            "nobody is there: no reason to hand over"
+        );
     }
 
     #[test]

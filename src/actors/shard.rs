@@ -405,6 +405,11 @@ impl Shard {
         Counted::new(&self.0.load, |load| &load.conns)
     }
 
+    /// To be told of the end of a connection: the time that it took says nothing of those to come.
+    pub fn relayed(&self) {
+        self.shards.balance().look();
+    }
+
     /// Counts a tunnel on this shard while the value lives.
     pub fn count_tunnel(&self) -> Counted {
         Counted::new(&self.0.load, |load| &load.tunnels)

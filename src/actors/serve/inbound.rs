@@ -203,6 +203,7 @@ fn stream(
         report.relaying();
         if let Ok(relayed) = conn.guard(relay(peer, TcpSide(app), &*report, &shard.buffers)).await {
             report.relayed(&relayed);
+            shard.relayed();
         }
     }
 }

@@ -86,6 +86,7 @@ pub fn serve(
         // A connection that was cut is reported as such.
         if let Ok(relayed) = relayed {
             report.relayed(&relayed);
+            shard.relayed();
         }
     }
 }

@@ -41,6 +41,7 @@ pub fn serve(
         report.relaying();
         if let Ok(relayed) = conn.guard(super::plainly(&shard, sides, &*report)).await {
             report.relayed(&relayed);
+            shard.relayed();
         }
     }
 }
