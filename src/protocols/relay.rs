@@ -479,4 +479,4 @@ fn went_away(error: &io::Error) -> bool {
 
 #[cfg(test)]
 #[path = "relay_tests.rs"]
-mod tests;
+pub(crate) mod tests;

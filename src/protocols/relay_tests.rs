@@ -6,8 +6,9 @@ use tokio::{
     net::TcpListener,
 };
 
+/// Bytes that went forth and back.
 #[derive(Default)]
-struct Counts(Cell<usize>, Cell<usize>);
+pub(crate) struct Counts(pub(crate) Cell<usize>, pub(crate) Cell<usize>);
 
 impl Meter for Counts {
     fn forward(&self, n: usize) {
@@ -18,7 +19,8 @@ impl Meter for Counts {
     }
 }
 
-async fn tcp() -> (TcpStream, TcpStream) {
+/// Both ends of a connection.
+pub(crate) async fn tcp() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let (near, far) = tokio::join!(TcpStream::connect(addr), listener.accept());

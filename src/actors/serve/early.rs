@@ -91,18 +91,14 @@ fn listen(client: &TcpStream) -> Option<Result<Bytes, End>> {
 mod tests {
     use std::io;
 
-    use tokio::{
-        io::{AsyncReadExt, AsyncWriteExt},
-        net::TcpListener,
-    };
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+    use crate::protocols::relay::tests::tcp;
 
     async fn accepted() -> (TcpStream, Early) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let to = listener.local_addr().unwrap();
-        let (client, accepted) = tokio::join!(TcpStream::connect(to), listener.accept());
-        (client.unwrap(), Early::new(accepted.unwrap().0))
+        let (client, accepted) = tcp().await;
+        (client, Early::new(accepted))
     }
 
     /// What the client has said, once that is anything.

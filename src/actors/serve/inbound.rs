@@ -203,8 +203,8 @@ fn stream(
         report.relaying();
         if let Ok(relayed) = conn.guard(relay(peer, TcpSide(app), &*report, &shard.buffers)).await {
             report.relayed(&relayed);
-            shard.relayed();
         }
+        shard.relayed();
     }
 }
 

@@ -86,8 +86,8 @@ pub fn serve(
         // A connection that was cut is reported as such.
         if let Ok(relayed) = relayed {
             report.relayed(&relayed);
-            shard.relayed();
         }
+        shard.relayed();
     }
 }
 

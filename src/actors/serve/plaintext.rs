@@ -41,8 +41,8 @@ pub fn serve(
         report.relaying();
         if let Ok(relayed) = conn.guard(super::plainly(&shard, sides, &*report)).await {
             report.relayed(&relayed);
-            shard.relayed();
         }
+        shard.relayed();
     }
 }
 

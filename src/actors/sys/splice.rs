@@ -207,37 +207,16 @@ impl Drop for Splice {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
-
-    use tokio::{
-        io::{AsyncReadExt, AsyncWriteExt},
-        net::TcpListener,
-    };
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
     use crate::protocols::{
-        relay::{Meter, TcpSide, relay_by},
+        relay::{
+            TcpSide, relay_by,
+            tests::{Counts, tcp},
+        },
         tls::buffer::Buffers,
     };
-
-    #[derive(Default)]
-    struct Counts(Cell<usize>, Cell<usize>);
-
-    impl Meter for Counts {
-        fn forward(&self, n: usize) {
-            self.0.set(self.0.get() + n);
-        }
-        fn backward(&self, n: usize) {
-            self.1.set(self.1.get() + n);
-        }
-    }
-
-    async fn tcp() -> (TcpStream, TcpStream) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let addr = listener.local_addr().unwrap();
-        let (near, far) = tokio::join!(TcpStream::connect(addr), listener.accept());
-        (near.unwrap(), far.unwrap().0)
-    }
 
     /// Large amounts, a small message each, and the end of one direction after the other.
     async fn exchange(mut stream: TcpStream, sent: &[u8]) -> Vec<u8> {

@@ -119,7 +119,7 @@ pub struct ControlConfig {
 /// Tunnels between proxies.
 #[derive(Clone, Debug, Serialize)]
 pub struct TunnelConfig {
-    /// Flow control.
+    /// Flow control, and what is sent ahead.
     pub http2: Http2Config,
     /// How tunnels are shared.
     pub pool: PoolConfig,

@@ -10,7 +10,7 @@ use http::{Request, Response};
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     sync::mpsc,
     task::{JoinHandle, LocalSet, spawn_local},
     time::timeout,
@@ -25,7 +25,7 @@ use super::{
     side::StreamSide,
 };
 use crate::protocols::{
-    relay::{Fault, Meter, TcpSide, relay},
+    relay::{Fault, Meter, TcpSide, relay, tests::tcp},
     tls::buffer::Buffers,
 };
 
@@ -41,13 +41,6 @@ impl Meter for Uncounted {
 
 type Accepted = (Request<RecvStream>, SendResponse<Bytes>);
 type Relayed = JoinHandle<Result<(), Fault>>;
-
-async fn tcp() -> (TcpStream, TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let addr = listener.local_addr().unwrap();
-    let (near, far) = tokio::join!(TcpStream::connect(addr), listener.accept());
-    (near.unwrap(), far.unwrap().0)
-}
 
 async fn opener(io: DuplexStream, settings: &Http2Settings) -> SendRequest<Bytes> {
     let (io, mut flush) = coalesced(io);
