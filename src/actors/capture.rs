@@ -25,6 +25,7 @@ use super::{
     settings::HUNG_AFTER,
     shard::{PlaceError, Placed, Shard},
     sys::{
+        pacing::Reach,
         probe,
         socket::{self, Listen},
     },
@@ -314,12 +315,13 @@ impl Capture {
         }
         let settings = &self.pod.node.settings;
         let local = self.kind == Kind::Outbound;
+        let near = !settings.unpaced_rtt.is_zero();
         let mut how = Listen {
             addr: socket::wildcard(settings.ipv6, self.kind.port()),
             // Without the mark, which they do not need: what the rules would make of it is put on each later packet of
             // the connection, the application's as well, and each is routed once more.
             mark: if local { None } else { self.pod.mark() },
-            local,
+            unpaced: if local { Some(Reach::Host) } else { near.then_some(Reach::Network) },
             reuse_port: settings.reuse_port,
             transparent: if self.pod.is_own { Some(false) } else { settings.original_source },
             redirected: self.kind != Kind::Inbound,
@@ -429,6 +431,11 @@ async fn accept(shard: Shard, pod: Arc<Pod>, kind: Kind, listener: StdListener) 
 
 /// Begins what was accepted on the shard that it is best on, before a byte of it is read.
 fn begin(shard: &Shard, pod: &Arc<Pod>, kind: Kind, (stream, peer): (TcpStream, SocketAddr)) {
+    if kind != Kind::Outbound
+        && let Some(reach) = pod.unpaced(Reach::Network)
+    {
+        reach.settle(&stream, pod.node.settings.unpaced_rtt);
+    }
     let to = match kind {
         // A tunnel stays for long and carries many streams.
         Kind::Inbound => shard.shards.balance().tunnel(shard.index()),

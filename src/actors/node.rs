@@ -80,6 +80,9 @@ pub struct Settings {
     pub original_source: Option<bool>,
     /// TCP keepalive, if on.
     pub keepalive: Option<Keepalive>,
+    /// Connections whose round trip is shorter are not paced though that is the host's default; zero: only those within
+    /// the host are not.
+    pub unpaced_rtt: Duration,
     /// HTTP/2 of tunnels.
     pub http2: Http2Settings,
     /// Bounds of tunnels.

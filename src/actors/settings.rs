@@ -35,6 +35,7 @@ pub fn data_plane(config: &Config) -> Settings {
         reuse_port: config.inpod.port_reuse,
         original_source: config.listen.orig_src,
         keepalive,
+        unpaced_rtt: config.socket.unpaced_rtt,
         http2: Http2Settings {
             stream_window: http2.stream_window,
             connection_window: http2.connection_window,

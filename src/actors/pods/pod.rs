@@ -18,7 +18,7 @@ use crate::{
     actors::{
         capture::{Captures, Kind},
         node::Node,
-        sys::netns::NetNs,
+        sys::{netns::NetNs, pacing::Reach},
         tunnel::Tunnels,
     },
     protocols::{
@@ -158,6 +158,12 @@ impl Pod {
             workload: Mutex::default(),
             baggage: Mutex::default(),
         })
+    }
+
+    /// How connections within `reach` are to be kept from being paced; `None` if they are not to be.
+    pub fn unpaced(&self, reach: Reach) -> Option<Reach> {
+        let wanted = reach == Reach::Host || !self.node.settings.unpaced_rtt.is_zero();
+        (wanted && self.paced.load(Ordering::Relaxed)).then_some(reach)
     }
 
     /// A connection of this pod has been accepted.

@@ -11,7 +11,7 @@ use std::{
     future::Future,
     io,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
 };
 
 use tokio::net::TcpStream;
@@ -21,7 +21,7 @@ use super::{
     node::cut,
     pods::pod::{ConnInfo, Pod},
     shard::{Shard, watched},
-    sys::{socket, splice::Splice},
+    sys::{pacing::Reach, socket, splice::Splice},
     telemetry::trace::span::{self, Kind, Step},
     tunnel::{DialError, dial},
 };
@@ -100,16 +100,13 @@ async fn decide(pod: &Pod, info: &ConnInfo) -> Result<(), Denial> {
 /// As [`dial::connect`].
 pub async fn connect_app(pod: &Pod, to: SocketAddr, source: Option<IpAddr>) -> Result<TcpStream, DialError> {
     let step = Step::new("application connect", Kind::Client);
-    let connected = step.within(dial::connect(pod, to, source)).await;
+    let connected = step.within(dial::connect(pod, to, source, Reach::Host)).await;
     step.describe(|span| _ = span.addr(span::PEER, to).result("connect", &connected));
     drop(step);
-    if let Ok(stream) = &connected {
-        if source.is_some() {
-            socket::settle(stream, pod.mark());
-        }
-        if pod.paced.load(Ordering::Relaxed) {
-            socket::unpace(stream);
-        }
+    if let Ok(stream) = &connected
+        && source.is_some()
+    {
+        socket::settle(stream, pod.mark());
     }
     connected
 }

@@ -21,7 +21,7 @@ use crate::{
             pod::{Arriving, ConnInfo, Pod},
         },
         shard::Shard,
-        sys::probe,
+        sys::{pacing::Reach, probe},
         telemetry::{
             access,
             metrics::Held,
@@ -303,7 +303,7 @@ impl Outbound<'_> {
     ) -> Result<Reached, (Outcome, bool)> {
         let failed = |why: String| Err((Failure::Dial(why.into()).into(), true));
         let step = Step::new("tcp connect", Kind::Client);
-        let connecting = dial::connect(self.pod, to, None);
+        let connecting = dial::connect(self.pod, to, None, Reach::Network);
         let connected = step.within(patiently(connecting, || elsewhere(to))).await;
         step.describe(|span| _ = span.addr(span::PEER, to).patient("connect", &connected));
         drop(step);

@@ -8,6 +8,7 @@ pub mod lab;
 pub mod limits;
 pub mod memory;
 pub mod netns;
+pub mod pacing;
 pub mod probe;
 pub mod pulse;
 pub mod socket;

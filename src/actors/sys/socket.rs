@@ -9,6 +9,8 @@ use std::{
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
+use super::pacing::{self, Reach};
+
 /// Connections the kernel holds for a listener until they are accepted: enough for a burst of clients.
 const BACKLOG: i32 = 1024;
 
@@ -19,11 +21,6 @@ const GOES_ON: u32 = 0x111;
 /// The bits of both that the rules look at.
 const MARK_BITS: u32 = 0xfff;
 
-/// The congestion control of connections within the host: nothing is lost there, and nothing is to be paced.
-const UNPACED: &[u8] = b"reno";
-/// What those are called that pace what they send.
-const PACED: &[u8] = b"bbr";
-
 /// How a listener is bound.
 #[derive(Clone, Debug)]
 pub struct Listen {
@@ -31,8 +28,8 @@ pub struct Listen {
     pub addr: SocketAddr,
     /// `SO_MARK`, inherited by what is accepted.
     pub mark: Option<u32>,
-    /// All clients are in the same namespace: what is accepted is not paced.
-    pub local: bool,
+    /// Where clients are, if what is accepted is not to be paced.
+    pub unpaced: Option<Reach>,
     /// `SO_REUSEPORT`: two proxies may overlap during an upgrade.
     pub reuse_port: bool,
     /// `IP_TRANSPARENT`: `Some(true)` must succeed, `None` is tried, `Some(false)` is not.
@@ -77,6 +74,8 @@ pub struct Connect {
     pub source: Option<IpAddr>,
     /// Keepalive, if on.
     pub keepalive: Option<Keepalive>,
+    /// Where the other side is, if the connection is not to be paced though that is the default.
+    pub unpaced: Option<Reach>,
 }
 
 /// Opens a listener in the thread's current namespace, nonblocking.
@@ -106,10 +105,12 @@ pub fn listen(how: &Listen) -> io::Result<Bound> {
         // only if what it found is not transparent (nf_nat_ipv4_local_in): else the SYN goes to the other connection.
         socket.set_ip_transparent_v4(false)?;
     }
-    let paced = socket.tcp_congestion().is_ok_and(|name| name.starts_with(PACED));
+    let paced = pacing::is_paced(&socket);
     // Inherited by what is accepted, which saves these calls for each connection.
-    if how.local && paced {
-        unpace(&socket);
+    if let Some(reach) = how.unpaced
+        && paced
+    {
+        reach.unpace(&socket);
     }
     socket.set_tcp_nodelay(true)?;
     if let Some(keepalive) = how.keepalive {
@@ -138,6 +139,9 @@ pub fn connecting(to: SocketAddr, how: &Connect) -> io::Result<Socket> {
     }
     if let Some(keepalive) = how.keepalive {
         set_keepalive(SockRef::from(&socket), keepalive)?;
+    }
+    if let Some(reach) = how.unpaced {
+        reach.unpace(&socket);
     }
     if let Some(source) = how.source
         && let Err(error) = assume(&socket, source)
@@ -170,13 +174,6 @@ pub fn settle(stream: &impl AsFd, mark: Option<u32>) {
         // Without it all goes on as it was.
         let _ = SockRef::from(stream).set_mark(GOES_ON);
     }
-}
-
-/// Has a connection within the host send as fast as the other side takes it. BBR would hold back by a timer what the same
-/// processor is to receive; what that costs is in docs/performance.md.
-pub fn unpace(socket: &impl AsFd) {
-    // Without it all goes on as it was.
-    let _ = SockRef::from(socket).set_tcp_congestion(UNPACED);
 }
 
 /// Where the connection was going before it was redirected; `None` if it was not redirected.
@@ -255,7 +252,7 @@ mod tests {
             let mut how = Listen {
                 addr: "127.0.0.1:0".parse().unwrap(),
                 mark: None,
-                local: false,
+                unpaced: None,
                 reuse_port,
                 transparent: Some(false),
                 redirected: false,
@@ -274,7 +271,7 @@ mod tests {
             let how = Listen {
                 addr: "127.0.0.1:0".parse().unwrap(),
                 mark: None,
-                local: false,
+                unpaced: None,
                 reuse_port: false,
                 transparent: None,
                 redirected,
@@ -287,16 +284,13 @@ mod tests {
     }
 
     #[test]
-    fn what_a_local_listener_accepts_is_not_paced_and_other_connections_are_as_they_were() {
-        let congestion = |socket: &std::net::TcpStream| {
-            let name = SockRef::from(socket).tcp_congestion().unwrap();
-            name.split(|byte| *byte == 0).next().unwrap().to_vec()
-        };
-        for local in [true, false] {
+    fn what_an_unpaced_listener_accepts_is_not_paced_and_other_connections_are_as_they_were() {
+        let congestion = |socket: &std::net::TcpStream| SockRef::from(socket).tcp_congestion().unwrap();
+        for unpaced in [Some(Reach::Host), None] {
             let how = Listen {
                 addr: "127.0.0.1:0".parse().unwrap(),
                 mark: None,
-                local,
+                unpaced,
                 reuse_port: false,
                 transparent: Some(false),
                 redirected: false,
@@ -306,12 +300,11 @@ mod tests {
             bound.listener.set_nonblocking(false).unwrap();
             let client = std::net::TcpStream::connect(bound.listener.local_addr().unwrap()).unwrap();
             let (accepted, _) = bound.listener.accept().unwrap();
-            let usual = congestion(&client);
-            assert_eq!(bound.paced, usual.starts_with(PACED));
-            let expected = if local && bound.paced { UNPACED.to_vec() } else { usual };
-            assert_eq!(congestion(&accepted), expected);
-            unpace(&client);
-            assert_eq!(congestion(&client), UNPACED);
+            if unpaced.is_some() && bound.paced {
+                assert!(congestion(&accepted).starts_with(b"reno"));
+            } else {
+                assert_eq!(congestion(&accepted), congestion(&client));
+            }
         }
     }
 

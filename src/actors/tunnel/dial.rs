@@ -26,7 +26,7 @@ use crate::{
         lane::Patience,
         pods::pod::Pod,
         shard::Shard,
-        sys::socket,
+        sys::{pacing::Reach, socket},
         telemetry::trace::span::{Kind, Step},
     },
     protocols::{
@@ -113,7 +113,7 @@ async fn establish(
 ) -> Result<(h2::client::SendRequest<Bytes>, Established), DialError> {
     let cert = certificate(pod, key).await?;
     let step = Step::new("tcp connect", Kind::Client);
-    let connected = step.within(connect(pod, key.to, None)).await;
+    let connected = step.within(connect(pod, key.to, None, Reach::Network)).await;
     step.describe(|span| _ = span.result("connect", &connected));
     drop(step);
     let stream = connected?;
@@ -177,17 +177,28 @@ async fn begin(
     }
 }
 
-/// Connects from inside the pod, within the configured time.
+/// Connects from inside the pod to where `reach` says `to` is, within the configured time.
 ///
 /// # Errors
 /// The namespace is gone, or nobody answers.
-pub async fn connect(pod: &Pod, to: SocketAddr, source: Option<IpAddr>) -> Result<TcpStream, DialError> {
+pub async fn connect(
+    pod: &Pod,
+    to: SocketAddr,
+    source: Option<IpAddr>,
+    reach: Reach,
+) -> Result<TcpStream, DialError> {
     let settings = &pod.node.settings;
-    let how = socket::Connect { mark: pod.mark(), source, keepalive: settings.keepalive };
+    let unpaced = pod.unpaced(reach);
+    let how = socket::Connect { mark: pod.mark(), source, keepalive: settings.keepalive, unpaced };
     let made = pod.netns.enter_sticky(|| socket::connecting(to, &how)).and_then(|made| made);
     let socket = made.map_err(|error| DialError::Connect { to, error })?;
     match timeout(settings.timeouts.connect, established(socket, to)).await {
-        Ok(Ok(stream)) => Ok(stream),
+        Ok(Ok(stream)) => {
+            if let Some(reach) = unpaced {
+                reach.settle(&stream, settings.unpaced_rtt);
+            }
+            Ok(stream)
+        }
         Ok(Err(error)) if error.kind() == io::ErrorKind::TimedOut => {
             Err(DialError::ConnectTimedOut { to, after: settings.timeouts.connect })
         }

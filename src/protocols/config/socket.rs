@@ -10,6 +10,10 @@ use super::{reader::Reader, summary};
 const SECONDS_MAX: u64 = 32_767;
 const PROBES_MAX: u32 = 127;
 
+/// What is nearer is taken to be in the same data centre, and the most that can be.
+const NEAR: Duration = Duration::from_millis(1);
+const NEAR_MAX: Duration = Duration::from_secs(1);
+
 /// TCP options of the proxy's sockets.
 #[derive(Clone, Debug, Serialize)]
 pub struct SocketConfig {
@@ -18,6 +22,10 @@ pub struct SocketConfig {
     /// How long sent data may stay unacknowledged.
     #[serde(serialize_with = "summary::maybe_duration")]
     pub user_timeout: Option<Duration>,
+    /// Connections whose round trip is shorter are not paced though that is the host's default; zero: only those within
+    /// the host are not.
+    #[serde(serialize_with = "summary::duration")]
+    pub unpaced_rtt: Duration,
 }
 
 /// Probes for peers that fell silent.
@@ -47,6 +55,7 @@ impl SocketConfig {
         let user_timeout = silence.min(Duration::from_millis(0x7fff_ffff));
         Self {
             user_timeout: r.boolean("USER_TIMEOUT_ENABLED", false).then_some(user_timeout),
+            unpaced_rtt: r.duration("WARREN_UNPACED_RTT", NEAR, Duration::ZERO..=NEAR_MAX),
             keepalive: r.boolean("KEEPALIVE_ENABLED", true).then_some(keepalive),
         }
     }

@@ -59,7 +59,7 @@ fn without_any_variable_everything_has_the_contracts_default() {
             "tls": {"tls12": false, "compliance": null, "crl_path": null},
             "join": {"enabled": true},
         },
-        "socket": {"keepalive": {"time": "3m", "interval": "3m", "retries": 9}, "user_timeout": null},
+        "socket": {"keepalive": {"time": "3m", "interval": "3m", "retries": 9}, "user_timeout": null, "unpaced_rtt": "1ms"},
         "drain": {"deadline": "5s"},
         "dns": {"enabled": true, "address": "localhost:15053", "preferred_namespace": null},
         "timeouts": {
@@ -146,6 +146,7 @@ fn good() -> Vec<(&'static str, &'static str, &'static str, Value)> {
         ("KEEPALIVE_TIME", "90", "/socket/keepalive/time", json!("1m30s")),
         ("KEEPALIVE_INTERVAL", "1s", "/socket/keepalive/interval", json!("1s")),
         ("KEEPALIVE_RETRIES", "3", "/socket/keepalive/retries", json!(3)),
+        ("WARREN_UNPACED_RTT", "0", "/socket/unpaced_rtt", json!("0s")),
         ("USER_TIMEOUT_ENABLED", "true", "/socket/user_timeout", json!("30m")),
         ("CONNECTION_TERMINATION_DEADLINE", "500ms", "/drain/deadline", json!("500ms")),
         ("TERMINATION_GRACE_PERIOD_SECONDS", "30", "/drain/deadline", json!("25s")),
