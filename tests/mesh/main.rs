@@ -19,6 +19,7 @@ mod load;
 mod local;
 mod logs;
 mod metrics;
+mod pacing;
 mod poison;
 mod policy;
 mod quarantine;
@@ -36,6 +37,7 @@ use hbone::*;
 use lifecycle::*;
 use load::*;
 use local::*;
+use pacing::*;
 use poison::*;
 use policy::*;
 use quarantine::*;
@@ -98,6 +100,7 @@ fn main() -> ExitCode {
         a_removed_server_pod_takes_its_connections_along,
         a_lost_control_plane_costs_no_connection_and_hears_what_is_known_already,
         a_mute_control_plane_costs_nothing,
+        tunnels_to_near_peers_are_not_paced_and_those_to_far_ones_are_as_the_host_has_it,
         joined_pods_are_told_of_as_if_there_was_a_tunnel,
         a_joined_connection_ends_with_either_of_its_pods,
         a_joined_connection_outlives_the_order_to_stop_until_its_end_or_the_deadline,
