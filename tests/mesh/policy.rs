@@ -123,7 +123,7 @@ pub fn a_policy_bound_by_a_workload_change_cuts_live_connections() {
 }
 
 pub fn an_unknown_policy_keeps_everybody_out_until_it_arrives() {
-    let settings = [("WARREN_WORKLOAD_TIMEOUT", "1s"), ("WARREN_POLICY_TIMEOUT", "1s")];
+    let settings = [("WARREN_WORKLOAD_TIMEOUT", "1s")];
     let mut lab = raise_with(MESH, &settings, Default::default());
     open(&lab, "near", SERVER).unwrap();
     lab.services().control().unwrap().spoil("default/no-client", Some(Spoilt::Hidden));

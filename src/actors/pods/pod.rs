@@ -94,6 +94,8 @@ pub struct ConnInfo {
     pub identity: Option<Identity>,
     /// What policies see as its destination; for outbound connections the original destination.
     pub dst: SocketAddr,
+    /// It is not let in yet, and waits for a policy that is named but not known.
+    pub waits: AtomicBool,
 }
 
 // === impl Arriving ===

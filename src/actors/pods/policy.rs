@@ -1,6 +1,9 @@
 //! Re-checks a pod's live inbound connections when policies or workloads change (contract/dataplane.md section 4.4).
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use ractor::{ActorProcessingErr, RpcReplyPort};
 use tokio::time::sleep;
@@ -22,7 +25,8 @@ struct Policy(Arc<Pod>);
 /// Messages of the actor.
 pub enum Msg {
     /// Something changed: check every connection. Sent by the actor's own watch, which waits for the answer, so that
-    /// changes meanwhile coalesce. `true`: what is still unknown is denied. Answered with how many are still unknown.
+    /// changes meanwhile coalesce. `true`: what is still unknown is denied, but for who waits itself. Answered with how many are still
+    /// unknown.
     Check(bool, RpcReplyPort<usize>),
 }
 
@@ -70,9 +74,12 @@ impl Actor for Policy {
 /// Has everything checked once at the start, for changes missed while the actor was down, and after each change.
 async fn watch(pod: Arc<Pod>, actor: Mailbox<Msg>) {
     let mut changes = pod.node.mesh_changed.clone();
+    let mut final_word = false;
     loop {
-        changes.borrow_and_update();
-        let Ok(unknown) = actor.call(|reply| Msg::Check(false, reply)).await else { return };
+        if !final_word {
+            changes.borrow_and_update();
+        }
+        let Ok(unknown) = actor.call(|reply| Msg::Check(final_word, reply)).await else { return };
         let changed = if unknown == 0 {
             changes.changed().await
         } else {
@@ -81,13 +88,12 @@ async fn watch(pod: Arc<Pod>, actor: Mailbox<Msg>) {
             tokio::select! {
                 changed = changes.changed() => changed,
                 () = sleep(patience) => {
-                    if actor.call(|reply| Msg::Check(true, reply)).await.is_err() {
-                        return;
-                    }
-                    changes.changed().await
+                    final_word = true;
+                    continue;
                 }
             }
         };
+        final_word = false;
         if changed.is_err() {
             // The tables are final: nothing will ever have to be checked again.
             std::future::pending::<()>().await;
@@ -109,7 +115,8 @@ async fn check(pod: &Pod, final_word: bool) -> usize {
         match verdict(pod, &workload, conn.info()) {
             Some(Ok(())) => {}
             Some(Err(_)) => conn.cut(cut::POLICY),
-            None if final_word => conn.cut(cut::POLICY),
+            // Who is not let in yet has a limit of its own, and can say for which policy it waited.
+            None if final_word && !conn.info().waits.load(Ordering::Relaxed) => conn.cut(cut::POLICY),
             None => unknown += 1,
         }
         if index % SLICE == SLICE - 1 {

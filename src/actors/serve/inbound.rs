@@ -256,6 +256,7 @@ async fn open(
         src: tunnel.client.addr(),
         identity: tunnel.identity.clone(),
         dst: inbound.target,
+        waits: false.into(),
     };
     // Registered before policies are asked, so that a change in between is not missed.
     let Ok(conn) = pod.conns.admit(shard.index(), info) else {

@@ -166,6 +166,7 @@ impl<'a> Join<'a> {
             src: self.client.addr(),
             identity: Some(self.identity.clone()),
             dst: inbound.target,
+            waits: false.into(),
         };
         // Registered before policies are asked, so that a change in between is not missed.
         let conn = self.there.conns.admit(shard.index(), info).map_err(|_| status(401))?;

@@ -11,7 +11,7 @@ use std::{
     future::Future,
     io,
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
 };
 
 use tokio::net::TcpStream;
@@ -90,7 +90,9 @@ async fn decide(pod: &Pod, info: &ConnInfo) -> Result<(), Denial> {
         return decided;
     }
     let patience = pod.node.settings.timeouts.workload;
+    info.waits.store(true, Ordering::Relaxed);
     let decided = pod.node.wait_for(patience, look).await;
+    info.waits.store(false, Ordering::Relaxed);
     decided.unwrap_or_else(|| Err(Denial::Explicit(unknown_policy(pod).into())))
 }
 

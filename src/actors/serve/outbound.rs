@@ -132,6 +132,7 @@ async fn open(arriving: Arriving, shard: Shard, stream: TcpStream, peer: SocketA
         src: client.addr(),
         identity: None,
         dst: dst.addr(),
+        waits: false.into(),
     };
     let conn = pod.conns.admit(shard.index(), info).ok()?;
     let pod = arriving.arrived();

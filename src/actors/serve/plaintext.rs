@@ -76,6 +76,7 @@ async fn open(arriving: Arriving, shard: Shard, stream: TcpStream, peer: SocketA
         src: client.addr(),
         identity: None,
         dst: inbound.target,
+        waits: false.into(),
     };
     // Registered before policies are asked, so that a change in between is not missed.
     let conn = pod.conns.admit(shard.index(), info).ok()?;
