@@ -25,8 +25,8 @@ struct Policy(Arc<Pod>);
 /// Messages of the actor.
 pub enum Msg {
     /// Something changed: check every connection. Sent by the actor's own watch, which waits for the answer, so that
-    /// changes meanwhile coalesce. `true`: what is still unknown is denied, but for who waits itself. Answered with how many are still
-    /// unknown.
+    /// changes meanwhile coalesce. `true`: what is still unknown is denied, but for who waits itself. Answered with how
+    /// many are still unknown.
     Check(bool, RpcReplyPort<usize>),
 }
 
