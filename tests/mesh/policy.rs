@@ -1,5 +1,7 @@
 //! Authorization: who is let in, and what happens to live connections when that changes.
 
+use std::{thread, time::Duration};
+
 use warren::lab::control::resources::Spoilt;
 
 use crate::{
@@ -125,13 +127,17 @@ pub fn a_policy_bound_by_a_workload_change_cuts_live_connections() {
 pub fn an_unknown_policy_keeps_everybody_out_until_it_arrives() {
     let settings = [("WARREN_WORKLOAD_TIMEOUT", "1s")];
     let mut lab = raise_with(MESH, &settings, Default::default());
-    open(&lab, "near", SERVER).unwrap();
+    let mut live = open(&lab, "near", SERVER).unwrap();
     lab.services().control().unwrap().spoil("default/no-client", Some(Spoilt::Hidden));
     change(&mut lab, &format!("{MESH}policies:\n{}", deny("no-client", "client", "server")));
+    // What is live is given up a second after the change; who comes in between still has a second of its own.
+    thread::park_timeout(Duration::from_millis(400));
     // What it would say is not known: nobody is let in, in the end, with its name as the reason.
     for pod in ["near", "client", "bare"] {
         turned_away(&lab, pod, SERVER);
     }
+    let end = end_of(&mut live);
+    assert!(is_turned_away(&end), "{end:?}");
     for (pod, node) in [("near", "two"), ("client", "two"), ("bare", "two")] {
         eventually("a line that names the policy", || {
             let names = |line: &crate::logs::Line| {

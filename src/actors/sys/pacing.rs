@@ -1,6 +1,6 @@
 //! Whether TCP paces what a socket sends. BBR, where a host has it as its default, holds back by a timer what the other
-//! side could take at once. Over a long way that keeps queues short; within a host or a data centre the timers are most
-//! of what sending costs (docs/performance.md), and queues are short anyway.
+//! side could take at once. Over a long way that keeps queues short; within a host or a data centre the timers are a third
+//! of what a fat stream costs (docs/performance.md), and queues are short anyway.
 //!
 //! A socket that BBR has once been given stays paced whatever comes after it (`sk_pacing_status` is never taken back). So
 //! sockets begin without it, and those whose other side turns out to be far are given it before they send.
