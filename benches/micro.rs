@@ -272,7 +272,9 @@ fn relays(name: &str, join: Joining) {
 fn plain(local: &LocalSet, runtime: &Runtime) -> (TcpStream, TcpStream) {
     local.block_on(runtime, async {
         let ((client, near), (far, server)) = (tcp().await, tcp().await);
-        spawn_local(async move { relay(TcpSide(near), TcpSide(far), &Uncounted, &Buffers::default()).await });
+        spawn_local(async move {
+            relay(TcpSide::new(near), TcpSide::new(far), &Uncounted, &Buffers::default()).await
+        });
         (client, server)
     })
 }
@@ -292,7 +294,7 @@ fn tunnelled(local: &LocalSet, runtime: &Runtime) -> (TcpStream, TcpStream) {
                 while let Some(Ok((request, mut respond))) = tunnel.accept().await {
                     let send = server::accept(&mut respond, None).unwrap();
                     let (peer, app) =
-                        (StreamSide::new(send, request.into_body()), TcpSide(far.take().unwrap()));
+                        (StreamSide::new(send, request.into_body()), TcpSide::new(far.take().unwrap()));
                     spawn_local(async move { relay(peer, app, &Uncounted, &Buffers::default()).await });
                 }
             };
@@ -310,7 +312,7 @@ fn tunnelled(local: &LocalSet, runtime: &Runtime) -> (TcpStream, TcpStream) {
             network: None,
         };
         let (stream, _) = client::connect(send, request, bytes::Bytes::new()).await.unwrap();
-        spawn_local(async move { relay(TcpSide(near), stream, &Uncounted, &Buffers::default()).await });
+        spawn_local(async move { relay(TcpSide::new(near), stream, &Uncounted, &Buffers::default()).await });
         (client, app)
     })
 }

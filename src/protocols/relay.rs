@@ -7,13 +7,14 @@
 use std::{
     future::Future,
     io,
+    marker::PhantomData,
     pin::Pin,
     task::{Context, Poll, ready},
 };
 
-use bytes::{BufMut, Bytes};
+use bytes::{Buf, BufMut, Bytes};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
 use tokio_util::io::poll_read_buf;
@@ -93,14 +94,24 @@ pub trait Side {
         Poll::Ready(())
     }
 
+    /// How reading has ended, if that is known already. Asked after a chunk that was all there was: its last bytes and
+    /// the end then go on together.
+    fn ended(&mut self, cx: &mut Context<'_>) -> Option<End>;
+
     /// `n` bytes of a chunk have been passed on, so the peer may send as many more.
     fn passed(&mut self, n: usize);
 
     /// How many bytes can be written now, at most about `want` and at least one. `None`: nothing can be written any more.
     fn poll_room(&mut self, cx: &mut Context<'_>, want: usize) -> Poll<Result<usize, Option<Fault>>>;
 
-    /// Writes all of `chunk`, advancing it by what is taken. The error is `None` where the peer's going away is no news.
-    fn poll_write(&mut self, cx: &mut Context<'_>, chunk: &mut Bytes) -> Poll<Result<(), Option<Fault>>>;
+    /// Writes all of `chunk`, advancing it by what is taken; `last` if [`Side::poll_finish`] comes next. The error is `None`
+    /// where the peer's going away is no news.
+    fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        chunk: &mut Bytes,
+        last: bool,
+    ) -> Poll<Result<(), Option<Fault>>>;
 
     /// There is nothing to write for now: room that was set aside is given back, or the idle streams of a tunnel would
     /// together hold all the window its peer allows. Ready if this side is found to be gone.
@@ -272,7 +283,8 @@ impl<S: Shortcut> Direction<S> {
         loop {
             if !self.pending.is_empty() {
                 let before = self.pending.len();
-                let written = to.poll_write(cx, &mut self.pending);
+                let last = self.state == State::Finishing;
+                let written = to.poll_write(cx, &mut self.pending, last);
                 let n = before - self.pending.len();
                 if n > 0 {
                     from.passed(n);
@@ -318,6 +330,11 @@ impl<S: Shortcut> Direction<S> {
                 Ok(chunk) => {
                     if chunk.len() >= want && want < MAX_CHUNK {
                         self.chunk = u32::try_from(want * 2).unwrap_or(u32::MAX);
+                    }
+                    if chunk.len() < room
+                        && let Some(end) = from.ended(cx)
+                    {
+                        self.source_ended(end);
                     }
                     self.pending = chunk;
                 }
@@ -375,29 +392,76 @@ impl<S: Shortcut> Direction<S> {
     }
 }
 
+/// How the last bytes before a half-close are sent.
+pub trait Last {
+    /// Sends some of `bytes` without waiting.
+    ///
+    /// # Errors
+    /// As for any send; `WouldBlock` if there is no room.
+    fn send(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize>;
+}
+
+/// As all others.
+impl Last for () {
+    fn send(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+        stream.try_write(bytes)
+    }
+}
+
 /// The application's side: a TCP connection.
 #[derive(Debug)]
-pub struct TcpSide(pub TcpStream);
+pub struct TcpSide<L = ()> {
+    stream: TcpStream,
+    last: PhantomData<L>,
+}
 
 // === impl TcpSide ===
 
-impl Side for TcpSide {
+impl TcpSide {
+    /// Sends its last bytes as all others.
+    pub fn new(stream: TcpStream) -> Self {
+        Self::of(stream)
+    }
+}
+
+impl<L> TcpSide<L> {
+    /// A connection whose last bytes are sent as `L` has it.
+    pub fn of(stream: TcpStream) -> Self {
+        Self { stream, last: PhantomData }
+    }
+}
+
+impl<L: Last> Side for TcpSide<L> {
     fn poll_chunk(
         &mut self,
         cx: &mut Context<'_>,
         max: usize,
         buffers: &Buffers,
     ) -> Poll<Result<Bytes, End>> {
-        poll_read_chunk(&mut self.0, cx, max, buffers)
+        poll_read_chunk(&mut self.stream, cx, max, buffers)
     }
 
     fn plain(&self) -> Option<&TcpStream> {
-        Some(&self.0)
+        Some(&self.stream)
     }
 
     fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         // An error shows when it is read.
-        self.0.poll_read_ready(cx).map(drop)
+        self.stream.poll_read_ready(cx).map(drop)
+    }
+
+    fn ended(&mut self, cx: &mut Context<'_>) -> Option<End> {
+        // After a short read the runtime calls the socket readable only if it knows that the other side has closed it.
+        if self.stream.poll_read_ready(cx).is_pending() {
+            return None;
+        }
+        let mut byte = [0];
+        match self.stream.poll_peek(cx, &mut ReadBuf::new(&mut byte)) {
+            Poll::Ready(Ok(0)) => Some(End::Finished),
+            // It is told once.
+            Poll::Ready(Err(error)) => Some(broken(error)),
+            Poll::Ready(Ok(_)) | Poll::Pending => None,
+        }
     }
 
     fn passed(&mut self, _: usize) {}
@@ -406,13 +470,31 @@ impl Side for TcpSide {
         Poll::Ready(Ok(want))
     }
 
-    fn poll_write(&mut self, cx: &mut Context<'_>, chunk: &mut Bytes) -> Poll<Result<(), Option<Fault>>> {
-        poll_write_chunk(&mut self.0, cx, chunk)
+    fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        chunk: &mut Bytes,
+        last: bool,
+    ) -> Poll<Result<(), Option<Fault>>> {
+        while !chunk.is_empty() {
+            let sent = if last {
+                ready!(self.stream.poll_write_ready(cx)).and_then(|()| L::send(&self.stream, chunk))
+            } else {
+                ready!(Pin::new(&mut self.stream).poll_write(cx, chunk))
+            };
+            match sent {
+                Ok(0) => return Poll::Ready(Err(Some(Fault::Send(io::ErrorKind::WriteZero.into())))),
+                Ok(n) => chunk.advance(n),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(unsent(error))),
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         // A connection that is gone already needs no half-close.
-        Pin::new(&mut self.0).poll_shutdown(cx).map(|_| ())
+        Pin::new(&mut self.stream).poll_shutdown(cx).map(|_| ())
     }
 }
 
@@ -436,22 +518,6 @@ pub fn poll_read_chunk(
             Err(error) => Err(broken(error)),
         })
     })
-}
-
-/// Writes all of `chunk` to `io`.
-pub fn poll_write_chunk(
-    io: &mut (impl AsyncWrite + Unpin),
-    cx: &mut Context<'_>,
-    chunk: &mut Bytes,
-) -> Poll<Result<(), Option<Fault>>> {
-    while !chunk.is_empty() {
-        match ready!(Pin::new(&mut *io).poll_write(cx, chunk)) {
-            Ok(0) => return Poll::Ready(Err(Some(Fault::Send(io::ErrorKind::WriteZero.into())))),
-            Ok(n) => drop(chunk.split_to(n)),
-            Err(error) => return Poll::Ready(Err(unsent(error))),
-        }
-    }
-    Poll::Ready(Ok(()))
 }
 
 /// How an error of its source ends a direction.

@@ -35,7 +35,7 @@ async fn all_bytes_pass_in_both_directions_past_every_chunk_size() {
     let (up, down) = (sent.clone(), sent.clone());
     let buffers = Buffers::default();
     let (relayed, got_up, got_down) = tokio::join!(
-        relay(TcpSide(a), TcpSide(b), &counts, &buffers),
+        relay(TcpSide::new(a), TcpSide::new(b), &counts, &buffers),
         async {
             let (mut read, mut write) = server.split();
             let mut got = Vec::new();
@@ -67,7 +67,7 @@ async fn one_direction_goes_on_after_the_other_has_ended() {
     let ((mut client, a), (b, mut server)) = (tcp().await, tcp().await);
     let counts = Counts::default();
     let buffers = Buffers::default();
-    let (relayed, ()) = tokio::join!(relay(TcpSide(a), TcpSide(b), &counts, &buffers), async {
+    let (relayed, ()) = tokio::join!(relay(TcpSide::new(a), TcpSide::new(b), &counts, &buffers), async {
         client.write_all(b"question").await.unwrap();
         client.shutdown().await.unwrap();
         let mut got = Vec::new();
@@ -90,7 +90,7 @@ async fn a_reset_of_one_side_ends_both_without_a_fault() {
     let counts = Counts::default();
     let buffers = Buffers::default();
     let patience = std::time::Duration::from_secs(60);
-    let relaying = tokio::time::timeout(patience, relay(TcpSide(a), TcpSide(b), &counts, &buffers));
+    let relaying = tokio::time::timeout(patience, relay(TcpSide::new(a), TcpSide::new(b), &counts, &buffers));
     let (relayed, _server) = tokio::join!(relaying, async {
         drop(client);
         // The server stays: what it might still say has nowhere to go.
@@ -114,7 +114,7 @@ async fn what_a_client_did_before_is_gone_on_with() {
         let ((mut client, a), (b, mut server)) = (tcp().await, tcp().await);
         let (counts, buffers) = (Counts::default(), Buffers::default());
         let name = format!("{said:?}");
-        let relaying = relay(TcpSide(a), TcpSide(b), &counts, &buffers).after(said);
+        let relaying = relay(TcpSide::new(a), TcpSide::new(b), &counts, &buffers).after(said);
         let (relayed, ()) = tokio::join!(relaying, async {
             client.write_all(b"then").await.unwrap();
             client.shutdown().await.unwrap();

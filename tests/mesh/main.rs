@@ -11,7 +11,9 @@ use warren::{
 mod audit;
 mod capture;
 mod certs;
+mod diag;
 mod early;
+mod ending;
 mod flood;
 mod hbone;
 mod lifecycle;
@@ -32,6 +34,7 @@ use audit::*;
 use capture::*;
 use certs::*;
 use early::*;
+use ending::*;
 use flood::*;
 use hbone::*;
 use lifecycle::*;
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
         what_nobody_took_up_is_said_again_elsewhere,
         what_may_have_been_taken_up_is_not_said_again,
         who_was_heard_and_is_refused_is_reset,
+        the_last_bytes_of_an_answer_and_its_end_arrive_in_one_segment,
         an_allow_policy_that_does_not_match_is_401_and_closed,
         strict_refuses_plaintext_and_nothing_else,
         a_policy_change_cuts_live_connections,

@@ -15,7 +15,10 @@ use bytes::Bytes;
 use socket2::SockRef;
 use tokio::{io::Interest, net::TcpStream};
 
-use crate::protocols::relay::{End, Said, TcpSide, broken};
+use crate::{
+    actors::sys::socket::AppSide,
+    protocols::relay::{End, Said, broken},
+};
 
 /// Bytes of a client that may go along with a CONNECT; the rest follows its answer.
 const EARLY: usize = 4 * 1024;
@@ -49,7 +52,7 @@ impl Early {
     }
 
     /// The client, and what its next hop has to be told first: all it said, unless that `went_along` already.
-    pub fn through(mut self, went_along: bool) -> Option<(TcpSide, Said)> {
+    pub fn through(mut self, went_along: bool) -> Option<(AppSide, Said)> {
         let client = self.client.take()?;
         let said = match self.heard.take() {
             None => Said::Nothing,
@@ -57,7 +60,7 @@ impl Early {
             Some(Ok(said)) if went_along => Said::Passed(said.len()),
             Some(Ok(said)) => Said::Held(said),
         };
-        Some((TcpSide(client), said))
+        Some((AppSide::of(client), said))
     }
 }
 
@@ -94,7 +97,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
-    use crate::protocols::relay::tests::tcp;
+    use crate::protocols::relay::{Side, tests::tcp};
 
     async fn accepted() -> (TcpStream, Early) {
         let (client, accepted) = tcp().await;
@@ -120,10 +123,12 @@ mod tests {
         assert_eq!(heard(&early).await, "first");
         client.write_all(b"second").await.unwrap();
         assert_eq!(early.said(), "first");
-        let (TcpSide(mut rest), said) = early.through(false).unwrap();
+        let (rest, said) = early.through(false).unwrap();
         assert!(matches!(said, Said::Held(said) if said == "first"));
         let mut got = [0; 6];
-        rest.read_exact(&mut got).await.unwrap();
+        let rest = rest.plain().unwrap();
+        rest.readable().await.unwrap();
+        assert_eq!(rest.try_read(&mut got).unwrap(), 6);
         assert_eq!(&got, b"second");
     }
 

@@ -21,6 +21,7 @@ use crate::{
         node::PoolSettings,
         pods::pod::{Arriving, ConnInfo, Pod},
         shard::Shard,
+        sys::socket::AppSide,
         telemetry::{
             access,
             trace::span::{self, Spans},
@@ -39,7 +40,7 @@ use crate::{
         mesh::Workload,
         outcome::{Denial, Failure, Outcome, Unroutable},
         proxy_protocol,
-        relay::{TcpSide, relay},
+        relay::relay,
         route::{Inbound, InboundHbone, inbound_hbone, inbound_service},
         tls::{handshake, peer_identity, stream::TlsStream},
     },
@@ -201,7 +202,7 @@ fn stream(
     async move {
         let Some(Open { conn, counted: _counted, report, peer, app }) = opening.await else { return };
         report.relaying();
-        if let Ok(relayed) = conn.guard(relay(peer, TcpSide(app), &*report, &shard.buffers)).await {
+        if let Ok(relayed) = conn.guard(relay(peer, AppSide::of(app), &*report, &shard.buffers)).await {
             report.relayed(&relayed);
         }
         shard.relayed();

@@ -21,7 +21,11 @@ use super::{
     node::cut,
     pods::pod::{ConnInfo, Pod},
     shard::{Shard, watched},
-    sys::{pacing::Reach, socket, splice::Splice},
+    sys::{
+        pacing::Reach,
+        socket::{self, AppSide},
+        splice::Splice,
+    },
     telemetry::trace::span::{self, Kind, Step},
     tunnel::{DialError, dial},
 };
@@ -30,7 +34,7 @@ use crate::protocols::{
     mesh::Workload,
     outcome::{Cut, Denial, Outcome},
     rbac::{self, DenyReason, Destination, DryRun, Flow, Verdict},
-    relay::{Meter, Relay, TcpSide, relay_by},
+    relay::{Meter, Relay, relay_by},
 };
 
 /// Where connections go on. A panic costs that connection only: it is counted and logged with its place.
@@ -64,9 +68,9 @@ pub fn spawn(shard: &Shard, pod: &Arc<Pod>, kind: &'static str, work: impl Futur
 /// Relays between two connections that are carried as they are.
 pub fn plainly<'a, M: Meter>(
     shard: &'a Shard,
-    sides: (TcpSide, TcpSide),
+    sides: (AppSide, AppSide),
     meter: &'a M,
-) -> Relay<'a, TcpSide, TcpSide, M, Splice> {
+) -> Relay<'a, AppSide, AppSide, M, Splice> {
     relay_by([shard.pipes.shortcut(), shard.pipes.shortcut()], sides, meter, &shard.buffers)
 }
 

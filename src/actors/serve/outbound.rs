@@ -21,7 +21,7 @@ use crate::{
             pod::{Arriving, ConnInfo, Pod},
         },
         shard::Shard,
-        sys::{pacing::Reach, probe},
+        sys::{pacing::Reach, probe, socket::AppSide},
         telemetry::{
             access,
             metrics::Held,
@@ -43,7 +43,7 @@ use crate::{
         labels::Reporter,
         mesh::{Service, Workload},
         outcome::{Failure, Outcome, Unroutable},
-        relay::{Fault, Said, TcpSide, relay},
+        relay::{Fault, Said, relay},
         route::{self, Hop, Pick, Route, RouteError, Source, Upstream},
     },
     supervisor::{Conn, CutReason},
@@ -95,19 +95,19 @@ pub fn serve(
 async fn join(
     shard: &Shard,
     (here, report): (&Conn<ConnInfo>, &Report),
-    (client, said): (TcpSide, Said),
+    (client, said): (AppSide, Said),
     Joined { conn: there, report: theirs, app }: Joined,
 ) -> Result<Result<(), Fault>, CutReason> {
     theirs.relaying();
     let both = Both(report, &theirs);
-    let relaying = there.guard(super::plainly(shard, (client, TcpSide(app)), &both).after(said));
+    let relaying = there.guard(super::plainly(shard, (client, AppSide::of(app)), &both).after(said));
     let relayed = here.guard(relaying).await.flatten();
     relayed.inspect(|relayed| theirs.relayed(relayed))
 }
 
 /// A connection whose next hop is reached.
 struct Open {
-    client: (TcpSide, Said),
+    client: (AppSide, Said),
     conn: Conn<ConnInfo>,
     counted: (Counted, Held),
     report: Box<Report>,
@@ -157,7 +157,7 @@ struct Outbound<'a> {
 
 /// A next hop that was reached.
 enum Reached {
-    Tcp(TcpSide),
+    Tcp(AppSide),
     /// Whether what the client had said went along.
     Stream(StreamSide, Lease, bool),
     /// The destination's own side, served here too.
@@ -309,7 +309,7 @@ impl Outbound<'_> {
         step.describe(|span| _ = span.addr(span::PEER, to).patient("connect", &connected));
         drop(step);
         match connected {
-            Some(Ok(stream)) => Ok(Reached::Tcp(TcpSide(stream))),
+            Some(Ok(stream)) => Ok(Reached::Tcp(AppSide::of(stream))),
             Some(Err(error)) => failed(error.to_string()),
             None => failed(format!("{to}: no answer within {IMPATIENCE:?}")),
         }

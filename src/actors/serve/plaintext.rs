@@ -10,6 +10,7 @@ use crate::{
         load::Counted,
         pods::pod::{Arriving, ConnInfo, Pod},
         shard::Shard,
+        sys::socket::AppSide,
         telemetry::{
             access,
             metrics::Held,
@@ -19,7 +20,6 @@ use crate::{
     protocols::{
         labels::Reporter,
         outcome::{Failure, Outcome, Unroutable},
-        relay::TcpSide,
         route::{Inbound, inbound_plaintext, inbound_service},
     },
     supervisor::Conn,
@@ -48,7 +48,7 @@ pub fn serve(
 
 /// A connection whose application is reached.
 struct Open {
-    sides: (TcpSide, TcpSide),
+    sides: (AppSide, AppSide),
     conn: Conn<ConnInfo>,
     counted: (Counted, Held),
     report: Box<Report>,
@@ -85,7 +85,7 @@ async fn open(arriving: Arriving, shard: Shard, stream: TcpStream, peer: SocketA
     let counted = (shard.count_conn(), pod.node.metrics.socket(Reporter::Destination));
     let reached = conn.guard(reach(&pod, &conn, inbound)).await.ok()?;
     let (report, app) = reached.map_err(|outcome| refuse(&outcome)).ok()??;
-    Some(Open { sides: (TcpSide(stream), TcpSide(app)), conn, counted, report })
+    Some(Open { sides: (AppSide::of(stream), AppSide::of(app)), conn, counted, report })
 }
 
 /// The application, if policies allow. What fails once the connection is open is reported there.

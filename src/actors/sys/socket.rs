@@ -9,7 +9,10 @@ use std::{
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
+use tokio::{io::Interest, net::TcpStream};
+
 use super::pacing::{self, Reach};
+use crate::protocols::relay::{Last, TcpSide};
 
 /// Connections the kernel holds for a listener until they are accepted: enough for a burst of clients.
 const BACKLOG: i32 = 1024;
@@ -76,6 +79,20 @@ pub struct Connect {
     pub keepalive: Option<Keepalive>,
     /// Where the other side is, if the connection is not to be paced though that is the default.
     pub unpaced: Option<Reach>,
+}
+
+/// The end of an application's connection, as a side of a relay.
+pub type AppSide = TcpSide<BeforeFin>;
+
+/// The last bytes of a connection leave in one segment with its FIN.
+#[derive(Debug)]
+pub enum BeforeFin {}
+
+impl Last for BeforeFin {
+    fn send(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+        let send = || SockRef::from(stream).send_with_flags(bytes, libc::MSG_NOSIGNAL | libc::MSG_MORE);
+        stream.try_io(Interest::WRITABLE, send)
+    }
 }
 
 /// Opens a listener in the thread's current namespace, nonblocking.

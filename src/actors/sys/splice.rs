@@ -241,7 +241,7 @@ mod tests {
             let (counts, buffers) = (Counts::default(), Buffers::default());
             let shortcuts = [pipes.shortcut(), pipes.shortcut()];
             let (relayed, down, up) = tokio::join!(
-                relay_by(shortcuts, (TcpSide(a), TcpSide(b)), &counts, &buffers),
+                relay_by(shortcuts, (TcpSide::new(a), TcpSide::new(b)), &counts, &buffers),
                 exchange(client, &sent),
                 exchange(server, &sent),
             );
@@ -278,7 +278,7 @@ mod tests {
         let pipes = Pipes::default();
         let (counts, buffers) = (Counts::default(), Buffers::default());
         let shortcuts = [pipes.shortcut(), pipes.shortcut()];
-        let relaying = relay_by(shortcuts, (TcpSide(a), TcpSide(b)), &counts, &buffers);
+        let relaying = relay_by(shortcuts, (TcpSide::new(a), TcpSide::new(b)), &counts, &buffers);
         let (relayed, ()) = tokio::join!(relaying, async {
             // Until the server goes, it takes nothing, so that bytes are on their way.
             let full = async { while client.write(&[1; 65_536]).await.is_ok() {} };

@@ -47,6 +47,14 @@ impl Side for StreamSide {
         }
     }
 
+    fn ended(&mut self, _: &mut Context<'_>) -> Option<End> {
+        if !self.recv.is_end_stream() {
+            return None;
+        }
+        self.drained = true;
+        Some(End::Finished)
+    }
+
     fn passed(&mut self, n: usize) {
         // Only more than was received could be refused.
         let _ = self.recv.flow_control().release_capacity(n);
@@ -84,8 +92,14 @@ impl Side for StreamSide {
         }
     }
 
-    fn poll_write(&mut self, _: &mut Context<'_>, chunk: &mut Bytes) -> Poll<Result<(), Option<Fault>>> {
-        let sent = self.send.send_data(std::mem::take(chunk), false);
+    fn poll_write(
+        &mut self,
+        _: &mut Context<'_>,
+        chunk: &mut Bytes,
+        last: bool,
+    ) -> Poll<Result<(), Option<Fault>>> {
+        self.finished |= last;
+        let sent = self.send.send_data(std::mem::take(chunk), last);
         Poll::Ready(sent.map_err(fault))
     }
 

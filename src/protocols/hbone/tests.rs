@@ -86,7 +86,7 @@ async fn open(send: &SendRequest<Bytes>) -> StreamSide {
 }
 
 fn relayed(side: StreamSide, tcp: TcpStream) -> Relayed {
-    spawn_local(async move { relay(side, TcpSide(tcp), &Uncounted, &Buffers::default()).await })
+    spawn_local(async move { relay(side, TcpSide::new(tcp), &Uncounted, &Buffers::default()).await })
 }
 
 async fn accept(accepted: &mut mpsc::Receiver<Accepted>) -> StreamSide {
@@ -272,6 +272,30 @@ async fn a_half_closed_connection_ends_with_its_tunnel() {
         serving.await.unwrap();
         // However it is called: the relay does not outlive its tunnel.
         let _ = relay.await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn last_bytes_carry_the_end_of_their_stream() {
+    in_time(async {
+        let (send, mut accepted) = tunnel().await;
+        let (mut client, a) = tcp().await;
+        let (near, (mut body, _send)) = tokio::join!(
+            async {
+                // Both are there before the relay reads.
+                client.write_all(b"all").await.unwrap();
+                client.shutdown().await.unwrap();
+                open(&send).await
+            },
+            async {
+                let (request, mut respond) = accepted.recv().await.unwrap();
+                (request.into_body(), server::accept(&mut respond, None).unwrap())
+            }
+        );
+        let _relay = relayed(near, a);
+        assert_eq!(body.data().await.unwrap().unwrap(), "all");
+        assert!(body.is_end_stream(), "the end came in a frame of its own");
     })
     .await;
 }
