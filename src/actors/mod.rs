@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod capture;
 pub mod certs;
+pub mod dns;
 pub mod grpc;
 pub mod health;
 pub mod lane;

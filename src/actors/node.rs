@@ -15,6 +15,7 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{
     certs::Certs,
+    dns::DnsSettings,
     pods::{neighbours::Neighbours, trouble::Troubles},
     shard::Shards,
     sys::{netns::NetNs, socket::Keepalive},
@@ -93,6 +94,8 @@ pub struct Settings {
     pub options: Options,
     /// Ports of our own that nobody may reach through us.
     pub illegal_ports: IllegalPorts,
+    /// How names are answered, if they are.
+    pub dns: Option<DnsSettings>,
 }
 
 /// Bounds of the tunnels of a pod.

@@ -1,14 +1,16 @@
 //! From the process's settings to those of each part.
 
-use std::{path::PathBuf, time::Duration};
+use std::{fs, path::PathBuf, time::Duration};
 
 use super::{
+    dns::DnsSettings,
     grpc::{self, AuthHeaders, GrpcError, GrpcTarget},
     node::{Options, PoolSettings, Settings, Timeouts},
     sys::socket::Keepalive,
 };
 use crate::protocols::{
     config::{Config, RootSource, TokenSource, Upstream},
+    dns::resolvers::Resolvers,
     hbone::Http2Settings,
     pb::ads::Node as XdsNode,
     route::IllegalPorts,
@@ -64,6 +66,26 @@ pub fn data_plane(config: &Config) -> Settings {
             early_data: config.tunnel.http2.early_data,
         },
         illegal_ports: IllegalPorts::new(config.listen.ports.illegal()),
+        dns: config.dns.enabled.then(|| names(config)),
+    }
+}
+
+/// Settings of the DNS proxy. Reads the node's resolv.conf; without one only names of the mesh are answered.
+fn names(config: &Config) -> DnsSettings {
+    let (dns, path) = (&config.dns, &config.dns.resolv_conf);
+    let text = fs::read(path).unwrap_or_else(|error| {
+        tracing::warn!(target: "dns", path, %error, "no name servers: cannot read resolv.conf");
+        Vec::new()
+    });
+    let (resolvers, complaints) = Resolvers::parse(&text);
+    for complaint in complaints {
+        tracing::warn!(target: "dns", path, complaint, "passed over in resolv.conf");
+    }
+    DnsSettings {
+        address: dns.address,
+        domain: config.node.cluster_domain.to_ascii_lowercase(),
+        preferred_namespace: dns.preferred_namespace.clone(),
+        resolvers,
     }
 }
 

@@ -16,7 +16,7 @@ use super::{
         chaos::Chaos,
         console::{Console, provider, version},
         crashes,
-        readiness::{PROXY, Readiness},
+        readiness::{DNS_PROXY, PROXY, Readiness},
     },
     certs::{CaIssuer, Certs, CertsConfig},
     grpc::GrpcError,
@@ -125,6 +125,7 @@ pub async fn boot(config: &Config, logging: &Logging) -> Result<Proxy, BootError
     let seen = Arc::new(OnceLock::new());
     let readiness = Readiness::new();
     let wired = readiness.register(PROXY);
+    let names = config.dns.enabled.then(|| readiness.register(DNS_PROXY));
     let parts = parts(config, logging, &readiness, (ask, seen.clone()))?;
     let (metrics, outages, pods) = (parts.metrics.clone(), Outages::default(), parts.pods.clone());
     let on_event = move |event: &Event| {
@@ -139,6 +140,9 @@ pub async fn boot(config: &Config, logging: &Logging) -> Result<Proxy, BootError
         parts.pods.start_own(own).await?;
     }
     wired.done();
+    if let Some(names) = names {
+        names.done();
+    }
     Ok(Proxy { tree, pods: parts.pods, zds: parts.zds, quit })
 }
 

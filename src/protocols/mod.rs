@@ -3,6 +3,7 @@
 pub mod addr;
 pub mod ca;
 pub mod config;
+pub mod dns;
 pub mod hbone;
 pub mod identity;
 pub mod labels;

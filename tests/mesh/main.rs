@@ -12,6 +12,7 @@ mod audit;
 mod capture;
 mod certs;
 mod diag;
+mod dns;
 mod early;
 mod ending;
 mod flood;
@@ -21,6 +22,7 @@ mod load;
 mod local;
 mod logs;
 mod metrics;
+mod names;
 mod pacing;
 mod poison;
 mod policy;
@@ -33,6 +35,7 @@ mod zds;
 use audit::*;
 use capture::*;
 use certs::*;
+use dns::*;
 use early::*;
 use ending::*;
 use flood::*;
@@ -108,6 +111,30 @@ fn main() -> ExitCode {
         joined_pods_are_told_of_as_if_there_was_a_tunnel,
         a_joined_connection_ends_with_either_of_its_pods,
         a_joined_connection_outlives_the_order_to_stop_until_its_end_or_the_deadline,
+        a_service_has_all_names_of_kubernetes_by_both_transports,
+        a_name_without_its_namespace_is_one_of_the_own_namespace,
+        a_service_answers_for_the_families_it_has,
+        a_headless_service_is_its_endpoints,
+        the_closest_wildcard_answers_for_names_that_have_no_host,
+        a_search_suffix_is_taken_off_and_told_by_an_alias,
+        a_service_that_is_not_for_everybody_is_known_to_its_namespace_alone,
+        of_several_services_of_one_name_the_nearest_is_meant,
+        a_client_is_told_the_addresses_of_its_own_network,
+        what_has_no_address_in_the_mesh_is_left_to_the_name_server,
+        what_the_name_server_says_is_passed_on,
+        a_name_server_that_does_not_answer_is_a_failure,
+        queries_that_wait_for_a_name_server_hold_up_no_other,
+        a_flood_of_names_that_nobody_knows_keeps_none_of_the_mesh_from_being_answered,
+        the_next_name_server_is_asked_where_one_is_silent,
+        an_answer_to_another_question_is_not_taken,
+        what_is_too_much_for_a_datagram_is_truncated_and_whole_by_tcp,
+        a_datagram_is_as_long_as_the_client_takes_it,
+        what_is_no_query_is_turned_down_and_stops_nobody,
+        names_are_found_in_whatever_case_and_answered_in_lower_case,
+        a_tcp_connection_takes_many_queries_and_is_ended_when_idle,
+        queries_are_counted_by_type_transport_and_client,
+        a_service_is_reached_by_the_addresses_of_its_name_as_long_as_it_is_there,
+        a_client_that_is_not_known_is_told_of_a_failure_until_it_is,
         a_thousand_joined_connections_carry_every_byte_and_leave_nothing_behind,
         a_thousand_connections_carry_every_byte_and_leave_no_memory_behind,
     ];

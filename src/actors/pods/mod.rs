@@ -24,7 +24,7 @@ use self::{
     trouble::{Reason, Trouble},
 };
 use super::{
-    capture,
+    capture, dns,
     node::{Node, cut},
     sys::netns::{self, NetNs},
     zds::{self, PodSpec},
@@ -266,6 +266,9 @@ impl Pod {
         for &kind in self.kinds() {
             tree = tree.child(capture::child(self, kind));
         }
+        if !self.is_own && self.node.settings.dns.is_some() {
+            tree = tree.child(dns::child(self));
+        }
         tree.child(audit::child(self))
     }
 
@@ -273,6 +276,7 @@ impl Pod {
     fn stop_accepting(&self) {
         self.draining.send_replace(true);
         self.listeners.lock().clear();
+        self.dns.lock().take();
     }
 
     /// Drops what the shards hold for the pod, the namespace included.

@@ -17,6 +17,7 @@ use super::{neighbours::OwnAddresses, trouble::Canaries};
 use crate::{
     actors::{
         capture::{Captures, Kind},
+        dns::Sockets,
         node::Node,
         sys::{netns::NetNs, pacing::Reach},
         tunnel::Tunnels,
@@ -57,6 +58,8 @@ pub struct Pod {
     pub tunnels: Tunnels,
     /// Its listening sockets, which outlive the actors that accept on them.
     pub listeners: Mutex<HashMap<Kind, TcpListener>>,
+    /// The sockets of its DNS proxy, which outlive its actor as well.
+    pub dns: Mutex<Option<Sockets>>,
     /// The actors of its listeners.
     pub captures: Captures,
     /// Where its audit waits for its canaries.
@@ -150,6 +153,7 @@ impl Pod {
             node,
             tunnels,
             listeners: Mutex::default(),
+            dns: Mutex::default(),
             captures: Captures::default(),
             canaries: Canaries::default(),
             arriving: AtomicUsize::new(0),

@@ -15,6 +15,7 @@ use prometheus::{
 
 use super::{
     counters::{BoundedCounters, Sampled},
+    dns::DnsMetrics,
     openmetrics::Exposition,
     process,
     traffic::{SERIES_IDLE, Series, Traffic, TrafficTable},
@@ -37,6 +38,8 @@ pub struct Metrics {
     on_demand_dns: BoundedCounters,
     /// Counting of the control-plane connection.
     pub xds: XdsMetrics,
+    /// Counting of the DNS proxy.
+    pub dns: DnsMetrics,
     /// Counting of pods.
     pub pods: PodMetrics,
     /// Counting of crashes and repairs.
@@ -140,6 +143,7 @@ impl Metrics {
             sockets: [side(Reporter::Source), side(Reporter::Destination)],
             on_demand_dns: on_demand_dns(),
             xds: XdsMetrics::new(r)?,
+            dns: DnsMetrics::new(r)?,
             pods: PodMetrics::new(r)?,
             actors: ActorMetrics::new(r)?,
             gauges: ProcessGauges::new(r)?,
@@ -175,6 +179,7 @@ impl Metrics {
         for counters in self.bounded() {
             counters.sweep(now, SERIES_IDLE);
         }
+        self.dns.sweep(now, SERIES_IDLE);
     }
 
     /// What a scrape holds, as values. Reads `/proc`.
@@ -183,13 +188,15 @@ impl Metrics {
         Snapshot {
             since: self.since,
             traffic: self.traffic.series(),
-            counters: self.bounded().map(BoundedCounters::sampled).into(),
+            counters: self.bounded().map(BoundedCounters::sampled).collect(),
             gathered: self.registry.gather(),
         }
     }
 
-    fn bounded(&self) -> [&BoundedCounters; 4] {
+    fn bounded(&self) -> impl Iterator<Item = &BoundedCounters> {
         [&self.on_demand_dns, &self.xds.messages, &self.xds.message_bytes, &self.xds.rejections]
+            .into_iter()
+            .chain(self.dns.counters())
     }
 
     /// The body of a scrape. Reads `/proc`; takes milliseconds when there are thousands of series.
@@ -512,9 +519,9 @@ mod tests {
     #[test]
     fn later_parts_add_families_of_their_own() {
         let metrics = Metrics::new("x").unwrap();
-        let family = || IntCounter::new("istio_dns_requests_total", "Queries").unwrap();
+        let family = || IntCounter::new("warren_later_total", "Later").unwrap();
         metrics.register(family()).unwrap();
         assert!(metrics.register(family()).is_err(), "the name is taken");
-        has(&metrics.encode(), "istio_dns_requests_total 0");
+        has(&metrics.encode(), "warren_later_total 0");
     }
 }

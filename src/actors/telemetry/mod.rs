@@ -4,6 +4,7 @@ pub mod access;
 pub mod actor;
 pub mod census;
 pub mod counters;
+pub mod dns;
 pub mod export;
 pub mod filter;
 pub mod line;

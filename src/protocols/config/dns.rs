@@ -10,6 +10,7 @@ use super::{
 };
 
 const PORT: u16 = 15053;
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// The DNS proxy of each pod.
 #[derive(Clone, Debug, Serialize)]
@@ -20,6 +21,8 @@ pub struct DnsConfig {
     pub address: DnsAddr,
     /// Which namespace's service wins after the client's own.
     pub preferred_namespace: Option<String>,
+    /// Names the name servers for what is none of the mesh's names.
+    pub resolv_conf: String,
 }
 
 /// Where the DNS proxy listens.
@@ -43,6 +46,7 @@ impl DnsConfig {
             enabled: capture.is_none_or(|text| text.eq_ignore_ascii_case("true")),
             address: address.unwrap_or(DnsAddr::Localhost(PORT)),
             preferred_namespace: preferred_namespace(r),
+            resolv_conf: r.text("WARREN_RESOLV_CONF").unwrap_or(RESOLV_CONF).to_owned(),
         }
     }
 }

@@ -61,7 +61,7 @@ fn without_any_variable_everything_has_the_contracts_default() {
         },
         "socket": {"keepalive": {"time": "3m", "interval": "3m", "retries": 9}, "user_timeout": null, "unpaced_rtt": "1ms"},
         "drain": {"deadline": "5s"},
-        "dns": {"enabled": true, "address": "localhost:15053", "preferred_namespace": null},
+        "dns": {"enabled": true, "address": "localhost:15053", "preferred_namespace": null, "resolv_conf": "/etc/resolv.conf"},
         "timeouts": {
             "connect": "10s", "tls_handshake": "5s", "h2_settings": "5s", "connect_response": "20s",
             "workload": "5s", "certificate": "10s", "policy": "5s", "ping_interval": "10s", "ping": "20s",
@@ -95,6 +95,7 @@ fn good() -> Vec<(&'static str, &'static str, &'static str, Value)> {
         ("CLUSTER_DOMAIN", "Corp.example.", "/node/cluster_domain", json!("corp.example")),
         ("ISTIO_META_ISTIO_VERSION", "1.30", "/node/istio_version", json!("1.30")),
         ("PREFERED_SERVICE_NAMESPACE", "ns", "/dns/preferred_namespace", json!("ns")),
+        ("WARREN_RESOLV_CONF", "/r", "/dns/resolv_conf", json!("/r")),
         ("XDS_ADDRESS", "", "/control/xds/upstream", json!(null)),
         ("XDS_ADDRESS", "d:1", "/control/xds/upstream/address", json!("https://d:1")),
         ("XDS_ADDRESS", "https://d", "/control/xds/upstream/address", json!("https://d:443")),

@@ -1,0 +1,132 @@
+//! Asking the name servers of the node, from inside a pod.
+
+use std::{
+    io,
+    net::{SocketAddr, UdpSocket as StdUdpSocket},
+    time::Duration,
+};
+
+use rand::Rng;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpStream, UdpSocket},
+    time::{Instant, timeout},
+};
+
+use crate::{
+    actors::{pods::pod::Pod, sys::pacing::Reach, tunnel::dial},
+    protocols::dns::{
+        forward::{self, Answer, Unusable},
+        query::Query,
+    },
+};
+
+/// All attempts together take no longer: the client has given up by then.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Room for an answer in a datagram, in bytes, if the client has not asked for more: some servers send more than they were
+/// asked for.
+const DATAGRAM: usize = 4096;
+
+/// Why nobody has answered.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// There is nobody to ask.
+    #[error("there are no name servers")]
+    Nobody,
+    /// It took too long.
+    #[error("{0} does not answer")]
+    Silent(SocketAddr),
+    /// The network failed.
+    #[error("{0}: {1}")]
+    Io(SocketAddr, io::Error),
+    /// What came is of no use.
+    #[error("{0}: {1}")]
+    Unusable(SocketAddr, Unusable),
+}
+
+/// Puts `query`'s question to the name servers, one after another, until one knows. What none knows is answered as the
+/// last that answered at all has put it.
+///
+/// # Errors
+/// What went wrong with the last one.
+pub async fn ask(pod: &Pod, query: &Query) -> Result<Answer, AskError> {
+    let Some(settings) = &pod.node.settings.dns else { return Err(AskError::Nobody) };
+    let resolvers = &settings.resolvers;
+    let deadline = Instant::now() + PATIENCE;
+    let (mut error, mut unsure) = (AskError::Nobody, None);
+    for _ in 0..resolvers.attempts {
+        for &server in &resolvers.servers {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            match timeout(resolvers.timeout.min(left), ask_one(pod, server, query)).await {
+                Ok(Ok(answer)) if answer.is_final() => return Ok(answer),
+                Ok(Ok(answer)) => unsure = Some(answer),
+                Ok(Err(why)) => error = why,
+                Err(_) => error = AskError::Silent(server),
+            }
+        }
+        // To ask again would be to hear it again.
+        if let Some(answer) = unsure {
+            return Ok(answer);
+        }
+    }
+    Err(error)
+}
+
+async fn ask_one(pod: &Pod, server: SocketAddr, query: &Query) -> Result<Answer, AskError> {
+    let asked = forward::question(query, rand::rng().random());
+    let answer = by_datagram(pod, server, &asked, query.datagram().max(DATAGRAM)).await?;
+    if answer.is_truncated() { by_connection(pod, server, &asked).await } else { Ok(answer) }
+}
+
+async fn by_datagram(pod: &Pod, server: SocketAddr, asked: &[u8], room: usize) -> Result<Answer, AskError> {
+    let failed = |error| AskError::Io(server, error);
+    let socket = pod.netns.enter_sticky(|| open(pod.mark(), server)).and_then(|socket| socket);
+    let socket = socket.and_then(UdpSocket::from_std).map_err(failed)?;
+    socket.send(asked).await.map_err(failed)?;
+    loop {
+        socket.readable().await.map_err(failed)?;
+        let mut bytes = Vec::with_capacity(room);
+        match socket.try_recv_buf(&mut bytes) {
+            // What does not fit to the question is for somebody else, or a guess of somebody who would like to be believed.
+            Ok(_) => {
+                if let Ok(answer) = Answer::read(bytes, asked) {
+                    return Ok(answer);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(failed(error)),
+        }
+    }
+}
+
+/// A socket of its own for each question: its port is one thing more that a forger would have to guess.
+fn open(mark: Option<u32>, server: SocketAddr) -> io::Result<StdUdpSocket> {
+    let socket = Socket::new(Domain::for_address(server), Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
+    if let Some(mark) = mark {
+        socket.set_mark(mark)?;
+    }
+    socket.connect(&server.into())?;
+    Ok(socket.into())
+}
+
+async fn by_connection(pod: &Pod, server: SocketAddr, asked: &[u8]) -> Result<Answer, AskError> {
+    let mut stream = dial::connect(pod, server, None, Reach::Network)
+        .await
+        .map_err(|error| AskError::Io(server, io::Error::other(error)))?;
+    let bytes = exchange(&mut stream, asked).await.map_err(|error| AskError::Io(server, error))?;
+    Answer::read(bytes, asked).map_err(|error| AskError::Unusable(server, error))
+}
+
+async fn exchange(stream: &mut TcpStream, asked: &[u8]) -> io::Result<Vec<u8>> {
+    let length = u16::try_from(asked.len()).map_err(io::Error::other)?;
+    let mut framed = length.to_be_bytes().to_vec();
+    framed.extend_from_slice(asked);
+    stream.write_all(&framed).await?;
+    let mut bytes = vec![0; stream.read_u16().await?.into()];
+    stream.read_exact(&mut bytes).await?;
+    Ok(bytes)
+}

@@ -1,0 +1,128 @@
+//! Answers to clients.
+
+use std::{convert::Infallible, net::IpAddr};
+
+use domain::{
+    base::{
+        MessageBuilder, Name, StaticCompressor,
+        iana::Rcode,
+        message_builder::{AdditionalBuilder, AnswerBuilder, PushError},
+        name::Label,
+        wire::Composer,
+    },
+    rdata::{A, Aaaa, Cname},
+};
+
+use super::{lookup::Found, query::Query};
+
+/// How long names of the mesh may be kept, in seconds.
+const TTL: u32 = 30;
+/// Bytes of an OPT record without options.
+const OPT: usize = 11;
+
+/// What a client says of the extensions it knows, and hears back (RFC 6891).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Edns {
+    /// Bytes of a datagram that it takes.
+    pub payload: u16,
+    /// Of the extensions.
+    pub version: u8,
+    /// It wants signatures.
+    pub dnssec_ok: bool,
+}
+
+/// The header of an answer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Says {
+    pub(super) authoritative: bool,
+    pub(super) recursion: bool,
+    pub(super) rcode: Rcode,
+}
+
+/// The answer to `query` for `host` that says what `found` holds, in at most `limit` bytes: what is too long is left out,
+/// and said to be.
+pub fn found(query: &Query, host: &str, found: &Found, limit: usize) -> Vec<u8> {
+    let says = Says { authoritative: true, recursion: true, rcode: Rcode::NOERROR };
+    // Compressed, records would have the name as the question has it, whose case is the client's.
+    if query.question.qname().iter().flat_map(Label::iter).any(|byte| byte.is_ascii_uppercase()) {
+        return compose(Vec::new(), (query, limit), says, |answers| push(answers, host, found), |_| Ok(()));
+    }
+    compose(compressed(), (query, limit), says, |answers| push(answers, host, found), |_| Ok(()))
+        .into_target()
+}
+
+/// The answer to `query` that says nothing but `rcode`.
+pub fn error(query: &Query, rcode: Rcode) -> Vec<u8> {
+    let says = Says { authoritative: false, recursion: true, rcode };
+    compose(Vec::new(), (query, query.datagram()), says, |_| Ok(()), |_| Ok(()))
+}
+
+pub(super) fn compressed() -> StaticCompressor<Vec<u8>> {
+    StaticCompressor::new(Vec::new())
+}
+
+/// An answer of at most `limit` bytes. If its answers do not fit it has none, and says that it is cut short; additional
+/// records that do not fit are not missed.
+pub(super) fn compose<T: Composer<AppendError = Infallible>>(
+    target: T,
+    (query, limit): (&Query, usize),
+    says: Says,
+    answers: impl FnOnce(&mut AnswerBuilder<T>) -> Result<(), PushError>,
+    additionals: impl FnOnce(&mut AdditionalBuilder<T>) -> Result<(), PushError>,
+) -> T {
+    let Ok(mut message) = MessageBuilder::from_target(target);
+    let reserved = if query.edns.is_some() { OPT } else { 0 };
+    message.set_push_limit(limit.saturating_sub(reserved));
+    let header = message.header_mut();
+    header.set_id(query.id);
+    header.set_qr(true);
+    header.set_aa(says.authoritative);
+    header.set_rd(query.recursion_desired);
+    header.set_ra(says.recursion);
+    header.set_rcode(says.rcode);
+    let mut question = message.question();
+    // A question is shorter than the least that a datagram may hold.
+    let _ = question.push(&query.question);
+    let mut section = question.answer();
+    if answers(&mut section).is_err() {
+        section = section.tc_rewind_into();
+    }
+    let mut rest = section.additional();
+    if additionals(&mut rest).is_err() {
+        rest.rewind();
+    }
+    rest.clear_push_limit();
+    if let Some(edns) = &query.edns {
+        let _ = rest.opt(|opt| {
+            opt.set_udp_payload_size(edns.payload);
+            opt.set_version(edns.version);
+            opt.set_dnssec_ok(edns.dnssec_ok);
+            Ok(())
+        });
+    }
+    rest.finish()
+}
+
+fn push<T: Composer>(answers: &mut AnswerBuilder<T>, host: &str, found: &Found) -> Result<(), PushError> {
+    // A part of a name that came in a question is one that can be written.
+    let Some(mut owner) = absolute(host) else { return Ok(()) };
+    if let Some(alias) = found.alias.as_deref().filter(|_| !found.addresses.is_empty()).and_then(absolute) {
+        answers.push((&owner, TTL, Cname::new(&alias)))?;
+        owner = alias;
+    }
+    found.addresses.iter().try_for_each(|address| match *address {
+        IpAddr::V4(ip) => answers.push((&owner, TTL, A::new(ip))),
+        IpAddr::V6(ip) => answers.push((&owner, TTL, Aaaa::new(ip))),
+    })
+}
+
+/// The name of a host, which [`Query::host`] has made or is a part of such.
+fn absolute(host: &str) -> Option<Name<Vec<u8>>> {
+    let mut wire = Vec::with_capacity(host.len() + 2);
+    for label in host.split('.') {
+        wire.push(u8::try_from(label.len()).ok()?);
+        wire.extend_from_slice(label.as_bytes());
+    }
+    wire.push(0);
+    Name::from_octets(wire).ok()
+}

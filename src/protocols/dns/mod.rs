@@ -1,0 +1,12 @@
+//! What the DNS proxy answers (contract/dataplane.md section 7): names of the mesh from its tables, everything else by the
+//! name servers of the node.
+
+pub mod answer;
+pub mod forward;
+pub mod lookup;
+pub mod names;
+pub mod query;
+pub mod resolvers;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,65 @@
+//! Which hosts a name may mean: the search that a resolver in a Kubernetes pod does is undone, and done again.
+
+/// A host that a name may mean.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate<'a> {
+    /// The host.
+    pub host: String,
+    /// What is left of the name without the search domain that its resolver has put behind it, if the host was found by
+    /// that.
+    pub stripped: Option<&'a str>,
+}
+
+/// Who asks: what a pod's search list is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// The pod's namespace.
+    pub namespace: &'a str,
+    /// The cluster's domain.
+    pub domain: &'a str,
+}
+
+/// The hosts that `name` may mean, in the order they are tried. `name` is in lower case, without a dot at its end.
+pub fn candidates<'a>(name: &'a str, place: &Place<'_>) -> Vec<Candidate<'a>> {
+    let Place { namespace, domain } = place;
+    let mut found = Vec::new();
+    let mut add = |name: &str, stripped: Option<&'a str>| {
+        found.push(Candidate { host: name.to_owned(), stripped });
+        found.extend(expansions(name, place).map(|host| Candidate { host, stripped }));
+    };
+    add(name, None);
+    for search in [format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), (*domain).to_owned()] {
+        let rest = name.strip_suffix(search.as_str()).and_then(|rest| rest.strip_suffix('.'));
+        if let Some(rest) = rest.filter(|rest| !rest.is_empty()) {
+            add(rest, Some(rest));
+        }
+    }
+    found
+}
+
+/// What a short name of a Kubernetes service or of one of its pods stands for.
+fn expansions(name: &str, place: &Place<'_>) -> impl Iterator<Item = String> {
+    let Place { namespace, domain } = place;
+    let is_svc = name.ends_with(".svc");
+    let in_cluster = || Some(format!("{name}.{domain}"));
+    let as_service = || Some(format!("{name}.svc.{domain}"));
+    let in_namespace = || Some(format!("{name}.{namespace}.svc.{domain}"));
+    let both = match name.split('.').count() {
+        1 => [in_namespace(), None],
+        2 => [as_service(), in_namespace()],
+        3 if is_svc => [in_cluster(), as_service()],
+        3 => [as_service(), None],
+        4 if is_svc => [in_cluster(), None],
+        _ => [None, None],
+    };
+    both.into_iter().flatten()
+}
+
+/// The wildcards that cover `host`, the most specific first.
+pub fn wildcards(host: &str) -> impl Iterator<Item = String> {
+    let mut rest = host;
+    std::iter::from_fn(move || {
+        rest = rest.split_once('.')?.1;
+        Some(format!("*.{rest}"))
+    })
+}

@@ -1,0 +1,55 @@
+//! The name servers of the node, by its resolv.conf(5).
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use resolv_conf::{Config, ScopedIp};
+
+/// Where name servers listen.
+const PORT: u16 = 53;
+/// Servers that are asked, and times that each is, at most: with the longest patience it comes to minutes.
+const MAX_SERVERS: usize = 3;
+const MAX_ATTEMPTS: u32 = 5;
+/// The longest patience with a server, in seconds.
+const MAX_TIMEOUT: u32 = 30;
+
+/// Whom to ask, and how patiently.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Resolvers {
+    /// In the order they are asked.
+    pub servers: Vec<SocketAddr>,
+    /// For each answer.
+    pub timeout: Duration,
+    /// Times that all of them are asked.
+    pub attempts: u32,
+}
+
+// === impl Resolvers ===
+
+impl Resolvers {
+    /// Reads the text of a resolv.conf; what it does not say is 5 s and two attempts. The second value names what was
+    /// passed over.
+    pub fn parse(text: &[u8]) -> (Self, Vec<String>) {
+        let (config, errors) = Config::parse_with_errors(text);
+        let mut complaints: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        let mut servers = Vec::new();
+        for server in &config.nameservers {
+            match server {
+                ScopedIp::V6(ip, Some(scope)) => {
+                    complaints.push(format!("name server {ip}%{scope}: the link is none of a pod's"));
+                }
+                ScopedIp::V4(ip) => servers.push(SocketAddr::new(IpAddr::V4(*ip), PORT)),
+                ScopedIp::V6(ip, None) => servers.push(SocketAddr::new(IpAddr::V6(*ip), PORT)),
+            }
+        }
+        if servers.len() > MAX_SERVERS {
+            complaints
+                .push(format!("only the first {MAX_SERVERS} of {} name servers are asked", servers.len()));
+            servers.truncate(MAX_SERVERS);
+        }
+        let timeout = Duration::from_secs(config.timeout.clamp(1, MAX_TIMEOUT).into());
+        (Self { servers, timeout, attempts: config.attempts.clamp(1, MAX_ATTEMPTS) }, complaints)
+    }
+}
