@@ -13,6 +13,7 @@ mod actors;
 mod command;
 mod crashes;
 mod matrix;
+mod names;
 mod support;
 mod tasks;
 
@@ -20,6 +21,7 @@ use actors::*;
 use command::*;
 use crashes::*;
 use matrix::*;
+use names::*;
 use tasks::*;
 
 fn main() -> ExitCode {
@@ -30,6 +32,7 @@ fn main() -> ExitCode {
         a_killed_actor_is_restarted_and_costs_no_connection,
         a_panicking_actor_is_restarted_and_costs_no_connection,
         a_hung_actor_is_found_and_restarted_and_costs_no_connection,
+        a_lost_dns_actor_costs_no_question,
         a_lost_supervisor_comes_back_with_all_that_is_below_it,
         a_lost_tunnel_or_owner_of_connections_costs_its_own_alone,
         a_panic_in_a_connection_closes_it_alone_and_is_said,

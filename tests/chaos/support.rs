@@ -57,12 +57,16 @@ pub fn raise() -> Lab {
 
 /// Raises the mesh with proxies of so many shards.
 pub fn raise_on(shards: usize) -> Lab {
+    raise_of(MESH, shards)
+}
+
+pub fn raise_of(mesh: &str, shards: usize) -> Lab {
     let proxy = Launch::new(program("warren").unwrap())
         .env("WARREN_CHAOS", "true")
         .env("ZTUNNEL_WORKER_THREADS", shards.to_string());
     let options =
         Options { id: "c".to_owned(), directory: scratch(), proxy: Some(proxy), ready_limit: LIMIT };
-    World::up(Mesh::parse(MESH).unwrap(), false, options).unwrap_or_else(|error| panic!("{error}"))
+    World::up(Mesh::parse(mesh).unwrap(), false, options).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// Looks until `look` finds something.

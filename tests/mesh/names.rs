@@ -124,8 +124,7 @@ impl Named {
     pub fn raise_with(mesh: &str, resolv: &str, settings: &[(&str, &str)]) -> Self {
         let file = scratch().join("resolv.conf");
         fs::write(&file, resolv).unwrap();
-        let launch =
-            launch().env("ISTIO_META_DNS_CAPTURE", "true").env("WARREN_RESOLV_CONF", file.to_str().unwrap());
+        let launch = launch().env("WARREN_RESOLV_CONF", file.to_str().unwrap());
         let launch = settings.iter().fold(launch, |launch, (name, value)| launch.env(*name, *value));
         let mesh = Mesh::parse(mesh).unwrap_or_else(|error| panic!("{error}"));
         let options =

@@ -96,9 +96,6 @@ fn launch(up: &UpArgs) -> Result<Option<Launch>, Box<dyn Error>> {
     }
     let binary = up.proxy.clone().map_or_else(env::current_exe, Ok)?;
     let mut launch = Launch::new(binary);
-    if up.dns {
-        launch = launch.env("ISTIO_META_DNS_CAPTURE", "true");
-    }
     launch.env.extend(up.env.iter().cloned());
     Ok(Some(launch))
 }

@@ -62,7 +62,6 @@ impl Launch {
             ("POD_NAME", &format!("warren-{}", node.name())),
             ("POD_NAMESPACE", "istio-system"),
             ("SERVICE_ACCOUNT", "ztunnel"),
-            ("ISTIO_META_DNS_CAPTURE", "false"),
         ];
         for (name, value) in settings {
             program = program.env(name, value);
