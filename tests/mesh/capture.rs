@@ -166,6 +166,29 @@ pub fn an_uncaptured_server_is_reached_in_plaintext() {
     assert_counted(&lab, "one", &fetched, &labels);
 }
 
+pub fn a_workload_that_has_only_a_name_is_resolved_and_that_is_counted() {
+    let named = MESH.replace("captured: false,", "captured: false, announce: {hostname: localhost},");
+    let lab = raise(&format!(
+        "{named}services:\n  - {{name: hosted, vips: 10.96.0.90, ports: {{80: 9100}}, endpoints: [bare]}}\n"
+    ));
+    // Every host is its own localhost: from inside the client's pod it is the client's.
+    let listener = listen(lab.pod("client").unwrap(), 9100);
+    for calls in [1.0, 2.0] {
+        let mut client = eventually("connection", || dial(&lab, "client", "10.96.0.90:80").ok());
+        client.write_all(b"hello").unwrap();
+        let mut heard = [0; 5];
+        accept(&listener).read_exact(&mut heard).unwrap();
+        assert_eq!(&heard, b"hello");
+        let counted = metrics(&lab, "one");
+        let labels = [
+            ("source_workload", "client"),
+            ("source_principal", "spiffe://cluster.local/ns/default/sa/client"),
+            ("hostname", "localhost"),
+        ];
+        assert_eq!(counted.sum("istio_on_demand_dns_total", &labels), calls);
+    }
+}
+
 pub fn a_service_reaches_its_backends_on_both_nodes() {
     let lab = raise(&format!(
         "{MESH}

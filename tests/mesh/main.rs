@@ -56,6 +56,7 @@ fn main() -> ExitCode {
         plaintext_from_outside_the_mesh_is_carried_with_its_source,
         an_uncaptured_server_is_reached_in_plaintext,
         a_service_reaches_its_backends_on_both_nodes,
+        a_workload_that_has_only_a_name_is_resolved_and_that_is_counted,
         ports_of_the_proxy_are_refused_and_nothing_loops,
         one_port_of_a_client_serves_for_connections_to_several_ports_and_servers,
         raw_hbone_is_answered_by_the_table_of_statuses,

@@ -11,7 +11,7 @@ use tokio::{
 use super::{
     early::Early,
     local::{Both, Join, Joined},
-    report::{Facts, Report},
+    report::{Facts, Report, endpoint},
 };
 use crate::{
     actors::{
@@ -40,7 +40,7 @@ use crate::{
             side::StreamSide,
         },
         identity::Identity,
-        labels::Reporter,
+        labels::{Endpoint, Reporter},
         mesh::{Service, Workload},
         outcome::{Failure, Outcome, Unroutable},
         relay::{Fault, Said, relay},
@@ -252,7 +252,7 @@ impl Outbound<'_> {
         route: Route,
         elsewhere: &dyn Fn(SocketAddr) -> bool,
     ) -> (Box<Report>, Result<Reached, (Outcome, bool)>) {
-        let resolved = self.resolve(&route).await;
+        let resolved = self.resolve(&route, workload, identity).await;
         let to = resolved.as_ref().map_or(self.dst.addr(), |to| *to);
         let hop = route.hop.resolved(to.ip());
         let tunnelled = matches!(hop, Hop::Hbone { .. } | Hop::DoubleHbone { .. });
@@ -421,12 +421,20 @@ impl Outbound<'_> {
         }
     }
 
-    /// The address of a next hop, asking DNS if it has only a name.
-    async fn resolve(&self, route: &Route) -> Result<SocketAddr, Unroutable> {
+    /// The address of a next hop, asking DNS if it has only a name, which is counted.
+    async fn resolve(
+        &self,
+        route: &Route,
+        source: &Workload,
+        identity: &Identity,
+    ) -> Result<SocketAddr, Unroutable> {
         let (host, port, prefer_v6) = match route.hop.upstream() {
             Upstream::Ip(addr) => return Ok(*addr),
             Upstream::Host { host, port, prefer_v6 } => (host.clone(), *port, *prefer_v6),
         };
+        let principal = identity.to_string();
+        let endpoint = Endpoint { principal: Some(&principal), ..endpoint(Some(source), None) };
+        self.pod.node.metrics.on_demand_dns(&endpoint, &host);
         let unresolved = || Unroutable::NoAddresses(host.to_string().into());
         let asked = host.clone();
         // The resolver's threads inherit the namespace of the thread that makes them: the proxy's own.

@@ -258,7 +258,7 @@ fn labels(reporter: Reporter, facts: &Facts) -> TrafficLabels<'_> {
     }
 }
 
-fn endpoint<'a>(workload: Option<&'a Workload>, baggage: Option<&'a Baggage>) -> Endpoint<'a> {
+pub(super) fn endpoint<'a>(workload: Option<&'a Workload>, baggage: Option<&'a Baggage>) -> Endpoint<'a> {
     match (workload, baggage) {
         (Some(workload), _) => Endpoint {
             workload: Some(workload.workload_name()),

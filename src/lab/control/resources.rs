@@ -189,7 +189,8 @@ impl Resource {
 }
 
 fn workload(mesh: &Mesh, index: usize, pod: &Pod) -> wl::Workload {
-    let Announce { status, trust_domain, network, network_gateway, capacity, locality, .. } = &pod.announce;
+    let Announce { status, trust_domain, network, network_gateway, capacity, locality, hostname, .. } =
+        &pod.announce;
     let services = mesh.services.iter().filter(|s| s.endpoints.binary_search(&index).is_ok());
     let bound =
         mesh.policies.iter().filter(|p| p.scope == Scope::Workload && p.pods.binary_search(&index).is_ok());
@@ -201,7 +202,8 @@ fn workload(mesh: &Mesh, index: usize, pod: &Pod) -> wl::Workload {
         uid: pod.workload_uid(),
         name: pod.name.clone(),
         namespace: pod.namespace.clone(),
-        addresses: pod.ips.iter().map(octets).collect(),
+        addresses: if hostname.is_some() { Vec::new() } else { pod.ips.iter().map(octets).collect() },
+        hostname: hostname.clone().unwrap_or_default(),
         network: network.clone(),
         tunnel_protocol: match pod.protocol {
             Protocol::Hbone => wl::TunnelProtocol::Hbone.into(),

@@ -141,6 +141,8 @@ pub struct Announce {
     pub native_tunnel: bool,
     /// The port of the application's own PROXY protocol listener.
     pub proxy_protocol_port: Option<u16>,
+    /// A name instead of addresses, for DNS to resolve.
+    pub hostname: Option<String>,
 }
 
 /// Where a pod is. Empty parts are unknown.
