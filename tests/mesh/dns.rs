@@ -267,11 +267,33 @@ pub fn a_name_server_that_does_not_answer_is_a_failure() {
         fails(by, "mute.example.com");
     }
     assert!(server.asked().iter().any(|asked| asked.name == "mute.example.com."));
-    // Now nobody listens there.
+}
+
+pub fn where_nobody_listens_for_questions_is_known_at_once() {
+    // Longer than any answer is waited for here.
+    let patient = RESOLV.replace("timeout:1", "timeout:30");
+    let Named { server, lab } = Named::raise_with(NAMED, &patient, &[]);
     drop(server);
     for by in BOTH {
-        fails(by, "found.example.com");
+        let query = question("found.example.com", A);
+        let bytes = exchange(lab.pod("client").unwrap(), by, RESOLVER, &query.to_vec().unwrap());
+        assert_eq!(answer_to(&query, &bytes).response_code, ResponseCode::ServFail);
     }
+}
+
+pub fn a_pod_that_is_removed_takes_its_questions_along() {
+    let patient = RESOLV.replace("timeout:1", "timeout:30");
+    let mut named = Named::raise_with(NAMED, &patient, &[]);
+    let mut asking = dial(&named.lab, "shop/buyer", "127.0.0.1:15053").unwrap();
+    let query = question("mute.example.com", A).to_vec().unwrap();
+    asking.write_all(&u16::try_from(query.len()).unwrap().to_be_bytes()).unwrap();
+    asking.write_all(&query).unwrap();
+    eventually("question that nobody answers", || {
+        named.passed_names().contains("mute.example.com.").then_some(())
+    });
+    let without: Vec<&str> = NAMED.lines().filter(|line| !line.contains("{name: buyer,")).collect();
+    named.change(&without.join("\n"));
+    assert!(is_turned_away(&end_of(&mut asking)), "the connection is ended, and has no answer");
 }
 
 pub fn queries_that_wait_for_a_name_server_hold_up_no_other() {

@@ -124,6 +124,8 @@ fn main() -> ExitCode {
         what_has_no_address_in_the_mesh_is_left_to_the_name_server,
         what_the_name_server_says_is_passed_on,
         a_name_server_that_does_not_answer_is_a_failure,
+        where_nobody_listens_for_questions_is_known_at_once,
+        a_pod_that_is_removed_takes_its_questions_along,
         queries_that_wait_for_a_name_server_hold_up_no_other,
         a_flood_of_names_that_nobody_knows_keeps_none_of_the_mesh_from_being_answered,
         the_next_name_server_is_asked_where_one_is_silent,

@@ -9,7 +9,7 @@ use std::{
 use rand::Rng;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWriteExt, Interest},
     net::{TcpStream, UdpSocket},
     time::{Instant, timeout},
 };
@@ -61,11 +61,10 @@ pub async fn ask(pod: &Pod, query: &Query) -> Result<Answer, AskError> {
             if left.is_zero() {
                 break;
             }
-            match timeout(resolvers.timeout.min(left), ask_one(pod, server, query)).await {
-                Ok(Ok(answer)) if answer.is_final() => return Ok(answer),
-                Ok(Ok(answer)) => unsure = Some(answer),
-                Ok(Err(why)) => error = why,
-                Err(_) => error = AskError::Silent(server),
+            match ask_one(pod, server, query, resolvers.timeout.min(left)).await {
+                Ok(answer) if answer.is_final() => return Ok(answer),
+                Ok(answer) => unsure = Some(answer),
+                Err(why) => error = why,
             }
         }
         // To ask again would be to hear it again.
@@ -76,25 +75,52 @@ pub async fn ask(pod: &Pod, query: &Query) -> Result<Answer, AskError> {
     Err(error)
 }
 
-async fn ask_one(pod: &Pod, server: SocketAddr, query: &Query) -> Result<Answer, AskError> {
+/// Asks one server, by TCP again if its answer is cut short; that is better than none where TCP does not come through.
+async fn ask_one(
+    pod: &Pod,
+    server: SocketAddr,
+    query: &Query,
+    patience: Duration,
+) -> Result<Answer, AskError> {
     let asked = forward::question(query, rand::rng().random());
-    let answer = by_datagram(pod, server, &asked, query.datagram().max(DATAGRAM)).await?;
-    if answer.is_truncated() { by_connection(pod, server, &asked).await } else { Ok(answer) }
+    let room = query.datagram().max(DATAGRAM);
+    let silent = |_| AskError::Silent(server);
+    let answer = timeout(patience, by_datagram(pod, server, &asked, room)).await.map_err(silent)??;
+    let part = match answer {
+        Some(answer) if !answer.is_truncated() => return Ok(answer),
+        part => part,
+    };
+    let whole = timeout(patience, by_connection(pod, server, &asked)).await.map_err(silent);
+    whole.flatten().or_else(|error| part.ok_or(error))
 }
 
-async fn by_datagram(pod: &Pod, server: SocketAddr, asked: &[u8], room: usize) -> Result<Answer, AskError> {
+/// The answer; `None` if it is longer than `room`.
+async fn by_datagram(
+    pod: &Pod,
+    server: SocketAddr,
+    asked: &[u8],
+    room: usize,
+) -> Result<Option<Answer>, AskError> {
     let failed = |error| AskError::Io(server, error);
     let socket = pod.netns.enter_sticky(|| open(pod.mark(), server)).and_then(|socket| socket);
     let socket = socket.and_then(UdpSocket::from_std).map_err(failed)?;
     socket.send(asked).await.map_err(failed)?;
     loop {
-        socket.readable().await.map_err(failed)?;
+        // That nobody listens there is no reading matter: it shows as an error alone.
+        let ready = socket.ready(Interest::READABLE | Interest::ERROR).await.map_err(failed)?;
+        if ready.is_error() {
+            if let Some(error) = socket.take_error().map_err(failed)? {
+                return Err(failed(error));
+            }
+            let _ = socket.try_io::<()>(Interest::ERROR, || Err(io::ErrorKind::WouldBlock.into()));
+        }
         let mut bytes = Vec::with_capacity(room);
         match socket.try_recv_buf(&mut bytes) {
+            Ok(length) if length >= room => return Ok(None),
             // What does not fit to the question is for somebody else, or a guess of somebody who would like to be believed.
             Ok(_) => {
                 if let Ok(answer) = Answer::read(bytes, asked) {
-                    return Ok(answer);
+                    return Ok(Some(answer));
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}

@@ -5,11 +5,12 @@ mod ask;
 mod serve;
 mod sockets;
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicUsize};
 
+use parking_lot::Mutex;
 use ractor::ActorProcessingErr;
 
-pub use self::sockets::Sockets;
+use self::sockets::Sockets;
 use super::{
     pods::pod::Pod,
     settings::HUNG_AFTER,
@@ -17,7 +18,7 @@ use super::{
 };
 use crate::{
     protocols::{config::DnsAddr, dns::resolvers::Resolvers},
-    supervisor::{Actor, Address, ChildSpec, Described, Mailbox, TaskExit},
+    supervisor::{Actor, Address, ChildSpec, ConnSet, Described, Mailbox, TaskExit},
 };
 
 /// How names are answered.
@@ -33,7 +34,43 @@ pub struct DnsSettings {
     pub resolvers: Resolvers,
 }
 
+/// What of a pod's DNS proxy outlives its actor.
+#[derive(Debug)]
+pub struct Names {
+    sockets: Mutex<Option<Sockets>>,
+    /// Questions that wait, and connections.
+    under_way: ConnSet<()>,
+    waiting: AtomicUsize,
+    connections: AtomicUsize,
+}
+
 struct Dns(Arc<Pod>);
+
+// === impl Names ===
+
+impl Names {
+    /// Nothing yet. `shards`: how many there are.
+    pub fn new(shards: usize) -> Self {
+        Self {
+            sockets: Mutex::default(),
+            under_way: ConnSet::new(shards),
+            waiting: AtomicUsize::new(0),
+            connections: AtomicUsize::new(0),
+        }
+    }
+
+    /// No further question reaches the sockets; those that have are answered.
+    pub fn retire(&self) {
+        if let Some(sockets) = self.sockets.lock().take() {
+            sockets.retire();
+        }
+    }
+
+    /// Questions under way, and connections. Cut, they end without an answer.
+    pub fn under_way(&self) -> &ConnSet<()> {
+        &self.under_way
+    }
+}
 
 /// Messages of the actor.
 enum Msg {
@@ -62,6 +99,10 @@ impl Actor for Dns {
     type Arguments = ();
 
     async fn pre_start(&self, myself: Mailbox<Msg>, (): ()) -> Result<Vec<Placed>, ActorProcessingErr> {
+        // Nothing may be bound again once the pod drains.
+        if *self.0.draining.borrow() {
+            return Ok(Vec::new());
+        }
         let sockets = Sockets::of(&self.0)?;
         let index = self.shard().ok_or("no shard lives")?;
         Ok(self.place(index, sockets, &myself)?)
@@ -74,7 +115,7 @@ impl Actor for Dns {
         _: &mut Vec<Placed>,
     ) -> Result<(), ActorProcessingErr> {
         match exit {
-            TaskExit::Done if *self.0.draining.borrow() => Ok(()),
+            _ if *self.0.draining.borrow() => Ok(()),
             // A shard that went takes its tasks along. The successor of this actor finds another one.
             TaskExit::Aborted => Err("the shard of the DNS proxy is gone".into()),
             TaskExit::Panicked { .. } => {
@@ -83,7 +124,7 @@ impl Actor for Dns {
             }
             TaskExit::Done => {
                 // The socket may be the reason: the next start binds others.
-                self.0.dns.lock().take();
+                self.0.dns.retire();
                 Err("a task of the DNS proxy ended".into())
             }
         }

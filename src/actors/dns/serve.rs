@@ -1,11 +1,13 @@
 //! Answering the questions of a pod.
 
 use std::{
-    cell::Cell,
     io,
     net::{SocketAddr, TcpListener as StdTcpListener, UdpSocket as StdUdpSocket},
     rc::Rc,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -18,7 +20,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Sockets, ask};
+use super::{Names, Sockets, ask};
 use crate::{
     actors::{
         pods::pod::Pod,
@@ -55,14 +57,12 @@ const PAUSE: Duration = Duration::from_millis(50);
 struct Server {
     pod: Arc<Pod>,
     shard: Shard,
-    waiting: Cell<usize>,
-    connections: Cell<usize>,
 }
 
-/// One of those that [`MAX_WAITING`] or [`MAX_CONNECTIONS`] bounds.
+/// One of those of a pod that [`MAX_WAITING`] or [`MAX_CONNECTIONS`] bounds.
 struct Place {
-    server: Rc<Server>,
-    taken: fn(&Server) -> &Cell<usize>,
+    pod: Arc<Pod>,
+    taken: fn(&Names) -> &AtomicUsize,
 }
 
 /// A question, and how long its answer may be.
@@ -83,25 +83,26 @@ enum Begun {
 // === impl Place ===
 
 impl Place {
-    fn take(server: &Rc<Server>, taken: fn(&Server) -> &Cell<usize>, most: usize) -> Option<Self> {
-        let count = taken(server);
-        (count.get() < most).then(|| {
-            count.set(count.get() + 1);
-            Self { server: server.clone(), taken }
-        })
+    fn take(pod: &Arc<Pod>, taken: fn(&Names) -> &AtomicUsize, most: usize) -> Option<Self> {
+        let more = |count| (count < most).then_some(count + 1);
+        taken(&pod.dns).fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        Some(Self { pod: pod.clone(), taken })
+    }
+
+    fn wait(pod: &Arc<Pod>) -> Option<Self> {
+        Self::take(pod, |names| &names.waiting, MAX_WAITING)
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let count = (self.taken)(&self.server);
-        count.set(count.get() - 1);
+        (self.taken)(&self.pod.dns).fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// Answers on all sockets until the pod drains. Ends with the first that fails.
+/// Answers on all sockets. Ends with the first that fails, or once the pod drains and nothing is left in any.
 pub(super) async fn serve(shard: Shard, pod: Arc<Pod>, sockets: Sockets) {
-    let server = Rc::new(Server { pod, shard, waiting: Cell::new(0), connections: Cell::new(0) });
+    let server = Rc::new(Server { pod, shard });
     let mut tasks = JoinSet::new();
     for socket in sockets.datagrams {
         tasks.spawn_local(server.clone().datagrams(socket));
@@ -109,14 +110,12 @@ pub(super) async fn serve(shard: Shard, pod: Arc<Pod>, sockets: Sockets) {
     for listener in sockets.listeners {
         tasks.spawn_local(server.clone().accept(listener));
     }
-    let mut draining = server.pod.draining.subscribe();
-    tokio::select! {
-        ended = tasks.join_next() => {
-            if let Some(Err(error)) = ended && error.is_panic() {
-                std::panic::resume_unwind(error.into_panic());
-            }
+    while let Some(ended) = tasks.join_next().await {
+        match ended {
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            _ if *server.pod.draining.borrow() => {}
+            _ => return,
         }
-        _ = draining.wait_for(|draining| *draining) => {}
     }
 }
 
@@ -124,18 +123,28 @@ pub(super) async fn serve(shard: Shard, pod: Arc<Pod>, sockets: Sockets) {
 
 impl Server {
     async fn datagrams(self: Rc<Self>, socket: StdUdpSocket) {
-        let socket = match UdpSocket::from_std(socket) {
-            Ok(socket) => Rc::new(socket),
+        let socket = match socket.local_addr().and_then(|own| Ok((own, UdpSocket::from_std(socket)?))) {
+            Ok((own, socket)) => (own, Rc::new(socket)),
             Err(error) => return self.failed(&error),
         };
+        let mut draining = self.pod.draining.subscribe();
         let mut read = 0_u32;
         loop {
-            if let Err(error) = socket.readable().await {
-                return self.failed(&error);
-            }
+            let last = *draining.borrow();
             match self.read(&socket) {
                 Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if last {
+                        return;
+                    }
+                    tokio::select! {
+                        ready = socket.1.readable() => if let Err(error) = ready {
+                            return self.failed(&error);
+                        },
+                        _ = draining.wait_for(|draining| *draining) => {}
+                    }
+                    continue;
+                }
                 Err(error) => {
                     tracing::debug!(target: "dns", uid = &*self.pod.uid, %error, "cannot read a question");
                     sleep(PAUSE).await;
@@ -149,9 +158,13 @@ impl Server {
     }
 
     /// Reads one question and answers it, or has it answered later. Its buffer is on the stack: an idle pod holds none.
-    fn read(self: &Rc<Self>, socket: &Rc<UdpSocket>) -> io::Result<()> {
+    fn read(self: &Rc<Self>, (own, socket): &(SocketAddr, Rc<UdpSocket>)) -> io::Result<()> {
         let mut room = [0; QUESTION];
         let (n, from) = socket.try_recv_from(&mut room)?;
+        // Forged, it would have us answer ourselves for ever.
+        if from == *own {
+            return Ok(());
+        }
         let query = match Query::parse(room.get(..n).unwrap_or_default()) {
             Ok(query) => query,
             Err(refused) => {
@@ -169,15 +182,17 @@ impl Server {
             }
             Begun::Waits(workload) => workload,
         };
-        let Some(place) = Place::take(self, |server| &server.waiting, MAX_WAITING) else {
+        let Some(place) = Place::wait(&self.pod) else {
             self.send(socket, &self.too_many(&question), from);
             return Ok(());
         };
-        let socket = socket.clone();
+        let Ok(member) = self.pod.dns.under_way.admit(self.shard.index(), ()) else { return Ok(()) };
+        let (server, socket) = (self.clone(), socket.clone());
         spawn(&self.shard, &self.pod, "dns/query", async move {
-            let server = &place.server;
-            let answer = server.finish(&question, workload).await;
-            server.send(&socket, &answer, from);
+            let _place = place;
+            if let Ok(answer) = member.guard(server.finish(&question, workload)).await {
+                server.send(&socket, &answer, from);
+            }
         });
         Ok(())
     }
@@ -194,31 +209,52 @@ impl Server {
             Ok(listener) => listener,
             Err(error) => return self.failed(&error),
         };
+        let mut draining = self.pod.draining.subscribe();
         loop {
-            let stream = match listener.accept().await {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    tracing::debug!(target: "dns", uid = &*self.pod.uid, %error, "cannot accept");
-                    sleep(PAUSE).await;
+            let last = *draining.borrow();
+            let accepted = tokio::select! {
+                biased;
+                accepted = listener.accept() => accepted,
+                _ = draining.wait_for(|draining| *draining) => {
+                    if last {
+                        return;
+                    }
                     continue;
                 }
             };
-            // More than there is room for are closed at once.
-            if let Some(place) = Place::take(&self, |server| &server.connections, MAX_CONNECTIONS) {
-                spawn(&self.shard, &self.pod, "dns/connection", async move {
-                    let place = place;
-                    // However it ended, the client knows.
-                    let _ = place.server.connection(stream).await;
-                });
+            match accepted {
+                Ok((stream, _)) => self.begin_connection(stream),
+                Err(error) => {
+                    tracing::debug!(target: "dns", uid = &*self.pod.uid, %error, "cannot accept");
+                    sleep(PAUSE).await;
+                }
             }
             yield_now().await;
         }
     }
 
+    /// More than there is room for are closed at once.
+    fn begin_connection(self: &Rc<Self>, stream: TcpStream) {
+        let place = Place::take(&self.pod, |names| &names.connections, MAX_CONNECTIONS);
+        let member = self.pod.dns.under_way.admit(self.shard.index(), ());
+        let (Some(place), Ok(member)) = (place, member) else { return };
+        let server = self.clone();
+        spawn(&self.shard, &self.pod, "dns/connection", async move {
+            let _place = place;
+            // However it ended, the client knows.
+            let _ = member.guard(server.connection(stream)).await;
+        });
+    }
+
     /// Answers one question after another until the client has no more, or does nothing.
-    async fn connection(self: &Rc<Self>, mut stream: TcpStream) -> io::Result<()> {
+    async fn connection(&self, mut stream: TcpStream) -> io::Result<()> {
+        let mut draining = self.pod.draining.subscribe();
         loop {
-            let length = usize::from(timeout(IDLE, stream.read_u16()).await??);
+            let length = tokio::select! {
+                biased;
+                length = timeout(IDLE, stream.read_u16()) => usize::from(length??),
+                _ = draining.wait_for(|draining| *draining) => return Ok(()),
+            };
             if length > QUESTION {
                 return Ok(());
             }
@@ -232,7 +268,7 @@ impl Server {
     }
 
     /// The answer to a question of a connection, if there can be one.
-    async fn answer(self: &Rc<Self>, question: &[u8]) -> Option<Vec<u8>> {
+    async fn answer(&self, question: &[u8]) -> Option<Vec<u8>> {
         let query = match Query::parse(question) {
             Ok(query) => query,
             Err(Refused::Answer(answer)) => return Some(answer),
@@ -243,9 +279,7 @@ impl Server {
             Begun::Answered(answer) => return Some(answer),
             Begun::Waits(workload) => workload,
         };
-        let Some(_place) = Place::take(self, |server| &server.waiting, MAX_WAITING) else {
-            return Some(self.too_many(&question));
-        };
+        let Some(_place) = Place::wait(&self.pod) else { return Some(self.too_many(&question)) };
         Some(self.finish(&question, workload).await)
     }
 

@@ -10,6 +10,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::DnsSettings;
 use crate::{actors::pods::pod::Pod, protocols::config::DnsAddr};
 
+/// A port that nobody asks from (discard).
+const NOBODY: u16 = 9;
 /// Connections that wait for a listener.
 const BACKLOG: i32 = 128;
 
@@ -30,7 +32,7 @@ impl Sockets {
     /// # Errors
     /// An address cannot be listened on; it is named.
     pub fn of(pod: &Pod) -> Result<Self, String> {
-        let mut held = pod.dns.lock();
+        let mut held = pod.dns.sockets.lock();
         let sockets = match &mut *held {
             Some(held) => held,
             None => held.insert(Self::bind(pod)?),
@@ -49,11 +51,25 @@ impl Sockets {
                     sockets.listeners.push(listener);
                 }
                 // A pod may be without IPv6 on a node that has it.
-                Err(error) if addr.ip() == Ipv6Addr::LOCALHOST && is_unknown(&error) => {}
+                Err(error) if !sockets.datagrams.is_empty() && addr.is_ipv6() && is_unknown(&error) => {}
                 Err(error) => return Err(format!("cannot answer DNS on {addr} in the pod: {error}")),
             }
         }
         Ok(sockets)
+    }
+
+    /// Keeps further datagrams from these sockets, which answers under way go on being sent by. Closing them would not do:
+    /// tasks hold them, and the kernel would go on giving them their share of what is asked on this port.
+    pub(super) fn retire(self) {
+        for socket in &self.datagrams {
+            let nobody = match socket.local_addr() {
+                Ok(SocketAddr::V6(_)) => SocketAddr::from((Ipv6Addr::LOCALHOST, NOBODY)),
+                _ => SocketAddr::from((Ipv4Addr::LOCALHOST, NOBODY)),
+            };
+            if let Err(error) = socket.connect(nobody) {
+                tracing::warn!(target: "dns", %error, "a socket that is given up may still be asked");
+            }
+        }
     }
 
     fn try_clone(&self) -> io::Result<Self> {

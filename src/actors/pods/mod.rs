@@ -47,6 +47,8 @@ const STOP_WITHIN: Duration = Duration::from_secs(2);
 /// How long the sockets of a pod that ended may take to close, so that its peers hear of the end while the pod still
 /// has a network: the agent is answered, and the pod's network taken down, only then.
 const CLOSE_WITHIN: Duration = Duration::from_secs(1);
+/// How long a drain waits for answers of name servers once all connections have ended.
+const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 /// How often a drain looks whether all that the kernel has accepted is where it is served.
 const TAKEN_LOOK: Duration = Duration::from_millis(5);
 
@@ -118,6 +120,8 @@ impl Pods {
             for pod in &pods {
                 pod.conns.emptied().await;
                 pod.peers.emptied().await;
+                // A name server that is mute holds up nobody for long.
+                let _ = timeout(ANSWER_WITHIN, pod.dns.under_way().emptied()).await;
             }
         };
         if timeout(deadline, emptied).await.is_err() {
@@ -206,12 +210,16 @@ impl Pods {
         self.node.neighbours.remove(pod);
         pod.conns.cut_all(cut::POD);
         pod.peers.cut_all(cut::POD);
+        pod.dns.under_way().cut_all(cut::POD);
         if let Err(error) = self.supervisor.stop(&pod.uid).await {
             tracing::warn!(target: "pods", uid = &*pod.uid, %error, "pod did not stop in order");
         }
         self.pods.remove_if(&pod.uid, |_, held| held.serial == pod.serial);
         self.node.troubles.forget(&pod.uid);
-        let closed = async { tokio::join!(pod.conns.emptied(), pod.peers.emptied(), pod.dialled.emptied()) };
+        let dns = pod.dns.under_way();
+        let closed = async {
+            tokio::join!(pod.conns.emptied(), pod.peers.emptied(), pod.dialled.emptied(), dns.emptied())
+        };
         if timeout(CLOSE_WITHIN, closed).await.is_err() {
             let left = pod.conns.len() + pod.peers.len() + pod.dialled.len();
             tracing::warn!(target: "pods", uid = &*pod.uid, left, "a pod has ended whose connections have not");
@@ -276,7 +284,8 @@ impl Pod {
     fn stop_accepting(&self) {
         self.draining.send_replace(true);
         self.listeners.lock().clear();
-        self.dns.lock().take();
+        self.dns.under_way().close_admission();
+        self.dns.retire();
     }
 
     /// Drops what the shards hold for the pod, the namespace included.

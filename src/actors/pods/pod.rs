@@ -17,7 +17,7 @@ use super::{neighbours::OwnAddresses, trouble::Canaries};
 use crate::{
     actors::{
         capture::{Captures, Kind},
-        dns::Sockets,
+        dns::Names,
         node::Node,
         sys::{netns::NetNs, pacing::Reach},
         tunnel::Tunnels,
@@ -58,8 +58,8 @@ pub struct Pod {
     pub tunnels: Tunnels,
     /// Its listening sockets, which outlive the actors that accept on them.
     pub listeners: Mutex<HashMap<Kind, TcpListener>>,
-    /// The sockets of its DNS proxy, which outlive its actor as well.
-    pub dns: Mutex<Option<Sockets>>,
+    /// Its DNS proxy, but for the actor.
+    pub dns: Names,
     /// The actors of its listeners.
     pub captures: Captures,
     /// Where its audit waits for its canaries.
@@ -144,6 +144,7 @@ impl Pod {
         Arc::new(Self {
             serial: SERIAL.fetch_add(1, Ordering::Relaxed),
             conns: ConnSet::new(node.shards.count()),
+            dns: Names::new(node.shards.count()),
             peers: ConnSet::new(node.shards.count()),
             dialled: ConnSet::new(node.shards.count()),
             uid,
@@ -153,7 +154,6 @@ impl Pod {
             node,
             tunnels,
             listeners: Mutex::default(),
-            dns: Mutex::default(),
             captures: Captures::default(),
             canaries: Canaries::default(),
             arriving: AtomicUsize::new(0),

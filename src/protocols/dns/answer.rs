@@ -36,13 +36,14 @@ pub struct Edns {
 pub(super) struct Says {
     pub(super) authoritative: bool,
     pub(super) recursion: bool,
+    pub(super) truncated: bool,
     pub(super) rcode: Rcode,
 }
 
-/// The answer to `query` for `host` that says what `found` holds, in at most `limit` bytes: what is too long is left out,
+/// The answer to `query` for `host` that says what `found` holds, in at most `limit` bytes: what does not fit is left out,
 /// and said to be.
 pub fn found(query: &Query, host: &str, found: &Found, limit: usize) -> Vec<u8> {
-    let says = Says { authoritative: true, recursion: true, rcode: Rcode::NOERROR };
+    let says = Says { authoritative: true, recursion: true, truncated: false, rcode: Rcode::NOERROR };
     // Compressed, records would have the name as the question has it, whose case is the client's.
     if query.question.qname().iter().flat_map(Label::iter).any(|byte| byte.is_ascii_uppercase()) {
         return compose(Vec::new(), (query, limit), says, |answers| push(answers, host, found), |_| Ok(()));
@@ -53,7 +54,7 @@ pub fn found(query: &Query, host: &str, found: &Found, limit: usize) -> Vec<u8> 
 
 /// The answer to `query` that says nothing but `rcode`.
 pub fn error(query: &Query, rcode: Rcode) -> Vec<u8> {
-    let says = Says { authoritative: false, recursion: true, rcode };
+    let says = Says { authoritative: false, recursion: true, truncated: false, rcode };
     compose(Vec::new(), (query, query.datagram()), says, |_| Ok(()), |_| Ok(()))
 }
 
@@ -61,7 +62,7 @@ pub(super) fn compressed() -> StaticCompressor<Vec<u8>> {
     StaticCompressor::new(Vec::new())
 }
 
-/// An answer of at most `limit` bytes. If its answers do not fit it has none, and says that it is cut short; additional
+/// An answer of at most `limit` bytes. If not all answers fit it has those that do, and says that it is cut short; additional
 /// records that do not fit are not missed.
 pub(super) fn compose<T: Composer<AppendError = Infallible>>(
     target: T,
@@ -84,8 +85,9 @@ pub(super) fn compose<T: Composer<AppendError = Infallible>>(
     // A question is shorter than the least that a datagram may hold.
     let _ = question.push(&query.question);
     let mut section = question.answer();
-    if answers(&mut section).is_err() {
-        section = section.tc_rewind_into();
+    // What fits stays: not every client asks again by TCP.
+    if answers(&mut section).is_err() || says.truncated {
+        section.header_mut().set_tc(true);
     }
     let mut rest = section.additional();
     if additionals(&mut rest).is_err() {

@@ -1,7 +1,15 @@
 //! What is asked of the name servers of the node, and what becomes of their answers.
 
+use std::convert::Infallible;
+
 use domain::{
-    base::{Message, MessageBuilder, ParsedName, Record, Rtype, iana::Rcode, wire::ParseError},
+    base::{
+        Message, MessageBuilder, ParsedName, Record, Rtype,
+        iana::Rcode,
+        message::RecordSection,
+        message_builder::{AdditionalBuilder, AnswerBuilder},
+        wire::{Composer, ParseError},
+    },
     rdata::AllRecordData,
 };
 
@@ -20,6 +28,9 @@ pub enum Unusable {
     #[error("malformed: {0}")]
     Malformed(#[from] ParseError),
 }
+
+/// Records of an answer up to which names in it are compressed.
+const COMPRESSED: usize = 256;
 
 /// A record of an answer.
 type Relayed<'a> = Record<ParsedName<&'a [u8]>, AllRecordData<&'a [u8], ParsedName<&'a [u8]>>>;
@@ -53,11 +64,24 @@ impl Answer {
     /// What came as an answer to `asked`.
     ///
     /// # Errors
-    /// It answers something else, or is no message.
+    /// It answers something else, or cannot be read.
     pub fn read(bytes: Vec<u8>, asked: &[u8]) -> Result<Self, Unusable> {
         let message = Message::from_octets(bytes).map_err(|_| ParseError::ShortInput)?;
         let asked = Message::from_slice(asked).map_err(|_| ParseError::ShortInput)?;
-        if message.is_answer(asked) { Ok(Self(message)) } else { Err(Unusable::Foreign) }
+        let (header, counts) = (message.header(), message.header_counts());
+        // Some servers say no more than that they do not understand.
+        let is_bare = counts.qdcount() == 0
+            && header.qr()
+            && header.id() == asked.header().id()
+            && !matches!(header.rcode(), Rcode::NOERROR | Rcode::NXDOMAIN);
+        if !is_bare && !message.is_answer(asked) {
+            return Err(Unusable::Foreign);
+        }
+        if !is_bare {
+            records(message.answer()?)?;
+            records(message.additional()?)?;
+        }
+        Ok(Self(message))
     }
 
     /// There is more than it could hold.
@@ -76,20 +100,35 @@ impl Answer {
     /// A record cannot be read.
     pub fn relay(&self, query: &Query, limit: usize) -> Result<Vec<u8>, Unusable> {
         let header = self.0.header();
-        // Read before the answer is begun: a name server that errs costs the whole of it.
-        let answers: Vec<Relayed<'_>> =
-            self.0.answer()?.into_records::<AllRecordData<_, _>>().collect::<Result<_, _>>()?;
-        let additionals: Vec<Relayed<'_>> =
-            self.0.additional()?.into_records::<AllRecordData<_, _>>().collect::<Result<_, _>>()?;
-        let additionals = additionals.iter().filter(|record| record.rtype() != Rtype::OPT);
-        let says = Says { authoritative: false, recursion: header.ra(), rcode: header.rcode() };
-        let relayed = compose(
-            compressed(),
-            (query, limit),
-            says,
-            |section| answers.iter().try_for_each(|record| section.push(record)),
-            |section| { additionals }.try_for_each(|record| section.push(record)),
-        );
-        Ok(relayed.into_target())
+        let answers = records(self.0.answer()?)?;
+        let additionals = records(self.0.additional()?)?;
+        let says = Says {
+            authoritative: false,
+            recursion: header.ra(),
+            truncated: header.tc(),
+            rcode: header.rcode(),
+        };
+        // Each name is looked for among those that are written already, which is of use for few.
+        Ok(if answers.len() + additionals.len() <= COMPRESSED {
+            fill(compressed(), (query, limit), says, [&answers, &additionals]).into_target()
+        } else {
+            fill(Vec::new(), (query, limit), says, [&answers, &additionals])
+        })
     }
+}
+
+fn records(section: RecordSection<'_, Vec<u8>>) -> Result<Vec<Relayed<'_>>, ParseError> {
+    section.into_records().collect()
+}
+
+fn fill<T: Composer<AppendError = Infallible>>(
+    target: T,
+    query: (&Query, usize),
+    says: Says,
+    [answers, additionals]: [&[Relayed<'_>]; 2],
+) -> T {
+    let mut additionals = additionals.iter().filter(|record| record.rtype() != Rtype::OPT);
+    let put = |section: &mut AnswerBuilder<T>| answers.iter().try_for_each(|record| section.push(record));
+    let beside = |section: &mut AdditionalBuilder<T>| additionals.try_for_each(|record| section.push(record));
+    compose(target, query, says, put, beside)
 }

@@ -7,6 +7,7 @@ use domain::base::{
 };
 
 use super::{answer::Edns, lookup::Family};
+use crate::protocols::labels::UNKNOWN;
 
 /// The longest answer to who does not say that it takes longer ones (RFC 1035 section 4.2.1).
 const PLAIN_LIMIT: u16 = 512;
@@ -78,9 +79,12 @@ impl Query {
         }
     }
 
-    /// The type asked for, as metrics have it.
+    /// The type asked for, as metrics have it: those without a name, of which there are tens of thousands, are one.
     pub fn kind(&self) -> String {
-        self.question.qtype().to_string().to_ascii_lowercase()
+        match self.question.qtype().to_mnemonic_str() {
+            Some(name) => name.to_ascii_lowercase(),
+            None => UNKNOWN.to_owned(),
+        }
     }
 
     /// The name in lower case and without a dot at its end. `None` if no host has such a name: it has bytes that none

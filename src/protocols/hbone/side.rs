@@ -29,6 +29,15 @@ impl StreamSide {
     pub fn new(send: SendStream<Bytes>, recv: RecvStream) -> Self {
         Self { send, recv, finished: false, drained: false, reserved: false }
     }
+
+    /// Nothing more comes. Whoever writes to the stream may have had its turn already, and is to hear of a reset all the
+    /// same.
+    fn drain(&mut self, cx: &mut Context<'_>) {
+        self.drained = true;
+        if self.send.poll_reset(cx).is_ready() {
+            cx.waker().wake_by_ref();
+        }
+    }
 }
 
 impl Side for StreamSide {
@@ -39,7 +48,7 @@ impl Side for StreamSide {
                 Some(Ok(chunk)) if chunk.is_empty() => continue,
                 Some(Ok(chunk)) => Ok(chunk),
                 None => {
-                    self.drained = true;
+                    self.drain(cx);
                     Err(End::Finished)
                 }
                 Some(Err(error)) => Err(End::Gone(fault(error))),
@@ -47,11 +56,11 @@ impl Side for StreamSide {
         }
     }
 
-    fn ended(&mut self, _: &mut Context<'_>) -> Option<End> {
+    fn ended(&mut self, cx: &mut Context<'_>) -> Option<End> {
         if !self.recv.is_end_stream() {
             return None;
         }
-        self.drained = true;
+        self.drain(cx);
         Some(End::Finished)
     }
 

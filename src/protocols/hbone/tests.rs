@@ -250,30 +250,46 @@ async fn idle_streams_hold_nothing_of_the_window_their_peer_allows() {
 #[tokio::test]
 async fn a_half_closed_connection_ends_with_its_tunnel() {
     in_time(async {
-        let (near, far) = duplex(50_000);
-        let (halved, is_halved) = tokio::sync::oneshot::channel::<()>();
-        let serving = spawn_local(async move {
-            let mut connection = h2::server::handshake(far).await.unwrap();
-            let (_request, mut respond) = connection.accept().await.unwrap().unwrap();
-            let mut send = respond.send_response(Response::new(()), false).unwrap();
-            send.send_data(Bytes::from_static(b"all"), true).unwrap();
-            tokio::select! {
-                _ = connection.accept() => {}
-                _ = is_halved => {}
-            }
-        });
-        let send = opener(near, &Http2Settings::default()).await;
-        let (mut client, a) = tcp().await;
-        let relay = relayed(open(&send).await, a);
-        // The client has been told of the end and keeps its own half, silently.
-        assert_eq!(receive(&mut client).await, b"all");
-        assert!(!relay.is_finished());
-        halved.send(()).unwrap();
-        serving.await.unwrap();
-        // However it is called: the relay does not outlive its tunnel.
-        let _ = relay.await.unwrap();
+        // Whichever side has its turn first.
+        half_closed(|stream, tcp| {
+            spawn_local(
+                async move { relay(stream, TcpSide::new(tcp), &Uncounted, &Buffers::default()).await },
+            )
+        })
+        .await;
+        half_closed(|stream, tcp| {
+            spawn_local(
+                async move { relay(TcpSide::new(tcp), stream, &Uncounted, &Buffers::default()).await },
+            )
+        })
+        .await;
     })
     .await;
+}
+
+async fn half_closed(relay: impl FnOnce(StreamSide, TcpStream) -> Relayed) {
+    let (near, far) = duplex(50_000);
+    let (halved, is_halved) = tokio::sync::oneshot::channel::<()>();
+    let serving = spawn_local(async move {
+        let mut connection = h2::server::handshake(far).await.unwrap();
+        let (_request, mut respond) = connection.accept().await.unwrap().unwrap();
+        let mut send = respond.send_response(Response::new(()), false).unwrap();
+        send.send_data(Bytes::from_static(b"all"), true).unwrap();
+        tokio::select! {
+            _ = connection.accept() => {}
+            _ = is_halved => {}
+        }
+    });
+    let send = opener(near, &Http2Settings::default()).await;
+    let (mut client, a) = tcp().await;
+    let relay = relay(open(&send).await, a);
+    // The client has been told of the end and keeps its own half, silently.
+    assert_eq!(receive(&mut client).await, b"all");
+    assert!(!relay.is_finished());
+    halved.send(()).unwrap();
+    serving.await.unwrap();
+    // However it is called: the relay does not outlive its tunnel.
+    let _ = relay.await.unwrap();
 }
 
 #[tokio::test]
