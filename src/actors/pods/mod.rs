@@ -210,12 +210,13 @@ impl Pods {
         self.node.neighbours.remove(pod);
         pod.conns.cut_all(cut::POD);
         pod.peers.cut_all(cut::POD);
-        pod.dns.under_way().cut_all(cut::POD);
         if let Err(error) = self.supervisor.stop(&pod.uid).await {
             tracing::warn!(target: "pods", uid = &*pod.uid, %error, "pod did not stop in order");
         }
         self.pods.remove_if(&pod.uid, |_, held| held.serial == pod.serial);
         self.node.troubles.forget(&pod.uid);
+        // Nobody reads questions any more that could be admitted.
+        pod.dns.under_way().cut_all(cut::POD);
         let dns = pod.dns.under_way();
         let closed = async {
             tokio::join!(pod.conns.emptied(), pod.peers.emptied(), pod.dialled.emptied(), dns.emptied())
@@ -284,7 +285,6 @@ impl Pod {
     fn stop_accepting(&self) {
         self.draining.send_replace(true);
         self.listeners.lock().clear();
-        self.dns.under_way().close_admission();
         self.dns.retire();
     }
 
