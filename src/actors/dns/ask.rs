@@ -11,7 +11,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, Interest},
     net::{TcpStream, UdpSocket},
-    time::{Instant, timeout},
+    time::{Instant, timeout_at},
 };
 
 use crate::{
@@ -57,11 +57,10 @@ pub async fn ask(pod: &Pod, query: &Query) -> Result<Answer, AskError> {
     let (mut error, mut unsure) = (AskError::Nobody, None);
     for _ in 0..resolvers.attempts {
         for &server in &resolvers.servers {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if Instant::now() >= deadline {
                 break;
             }
-            match ask_one(pod, server, query, resolvers.timeout.min(left)).await {
+            match ask_one(pod, server, query, &|| deadline.min(Instant::now() + resolvers.timeout)).await {
                 Ok(answer) if answer.is_final() => return Ok(answer),
                 Ok(answer) => unsure = Some(answer),
                 Err(why) => error = why,
@@ -76,21 +75,22 @@ pub async fn ask(pod: &Pod, query: &Query) -> Result<Answer, AskError> {
 }
 
 /// Asks one server, by TCP again if its answer is cut short; that is better than none where TCP does not come through.
+/// `limit`: until when something that begins now is waited for.
 async fn ask_one(
     pod: &Pod,
     server: SocketAddr,
     query: &Query,
-    patience: Duration,
+    limit: &dyn Fn() -> Instant,
 ) -> Result<Answer, AskError> {
     let asked = forward::question(query, rand::rng().random());
     let room = query.datagram().max(DATAGRAM);
     let silent = |_| AskError::Silent(server);
-    let answer = timeout(patience, by_datagram(pod, server, &asked, room)).await.map_err(silent)??;
+    let answer = timeout_at(limit(), by_datagram(pod, server, &asked, room)).await.map_err(silent)??;
     let part = match answer {
         Some(answer) if !answer.is_truncated() => return Ok(answer),
         part => part,
     };
-    let whole = timeout(patience, by_connection(pod, server, &asked)).await.map_err(silent);
+    let whole = timeout_at(limit(), by_connection(pod, server, &asked)).await.map_err(silent);
     whole.flatten().or_else(|error| part.ok_or(error))
 }
 

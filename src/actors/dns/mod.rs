@@ -74,7 +74,7 @@ impl Names {
 
 /// Messages of the actor.
 enum Msg {
-    /// A task has ended. At most one for each that was placed.
+    /// The task has ended. At most one for each that was placed.
     Ended(TaskExit),
 }
 
@@ -95,24 +95,24 @@ impl Described for Msg {
 
 impl Actor for Dns {
     type Msg = Msg;
-    type State = Vec<Placed>;
+    type State = Option<Placed>;
     type Arguments = ();
 
-    async fn pre_start(&self, myself: Mailbox<Msg>, (): ()) -> Result<Vec<Placed>, ActorProcessingErr> {
+    async fn pre_start(&self, myself: Mailbox<Msg>, (): ()) -> Result<Option<Placed>, ActorProcessingErr> {
         // Nothing may be bound again once the pod drains.
         if *self.0.draining.borrow() {
-            return Ok(Vec::new());
+            return Ok(None);
         }
         let sockets = Sockets::of(&self.0)?;
         let index = self.shard().ok_or("no shard lives")?;
-        Ok(self.place(index, sockets, &myself)?)
+        Ok(Some(self.place(index, sockets, &myself)?))
     }
 
     async fn handle(
         &self,
         _: Mailbox<Msg>,
         Msg::Ended(exit): Msg,
-        _: &mut Vec<Placed>,
+        _: &mut Option<Placed>,
     ) -> Result<(), ActorProcessingErr> {
         match exit {
             _ if *self.0.draining.borrow() => Ok(()),
@@ -140,15 +140,10 @@ impl Dns {
         (0..shards.count()).map(|n| (first + n) % shards.count()).find(lives)
     }
 
-    fn place(
-        &self,
-        index: usize,
-        sockets: Sockets,
-        myself: &Mailbox<Msg>,
-    ) -> Result<Vec<Placed>, PlaceError> {
+    fn place(&self, index: usize, sockets: Sockets, myself: &Mailbox<Msg>) -> Result<Placed, PlaceError> {
         let (pod, actor) = (self.0.clone(), myself.clone());
         let make = move |shard| serve::serve(shard, pod, sockets);
         let on_exit = move |exit| drop(actor.cast(Msg::Ended(exit)));
-        Ok(vec![self.0.node.shards.place("dns/serve", index, make, on_exit)?])
+        self.0.node.shards.place("dns/serve", index, make, on_exit)
     }
 }

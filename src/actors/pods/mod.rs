@@ -120,9 +120,14 @@ impl Pods {
             for pod in &pods {
                 pod.conns.emptied().await;
                 pod.peers.emptied().await;
-                // A name server that is mute holds up nobody for long.
-                let _ = timeout(ANSWER_WITHIN, pod.dns.under_way().emptied()).await;
             }
+            let answered = async {
+                for pod in &pods {
+                    pod.dns.under_way().emptied().await;
+                }
+            };
+            // A name server that is mute, for however many pods, holds up nobody for long.
+            let _ = timeout(ANSWER_WITHIN, answered).await;
         };
         if timeout(deadline, emptied).await.is_err() {
             let left: usize = pods.iter().map(|pod| pod.conns.len()).sum();
