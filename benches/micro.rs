@@ -21,13 +21,6 @@ use tokio::{
     task::{LocalSet, spawn_local},
 };
 use warren::{
-    actors::{
-        shard::watched,
-        telemetry::{
-            trace::span::{Kind, Spans, Step},
-            traffic::TrafficTable,
-        },
-    },
     lab::control::{
         ca::{Authority, CaOptions},
         resources::{ADDRESS, Resources},
@@ -55,6 +48,11 @@ use warren::{
         relay::{Meter, TcpSide, relay},
         route::{Pick, Source, outbound},
         tls::{TlsOptions, WorkloadCert, buffer::Buffers, handshake, stream::TlsStream},
+    },
+    runtime::shard::watched,
+    telemetry::{
+        trace::span::{Kind, Spans, Step},
+        traffic::TrafficTable,
     },
 };
 

@@ -6,7 +6,11 @@ compile_error!(
 );
 
 pub mod actors;
+pub mod dataplane;
 #[cfg(feature = "lab")]
 pub mod lab;
 pub mod protocols;
+pub mod runtime;
 pub mod supervisor;
+pub mod sys;
+pub mod telemetry;

@@ -6,11 +6,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use warren::{
     actors::{
         admin::cli,
-        sys::limits,
-        telemetry::{export::Export, line::LogFormat, log::Logging},
         tree::{self, Proxy},
     },
     protocols::config::{self, Config, Inputs, MESH_FILE},
+    sys::limits,
+    telemetry::{export::Export, line::LogFormat, log::Logging},
 };
 
 #[global_allocator]

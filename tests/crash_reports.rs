@@ -13,11 +13,11 @@ use std::{
 use parking_lot::Mutex;
 use ractor::ActorProcessingErr;
 use warren::{
-    actors::telemetry::{line::LogFormat, log::Logging, metrics::Metrics, panics},
     supervisor::{
         Actor, Address, ChildSpec, CrashReport, Death, Described, Fault, Mailbox, OwnedTask, Strategy,
         SupervisorSpec, Tree,
     },
+    telemetry::{line::LogFormat, log::Logging, metrics::Metrics, panics},
 };
 
 const LIMIT: Duration = Duration::from_secs(25);

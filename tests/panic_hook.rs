@@ -3,7 +3,7 @@
 use std::{io, sync::Arc};
 
 use parking_lot::Mutex;
-use warren::actors::telemetry::{line::LogFormat, log::Logging, metrics::Metrics, panics};
+use warren::telemetry::{line::LogFormat, log::Logging, metrics::Metrics, panics};
 
 #[derive(Clone, Default)]
 struct Kept(Arc<Mutex<Vec<u8>>>);

@@ -7,7 +7,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use warren::actors::telemetry::{
+use warren::telemetry::{
     line::LogFormat,
     log::Logging,
     trace::span::{self, Connection, Kind, Spans, Step},

@@ -7,14 +7,16 @@ use tokio::sync::watch;
 
 use super::{
     admin::readiness::{Readiness, ReadyTask, STATE_MANAGER, WORKLOAD_PROXY_MANAGER},
+    control::{xds::XdsStatus, zds::ZdsStatus},
     pods::trouble::{self, Named, Reason, Troubles},
+    quarantine::Quarantine,
     settings::HUNG_AFTER,
+};
+use crate::{
+    supervisor::{Actor, Address, ChildSpec, Described, Mailbox, OwnedTask},
     sys::memory,
     telemetry::metrics::Metrics,
-    xds::XdsStatus,
-    zds::ZdsStatus,
 };
-use crate::supervisor::{Actor, Address, ChildSpec, Described, Mailbox, OwnedTask, Quarantine};
 
 /// The kinds of input that can be set aside.
 const INPUTS: [&str; 4] = ["resource", "pod", "peer", "identity"];

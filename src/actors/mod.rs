@@ -1,22 +1,10 @@
-//! Owners of sockets, tasks, clocks and namespaces.
+//! The actors: each owns a resource and is a place of restart.
 
 pub mod admin;
-pub mod capture;
-pub mod certs;
-pub mod dns;
-pub mod grpc;
+pub mod control;
 pub mod health;
-pub mod lane;
-pub mod load;
-pub mod mesh;
-pub mod node;
 pub mod pods;
-pub mod serve;
+pub mod quarantine;
 pub mod settings;
-pub mod shard;
-pub mod sys;
 pub mod telemetry;
 pub mod tree;
-pub mod tunnel;
-pub mod xds;
-pub mod zds;

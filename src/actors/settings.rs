@@ -2,20 +2,22 @@
 
 use std::{fs, path::PathBuf, time::Duration};
 
-use super::{
-    dns::DnsSettings,
-    grpc::{self, AuthHeaders, GrpcError, GrpcTarget},
-    node::{Options, PoolSettings, Settings, Timeouts},
+use super::control::grpc::{self, AuthHeaders, GrpcError, GrpcTarget};
+use crate::{
+    dataplane::{
+        dns::DnsSettings,
+        node::{Options, PoolSettings, Settings, Timeouts},
+    },
+    protocols::{
+        config::{Config, RootSource, TokenSource, Upstream},
+        dns::resolvers::Resolvers,
+        hbone::Http2Settings,
+        pb::ads::Node as XdsNode,
+        route::IllegalPorts,
+        tls::TlsOptions,
+        xds::node::{NodeInputs, node},
+    },
     sys::socket::Keepalive,
-};
-use crate::protocols::{
-    config::{Config, RootSource, TokenSource, Upstream},
-    dns::resolvers::Resolvers,
-    hbone::Http2Settings,
-    pb::ads::Node as XdsNode,
-    route::IllegalPorts,
-    tls::TlsOptions,
-    xds::node::{NodeInputs, node},
 };
 
 /// Streams a peer may open on one of our tunnels (contract/dataplane.md section 2.2).

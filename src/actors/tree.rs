@@ -18,14 +18,30 @@ use super::{
         crashes,
         readiness::{DNS_PROXY, PROXY, Readiness},
     },
-    certs::{CaIssuer, Certs, CertsConfig},
-    grpc::GrpcError,
+    control::{
+        certs::{CaIssuer, Certs, CertsConfig},
+        grpc::GrpcError,
+        mesh::MeshTables,
+        xds::{Bounds, Xds, XdsMetrics, XdsSettings},
+        zds::Zds,
+    },
     health::Health,
-    mesh::MeshTables,
-    node::{Node, Suspects},
-    pods::{Pods, neighbours::Neighbours, trouble::Troubles},
+    pods::{Pods, trouble::Troubles},
+    quarantine::Quarantine,
     settings,
-    shard::{self, Shards},
+};
+use crate::{
+    dataplane::{
+        node::{Node, Suspects},
+        pod_directory::Neighbours,
+    },
+    protocols::{
+        config::{Config, ProxyMode},
+        mesh::{LocalNode, Mesh, WorkloadInfo},
+        xds::{XdsState, backoff},
+    },
+    runtime::shard::{self, Shards},
+    supervisor::{Event, Intensity, StartError, Strategy, SupervisorSpec, Tree, TreeHandle},
     sys::{netns::NetNs, socket::wildcard},
     telemetry::{
         self,
@@ -36,16 +52,6 @@ use super::{
         shards::ShardLoads,
         trace::{outage::Outages, span::trace_of},
     },
-    xds::{Bounds, Xds, XdsMetrics, XdsSettings},
-    zds::Zds,
-};
-use crate::{
-    protocols::{
-        config::{Config, ProxyMode},
-        mesh::{LocalNode, Mesh, WorkloadInfo},
-        xds::{XdsState, backoff},
-    },
-    supervisor::{Event, Intensity, Quarantine, StartError, Strategy, SupervisorSpec, Tree, TreeHandle},
 };
 
 /// The whole tree may take so long to stop; connections have been drained before.
@@ -160,7 +166,7 @@ fn root(parts: &Parts, logging: &Logging) -> SupervisorSpec {
     SupervisorSpec::new("root", Strategy::OneForOne)
         .intensity(PATIENT)
         .stop_within(STOP_WITHIN)
-        .child(telemetry::actor::child(&parts.metrics, &logging.queue()))
+        .child(super::telemetry::child(&parts.metrics, &logging.queue()))
         .supervisor(parts.admin.supervisor().intensity(PATIENT).child(parts.health.child()))
         .child(parts.certs.child())
         .supervisor(meshsup)

@@ -17,12 +17,12 @@ use tokio::{
 
 use super::control::mesh_file::Pod;
 use crate::{
-    actors::sys::fdpass::{SeqListener, SeqPacket},
     protocols::zds::{
         PodInfo,
         codec::{Answer, Request, decode_answer, decode_hello, encode_request},
     },
     supervisor::OwnedTask,
+    sys::fdpass::{SeqListener, SeqPacket},
 };
 
 /// How long the proxy may take for its greeting and for each answer.

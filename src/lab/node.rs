@@ -12,7 +12,7 @@ use std::{
 use serde_json::Value;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use crate::lab::{
+use super::{
     apps::{Route, http},
     net::Namespace,
 };

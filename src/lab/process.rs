@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::net::{Namespace, cell};
-use crate::actors::sys::lab::{self, Bind, OnExec};
+use crate::sys::lab::{self, Bind, OnExec};
 
 const POLL: Duration = Duration::from_millis(2);
 /// How many of a log's last bytes an error shows.

@@ -13,7 +13,7 @@ use super::{
     show::{Show, seconds},
     state::Directory,
 };
-use crate::actors::sys::lab;
+use crate::sys::lab;
 
 const SIGNALS: [i32; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
 /// How often the watch looks at the clock.

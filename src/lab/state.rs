@@ -13,7 +13,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{hosts::Host, net::cell};
-use crate::actors::sys::lab;
+use crate::sys::lab;
 
 const FILE: &str = "state.json";
 

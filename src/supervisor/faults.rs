@@ -81,7 +81,7 @@ pub fn tripwire<N: AsRef<str>, F: Future>(name: N, future: F) -> Tripwire<N, F> 
 }
 
 /// Panics if exactly `name` is armed: for inputs, which have names of their own.
-pub(super) fn trip(name: &str) {
+pub(crate) fn trip(name: &str) {
     if ANY.load(Ordering::Relaxed) && spend(name) {
         blow(name);
     }

@@ -31,7 +31,7 @@
 //! **Hung** actors are found by a watchdog ([`Tree::watched`]) and killed; [`TreeHandle::probe`] asks one. Faults are
 //! put into running actors with [`TreeHandle::inject`] and into tasks with [`faults::arm`].
 //!
-//! Not actors, but owned all the same: a task is an [`OwnedTask`], a connection is a [`Conn`] in a [`ConnSet`].
+//! Not an actor, but owned all the same: a task is an [`OwnedTask`].
 //!
 //! Inside, `restart` and `plan` decide and are pure; `shell` is the actor that performs what they decide.
 //!
@@ -47,7 +47,6 @@
 //!   that never awaits.
 
 mod address;
-mod conns;
 mod crash;
 mod door;
 mod dynamic;
@@ -55,7 +54,6 @@ mod event;
 pub mod faults;
 mod mailbox;
 mod plan;
-mod quarantine;
 mod record;
 mod restart;
 mod shell;
@@ -68,19 +66,21 @@ mod watchdog;
 #[cfg(test)]
 mod tests;
 
-pub use address::{Address, AddressError};
-pub use conns::{Closed, Conn, ConnSet, CutReason, Guarded};
-pub use crash::{CrashReport, Death, MAX_REPORTS, note_panic, report_task_panic};
-pub use door::Fault;
+pub use self::address::{Address, AddressError};
+pub use self::crash::{CrashReport, Death, MAX_REPORTS, note_panic, report_task_panic};
+pub use self::door::Fault;
 #[cfg(test)]
-pub(crate) use door::run_alone;
-pub use dynamic::{DynamicChildren, DynamicSpec, StopError};
-pub use event::{Event, EventKind};
-pub use mailbox::{Actor, Described, Gone, Mailbox};
-pub use quarantine::{Admitted, Guard, Input, MAX_INPUTS, Quarantine, Quarantined, SetAside, digest};
-pub use record::{Handled, Load, TraceOf};
-pub use restart::{Backoff, Intensity};
-pub use snapshot::{ExitNote, NoSuchNode, NodeSnapshot, NodeState, NotReached};
-pub use spec::{ChildSpec, Kind, Restart, StartError, Strategy, SupervisorSpec};
-pub use task::{OwnedTask, TaskExit, WatchPanics, observe_task_panics, watch_panics};
-pub use tree::{Tree, TreeExit, TreeHandle};
+pub(crate) use self::door::run_alone;
+pub use self::dynamic::{DynamicChildren, DynamicSpec, StopError};
+pub use self::event::{Event, EventKind};
+pub use self::mailbox::{Actor, Described, Gone, Mailbox};
+pub use self::record::{Handled, Load, TraceOf};
+pub use self::restart::{Backoff, Intensity};
+pub use self::snapshot::{ExitNote, NoSuchNode, NodeSnapshot, NodeState, NotReached};
+pub use self::spec::{ChildSpec, Kind, Restart, StartError, Strategy, SupervisorSpec};
+pub use self::task::{OwnedTask, TaskExit, WatchPanics, observe_task_panics, watch_panics};
+pub use self::tree::{Tree, TreeExit, TreeHandle};
+pub use crate::actors::quarantine::{
+    Admitted, Guard, Input, MAX_INPUTS, Quarantine, Quarantined, SetAside, digest,
+};
+pub use crate::runtime::conns::{Closed, Conn, ConnSet, CutReason, Guarded};

@@ -78,7 +78,7 @@ pub fn an_interrupted_demo_leaves_nothing() {
             assert!(Instant::now() < deadline && demo.try_wait().unwrap().is_none(), "the demo is not up");
             pause(SHORT / 20);
         }
-        warren::actors::sys::lab::kill(demo.id().cast_signed(), signal).unwrap();
+        warren::sys::lab::kill(demo.id().cast_signed(), signal).unwrap();
         assert_eq!(demo.wait().unwrap().code(), Some(128 + signal));
         assert!(!directory().exists());
     }

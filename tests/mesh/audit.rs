@@ -10,7 +10,6 @@ use std::{
 
 use socket2::{Domain, Socket, Type};
 use warren::{
-    actors::sys::lab::take_descriptor,
     lab::{
         apps::{Stop, background_thread},
         control::mesh_file::Mesh,
@@ -18,6 +17,7 @@ use warren::{
         net::redirect::{Redirection, set_mute},
         world::readiness,
     },
+    sys::lab::take_descriptor,
 };
 
 use crate::{

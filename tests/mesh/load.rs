@@ -14,7 +14,7 @@ use tokio::{
     sync::Barrier,
     task::{JoinSet, LocalSet},
 };
-use warren::{actors::sys::limits::raise_open_files, lab::apps::background};
+use warren::{lab::apps::background, sys::limits::raise_open_files};
 
 use crate::{
     metrics::{all_closed, metrics, metrics_show},

@@ -211,7 +211,7 @@ pub fn a_joined_connection_outlives_the_order_to_stop_until_its_end_or_the_deadl
 }
 
 pub fn a_thousand_joined_connections_carry_every_byte_and_leave_nothing_behind() {
-    warren::actors::sys::limits::raise_open_files().unwrap();
+    warren::sys::limits::raise_open_files().unwrap();
     const MANY: (usize, usize) = (1000, 1 << 18);
     const LONG: (usize, usize) = (2, 1 << 26);
     let lab = raise_warm(MESH, &[]);

@@ -10,7 +10,6 @@ use std::{
 
 use tokio::runtime::Runtime;
 use warren::{
-    actors::sys::fdpass::{SeqListener, SeqPacket},
     lab::{
         cni::{Cni, CniError, CniPod, Outcome},
         hosts::Role,
@@ -23,6 +22,7 @@ use warren::{
         PodInfo,
         codec::{Answer, Request, decode_answer, encode_request},
     },
+    sys::fdpass::{SeqListener, SeqPacket},
 };
 
 use crate::{metrics::metrics_show, support::*};

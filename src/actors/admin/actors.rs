@@ -9,7 +9,10 @@ use serde_json::{Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::console::{Provider, ProviderError, provider};
-use crate::supervisor::{Kind, Load, NodeSnapshot, NodeState, Quarantine, TreeHandle};
+use crate::{
+    actors::quarantine::Quarantine,
+    supervisor::{Kind, Load, NodeSnapshot, NodeState, TreeHandle},
+};
 
 /// Shows the tree that `handle` is set to once it is up: the servers are part of it and start before.
 pub fn of_tree(handle: Arc<OnceLock<TreeHandle>>) -> Provider {

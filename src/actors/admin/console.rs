@@ -9,7 +9,7 @@ use super::{
     chaos::Chaos,
     http::{Answer, Handler, JSON, body, empty, handler, query, text},
 };
-use crate::actors::telemetry::log::{LogError, LogHandle};
+use crate::telemetry::log::{LogError, LogHandle};
 
 const LOGGING_USAGE: &str = "\
 usage: POST /logging\t\t\t\t\t\t(to list current level)

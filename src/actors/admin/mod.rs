@@ -16,13 +16,10 @@ mod tests;
 
 use std::{net::SocketAddr, sync::Arc};
 
-use console::Console;
-use readiness::Readiness;
-use server::HttpServer;
-
+use self::{console::Console, readiness::Readiness, server::HttpServer};
 use crate::{
-    actors::telemetry::metrics::Metrics,
     supervisor::{Strategy, SupervisorSpec},
+    telemetry::metrics::Metrics,
 };
 
 /// Where the servers listen. Loopback addresses of both families, or `[::]` for both in one.

@@ -26,11 +26,12 @@ use tokio::{
 
 use super::http::{Answer, Handler, text};
 use crate::{
-    actors::{settings::HUNG_AFTER, telemetry::metrics::Metrics},
+    actors::settings::HUNG_AFTER,
     supervisor::{
         Actor, Address, ChildSpec, Described, Mailbox, OwnedTask, TaskExit, faults::tripwire,
         report_task_panic, watch_panics,
     },
+    telemetry::metrics::Metrics,
 };
 
 /// Bounds of a server.

@@ -16,7 +16,7 @@ use http::{
 use tokio::sync::Semaphore;
 
 use super::http::{Answer, Handler, TEXT, accepts, body, empty, handler, text};
-use crate::actors::telemetry::metrics::{Metrics, OPENMETRICS};
+use crate::telemetry::metrics::{Metrics, OPENMETRICS};
 
 /// Why a scrape was not answered.
 #[derive(Debug, thiserror::Error)]

@@ -26,8 +26,8 @@ use super::{
     server::{HttpServer, ServerLimits},
 };
 use crate::{
-    actors::telemetry::{line::LogFormat, log::Logging, metrics::Metrics},
     supervisor::{Intensity, NodeState, Strategy, SupervisorSpec, Tree},
+    telemetry::{line::LogFormat, log::Logging, metrics::Metrics},
 };
 
 /// What the servers of a test act on.

@@ -19,19 +19,17 @@ use rand::{Rng, SeedableRng, rngs::SmallRng};
 use tokio::time::{Instant, timeout};
 
 use super::{
-    pod::Pod,
+    capture::Msg as Ask,
     trouble::{Reason, Trouble},
 };
 use crate::{
-    actors::{
-        capture::{Kind, Msg as Ask},
-        settings::HUNG_AFTER,
-        sys::{
-            probe::{self, Canary, Flight},
-            pulse::Pulse,
-        },
-    },
+    actors::settings::HUNG_AFTER,
+    dataplane::{listener::Kind, pod::Pod},
     supervisor::{Actor, Address, ChildSpec, Described, Mailbox, OwnedTask},
+    sys::{
+        probe::{self, Canary, Flight},
+        pulse::Pulse,
+    },
 };
 
 /// A pod is audited this often, give or take [`JITTER`].
@@ -160,7 +158,7 @@ impl Known {
         let listeners = pod.listeners.lock();
         let serves = |kind: &Kind| {
             let shards = pod.node.shards.living();
-            pod.captures.accepting(*kind) >= shards && listeners.get(kind).is_some_and(probe::is_listening)
+            pod.accept_loops.count(*kind) >= shards && listeners.get(kind).is_some_and(probe::is_listening)
         };
         let steady =
             |pulse: &Pulse| listeners.get(&Kind::Outbound).is_some_and(|listener| pulse.is_steady(listener));

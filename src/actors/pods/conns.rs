@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use ractor::ActorProcessingErr;
 
-use super::pod::Pod;
 use crate::{
-    actors::node::cut,
+    dataplane::{node::cut, pod::Pod},
     supervisor::{Actor, Address, ChildSpec, Described, Mailbox},
 };
 

@@ -1,11 +1,12 @@
 //! The pods of the node, each under a supervisor of its own.
 
 pub mod audit;
+pub mod capture;
 pub mod conns;
-pub mod neighbours;
-pub mod pod;
+pub mod dns;
 pub mod policy;
 pub mod trouble;
+pub mod tunnel;
 
 use std::{
     os::fd::OwnedFd,
@@ -19,22 +20,21 @@ use std::{
 use dashmap::DashMap;
 use tokio::time::{sleep, timeout};
 
-use self::{
-    pod::Pod,
-    trouble::{Reason, Trouble},
-};
+use self::trouble::{Reason, Trouble};
 use super::{
-    capture, dns,
-    node::{Node, cut},
-    sys::netns::{self, NetNs},
-    zds::{self, PodSpec},
+    control::zds::{self, PodSpec},
+    quarantine::{Input, digest},
 };
 use crate::{
+    dataplane::{
+        node::{Node, cut},
+        pod::Pod,
+    },
     protocols::{mesh::WorkloadInfo, zds::NetnsId},
     supervisor::{
-        DynamicChildren, DynamicSpec, Event, EventKind, Input, Intensity, StartError, Strategy,
-        SupervisorSpec, digest,
+        DynamicChildren, DynamicSpec, Event, EventKind, Intensity, StartError, Strategy, SupervisorSpec,
     },
+    sys::netns::{self, NetNs},
 };
 
 /// Pods of one node: far above what a kubelet allows.
@@ -297,7 +297,7 @@ impl Pod {
     fn leave_shards(self: &Arc<Self>) {
         for index in 0..self.node.shards.count() {
             let pod = self.clone();
-            let leave = move |shard: &super::shard::Shard| {
+            let leave = move |shard: &crate::runtime::shard::Shard| {
                 shard.pools.borrow_mut().remove(&pod.serial);
                 // A thread that stays behind keeps the namespace alive, no more.
                 if let Err(error) = netns::leave_sticky(&pod.netns, &shard.home) {

@@ -8,11 +8,15 @@ use std::{
 use ractor::{ActorProcessingErr, RpcReplyPort};
 use tokio::time::sleep;
 
-use super::pod::{ConnInfo, Pod};
 use crate::{
-    actors::{node::cut, serve::verdict},
+    dataplane::{
+        connection::verdict,
+        node::cut,
+        pod::{ConnInfo, Pod},
+    },
     protocols::labels::Reporter,
-    supervisor::{Actor, Address, ChildSpec, Conn, Described, Mailbox, OwnedTask},
+    runtime::conns::Conn,
+    supervisor::{Actor, Address, ChildSpec, Described, Mailbox, OwnedTask},
 };
 
 /// It has this long for all connections, which it checks in slices.

@@ -12,7 +12,7 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::pod::Pod;
+use crate::dataplane::pod::Pod;
 
 /// Pods named in readiness; the others are counted.
 const NAMED: usize = 16;

@@ -28,7 +28,7 @@ pub mod requests;
 pub mod run;
 pub mod throughput;
 
-pub use latency::Latencies;
+pub use self::latency::Latencies;
 
 /// Connections that a server keeps open at once; more wait in its backlog.
 pub const SERVER_CONNECTIONS: usize = 16_384;

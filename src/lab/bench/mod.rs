@@ -42,7 +42,7 @@ use super::{
     topology::TopologyError,
     world::{ServiceError, WorldError},
 };
-use crate::actors::sys::{lab, limits};
+use crate::sys::{lab, limits};
 
 const NAME: &str = "bench";
 const SIGNALS: [i32; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];

@@ -129,7 +129,8 @@ fn median(sorted: &[f64]) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::figures::figure, *};
+    use super::*;
+    use crate::lab::bench::figures::figure;
 
     fn results(all: &[(&str, &'static str, &[f64])]) -> Results {
         let mut results = Results::default();

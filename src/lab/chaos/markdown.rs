@@ -81,7 +81,8 @@ fn time(time: Option<Duration>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::allowed::STANDARD, *};
+    use super::*;
+    use crate::lab::chaos::allowed::STANDARD;
 
     fn outcome(fault: &str, more: &str) -> Outcome {
         let json = format!(

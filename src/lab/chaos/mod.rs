@@ -38,8 +38,8 @@ use super::{
     state::Directory,
 };
 
-pub use args::{ArgsError, ChaosArgs};
-pub use short::{Short, Verdict};
+pub use self::args::{ArgsError, ChaosArgs};
+pub use self::short::{Short, Verdict};
 
 /// One round of everything takes no longer, whatever happens.
 const ROUND: Duration = Duration::from_secs(1800);

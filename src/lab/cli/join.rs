@@ -15,12 +15,12 @@ use std::{
 };
 
 use crate::{
-    actors::sys::lab::{self, Namespaces, OnExec},
     lab::{
         net::Namespace,
         state::{Directory, HostState, State},
         world::readiness,
     },
+    sys::lab::{self, Namespaces, OnExec},
 };
 
 /// How long a lab may take to go down by itself.

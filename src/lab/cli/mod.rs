@@ -11,7 +11,7 @@ use super::{
 mod join;
 mod up;
 
-pub use up::MeshSource;
+pub use self::up::MeshSource;
 
 /// The exit code for a wrong command line.
 const USAGE: u8 = 2;

@@ -11,13 +11,13 @@ use std::{
 
 use super::UpArgs;
 use crate::{
-    actors::sys::lab,
     lab::{
         net::cell::{self, Entered},
         state::{Directory, ProgramState, State},
         topology::Topology,
         world::{Launch, Options, Services, World},
     },
+    sys::lab,
 };
 
 const SIGNALS: [i32; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];

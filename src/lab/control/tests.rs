@@ -9,7 +9,7 @@ use super::{
     *,
 };
 use crate::{
-    actors::grpc::{self, CONNECT_TIMEOUT, GrpcTarget, RootSource},
+    actors::control::grpc::{self, CONNECT_TIMEOUT, GrpcTarget, RootSource},
     protocols::pb::{
         ads::{
             self, DeltaDiscoveryRequest, DeltaDiscoveryResponse,

@@ -6,7 +6,6 @@ use std::{
     time::Duration,
 };
 
-use crate::lab::node::Node;
 use crate::lab::{
     apps::{AppError, Route, http},
     control::{
@@ -14,6 +13,7 @@ use crate::lab::{
         mesh_file::{Mesh, Pod},
     },
     net::Namespace,
+    node::Node,
     topology::Topology,
     world::{Embedded, Launch, Options, World, WorldError},
 };
@@ -229,7 +229,8 @@ pub(super) fn text(error: impl std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::MESH, *};
+    use super::*;
+    use crate::lab::demo::MESH;
 
     #[test]
     fn the_mesh_has_everybody_and_the_marker() {

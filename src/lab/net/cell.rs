@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use crate::actors::sys::lab::{self, Namespaces, OnExec};
+use crate::sys::lab::{self, Namespaces, OnExec};
 
 /// Says to the re-executed process that it is inside.
 const MARKER: &str = "WARREN_LAB_CELL";

@@ -11,7 +11,7 @@ mod netlink;
 mod nft;
 pub mod redirect;
 
-pub use namespace::Namespace;
+pub use self::namespace::Namespace;
 
 /// Why a piece of the lab's network could not be made.
 #[derive(Debug, thiserror::Error)]

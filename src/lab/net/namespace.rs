@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::NetError;
-use crate::actors::sys::lab::{self, Namespaces};
+use crate::sys::lab::{self, Namespaces};
 
 /// A network namespace. It lives as long as a clone of this, a socket or a process in it does.
 #[derive(Clone, Debug)]

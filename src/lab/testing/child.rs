@@ -13,7 +13,7 @@ use std::{
 };
 
 use super::{Case, Needs, PROGRAM, SCRATCH, TEST};
-use crate::actors::sys::lab::{self, OnExec};
+use crate::sys::lab::{self, OnExec};
 
 /// User and group of `nobody`.
 const NOBODY: u32 = 65534;

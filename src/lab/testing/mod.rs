@@ -10,13 +10,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use self::{child::Outcome, options::Options};
 use super::net::cell::{self, Entered};
 
 mod child;
 mod options;
-
-use child::Outcome;
-use options::Options;
 
 /// Names the test that a re-executed test binary is to run.
 const TEST: &str = "WARREN_LAB_TEST";

@@ -20,9 +20,9 @@ mod embedded;
 mod proxy;
 mod services;
 
-pub use embedded::{Embedded, MeshFile};
-pub use proxy::{Launch, READINESS_PORT, readiness};
-pub use services::{Access, ServiceError, Services};
+pub use self::embedded::{Embedded, MeshFile};
+pub use self::proxy::{Launch, READINESS_PORT, readiness};
+pub use self::services::{Access, ServiceError, Services};
 
 /// How long a proxy may take to leave by itself.
 const LEAVE: Duration = Duration::from_secs(5);

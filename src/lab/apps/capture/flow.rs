@@ -239,7 +239,8 @@ fn contains(bytes: &[u8], marker: &[u8]) -> bool {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{super::packet::tests::frame, *};
+    use super::*;
+    use crate::lab::apps::capture::packet::tests::frame;
 
     const PORTS: (u16, u16) = (1000, 15008);
     const MARKER: &[u8] = b"secret";

@@ -10,16 +10,15 @@ use std::{
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use self::flow::Flows;
 use super::{AppError, Background, Stop, background_thread};
 use crate::{
-    actors::sys::lab,
     lab::net::{Namespace, fabric::UPLINK_INDEX},
+    sys::lab,
 };
 
 mod flow;
 mod packet;
-
-use flow::Flows;
 
 const POLL: Duration = Duration::from_millis(50);
 const RECEIVE_BUFFER_BYTES: usize = 8 << 20;

@@ -82,7 +82,12 @@ pub(super) mod tests {
     use super::*;
 
     /// An IPv4 frame with a TCP segment, and padding as on short Ethernet frames.
-    pub(in super::super) fn frame(ports: (u16, u16), sequence: u32, syn: bool, payload: &[u8]) -> Vec<u8> {
+    pub(in crate::lab::apps::capture) fn frame(
+        ports: (u16, u16),
+        sequence: u32,
+        syn: bool,
+        payload: &[u8],
+    ) -> Vec<u8> {
         let mut frame = vec![0; 12];
         frame.extend([0x08, 0x00, 0x45, 0]);
         frame.extend((40 + payload.len() as u16).to_be_bytes());

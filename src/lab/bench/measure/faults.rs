@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    super::{BenchError, stand::SOON},
     Effort, Found, Stand,
     size::pause,
     traffic::{LIMIT, checked, micros},
@@ -14,6 +13,7 @@ use crate::lab::{
         echo::{self, Report},
         requests, throughput,
     },
+    bench::{BenchError, stand::SOON},
     control::{ControlPlane, mesh_file::Mesh},
 };
 

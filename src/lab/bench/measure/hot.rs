@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-use super::{super::BenchError, Found, Stand, traffic::LIMIT};
-use crate::lab::apps::{bulk::Direction, throughput};
+use super::{Found, Stand, traffic::LIMIT};
+use crate::lab::{
+    apps::{bulk::Direction, throughput},
+    bench::BenchError,
+};
 
 /// Streams at a time, and the keys of what they carry and of the busiest shard's part.
 const LOADS: [(usize, &str, &str); 4] = [

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use super::{
-    super::{BenchError, stand::SOON},
-    Found, Stand,
+use super::{Found, Stand};
+use crate::lab::{
+    apps::requests,
+    bench::{BenchError, stand::SOON},
+    process::Usage,
 };
-use crate::lab::{apps::requests, process::Usage};
 
 const KIBIBYTE: f64 = 1024.0;
 const MEBIBYTE: f64 = 1_048_576.0;

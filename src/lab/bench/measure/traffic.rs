@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use super::{super::BenchError, Found, Measure, Stand};
+use super::{Found, Measure, Stand};
 use crate::lab::{
     apps::{
         bulk::Direction,
         requests::{self, Report},
         throughput,
     },
+    bench::BenchError,
     process::Usage,
 };
 

@@ -1,0 +1,279 @@
+//! The shell: receives, asks the schedule, does what it says.
+
+use std::{collections::HashMap, sync::Arc};
+
+use ractor::{ActorProcessingErr, RpcReplyPort};
+use rand::{SeedableRng, rngs::SmallRng};
+use tokio::{sync::OwnedSemaphorePermit, time::Instant};
+
+use super::{Shared, store::Published};
+use crate::{
+    actors::quarantine::Input,
+    protocols::{
+        ca::{
+            CertError, IssueError,
+            chain::Chain,
+            csr,
+            schedule::{Effect, Event, Lifetime, Now, Schedule, Ticket, Waiter},
+        },
+        identity::Identity,
+        tls::WorkloadCert,
+    },
+    supervisor::{Actor, Described, Mailbox, OwnedTask, TaskExit},
+    telemetry::trace::span::{Kind, Step},
+};
+
+pub(super) type Reply = RpcReplyPort<Result<Arc<WorkloadCert>, CertError>>;
+
+/// What the actor hears.
+pub(super) enum Msg {
+    /// From connections; bounded by the handle's semaphore.
+    Fetch(Identity, Reply),
+    /// From the mesh tables; bounded by the permit.
+    Prefetch(Identity, OwnedSemaphorePermit),
+    /// From the mesh tables: identities were removed; one for all that the actor has not heard of.
+    Forget,
+    /// From the actor's own tasks; one each.
+    Issued(Identity, Ticket, Result<Arc<WorkloadCert>, IssueError>),
+    /// From the actor's own timer; one at a time.
+    Tick,
+}
+
+/// Owns the schedule, the requests in flight and the timer.
+pub(super) struct CertsActor;
+
+pub(super) struct State {
+    shared: Arc<Shared>,
+    schedule: Schedule<Arc<WorkloadCert>, Caller>,
+    rng: SmallRng,
+    requests: HashMap<Ticket, OwnedTask>,
+    wake: Option<(Instant, OwnedTask)>,
+    /// The span of the caller that is being heard.
+    asker: Option<tracing::Span>,
+}
+
+/// A connection that waits, and the span of its wait.
+pub(super) struct Caller(Reply, Step);
+
+// === impl Caller ===
+
+impl Waiter for Caller {
+    fn is_gone(&self) -> bool {
+        self.0.is_closed()
+    }
+}
+
+impl Lifetime for Arc<WorkloadCert> {
+    fn not_before(&self) -> std::time::SystemTime {
+        WorkloadCert::not_before(self)
+    }
+
+    fn not_after(&self) -> std::time::SystemTime {
+        WorkloadCert::not_after(self)
+    }
+}
+
+// === impl CertsActor ===
+
+impl Described for Msg {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Fetch(..) => "fetch",
+            Self::Prefetch(..) => "prefetch",
+            Self::Forget => "forget",
+            Self::Issued(..) => "issued",
+            Self::Tick => "tick",
+        }
+    }
+}
+
+impl Actor for CertsActor {
+    type Msg = Msg;
+    type State = State;
+    type Arguments = Arc<Shared>;
+
+    async fn pre_start(
+        &self,
+        myself: Mailbox<Msg>,
+        shared: Arc<Shared>,
+    ) -> Result<State, ActorProcessingErr> {
+        let mut state = State {
+            schedule: Schedule::new(shared.config.limits),
+            rng: SmallRng::from_os_rng(),
+            requests: HashMap::new(),
+            wake: None,
+            asker: None,
+            shared,
+        };
+        for (id, known) in state.shared.store.all() {
+            state.on(&myself, Event::Adopt { id, cert: known.cert });
+        }
+        state.forget_unheard(&myself);
+        state.arm(&myself);
+        Ok(state)
+    }
+
+    async fn handle(
+        &self,
+        myself: Mailbox<Msg>,
+        message: Msg,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        state.forget_unheard(&myself);
+        match message {
+            Msg::Fetch(id, reply) => {
+                // Inside the span of whoever asked, which the message carried here.
+                let step = Step::new("certificate fetch", Kind::Internal);
+                step.describe(|span| _ = span.set("warren.identity", id.to_string()));
+                state.asker = Some(step.span().clone());
+                state.on(&myself, Event::Fetch { id, waiter: Caller(reply, step) });
+                state.asker = None;
+            }
+            Msg::Prefetch(id, _permit) => state.on(&myself, Event::Prefetch { id }),
+            // They are forgotten above, as before every message.
+            Msg::Forget => {}
+            Msg::Issued(id, ticket, result) => {
+                state.requests.remove(&ticket);
+                state.on(&myself, Event::Issued { id, ticket, result });
+            }
+            Msg::Tick => {
+                state.wake = None;
+                state.on(&myself, Event::Tick);
+            }
+        }
+        state.arm(&myself);
+        Ok(())
+    }
+}
+
+// === impl State ===
+
+impl State {
+    fn now(&self) -> Now {
+        Now { mono: Instant::now().into_std(), wall: self.shared.wall() }
+    }
+
+    fn on(&mut self, myself: &Mailbox<Msg>, event: Event<Arc<WorkloadCert>, Caller>) {
+        let now = self.now();
+        for effect in self.schedule.on(now, event, &mut self.rng) {
+            match effect {
+                Effect::Start { id, ticket } => self.start(myself, id, ticket),
+                Effect::Cancel { ticket } => drop(self.requests.remove(&ticket)),
+                Effect::Publish { id, cert, failure } => self.publish(id, Published { cert, failure }),
+                Effect::Remove { id } => self.shared.store.remove(&id),
+                // A caller that has given up does not read its answer.
+                Effect::Reply { waiter: Caller(reply, step), result } => {
+                    step.describe(|span| _ = span.result("certificate", &result));
+                    drop(step);
+                    drop(reply.send(result));
+                }
+                Effect::Dropped { id } => super::log_dropped(&id),
+            }
+        }
+    }
+
+    /// Starts a request; exactly one [`Msg::Issued`] follows unless it is cancelled.
+    fn start(&mut self, myself: &Mailbox<Msg>, id: Identity, ticket: Ticket) {
+        let (shared, actor, whose) = (self.shared.clone(), myself.clone(), id.clone());
+        // Asked for ahead of need, or again, it is a trace of its own.
+        let step = Step::inside(self.asker.as_ref(), "certificate request", Kind::Client);
+        step.describe(|span| {
+            let span =
+                span.set("rpc.system", "grpc").set("rpc.service", "istio.v1.auth.IstioCertificateService");
+            span.set("rpc.method", "CreateCertificate").set("warren.identity", id.to_string());
+        });
+        let work = async move {
+            let after = shared.config.request_timeout;
+            let result = match tokio::time::timeout(after, step.within(issue(&shared, &whose))).await {
+                Ok(result) => result,
+                Err(_) => Err(IssueError::PeerSilent { after }),
+            };
+            step.describe(|span| _ = span.result("certificate", &result));
+            drop(step);
+            // Fails only when the actor is gone, and with it whoever waits.
+            drop(actor.cast(Msg::Issued(whose, ticket, result)));
+        };
+        let (actor, whose) = (myself.clone(), id.clone());
+        let on_exit = move |exit| {
+            if let TaskExit::Panicked { message } = exit {
+                drop(actor.cast(Msg::Issued(whose, ticket, Err(IssueError::LocalCrash(message)))));
+            }
+        };
+        self.requests.insert(ticket, OwnedTask::spawn(format!("certs/request/{id}"), work, on_exit));
+    }
+
+    fn publish(&self, id: Identity, state: Published) {
+        let (cert, failure) = (state.cert.clone(), state.failure.clone());
+        let before = self.shared.store.publish(id.clone(), state).unwrap_or_default();
+        match (cert, failure) {
+            (cert, Some(reason)) => {
+                let kept = cert.is_some_and(|c| !c.is_expired_at(self.shared.wall()));
+                // The first failure in a row is news; the rest would drown everything else while an authority is down.
+                if before.failure.is_none() {
+                    tracing::warn!(identity = %id, %reason, kept, "cannot renew certificate");
+                } else {
+                    tracing::debug!(identity = %id, %reason, kept, "still cannot renew certificate");
+                }
+            }
+            (Some(cert), None) => {
+                let unusable_roots = cert.unusable_roots();
+                if unusable_roots > 0 {
+                    tracing::warn!(identity = %id, unusable_roots, "left out roots that cannot verify anybody");
+                }
+                tracing::info!(identity = %id, serial = cert.serial(), "new certificate");
+            }
+            (None, None) => {}
+        }
+    }
+
+    /// Requests to forget, also those that came while no actor was running.
+    fn forget_unheard(&mut self, myself: &Mailbox<Msg>) {
+        for id in self.shared.store.take_unheard() {
+            self.on(myself, Event::Forget { id });
+        }
+    }
+
+    /// Makes sure a tick comes when the schedule wants one. An armed one that comes earlier serves as well.
+    fn arm(&mut self, myself: &Mailbox<Msg>) {
+        let Some(at) = self.schedule.next_wake(self.now()).map(Instant::from_std) else {
+            self.wake = None;
+            return;
+        };
+        if self.wake.as_ref().is_some_and(|(armed, _)| *armed <= at) {
+            return;
+        }
+        let (actor, told) = (myself.clone(), myself.clone());
+        let tick = async move {
+            tokio::time::sleep_until(at).await;
+            drop(actor.cast(Msg::Tick));
+        };
+        // A tick that comes too early arms another one.
+        let on_exit = move |exit| {
+            if let TaskExit::Panicked { .. } = exit {
+                drop(told.cast(Msg::Tick));
+            }
+        };
+        self.wake = Some((at, OwnedTask::spawn("certs/timer", tick, on_exit)));
+    }
+}
+
+/// One certificate: key, request, answer, checks.
+async fn issue(shared: &Shared, id: &Identity) -> Result<Arc<WorkloadCert>, IssueError> {
+    let name = id.to_string();
+    let input = Input { kind: "identity", name: &name, digest: 0 };
+    let admitted =
+        shared.quarantine.enter(input).map_err(|aside| IssueError::LocalCrash(aside.to_string()))?;
+    let cert = admitted.watch(ask(shared, id)).await?;
+    admitted.done();
+    Ok(cert)
+}
+
+async fn ask(shared: &Shared, id: &Identity) -> Result<Arc<WorkloadCert>, IssueError> {
+    let csr = csr::request(id)?;
+    let answer = shared.issuer.issue(id, csr.pem, shared.config.ttl).await?;
+    let expected = shared.config.impersonate.then_some(id);
+    let chain = Chain::parse(&answer, expected)?;
+    let cert = WorkloadCert::new(chain, &csr.key, &shared.config.tls)
+        .map_err(|e| IssueError::PeerCertificate(e.to_string()))?;
+    Ok(Arc::new(cert))
+}

@@ -1,0 +1,356 @@
+//! The mesh actor: the one that writes the tables. They outlive it, so readers see stale ones rather than none.
+
+use std::{sync::Arc, time::Duration};
+
+use prost::Message;
+use ractor::{ActorProcessingErr, RpcReplyPort};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    time::timeout,
+};
+use tracing::Instrument;
+
+use super::certs::Certs;
+use crate::{
+    actors::quarantine::{Admitted, Input, Quarantine, SetAside, digest},
+    protocols::{
+        mesh::{
+            Applied, Change, Mesh, MeshWriter, SLICE,
+            policy::{Policy, PolicyChange},
+            push_order,
+        },
+        pb::{ads::Resource, security::Authorization, workload::Address as PbAddress},
+        xds::{Kind, Later, Rejected, Sink, SinkDown},
+    },
+    supervisor::{Actor, Address, ChildSpec, Described, Mailbox},
+    sys::memory,
+};
+
+/// Longest time one push may take to be applied: the largest takes well under a second.
+const APPLY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Resources of a push after which the allocator gives back what applying it has left over.
+const LARGE_PUSH: usize = 512;
+
+/// What a resource is called in quarantine.
+const RESOURCE: &str = "resource";
+
+/// Where decoded resources go. Cheap to clone.
+#[derive(Clone)]
+pub struct MeshTables {
+    mesh: Mesh,
+    certs: Certs,
+    changed: Arc<watch::Sender<u64>>,
+    quarantine: Quarantine,
+    address: Address<Msg>,
+    /// One push at a time: a stream that was given up may have left one behind.
+    turn: Arc<Semaphore>,
+}
+
+/// Messages of the mesh actor.
+pub enum Msg {
+    /// One response of the control plane. The permit is the only one.
+    Apply(Push, OwnedSemaphorePermit, RpcReplyPort<Vec<Rejected>>),
+}
+
+/// Resources of one response.
+pub struct Push {
+    kind: Kind,
+    resources: Vec<Resource>,
+    removed: Vec<String>,
+}
+
+struct MeshActor(MeshTables);
+
+/// Why a resource is not applied, and how long it is set aside if that is why.
+struct Refused {
+    reason: String,
+    retry_in: Option<Duration>,
+}
+
+// === impl MeshTables ===
+
+impl MeshTables {
+    /// Writes to `mesh`; tells `certs` which identities the node needs; sets aside in `quarantine` what crashes it.
+    pub fn new(mesh: Mesh, certs: Certs, quarantine: Quarantine) -> Self {
+        let (changed, turn) = (Arc::new(watch::Sender::new(0)), Arc::new(Semaphore::new(1)));
+        Self { mesh, certs, changed, quarantine, address: Address::new("mesh"), turn }
+    }
+
+    /// Changes after every applied push.
+    pub fn changed(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// The actor, to be run under a supervisor.
+    pub fn child(&self) -> ChildSpec {
+        let tables = self.clone();
+        ChildSpec::actor("mesh", &self.address, move || (MeshActor(tables.clone()), ()))
+            .kind_label("mesh")
+            .hung_after(APPLY_TIMEOUT)
+    }
+
+    fn learn(&self, applied: &Applied) {
+        for identity in &applied.identities_vanished {
+            self.certs.forget(identity);
+        }
+        for identity in &applied.identities_appeared {
+            self.certs.prefetch(identity);
+        }
+    }
+}
+
+impl Sink for MeshTables {
+    async fn apply(
+        &self,
+        type_url: &str,
+        resources: Vec<Resource>,
+        removed: Vec<String>,
+    ) -> Result<Vec<Rejected>, SinkDown> {
+        let Some(kind) = Kind::ALL.into_iter().find(|kind| kind.type_url() == type_url) else {
+            return Ok(Vec::new());
+        };
+        let push = Push { kind, resources, removed };
+        let turn = timeout(APPLY_TIMEOUT, self.turn.clone().acquire_owned()).await;
+        let Ok(Ok(turn)) = turn else {
+            return Err(SinkDown(format!("the push before was not applied within {APPLY_TIMEOUT:?}")));
+        };
+        let applied = self.address.call(APPLY_TIMEOUT, |reply| Msg::Apply(push, turn, reply)).await;
+        applied.map_err(|error| SinkDown(error.to_string()))
+    }
+}
+
+impl Described for Msg {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Apply(push, ..) if push.kind == Kind::Authorization => "apply-policies",
+            Self::Apply(..) => "apply-addresses",
+        }
+    }
+}
+
+impl Actor for MeshActor {
+    type Msg = Msg;
+    type State = MeshWriter;
+    type Arguments = ();
+
+    async fn pre_start(&self, _: Mailbox<Msg>, (): ()) -> Result<MeshWriter, ActorProcessingErr> {
+        Ok(self.0.mesh.writer())
+    }
+
+    async fn handle(
+        &self,
+        _: Mailbox<Msg>,
+        Msg::Apply(push, _turn, reply): Msg,
+        writer: &mut MeshWriter,
+    ) -> Result<(), ActorProcessingErr> {
+        let (resources, removed) = (push.resources.len(), push.removed.len());
+        let span =
+            tracing::debug_span!(target: "mesh", "apply", kind = push.kind.type_url(), resources, removed);
+        let rejected = match push.kind {
+            Kind::Address => self.apply_addresses(push, writer).instrument(span).await,
+            Kind::Authorization => self.apply_policies(push, writer),
+        };
+        self.0.changed.send_modify(|pushes| *pushes += 1);
+        // Without the asker there is nobody to acknowledge to; the next connection replays what was not.
+        let _ = reply.send(rejected);
+        if resources >= LARGE_PUSH {
+            memory::give_back();
+        }
+        Ok(())
+    }
+}
+
+impl MeshActor {
+    async fn apply_addresses(&self, push: Push, writer: &mut MeshWriter) -> Vec<Rejected> {
+        let mut rejected = Vec::new();
+        let mut changes = Vec::with_capacity(push.resources.len());
+        let mut inputs = Vec::with_capacity(push.resources.len());
+        for (index, resource) in push.resources.into_iter().enumerate() {
+            let digest = digest(&payload(&resource));
+            let decode = |bytes: &[u8]| {
+                let address = PbAddress::decode(bytes).map_err(|error| error.to_string())?;
+                Change::decode(address).map_err(|error| error.to_string())
+            };
+            match self.decode(&resource, digest, decode) {
+                Ok(change) => {
+                    changes.push(change);
+                    inputs.push((resource.name, digest));
+                }
+                Err(refused) => rejected.push(refused.of(resource)),
+            }
+            if index % SLICE == SLICE - 1 {
+                tokio::task::yield_now().await;
+            }
+        }
+        // The updates come first, in this order.
+        let mut inputs = inputs.into_iter();
+        let mut changes = push_order(changes, push.removed).peekable();
+        let mut applied = Applied::default();
+        while changes.peek().is_some() {
+            // Released and set as the writer takes its next change: a panic is the fault of the last.
+            let done: Vec<(String, u64)> = inputs.by_ref().take(SLICE).collect();
+            let mut begun = done.iter();
+            let mut guard = None;
+            let slice = changes.by_ref().take(SLICE).inspect(|_| {
+                drop(guard.take());
+                let admitted = begun.next().and_then(|(name, digest)| self.input(name, *digest).ok());
+                guard = admitted.map(Admitted::guard);
+            });
+            applied.merge(writer.apply(slice));
+            drop(guard);
+            for (name, _) in &done {
+                self.0.quarantine.forgive(RESOURCE, name);
+            }
+            tokio::task::yield_now().await;
+        }
+        self.0.learn(&applied);
+        rejected
+    }
+
+    fn apply_policies(&self, push: Push, writer: &mut MeshWriter) -> Vec<Rejected> {
+        let mut rejected = Vec::new();
+        let mut changes = Vec::with_capacity(push.resources.len() + push.removed.len());
+        let brought: std::collections::HashSet<String> =
+            push.resources.iter().map(|resource| resource.name.clone()).collect();
+        for resource in push.resources {
+            let digest = digest(&payload(&resource));
+            let decode = |bytes: &[u8]| {
+                let policy = Authorization::decode(bytes).map_err(|error| error.to_string())?;
+                Policy::decode(&resource.name, policy).map_err(|error| error.to_string())
+            };
+            match self.decode(&resource, digest, decode) {
+                Ok(policy) => {
+                    changes.push(PolicyChange::Upsert(policy));
+                    self.0.quarantine.forgive(RESOURCE, &resource.name);
+                }
+                Err(refused) => rejected.push(refused.of(resource)),
+            }
+        }
+        let removed = push.removed.into_iter().filter(|name| !brought.contains(name));
+        changes.extend(removed.map(PolicyChange::Remove));
+        if !changes.is_empty() {
+            writer.set_policies(Arc::new(self.0.mesh.policies().with(changes)));
+        }
+        rejected
+    }
+
+    /// What the resource says, unless it is set aside.
+    fn decode<T>(
+        &self,
+        resource: &Resource,
+        digest: u64,
+        decode: impl FnOnce(&[u8]) -> Result<T, String>,
+    ) -> Result<T, Refused> {
+        let admitted = self.input(&resource.name, digest)?;
+        let _guard = admitted.guard();
+        let payload = payload(resource).ok_or_else(|| "the resource is empty".to_owned());
+        payload.and_then(decode).map_err(|reason| Refused { reason, retry_in: None })
+    }
+
+    fn input<'a>(&'a self, name: &'a str, digest: u64) -> Result<Admitted<'a>, SetAside> {
+        self.0.quarantine.enter(Input { kind: RESOURCE, name, digest })
+    }
+}
+
+// === impl Refused ===
+
+impl From<SetAside> for Refused {
+    fn from(aside: SetAside) -> Self {
+        Self { reason: aside.to_string(), retry_in: Some(aside.retry_in) }
+    }
+}
+
+impl Refused {
+    fn of(self, resource: Resource) -> Rejected {
+        let name = resource.name.clone();
+        let later = self.retry_in.map(|after| Box::new(Later { resource, after }));
+        Rejected { name, reason: self.reason, later }
+    }
+}
+
+fn payload(resource: &Resource) -> Option<&[u8]> {
+    resource.resource.as_ref().map(|any| &*any.value)
+}
+
+#[cfg(test)]
+mod tests {
+    use prost_types::Any;
+
+    use super::*;
+    use crate::{
+        actors::control::certs::{CertsConfig, Issuer, Issuing},
+        protocols::{ca::IssueError, identity::Identity, mesh::LocalNode, tls::TlsOptions},
+        supervisor::{Fault, Strategy, SupervisorSpec, Tree, faults},
+    };
+
+    struct NoAuthority;
+
+    impl Issuer for NoAuthority {
+        fn issue<'a>(&'a self, _: &'a Identity, _: String, after: Duration) -> Issuing<'a> {
+            Box::pin(async move { Err(IssueError::PeerSilent { after }) })
+        }
+    }
+
+    async fn start() -> (MeshTables, Tree) {
+        let local =
+            LocalNode { network: "".into(), node: Some("n".into()), cluster_domain: "cluster.local".into() };
+        let config = CertsConfig::new(Duration::from_secs(3600), TlsOptions::default());
+        let tables = MeshTables::new(
+            Mesh::new(local),
+            Certs::new(config, Arc::new(NoAuthority)),
+            Quarantine::default(),
+        );
+        let tree = Tree::start(SupervisorSpec::new("root", Strategy::OneForOne).child(tables.child()));
+        (tables, tree.await.unwrap())
+    }
+
+    fn policy(name: &str) -> Resource {
+        let (namespace, short) = name.split_once('/').unwrap();
+        let authorization =
+            Authorization { name: short.into(), namespace: namespace.into(), ..Authorization::default() };
+        let any = Any { value: authorization.encode_to_vec(), ..Any::default() };
+        Resource { name: name.into(), resource: Some(any), ..Resource::default() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_resource_that_crashed_the_actor_twice_says_when_it_may_be_tried_again_and_then_is_applied() {
+        let (tables, tree) = start().await;
+        let url = Kind::Authorization.type_url();
+        faults::arm("cursed/policy", 2).unwrap();
+        for _ in 0..2 {
+            let lost = tables.apply(url, vec![policy("cursed/policy")], Vec::new()).await;
+            assert!(lost.is_err(), "{lost:?}");
+        }
+        let push = vec![policy("cursed/policy"), policy("sound/policy")];
+        let [rejected] = tables.apply(url, push, Vec::new()).await.unwrap().try_into().unwrap();
+        assert_eq!(rejected.name, "cursed/policy");
+        let Later { resource, after } = *rejected.later.unwrap();
+        assert!(after <= Duration::from_secs(36) && after > Duration::from_secs(20), "{after:?}");
+        assert_eq!(tables.mesh.policies().len(), 1, "the rest is applied");
+        tokio::time::advance(after).await;
+        assert_eq!(tables.apply(url, vec![resource], Vec::new()).await.unwrap(), []);
+        assert_eq!((tables.mesh.policies().len(), tables.quarantine.list()), (2, vec![]));
+        tree.stop().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pushes_wait_for_their_turn_outside_the_mailbox() {
+        let (tables, tree) = start().await;
+        tree.handle().inject("root/mesh", Fault::Hang(Duration::from_secs(10))).unwrap();
+        let url = Kind::Address.type_url();
+        let mut pushes: Vec<_> =
+            (0..50).map(|_| Box::pin(tables.apply(url, Vec::new(), vec!["gone".to_owned()]))).collect();
+        for push in &mut pushes {
+            let polled = std::future::poll_fn(|cx| std::task::Poll::Ready(push.as_mut().poll(cx))).await;
+            assert!(polled.is_pending());
+        }
+        assert_eq!(tree.handle().find("root/mesh").unwrap().load.depth, 1);
+        // A stream that is given up leaves its push behind, and with it the permit.
+        drop(pushes);
+        assert_eq!(tree.handle().find("root/mesh").unwrap().load.depth, 1);
+        assert_eq!(tables.apply(url, Vec::new(), Vec::new()).await.unwrap().len(), 0);
+        assert_eq!(*tables.changed().borrow(), 2, "the one left behind, and the last");
+        tree.stop().await;
+    }
+}

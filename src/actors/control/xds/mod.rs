@@ -1,0 +1,153 @@
+//! The discovery stream: keeps one open to the control plane, applies what comes, and answers it.
+//!
+//! [`Xds`] outlives every start of its actor: status, and what the tables hold, are in it. A dead control plane is a
+//! state, shown in [`XdsStatus`]; the actor fails only when the stream's task panics.
+
+mod actor;
+#[cfg(test)]
+#[cfg(feature = "lab")]
+mod plane;
+mod stream;
+#[cfg(test)]
+#[cfg(feature = "lab")]
+mod tests;
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use tokio::{sync::watch, time::Instant};
+
+use self::actor::{XdsActor, XdsArgs};
+use super::grpc::{AuthHeaders, GrpcTarget};
+use crate::{
+    actors::settings::HUNG_AFTER,
+    protocols::{
+        pb::ads::Node,
+        xds::{DemandError, Sink, XdsState, backoff::Termination},
+    },
+    supervisor::{Address, ChildSpec},
+};
+
+/// Where to connect, and as whom.
+#[derive(Clone, Debug)]
+pub struct XdsSettings {
+    /// The control plane.
+    pub target: GrpcTarget,
+    /// Added to every stream.
+    pub headers: AuthHeaders,
+    /// Sent at the start of every stream.
+    pub node: Node,
+    /// Ask for addresses by name instead of for all.
+    pub on_demand: bool,
+    /// How long things may take.
+    pub bounds: Bounds,
+}
+
+/// How long the parts of a stream may take before it is given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// From the first request to the first response. A busy control plane queues new streams, so this is long.
+    pub first_answer: Duration,
+    /// Handing a request to a server that does not read.
+    pub send: Duration,
+    /// Applying one response.
+    pub apply: Duration,
+}
+
+/// What readiness and operators see.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct XdsStatus {
+    /// Every type asked for as a whole was answered and applied once since the process started; never reverts.
+    pub synced: bool,
+    /// A stream stands.
+    pub connected: bool,
+    /// Why the last stream ended, or could not be opened.
+    pub last_error: Option<Arc<str>>,
+    /// Since when `connected` is what it is.
+    pub since: Instant,
+}
+
+/// What is counted (contract/controlplane.md section 5.2).
+pub trait XdsMetrics: Send + Sync + 'static {
+    /// A response of this type came, with this many bytes of payload.
+    fn message(&self, type_url: &str, bytes: usize);
+    /// This many resources of one response were rejected; not called with none.
+    fn rejected(&self, type_url: &str, resources: usize);
+    /// A stream, or an attempt to open one, ended.
+    fn terminated(&self, reason: Termination);
+}
+
+/// The handle. Cheap to clone.
+#[derive(Clone)]
+pub struct Xds(Arc<Shared>);
+
+struct Shared {
+    settings: XdsSettings,
+    held: XdsState,
+    metrics: Arc<dyn XdsMetrics>,
+    status: watch::Sender<XdsStatus>,
+}
+
+// === impl Bounds ===
+
+impl Bounds {
+    /// What production runs with.
+    pub const STANDARD: Bounds = Bounds {
+        first_answer: Duration::from_secs(120),
+        send: Duration::from_secs(30),
+        apply: Duration::from_secs(60),
+    };
+}
+
+// === impl Xds ===
+
+impl Xds {
+    /// A client that does nothing until its actor is started. `held` says what the tables hold, which is nothing at
+    /// process start.
+    pub fn new(settings: XdsSettings, held: XdsState, metrics: Arc<dyn XdsMetrics>) -> Self {
+        let synced = held.is_synced(settings.on_demand);
+        let status = XdsStatus { synced, connected: false, last_error: None, since: Instant::now() };
+        Self(Arc::new(Shared { settings, held, metrics, status: watch::Sender::new(status) }))
+    }
+
+    /// The status, now and as it changes.
+    pub fn state(&self) -> watch::Receiver<XdsStatus> {
+        self.0.status.subscribe()
+    }
+
+    /// Asks for the address `name`: `network/ip`, a workload's uid, or `namespace/hostname`. It arrives in the sink,
+    /// or the removal of that name does; or nothing, so wait for it with a bound.
+    pub fn demand(&self, name: &str) -> Result<(), DemandError> {
+        if self.0.settings.on_demand {
+            self.0.held.demand(name)
+        } else {
+            Err(DemandError::Off(name.to_owned()))
+        }
+    }
+
+    /// The actor, for its supervisor; what it applies goes to `sink`. At most one may run at a time.
+    pub fn child<S: Sink>(&self, sink: S) -> ChildSpec {
+        let xds = self.clone();
+        let make = move || (XdsActor::new(), XdsArgs { xds: xds.clone(), sink: sink.clone() });
+        ChildSpec::actor("xds", &Address::new("xds"), make).kind_label("xds").hung_after(HUNG_AFTER)
+    }
+
+    fn update(&self, change: impl FnOnce(&mut XdsStatus)) {
+        self.0.status.send_if_modified(|status| {
+            let before = status.clone();
+            change(status);
+            if status.connected != before.connected {
+                status.since = Instant::now();
+            }
+            *status != before
+        });
+    }
+}
+
+impl fmt::Debug for Xds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Xds")
+            .field("target", &self.0.settings.target)
+            .field("status", &*self.0.status.borrow())
+            .finish_non_exhaustive()
+    }
+}

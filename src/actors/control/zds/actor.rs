@@ -1,0 +1,276 @@
+//! The shell: receives, asks the core, does what it says.
+
+use std::{collections::HashMap, sync::Arc};
+
+use ractor::ActorProcessingErr;
+use tokio::{
+    sync::{Mutex, oneshot},
+    time::{Instant, sleep_until, timeout},
+};
+
+use super::{POD_OPERATION_LIMIT, PodSpec, Pods, Shared, link};
+use crate::{
+    protocols::zds::{
+        codec::Answer,
+        session::{Ask, Effect, Event, Link, Pod, Session, Then},
+    },
+    supervisor::{Actor, Described, Mailbox, OwnedTask, TaskExit, watch_panics},
+    sys::netns::NetNs,
+};
+
+/// A packet of the agent and where its answer goes.
+pub(super) struct Asked {
+    pub(super) ask: Ask<NetNs>,
+    pub(super) reply: oneshot::Sender<(Answer, Then)>,
+}
+
+/// What the actor hears, all of it from its own tasks: the link sends one packet at a time, an operation one result.
+pub(super) enum Msg {
+    Connected,
+    Asked(Asked),
+    Disconnected,
+    PodStarted(u64, Arc<str>, Result<(), String>),
+    PodStopped(u64, Arc<str>),
+    Tick,
+    /// The link is never to end by itself.
+    LinkEnded(TaskExit),
+}
+
+/// Owns the connection, the operations on pods and the timer.
+pub(super) struct ZdsActor<P> {
+    pods: P,
+}
+
+pub(super) struct State {
+    shared: Arc<Shared>,
+    session: Session<NetNs>,
+    /// Where the answer to the agent's request goes.
+    reply: Option<oneshot::Sender<(Answer, Then)>>,
+    operations: HashMap<Arc<str>, Operation>,
+    wake: Option<(std::time::Instant, OwnedTask)>,
+    _link: OwnedTask,
+}
+
+/// What is under way for a pod.
+struct Operation {
+    number: u64,
+    /// Held by the work itself, so that the next operation begins only when this one's future is dropped.
+    turn: Arc<Mutex<()>>,
+    _task: OwnedTask,
+}
+
+/// The link's failure, which the supervisor hears as this actor's.
+#[derive(Debug, thiserror::Error)]
+#[error("the connection task ended: {0:?}")]
+struct LinkEnded(TaskExit);
+
+// === impl ZdsActor ===
+
+impl<P> ZdsActor<P> {
+    pub(super) fn new(pods: P) -> Self {
+        Self { pods }
+    }
+}
+
+impl Described for Msg {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Connected => "connected",
+            Self::Asked(_) => "asked",
+            Self::Disconnected => "disconnected",
+            Self::PodStarted(..) => "pod-started",
+            Self::PodStopped(..) => "pod-stopped",
+            Self::Tick => "tick",
+            Self::LinkEnded(_) => "link-ended",
+        }
+    }
+}
+
+impl<P: Pods> Actor for ZdsActor<P> {
+    type Msg = Msg;
+    type State = State;
+    type Arguments = Arc<Shared>;
+
+    async fn pre_start(
+        &self,
+        myself: Mailbox<Msg>,
+        shared: Arc<Shared>,
+    ) -> Result<State, ActorProcessingErr> {
+        let counts = shared.status.borrow().session.counts;
+        let running = self.pods.list().await.into_iter().map(|(uid, id)| (uid.into(), id));
+        let session = Session::new(running, counts);
+        let ended = myself.clone();
+        let link = OwnedTask::spawn("zds/link", link::run(shared.clone(), myself), move |exit| {
+            // Fails only if the actor has ended already.
+            let _ = ended.cast(Msg::LinkEnded(exit));
+        });
+        let state =
+            State { shared, session, reply: None, operations: HashMap::new(), wake: None, _link: link };
+        state.publish();
+        Ok(state)
+    }
+
+    async fn handle(
+        &self,
+        myself: Mailbox<Msg>,
+        message: Msg,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        let event = match message {
+            Msg::Connected => Event::Connected,
+            Msg::Asked(Asked { ask, reply }) => {
+                state.reply = Some(reply);
+                Event::Asked(ask)
+            }
+            Msg::Disconnected => Event::Disconnected,
+            Msg::PodStarted(number, uid, result) => {
+                state.ended(number, &uid);
+                match &result {
+                    Ok(()) => tracing::info!(pod = %uid, "pod served"),
+                    Err(why) => tracing::warn!(pod = %uid, "pod not served: {why}"),
+                }
+                Event::PodStarted(number, uid, result)
+            }
+            Msg::PodStopped(number, uid) => {
+                state.ended(number, &uid);
+                tracing::info!(pod = %uid, "pod no longer served");
+                Event::PodStopped(number, uid)
+            }
+            Msg::Tick => {
+                state.wake = None;
+                Event::Tick
+            }
+            Msg::LinkEnded(exit) => return Err(LinkEnded(exit).into()),
+        };
+        for effect in state.session.on(Instant::now().into_std(), event) {
+            match effect {
+                Effect::Start(number, pod) => state.start(&self.pods, &myself, number, pod),
+                Effect::Stop(number, uid) => state.stop(&self.pods, &myself, number, uid),
+                Effect::Answer(answer, then) => {
+                    // Nobody reads it once the connection is gone.
+                    let _ = state.reply.take().map(|reply| reply.send((answer, then)));
+                }
+            }
+        }
+        state.arm(&myself);
+        state.publish();
+        Ok(())
+    }
+}
+
+// === impl State ===
+
+impl State {
+    fn start<P: Pods>(&mut self, pods: &P, myself: &Mailbox<Msg>, number: u64, pod: Pod<NetNs>) {
+        let Pod { uid, info, netns } = pod;
+        let spec = PodSpec { uid: uid.clone(), info, netns: netns.handle, id: netns.id };
+        let (pods, myself, of) = (pods.clone(), myself.clone(), uid.clone());
+        let (told, whose) = (myself.clone(), uid.clone());
+        let on_panic = move |panic| {
+            let why = format!("its proxy panicked while starting: {panic}");
+            let _ = told.cast(Msg::PodStarted(number, whose, Err(why)));
+        };
+        let work = async move {
+            let result = match watch_panics(timeout(POD_OPERATION_LIMIT, pods.start(spec))).await {
+                Ok(Ok(result)) => result,
+                Ok(Err(_)) => {
+                    Err(format!("its proxy has not started within {} s", POD_OPERATION_LIMIT.as_secs()))
+                }
+                Err(panic) => Err(format!("its proxy panicked while starting: {panic}")),
+            };
+            let _ = myself.cast(Msg::PodStarted(number, of, result));
+        };
+        self.operate(number, uid, work, on_panic);
+    }
+
+    fn stop<P: Pods>(&mut self, pods: &P, myself: &Mailbox<Msg>, number: u64, uid: Arc<str>) {
+        let (pods, myself, of) = (pods.clone(), myself.clone(), uid.clone());
+        let (told, whose) = (myself.clone(), uid.clone());
+        let on_panic = move |_| drop(told.cast(Msg::PodStopped(number, whose)));
+        let work = async move {
+            match watch_panics(timeout(POD_OPERATION_LIMIT, pods.stop(&of))).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => tracing::error!(pod = %of, "pod not stopped within {POD_OPERATION_LIMIT:?}"),
+                Err(panic) => tracing::error!(pod = %of, "panic while stopping a pod: {panic}"),
+            }
+            let _ = myself.cast(Msg::PodStopped(number, of));
+        };
+        self.operate(number, uid, work, on_panic);
+    }
+
+    /// Does `work` for the pod, after giving up what is under way for it. It reports its own end; `on_panic` does so in
+    /// its place.
+    fn operate(
+        &mut self,
+        number: u64,
+        uid: Arc<str>,
+        work: impl Future<Output = ()> + Send + 'static,
+        on_panic: impl FnOnce(String) + Send + 'static,
+    ) {
+        let turn = self.operations.remove(&uid).map_or_else(Arc::default, |before| before.turn);
+        let mine = turn.clone();
+        let task = OwnedTask::spawn(
+            format!("zds/pod/{uid}"),
+            async move {
+                let _turn = mine.lock_owned().await;
+                work.await;
+            },
+            // One given up has nobody to tell.
+            move |exit| {
+                if let TaskExit::Panicked { message } = exit {
+                    on_panic(message);
+                }
+            },
+        );
+        self.operations.insert(uid, Operation { number, turn, _task: task });
+    }
+
+    fn ended(&mut self, number: u64, uid: &Arc<str>) {
+        if self.operations.get(uid).is_some_and(|operation| operation.number == number) {
+            self.operations.remove(uid);
+        }
+    }
+
+    /// Sees to it that [`Msg::Tick`] comes when the core wants it.
+    fn arm(&mut self, myself: &Mailbox<Msg>) {
+        let wanted = self.session.next_wake();
+        if wanted == self.wake.as_ref().map(|(at, _)| *at) {
+            return;
+        }
+        self.wake = wanted.map(|at| {
+            let (myself, told) = (myself.clone(), myself.clone());
+            let tick = async move {
+                sleep_until(at.into()).await;
+                let _ = myself.cast(Msg::Tick);
+            };
+            // A tick that comes too early arms another one.
+            let on_exit = move |exit| {
+                if let TaskExit::Panicked { .. } = exit {
+                    let _ = told.cast(Msg::Tick);
+                }
+            };
+            (at, OwnedTask::spawn("zds/timer", tick, on_exit))
+        });
+    }
+
+    fn publish(&self) {
+        let now = self.session.status();
+        self.shared.status.send_if_modified(|status| {
+            let changed = status.session != now;
+            if changed {
+                status.session = now;
+            }
+            changed
+        });
+    }
+}
+
+impl Drop for State {
+    /// Whoever reads the status must not take a dead actor's word for it.
+    fn drop(&mut self) {
+        self.shared.status.send_modify(|status| {
+            status.session.ready = false;
+            status.session.link = Link::Down;
+        });
+    }
+}

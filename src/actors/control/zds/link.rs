@@ -1,0 +1,136 @@
+//! The connection with the agent: dials, greets, reads one packet at a time and writes its answer.
+
+use std::{io, os::fd::OwnedFd, sync::Arc, time::Duration};
+
+use rand::{SeedableRng, rngs::SmallRng};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep, timeout},
+};
+
+use super::{
+    Shared,
+    actor::{Asked, Msg},
+};
+use crate::{
+    protocols::zds::{
+        NetnsId, codec,
+        redial::{Ended, Redial},
+        session::{ANSWER_WITHIN, Ask, Netns, Then},
+    },
+    supervisor::Mailbox,
+    sys::{
+        fdpass::{RecvError, SeqPacket},
+        netns::NetNs,
+    },
+};
+
+/// How long a packet may wait for room in the agent's queue.
+const WRITE_LIMIT: Duration = Duration::from_secs(5);
+/// The core answers within its own bound; past this one it is broken and the connection is dropped.
+const ANSWER_LIMIT: Duration = ANSWER_WITHIN.saturating_add(Duration::from_millis(500));
+
+/// How a connection came to its end, and the error if it was one.
+struct End {
+    ended: Ended,
+    error: String,
+}
+
+/// Keeps a connection with the agent, from when the gate opens, until the actor drops the task.
+///
+/// Returns only if whoever was to open the gate is gone.
+pub(super) async fn run(shared: Arc<Shared>, actor: Mailbox<Msg>) {
+    let mut gate = shared.gate.clone();
+    if gate.wait_for(|open| *open).await.is_err() {
+        return;
+    }
+    let (mut redial, mut rng) = (Redial::new(), SmallRng::from_os_rng());
+    loop {
+        let End { ended, error } = connection(&shared, &actor).await;
+        let news = shared.status.send_if_modified(|status| {
+            let news = status.last_error.as_ref() != Some(&error);
+            status.last_error = Some(error.clone());
+            news
+        });
+        // A repeated failure is logged once.
+        if news {
+            tracing::warn!(path = %shared.path.display(), "istio-cni: {error}");
+        }
+        let wait = redial.wait(Instant::now().into_std(), ended, &mut rng);
+        sleep(wait).await;
+    }
+}
+
+/// One connection from its dialling to its end.
+async fn connection(shared: &Shared, actor: &Mailbox<Msg>) -> End {
+    let socket = match SeqPacket::connect(&shared.path) {
+        Ok(socket) => socket,
+        Err(error) => {
+            return End {
+                ended: Ended::Dial,
+                error: format!("cannot connect to {}: {error}", shared.path.display()),
+            };
+        }
+    };
+    if let Err(error) = write(&socket, &codec::encode_hello()).await {
+        return End { ended: Ended::Greeting, error: format!("cannot send the greeting: {error}") };
+    }
+    tracing::info!(path = %shared.path.display(), "istio-cni: connected");
+    let since = Instant::now().into_std();
+    shared.status.send_if_modified(|status| status.last_error.take().is_some());
+    // A failed cast means that the actor is ending, and this task with it.
+    let _ = actor.cast(Msg::Connected);
+    let error = serve(shared, actor, &socket).await;
+    let _ = actor.cast(Msg::Disconnected);
+    End { ended: Ended::Lost { since }, error }
+}
+
+/// Reads and answers until the connection ends; why it did.
+async fn serve(shared: &Shared, actor: &Mailbox<Msg>, socket: &SeqPacket) -> String {
+    loop {
+        let packet = match socket.recv().await {
+            Ok(Some(packet)) => packet,
+            Ok(None) => return "the agent closed the connection".into(),
+            Err(error @ RecvError::Io(_)) => return error.to_string(),
+            // Its descriptors are closed already, and nothing in it can be trusted.
+            Err(error) => return format!("refused: {error}"),
+        };
+        let ask = match packet.fds.into_iter().map(identify).collect::<io::Result<Vec<_>>>() {
+            Ok(namespaces) => Ask::decode(&packet.bytes, namespaces),
+            Err(error) => Ask::Bad(format!("cannot examine the file descriptor of the packet: {error}")),
+        };
+        let (reply, answer) = oneshot::channel();
+        let _ = actor.cast(Msg::Asked(Asked { ask, reply }));
+        let Ok(Ok((answer, then))) = timeout(ANSWER_LIMIT, answer).await else {
+            return "no answer for the agent".into();
+        };
+        if let codec::Answer::Refused(why) = &answer {
+            tracing::warn!("istio-cni: request refused: {why}");
+        }
+        let written = write(socket, &codec::encode_answer(&answer)).await;
+        match (then, written) {
+            (Then::Exit(reason), _) => {
+                tracing::error!("istio-cni broke the protocol: {reason}");
+                shared.status.send_modify(|status| status.fatal = Some(reason));
+                // The process is about to exit; reading on would only add to the confusion.
+                return std::future::pending().await;
+            }
+            (Then::Disconnect, _) => return "hung up after a packet that is no request".into(),
+            (Then::Continue, Ok(())) => {}
+            (Then::Continue, Err(error)) => return format!("cannot send an answer: {error}"),
+        }
+    }
+}
+
+async fn write(socket: &SeqPacket, packet: &[u8]) -> io::Result<()> {
+    match timeout(WRITE_LIMIT, socket.send(packet, None)).await {
+        Ok(written) => written,
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
+
+fn identify(fd: OwnedFd) -> io::Result<Netns<NetNs>> {
+    let handle = NetNs::from_fd(fd)?;
+    let (dev, ino) = handle.id();
+    Ok(Netns { id: NetnsId { dev, ino }, handle })
+}

@@ -1,0 +1,377 @@
+//! Answering the questions of a pod.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener as StdTcpListener, UdpSocket as StdUdpSocket},
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use domain::base::iana::Rcode;
+use rand::seq::SliceRandom;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream, UdpSocket},
+    task::{JoinSet, yield_now},
+    time::{sleep, timeout},
+};
+
+use super::{Names, ask, sockets::Sockets};
+use crate::{
+    dataplane::{connection::spawn, pod::Pod},
+    protocols::{
+        dns::{
+            answer,
+            lookup::{self, Asker},
+            query::{Query, Refused},
+        },
+        mesh::Workload,
+    },
+    runtime::shard::Shard,
+    telemetry::dns::{Asked, DnsMetrics, Transport},
+};
+
+/// The longest question: far above what any resolver sends.
+const QUESTION: usize = 4096;
+/// Most bytes of an answer on a connection.
+const STREAM: usize = 65_535;
+/// Questions of a pod that wait for a name server or for the control plane. The next ones are answered with SERVFAIL.
+const MAX_WAITING: usize = 512;
+/// Connections of a pod to its DNS proxy.
+const MAX_CONNECTIONS: usize = 128;
+/// A connection without a question is closed after this, and one whose client does not take its answer.
+const IDLE: Duration = Duration::from_secs(5);
+/// Questions answered until other tasks of the shard get their turn.
+const BURST: u32 = 8;
+/// Pause after the process or the kernel ran out of something that reading or accepting needs.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// What the tasks of one pod share.
+struct Server {
+    pod: Arc<Pod>,
+    shard: Shard,
+}
+
+/// One of those of a pod that [`MAX_WAITING`] or [`MAX_CONNECTIONS`] bounds.
+struct Place {
+    pod: Arc<Pod>,
+    taken: fn(&Names) -> &AtomicUsize,
+}
+
+/// A question, and how long its answer may be.
+struct Question {
+    query: Query,
+    transport: Transport,
+    limit: usize,
+}
+
+/// What there is to say at once.
+enum Begun {
+    /// All of it.
+    Answered(Vec<u8>),
+    /// Nothing: the pod's workload has to come first, or its name servers have to be asked.
+    Waits(Option<Arc<Workload>>),
+}
+
+// === impl Place ===
+
+impl Place {
+    fn take(pod: &Arc<Pod>, taken: fn(&Names) -> &AtomicUsize, most: usize) -> Option<Self> {
+        let more = |count| (count < most).then_some(count + 1);
+        taken(&pod.dns).fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        Some(Self { pod: pod.clone(), taken })
+    }
+
+    fn wait(pod: &Arc<Pod>) -> Option<Self> {
+        Self::take(pod, |names| &names.waiting, MAX_WAITING)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        (self.taken)(&self.pod.dns).fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Answers on all sockets. Ends with the first that fails, or once the pod drains and nothing is left in any.
+pub async fn serve(shard: Shard, pod: Arc<Pod>, sockets: Sockets) {
+    let server = Rc::new(Server { pod, shard });
+    let mut tasks = JoinSet::new();
+    for socket in sockets.datagrams {
+        tasks.spawn_local(server.clone().datagrams(socket));
+    }
+    for listener in sockets.listeners {
+        tasks.spawn_local(server.clone().accept(listener));
+    }
+    while let Some(ended) = tasks.join_next().await {
+        match ended {
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            _ if *server.pod.draining.borrow() => {}
+            _ => return,
+        }
+    }
+}
+
+// === impl Server ===
+
+impl Server {
+    async fn datagrams(self: Rc<Self>, socket: StdUdpSocket) {
+        let socket = match socket.local_addr().and_then(|own| Ok((own, UdpSocket::from_std(socket)?))) {
+            Ok((own, socket)) => (own, Rc::new(socket)),
+            Err(error) => return self.failed(&error),
+        };
+        let mut draining = self.pod.draining.subscribe();
+        let mut read = 0_u32;
+        loop {
+            let last = *draining.borrow();
+            match self.read(&socket) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if last {
+                        return;
+                    }
+                    tokio::select! {
+                        ready = socket.1.readable() => if let Err(error) = ready {
+                            return self.failed(&error);
+                        },
+                        _ = draining.wait_for(|draining| *draining) => {}
+                    }
+                    continue;
+                }
+                Err(error) => {
+                    tracing::debug!(target: "dns", uid = &*self.pod.uid, %error, "cannot read a question");
+                    sleep(PAUSE).await;
+                }
+            }
+            read = read.wrapping_add(1);
+            if read.is_multiple_of(BURST) {
+                yield_now().await;
+            }
+        }
+    }
+
+    /// Reads one question and answers it, or has it answered later. Its buffer is on the stack: an idle pod holds none.
+    fn read(self: &Rc<Self>, (own, socket): &(SocketAddr, Rc<UdpSocket>)) -> io::Result<()> {
+        let mut room = [0; QUESTION];
+        let (n, from) = socket.try_recv_from(&mut room)?;
+        // Forged, it would have us answer ourselves for ever.
+        if from == *own {
+            return Ok(());
+        }
+        let query = match Query::parse(room.get(..n).unwrap_or_default()) {
+            Ok(query) => query,
+            Err(refused) => {
+                if let Refused::Answer(answer) = refused {
+                    self.send(socket, &answer, from);
+                }
+                return Ok(());
+            }
+        };
+        let question = Question { limit: query.datagram(), query, transport: Transport::Udp };
+        let workload = match self.begin(&question) {
+            Begun::Answered(answer) => {
+                self.send(socket, &answer, from);
+                return Ok(());
+            }
+            Begun::Waits(workload) => workload,
+        };
+        let Some(place) = Place::wait(&self.pod) else {
+            self.send(socket, &self.too_many(&question), from);
+            return Ok(());
+        };
+        let Ok(member) = self.pod.dns.under_way.admit(self.shard.index(), ()) else { return Ok(()) };
+        let (server, socket) = (self.clone(), socket.clone());
+        spawn(&self.shard, &self.pod, "dns/query", async move {
+            let _place = place;
+            if let Ok(answer) = member.guard(server.finish(&question, workload)).await {
+                server.send(&socket, &answer, from);
+            }
+        });
+        Ok(())
+    }
+
+    /// Sends an answer, which is lost if the client's socket has no room: it asks again.
+    fn send(&self, socket: &UdpSocket, answer: &[u8], to: SocketAddr) {
+        if let Err(error) = socket.try_send_to(answer, to) {
+            tracing::debug!(target: "dns", uid = &*self.pod.uid, %to, %error, "cannot answer");
+        }
+    }
+
+    async fn accept(self: Rc<Self>, listener: StdTcpListener) {
+        let listener = match TcpListener::from_std(listener) {
+            Ok(listener) => listener,
+            Err(error) => return self.failed(&error),
+        };
+        let mut draining = self.pod.draining.subscribe();
+        loop {
+            let last = *draining.borrow();
+            let accepted = tokio::select! {
+                biased;
+                accepted = listener.accept() => accepted,
+                _ = draining.wait_for(|draining| *draining) => {
+                    if last {
+                        return;
+                    }
+                    continue;
+                }
+            };
+            match accepted {
+                Ok((stream, _)) => self.begin_connection(stream),
+                Err(error) => {
+                    tracing::debug!(target: "dns", uid = &*self.pod.uid, %error, "cannot accept");
+                    sleep(PAUSE).await;
+                }
+            }
+            yield_now().await;
+        }
+    }
+
+    /// More than there is room for are closed at once.
+    fn begin_connection(self: &Rc<Self>, stream: TcpStream) {
+        let place = Place::take(&self.pod, |names| &names.connections, MAX_CONNECTIONS);
+        let member = self.pod.dns.under_way.admit(self.shard.index(), ());
+        let (Some(place), Ok(member)) = (place, member) else { return };
+        let server = self.clone();
+        spawn(&self.shard, &self.pod, "dns/connection", async move {
+            let _place = place;
+            // However it ended, the client knows.
+            let _ = member.guard(server.connection(stream)).await;
+        });
+    }
+
+    /// Answers one question after another until the client has no more, or does nothing.
+    async fn connection(&self, mut stream: TcpStream) -> io::Result<()> {
+        let mut draining = self.pod.draining.subscribe();
+        loop {
+            let length = tokio::select! {
+                biased;
+                length = timeout(IDLE, stream.read_u16()) => usize::from(length??),
+                _ = draining.wait_for(|draining| *draining) => return Ok(()),
+            };
+            if length > QUESTION {
+                return Ok(());
+            }
+            let mut question = vec![0; length];
+            timeout(IDLE, stream.read_exact(&mut question)).await??;
+            let Some(answer) = self.answer(&question).await else { return Ok(()) };
+            let mut framed = u16::try_from(answer.len()).map_err(io::Error::other)?.to_be_bytes().to_vec();
+            framed.extend_from_slice(&answer);
+            timeout(IDLE, stream.write_all(&framed)).await??;
+        }
+    }
+
+    /// The answer to a question of a connection, if there can be one.
+    async fn answer(&self, question: &[u8]) -> Option<Vec<u8>> {
+        let query = match Query::parse(question) {
+            Ok(query) => query,
+            Err(Refused::Answer(answer)) => return Some(answer),
+            Err(Refused::Silent) => return None,
+        };
+        let question = Question { query, transport: Transport::Tcp, limit: STREAM };
+        let workload = match self.begin(&question) {
+            Begun::Answered(answer) => return Some(answer),
+            Begun::Waits(workload) => workload,
+        };
+        let Some(_place) = Place::wait(&self.pod) else { return Some(self.too_many(&question)) };
+        Some(self.finish(&question, workload).await)
+    }
+
+    fn begin(&self, question: &Question) -> Begun {
+        let Some(workload) = self.pod.workload_now() else { return Begun::Waits(None) };
+        self.count(question, &workload, DnsMetrics::asked);
+        match self.known(question, &workload) {
+            Some(answer) => Begun::Answered(answer),
+            None => Begun::Waits(Some(workload)),
+        }
+    }
+
+    async fn finish(&self, question: &Question, workload: Option<Arc<Workload>>) -> Vec<u8> {
+        let workload = match workload {
+            Some(workload) => workload,
+            None => {
+                let Ok(workload) = self.pod.workload().await else {
+                    self.log(question, None, "unknown client", 0);
+                    return answer::error(&question.query, Rcode::SERVFAIL);
+                };
+                self.count(question, &workload, DnsMetrics::asked);
+                if let Some(answer) = self.known(question, &workload) {
+                    return answer;
+                }
+                workload
+            }
+        };
+        self.forward(question, &workload).await
+    }
+
+    async fn forward(&self, question: &Question, workload: &Workload) -> Vec<u8> {
+        self.count(question, workload, DnsMetrics::forwarded);
+        let started = Instant::now();
+        let asked = ask::ask(&self.pod, &question.query).await;
+        let took = started.elapsed();
+        self.count(question, workload, |metrics, labels| metrics.took(labels, took));
+        let answer = asked.map_err(|error| error.to_string()).and_then(|answer| {
+            answer.relay(&question.query, question.limit).map_err(|error| error.to_string())
+        });
+        let result = answer.as_ref().map_or_else(String::as_str, |_| "forwarded");
+        self.log(question, Some(workload), result, 0);
+        answer.unwrap_or_else(|_| {
+            self.count(question, workload, DnsMetrics::failed);
+            answer::error(&question.query, Rcode::SERVFAIL)
+        })
+    }
+
+    /// What the mesh says.
+    fn known(&self, question: &Question, workload: &Workload) -> Option<Vec<u8>> {
+        let (settings, dns) = (&self.pod.node.settings, self.pod.node.settings.dns.as_ref()?);
+        let (family, host) = (question.query.family()?, question.query.host()?);
+        let asker = Asker {
+            namespace: workload.namespace(),
+            network: workload.network(),
+            domain: &dns.domain,
+            preferred_namespace: dns.preferred_namespace.as_deref(),
+            ipv6: settings.ipv6,
+        };
+        let mut found = lookup::find(&self.pod.node.mesh, &asker, &host, family)?;
+        found.addresses.shuffle(&mut *self.shard.rng.borrow_mut());
+        self.log(question, Some(workload), "answered", found.addresses.len());
+        Some(answer::found(&question.query, &host, &found, question.limit))
+    }
+
+    fn too_many(&self, question: &Question) -> Vec<u8> {
+        self.log(question, None, "too many questions wait", 0);
+        answer::error(&question.query, Rcode::SERVFAIL)
+    }
+
+    fn count(&self, question: &Question, workload: &Workload, what: impl FnOnce(&DnsMetrics, &Asked<'_>)) {
+        let (kind, transport) = (question.query.kind(), question.transport);
+        let (service, revision) = (workload.canonical_name(), workload.canonical_revision());
+        what(&self.pod.node.metrics.dns, &Asked { kind: &kind, transport, service, revision });
+    }
+
+    /// The line of contract/controlplane.md section 6 for a question.
+    fn log(&self, question: &Question, workload: Option<&Workload>, result: &str, endpoints: usize) {
+        if tracing::enabled!(target: "dns", tracing::Level::DEBUG) {
+            let info = &self.pod.info;
+            let (query, domain) = (question.query.question.qtype(), question.query.question.qname());
+            let pod = workload.map_or(info.name.as_str(), Workload::name);
+            tracing::event!(
+                target: "dns",
+                tracing::Level::DEBUG,
+                src.workload = pod,
+                src.namespace = info.namespace,
+                %query,
+                %domain,
+                result,
+                endpoints,
+            );
+        }
+    }
+
+    fn failed(&self, error: &io::Error) {
+        tracing::error!(target: "dns", uid = &*self.pod.uid, %error, "cannot watch a socket of the DNS proxy");
+    }
+}

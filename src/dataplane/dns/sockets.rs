@@ -1,0 +1,112 @@
+//! Where a pod's DNS proxy listens.
+
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket},
+};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::{dataplane::dns::DnsSettings, dataplane::pod::Pod, protocols::config::DnsAddr};
+
+/// A port that nobody asks from (discard).
+const NOBODY: u16 = 9;
+/// Connections that wait for a listener.
+const BACKLOG: i32 = 128;
+
+/// The sockets of one pod: a UDP and a TCP one of each address.
+#[derive(Debug)]
+pub struct Sockets {
+    /// For datagrams.
+    pub datagrams: Vec<UdpSocket>,
+    /// For connections.
+    pub listeners: Vec<TcpListener>,
+}
+
+// === impl Sockets ===
+
+impl Sockets {
+    /// Those of `pod`: the ones it has already, or new ones.
+    ///
+    /// # Errors
+    /// An address cannot be listened on; it is named.
+    pub fn of(pod: &Pod) -> Result<Self, String> {
+        let mut held = pod.dns.sockets.lock();
+        let sockets = match &mut *held {
+            Some(held) => held,
+            None => held.insert(Self::bind(pod)?),
+        };
+        sockets.try_clone().map_err(|error| format!("cannot share the sockets of the DNS proxy: {error}"))
+    }
+
+    fn bind(pod: &Pod) -> Result<Self, String> {
+        let Some(settings) = &pod.node.settings.dns else { return Err("the DNS proxy is off".into()) };
+        let mut sockets = Self { datagrams: Vec::new(), listeners: Vec::new() };
+        for addr in addresses(settings, pod.node.settings.ipv6) {
+            let bound = pod.netns.enter(|| open(addr, pod.node.settings.reuse_port)).and_then(|bound| bound);
+            match bound {
+                Ok((datagrams, listener)) => {
+                    sockets.datagrams.push(datagrams);
+                    sockets.listeners.push(listener);
+                }
+                // A pod may be without IPv6 on a node that has it.
+                Err(error) if !sockets.datagrams.is_empty() && addr.is_ipv6() && is_unknown(&error) => {}
+                Err(error) => return Err(format!("cannot answer DNS on {addr} in the pod: {error}")),
+            }
+        }
+        Ok(sockets)
+    }
+
+    /// Keeps further datagrams from these sockets, which answers under way go on being sent by. Closing them would not do:
+    /// tasks hold them, and the kernel would go on giving them their share of what is asked on this port.
+    pub(super) fn retire(self) {
+        for socket in &self.datagrams {
+            let nobody = match socket.local_addr() {
+                Ok(SocketAddr::V6(_)) => SocketAddr::from((Ipv6Addr::LOCALHOST, NOBODY)),
+                _ => SocketAddr::from((Ipv4Addr::LOCALHOST, NOBODY)),
+            };
+            if let Err(error) = socket.connect(nobody) {
+                tracing::warn!(target: "dns", %error, "a socket that is given up may still be asked");
+            }
+        }
+    }
+
+    fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self {
+            datagrams: self.datagrams.iter().map(UdpSocket::try_clone).collect::<Result<_, _>>()?,
+            listeners: self.listeners.iter().map(TcpListener::try_clone).collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+fn addresses(settings: &DnsSettings, ipv6: bool) -> Vec<SocketAddr> {
+    match settings.address {
+        DnsAddr::Ip(addr) => vec![addr],
+        DnsAddr::Localhost(port) => {
+            let v6 = ipv6.then(|| SocketAddr::from((Ipv6Addr::LOCALHOST, port)));
+            [SocketAddr::from((Ipv4Addr::LOCALHOST, port))].into_iter().chain(v6).collect()
+        }
+    }
+}
+
+fn open(addr: SocketAddr, reuse_port: bool) -> io::Result<(UdpSocket, TcpListener)> {
+    let make = |kind: Type, protocol| {
+        let socket = Socket::new(Domain::for_address(addr), kind.nonblocking(), Some(protocol))?;
+        if reuse_port {
+            socket.set_reuse_port(true)?;
+        }
+        io::Result::Ok(socket)
+    };
+    let datagrams = make(Type::DGRAM, Protocol::UDP)?;
+    datagrams.bind(&addr.into())?;
+    let listener = make(Type::STREAM, Protocol::TCP)?;
+    listener.set_reuse_address(true)?;
+    listener.set_tcp_nodelay(true)?;
+    listener.bind(&addr.into())?;
+    listener.listen(BACKLOG)?;
+    Ok((datagrams.into(), listener.into()))
+}
+
+fn is_unknown(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
+}

@@ -1,0 +1,271 @@
+//! Sets of live connections that can be listed, cut, and waited for.
+//!
+//! A connection is a task, not an actor: it costs its set one allocation and one lock that only its own shard takes.
+//! Whoever owns the set can walk it (policy), cut it (policy, drain deadline) and wait until it is empty (drain).
+
+use std::{
+    fmt,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU16, Ordering},
+    },
+    task::{Context, Poll, Waker},
+};
+
+use atomic_waker::AtomicWaker;
+use parking_lot::Mutex;
+use pin_project_lite::pin_project;
+use slab::Slab;
+use tokio::sync::Notify;
+
+/// Why a connection was cut. The number belongs to the user of the set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct CutReason(pub u8);
+
+/// The set does not admit connections (it drains).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("no new connection is admitted")]
+pub struct Closed;
+
+/// Live connections and what is known of each. Clones are the same set.
+pub struct ConnSet<T>(Arc<[Arc<Lane<T>>]>);
+
+/// A connection in a set.
+///
+/// [`ConnSet::admit`] gives the owner: dropping it takes the connection out of the set. Clones, and what
+/// [`ConnSet::for_each`] shows, are handles: they do not keep the connection in the set.
+pub struct Conn<T> {
+    entry: Arc<Entry<T>>,
+    owner: bool,
+}
+
+pin_project! {
+    /// A future that ends early when its connection is cut; see [`Conn::guard`].
+    #[must_use = "futures do nothing unless polled"]
+    pub struct Guarded<'a, F> {
+        #[pin]
+        future: Option<F>,
+        cut: &'a Cut,
+        registered: Option<Waker>,
+    }
+}
+
+/// One shard's part of a set. Aligned, so that shards do not share cache lines.
+#[repr(align(128))]
+struct Lane<T> {
+    members: Mutex<Members<T>>,
+    emptied: Notify,
+}
+
+struct Members<T> {
+    open: bool,
+    conns: Slab<Arc<Entry<T>>>,
+}
+
+struct Entry<T> {
+    info: T,
+    cut: Cut,
+    lane: Arc<Lane<T>>,
+    key: usize,
+}
+
+/// Set once, by whoever cuts first.
+struct Cut {
+    /// 0, or the reason plus one.
+    reason: AtomicU16,
+    waker: AtomicWaker,
+}
+
+// === impl ConnSet ===
+
+impl<T> Clone for ConnSet<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<T: Send + Sync + 'static> ConnSet<T> {
+    /// An open, empty set. `lanes`: one for each shard, at least one.
+    pub fn new(lanes: usize) -> Self {
+        let lane = || {
+            let members = Mutex::new(Members { open: true, conns: Slab::new() });
+            Arc::new(Lane { members, emptied: Notify::new() })
+        };
+        Self((0..lanes.max(1)).map(|_| lane()).collect())
+    }
+
+    /// Takes a connection in. `lane`: the caller's shard (taken modulo the number of lanes).
+    ///
+    /// # Errors
+    /// [`Closed`] after [`ConnSet::close_admission`].
+    pub fn admit(&self, lane: usize, info: T) -> Result<Conn<T>, Closed> {
+        let lane = self.0.get(lane % self.0.len()).ok_or(Closed)?;
+        let mut members = lane.members.lock();
+        if !members.open {
+            return Err(Closed);
+        }
+        let vacant = members.conns.vacant_entry();
+        let cut = Cut { reason: AtomicU16::new(0), waker: AtomicWaker::new() };
+        let entry = Arc::new(Entry { info, cut, lane: lane.clone(), key: vacant.key() });
+        vacant.insert(entry.clone());
+        Ok(Conn { entry, owner: true })
+    }
+
+    /// How many connections are live.
+    pub fn len(&self) -> usize {
+        self.0.iter().map(|lane| lane.members.lock().conns.len()).sum()
+    }
+
+    /// Whether no connection is live.
+    pub fn is_empty(&self) -> bool {
+        self.0.iter().all(|lane| lane.members.lock().conns.is_empty())
+    }
+
+    /// Shows every connection to `f`, lane by lane. No lock is held meanwhile: a connection may have ended since.
+    pub fn for_each(&self, mut f: impl FnMut(&Conn<T>)) {
+        for lane in self.0.iter() {
+            let handle = |(_, entry): (usize, &Arc<Entry<T>>)| Conn { entry: entry.clone(), owner: false };
+            let conns: Vec<Conn<T>> = lane.members.lock().conns.iter().map(handle).collect();
+            conns.iter().for_each(&mut f);
+        }
+    }
+
+    /// Admits no more; live connections go on.
+    pub fn close_admission(&self) {
+        self.set_open(false);
+    }
+
+    /// Admits again.
+    pub fn reopen(&self) {
+        self.set_open(true);
+    }
+
+    /// Cuts every live connection. Admission stays as it is.
+    pub fn cut_all(&self, why: CutReason) {
+        self.for_each(|conn| conn.cut(why));
+    }
+
+    /// Resolves when no connection is left (at once if none is). Close admission first, or it may never be.
+    pub async fn emptied(&self) {
+        while !self.is_empty() {
+            for lane in self.0.iter() {
+                let emptied = lane.emptied.notified();
+                if !lane.members.lock().conns.is_empty() {
+                    emptied.await;
+                }
+            }
+        }
+    }
+
+    fn set_open(&self, open: bool) {
+        for lane in self.0.iter() {
+            lane.members.lock().open = open;
+        }
+    }
+}
+
+impl<T> fmt::Debug for ConnSet<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConnSet").field("lanes", &self.0.len()).finish_non_exhaustive()
+    }
+}
+
+// === impl Conn ===
+
+impl<T> Conn<T> {
+    /// What was said of the connection when it was admitted.
+    pub fn info(&self) -> &T {
+        &self.entry.info
+    }
+
+    /// Cuts the connection: its guarded future ends with `why`. The first reason stays.
+    pub fn cut(&self, why: CutReason) {
+        let cut = &self.entry.cut;
+        let code = u16::from(why.0) + 1;
+        if cut.reason.compare_exchange(0, code, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+            cut.waker.wake();
+        }
+    }
+
+    /// Why it was cut, if it was.
+    pub fn cut_reason(&self) -> Option<CutReason> {
+        self.entry.cut.reason()
+    }
+
+    /// Runs `future` until the connection is cut; then drops it and gives the reason.
+    ///
+    /// One guarded future of a connection is polled at a time, as only one can be woken by the cut. A poll costs one
+    /// atomic load more than without the guard.
+    pub fn guard<F: Future>(&self, future: F) -> Guarded<'_, F> {
+        Guarded { future: Some(future), cut: &self.entry.cut, registered: None }
+    }
+}
+
+impl<T> Clone for Conn<T> {
+    /// A handle: it does not keep the connection in its set.
+    fn clone(&self) -> Self {
+        Self { entry: self.entry.clone(), owner: false }
+    }
+}
+
+impl<T> Drop for Conn<T> {
+    fn drop(&mut self) {
+        if !self.owner {
+            return;
+        }
+        let lane = &self.entry.lane;
+        let mut members = lane.members.lock();
+        let removed = members.conns.try_remove(self.entry.key);
+        let empty = members.conns.is_empty();
+        drop(members);
+        drop(removed);
+        if empty {
+            lane.emptied.notify_waiters();
+        }
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Conn<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Conn")
+            .field("info", self.info())
+            .field("cut", &self.cut_reason())
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl Cut ===
+
+impl Cut {
+    fn reason(&self) -> Option<CutReason> {
+        let code = self.reason.load(Ordering::Acquire).checked_sub(1)?;
+        u8::try_from(code).ok().map(CutReason)
+    }
+}
+
+// === impl Guarded ===
+
+impl<F: Future> Future for Guarded<'_, F> {
+    type Output = Result<F::Output, CutReason>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        // Register before looking, or a cut in between would wake nobody.
+        if !this.registered.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            this.cut.waker.register(cx.waker());
+            *this.registered = Some(cx.waker().clone());
+        }
+        if let Some(why) = this.cut.reason() {
+            this.future.set(None);
+            return Poll::Ready(Err(why));
+        }
+        match this.future.as_mut().as_pin_mut() {
+            Some(future) => future.poll(cx).map(Ok),
+            None => Poll::Pending, // polled after it was cut: there is nothing to wait for
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

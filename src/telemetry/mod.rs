@@ -1,0 +1,22 @@
+//! Metrics, access log, logging, and what is exported of all that.
+
+pub mod access;
+pub mod census;
+pub mod counters;
+pub mod dns;
+pub mod export;
+pub mod filter;
+pub mod line;
+pub mod load;
+pub mod log;
+pub mod metrics;
+pub mod openmetrics;
+mod otlp;
+pub mod panics;
+mod process;
+pub mod queue;
+pub mod shards;
+#[cfg(test)]
+mod tests;
+pub mod trace;
+pub mod traffic;
