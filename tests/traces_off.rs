@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use warren::telemetry::{
     line::LogFormat,
     log::Logging,
-    trace::span::{self, Connection, Kind, Spans, Step},
+    trace::span::{self, Connection, SpanKind, Spans, Step},
 };
 
 #[derive(Clone, Default)]
@@ -32,7 +32,7 @@ async fn without_traces_nobody_asks_for_their_spans() {
     let (dispatch, logging) = Logging::to(log.clone(), LogFormat::Plain, "debug".parse().unwrap()).unwrap();
     tracing::dispatcher::set_global_default(dispatch).unwrap();
     assert!(!span::is_on());
-    let step = Step::new("policy", Kind::Internal);
+    let step = Step::new("policy", SpanKind::Internal);
     assert!(step.span().is_disabled() && step.trace_parent().is_none());
     step.describe(|_| panic!("there is nothing to describe"));
     let work = async {

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use super::{
     admin::readiness::{Readiness, ReadyTask, STATE_MANAGER, WORKLOAD_PROXY_MANAGER},
     control::{xds::XdsStatus, zds::ZdsStatus},
-    pods::trouble::{self, Named, Reason, Troubles},
+    pods::unhealthy::{self, Named, Reason, UnhealthyPods},
     quarantine::Quarantine,
     settings::HUNG_AFTER,
 };
@@ -26,7 +26,7 @@ const INPUTS: [&str; 4] = ["resource", "pod", "peer", "identity"];
 pub struct Health {
     xds: Option<watch::Receiver<XdsStatus>>,
     zds: watch::Receiver<ZdsStatus>,
-    troubles: watch::Receiver<BTreeMap<Arc<str>, Named>>,
+    unhealthy: watch::Receiver<BTreeMap<Arc<str>, Named>>,
     quarantine: Quarantine,
     /// Opens once the first state of the mesh is complete.
     gate: Arc<watch::Sender<bool>>,
@@ -50,7 +50,7 @@ impl Health {
     /// Follows the discovery stream, if there is one, the hand-over of pods, and the pods that fell out of the mesh.
     pub fn new(
         xds: Option<watch::Receiver<XdsStatus>>,
-        (zds, troubles, quarantine): (watch::Receiver<ZdsStatus>, &Troubles, &Quarantine),
+        (zds, unhealthy, quarantine): (watch::Receiver<ZdsStatus>, &UnhealthyPods, &Quarantine),
         gate: watch::Sender<bool>,
         readiness: &Readiness,
         metrics: &Arc<Metrics>,
@@ -58,7 +58,7 @@ impl Health {
         Self {
             xds,
             zds,
-            troubles: troubles.now(),
+            unhealthy: unhealthy.now(),
             quarantine: quarantine.clone(),
             gate: Arc::new(gate),
             metrics: metrics.clone(),
@@ -95,7 +95,7 @@ impl Health {
             quarantine.borrow_and_update();
             self.show_quarantine();
             let pods = async { self.zds.changed().await };
-            let troubles = async { self.troubles.changed().await };
+            let unhealthy = async { self.unhealthy.changed().await };
             let stream = async {
                 match &mut self.xds {
                     Some(xds) => xds.changed().await,
@@ -104,7 +104,7 @@ impl Health {
             };
             let alive = tokio::select! {
                 changed = pods => changed,
-                changed = troubles => changed,
+                changed = unhealthy => changed,
                 changed = quarantine.changed() => changed,
                 changed = stream => changed,
             };
@@ -137,10 +137,10 @@ impl Health {
 
     /// A pod that fell out of the mesh is named, and does not take the node's readiness along: the others are served.
     fn show_troubles(&mut self) {
-        let troubles = self.troubles.borrow_and_update();
-        self.readiness.note(&trouble::describe(&troubles));
+        let unhealthy = self.unhealthy.borrow_and_update();
+        self.readiness.note(&unhealthy::describe(&unhealthy));
         for reason in Reason::ALL {
-            let pods = troubles.values().filter(|named| named.reason() == reason).count();
+            let pods = unhealthy.values().filter(|named| named.reason() == reason).count();
             self.metrics.pods.unhealthy(reason.as_str(), pods as u64);
         }
     }

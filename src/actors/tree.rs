@@ -26,14 +26,14 @@ use super::{
         zds::Zds,
     },
     health::Health,
-    pods::{Pods, trouble::Troubles},
+    pods::{Pods, unhealthy::UnhealthyPods},
     quarantine::Quarantine,
     settings,
 };
 use crate::{
     dataplane::{
         node::{Node, Suspects},
-        pod_directory::Neighbours,
+        pod_directory::PodDirectory,
     },
     protocols::{
         config::{Config, ProxyMode},
@@ -45,11 +45,11 @@ use crate::{
     sys::{netns::NetNs, socket::wildcard},
     telemetry::{
         self,
-        census::Census,
         load::ActorLoads,
         log::Logging,
         metrics::{Metrics, Termination},
         shards::ShardLoads,
+        state_gauge::StateGauge,
         trace::{outage::Outages, span::trace_of},
     },
 };
@@ -195,7 +195,7 @@ fn parts(
     metrics.register(ActorLoads::new(seen.clone())?)?;
     let tree = seen.clone();
     let aside = move || tree.get().map(TreeHandle::quarantined_by_kind).unwrap_or_default();
-    metrics.register(Census::of_quarantined_actors(aside)?)?;
+    metrics.register(StateGauge::of_quarantined_actors(aside)?)?;
     let mesh = Mesh::new(LocalNode {
         network: config.node.network.clone(),
         node: config.node.node_name.clone(),
@@ -215,8 +215,8 @@ fn parts(
         shards: shards.clone(),
         home: NetNs::current().map_err(BootError::Namespace)?,
         suspects: Suspects::default(),
-        neighbours: Neighbours::default(),
-        troubles: Troubles::default(),
+        directory: PodDirectory::default(),
+        unhealthy: UnhealthyPods::default(),
         quarantine: quarantine.clone(),
         settings: settings::data_plane(config),
     });
@@ -224,7 +224,7 @@ fn parts(
     let zds = Zds::new(PathBuf::from(&config.inpod.uds), open);
     let health = Health::new(
         xds.as_ref().map(Xds::state),
-        (zds.status(), &node.troubles, &quarantine),
+        (zds.status(), &node.unhealthy, &quarantine),
         gate,
         readiness,
         &metrics,
@@ -239,9 +239,10 @@ fn parts(
 /// Has certificates and pods counted by their states.
 fn count(metrics: &Metrics, certs: &Certs, pods: &Pods, zds: &Zds) -> Result<(), BootError> {
     let certs = certs.clone();
-    metrics.register(Census::of_certificates(move || certs.by_state())?)?;
+    metrics.register(StateGauge::of_certificates(move || certs.by_state())?)?;
     let (pods, hand_over) = (pods.clone(), zds.status());
-    metrics.register(Census::of_pods(move || pods.by_state(hand_over.borrow().session.counts.pending))?)?;
+    metrics
+        .register(StateGauge::of_pods(move || pods.by_state(hand_over.borrow().session.counts.pending))?)?;
     Ok(())
 }
 

@@ -15,12 +15,12 @@ use tokio::{
 
 use super::{
     connection, inbound,
-    listener::Kind,
+    listener::ListenerKind,
     outbound, plaintext,
     pod::{Arriving, Pod},
     tunnel::pool::PodPool,
 };
-use crate::{runtime::shard::Shard, sys::pacing::Reach};
+use crate::{runtime::shard::Shard, sys::pacing::PathScope};
 
 /// Pause after the process or the kernel ran out of something an accept needs.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
@@ -30,12 +30,12 @@ const LEFT_OVER: u32 = 2048;
 const BURST: u32 = 8;
 
 /// Counts an accept loop while it lives.
-struct Accepting(Arc<Pod>, Kind);
+struct Accepting(Arc<Pod>, ListenerKind);
 
 // === impl Accepting ===
 
 impl Accepting {
-    fn new(pod: &Arc<Pod>, kind: Kind) -> Self {
+    fn new(pod: &Arc<Pod>, kind: ListenerKind) -> Self {
         pod.accept_loops.begin(kind);
         Self(pod.clone(), kind)
     }
@@ -50,14 +50,14 @@ impl Drop for Accepting {
 
 /// Accepts on this shard until the pod drains or the socket fails. What the kernel has accepted before a drain is served
 /// still: nobody else can, it would be reset.
-pub async fn accept(shard: Shard, pod: Arc<Pod>, kind: Kind, listener: StdListener) {
+pub async fn accept(shard: Shard, pod: Arc<Pod>, kind: ListenerKind, listener: StdListener) {
     let listener = match TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(target: "capture", %error, "cannot watch the listener"),
     };
     let _counted = Accepting::new(&pod, kind);
     // Held, so that its lane stays.
-    let _course = PodPool::of(&pod, &shard).course(&pod, &shard, kind);
+    let _spawner = PodPool::of(&pod, &shard).spawner(&pod, &shard, kind);
     let mut draining = pod.draining.subscribe();
     let mut left = LEFT_OVER;
     loop {
@@ -95,16 +95,16 @@ pub async fn accept(shard: Shard, pod: Arc<Pod>, kind: Kind, listener: StdListen
 }
 
 /// Begins what was accepted on the shard that it is best on, before a byte of it is read.
-fn begin(shard: &Shard, pod: &Arc<Pod>, kind: Kind, (stream, peer): (TcpStream, SocketAddr)) {
-    if kind != Kind::Outbound
-        && let Some(reach) = pod.unpaced(Reach::Network)
+fn begin(shard: &Shard, pod: &Arc<Pod>, kind: ListenerKind, (stream, peer): (TcpStream, SocketAddr)) {
+    if kind != ListenerKind::Outbound
+        && let Some(scope) = pod.unpaced(PathScope::Network)
     {
-        reach.settle(&stream, pod.node.settings.unpaced_rtt);
+        scope.settle(&stream, pod.node.settings.unpaced_rtt);
     }
     let to = match kind {
         // A tunnel stays for long and carries many streams.
-        Kind::Inbound => shard.shards.balance().tunnel(shard.index()),
-        Kind::Outbound | Kind::Plaintext => shard.shards.balance().connection(shard.index()),
+        ListenerKind::Inbound => shard.shards.balance().tunnel(shard.index()),
+        ListenerKind::Outbound | ListenerKind::Plaintext => shard.shards.balance().connection(shard.index()),
     };
     let pod = pod.arriving();
     if to == shard.index() {
@@ -123,13 +123,17 @@ fn refuse(pod: &Pod, peer: SocketAddr, error: &io::Error) {
     tracing::warn!(target: "capture", uid = &*pod.uid, %peer, %error, "connection refused");
 }
 
-fn serve(shard: &Shard, arriving: Arriving, kind: Kind, (stream, peer): (TcpStream, SocketAddr)) {
+fn serve(shard: &Shard, arriving: Arriving, kind: ListenerKind, (stream, peer): (TcpStream, SocketAddr)) {
     let (pod, local) = (arriving.clone(), shard.clone());
-    let course = || PodPool::of(&pod, shard).course(&pod, shard, kind);
+    let spawner = || PodPool::of(&pod, shard).spawner(&pod, shard, kind);
     match kind {
-        Kind::Outbound => course().begin(kind.name(), outbound::serve(arriving, local, stream, peer)),
-        Kind::Plaintext => course().begin(kind.name(), plaintext::serve(arriving, local, stream, peer)),
-        Kind::Inbound => {
+        ListenerKind::Outbound => {
+            spawner().begin(kind.name(), outbound::serve(arriving, local, stream, peer))
+        }
+        ListenerKind::Plaintext => {
+            spawner().begin(kind.name(), plaintext::serve(arriving, local, stream, peer))
+        }
+        ListenerKind::Inbound => {
             connection::spawn(shard, &pod, "tunnel", inbound::serve(arriving, local, stream, peer))
         }
     }

@@ -23,36 +23,36 @@ use crate::{
         relay::{Meter, Relay, relay_by},
     },
     runtime::{
-        fair_queue::{Crowd, Lane},
+        fair_queue::{Backlog, FairQueue},
         shard::{Shard, watched},
     },
     sys::{
-        pacing::Reach,
+        pacing::PathScope,
         socket::{self, AppSide},
         splice::Splice,
     },
-    telemetry::trace::span::{self, Kind, Step},
+    telemetry::trace::span::{self, SpanKind, Step},
 };
 
 /// Where connections go on. A panic costs that connection only: it is counted and logged with its place.
-pub struct Course {
-    lane: Lane,
+pub struct ConnSpawner {
+    fair_queue: FairQueue,
     pod: Arc<Pod>,
     shard: usize,
 }
 
 // === impl Course ===
 
-impl Course {
-    /// A lane of `shard` for connections of `pod`, part of `crowd`.
-    pub fn new(shard: &Shard, pod: &Arc<Pod>, crowd: Crowd) -> Self {
-        Self { lane: shard.lane(crowd), pod: pod.clone(), shard: shard.index() }
+impl ConnSpawner {
+    /// A lane of `shard` for connections of `pod`, part of `backlog`.
+    pub fn new(shard: &Shard, pod: &Arc<Pod>, backlog: Backlog) -> Self {
+        Self { fair_queue: shard.fair_queue(backlog), pod: pod.clone(), shard: shard.index() }
     }
 
     /// Begins a connection.
     pub fn begin(&self, kind: &'static str, work: impl Future<Output = ()> + 'static) {
         let (pod, shard) = (self.pod.clone(), self.shard);
-        self.lane.put(watched(kind, work, move |message| pod.task_panicked(kind, shard, &message)));
+        self.fair_queue.put(watched(kind, work, move |message| pod.task_panicked(kind, shard, &message)));
     }
 }
 
@@ -63,7 +63,7 @@ pub fn spawn(shard: &Shard, pod: &Arc<Pod>, kind: &'static str, work: impl Futur
 }
 
 /// Relays between two connections that are carried as they are.
-pub fn plainly<'a, M: Meter>(
+pub fn relay_plain<'a, M: Meter>(
     shard: &'a Shard,
     sides: (AppSide, AppSide),
     meter: &'a M,
@@ -76,7 +76,7 @@ pub fn plainly<'a, M: Meter>(
 /// # Errors
 /// The denial.
 pub async fn authorize(pod: &Pod, info: &ConnInfo) -> Result<(), Denial> {
-    let step = Step::new("policy", Kind::Internal);
+    let step = Step::new("policy", SpanKind::Internal);
     let decided = step.within(decide(pod, info)).await;
     step.describe(|span| _ = span.result("DENY", &decided));
     decided
@@ -102,8 +102,8 @@ async fn decide(pod: &Pod, info: &ConnInfo) -> Result<(), Denial> {
 /// # Errors
 /// As [`dial::connect`].
 pub async fn connect_app(pod: &Pod, to: SocketAddr, source: Option<IpAddr>) -> Result<TcpStream, DialError> {
-    let step = Step::new("application connect", Kind::Client);
-    let connected = step.within(dial::connect(pod, to, source, Reach::Host)).await;
+    let step = Step::new("application connect", SpanKind::Client);
+    let connected = step.within(dial::connect(pod, to, source, PathScope::Host)).await;
     step.describe(|span| _ = span.addr(span::PEER, to).result("connect", &connected));
     drop(step);
     if let Ok(stream) = &connected
@@ -172,7 +172,7 @@ pub fn cut_outcome(why: crate::runtime::conns::CutReason) -> Outcome {
 ///
 /// # Errors
 /// The connection is reset already.
-pub fn ends(stream: &TcpStream, peer: SocketAddr) -> io::Result<(ClientAddr, SocketAddr)> {
+pub fn tunnel_addrs(stream: &TcpStream, peer: SocketAddr) -> io::Result<(ClientAddr, SocketAddr)> {
     Ok((ClientAddr::new(peer), canonical(stream.local_addr()?)))
 }
 
@@ -180,7 +180,7 @@ pub fn ends(stream: &TcpStream, peer: SocketAddr) -> io::Result<(ClientAddr, Soc
 ///
 /// # Errors
 /// The connection is reset already.
-pub fn captured(stream: &tokio::net::TcpStream, peer: SocketAddr) -> io::Result<(ClientAddr, OrigDst)> {
+pub fn capture_addrs(stream: &tokio::net::TcpStream, peer: SocketAddr) -> io::Result<(ClientAddr, OrigDst)> {
     let client = ClientAddr::new(peer);
     // Asked first: where there is an answer, the socket's own address is of no interest.
     let dst = match socket::original_dst(stream, client.ip().is_ipv4()) {
@@ -195,8 +195,8 @@ mod tests {
     use std::{future::Future, net::SocketAddr};
 
     use super::*;
-    use crate::dataplane::{inbound, outbound, plaintext};
     use crate::dataplane::pod::Arriving;
+    use crate::dataplane::{inbound, outbound, plaintext};
 
     type Serve<F> = fn(Arriving, Shard, TcpStream, SocketAddr) -> F;
 

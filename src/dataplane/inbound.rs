@@ -11,10 +11,10 @@ use tokio::{
 };
 
 use super::{
-    connection::Course,
+    connection::ConnSpawner,
     node::PoolSettings,
     pod::{Arriving, ConnInfo, Pod},
-    report::{Facts, Report},
+    report::{ConnMeta, ConnReport},
 };
 use crate::{
     protocols::{
@@ -34,7 +34,7 @@ use crate::{
         route::{Inbound, InboundHbone, inbound_hbone, inbound_service},
         tls::{handshake, peer_identity, stream::TlsStream},
     },
-    runtime::{balancer::Counted, conns::Conn, fair_queue::Crowd, shard::Shard},
+    runtime::{balancer::LoadGuard, conns::Conn, fair_queue::Backlog, shard::Shard},
     sys::socket::AppSide,
     telemetry::{
         access,
@@ -56,7 +56,7 @@ struct Tunnel {
 /// Serves a connection accepted on 15008 until its peer closes it or the pod is gone.
 pub async fn serve(arriving: Arriving, shard: Shard, stream: TcpStream, peer: SocketAddr) {
     let pod = &*arriving;
-    let Ok((client, dst)) = super::connection::ends(&stream, peer) else { return };
+    let Ok((client, dst)) = super::connection::tunnel_addrs(&stream, peer) else { return };
     let _counted = (shard.count_tunnel(), pod.node.metrics.socket(Reporter::Destination));
     if pod.peers.len() >= MAX_TUNNELS {
         let outcome =
@@ -119,8 +119,8 @@ async fn streams(
 ) {
     let pings = connection.ping_pong();
     let mut draining = pod.draining.subscribe();
-    let crowd = Crowd::default();
-    let course = Course::new(shard, pod, crowd.clone());
+    let backlog = Backlog::default();
+    let spawner = ConnSpawner::new(shard, pod, backlog.clone());
     let work = async {
         let mut alive = std::pin::pin!(answers(&pod.node.settings.pool, pings));
         let mut told = false;
@@ -130,7 +130,7 @@ async fn streams(
                 accepted = connection.accept() => match accepted {
                     Some(Ok((request, respond))) => {
                         let work = stream(pod.clone(), shard.clone(), tunnel.clone(), request, respond);
-                        course.begin("inbound", work);
+                        spawner.begin("inbound", work);
                     }
                     Some(Err(error)) => {
                         let client = tunnel.client.addr();
@@ -148,8 +148,8 @@ async fn streams(
         }
     };
     // A broken connection ends its streams, which say so.
-    let mut patience = crowd.patience();
-    let _ = flush.drive_behind(|| patience.waits(), work).await;
+    let mut flush_delay = backlog.flush_delay();
+    let _ = flush.drive_behind(|| flush_delay.waits(), work).await;
 }
 
 /// Ends when the peer has not answered a PING in time.
@@ -178,8 +178,8 @@ struct Inbounds<'a> {
 /// A stream whose application is reached.
 struct Open {
     conn: Conn<ConnInfo>,
-    counted: Counted,
-    report: Box<Report>,
+    counted: LoadGuard,
+    report: Box<ConnReport>,
     peer: StreamSide,
     app: TcpStream,
 }
@@ -296,9 +296,9 @@ impl Inbounds<'_> {
         workload: Arc<Workload>,
         inbound: Inbound,
         respond: &mut SendResponse<Bytes>,
-    ) -> Option<(Box<Report>, TcpStream, SendStream<Bytes>)> {
+    ) -> Option<(Box<ConnReport>, TcpStream, SendStream<Bytes>)> {
         let answer = self.pod.baggage(&workload);
-        let report = Report::open(self.pod, conn, self.tunnel.dst, self.facts(workload, &inbound));
+        let report = ConnReport::open(self.pod, conn, self.tunnel.dst, self.meta(workload, &inbound));
         let failed = |outcome: Outcome| {
             report.end(outcome);
             None
@@ -326,7 +326,7 @@ impl Inbounds<'_> {
         if read { Baggage::parse(self.headers).map(Box::new) } else { None }
     }
 
-    fn facts(&self, workload: Arc<Workload>, inbound: &Inbound) -> Facts {
+    fn meta(&self, workload: Arc<Workload>, inbound: &Inbound) -> ConnMeta {
         let mesh = &self.pod.node.mesh;
         let own = &self.pod.node.settings.network;
         let elsewhere =
@@ -334,7 +334,7 @@ impl Inbounds<'_> {
         let source = if elsewhere { None } else { mesh.workload_by_ip(own, self.tunnel.client.ip()) };
         let named = self.connect.host.as_deref();
         let service = inbound.service.clone();
-        Facts {
+        ConnMeta {
             source_baggage: if source.is_none() { self.source_baggage() } else { None },
             source,
             source_identity: self.tunnel.identity.clone(),

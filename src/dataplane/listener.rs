@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Which traffic a listener captures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum ListenerKind {
     /// 15001.
     Outbound,
     /// 15008.
@@ -19,7 +19,7 @@ pub struct AcceptLoops([AtomicUsize; 3]);
 
 // === impl Kind ===
 
-impl Kind {
+impl ListenerKind {
     /// All, in the order they are bound.
     pub const ALL: [Self; 3] = [Self::Inbound, Self::Plaintext, Self::Outbound];
 
@@ -55,18 +55,18 @@ impl Kind {
 
 impl AcceptLoops {
     /// How many accept loops of this kind there are.
-    pub fn count(&self, kind: Kind) -> usize {
+    pub fn count(&self, kind: ListenerKind) -> usize {
         kind.pick(&self.0).load(Ordering::Acquire)
     }
 
     /// A loop of this kind begins.
-    pub fn begin(&self, kind: Kind) {
+    pub fn begin(&self, kind: ListenerKind) {
         kind.pick(&self.0).fetch_add(1, Ordering::Relaxed);
     }
 
     /// A loop of this kind has ended. Whoever sees that it has ended sees what it accepted as arriving, or where that
     /// has arrived.
-    pub fn end(&self, kind: Kind) {
+    pub fn end(&self, kind: ListenerKind) {
         kind.pick(&self.0).fetch_sub(1, Ordering::Release);
     }
 }

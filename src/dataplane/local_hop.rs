@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use super::{
     inbound::{announce, application},
     pod::{ConnInfo, Pod},
-    report::{Facts, Report},
+    report::{ConnMeta, ConnReport},
     tunnel::TunnelKey,
 };
 use crate::{
@@ -31,7 +31,7 @@ use crate::{
     runtime::{conns::Conn, shard::Shard},
     telemetry::{
         access,
-        trace::span::{Kind, Spans, Step},
+        trace::span::{SpanKind, Spans, Step},
     },
 };
 
@@ -42,10 +42,10 @@ const MAX_VERIFIED: usize = 1024;
 
 /// Pairs of pods whose certificates have been held against each other on this shard.
 #[derive(Default)]
-pub struct Verified(HashMap<(u64, u64, Sans), Seen>);
+pub struct VerifiedPairs(HashMap<(u64, u64, Sans), VerifiedPair>);
 
 /// What came of it. Certificates that have been replaced are verified anew.
-struct Seen {
+struct VerifiedPair {
     client: Weak<WorkloadCert>,
     server: Weak<WorkloadCert>,
     at: Instant,
@@ -53,7 +53,7 @@ struct Seen {
 }
 
 /// A hop that ends at a pod of this process.
-pub struct Join<'a> {
+pub struct LocalHop<'a> {
     there: Arc<Pod>,
     workload: Arc<Workload>,
     client: ClientAddr,
@@ -62,25 +62,25 @@ pub struct Join<'a> {
     to: SocketAddr,
     authority: &'a HboneAddr,
     /// What the client's side knows.
-    facts: &'a Facts,
+    meta: &'a ConnMeta,
 }
 
 /// The destination's half of a connection.
-pub struct Joined {
+pub struct LocalPeer {
     /// Its place in the destination's set.
     pub conn: Conn<ConnInfo>,
     /// What the destination's side says of it.
-    pub report: Box<Report>,
+    pub report: Box<ConnReport>,
     /// The application.
     pub app: TcpStream,
 }
 
 /// Counts what moves for both sides.
-pub struct Both<'a>(pub &'a Report, pub &'a Report);
+pub struct BothReports<'a>(pub &'a ConnReport, pub &'a ConnReport);
 
 // === impl Verified ===
 
-impl Verified {
+impl VerifiedPairs {
     /// Who the client is to the server, if each would accept the other in a handshake now.
     fn identity(&mut self, client: &Pod, server: &Pod, own: &Identity, key: &TunnelKey) -> Option<Identity> {
         let certs = &client.node.certs;
@@ -97,7 +97,7 @@ impl Verified {
         if self.0.len() >= MAX_VERIFIED {
             self.0.clear();
         }
-        let seen = Seen {
+        let seen = VerifiedPair {
             client: Arc::downgrade(&ours),
             server: Arc::downgrade(&theirs),
             at: Instant::now(),
@@ -110,7 +110,7 @@ impl Verified {
 
 // === impl Join ===
 
-impl<'a> Join<'a> {
+impl<'a> LocalHop<'a> {
     /// The hop of a connection of `pod` for which a tunnel to `key` would do, if it ends at a pod of this process and
     /// the two would accept each other. Whatever is missing or wrong shows in the tunnel that is taken then.
     pub fn find(
@@ -118,23 +118,23 @@ impl<'a> Join<'a> {
         shard: &Shard,
         client: ClientAddr,
         key: &TunnelKey,
-        facts: &'a Facts,
+        meta: &'a ConnMeta,
     ) -> Option<Self> {
         let node = &pod.node;
-        let (Some(source), Some(destination)) = (&facts.source, &facts.destination) else { return None };
-        let authority = facts.authority.as_ref()?;
+        let (Some(source), Some(destination)) = (&meta.source, &meta.destination) else { return None };
+        let authority = meta.authority.as_ref()?;
         let source = Source { workload: source, client: client.ip() };
         if !node.settings.options.local_join || !is_between_pods(&source, destination, key.to, authority) {
             return None;
         }
-        let there = node.neighbours.find(destination)?;
+        let there = node.directory.find(destination)?;
         let workload = there.workload_now().filter(|workload| workload.uid() == destination.uid())?;
         if !there.addresses.include(&there, key.to.ip()) {
             return None;
         }
         let own = there.identity(&workload).ok()?;
         let identity = shard.verified.borrow_mut().identity(pod, &there, &own, key)?;
-        Some(Self { there, workload, client, identity, to: key.to, authority, facts })
+        Some(Self { there, workload, client, identity, to: key.to, authority, meta })
     }
 
     /// The destination's half: its application, if its policies allow.
@@ -142,7 +142,11 @@ impl<'a> Join<'a> {
     /// # Errors
     /// How the connection ends for the client's side, and whether another endpoint may be tried, as if the
     /// destination's proxy had answered by a status.
-    pub async fn reach(self, shard: &Shard, near: &Conn<ConnInfo>) -> Result<Box<Joined>, (Outcome, bool)> {
+    pub async fn reach(
+        self,
+        shard: &Shard,
+        near: &Conn<ConnInfo>,
+    ) -> Result<Box<LocalPeer>, (Outcome, bool)> {
         let status = |status: u16| (Failure::Status(status).into(), status == 503);
         let settings = &self.there.node.settings;
         let request = InboundHbone {
@@ -168,10 +172,10 @@ impl<'a> Join<'a> {
         // Registered before policies are asked, so that a change in between is not missed.
         let conn = self.there.conns.admit(shard.index(), info).map_err(|_| status(401))?;
         // The destination's side has a span of its own, as if its proxy were another.
-        let step = Step::new("join", Kind::Client);
+        let step = Step::new("join", SpanKind::Client);
         let spans = Spans::new(tracing::Span::none(), "inbound", step.trace_parent());
         match conn.guard(spans.around(self.deliver(&conn, near, inbound))).await {
-            Ok(Ok((report, app))) => Ok(Box::new(Joined { conn, report, app })),
+            Ok(Ok((report, app))) => Ok(Box::new(LocalPeer { conn, report, app })),
             Ok(Err(refused)) => Err(status(refused)),
             Err(_) => Err((Failure::H2("the destination's side was cut".into()).into(), true)),
         }
@@ -182,8 +186,8 @@ impl<'a> Join<'a> {
         conn: &Conn<ConnInfo>,
         near: &Conn<ConnInfo>,
         inbound: Inbound,
-    ) -> Result<(Box<Report>, TcpStream), u16> {
-        let mut report = Report::open(&self.there, conn, self.to, self.their_facts(&inbound));
+    ) -> Result<(Box<ConnReport>, TcpStream), u16> {
+        let mut report = ConnReport::open(&self.there, conn, self.to, self.their_meta(&inbound));
         report.beside(near);
         let reached = async {
             let mut app = application(&self.there, conn.info(), &inbound).await?;
@@ -201,13 +205,13 @@ impl<'a> Join<'a> {
     }
 
     /// What the destination's proxy would learn.
-    fn their_facts(&self, inbound: &Inbound) -> Facts {
+    fn their_meta(&self, inbound: &Inbound) -> ConnMeta {
         let node = &self.there.node;
         let source = node.mesh.workload_by_ip(&node.settings.network, self.client.ip());
-        let named = self.facts.service.as_deref().map(Service::hostname);
+        let named = self.meta.service.as_deref().map(Service::hostname);
         let service = inbound.service.clone();
-        Facts {
-            source: source.or_else(|| self.facts.source.clone()),
+        ConnMeta {
+            source: source.or_else(|| self.meta.source.clone()),
             source_identity: Some(self.identity.clone()),
             service: service
                 .or_else(|| inbound_service(&node.mesh, &self.workload, named, inbound.target.port())),
@@ -215,12 +219,12 @@ impl<'a> Join<'a> {
             destination: Some(self.workload.clone()),
             authority: Some(self.authority.clone()),
             mtls: true,
-            ..Facts::default()
+            ..ConnMeta::default()
         }
     }
 }
 
-impl Meter for Both<'_> {
+impl Meter for BothReports<'_> {
     fn forward(&self, n: usize) {
         self.0.forward(n);
         self.1.forward(n);

@@ -3,7 +3,7 @@
 pub mod accept;
 pub mod connection;
 pub mod dns;
-pub mod early;
+pub mod early_data;
 pub mod inbound;
 pub mod listener;
 pub mod local_hop;

@@ -13,9 +13,9 @@ use std::{
 use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
 
-use super::{dns::DnsSettings, pod_directory::Neighbours};
+use super::{dns::DnsSettings, pod_directory::PodDirectory};
 use crate::{
-    actors::{control::certs::Certs, pods::trouble::Troubles, quarantine::Quarantine},
+    actors::{control::certs::Certs, pods::unhealthy::UnhealthyPods, quarantine::Quarantine},
     protocols::{hbone::Http2Settings, mesh::Mesh, route::IllegalPorts},
     runtime::shard::Shards,
     sys::{netns::NetNs, socket::Keepalive},
@@ -53,9 +53,9 @@ pub struct Node {
     /// Next hops that lately did not answer.
     pub suspects: Suspects,
     /// The pods served here, as destinations of each other.
-    pub neighbours: Neighbours,
+    pub directory: PodDirectory,
     /// Pods that have fallen out of the mesh.
-    pub troubles: Troubles,
+    pub unhealthy: UnhealthyPods,
     /// Input that crashed an actor.
     pub quarantine: Quarantine,
     /// Settings.

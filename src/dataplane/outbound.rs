@@ -9,10 +9,10 @@ use tokio::{
 };
 
 use super::{
-    early::Early,
-    local_hop::{Both, Join, Joined},
+    early_data::EarlyData,
+    local_hop::{BothReports, LocalHop, LocalPeer},
     pod::{Arriving, ConnInfo, Pod},
-    report::{Facts, Report, endpoint},
+    report::{ConnMeta, ConnReport, endpoint},
     tunnel::{
         TunnelKey, dial,
         pool::{Lease, PodPool},
@@ -35,22 +35,22 @@ use crate::{
         route::{self, Hop, Pick, Route, RouteError, Source, Upstream},
     },
     runtime::{
-        balancer::Counted,
+        balancer::LoadGuard,
         conns::{Conn, CutReason},
         shard::Shard,
     },
-    sys::{pacing::Reach, probe, socket::AppSide},
+    sys::{pacing::PathScope, probe, socket::AppSide},
     telemetry::{
         access,
         metrics::Held,
-        trace::span::{self, Kind, Spans, Step},
+        trace::span::{self, SpanKind, Spans, Step},
     },
 };
 
 /// Endpoints tried for one connection.
-const ATTEMPTS: usize = 3;
+const MAX_ATTEMPTS: usize = 3;
 /// How long an endpoint may take to be reached while there may be another one. Its dial goes on for later connections.
-const IMPATIENCE: Duration = Duration::from_secs(1);
+const FAILOVER_AFTER: Duration = Duration::from_secs(1);
 
 /// Serves a connection accepted on 15001.
 pub fn serve(
@@ -73,7 +73,8 @@ pub fn serve(
         report.relaying();
         let relayed = match reached {
             Reached::Tcp(server) => {
-                conn.guard(super::connection::plainly(&shard, (client, server), &*report).after(said)).await
+                conn.guard(super::connection::relay_plain(&shard, (client, server), &*report).after(said))
+                    .await
             }
             Reached::Stream(server, _lease, _) => {
                 conn.guard(relay(client, server, &*report, &shard.buffers).after(said)).await
@@ -92,14 +93,14 @@ pub fn serve(
 /// Relays to a pod that is served here, too.
 async fn join(
     shard: &Shard,
-    (here, report): (&Conn<ConnInfo>, &Report),
+    (here, report): (&Conn<ConnInfo>, &ConnReport),
     (client, said): (AppSide, Said),
-    Joined { conn: there, report: theirs, app }: Joined,
+    LocalPeer { conn: there, report: theirs, app }: LocalPeer,
 ) -> Result<Result<(), Fault>, CutReason> {
     theirs.relaying();
-    let both = Both(report, &theirs);
+    let both = BothReports(report, &theirs);
     let relaying =
-        there.guard(super::connection::plainly(shard, (client, AppSide::of(app)), &both).after(said));
+        there.guard(super::connection::relay_plain(shard, (client, AppSide::of(app)), &both).after(said));
     let relayed = here.guard(relaying).await.flatten();
     relayed.inspect(|relayed| theirs.relayed(relayed))
 }
@@ -108,15 +109,15 @@ async fn join(
 struct Open {
     client: (AppSide, Said),
     conn: Conn<ConnInfo>,
-    counted: (Counted, Held),
-    report: Box<Report>,
+    counted: (LoadGuard, Held),
+    report: Box<ConnReport>,
     reached: Reached,
 }
 
 async fn open(arriving: Arriving, shard: Shard, stream: TcpStream, peer: SocketAddr) -> Option<Open> {
     let pod = &*arriving;
-    let capture = Step::new("capture", Kind::Internal);
-    let (client, dst) = super::connection::captured(&stream, peer).ok()?;
+    let capture = Step::new("capture", SpanKind::Internal);
+    let (client, dst) = super::connection::capture_addrs(&stream, peer).ok()?;
     if audit::is_canary(pod, client.addr(), dst.addr()) {
         probe::drop_at_once(&stream);
         return None;
@@ -137,10 +138,10 @@ async fn open(arriving: Arriving, shard: Shard, stream: TcpStream, peer: SocketA
     let pod = arriving.arrived();
     drop(capture);
     let counted = (shard.count_conn(), pod.node.metrics.socket(Reporter::Source));
-    let early = Early::new(stream);
-    let outbound = Outbound { pod: &pod, shard: &shard, conn: &conn, early: &early, client, dst };
+    let early_data = EarlyData::new(stream);
+    let outbound = Outbound { pod: &pod, shard: &shard, conn: &conn, early_data: &early_data, client, dst };
     let (report, reached) = conn.guard(outbound.reach()).await.ok()??;
-    let client = early.through(matches!(reached, Reached::Stream(_, _, true)))?;
+    let client = early_data.through(matches!(reached, Reached::Stream(_, _, true)))?;
     Some(Open { client, conn, counted, report, reached })
 }
 
@@ -149,7 +150,7 @@ struct Outbound<'a> {
     pod: &'a Arc<Pod>,
     shard: &'a Shard,
     conn: &'a Conn<ConnInfo>,
-    early: &'a Early,
+    early_data: &'a EarlyData,
     client: ClientAddr,
     dst: OrigDst,
 }
@@ -160,15 +161,15 @@ enum Reached {
     /// Whether what the client had said went along.
     Stream(StreamSide, Lease, bool),
     /// The destination's own side, served here too.
-    Local(Box<Joined>),
+    Local(Box<LocalPeer>),
 }
 
 // === impl Outbound ===
 
 impl Outbound<'_> {
     /// The next hop of the connection, or of another endpoint if the first does not answer. What fails is reported.
-    async fn reach(&self) -> Option<(Box<Report>, Reached)> {
-        let step = Step::new("wait for identity", Kind::Internal);
+    async fn reach(&self) -> Option<(Box<ConnReport>, Reached)> {
+        let step = Step::new("wait for identity", SpanKind::Internal);
         let source = step.within(self.source()).await;
         step.describe(|span| _ = span.result("identity", &source));
         drop(step);
@@ -176,8 +177,8 @@ impl Outbound<'_> {
         // Suspects are passed over while anything else is left; what failed for this connection is not tried again.
         let mut tried: Vec<SocketAddr> = Vec::new();
         let mut avoid = self.pod.node.suspects.now();
-        for attempt in 1..=ATTEMPTS {
-            let step = Step::new("route", Kind::Internal);
+        for attempt in 1..=MAX_ATTEMPTS {
+            let step = Step::new("route", SpanKind::Internal);
             let routed = match self.route(&source.0, &avoid) {
                 Err(RouteError::NoHealthyUpstream(_)) if avoid.len() > tried.len() => {
                     avoid.clone_from(&tried);
@@ -199,7 +200,7 @@ impl Outbound<'_> {
                     return None;
                 }
             };
-            let another = attempt < ATTEMPTS && route.service.is_some();
+            let another = attempt < MAX_ATTEMPTS && route.service.is_some();
             // Asked only of an endpoint that is slow: the last one is waited for as long as it may take.
             let elsewhere = |to: SocketAddr| {
                 let avoid: Vec<SocketAddr> = tried.iter().copied().chain([to]).collect();
@@ -250,12 +251,12 @@ impl Outbound<'_> {
         (workload, identity): &(Arc<Workload>, Identity),
         route: Route,
         elsewhere: &dyn Fn(SocketAddr) -> bool,
-    ) -> (Box<Report>, Result<Reached, (Outcome, bool)>) {
+    ) -> (Box<ConnReport>, Result<Reached, (Outcome, bool)>) {
         let resolved = self.resolve(&route, workload, identity).await;
         let to = resolved.as_ref().map_or(self.dst.addr(), |to| *to);
         let hop = route.hop.resolved(to.ip());
         let tunnelled = matches!(hop, Hop::Hbone { .. } | Hop::DoubleHbone { .. });
-        let facts = Facts {
+        let meta = ConnMeta {
             source: Some(workload.clone()),
             source_identity: tunnelled.then(|| identity.clone()),
             destination_identity: route.destination.as_deref().map(|w| w.identity().clone()),
@@ -266,9 +267,9 @@ impl Outbound<'_> {
                 Hop::Tcp { .. } => None,
             },
             mtls: tunnelled,
-            ..Facts::default()
+            ..ConnMeta::default()
         };
-        let mut report = Report::open(self.pod, self.conn, to, facts);
+        let mut report = ConnReport::open(self.pod, self.conn, to, meta);
         if let Err(error) = resolved {
             return (report, Err((error.into(), false)));
         }
@@ -276,13 +277,13 @@ impl Outbound<'_> {
             Hop::Tcp { .. } => self.direct(to, elsewhere).await,
             Hop::Hbone { authority, sans, .. } => {
                 let key = TunnelKey { to, identity: identity.clone(), sans };
-                match Join::find(self.pod, self.shard, self.client, &key, report.facts()) {
+                match LocalHop::find(self.pod, self.shard, self.client, &key, report.meta()) {
                     Some(join) => {
                         let joined = join.reach(self.shard, self.conn).await;
                         joined.inspect(|joined| report.beside(&joined.conn)).map(Reached::Local)
                     }
                     None => {
-                        let request = self.request(workload, authority, report.facts().service.as_deref());
+                        let request = self.request(workload, authority, report.meta().service.as_deref());
                         self.stream(&key, request, elsewhere).await
                     }
                 }
@@ -302,15 +303,15 @@ impl Outbound<'_> {
         elsewhere: &dyn Fn(SocketAddr) -> bool,
     ) -> Result<Reached, (Outcome, bool)> {
         let failed = |why: String| Err((Failure::Dial(why.into()).into(), true));
-        let step = Step::new("tcp connect", Kind::Client);
-        let connecting = dial::connect(self.pod, to, None, Reach::Network);
+        let step = Step::new("tcp connect", SpanKind::Client);
+        let connecting = dial::connect(self.pod, to, None, PathScope::Network);
         let connected = step.within(patiently(connecting, || elsewhere(to))).await;
         step.describe(|span| _ = span.addr(span::PEER, to).patient("connect", &connected));
         drop(step);
         match connected {
             Some(Ok(stream)) => Ok(Reached::Tcp(AppSide::of(stream))),
             Some(Err(error)) => failed(error.to_string()),
-            None => failed(format!("{to}: no answer within {IMPATIENCE:?}")),
+            None => failed(format!("{to}: no answer within {FAILOVER_AFTER:?}")),
         }
     }
 
@@ -324,7 +325,7 @@ impl Outbound<'_> {
         if let Some(lease) = pool.ready(key) {
             return Ok(lease);
         }
-        let step = Step::new("wait for tunnel", Kind::Internal);
+        let step = Step::new("wait for tunnel", SpanKind::Internal);
         // While the certificate is not there yet, no endpoint is to blame and none would be faster.
         let certs = &self.pod.node.certs;
         let another = || certs.current(&key.identity).is_some() && elsewhere(key.to);
@@ -334,7 +335,7 @@ impl Outbound<'_> {
         match leased {
             Some(leased) => leased.map_err(|error| (error.failure().into(), !error.is_local())),
             None => {
-                let why = format!("{}: no tunnel within {IMPATIENCE:?}", key.to);
+                let why = format!("{}: no tunnel within {FAILOVER_AFTER:?}", key.to);
                 Err((Failure::Dial(why.into()).into(), true))
             }
         }
@@ -354,7 +355,7 @@ impl Outbound<'_> {
             let said = self.ahead(key, &request.authority);
             let told = !said.is_empty();
             let patience = self.pod.node.settings.timeouts.response;
-            let step = Step::new("CONNECT", Kind::Client);
+            let step = Step::new("CONNECT", SpanKind::Client);
             let mut request = request.clone();
             // The peer's spans are inside this one.
             request.trace = step.trace_parent().unwrap_or(request.trace);
@@ -399,7 +400,7 @@ impl Outbound<'_> {
     /// others may be set to refuse it.
     fn ahead(&self, key: &TunnelKey, authority: &HboneAddr) -> Bytes {
         if self.pod.node.settings.options.early_data && route::is_at_destination(key.to, authority) {
-            self.early.said()
+            self.early_data.said()
         } else {
             Bytes::new()
         }
@@ -500,7 +501,7 @@ fn answer<T>(span: span::Attributes<'_>, answered: &Result<Result<T, ConnectErro
 async fn patiently<T>(work: impl Future<Output = T>, another: impl Fn() -> bool) -> Option<T> {
     let mut work = std::pin::pin!(work);
     loop {
-        match timeout(IMPATIENCE, work.as_mut()).await {
+        match timeout(FAILOVER_AFTER, work.as_mut()).await {
             Ok(done) => return Some(done),
             Err(_) if another() => return None,
             Err(_) => {}

@@ -6,7 +6,7 @@ use tokio::net::TcpStream;
 
 use super::{
     pod::{Arriving, ConnInfo, Pod},
-    report::{Facts, Report},
+    report::{ConnMeta, ConnReport},
 };
 use crate::{
     protocols::{
@@ -14,12 +14,12 @@ use crate::{
         outcome::{Failure, Outcome, Unroutable},
         route::{Inbound, inbound_plaintext, inbound_service},
     },
-    runtime::{balancer::Counted, conns::Conn, shard::Shard},
+    runtime::{balancer::LoadGuard, conns::Conn, shard::Shard},
     sys::socket::AppSide,
     telemetry::{
         access,
         metrics::Held,
-        trace::span::{self, Kind, Spans, Step},
+        trace::span::{self, SpanKind, Spans, Step},
     },
 };
 
@@ -37,7 +37,7 @@ pub fn serve(
     async move {
         let Some(Open { sides, conn, counted: _counted, report }) = opening.await else { return };
         report.relaying();
-        if let Ok(relayed) = conn.guard(super::connection::plainly(&shard, sides, &*report)).await {
+        if let Ok(relayed) = conn.guard(super::connection::relay_plain(&shard, sides, &*report)).await {
             report.relayed(&relayed);
         }
         shard.relayed();
@@ -48,14 +48,14 @@ pub fn serve(
 struct Open {
     sides: (AppSide, AppSide),
     conn: Conn<ConnInfo>,
-    counted: (Counted, Held),
-    report: Box<Report>,
+    counted: (LoadGuard, Held),
+    report: Box<ConnReport>,
 }
 
 async fn open(arriving: Arriving, shard: Shard, stream: TcpStream, peer: SocketAddr) -> Option<Open> {
     let pod = &*arriving;
-    let capture = Step::new("capture", Kind::Internal);
-    let (client, dst) = super::connection::captured(&stream, peer).ok()?;
+    let capture = Step::new("capture", SpanKind::Internal);
+    let (client, dst) = super::connection::capture_addrs(&stream, peer).ok()?;
     span::describe(|span| {
         let span = span.set("network.transport", "tcp").set("warren.pod.uid", pod.uid.to_string());
         span.addr(span::CLIENT, client.addr()).addr(span::SERVER, dst.addr());
@@ -91,17 +91,17 @@ async fn reach(
     pod: &Arc<Pod>,
     conn: &Conn<ConnInfo>,
     inbound: Inbound,
-) -> Result<Option<(Box<Report>, TcpStream)>, Outcome> {
+) -> Result<Option<(Box<ConnReport>, TcpStream)>, Outcome> {
     let workload = pod.workload().await?;
     let mesh = &pod.node.mesh;
     let src = conn.info().src;
-    let facts = Facts {
+    let meta = ConnMeta {
         source: mesh.workload_by_ip(&pod.node.settings.network, src.ip()),
         service: inbound_service(mesh, &workload, None, inbound.target.port()),
         destination: Some(workload),
-        ..Facts::default()
+        ..ConnMeta::default()
     };
-    let report = Report::open(pod, conn, inbound.target, facts);
+    let report = ConnReport::open(pod, conn, inbound.target, meta);
     if let Err(denial) = super::connection::authorize(pod, conn.info()).await {
         report.end(denial);
         return Ok(None);

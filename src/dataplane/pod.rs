@@ -14,13 +14,13 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::{
-    dns::Names,
-    listener::{AcceptLoops, Kind},
+    dns::DnsState,
+    listener::{AcceptLoops, ListenerKind},
     node::Node,
     pod_directory::OwnAddresses,
 };
 use crate::{
-    actors::pods::{capture::Captures, trouble::Canaries, tunnel::Tunnels},
+    actors::pods::{capture::Captures, tunnel::Tunnels, unhealthy::Canaries},
     protocols::{
         hbone::headers::Baggage,
         identity::Identity,
@@ -30,7 +30,7 @@ use crate::{
     },
     runtime::conns::ConnSet,
     supervisor::report_task_panic,
-    sys::{netns::NetNs, pacing::Reach},
+    sys::{netns::NetNs, pacing::PathScope},
 };
 
 static SERIAL: AtomicU64 = AtomicU64::new(1);
@@ -58,9 +58,9 @@ pub struct Pod {
     /// The actors of its tunnels to peers.
     pub tunnels: Tunnels,
     /// Its listening sockets, which outlive the actors that accept on them.
-    pub listeners: Mutex<HashMap<Kind, TcpListener>>,
+    pub listeners: Mutex<HashMap<ListenerKind, TcpListener>>,
     /// Its DNS proxy, but for the actor.
-    pub dns: Names,
+    pub dns: DnsState,
     /// The actors of its listeners.
     pub captures: Captures,
     /// How many accept loops its listeners have.
@@ -147,7 +147,7 @@ impl Pod {
         Arc::new(Self {
             serial: SERIAL.fetch_add(1, Ordering::Relaxed),
             conns: ConnSet::new(node.shards.count()),
-            dns: Names::new(node.shards.count()),
+            dns: DnsState::new(node.shards.count()),
             peers: ConnSet::new(node.shards.count()),
             dialled: ConnSet::new(node.shards.count()),
             uid,
@@ -170,10 +170,10 @@ impl Pod {
         })
     }
 
-    /// How connections within `reach` are to be kept from being paced; `None` if they are not to be.
-    pub fn unpaced(&self, reach: Reach) -> Option<Reach> {
-        let wanted = reach == Reach::Host || !self.node.settings.unpaced_rtt.is_zero();
-        (wanted && self.paced.load(Ordering::Relaxed)).then_some(reach)
+    /// How connections within `scope` are to be kept from being paced; `None` if they are not to be.
+    pub fn unpaced(&self, scope: PathScope) -> Option<PathScope> {
+        let wanted = scope == PathScope::Host || !self.node.settings.unpaced_rtt.is_zero();
+        (wanted && self.paced.load(Ordering::Relaxed)).then_some(scope)
     }
 
     /// A connection of this pod has been accepted.
@@ -184,8 +184,8 @@ impl Pod {
 
     /// Whether a connection that the kernel has accepted may still be on its way to where it is served.
     pub fn accepts(&self) -> bool {
-        let looping = |kind: &Kind| self.accept_loops.count(*kind) > 0;
-        Kind::ALL.iter().any(looping) || self.arriving.load(Ordering::Acquire) > 0
+        let looping = |kind: &ListenerKind| self.accept_loops.count(*kind) > 0;
+        ListenerKind::ALL.iter().any(looping) || self.arriving.load(Ordering::Acquire) > 0
     }
 
     /// Says and counts that a task of a connection or tunnel of this pod has panicked on a shard.
@@ -202,8 +202,8 @@ impl Pod {
     }
 
     /// What is captured of it.
-    pub fn kinds(&self) -> &'static [Kind] {
-        if self.is_own { &[Kind::Inbound] } else { &Kind::ALL }
+    pub fn kinds(&self) -> &'static [ListenerKind] {
+        if self.is_own { &[ListenerKind::Inbound] } else { &ListenerKind::ALL }
     }
 
     /// `SO_MARK` of its sockets.

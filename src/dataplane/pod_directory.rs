@@ -14,7 +14,7 @@ use crate::{protocols::mesh::Workload, sys::socket};
 
 /// The pods this process serves, by name. A connection reads one entry of it and keeps nothing.
 #[derive(Default)]
-pub struct Neighbours(DashMap<Box<str>, SmallVec<[Weak<Pod>; 1]>, foldhash::fast::RandomState>);
+pub struct PodDirectory(DashMap<Box<str>, SmallVec<[Weak<Pod>; 1]>, foldhash::fast::RandomState>);
 
 /// Addresses that a pod was found to have, and the push after which it was looked.
 #[derive(Debug, Default)]
@@ -22,7 +22,7 @@ pub struct OwnAddresses(Mutex<(u64, SmallVec<[IpAddr; 2]>)>);
 
 // === impl Neighbours ===
 
-impl Neighbours {
+impl PodDirectory {
     /// `pod` is served from now on.
     pub fn add(&self, pod: &Arc<Pod>) {
         self.remove(pod);

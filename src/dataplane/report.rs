@@ -31,7 +31,7 @@ use crate::{
 
 /// What is known of a connection for telemetry.
 #[derive(Debug, Default)]
-pub struct Facts {
+pub struct ConnMeta {
     /// The client's workload.
     pub source: Option<Arc<Workload>>,
     /// The client as its own proxy describes it, where it is not known here.
@@ -53,10 +53,10 @@ pub struct Facts {
 }
 
 /// A connection under way. Dropping it closes its metrics and writes its access log line.
-pub struct Report {
+pub struct ConnReport {
     started: Instant,
     dst: SocketAddr,
-    facts: Facts,
+    meta: ConnMeta,
     conn: Conn<ConnInfo>,
     /// The other side's place, where both are served here.
     other: Option<Conn<ConnInfo>>,
@@ -69,18 +69,18 @@ pub struct Report {
 
 // === impl Report ===
 
-impl Report {
+impl ConnReport {
     /// Opens the connection in the metrics. Boxed: it is handed on by the futures of the connection.
-    pub fn open(pod: &Pod, conn: &Conn<ConnInfo>, dst: SocketAddr, facts: Facts) -> Box<Self> {
-        let traffic = Some(pod.node.metrics.traffic(&labels(conn.info().reporter, &facts)));
+    pub fn open(pod: &Pod, conn: &Conn<ConnInfo>, dst: SocketAddr, meta: ConnMeta) -> Box<Self> {
+        let traffic = Some(pod.node.metrics.traffic(&labels(conn.info().reporter, &meta)));
         let trace = Connection::current();
         if let Some(trace) = &trace {
-            trace.describe(|span| describe(span, dst, &facts));
+            trace.describe(|span| describe(span, dst, &meta));
         }
         let report = Box::new(Self {
             started: Instant::now(),
             dst,
-            facts,
+            meta,
             conn: conn.clone(),
             other: None,
             traffic,
@@ -96,8 +96,8 @@ impl Report {
     }
 
     /// What is known so far.
-    pub fn facts(&self) -> &Facts {
-        &self.facts
+    pub fn meta(&self) -> &ConnMeta {
+        &self.meta
     }
 
     /// The next hop's address.
@@ -142,19 +142,19 @@ impl Report {
     }
 
     fn record(&self) -> AccessRecord<'_> {
-        let (facts, info) = (&self.facts, self.conn.info());
-        let src = party(info.src, facts.source.as_deref(), facts.source_baggage.as_deref());
+        let (meta, info) = (&self.meta, self.conn.info());
+        let src = party(info.src, meta.source.as_deref(), meta.source_baggage.as_deref());
         let dst = party(
             self.dst,
-            facts.destination.as_deref().filter(|_| facts.destination_baggage.is_none()),
-            facts.destination_baggage.as_deref(),
+            meta.destination.as_deref().filter(|_| meta.destination_baggage.is_none()),
+            meta.destination_baggage.as_deref(),
         );
         AccessRecord {
             reporter: info.reporter,
-            src: Party { identity: facts.source_identity.as_ref().filter(|_| facts.mtls), ..src },
-            dst: Party { identity: facts.destination_identity.as_ref().filter(|_| facts.mtls), ..dst },
-            hbone_addr: facts.authority.as_ref(),
-            service: facts.service.as_deref().map(Service::hostname),
+            src: Party { identity: meta.source_identity.as_ref().filter(|_| meta.mtls), ..src },
+            dst: Party { identity: meta.destination_identity.as_ref().filter(|_| meta.mtls), ..dst },
+            hbone_addr: meta.authority.as_ref(),
+            service: meta.service.as_deref().map(Service::hostname),
         }
     }
 
@@ -171,7 +171,7 @@ impl Report {
     }
 }
 
-impl Meter for Report {
+impl Meter for ConnReport {
     fn forward(&self, n: usize) {
         if n > 0 {
             let n = n as u64;
@@ -189,7 +189,7 @@ impl Meter for Report {
     }
 }
 
-impl Drop for Report {
+impl Drop for ConnReport {
     fn drop(&mut self) {
         let outcome = self.outcome.take().unwrap_or_else(|| self.unsaid());
         if let Some(traffic) = self.traffic.take() {
@@ -216,35 +216,35 @@ impl Drop for Report {
 }
 
 /// What a trace says of a connection once its next hop is known.
-fn describe(span: span::Attributes<'_>, dst: SocketAddr, facts: &Facts) {
+fn describe(span: span::Attributes<'_>, dst: SocketAddr, meta: &ConnMeta) {
     let name = |workload: &Option<Arc<Workload>>| workload.as_ref().map(|w| w.name().to_owned());
-    let id = |id: &Option<Identity>| id.as_ref().filter(|_| facts.mtls).map(ToString::to_string);
+    let id = |id: &Option<Identity>| id.as_ref().filter(|_| meta.mtls).map(ToString::to_string);
     span.addr(span::PEER, dst)
-        .set("warren.mtls", facts.mtls)
-        .maybe("warren.source.workload", name(&facts.source))
-        .maybe("warren.source.identity", id(&facts.source_identity))
-        .maybe("warren.destination.workload", name(&facts.destination))
-        .maybe("warren.destination.identity", id(&facts.destination_identity))
-        .maybe("warren.destination.service", facts.service.as_ref().map(|s| s.hostname().to_owned()))
-        .maybe("warren.authority", facts.authority.as_ref().map(ToString::to_string));
+        .set("warren.mtls", meta.mtls)
+        .maybe("warren.source.workload", name(&meta.source))
+        .maybe("warren.source.identity", id(&meta.source_identity))
+        .maybe("warren.destination.workload", name(&meta.destination))
+        .maybe("warren.destination.identity", id(&meta.destination_identity))
+        .maybe("warren.destination.service", meta.service.as_ref().map(|s| s.hostname().to_owned()))
+        .maybe("warren.authority", meta.authority.as_ref().map(ToString::to_string));
 }
 
 /// The series a connection counts in (contract/controlplane.md section 5.3).
-fn labels(reporter: Reporter, facts: &Facts) -> TrafficLabels<'_> {
+fn labels(reporter: Reporter, meta: &ConnMeta) -> TrafficLabels<'_> {
     let principal = |id: &'_ Option<Identity>| id.is_some();
-    let mut source = endpoint(facts.source.as_deref(), facts.source_baggage.as_deref());
-    source.principal = facts.source_identity.as_ref().filter(|_| facts.mtls).map(Identity::as_str);
+    let mut source = endpoint(meta.source.as_deref(), meta.source_baggage.as_deref());
+    source.principal = meta.source_identity.as_ref().filter(|_| meta.mtls).map(Identity::as_str);
     let mut destination = endpoint(
-        facts.destination.as_deref().filter(|_| facts.destination_baggage.is_none()),
-        facts.destination_baggage.as_deref(),
+        meta.destination.as_deref().filter(|_| meta.destination_baggage.is_none()),
+        meta.destination_baggage.as_deref(),
     );
     // Known even in plaintext whenever the workload is known.
-    destination.principal = if principal(&facts.destination_identity) {
-        facts.destination_identity.as_ref().map(Identity::as_str)
+    destination.principal = if principal(&meta.destination_identity) {
+        meta.destination_identity.as_ref().map(Identity::as_str)
     } else {
-        facts.destination.as_ref().map(|workload| workload.identity().as_str())
+        meta.destination.as_ref().map(|workload| workload.identity().as_str())
     };
-    let service = facts.service.as_deref().map(|service| ServiceName {
+    let service = meta.service.as_deref().map(|service| ServiceName {
         hostname: Some(service.hostname()),
         namespace: Some(service.namespace()),
         name: Some(service.name()),
@@ -254,7 +254,7 @@ fn labels(reporter: Reporter, facts: &Facts) -> TrafficLabels<'_> {
         source,
         destination,
         service: service.unwrap_or_default(),
-        security: if facts.mtls { Security::MutualTls } else { Security::Unknown },
+        security: if meta.mtls { Security::MutualTls } else { Security::Unknown },
     }
 }
 
@@ -314,6 +314,6 @@ mod tests {
     /// Every open connection has one; the allocator rounds up to 320 bytes, and from there to 384.
     #[test]
     fn a_report_stays_small() {
-        assert!(size_of::<Report>() <= 320, "a report has {} bytes", size_of::<Report>());
+        assert!(size_of::<ConnReport>() <= 320, "a report has {} bytes", size_of::<ConnReport>());
     }
 }

@@ -19,19 +19,19 @@ use parking_lot::Mutex;
 use crate::sys::cputime::ThreadTime;
 
 /// Processor time is looked at again after this at the earliest.
-const LOOK: Duration = Duration::from_millis(10);
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(10);
 /// All of a processor, and all of the connections given lately.
-const WHOLE: u64 = 1000;
+const PERMILLE: u64 = 1000;
 /// A shard keeps what it has accepted unless it is ahead of another by more: handing over wakes another thread.
-const MARGIN: u64 = WHOLE / 10;
+const MARGIN: u64 = PERMILLE / 10;
 /// Hand-overs that wait for a shard until it is given no more: a few turns' worth, and few where it turns out to be stuck.
 const MOST_WAITING: usize = 64;
 /// Tunnels go to the shard with the fewest among those that are busy to the same quarter.
-const QUARTER: u64 = WHOLE / 4;
+const QUARTER: u64 = PERMILLE / 4;
 
 /// What a shard carries now, read by whoever chooses one.
 #[derive(Debug, Default)]
-pub struct Load {
+pub struct ShardStats {
     /// Connections of applications.
     pub conns: AtomicUsize,
     /// Tunnels, by either end.
@@ -46,39 +46,39 @@ pub struct Load {
 
 /// Something on its way to another shard, until it is taken or lost.
 #[derive(Debug)]
-pub struct HandedOver(Arc<Load>);
+pub struct HandedOver(Arc<ShardStats>);
 
 /// Counts one thing a shard carries, until dropped.
 #[derive(Debug)]
-pub struct Counted(Arc<Load>, fn(&Load) -> &AtomicUsize);
+pub struct LoadGuard(Arc<ShardStats>, fn(&ShardStats) -> &AtomicUsize);
 
 /// Chooses the shard of a connection.
 #[derive(Debug)]
-pub struct Balance(Mutex<Looked>);
+pub struct Balancer(Mutex<Samples>);
 
 #[derive(Debug)]
-struct Looked {
+struct Samples {
     at: Instant,
     /// Which shard was given a connection last, and how many were over there by then.
     last: Option<(usize, u64)>,
-    shards: Vec<Lately>,
+    shards: Vec<ShardSample>,
 }
 
 /// What is known of a shard.
 #[derive(Debug, Default)]
-struct Lately {
-    load: Arc<Load>,
+struct ShardSample {
+    load: Arc<ShardStats>,
     /// Of the thread that serves; none before the first.
     time: Option<ThreadTime>,
     used: Duration,
     /// What the threads before have used, as far as it was seen.
     before: Duration,
-    /// Parts of a processor used, of [`WHOLE`]; `None` if no thread serves.
+    /// Parts of a processor used, of [`PERMILLE`]; `None` if no thread serves.
     busy: Option<u64>,
     /// Connections given since.
-    given: u64,
+    assigned: u64,
     /// How many of all it ever had were over.
-    over: u64,
+    closed: u64,
     /// Tunnels given since: it may be some time until they are counted.
     tunnels: usize,
     /// What it had taken.
@@ -89,9 +89,9 @@ struct Lately {
 
 // === impl Load ===
 
-impl Load {
+impl ShardStats {
     /// How many connections and tunnels have come and gone.
-    fn over(&self) -> u64 {
+    fn closed(&self) -> u64 {
         let now = |count: &AtomicUsize| count.load(Ordering::Relaxed) as u64;
         self.placed.load(Ordering::Relaxed).saturating_sub(now(&self.conns) + now(&self.tunnels))
     }
@@ -99,16 +99,16 @@ impl Load {
 
 // === impl Counted ===
 
-impl Counted {
+impl LoadGuard {
     /// One more of what `field` counts.
-    pub fn new(load: &Arc<Load>, field: fn(&Load) -> &AtomicUsize) -> Self {
+    pub fn new(load: &Arc<ShardStats>, field: fn(&ShardStats) -> &AtomicUsize) -> Self {
         field(load).fetch_add(1, Ordering::Relaxed);
         load.placed.fetch_add(1, Ordering::Relaxed);
         Self(load.clone(), field)
     }
 }
 
-impl Drop for Counted {
+impl Drop for LoadGuard {
     fn drop(&mut self) {
         // A replaced shard starts counting at zero while tasks of the old one are still being dropped.
         let _ = (self.1)(&self.0).fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
@@ -119,7 +119,7 @@ impl Drop for Counted {
 
 impl HandedOver {
     /// One more on its way to the shard of `load`.
-    pub fn new(load: &Arc<Load>) -> Self {
+    pub fn new(load: &Arc<ShardStats>) -> Self {
         load.waiting.fetch_add(1, Ordering::Relaxed);
         Self(load.clone())
     }
@@ -138,18 +138,18 @@ impl Drop for HandedOver {
 
 // === impl Balance ===
 
-impl Balance {
+impl Balancer {
     /// Of shards with these loads that nobody serves yet.
-    pub fn new(loads: impl IntoIterator<Item = Arc<Load>>) -> Self {
-        let shards = loads.into_iter().map(|load| Lately { load, ..Lately::default() }).collect();
-        Self(Mutex::new(Looked { at: Instant::now(), last: None, shards }))
+    pub fn new(loads: impl IntoIterator<Item = Arc<ShardStats>>) -> Self {
+        let shards = loads.into_iter().map(|load| ShardSample { load, ..ShardSample::default() }).collect();
+        Self(Mutex::new(Samples { at: Instant::now(), last: None, shards }))
     }
 
     /// A new thread serves shard `index`.
     pub fn serves(&self, index: usize, time: Option<ThreadTime>) {
         if let Some(shard) = self.0.lock().shards.get_mut(index) {
             let (load, before) = (shard.load.clone(), shard.before + shard.used);
-            *shard = Lately { load, time, before, busy: Some(0), ..Lately::default() };
+            *shard = ShardSample { load, time, before, busy: Some(0), ..ShardSample::default() };
         }
     }
 
@@ -162,25 +162,25 @@ impl Balance {
     /// Processor time that the threads of shard `index` have used.
     pub fn used(&self, index: usize) -> Duration {
         self.look();
-        let looked = self.0.lock();
-        looked.shards.get(index).map(|shard| shard.before + shard.used).unwrap_or_default()
+        let samples = self.0.lock();
+        samples.shards.get(index).map(|shard| shard.before + shard.used).unwrap_or_default()
     }
 
     /// The shard for a connection that `home` has accepted.
     pub fn connection(&self, home: usize) -> usize {
-        let mut looked = self.0.lock();
-        looked.look(Instant::now());
-        let to = looked.lightest(home);
-        looked.give(to);
+        let mut samples = self.0.lock();
+        samples.look(Instant::now());
+        let to = samples.lightest(home);
+        samples.assign(to);
         to
     }
 
     /// The shard for a tunnel that `home` has accepted.
     pub fn tunnel(&self, home: usize) -> usize {
-        let mut looked = self.0.lock();
-        looked.look(Instant::now());
-        let to = looked.fewest_tunnels().unwrap_or(home);
-        if let Some(shard) = looked.shards.get_mut(to) {
+        let mut samples = self.0.lock();
+        samples.look(Instant::now());
+        let to = samples.fewest_tunnels().unwrap_or(home);
+        if let Some(shard) = samples.shards.get_mut(to) {
             shard.tunnels += 1;
         }
         to
@@ -189,10 +189,10 @@ impl Balance {
 
 // === impl Looked ===
 
-impl Looked {
+impl Samples {
     fn look(&mut self, now: Instant) {
         let passed = now.saturating_duration_since(self.at);
-        if passed < LOOK {
+        if passed < SAMPLE_INTERVAL {
             return;
         }
         self.at = now;
@@ -202,11 +202,12 @@ impl Looked {
     }
 
     fn lightest(&self, home: usize) -> usize {
-        let given: u64 = self.shards.iter().map(|shard| shard.given).sum();
+        let assigned: u64 = self.shards.iter().map(|shard| shard.assigned).sum();
         let count = self.shards.len() as u64;
         // Few connections say less than many. Twice an equal part of them is all of a shard, as with two shards.
-        let weight =
-            |shard: &Lately| Some(shard.busy? + WHOLE * shard.still_there() * count / (2 * given + 4));
+        let weight = |shard: &ShardSample| {
+            Some(shard.busy? + PERMILLE * shard.still_there() * count / (2 * assigned + 4))
+        };
         let Some(here) = self.shards.get(home) else { return home };
         let Some(mine) = weight(here) else { return home };
         let others = self.able().filter(|(index, _)| *index != home);
@@ -217,20 +218,20 @@ impl Looked {
         // Two that are opened one after the other go to two shards, also where a third before them has nothing to do, and
         // however long the first has had nothing to do yet. Not where they come and go: those are shared out in the long
         // run, and to hand one over takes longer than to serve it.
-        let all_there = here.still_there() == here.given && self.last == Some((home, here.load.over()));
+        let all_there = here.still_there() == here.assigned && self.last == Some((home, here.load.closed()));
         let in_turn = all_there && here.busy < Some(QUARTER);
         if mine > least + MARGIN || in_turn && mine + MARGIN >= least { to } else { home }
     }
 
-    fn give(&mut self, to: usize) {
+    fn assign(&mut self, to: usize) {
         if let Some(shard) = self.shards.get_mut(to) {
-            shard.given += 1;
-            self.last = Some((to, shard.load.over()));
+            shard.assigned += 1;
+            self.last = Some((to, shard.load.closed()));
         }
     }
 
     fn fewest_tunnels(&self) -> Option<usize> {
-        let key = |shard: &Lately| {
+        let key = |shard: &ShardSample| {
             let count = |field: &AtomicUsize| field.load(Ordering::Relaxed);
             let tunnels = count(&shard.load.tunnels) + shard.tunnels;
             Some((shard.busy? / QUARTER, tunnels, count(&shard.load.conns)))
@@ -239,24 +240,24 @@ impl Looked {
     }
 
     /// Those that take what they are given.
-    fn able(&self) -> impl Iterator<Item = (usize, &Lately)> {
-        let waiting = |shard: &Lately| shard.load.waiting.load(Ordering::Relaxed);
-        let able = move |shard: &Lately| !shard.stuck && waiting(shard) < MOST_WAITING;
+    fn able(&self) -> impl Iterator<Item = (usize, &ShardSample)> {
+        let waiting = |shard: &ShardSample| shard.load.waiting.load(Ordering::Relaxed);
+        let able = move |shard: &ShardSample| !shard.stuck && waiting(shard) < MOST_WAITING;
         self.shards.iter().enumerate().filter(move |(_, shard)| able(shard))
     }
 }
 
 // === impl Lately ===
 
-impl Lately {
+impl ShardSample {
     /// How many of the connections given lately may be there still.
     fn still_there(&self) -> u64 {
-        self.given.saturating_sub(self.load.over().saturating_sub(self.over))
+        self.assigned.saturating_sub(self.load.closed().saturating_sub(self.closed))
     }
 
     /// What has become of the shard since `passed` ago.
     fn look(&mut self, passed: Duration) {
-        (self.given, self.tunnels, self.over) = (0, 0, self.load.over());
+        (self.assigned, self.tunnels, self.closed) = (0, 0, self.load.closed());
         self.busy = match self.time.map(ThreadTime::used) {
             Some(used) => used.map(|used| {
                 let more = used.saturating_sub(mem::replace(&mut self.used, used));
@@ -272,9 +273,9 @@ impl Lately {
 }
 
 fn parts(used: Duration, passed: Duration) -> u64 {
-    let parts = used.as_micros() * u128::from(WHOLE) / passed.as_micros().max(1);
+    let parts = used.as_micros() * u128::from(PERMILLE) / passed.as_micros().max(1);
     // A look may come a little late.
-    u64::try_from(parts).unwrap_or(WHOLE).min(WHOLE)
+    u64::try_from(parts).unwrap_or(PERMILLE).min(PERMILLE)
 }
 
 #[cfg(test)]
@@ -282,57 +283,57 @@ mod tests {
     use super::*;
 
     /// Shards that have used so much of a processor, and nothing given yet.
-    fn looked(busy: &[Option<u64>]) -> Looked {
-        let shards = busy.iter().map(|busy| Lately { busy: *busy, ..Lately::default() }).collect();
-        Looked { at: Instant::now(), last: None, shards }
+    fn samples(busy: &[Option<u64>]) -> Samples {
+        let shards = busy.iter().map(|busy| ShardSample { busy: *busy, ..ShardSample::default() }).collect();
+        Samples { at: Instant::now(), last: None, shards }
     }
 
     /// Gives `count` connections that shard 0 has accepted; how many each got.
-    fn give(looked: &mut Looked, count: usize) -> Vec<u64> {
+    fn assign(samples: &mut Samples, count: usize) -> Vec<u64> {
         for _ in 0..count {
-            let to = looked.lightest(0);
-            looked.give(to);
+            let to = samples.lightest(0);
+            samples.assign(to);
         }
-        looked.shards.iter().map(|shard| shard.given).collect()
+        samples.shards.iter().map(|shard| shard.assigned).collect()
     }
 
     #[test]
     fn connections_that_one_shard_accepts_are_shared_out() {
         for (count, expected) in [(1, [1, 0]), (2, [1, 1]), (8, [4, 4])] {
-            assert_eq!(give(&mut looked(&[Some(0), Some(0)]), count), expected, "{count} connections");
+            assert_eq!(assign(&mut samples(&[Some(0), Some(0)]), count), expected, "{count} connections");
         }
         for shards in [4_usize, 32] {
-            let shared = give(&mut looked(&vec![Some(0); shards]), 16 * shards);
-            assert!(shared.iter().all(|given| (12..=20).contains(given)), "{shared:?}");
+            let shared = assign(&mut samples(&vec![Some(0); shards]), 16 * shards);
+            assert!(shared.iter().all(|assigned| (12..=20).contains(assigned)), "{shared:?}");
         }
     }
 
     #[test]
     fn two_that_follow_each_other_go_to_two_shards_whatever_came_before() {
         for first in [0, 1] {
-            let mut looked = looked(&[Some(0), Some(0)]);
-            looked.give(first);
-            let second = looked.lightest(first);
-            looked.give(second);
+            let mut samples = samples(&[Some(0), Some(0)]);
+            samples.assign(first);
+            let second = samples.lightest(first);
+            samples.assign(second);
             assert_ne!(second, first);
             // Either may accept the third, and a little that one of them has to do beside them makes no difference.
             for busy in [[0, 0], [0, 90], [90, 0]] {
-                looked.shards.iter_mut().zip(busy).for_each(|(shard, busy)| shard.busy = Some(busy));
-                assert_eq!((looked.lightest(0), looked.lightest(1)), (first, first), "{busy:?}");
+                samples.shards.iter_mut().zip(busy).for_each(|(shard, busy)| shard.busy = Some(busy));
+                assert_eq!((samples.lightest(0), samples.lightest(1)), (first, first), "{busy:?}");
             }
         }
     }
 
     #[test]
     fn two_that_follow_each_other_much_later_go_to_two_shards_if_the_first_is_still_there() {
-        let mut looked = looked(&[Some(0), Some(0)]);
-        let first = Counted::new(&looked.shards[0].load, |load| &load.conns);
-        looked.give(0);
-        looked.look(looked.at + 100 * LOOK);
-        assert_eq!((looked.lightest(0), looked.lightest(1)), (1, 1));
+        let mut samples = samples(&[Some(0), Some(0)]);
+        let first = LoadGuard::new(&samples.shards[0].load, |load| &load.conns);
+        samples.assign(0);
+        samples.look(samples.at + 100 * SAMPLE_INTERVAL);
+        assert_eq!((samples.lightest(0), samples.lightest(1)), (1, 1));
         drop(first);
         assert_eq!(
-            (looked.lightest(0), looked.lightest(1)),
+            (samples.lightest(0), samples.lightest(1)),
             (0, 1),
             "nobody is there: no reason to hand over"
         );
@@ -340,39 +341,39 @@ mod tests {
 
     #[test]
     fn connections_that_are_over_do_not_count() {
-        let mut looked = looked(&[Some(0), Some(0)]);
+        let mut samples = samples(&[Some(0), Some(0)]);
         for _ in 0..8 {
-            drop(Counted::new(&looked.shards[0].load, |load| &load.conns));
-            looked.give(0);
+            drop(LoadGuard::new(&samples.shards[0].load, |load| &load.conns));
+            samples.assign(0);
         }
-        assert_eq!(looked.lightest(0), 0);
-        looked.give(0);
-        assert_eq!(looked.lightest(0), 0, "one of nine is still there");
-        (0..3).for_each(|_| looked.give(0));
-        assert_eq!(looked.lightest(0), 1, "four of twelve are");
+        assert_eq!(samples.lightest(0), 0);
+        samples.assign(0);
+        assert_eq!(samples.lightest(0), 0, "one of nine is still there");
+        (0..3).for_each(|_| samples.assign(0));
+        assert_eq!(samples.lightest(0), 1, "four of twelve are");
     }
 
     #[test]
     fn connections_go_where_there_is_time_left_however_many_there_are() {
-        assert_eq!(looked(&[Some(900), Some(300)]).lightest(0), 1);
-        assert_eq!(looked(&[Some(300), Some(900)]).lightest(0), 0);
-        assert_eq!(looked(&[Some(900), Some(300), Some(100)]).lightest(0), 2);
+        assert_eq!(samples(&[Some(900), Some(300)]).lightest(0), 1);
+        assert_eq!(samples(&[Some(300), Some(900)]).lightest(0), 0);
+        assert_eq!(samples(&[Some(900), Some(300), Some(100)]).lightest(0), 2);
     }
 
     #[test]
     fn a_shard_keeps_what_it_accepts_while_it_is_not_far_ahead() {
-        assert_eq!(looked(&[Some(100), Some(0)]).lightest(0), 0);
-        assert_eq!(looked(&[Some(1000), Some(900)]).lightest(0), 0);
-        let mut both = looked(&[Some(500), Some(500)]);
-        both.shards[0].given = 21;
-        both.shards[1].given = 18;
+        assert_eq!(samples(&[Some(100), Some(0)]).lightest(0), 0);
+        assert_eq!(samples(&[Some(1000), Some(900)]).lightest(0), 0);
+        let mut both = samples(&[Some(500), Some(500)]);
+        both.shards[0].assigned = 21;
+        both.shards[1].assigned = 18;
         assert_eq!(both.lightest(0), 0);
     }
 
     #[test]
     fn a_shard_without_a_thread_is_given_nothing() {
-        assert_eq!(give(&mut looked(&[Some(1000), None]), 8), [8, 0]);
-        let nobody = Balance::new([Arc::default(), Arc::default()]);
+        assert_eq!(assign(&mut samples(&[Some(1000), None]), 8), [8, 0]);
+        let nobody = Balancer::new([Arc::default(), Arc::default()]);
         assert_eq!((nobody.connection(1), nobody.tunnel(1)), (1, 1), "nobody serves yet");
     }
 
@@ -386,71 +387,71 @@ mod tests {
                 std::hint::spin_loop();
             }
         });
-        let mut looked = looked(&[Some(0), Some(0)]);
+        let mut samples = samples(&[Some(0), Some(0)]);
         let time = told.recv().unwrap().unwrap();
-        looked.shards[0].time = Some(time);
-        let begun = looked.at;
+        samples.shards[0].time = Some(time);
+        let begun = samples.at;
         let mut look = |after| {
-            looked.look(after);
-            looked.shards[0].busy
+            samples.look(after);
+            samples.shards[0].busy
         };
         assert_eq!(look(begun), Some(0), "too early to say");
-        while time.used().unwrap() < LOOK {
+        while time.used().unwrap() < SAMPLE_INTERVAL {
             std::thread::yield_now();
         }
-        assert!(look(begun + 2 * LOOK) > Some(0));
+        assert!(look(begun + 2 * SAMPLE_INTERVAL) > Some(0));
         drop(end);
         working.join().unwrap();
         while time.used().is_some() {
             std::thread::yield_now();
         }
-        assert_eq!(look(begun + 4 * LOOK), None);
-        let balance = Balance(Mutex::new(looked));
+        assert_eq!(look(begun + 4 * SAMPLE_INTERVAL), None);
+        let balance = Balancer(Mutex::new(samples));
         let used = balance.used(0);
-        assert!(used >= LOOK);
+        assert!(used >= SAMPLE_INTERVAL);
         balance.serves(0, None);
         assert_eq!(balance.used(0), used, "what a shard has used stays with it");
     }
 
     #[test]
     fn a_shard_that_takes_nothing_is_given_no_more_until_it_does() {
-        let mut looked = looked(&[Some(0), Some(0)]);
-        let (begun, load) = (looked.at, looked.shards[1].load.clone());
+        let mut samples = samples(&[Some(0), Some(0)]);
+        let (begun, load) = (samples.at, samples.shards[1].load.clone());
         let waiting = HandedOver::new(&load);
-        looked.look(begun + LOOK);
-        assert_eq!(give(&mut looked, 8), [8, 0]);
-        assert_eq!(looked.fewest_tunnels(), Some(0));
+        samples.look(begun + SAMPLE_INTERVAL);
+        assert_eq!(assign(&mut samples, 8), [8, 0]);
+        assert_eq!(samples.fewest_tunnels(), Some(0));
         let later = HandedOver::new(&load);
         waiting.taken();
-        looked.look(begun + 2 * LOOK);
-        assert_eq!(give(&mut looked, 8), [4, 4], "it is slow, but it takes what it is given");
-        looked.look(begun + 3 * LOOK);
-        assert_eq!(give(&mut looked, 8), [8, 0]);
+        samples.look(begun + 2 * SAMPLE_INTERVAL);
+        assert_eq!(assign(&mut samples, 8), [4, 4], "it is slow, but it takes what it is given");
+        samples.look(begun + 3 * SAMPLE_INTERVAL);
+        assert_eq!(assign(&mut samples, 8), [8, 0]);
         drop(later);
-        looked.look(begun + 4 * LOOK);
-        assert_eq!(give(&mut looked, 8), [4, 4]);
+        samples.look(begun + 4 * SAMPLE_INTERVAL);
+        assert_eq!(assign(&mut samples, 8), [4, 4]);
         let many: Vec<HandedOver> = (0..MOST_WAITING).map(|_| HandedOver::new(&load)).collect();
-        assert_eq!(give(&mut looked, 8), [12, 4], "it has enough to take for now");
+        assert_eq!(assign(&mut samples, 8), [12, 4], "it has enough to take for now");
         drop(many);
-        assert_eq!(looked.lightest(0), 1);
+        assert_eq!(samples.lightest(0), 1);
     }
 
     #[test]
     fn tunnels_that_are_not_counted_yet_are_shared_out() {
-        let balance = Balance(Mutex::new(looked(&[Some(0), Some(0)])));
-        let given = [0, 0, 0, 0].map(|home| balance.tunnel(home));
-        assert_eq!(given, [0, 1, 0, 1]);
+        let balance = Balancer(Mutex::new(samples(&[Some(0), Some(0)])));
+        let assigned = [0, 0, 0, 0].map(|home| balance.tunnel(home));
+        assert_eq!(assigned, [0, 1, 0, 1]);
     }
 
     #[test]
     fn tunnels_go_to_the_fewest_among_those_equally_busy() {
         let choose = |busy: &[Option<u64>]| {
-            let looked = looked(busy);
-            for (shard, (tunnels, conns)) in looked.shards.iter().zip([(3, 0), (1, 9), (1, 2)]) {
+            let samples = samples(busy);
+            for (shard, (tunnels, conns)) in samples.shards.iter().zip([(3, 0), (1, 9), (1, 2)]) {
                 shard.load.tunnels.store(tunnels, Ordering::Relaxed);
                 shard.load.conns.store(conns, Ordering::Relaxed);
             }
-            looked.fewest_tunnels()
+            samples.fewest_tunnels()
         };
         assert_eq!(choose(&[Some(0), Some(0), Some(0)]), Some(2));
         assert_eq!(choose(&[Some(0), Some(200), Some(900)]), Some(1));

@@ -29,7 +29,7 @@ pub struct CutReason(pub u8);
 pub struct Closed;
 
 /// Live connections and what is known of each. Clones are the same set.
-pub struct ConnSet<T>(Arc<[Arc<Lane<T>>]>);
+pub struct ConnSet<T>(Arc<[Arc<ShardConns<T>>]>);
 
 /// A connection in a set.
 ///
@@ -53,7 +53,7 @@ pin_project! {
 
 /// One shard's part of a set. Aligned, so that shards do not share cache lines.
 #[repr(align(128))]
-struct Lane<T> {
+struct ShardConns<T> {
     members: Mutex<Members<T>>,
     emptied: Notify,
 }
@@ -66,7 +66,7 @@ struct Members<T> {
 struct Entry<T> {
     info: T,
     cut: Cut,
-    lane: Arc<Lane<T>>,
+    lane: Arc<ShardConns<T>>,
     key: usize,
 }
 
@@ -90,7 +90,7 @@ impl<T: Send + Sync + 'static> ConnSet<T> {
     pub fn new(lanes: usize) -> Self {
         let lane = || {
             let members = Mutex::new(Members { open: true, conns: Slab::new() });
-            Arc::new(Lane { members, emptied: Notify::new() })
+            Arc::new(ShardConns { members, emptied: Notify::new() })
         };
         Self((0..lanes.max(1)).map(|_| lane()).collect())
     }

@@ -22,100 +22,101 @@ use parking_lot::Mutex;
 use slab::Slab;
 
 /// Steps of a lane in one turn of its shard.
-const STEPS: usize = 4;
+const STEPS_PER_TURN: usize = 4;
 /// For how long whoever sends on what a crowd brings waits for more of it.
-const PATIENCE: Duration = Duration::from_micros(200);
+const FLUSH_DELAY: Duration = Duration::from_micros(200);
 /// Room of the books of a lane that is kept when nothing is in them.
-const KEPT: usize = 16;
+const KEPT_CAPACITY: usize = 16;
 
 type Work = Pin<Box<dyn Future<Output = ()>>>;
 
 /// Lanes that have more to do than one turn. Whoever sends on what they bring does better to wait for it: the tunnel of a
 /// crowd sends once for all of it.
 #[derive(Clone, Debug, Default)]
-pub struct Crowd(Rc<Cell<usize>>);
+pub struct Backlog(Rc<Cell<usize>>);
 
 /// The patience of one that sends on what a crowd brings.
 #[derive(Debug)]
-pub struct Patience {
-    crowd: Crowd,
+pub struct FlushDelay {
+    backlog: Backlog,
     /// The beginning of the wait.
     since: Option<Instant>,
 }
 
-/// A lane's part in a [`Crowd`].
-struct Part {
-    of: Crowd,
+/// A lane's part in a [`Backlog`].
+struct BacklogShare {
+    of: Backlog,
     counted: bool,
 }
 
 /// Where work is put on a lane. The lane ends once all of these are dropped and its work is done.
-pub struct Lane {
+pub struct FairQueue {
     arrivals: Rc<RefCell<Vec<Work>>>,
-    line: Arc<Line>,
+    ready: Arc<ReadyQueue>,
 }
 
 /// Drives what is on a lane.
 pub struct Driver {
     arrivals: Rc<RefCell<Vec<Work>>>,
-    line: Arc<Line>,
-    members: Slab<Member>,
-    part: Part,
+    ready: Arc<ReadyQueue>,
+    tasks: Slab<Task>,
+    share: BacklogShare,
 }
 
-struct Member {
+struct Task {
     work: Work,
-    bell: Arc<Bell>,
+    task_waker: Arc<TaskWaker>,
     /// The bell's: making one for each step would cost more than keeping it.
     waker: Waker,
 }
 
 /// Wakes one member, from any thread.
-struct Bell {
-    line: Arc<Line>,
+struct TaskWaker {
+    ready: Arc<ReadyQueue>,
     key: usize,
     /// It stands in line already.
-    rung: AtomicBool,
+    queued: AtomicBool,
 }
 
 /// Who is ready, in the order in which they became so.
 #[derive(Default)]
-struct Line(Mutex<Waiting>);
+struct ReadyQueue(Mutex<ReadyState>);
 
 #[derive(Default)]
-struct Waiting {
+struct ReadyState {
     ready: VecDeque<usize>,
     /// The driver's, while it waits.
     driver: Option<Waker>,
 }
 
 /// A lane and what drives it.
-pub fn lane(of: Crowd) -> (Lane, Driver) {
-    let (arrivals, line) = (Rc::default(), Arc::default());
-    let lane = Lane { arrivals: Rc::clone(&arrivals), line: Arc::clone(&line) };
-    (lane, Driver { arrivals, line, members: Slab::new(), part: Part { of, counted: false } })
+pub fn fair_queue(of: Backlog) -> (FairQueue, Driver) {
+    let (arrivals, ready) = (Rc::default(), Arc::default());
+    let fair_queue = FairQueue { arrivals: Rc::clone(&arrivals), ready: Arc::clone(&ready) };
+    (fair_queue, Driver { arrivals, ready, tasks: Slab::new(), share: BacklogShare { of, counted: false } })
 }
 
 // === impl Crowd ===
 
-impl Crowd {
+impl Backlog {
     /// Whether a lane stands in line for its next turn.
     fn is_there(&self) -> bool {
         self.0.get() > 0
     }
 
     /// For one that sends on what these lanes bring.
-    pub fn patience(&self) -> Patience {
-        Patience { crowd: self.clone(), since: None }
+    pub fn flush_delay(&self) -> FlushDelay {
+        FlushDelay { backlog: self.clone(), since: None }
     }
 }
 
 // === impl Patience ===
 
-impl Patience {
+impl FlushDelay {
     /// Whether to send later, as more is about to come. Not for longer than 200 µs in a row.
     pub fn waits(&mut self) -> bool {
-        let waits = self.crowd.is_there() && self.since.get_or_insert_with(Instant::now).elapsed() < PATIENCE;
+        let waits =
+            self.backlog.is_there() && self.since.get_or_insert_with(Instant::now).elapsed() < FLUSH_DELAY;
         if !waits {
             self.since = None;
         }
@@ -125,7 +126,7 @@ impl Patience {
 
 // === impl Part ===
 
-impl Part {
+impl BacklogShare {
     fn count(&mut self, counted: bool) {
         if self.counted != counted {
             self.counted = counted;
@@ -135,7 +136,7 @@ impl Part {
     }
 }
 
-impl Drop for Part {
+impl Drop for BacklogShare {
     fn drop(&mut self) {
         self.count(false);
     }
@@ -143,23 +144,23 @@ impl Drop for Part {
 
 // === impl Lane ===
 
-impl Lane {
+impl FairQueue {
     /// Puts `work` on the lane. Panics are its own business.
     pub fn put(&self, work: impl Future<Output = ()> + 'static) {
         self.arrivals.borrow_mut().push(Box::pin(work));
-        self.line.wake_driver();
+        self.ready.wake_driver();
     }
 }
 
-impl Drop for Lane {
+impl Drop for FairQueue {
     fn drop(&mut self) {
-        self.line.wake_driver();
+        self.ready.wake_driver();
     }
 }
 
 // === impl Line ===
 
-impl Line {
+impl ReadyQueue {
     fn wake_driver(&self) {
         let driver = self.0.lock().driver.take();
         if let Some(driver) = driver {
@@ -192,22 +193,22 @@ impl Line {
         let next = waiting.ready.pop_front();
         if next.is_none() {
             waiting.driver = Some(driver.clone());
-            if waiting.ready.capacity() > KEPT {
-                waiting.ready.shrink_to(KEPT);
+            if waiting.ready.capacity() > KEPT_CAPACITY {
+                waiting.ready.shrink_to(KEPT_CAPACITY);
             }
         }
         next
     }
 }
 
-impl Wake for Bell {
+impl Wake for TaskWaker {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        if !self.rung.swap(true, Ordering::AcqRel) {
-            self.line.join(self.key);
+        if !self.queued.swap(true, Ordering::AcqRel) {
+            self.ready.join(self.key);
         }
     }
 }
@@ -218,26 +219,26 @@ impl Driver {
     fn admit(&mut self) {
         let mut arrivals = self.arrivals.borrow_mut();
         for work in arrivals.drain(..) {
-            let entry = self.members.vacant_entry();
-            let (line, key) = (self.line.clone(), entry.key());
-            let bell = Arc::new(Bell { line, key, rung: AtomicBool::new(true) });
-            entry.insert(Member { work, waker: Waker::from(bell.clone()), bell });
-            self.line.join(key);
+            let entry = self.tasks.vacant_entry();
+            let (ready, key) = (self.ready.clone(), entry.key());
+            let task_waker = Arc::new(TaskWaker { ready, key, queued: AtomicBool::new(true) });
+            entry.insert(Task { work, waker: Waker::from(task_waker.clone()), task_waker });
+            self.ready.join(key);
         }
     }
 
     fn step(&mut self, key: usize) {
         // One that has ended may have been woken once more.
-        let Some(member) = self.members.get_mut(key) else { return };
+        let Some(task) = self.tasks.get_mut(key) else { return };
         // Before it is polled: what wakes it meanwhile counts.
-        member.bell.rung.store(false, Ordering::Release);
-        if member.work.as_mut().poll(&mut Context::from_waker(&member.waker)).is_ready() {
+        task.task_waker.queued.store(false, Ordering::Release);
+        if task.work.as_mut().poll(&mut Context::from_waker(&task.waker)).is_ready() {
             // Taken out first: dropping it may put new work on the lane.
-            let ended = self.members.remove(key);
+            let ended = self.tasks.remove(key);
             drop(ended);
         }
-        if self.members.is_empty() {
-            self.members.shrink_to_fit();
+        if self.tasks.is_empty() {
+            self.tasks.shrink_to_fit();
         }
     }
 }
@@ -247,25 +248,25 @@ impl Future for Driver {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
-        for _ in 0..STEPS {
+        for _ in 0..STEPS_PER_TURN {
             this.admit();
-            match this.line.next(cx.waker()) {
+            match this.ready.next(cx.waker()) {
                 Some(key) => this.step(key),
                 // No other holder of the arrivals is left to bring any.
-                None if this.members.is_empty() && Rc::strong_count(&this.arrivals) == 1 => {
+                None if this.tasks.is_empty() && Rc::strong_count(&this.arrivals) == 1 => {
                     return Poll::Ready(());
                 }
                 None => {
-                    this.part.count(false);
+                    this.share.count(false);
                     return Poll::Pending;
                 }
             }
         }
         this.admit();
-        let more = this.line.is_waiting(cx.waker());
-        this.part.count(more);
+        let more = this.ready.is_waiting(cx.waker());
+        this.share.count(more);
         // An empty lane ends in its next turn.
-        if more || this.members.is_empty() {
+        if more || this.tasks.is_empty() {
             cx.waker().wake_by_ref();
         }
         Poll::Pending
@@ -284,11 +285,11 @@ mod tests {
     use super::*;
 
     #[allow(clippy::disallowed_methods, reason = "the tests own their tasks by the LocalSet they run in")]
-    async fn with_lane<F: Future>(test: impl FnOnce(Lane) -> F) -> F::Output {
+    async fn with_lane<F: Future>(test: impl FnOnce(FairQueue) -> F) -> F::Output {
         let run = async {
-            let (lane, driver) = lane(Crowd::default());
+            let (fair_queue, driver) = fair_queue(Backlog::default());
             let driven = spawn_local(driver);
-            let done = test(lane).await;
+            let done = test(fair_queue).await;
             // With the last of its work, and not before.
             driven.await.unwrap();
             done
@@ -313,10 +314,10 @@ mod tests {
     async fn all_work_is_done_and_then_the_lane_ends() {
         let done = Rc::new(Cell::new(0));
         let told = done.clone();
-        with_lane(|lane| async move {
+        with_lane(|fair_queue| async move {
             for turns in 0..100 {
                 let told = told.clone();
-                lane.put(async move {
+                fair_queue.put(async move {
                     for _ in 0..turns % 7 {
                         yield_now().await;
                     }
@@ -331,12 +332,12 @@ mod tests {
     #[tokio::test]
     #[allow(clippy::disallowed_methods, reason = "the tests own their tasks by the LocalSet they run in")]
     async fn a_crowd_on_one_lane_leaves_others_their_turns() {
-        let crowd = Rc::new(Cell::new(0));
-        let steps = crowd.clone();
-        with_lane(|lane| async move {
+        let backlog = Rc::new(Cell::new(0));
+        let steps = backlog.clone();
+        with_lane(|fair_queue| async move {
             for _ in 0..50 {
                 let steps = steps.clone();
-                lane.put(async move {
+                fair_queue.put(async move {
                     for _ in 0..20 {
                         steps.set(steps.get() + 1);
                         stand_in_line().await;
@@ -354,10 +355,13 @@ mod tests {
                 longest
             });
             let longest = beside.await.unwrap();
-            assert!((1..=STEPS).contains(&longest), "{longest} steps between two turns of another task");
+            assert!(
+                (1..=STEPS_PER_TURN).contains(&longest),
+                "{longest} steps between two turns of another task"
+            );
         })
         .await;
-        assert_eq!(crowd.get(), 1000);
+        assert_eq!(backlog.get(), 1000);
     }
 
     /// Polls once, as the runtime would.
@@ -367,64 +371,64 @@ mod tests {
 
     #[test]
     fn a_crowd_is_there_while_somebody_waits_for_the_next_turn() {
-        let crowd = Crowd::default();
-        let (held, mut driver) = lane(crowd.clone());
-        for _ in 0..STEPS {
+        let backlog = Backlog::default();
+        let (held, mut driver) = fair_queue(backlog.clone());
+        for _ in 0..STEPS_PER_TURN {
             held.put(async {});
         }
         assert!(turn(&mut driver).is_pending());
-        assert!(!crowd.is_there(), "all of them have had their turn");
-        for _ in 0..=STEPS {
+        assert!(!backlog.is_there(), "all of them have had their turn");
+        for _ in 0..=STEPS_PER_TURN {
             held.put(async {});
         }
         assert!(turn(&mut driver).is_pending());
-        assert!(crowd.is_there(), "one is left");
+        assert!(backlog.is_there(), "one is left");
         assert!(turn(&mut driver).is_pending());
-        assert!(!crowd.is_there());
+        assert!(!backlog.is_there());
     }
 
     #[test]
     fn patience_is_with_a_crowd_only_and_has_an_end() {
-        let crowd = Crowd::default();
-        let mut patience = crowd.patience();
-        assert!(!patience.waits());
-        let (held, mut driver) = lane(crowd);
-        for _ in 0..=STEPS {
+        let backlog = Backlog::default();
+        let mut flush_delay = backlog.flush_delay();
+        assert!(!flush_delay.waits());
+        let (held, mut driver) = fair_queue(backlog);
+        for _ in 0..=STEPS_PER_TURN {
             held.put(std::future::pending());
         }
         assert!(turn(&mut driver).is_pending());
-        while patience.waits() {
+        while flush_delay.waits() {
             std::thread::yield_now();
         }
         assert!(turn(&mut driver).is_pending());
-        assert!(!patience.waits(), "the crowd is gone");
+        assert!(!flush_delay.waits(), "the crowd is gone");
     }
 
     #[test]
     fn a_lane_that_ends_leaves_no_crowd_behind() {
-        let crowd = Crowd::default();
-        let (held, mut driver) = lane(crowd.clone());
-        for _ in 0..=STEPS {
+        let backlog = Backlog::default();
+        let (held, mut driver) = fair_queue(backlog.clone());
+        for _ in 0..=STEPS_PER_TURN {
             held.put(std::future::pending());
         }
         assert!(turn(&mut driver).is_pending());
-        assert!(crowd.is_there());
+        assert!(backlog.is_there());
         drop(driver);
-        assert!(!crowd.is_there());
+        assert!(!backlog.is_there());
     }
 
     #[tokio::test]
     async fn members_are_woken_from_other_threads_and_from_each_other() {
         let (from_outside, outside) = oneshot::channel();
-        let heard = with_lane(|lane| async move {
+        let heard = with_lane(|fair_queue| async move {
             let notify = Rc::new(Notify::new());
             let (tell, heard) = oneshot::channel();
             let notified = notify.clone();
-            lane.put(async move {
+            fair_queue.put(async move {
                 notified.notified().await;
                 tell.send("heard").unwrap();
             });
-            lane.put(async move {
+            fair_queue.put(async move {
                 outside.await.unwrap();
                 notify.notify_one();
             });
@@ -439,8 +443,8 @@ mod tests {
     async fn a_wake_after_the_end_is_of_no_concern() {
         let kept = Rc::new(RefCell::new(None));
         let keeps = kept.clone();
-        with_lane(|lane| async move {
-            lane.put(std::future::poll_fn(move |cx| {
+        with_lane(|fair_queue| async move {
+            fair_queue.put(std::future::poll_fn(move |cx| {
                 *keeps.borrow_mut() = Some(cx.waker().clone());
                 Poll::Ready(())
             }));
@@ -449,7 +453,7 @@ mod tests {
             let waker: Waker = kept.borrow_mut().take().unwrap();
             waker.wake_by_ref();
             // Its place is another's by now, who does not mind.
-            lane.put(async { yield_now().await });
+            fair_queue.put(async { yield_now().await });
             waker.wake();
         })
         .await;
@@ -457,7 +461,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_on_a_lane_ends_with_it() {
-        let (held, driver) = lane(Crowd::default());
+        let (held, driver) = fair_queue(Backlog::default());
         let (alive, gone) = oneshot::channel::<()>();
         held.put(async move {
             let _alive = alive;

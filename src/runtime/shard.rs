@@ -34,12 +34,12 @@ use tokio::{
 };
 
 use super::{
-    balancer::{Balance, Counted, HandedOver, Load},
-    fair_queue::{Crowd, Lane, lane},
+    balancer::{Balancer, HandedOver, LoadGuard, ShardStats},
+    fair_queue::{Backlog, FairQueue, fair_queue},
 };
 use crate::{
     actors::settings::HUNG_AFTER,
-    dataplane::{local_hop::Verified, tunnel::pool::PodPool},
+    dataplane::{local_hop::VerifiedPairs, tunnel::pool::PodPool},
     protocols::tls::buffer::Buffers,
     supervisor::{
         Actor, Address, ChildSpec, Described, Mailbox, OwnedTask, TaskExit, WatchPanics,
@@ -70,13 +70,13 @@ pub struct Shards(Arc<All>);
 
 struct All {
     slots: Box<[Slot]>,
-    balance: Balance,
+    balance: Balancer,
 }
 
 /// A shard as others see it. It outlives the thread behind it, which may be replaced.
 struct Slot {
     jobs: Mutex<mpsc::Sender<Job>>,
-    load: Arc<Load>,
+    load: Arc<ShardStats>,
     /// Counts the threads this slot has had; changes when a new one serves.
     generation: watch::Sender<u64>,
     /// Whether a thread serves.
@@ -103,18 +103,18 @@ pub struct Local {
     /// Tunnels of pods on this shard, by the pod's serial number.
     pub pools: RefCell<HashMap<u64, Rc<PodPool>>>,
     /// Pairs of pods that may be joined.
-    pub verified: RefCell<Verified>,
-    load: Arc<Load>,
+    pub verified: RefCell<VerifiedPairs>,
+    load: Arc<ShardStats>,
 }
 
 /// A task on a shard that ends with its owner.
 #[derive(Debug)]
 pub struct Placed {
-    leash: Arc<Leash>,
+    lease: Arc<TaskLease>,
 }
 
 #[derive(Debug, Default)]
-struct Leash {
+struct TaskLease {
     released: AtomicBool,
     ended: AtomicBool,
     waker: AtomicWaker,
@@ -133,10 +133,10 @@ pub enum PlaceError {
 
 pin_project! {
     /// Ends with `None` when its owner lets go of it.
-    struct Leashed<F> {
+    struct LeasedTask<F> {
         #[pin]
         future: Option<F>,
-        leash: Arc<Leash>,
+        lease: Arc<TaskLease>,
     }
 }
 
@@ -159,7 +159,7 @@ impl Drop for Alive {
 }
 
 /// Calls back once with how a task ended; `Aborted` unless told otherwise.
-struct Report(Option<Box<dyn FnOnce(TaskExit) + Send>>);
+struct ExitReport(Option<Box<dyn FnOnce(TaskExit) + Send>>);
 
 // === impl Shards ===
 
@@ -172,7 +172,7 @@ impl Shards {
             Slot { jobs: Mutex::new(jobs), load: Arc::default(), generation: watch::Sender::new(0), alive }
         };
         let slots: Box<[Slot]> = (0..count.max(1)).map(slot).collect();
-        let balance = Balance::new(slots.iter().map(|slot| slot.load.clone()));
+        let balance = Balancer::new(slots.iter().map(|slot| slot.load.clone()));
         Self(Arc::new(All { slots, balance }))
     }
 
@@ -182,12 +182,12 @@ impl Shards {
     }
 
     /// The load of each shard.
-    pub fn loads(&self) -> impl Iterator<Item = &Load> {
+    pub fn loads(&self) -> impl Iterator<Item = &ShardStats> {
         self.0.slots.iter().map(|slot| &*slot.load)
     }
 
     /// Chooses the shard of a connection, and knows what shards have used.
-    pub fn balance(&self) -> &Balance {
+    pub fn balance(&self) -> &Balancer {
         &self.0.balance
     }
 
@@ -274,13 +274,13 @@ impl Shards {
         make: impl FnOnce(Shard) -> F + Send + 'static,
         on_exit: impl FnOnce(TaskExit) + Send + 'static,
     ) -> Result<Placed, PlaceError> {
-        let leash = Arc::new(Leash::default());
-        let theirs = leash.clone();
+        let lease = Arc::new(TaskLease::default());
+        let theirs = lease.clone();
         // Made here, so that it also speaks when the thread ends before it has taken the job.
-        let report = Report(Some(Box::new(on_exit)));
+        let report = ExitReport(Some(Box::new(on_exit)));
         self.run_on(index, move |shard| {
             let future = Some(tripwire(kind, make(shard.clone())));
-            let task = Leashed { future, leash: theirs };
+            let task = LeasedTask { future, lease: theirs };
             shard.spawn(async move {
                 match watch_panics(task).await {
                     Ok(Some(())) => report.end(TaskExit::Done),
@@ -292,7 +292,7 @@ impl Shards {
                 }
             });
         })?;
-        Ok(Placed { leash })
+        Ok(Placed { lease })
     }
 
     /// Runs `job` on shard `index` soon.
@@ -324,7 +324,7 @@ async fn take(mut queue: mpsc::Receiver<Job>, shard: Shard) {
         }
         let Ok(job) = timeout(memory::LOOK, queue.recv()).await else {
             shard.shards.balance().look();
-            let conns = |load: &Load| load.conns.load(Ordering::Relaxed);
+            let conns = |load: &ShardStats| load.conns.load(Ordering::Relaxed);
             let load = &shard.0.load;
             let quiet = tidy.look(load.placed.load(Ordering::Relaxed), conns(load));
             // All threads use the same code.
@@ -360,10 +360,10 @@ impl Shard {
         self.spawn(watched(kind, work, on_panic));
     }
 
-    /// A lane on this shard, part of `crowd`. What is put there is as a task of its own, but that it takes its turns with
+    /// A lane on this shard, part of `backlog`. What is put there is as a task of its own, but that it takes its turns with
     /// the others there.
-    pub fn lane(&self, crowd: Crowd) -> Lane {
-        let (lane, driver) = lane(crowd);
+    pub fn fair_queue(&self, backlog: Backlog) -> FairQueue {
+        let (fair_queue, driver) = fair_queue(backlog);
         let index = self.index();
         // Members are watched one by one, so this hears of what no member did. It is not to pass in silence.
         self.spawn(async move {
@@ -371,7 +371,7 @@ impl Shard {
                 report_task_panic(&format!("shard-{index}/lane"), "lane", &message);
             }
         });
-        lane
+        fair_queue
     }
 
     /// Spawns on this shard. The caller sees to it that somebody hears of the task's end.
@@ -400,8 +400,8 @@ impl Shard {
     }
 
     /// Counts a connection on this shard while the value lives.
-    pub fn count_conn(&self) -> Counted {
-        Counted::new(&self.0.load, |load| &load.conns)
+    pub fn count_conn(&self) -> LoadGuard {
+        LoadGuard::new(&self.0.load, |load| &load.conns)
     }
 
     /// To be told of the end of a connection: the time that it took says nothing of those to come.
@@ -410,8 +410,8 @@ impl Shard {
     }
 
     /// Counts a tunnel on this shard while the value lives.
-    pub fn count_tunnel(&self) -> Counted {
-        Counted::new(&self.0.load, |load| &load.tunnels)
+    pub fn count_tunnel(&self) -> LoadGuard {
+        LoadGuard::new(&self.0.load, |load| &load.tunnels)
     }
 }
 
@@ -437,34 +437,34 @@ pub fn watched(
 impl Placed {
     /// Whether the task has ended.
     pub fn is_finished(&self) -> bool {
-        self.leash.ended.load(Ordering::Acquire)
+        self.lease.ended.load(Ordering::Acquire)
     }
 }
 
 impl Drop for Placed {
     fn drop(&mut self) {
-        self.leash.released.store(true, Ordering::Release);
-        self.leash.waker.wake();
+        self.lease.released.store(true, Ordering::Release);
+        self.lease.waker.wake();
     }
 }
 
-impl<F: Future> Future for Leashed<F> {
+impl<F: Future> Future for LeasedTask<F> {
     type Output = Option<F::Output>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        this.leash.waker.register(cx.waker());
+        this.lease.waker.register(cx.waker());
         let polled = match this.future.as_mut().as_pin_mut() {
-            Some(future) if !this.leash.released.load(Ordering::Acquire) => future.poll(cx),
+            Some(future) if !this.lease.released.load(Ordering::Acquire) => future.poll(cx),
             _ => {
                 this.future.set(None);
-                this.leash.ended.store(true, Ordering::Release);
+                this.lease.ended.store(true, Ordering::Release);
                 return Poll::Ready(None);
             }
         };
         polled.map(|output| {
             this.future.set(None);
-            this.leash.ended.store(true, Ordering::Release);
+            this.lease.ended.store(true, Ordering::Release);
             Some(output)
         })
     }
@@ -487,7 +487,7 @@ impl<F: Future<Output = ()>, P: FnOnce(String)> Future for Watched<F, P> {
 
 // === impl Report ===
 
-impl Report {
+impl ExitReport {
     fn end(mut self, exit: TaskExit) {
         if let Some(on_exit) = self.0.take() {
             on_exit(exit);
@@ -495,7 +495,7 @@ impl Report {
     }
 }
 
-impl Drop for Report {
+impl Drop for ExitReport {
     fn drop(&mut self) {
         if let Some(on_exit) = self.0.take() {
             on_exit(TaskExit::Aborted);

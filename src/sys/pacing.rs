@@ -18,14 +18,14 @@ const PACED: &[u8] = b"bbr";
 
 /// Where the other sides of a socket's connections are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reach {
+pub enum PathScope {
     /// On this host: nothing is lost on the way.
     Host,
-    /// Anywhere: once connected, [`Reach::settle`] decides.
+    /// Anywhere: once connected, [`PathScope::settle`] decides.
     Network,
 }
 
-impl Reach {
+impl PathScope {
     /// Has a socket that is neither connected nor listening, and what it will accept, send without pacing.
     pub fn unpace(self, socket: &Socket) {
         // Without it all goes on as it was.
@@ -86,11 +86,11 @@ mod tests {
         String::from_utf8(name.split(|byte| *byte == 0).next().unwrap().to_vec()).unwrap()
     }
 
-    fn connected(reach: Reach) -> (TcpListener, TcpStream) {
+    fn connected(scope: PathScope) -> (TcpListener, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let to: SocketAddr = listener.local_addr().unwrap();
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        reach.unpace(&socket);
+        scope.unpace(&socket);
         socket.connect(&to.into()).unwrap();
         (listener, socket.into())
     }
@@ -103,16 +103,16 @@ mod tests {
 
     #[test]
     fn connections_begin_without_pacing() {
-        let (_listener, within) = connected(Reach::Host);
+        let (_listener, within) = connected(PathScope::Host);
         assert_eq!(congestion(&within), "reno");
-        let (_listener, to_others) = connected(Reach::Network);
+        let (_listener, to_others) = connected(PathScope::Network);
         let usual = congestion(&Socket::new(Domain::IPV4, Type::STREAM, None).unwrap());
         assert_eq!(congestion(&to_others), if available("cubic") { "cubic".to_owned() } else { usual });
     }
 
     #[test]
     fn a_handshake_has_a_round_trip_and_a_socket_without_one_has_none() {
-        let (_listener, stream) = connected(Reach::Network);
+        let (_listener, stream) = connected(PathScope::Network);
         let took = round_trip(&stream).unwrap();
         assert!(took < Duration::from_secs(10), "{took:?}");
         assert_eq!(round_trip(&Socket::new(Domain::IPV4, Type::STREAM, None).unwrap()), None);
@@ -120,16 +120,16 @@ mod tests {
 
     #[test]
     fn only_what_is_far_is_paced_again() {
-        for (reach, near, paced) in [
-            (Reach::Network, Duration::from_secs(10), false),
-            (Reach::Network, Duration::from_nanos(1), true),
-            (Reach::Host, Duration::from_nanos(1), false),
+        for (scope, near, paced) in [
+            (PathScope::Network, Duration::from_secs(10), false),
+            (PathScope::Network, Duration::from_nanos(1), true),
+            (PathScope::Host, Duration::from_nanos(1), false),
         ] {
-            let (_listener, stream) = connected(reach);
+            let (_listener, stream) = connected(scope);
             let before = congestion(&stream);
-            reach.settle(&stream, near);
+            scope.settle(&stream, near);
             let now = congestion(&stream);
-            assert_eq!(now == before, !paced || !available("bbr"), "{reach:?} {near:?}: {before}, {now}");
+            assert_eq!(now == before, !paced || !available("bbr"), "{scope:?} {near:?}: {before}, {now}");
         }
     }
 

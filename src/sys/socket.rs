@@ -11,7 +11,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use tokio::{io::Interest, net::TcpStream};
 
-use super::pacing::{self, Reach};
+use super::pacing::{self, PathScope};
 use crate::protocols::relay::{Last, TcpSide};
 
 /// Connections the kernel holds for a listener until they are accepted: enough for a burst of clients.
@@ -32,7 +32,7 @@ pub struct Listen {
     /// `SO_MARK`, inherited by what is accepted.
     pub mark: Option<u32>,
     /// Where clients are, if what is accepted is not to be paced.
-    pub unpaced: Option<Reach>,
+    pub unpaced: Option<PathScope>,
     /// `SO_REUSEPORT`: two proxies may overlap during an upgrade.
     pub reuse_port: bool,
     /// `IP_TRANSPARENT`: `Some(true)` must succeed, `None` is tried, `Some(false)` is not.
@@ -78,7 +78,7 @@ pub struct Connect {
     /// Keepalive, if on.
     pub keepalive: Option<Keepalive>,
     /// Where the other side is, if the connection is not to be paced though that is the default.
-    pub unpaced: Option<Reach>,
+    pub unpaced: Option<PathScope>,
 }
 
 /// The end of an application's connection, as a side of a relay.
@@ -124,10 +124,10 @@ pub fn listen(how: &Listen) -> io::Result<Bound> {
     }
     let paced = pacing::is_paced(&socket);
     // Inherited by what is accepted, which saves these calls for each connection.
-    if let Some(reach) = how.unpaced
+    if let Some(scope) = how.unpaced
         && paced
     {
-        reach.unpace(&socket);
+        scope.unpace(&socket);
     }
     socket.set_tcp_nodelay(true)?;
     if let Some(keepalive) = how.keepalive {
@@ -157,8 +157,8 @@ pub fn connecting(to: SocketAddr, how: &Connect) -> io::Result<Socket> {
     if let Some(keepalive) = how.keepalive {
         set_keepalive(SockRef::from(&socket), keepalive)?;
     }
-    if let Some(reach) = how.unpaced {
-        reach.unpace(&socket);
+    if let Some(scope) = how.unpaced {
+        scope.unpace(&socket);
     }
     if let Some(source) = how.source
         && let Err(error) = assume(&socket, source)
@@ -303,7 +303,7 @@ mod tests {
     #[test]
     fn what_an_unpaced_listener_accepts_is_not_paced_and_other_connections_are_as_they_were() {
         let congestion = |socket: &std::net::TcpStream| SockRef::from(socket).tcp_congestion().unwrap();
-        for unpaced in [Some(Reach::Host), None] {
+        for unpaced in [Some(PathScope::Host), None] {
             let how = Listen {
                 addr: "127.0.0.1:0".parse().unwrap(),
                 mark: None,

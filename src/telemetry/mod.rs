@@ -1,7 +1,6 @@
 //! Metrics, access log, logging, and what is exported of all that.
 
 pub mod access;
-pub mod census;
 pub mod counters;
 pub mod dns;
 pub mod export;
@@ -16,6 +15,7 @@ pub mod panics;
 mod process;
 pub mod queue;
 pub mod shards;
+pub mod state_gauge;
 #[cfg(test)]
 mod tests;
 pub mod trace;

@@ -20,15 +20,15 @@ use tokio::time::{Instant, timeout};
 
 use super::{
     capture::Msg as Ask,
-    trouble::{Reason, Trouble},
+    unhealthy::{Reason, Unhealthy},
 };
 use crate::{
     actors::settings::HUNG_AFTER,
-    dataplane::{listener::Kind, pod::Pod},
+    dataplane::{listener::ListenerKind, pod::Pod},
     supervisor::{Actor, Address, ChildSpec, Described, Mailbox, OwnedTask},
     sys::{
+        netns_fingerprint::NetnsFingerprint,
         probe::{self, Canary, Flight},
-        pulse::Pulse,
     },
 };
 
@@ -59,7 +59,7 @@ enum Msg {
 /// What was so when all was well.
 struct Known {
     /// Of its network; the proxy's own pod has no rules, and the host's network.
-    pulse: Option<Pulse>,
+    fingerprint: Option<NetnsFingerprint>,
     until: Instant,
 }
 
@@ -71,7 +71,7 @@ enum Finding {
     /// It could not be tried now: what was known stays.
     Unclear,
     /// This is wrong.
-    Wrong(Trouble),
+    Wrong(Unhealthy),
 }
 
 /// The actor that audits `pod`.
@@ -111,16 +111,16 @@ impl Actor for Audit {
 
 /// Audits until the pod drains: from then on it is to have no listeners.
 async fn look(pod: Arc<Pod>) {
-    let troubles = &pod.node.troubles;
-    let _audited = troubles.audited();
+    let unhealthy = &pod.node.unhealthy;
+    let _audited = unhealthy.audited();
     let mut rng = SmallRng::from_os_rng();
     let mut draining = pod.draining.subscribe();
     // Pods that came at once are not audited at once.
-    let mut pause = pause(troubles.pods()).mul_f64(rng.random());
+    let mut pause = pause(unhealthy.pods()).mul_f64(rng.random());
     let mut known = None::<Known>;
     while timeout(pause, draining.wait_for(|draining| *draining)).await.is_err() {
         let drift = rng.random_range(1.0 - JITTER..1.0 + JITTER);
-        pause = self::pause(troubles.pods()).mul_f64(drift);
+        pause = self::pause(unhealthy.pods()).mul_f64(drift);
         if known.as_ref().is_some_and(|known| known.holds(&pod)) {
             continue;
         }
@@ -131,8 +131,8 @@ async fn look(pod: Arc<Pod>) {
         match finding {
             Finding::Unclear => {}
             _ if *pod.draining.borrow() => {}
-            Finding::Sound => troubles.tell(&pod, None),
-            Finding::Wrong(trouble) => troubles.tell(&pod, Some(trouble)),
+            Finding::Sound => unhealthy.tell(&pod, None),
+            Finding::Wrong(why) => unhealthy.tell(&pod, Some(why)),
         }
     }
     std::future::pending().await
@@ -145,26 +145,28 @@ impl Known {
     fn now(pod: &Pod, lasts: Duration) -> Option<Self> {
         let until = Instant::now() + lasts;
         if pod.is_own {
-            return Some(Self { pulse: None, until });
+            return Some(Self { fingerprint: None, until });
         }
         let listeners = pod.listeners.lock();
-        let listener = listeners.get(&Kind::Outbound)?;
-        let pulse = pod.netns.enter(|| Pulse::take(listener)).and_then(|taken| taken).ok()??;
-        Some(Self { pulse: Some(pulse), until })
+        let listener = listeners.get(&ListenerKind::Outbound)?;
+        let fingerprint =
+            pod.netns.enter(|| NetnsFingerprint::take(listener)).and_then(|taken| taken).ok()??;
+        Some(Self { fingerprint: Some(fingerprint), until })
     }
 
     /// Whether the pod is still so.
     fn holds(&self, pod: &Pod) -> bool {
         let listeners = pod.listeners.lock();
-        let serves = |kind: &Kind| {
+        let serves = |kind: &ListenerKind| {
             let shards = pod.node.shards.living();
             pod.accept_loops.count(*kind) >= shards && listeners.get(kind).is_some_and(probe::is_listening)
         };
-        let steady =
-            |pulse: &Pulse| listeners.get(&Kind::Outbound).is_some_and(|listener| pulse.is_steady(listener));
+        let steady = |fingerprint: &NetnsFingerprint| {
+            listeners.get(&ListenerKind::Outbound).is_some_and(|listener| fingerprint.is_steady(listener))
+        };
         Instant::now() < self.until
             && pod.kinds().iter().all(serves)
-            && self.pulse.as_ref().is_none_or(steady)
+            && self.fingerprint.as_ref().is_none_or(steady)
     }
 }
 
@@ -178,7 +180,7 @@ async fn examine(pod: &Arc<Pod>) -> Finding {
     for &kind in pod.kinds() {
         if let Err(why) = capture(pod, kind).await {
             let detail = format!("port {} ({}): {why}", kind.port(), kind.name());
-            return Finding::Wrong(Trouble::new(Reason::Listener, detail));
+            return Finding::Wrong(Unhealthy::new(Reason::Listener, detail));
         }
     }
     // The proxy's own pod has no rules, and the host's network.
@@ -186,7 +188,7 @@ async fn examine(pod: &Arc<Pod>) -> Finding {
 }
 
 /// Has the listener and its accept loops looked after by whom they belong to.
-async fn capture(pod: &Pod, kind: Kind) -> Result<(), String> {
+async fn capture(pod: &Pod, kind: ListenerKind) -> Result<(), String> {
     let looked = pod.captures.of(kind).call(CAPTURE_WITHIN, Ask::Audit).await;
     let repaired = looked.map_err(|error| error.to_string())??;
     if let Some(what) = repaired {
@@ -219,12 +221,12 @@ async fn try_once(pod: &Arc<Pod>) -> Finding {
         Ok(sent) => sent,
         Err(error) => {
             let detail = format!("its network namespace cannot be entered: {error}");
-            return Finding::Wrong(Trouble::new(Reason::Network, detail));
+            return Finding::Wrong(Unhealthy::new(Reason::Network, detail));
         }
     };
     if matches!(network, Ok(None)) {
         let detail = "its network namespace has no interface that is up, other than loopback";
-        return Finding::Wrong(Trouble::new(Reason::Network, detail));
+        return Finding::Wrong(Unhealthy::new(Reason::Network, detail));
     }
     let mut found = Finding::Sound;
     for (family, sent) in [("IPv4", v4), ("IPv6", v6)] {
@@ -260,13 +262,14 @@ async fn follow(pod: &Arc<Pod>, family: &str, canary: &Canary) -> Finding {
 /// Whether connections wait in the outbound listener: the kernel drops what finds its queue full.
 fn is_flooded(pod: &Pod) -> bool {
     let listeners = pod.listeners.lock();
-    let waiting = listeners.get(&Kind::Outbound).map(probe::waiting);
+    let waiting = listeners.get(&ListenerKind::Outbound).map(probe::waiting);
     waiting.is_some_and(|waiting| waiting.is_ok_and(|waiting| waiting.now > 0))
 }
 
 fn lost(family: &str, why: &str) -> Finding {
-    let detail = format!("{family} connections are not redirected to port {}: {why}", Kind::Outbound.port());
-    Finding::Wrong(Trouble::new(Reason::Redirection, detail))
+    let detail =
+        format!("{family} connections are not redirected to port {}: {why}", ListenerKind::Outbound.port());
+    Finding::Wrong(Unhealthy::new(Reason::Redirection, detail))
 }
 
 /// Whether a connection captured on 15001 is a canary of `pod`, or of another proxy that serves it meanwhile. It must be

@@ -12,11 +12,11 @@ use tokio::sync::watch;
 
 use crate::{
     actors::settings::HUNG_AFTER,
-    dataplane::{accept::accept, listener::Kind, pod::Pod},
+    dataplane::{accept::accept, listener::ListenerKind, pod::Pod},
     runtime::shard::{PlaceError, Placed},
     supervisor::{Actor, Address, ChildSpec, Described, Mailbox, OwnedTask, TaskExit},
     sys::{
-        pacing::Reach,
+        pacing::PathScope,
         probe,
         socket::{self, Listen},
     },
@@ -58,7 +58,7 @@ pub struct Captures([Address<Msg>; 3]);
 
 struct Capture {
     pod: Arc<Pod>,
-    kind: Kind,
+    kind: ListenerKind,
 }
 
 struct State {
@@ -90,19 +90,19 @@ impl Repair {
 
 impl Default for Captures {
     fn default() -> Self {
-        Self(Kind::ALL.map(|kind| Address::new(kind.name())))
+        Self(ListenerKind::ALL.map(|kind| Address::new(kind.name())))
     }
 }
 
 impl Captures {
     /// The one of this kind.
-    pub fn of(&self, kind: Kind) -> &Address<Msg> {
+    pub fn of(&self, kind: ListenerKind) -> &Address<Msg> {
         kind.pick(&self.0)
     }
 }
 
 /// The actor that captures `kind` of `pod`.
-pub fn child(pod: &Arc<Pod>, kind: Kind) -> ChildSpec {
+pub fn child(pod: &Arc<Pod>, kind: ListenerKind) -> ChildSpec {
     let (pod, address) = (pod.clone(), pod.captures.of(kind).clone());
     let make = move || (Capture { pod: pod.clone(), kind }, ());
     ChildSpec::actor(kind.name(), &address, make).kind_label("capture").hung_after(HUNG_AFTER)
@@ -223,18 +223,18 @@ impl Capture {
             return held.try_clone();
         }
         let settings = &self.pod.node.settings;
-        let local = self.kind == Kind::Outbound;
+        let local = self.kind == ListenerKind::Outbound;
         let near = !settings.unpaced_rtt.is_zero();
         let mut how = Listen {
             addr: socket::wildcard(settings.ipv6, self.kind.port()),
             // Without the mark, which they do not need: what the rules would make of it is put on each later packet of
             // the connection, the application's as well, and each is routed once more.
             mark: if local { None } else { self.pod.mark() },
-            unpaced: if local { Some(Reach::Host) } else { near.then_some(Reach::Network) },
+            unpaced: if local { Some(PathScope::Host) } else { near.then_some(PathScope::Network) },
             reuse_port: settings.reuse_port,
             transparent: if self.pod.is_own { Some(false) } else { settings.original_source },
-            redirected: self.kind != Kind::Inbound,
-            keepalive: if self.kind == Kind::Inbound { None } else { settings.keepalive },
+            redirected: self.kind != ListenerKind::Inbound,
+            keepalive: if self.kind == ListenerKind::Inbound { None } else { settings.keepalive },
         };
         let bind = |how: &Listen| self.pod.netns.enter(|| socket::listen(how)).and_then(|bound| bound);
         let bound = match bind(&how) {

@@ -5,8 +5,8 @@ pub mod capture;
 pub mod conns;
 pub mod dns;
 pub mod policy;
-pub mod trouble;
 pub mod tunnel;
+pub mod unhealthy;
 
 use std::{
     os::fd::OwnedFd,
@@ -20,7 +20,7 @@ use std::{
 use dashmap::DashMap;
 use tokio::time::{sleep, timeout};
 
-use self::trouble::{Reason, Trouble};
+use self::unhealthy::{Reason, Unhealthy};
 use super::{
     control::zds::{self, PodSpec},
     quarantine::{Input, digest},
@@ -85,7 +85,7 @@ impl Pods {
         let uid = event.path.strip_prefix("root/dataplane/pods/");
         if let Some(pod) = uid.and_then(|uid| self.find(uid)) {
             let detail = format!("its actors failed too often; next try in {retry_in:?}");
-            self.node.troubles.tell(&pod, Some(Trouble::new(Reason::Quarantine, detail)));
+            self.node.unhealthy.tell(&pod, Some(Unhealthy::new(Reason::Quarantine, detail)));
         }
     }
 
@@ -96,10 +96,10 @@ impl Pods {
 
     /// How many pods there are in each state, `pending` of which are not served yet.
     pub fn by_state(&self, pending: u64) -> Vec<(&'static str, u64)> {
-        let troubles = self.node.troubles.now().borrow().clone();
+        let named = self.node.unhealthy.now().borrow().clone();
         let (mut up, mut unhealthy) = (0, 0);
         for pod in self.pods.iter().filter(|pod| !pod.is_own) {
-            let number = if troubles.contains_key(&pod.uid) { &mut unhealthy } else { &mut up };
+            let number = if named.contains_key(&pod.uid) { &mut unhealthy } else { &mut up };
             *number += 1;
         }
         vec![("up", up), ("unhealthy", unhealthy), ("pending", pending)]
@@ -180,7 +180,7 @@ impl Pods {
         self.pods.insert(pod.uid.clone(), pod.clone());
         match self.supervisor.start(pod.tree()).await {
             Ok(()) => {
-                self.node.neighbours.add(&pod);
+                self.node.directory.add(&pod);
                 self.node.metrics.pods.started();
                 Ok(())
             }
@@ -212,14 +212,14 @@ impl Pods {
 
     async fn end(&self, pod: &Arc<Pod>) {
         pod.stop_accepting();
-        self.node.neighbours.remove(pod);
+        self.node.directory.remove(pod);
         pod.conns.cut_all(cut::POD);
         pod.peers.cut_all(cut::POD);
         if let Err(error) = self.supervisor.stop(&pod.uid).await {
             tracing::warn!(target: "pods", uid = &*pod.uid, %error, "pod did not stop in order");
         }
         self.pods.remove_if(&pod.uid, |_, held| held.serial == pod.serial);
-        self.node.troubles.forget(&pod.uid);
+        self.node.unhealthy.forget(&pod.uid);
         // Nobody reads questions any more that could be admitted.
         pod.dns.under_way().cut_all(cut::POD);
         let dns = pod.dns.under_way();

@@ -19,7 +19,7 @@ use crate::{
         Actor, Address, AddressError, ChildSpec, Described, DynamicChildren, Mailbox, Restart, StartError,
         TaskExit,
     },
-    telemetry::trace::span::{self, Kind, Step},
+    telemetry::trace::span::{self, SpanKind, Step},
 };
 
 /// Peers of a pod that may have a tunnel actor at a time.
@@ -199,7 +199,7 @@ impl TunnelActor {
         let (pod, key, actor) = (self.pod.clone(), self.key.clone(), myself.clone());
         // The handler runs inside the span of the connection that asked, which the message carried here.
         let span = tracing::debug_span!(target: "tunnel", "dial", to = %key.to, shard);
-        let step = Step::new("tunnel dial", Kind::Client);
+        let step = Step::new("tunnel dial", SpanKind::Client);
         step.describe(|span| {
             span.addr(span::PEER, key.to).set("warren.shard", i64::try_from(shard).unwrap_or_default());
         });

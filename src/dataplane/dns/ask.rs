@@ -20,7 +20,7 @@ use crate::{
         forward::{self, Answer, Unusable},
         query::Query,
     },
-    sys::pacing::Reach,
+    sys::pacing::PathScope,
 };
 
 /// All attempts together take no longer: the client has given up by then.
@@ -141,7 +141,7 @@ fn open(mark: Option<u32>, server: SocketAddr) -> io::Result<StdUdpSocket> {
 }
 
 async fn by_connection(pod: &Pod, server: SocketAddr, asked: &[u8]) -> Result<Answer, AskError> {
-    let mut stream = dial::connect(pod, server, None, Reach::Network)
+    let mut stream = dial::connect(pod, server, None, PathScope::Network)
         .await
         .map_err(|error| AskError::Io(server, io::Error::other(error)))?;
     let bytes = exchange(&mut stream, asked).await.map_err(|error| AskError::Io(server, error))?;

@@ -29,7 +29,7 @@ pub struct DnsSettings {
 
 /// What of a pod's DNS proxy outlives its actor.
 #[derive(Debug)]
-pub struct Names {
+pub struct DnsState {
     sockets: Mutex<Option<Sockets>>,
     /// Questions that wait, and connections.
     under_way: ConnSet<()>,
@@ -39,7 +39,7 @@ pub struct Names {
 
 // === impl Names ===
 
-impl Names {
+impl DnsState {
     /// Nothing yet. `shards`: how many there are.
     pub fn new(shards: usize) -> Self {
         Self {

@@ -20,7 +20,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Names, ask, sockets::Sockets};
+use super::{DnsState, ask, sockets::Sockets};
 use crate::{
     dataplane::{connection::spawn, pod::Pod},
     protocols::{
@@ -59,7 +59,7 @@ struct Server {
 /// One of those of a pod that [`MAX_WAITING`] or [`MAX_CONNECTIONS`] bounds.
 struct Place {
     pod: Arc<Pod>,
-    taken: fn(&Names) -> &AtomicUsize,
+    taken: fn(&DnsState) -> &AtomicUsize,
 }
 
 /// A question, and how long its answer may be.
@@ -80,7 +80,7 @@ enum Begun {
 // === impl Place ===
 
 impl Place {
-    fn take(pod: &Arc<Pod>, taken: fn(&Names) -> &AtomicUsize, most: usize) -> Option<Self> {
+    fn take(pod: &Arc<Pod>, taken: fn(&DnsState) -> &AtomicUsize, most: usize) -> Option<Self> {
         let more = |count| (count < most).then_some(count + 1);
         taken(&pod.dns).fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
         Some(Self { pod: pod.clone(), taken })

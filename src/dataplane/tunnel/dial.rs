@@ -30,9 +30,9 @@ use crate::{
         },
         tls::{WorkloadCert, handshake, stream::TlsStream},
     },
-    runtime::{fair_queue::Patience, shard::Shard},
-    sys::{pacing::Reach, socket},
-    telemetry::trace::span::{Kind, Step},
+    runtime::{fair_queue::FlushDelay, shard::Shard},
+    sys::{pacing::PathScope, socket},
+    telemetry::trace::span::{SpanKind, Step},
 };
 
 /// A PING unanswered for so long makes a tunnel suspect, well before it is given up.
@@ -81,7 +81,7 @@ async fn carry(shard: &Shard, pod: &Arc<Pod>, key: &TunnelKey, (step, ready): (S
     };
     let _counted = (shard.count_tunnel(), pod.node.metrics.pods.tunnel());
     let tunnel = pool.peer(key).add(send, pod.node.settings.pool.max_streams);
-    let patience = pool.patience();
+    let patience = pool.flush_delay();
     let _listed = Listed { pool, key: key.clone(), tunnel: tunnel.clone() };
     let _ = ready.send(Ok(()));
     let ended = drive(pod, connection, flush, &tunnel, patience).await;
@@ -109,16 +109,16 @@ async fn establish(
     key: &TunnelKey,
 ) -> Result<(h2::client::SendRequest<Bytes>, Established), DialError> {
     let cert = certificate(pod, key).await?;
-    let step = Step::new("tcp connect", Kind::Client);
-    let connected = step.within(connect(pod, key.to, None, Reach::Network)).await;
+    let step = Step::new("tcp connect", SpanKind::Client);
+    let connected = step.within(connect(pod, key.to, None, PathScope::Network)).await;
     step.describe(|span| _ = span.result("connect", &connected));
     drop(step);
     let stream = connected?;
-    let step = Step::new("tls handshake", Kind::Client);
+    let step = Step::new("tls handshake", SpanKind::Client);
     let secured = step.within(secure(shard, pod, key, &cert, stream)).await;
     step.describe(|span| _ = span.result("tls", &secured));
     drop(step);
-    let step = Step::new("http2 handshake", Kind::Client);
+    let step = Step::new("http2 handshake", SpanKind::Client);
     let begun = step.within(begin(pod, key, secured?)).await;
     step.describe(|span| _ = span.result("http2", &begun));
     begun
@@ -130,7 +130,7 @@ async fn certificate(pod: &Pod, key: &TunnelKey) -> Result<Arc<WorkloadCert>, Di
     if let Some(cert) = certs.current(&key.identity) {
         return Ok(cert);
     }
-    let step = Step::new("wait for certificate", Kind::Internal);
+    let step = Step::new("wait for certificate", SpanKind::Internal);
     let held = step.within(certs.hold(&key.identity, pod.node.settings.timeouts.certificate)).await;
     step.describe(|span| _ = span.result("certificate", &held));
     held.map_err(|error| DialError::Certificate(error.to_string()))
@@ -174,7 +174,7 @@ async fn begin(
     }
 }
 
-/// Connects from inside the pod to where `reach` says `to` is, within the configured time.
+/// Connects from inside the pod to where `scope` says `to` is, within the configured time.
 ///
 /// # Errors
 /// The namespace is gone, or nobody answers.
@@ -182,17 +182,17 @@ pub async fn connect(
     pod: &Pod,
     to: SocketAddr,
     source: Option<IpAddr>,
-    reach: Reach,
+    scope: PathScope,
 ) -> Result<TcpStream, DialError> {
     let settings = &pod.node.settings;
-    let unpaced = pod.unpaced(reach);
+    let unpaced = pod.unpaced(scope);
     let how = socket::Connect { mark: pod.mark(), source, keepalive: settings.keepalive, unpaced };
     let made = pod.netns.enter_sticky(|| socket::connecting(to, &how)).and_then(|made| made);
     let socket = made.map_err(|error| DialError::Connect { to, error })?;
     match timeout(settings.timeouts.connect, established(socket, to)).await {
         Ok(Ok(stream)) => {
-            if let Some(reach) = unpaced {
-                reach.settle(&stream, settings.unpaced_rtt);
+            if let Some(scope) = unpaced {
+                scope.settle(&stream, settings.unpaced_rtt);
             }
             Ok(stream)
         }
@@ -223,7 +223,7 @@ async fn drive(
     mut connection: Http2,
     mut flush: Flush<TlsStream<TcpStream>>,
     tunnel: &Rc<Tunnel>,
-    mut patience: Patience,
+    mut patience: FlushDelay,
 ) -> &'static str {
     let pings = connection.ping_pong();
     let work = async {

@@ -15,9 +15,9 @@ use tracing::Instrument;
 
 use super::{DialError, TunnelKey};
 use crate::{
-    dataplane::{connection::Course, listener::Kind, pod::Pod},
+    dataplane::{connection::ConnSpawner, listener::ListenerKind, pod::Pod},
     runtime::{
-        fair_queue::{Crowd, Patience},
+        fair_queue::{Backlog, FlushDelay},
         shard::Shard,
     },
 };
@@ -30,9 +30,9 @@ const ROUNDS: usize = 64;
 #[derive(Default)]
 pub struct PodPool {
     /// The pod's outbound connections on this shard.
-    crowd: Crowd,
+    backlog: Backlog,
     /// Where captured connections of each kind go on, while there are any.
-    courses: [RefCell<Weak<Course>>; 3],
+    spawners: [RefCell<Weak<ConnSpawner>>; 3],
     peers: RefCell<HashMap<TunnelKey, Rc<Peer>>>,
 }
 
@@ -70,21 +70,21 @@ impl PodPool {
 
     /// Where connections of `pod` of this kind go on here, whichever shard accepted them: one lane for all, while somebody
     /// holds it.
-    pub fn course(&self, pod: &Arc<Pod>, shard: &Shard, kind: Kind) -> Rc<Course> {
-        let mut held = kind.pick(&self.courses).borrow_mut();
-        if let Some(course) = held.upgrade() {
-            return course;
+    pub fn spawner(&self, pod: &Arc<Pod>, shard: &Shard, kind: ListenerKind) -> Rc<ConnSpawner> {
+        let mut held = kind.pick(&self.spawners).borrow_mut();
+        if let Some(spawner) = held.upgrade() {
+            return spawner;
         }
         // Nothing of the others goes out through the pod's own tunnels.
-        let crowd = if kind == Kind::Outbound { self.crowd.clone() } else { Crowd::default() };
-        let course = Rc::new(Course::new(shard, pod, crowd));
-        *held = Rc::downgrade(&course);
-        course
+        let backlog = if kind == ListenerKind::Outbound { self.backlog.clone() } else { Backlog::default() };
+        let spawner = Rc::new(ConnSpawner::new(shard, pod, backlog));
+        *held = Rc::downgrade(&spawner);
+        spawner
     }
 
     /// For a tunnel of the pod's, which sends on what its outbound connections bring.
-    pub fn patience(&self) -> Patience {
-        self.crowd.patience()
+    pub fn flush_delay(&self) -> FlushDelay {
+        self.backlog.flush_delay()
     }
 
     /// The tunnels to `key`.

@@ -23,7 +23,7 @@ use crate::{
         line::LogFormat,
         log::{LogHandle, Logging},
         metrics::Metrics,
-        trace::span::{Kind, Step},
+        trace::span::{SpanKind, Step},
     },
 };
 
@@ -164,7 +164,7 @@ fn records_name_their_trace_whatever_the_filter_is() {
     let vars = [("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()), ("OTEL_LOGS_EXPORTER", "otlp")];
     let mut told = None;
     exported(&vars, "error", |handle| {
-        let step = Step::new("policy", Kind::Internal);
+        let step = Step::new("policy", SpanKind::Internal);
         step.span().in_scope(|| {
             tracing::info!(target: "conn", "not yet");
             handle.change(false, "conn=info").unwrap();

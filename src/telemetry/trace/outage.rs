@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use opentelemetry::KeyValue;
 use parking_lot::Mutex;
 
-use super::span::{self, Kind, Step};
+use super::span::{self, SpanKind, Step};
 use crate::supervisor::{Event, EventKind};
 
 /// Outages under way that are remembered; past it the oldest is exported as it is.
@@ -56,7 +56,7 @@ impl Outages {
 }
 
 fn begun(event: &Event) -> Step {
-    let step = Step::inside(None, "actor outage", Kind::Internal);
+    let step = Step::inside(None, "actor outage", SpanKind::Internal);
     step.describe(|span| {
         span.set("warren.actor.path", event.path.to_string()).set("warren.actor.kind", event.kind_label);
     });

@@ -18,7 +18,7 @@ pub const TARGET: &str = "trace";
 
 /// The specification's kinds of spans.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum SpanKind {
     /// Serves a request from outside the process.
     Server,
     /// Asks another process.
@@ -56,7 +56,7 @@ pub fn is_on() -> bool {
 
 /// The first span of a connection in this process: the beginning of a trace, or the continuation of the peer's.
 fn connection(name: &'static str, from: Option<TraceParent>) -> Span {
-    let span = made(name, Kind::Server, Parent::None);
+    let span = made(name, SpanKind::Server, Parent::None);
     if let Some(from) = from.filter(|_| !span.is_disabled()) {
         let flags = if from.sampled { TraceFlags::SAMPLED } else { TraceFlags::default() };
         let (trace, id) = (TraceId::from(from.trace_id), SpanId::from(from.span_id));
@@ -112,11 +112,11 @@ enum Parent<'a> {
     None,
 }
 
-fn made(name: &'static str, kind: Kind, parent: Parent<'_>) -> Span {
+fn made(name: &'static str, kind: SpanKind, parent: Parent<'_>) -> Span {
     let kind = match kind {
-        Kind::Server => "server",
-        Kind::Client => "client",
-        Kind::Internal => "internal",
+        SpanKind::Server => "server",
+        SpanKind::Client => "client",
+        SpanKind::Internal => "internal",
     };
     match parent {
         Parent::Current => {
@@ -157,12 +157,12 @@ impl Spans {
 
 impl Step {
     /// A step inside the span that the calling task is in.
-    pub fn new(name: &'static str, kind: Kind) -> Self {
+    pub fn new(name: &'static str, kind: SpanKind) -> Self {
         Self(made(name, kind, Parent::Current))
     }
 
     /// A step inside `parent`; without one, the first of a trace.
-    pub fn inside(parent: Option<&Span>, name: &'static str, kind: Kind) -> Self {
+    pub fn inside(parent: Option<&Span>, name: &'static str, kind: SpanKind) -> Self {
         Self(made(name, kind, parent.map_or(Parent::None, Parent::Span)))
     }
 
@@ -288,7 +288,7 @@ impl Connection {
 
     /// From here on bytes are relayed.
     pub fn relaying(&self) {
-        self.relay.get_or_init(|| Step::inside(Some(&self.span), "relay", Kind::Internal));
+        self.relay.get_or_init(|| Step::inside(Some(&self.span), "relay", SpanKind::Internal));
     }
 
     /// An attempt failed, and another is made.

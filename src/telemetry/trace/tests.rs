@@ -12,7 +12,7 @@ use opentelemetry_proto::tonic::{
 use parking_lot::Mutex;
 use tonic::{Request, Response, Status, transport::server::TcpIncoming};
 
-use super::span::{Connection, Kind, Spans, Step, trace_of};
+use super::span::{Connection, SpanKind, Spans, Step, trace_of};
 use crate::{
     protocols::{
         config::{self, Inputs},
@@ -127,7 +127,7 @@ impl Log {
 async fn connection(from: Option<TraceParent>, outcome: Outcome) {
     let logged = tracing::debug_span!(target: "conn", "outbound");
     let work = async move {
-        let step = Step::new("policy", Kind::Internal);
+        let step = Step::new("policy", SpanKind::Internal);
         step.within(async { tracing::info!(target: "conn", "inside") }).await;
         drop(step);
         if let Some(trace) = Connection::current() {
@@ -170,7 +170,7 @@ fn a_step_tells_its_peer_who_it_is() {
     let told = Arc::new(Mutex::new(None));
     let heard = told.clone();
     traced(&endpoint, "always_on", "info", async move {
-        let step = Step::new("CONNECT", Kind::Client);
+        let step = Step::new("CONNECT", SpanKind::Client);
         *heard.lock() = step.trace_parent();
         assert_eq!(trace_of(step.span()), step.trace_parent().map(|told| told.trace_id));
         assert_eq!(trace_of(&tracing::info_span!(target: "conn", "logged")), None);

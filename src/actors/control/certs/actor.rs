@@ -20,7 +20,7 @@ use crate::{
         tls::WorkloadCert,
     },
     supervisor::{Actor, Described, Mailbox, OwnedTask, TaskExit},
-    telemetry::trace::span::{Kind, Step},
+    telemetry::trace::span::{SpanKind, Step},
 };
 
 pub(super) type Reply = RpcReplyPort<Result<Arc<WorkloadCert>, CertError>>;
@@ -123,7 +123,7 @@ impl Actor for CertsActor {
         match message {
             Msg::Fetch(id, reply) => {
                 // Inside the span of whoever asked, which the message carried here.
-                let step = Step::new("certificate fetch", Kind::Internal);
+                let step = Step::new("certificate fetch", SpanKind::Internal);
                 step.describe(|span| _ = span.set("warren.identity", id.to_string()));
                 state.asker = Some(step.span().clone());
                 state.on(&myself, Event::Fetch { id, waiter: Caller(reply, step) });
@@ -176,7 +176,7 @@ impl State {
     fn start(&mut self, myself: &Mailbox<Msg>, id: Identity, ticket: Ticket) {
         let (shared, actor, whose) = (self.shared.clone(), myself.clone(), id.clone());
         // Asked for ahead of need, or again, it is a trace of its own.
-        let step = Step::inside(self.asker.as_ref(), "certificate request", Kind::Client);
+        let step = Step::inside(self.asker.as_ref(), "certificate request", SpanKind::Client);
         step.describe(|span| {
             let span =
                 span.set("rpc.system", "grpc").set("rpc.service", "istio.v1.auth.IstioCertificateService");

@@ -13,14 +13,14 @@ use super::metrics::MetricsError;
 pub type Counts = Vec<(&'static str, u64)>;
 
 /// A gauge with one label, whose samples are what a count gives.
-pub struct Census {
+pub struct StateGauge {
     gauge: IntGaugeVec,
     count: Box<dyn Fn() -> Counts + Send + Sync>,
 }
 
 // === impl Census ===
 
-impl Census {
+impl StateGauge {
     /// Pods, by state.
     ///
     /// # Errors
@@ -32,7 +32,7 @@ impl Census {
     /// Certificates, by state.
     ///
     /// # Errors
-    /// As [`Census::of_pods`].
+    /// As [`StateGauge::of_pods`].
     pub fn of_certificates(count: impl Fn() -> Counts + Send + Sync + 'static) -> Result<Self, MetricsError> {
         Self::new(("warren_certificates", "Certificates by state", "state"), count)
     }
@@ -40,7 +40,7 @@ impl Census {
     /// Actors in quarantine, by kind.
     ///
     /// # Errors
-    /// As [`Census::of_pods`].
+    /// As [`StateGauge::of_pods`].
     pub fn of_quarantined_actors(
         count: impl Fn() -> Counts + Send + Sync + 'static,
     ) -> Result<Self, MetricsError> {
@@ -56,7 +56,7 @@ impl Census {
     }
 }
 
-impl Collector for Census {
+impl Collector for StateGauge {
     fn desc(&self) -> Vec<&Desc> {
         self.gauge.desc()
     }
@@ -84,7 +84,7 @@ mod tests {
         let (metrics, full) = (Metrics::new("x").unwrap(), Arc::new(AtomicU64::new(0)));
         let now = full.clone();
         let count = move || vec![("empty", 0), ("full", now.load(Ordering::Relaxed))];
-        metrics.register(Census::of_pods(count).unwrap()).unwrap();
+        metrics.register(StateGauge::of_pods(count).unwrap()).unwrap();
         for number in [0, 3, 1] {
             full.store(number, Ordering::Relaxed);
             let text = metrics.encode();

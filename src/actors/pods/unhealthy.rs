@@ -32,14 +32,14 @@ pub enum Reason {
 
 /// Why a pod is not in the mesh.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Trouble {
+pub struct Unhealthy {
     reason: Reason,
     detail: Arc<str>,
 }
 
 /// The pods in trouble, by uid. Clones share it; it outlives the actors that find it.
 #[derive(Clone, Debug, Default)]
-pub struct Troubles {
+pub struct UnhealthyPods {
     now: watch::Sender<BTreeMap<Arc<str>, Named>>,
     audited: Arc<AtomicUsize>,
 }
@@ -48,7 +48,7 @@ pub struct Troubles {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Named {
     pod: Arc<str>,
-    trouble: Trouble,
+    unhealthy: Unhealthy,
 }
 
 /// Counts a pod as audited.
@@ -78,7 +78,7 @@ impl Reason {
 
 // === impl Trouble ===
 
-impl Trouble {
+impl Unhealthy {
     /// The trouble, in words for an operator.
     pub fn new(reason: Reason, detail: impl Into<Arc<str>>) -> Self {
         Self { reason, detail: detail.into() }
@@ -87,19 +87,19 @@ impl Trouble {
 
 // === impl Troubles ===
 
-impl Troubles {
+impl UnhealthyPods {
     /// Says what is wrong with `pod` now; logged when it changes.
-    pub fn tell(&self, pod: &Pod, trouble: Option<Trouble>) {
+    pub fn tell(&self, pod: &Pod, unhealthy: Option<Unhealthy>) {
         let (uid, name) = (&*pod.uid, pod.name());
-        let changed = self.now.send_if_modified(|now| match &trouble {
-            Some(trouble) => {
-                let named = Named { pod: name.clone(), trouble: trouble.clone() };
+        let changed = self.now.send_if_modified(|now| match &unhealthy {
+            Some(unhealthy) => {
+                let named = Named { pod: name.clone(), unhealthy: unhealthy.clone() };
                 now.insert(pod.uid.clone(), named.clone()).is_none_or(|before| before != named)
             }
             None => now.remove(uid).is_some(),
         });
-        match trouble {
-            Some(Trouble { reason, detail }) if changed => {
+        match unhealthy {
+            Some(Unhealthy { reason, detail }) if changed => {
                 let reason = reason.as_str();
                 tracing::error!(target: "audit", uid, pod = %name, reason, %detail, "pod is out of the mesh");
             }
@@ -141,15 +141,15 @@ impl Drop for Audited {
 impl Named {
     /// Why.
     pub fn reason(&self) -> Reason {
-        self.trouble.reason
+        self.unhealthy.reason
     }
 }
 
 /// The pods and their troubles in words, those past a bound counted; empty without any.
-pub fn describe(troubles: &BTreeMap<Arc<str>, Named>) -> String {
+pub fn describe(unhealthy: &BTreeMap<Arc<str>, Named>) -> String {
     let mut parts: Vec<String> =
-        troubles.iter().take(NAMED).map(|(uid, named)| format!("pod {uid} {named}")).collect();
-    if let Some(more @ 1..) = troubles.len().checked_sub(NAMED) {
+        unhealthy.iter().take(NAMED).map(|(uid, named)| format!("pod {uid} {named}")).collect();
+    if let Some(more @ 1..) = unhealthy.len().checked_sub(NAMED) {
         parts.push(format!("and {more} more"));
     }
     parts.join("; ")
@@ -157,7 +157,7 @@ pub fn describe(troubles: &BTreeMap<Arc<str>, Named>) -> String {
 
 impl fmt::Display for Named {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "({}): {}", self.pod, self.trouble.detail)
+        write!(f, "({}): {}", self.pod, self.unhealthy.detail)
     }
 }
 
@@ -191,7 +191,7 @@ mod tests {
     use super::*;
 
     fn named(detail: &str) -> Named {
-        Named { pod: "default/web".into(), trouble: Trouble::new(Reason::Network, detail) }
+        Named { pod: "default/web".into(), unhealthy: Unhealthy::new(Reason::Network, detail) }
     }
 
     #[test]

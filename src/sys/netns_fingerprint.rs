@@ -28,7 +28,7 @@ const GET_INFO: libc::c_int = 64;
 
 /// What the network of a pod was like, and the socket in its namespace by which that is asked again.
 #[derive(Debug)]
-pub struct Pulse {
+pub struct NetnsFingerprint {
     socket: Socket,
     interface: Interface,
     /// None where the kernel has no nf_tables.
@@ -58,7 +58,7 @@ struct Shape {
 
 // === impl Pulse ===
 
-impl Pulse {
+impl NetnsFingerprint {
     /// Takes it in the thread's current namespace, to which `listener` belongs; `None` where no interface is up, or no
     /// rules are found whose changes would show.
     ///

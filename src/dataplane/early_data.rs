@@ -21,19 +21,19 @@ use crate::{
 };
 
 /// Bytes of a client that may go along with a CONNECT; the rest follows its answer.
-const EARLY: usize = 4 * 1024;
+const MAX_EARLY_DATA: usize = 4 * 1024;
 
 /// A client whose connection is not through yet. Dropped as such after it was heard, it is reset, as the kernel resets a
 /// client that said what nobody read (contract/dataplane.md section 2.7).
 #[derive(Debug)]
-pub struct Early {
+pub struct EarlyData {
     client: Option<TcpStream>,
     heard: RefCell<Option<Result<Bytes, End>>>,
 }
 
 // === impl Early ===
 
-impl Early {
+impl EarlyData {
     /// A client that was just accepted.
     pub fn new(client: TcpStream) -> Self {
         Self { client: Some(client), heard: RefCell::new(None) }
@@ -64,7 +64,7 @@ impl Early {
     }
 }
 
-impl Drop for Early {
+impl Drop for EarlyData {
     fn drop(&mut self) {
         if let (Some(client), Some(Ok(_))) = (&self.client, &*self.heard.borrow()) {
             // A socket that takes no option any more is reset already.
@@ -75,11 +75,11 @@ impl Drop for Early {
 
 /// Reads once what is there, whether or not the runtime knows of it yet. `None`: nothing so far.
 fn listen(client: &TcpStream) -> Option<Result<Bytes, End>> {
-    let mut said = [0; EARLY];
+    let mut said = [0; MAX_EARLY_DATA];
     Some(match (&*SockRef::from(client)).read(&mut said) {
         Ok(0) => Err(End::Finished),
         Ok(n) => {
-            if n < EARLY {
+            if n < MAX_EARLY_DATA {
                 // The socket is drained: the runtime is told so, or the relay would ask it in vain.
                 let _ = client.try_io::<()>(Interest::READABLE, || Err(ErrorKind::WouldBlock.into()));
             }
@@ -99,13 +99,13 @@ mod tests {
     use super::*;
     use crate::protocols::relay::{Side, tests::tcp};
 
-    async fn accepted() -> (TcpStream, Early) {
+    async fn accepted() -> (TcpStream, EarlyData) {
         let (client, accepted) = tcp().await;
-        (client, Early::new(accepted))
+        (client, EarlyData::new(accepted))
     }
 
     /// What the client has said, once that is anything.
-    async fn heard(early: &Early) -> Bytes {
+    async fn heard(early: &EarlyData) -> Bytes {
         loop {
             let said = early.said();
             if !said.is_empty() {
