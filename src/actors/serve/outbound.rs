@@ -372,7 +372,7 @@ impl Outbound<'_> {
                 Ok(Err(error @ ConnectError::LocalAuthority(_))) => {
                     return Err((Failure::H2(error.to_string().into()).into(), false));
                 }
-                Ok(Err(ConnectError::Tunnel { error, unheard })) => {
+                Ok(Err(ConnectError::Tunnel { error, unprocessed })) => {
                     // Picked again, a tunnel on its way out would fail every connection until its last stream ends.
                     if error.is_go_away() || error.is_io() {
                         lease.retire();
@@ -381,7 +381,7 @@ impl Outbound<'_> {
                     }
                     let failure = Failure::H2(error.to_string().into());
                     // Told twice, what was said could be done twice.
-                    if !unheard && told {
+                    if !unprocessed && told {
                         return Err((failure.into(), false));
                     }
                     last = Some(failure);

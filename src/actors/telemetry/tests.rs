@@ -135,7 +135,7 @@ fn a_tunnelled_connection_that_failed_has_every_field() {
 
 #[test]
 fn opened_and_refused_lines() {
-    let failed = Outcome::from(Failure::Tls(Cause::Borrowed("alert")));
+    let failed = Outcome::from(Failure::Tls(Cause::from("alert")));
     let lines = logged(LogFormat::Plain, "off,access=debug", |_| {
         access::opened(&record(Reporter::Source));
         access::refused(addr("1.2.3.4:5"), addr("[::1]:15008"), Reporter::Destination, &failed);

@@ -2,6 +2,7 @@
 //! (contract/dataplane.md sections 3 and 4).
 
 mod balance;
+pub mod failover;
 mod inbound;
 mod local;
 mod outbound;
