@@ -3,6 +3,8 @@
 
 use std::{borrow::Cow, error::Error, fmt, sync::Arc};
 
+use super::relay::Fault;
+
 /// What the layer below said. An error is kept as it is, and becomes text here and nowhere else. Two causes are equal
 /// if their texts are.
 #[derive(Clone)]
@@ -321,6 +323,22 @@ impl Failure {
     }
 }
 
+impl From<Fault> for Failure {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Receive(error) => Self::Receive(Cause::of(error)),
+            Fault::Send(error) => Self::Send(Cause::of(error)),
+            Fault::PeerReset(reason) => Self::H2(Cause::of(PeerReset(reason))),
+            Fault::Tunnel(error) => Self::H2(Cause::of(error)),
+        }
+    }
+}
+
+/// The peer reset a stream with this HTTP/2 error code.
+#[derive(Debug, thiserror::Error)]
+#[error("stream reset by peer: {0}")]
+struct PeerReset(h2::Reason);
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -392,6 +410,30 @@ mod tests {
             (Outcome::Complete.flag(), Outcome::Complete.severity()),
             (ResponseFlag::Ok, Severity::Info)
         );
+    }
+
+    #[test]
+    fn what_ends_a_relay_has_its_flag_and_text() {
+        use std::io::{Error, ErrorKind};
+        let broken = || Error::from(ErrorKind::BrokenPipe);
+        let table = [
+            (Fault::Receive(broken()), ResponseFlag::Connect, "receive: broken pipe"),
+            (Fault::Send(broken()), ResponseFlag::Connect, "send: broken pipe"),
+            (
+                Fault::PeerReset(h2::Reason::CANCEL),
+                ResponseFlag::H2HandshakeFailure,
+                "h2 failed: stream reset by peer: stream no longer needed",
+            ),
+            (
+                Fault::Tunnel(h2::Reason::PROTOCOL_ERROR.into()),
+                ResponseFlag::H2HandshakeFailure,
+                "h2 failed: protocol error: unspecific protocol error detected",
+            ),
+        ];
+        for (fault, flag, text) in table {
+            let outcome = Outcome::from(Failure::from(fault));
+            assert_eq!((outcome.flag(), outcome.to_string().as_str()), (flag, text));
+        }
     }
 
     #[test]

@@ -38,7 +38,7 @@ use crate::{
         identity::Identity,
         labels::Reporter,
         mesh::Workload,
-        outcome::{Denial, Failure, Outcome, Unroutable},
+        outcome::{Cause, Denial, Failure, Outcome, Unroutable},
         proxy_protocol,
         relay::relay,
         route::{Inbound, InboundHbone, inbound_hbone, inbound_service},
@@ -85,13 +85,13 @@ async fn run(
 ) -> Result<(), Outcome> {
     let settings = &pod.node.settings;
     let workload = pod.workload().await?;
-    let own = pod.identity(&workload).map_err(|e| Failure::Identity(e.to_string().into()))?;
+    let own = pod.identity(&workload).map_err(|e| Failure::Identity(Cause::of(e)))?;
     let cert = pod.node.certs.hold(&own, settings.timeouts.certificate).await;
-    let cert = cert.map_err(|error| Failure::Identity(error.to_string().into()))?;
+    let cert = cert.map_err(|error| Failure::Identity(Cause::of(error)))?;
     // Boxed, as is all that comes before the streams: a tunnel lives for long.
     let shake = Box::pin(handshake::accept(cert.server_config(), stream, shard.buffers.clone()));
     let (stream, peer) = match timeout(settings.timeouts.tls, shake).await {
-        Ok(shaken) => shaken.map_err(|error| Failure::Tls(error.to_string().into()))?,
+        Ok(shaken) => shaken.map_err(|error| Failure::Tls(Cause::of(error)))?,
         Err(_) => return Err(Failure::Tls("handshake timed out".into()).into()),
     };
     // The verifier lets nobody in who has none; without one the streams would pass for plaintext.
@@ -103,8 +103,8 @@ async fn run(
     let shake = Box::pin(flush.drive(server::handshake(io, &settings.http2)));
     let connection = match timeout(settings.timeouts.http2, shake).await {
         Ok(Ok(Ok(connection))) => Box::new(connection),
-        Ok(Ok(Err(error))) => return Err(Failure::H2Handshake(error.to_string().into()).into()),
-        Ok(Err(error)) => return Err(Failure::Io(error.to_string().into()).into()),
+        Ok(Ok(Err(error))) => return Err(Failure::H2Handshake(Cause::of(error)).into()),
+        Ok(Err(error)) => return Err(Failure::Io(Cause::of(error)).into()),
         Err(_) => return Err(Failure::H2Handshake("timed out".into()).into()),
     };
     streams(pod, shard, connection, &mut flush, tunnel).await;
@@ -203,7 +203,7 @@ fn stream(
         let Some(Open { conn, counted: _counted, report, peer, app }) = opening.await else { return };
         report.relaying();
         if let Ok(relayed) = conn.guard(relay(peer, AppSide::of(app), &*report, &shard.buffers)).await {
-            report.relayed(&relayed);
+            report.relayed(relayed);
         }
         shard.relayed();
     }
@@ -237,7 +237,7 @@ async fn open(
         Err(error) => {
             let outcome = match error {
                 BadRequest::PeerMethod(method) => Unroutable::NotConnect(method.to_string().into()).into(),
-                BadRequest::PeerAuthority(error) => Failure::Dial(error.to_string().into()).into(),
+                BadRequest::PeerAuthority(error) => Failure::Dial(Cause::of(error)).into(),
             };
             refuse(&mut respond, StatusCode::BAD_REQUEST, &outcome);
             return None;
@@ -289,7 +289,7 @@ impl Inbounds<'_> {
             Ok(inbound) => Ok((local, inbound)),
             Err(error) => {
                 let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
-                Err((status, Failure::Dial(error.to_string().into()).into()))
+                Err((status, Failure::Dial(Cause::of(error)).into()))
             }
         }
     }
@@ -317,7 +317,7 @@ impl Inbounds<'_> {
         };
         let send = match server::accept(respond, answer) {
             Ok(send) => send,
-            Err(error) => return failed(Failure::H2(error.to_string().into()).into()),
+            Err(error) => return failed(Failure::H2(Cause::of(error)).into()),
         };
         if let Err((_, outcome)) = announce(&mut app, conn.info(), &inbound).await {
             return failed(outcome);
@@ -367,7 +367,7 @@ pub(super) async fn application(
     let source = pod.source_towards(info.src.ip(), inbound.dial.ip());
     super::connect_app(pod, inbound.dial, source)
         .await
-        .map_err(|error| (StatusCode::SERVICE_UNAVAILABLE, Failure::Dial(error.to_string().into()).into()))
+        .map_err(|error| (StatusCode::SERVICE_UNAVAILABLE, Failure::Dial(Cause::of(error)).into()))
 }
 
 /// Tells the application who its client is, if it wants to hear it.
@@ -382,7 +382,7 @@ pub(super) async fn announce(
     let Some(dst) = inbound.proxy_header_dst else { return Ok(()) };
     let header = proxy_protocol::encode(info.src, dst, info.identity.as_ref());
     let written = tokio::io::AsyncWriteExt::write_all(app, &header).await;
-    written.map_err(|error| (StatusCode::SERVICE_UNAVAILABLE, Failure::Send(error.to_string().into()).into()))
+    written.map_err(|error| (StatusCode::SERVICE_UNAVAILABLE, Failure::Send(Cause::of(error)).into()))
 }
 
 /// Size of a stream's future in bytes.

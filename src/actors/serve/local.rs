@@ -30,9 +30,12 @@ use crate::{
         identity::Identity,
         labels::Reporter,
         mesh::{Service, Workload},
-        outcome::{Failure, Outcome},
+        outcome::{Cause, Failure},
         relay::Meter,
-        route::{Inbound, InboundHbone, Sans, Source, inbound_hbone, inbound_service, is_between_pods},
+        route::{
+            Inbound, InboundHbone, Sans, Source, failover::AttemptError, inbound_hbone, inbound_service,
+            is_between_pods,
+        },
         tls::WorkloadCert,
     },
     supervisor::Conn,
@@ -143,10 +146,8 @@ impl<'a> Join<'a> {
     /// The destination's half: its application, if its policies allow.
     ///
     /// # Errors
-    /// How the connection ends for the client's side, and whether another endpoint may be tried, as if the
-    /// destination's proxy had answered by a status.
-    pub async fn reach(self, shard: &Shard, near: &Conn<ConnInfo>) -> Result<Box<Joined>, (Outcome, bool)> {
-        let status = |status: u16| (Failure::Status(status).into(), status == 503);
+    /// The attempt failed, as if the destination's proxy had answered by a status.
+    pub async fn reach(self, shard: &Shard, near: &Conn<ConnInfo>) -> Result<Box<Joined>, AttemptError> {
         let settings = &self.there.node.settings;
         let request = InboundHbone {
             local: &self.workload,
@@ -156,9 +157,10 @@ impl<'a> Join<'a> {
         };
         let inbound = inbound_hbone(&self.there.node.mesh, &request, &settings.illegal_ports);
         let inbound = inbound.map_err(|error| {
-            let outcome = Failure::Dial(error.to_string().into()).into();
+            let status = error.status();
+            let outcome = Failure::Dial(Cause::of(error)).into();
             access::refused(self.client.addr(), self.to, Reporter::Destination, &outcome);
-            status(error.status())
+            AttemptError::Refused(status)
         })?;
         let info = ConnInfo {
             reporter: Reporter::Destination,
@@ -169,14 +171,14 @@ impl<'a> Join<'a> {
             waits: false.into(),
         };
         // Registered before policies are asked, so that a change in between is not missed.
-        let conn = self.there.conns.admit(shard.index(), info).map_err(|_| status(401))?;
+        let conn = self.there.conns.admit(shard.index(), info).map_err(|_| AttemptError::Refused(401))?;
         // The destination's side has a span of its own, as if its proxy were another.
         let step = Step::new("join", Kind::Client);
         let spans = Spans::new(tracing::Span::none(), "inbound", step.trace_parent());
         match conn.guard(spans.around(self.deliver(&conn, near, inbound))).await {
             Ok(Ok((report, app))) => Ok(Box::new(Joined { conn, report, app })),
-            Ok(Err(refused)) => Err(status(refused)),
-            Err(_) => Err((Failure::H2("the destination's side was cut".into()).into(), true)),
+            Ok(Err(status)) => Err(AttemptError::Refused(status)),
+            Err(_) => Err(AttemptError::Cut),
         }
     }
 

@@ -19,7 +19,7 @@ use crate::{
     },
     protocols::{
         labels::Reporter,
-        outcome::{Failure, Outcome, Unroutable},
+        outcome::{Cause, Failure, Outcome, Unroutable},
         route::{Inbound, inbound_plaintext, inbound_service},
     },
     supervisor::Conn,
@@ -40,7 +40,7 @@ pub fn serve(
         let Some(Open { sides, conn, counted: _counted, report }) = opening.await else { return };
         report.relaying();
         if let Ok(relayed) = conn.guard(super::plainly(&shard, sides, &*report)).await {
-            report.relayed(&relayed);
+            report.relayed(relayed);
         }
         shard.relayed();
     }
@@ -111,7 +111,7 @@ async fn reach(
     match super::connect_app(pod, inbound.dial, pod.source_towards(src.ip(), inbound.dial.ip())).await {
         Ok(app) => Ok(Some((report, app))),
         Err(error) => {
-            report.end(Failure::Dial(error.to_string().into()));
+            report.end(Failure::Dial(Cause::of(error)));
             Ok(None)
         }
     }

@@ -24,7 +24,7 @@ use crate::{
         labels::{Endpoint, Reporter, Security, ServiceName, TrafficLabels},
         mesh::{Service, Workload},
         outcome::{Cut, Failure, Outcome},
-        relay::{Fault, Meter},
+        relay::Meter,
     },
     supervisor::Conn,
 };
@@ -129,16 +129,11 @@ impl Report {
     }
 
     /// Sets the end of the relay.
-    pub fn relayed(&self, result: &Result<(), Fault>) {
-        self.end(match result {
-            Ok(()) => Outcome::Complete,
-            Err(Fault::Receive(error)) => Failure::Receive(error.to_string().into()).into(),
-            Err(Fault::Send(error)) => Failure::Send(error.to_string().into()).into(),
-            Err(Fault::PeerReset(reason)) => {
-                Failure::H2(format!("stream reset by peer: {reason}").into()).into()
-            }
-            Err(Fault::Tunnel(error)) => Failure::H2(error.to_string().into()).into(),
-        });
+    pub fn relayed(&self, result: Result<(), impl Into<Failure>>) {
+        match result {
+            Ok(()) => self.end(Outcome::Complete),
+            Err(error) => self.end(error.into()),
+        }
     }
 
     fn record(&self) -> AccessRecord<'_> {

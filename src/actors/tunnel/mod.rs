@@ -18,7 +18,12 @@ use super::{
     telemetry::trace::span::{self, Kind, Step},
 };
 use crate::{
-    protocols::{identity::Identity, outcome::Failure, route::Sans, tls::handshake::HandshakeError},
+    protocols::{
+        identity::Identity,
+        outcome::{Cause, Failure},
+        route::{Sans, failover::AttemptError},
+        tls::handshake::HandshakeError,
+    },
     supervisor::{
         Actor, Address, AddressError, ChildSpec, Described, DynamicChildren, Input, Mailbox, Restart,
         SetAside, StartError, TaskExit,
@@ -51,6 +56,7 @@ pub enum DialError {
         /// Where to.
         to: SocketAddr,
         /// What the kernel said.
+        #[source]
         error: std::io::Error,
     },
     /// No answer to TCP.
@@ -67,6 +73,7 @@ pub enum DialError {
         /// Where to.
         to: SocketAddr,
         /// What was wrong.
+        #[source]
         error: HandshakeError,
     },
     /// The peer is mute in TLS.
@@ -130,20 +137,24 @@ struct TunnelState {
 // === impl DialError ===
 
 impl DialError {
-    /// Whether the reason is here, so that another endpoint would not help.
-    pub fn is_local(&self) -> bool {
-        matches!(self, Self::Certificate(_) | Self::Refused(_))
+    /// The error of an attempt that needed the tunnel.
+    pub fn of_attempt(self: &Arc<Self>) -> AttemptError {
+        match &**self {
+            // The reason is here, so that another endpoint would not help.
+            Self::Certificate(_) | Self::Refused(_) => AttemptError::NoTunnel(self.failure()),
+            _ => AttemptError::Tunnel(self.failure()),
+        }
     }
 
-    /// How the connection that needed the tunnel ended.
-    pub fn failure(&self) -> Failure {
-        let text = self.to_string().into();
-        match self {
-            Self::Certificate(_) => Failure::Identity(text),
-            Self::ConnectTimedOut { .. } => Failure::HboneTimeout(text),
-            Self::Tls { .. } | Self::TlsTimedOut { .. } | Self::Alpn { .. } => Failure::Tls(text),
-            Self::Http2 { .. } => Failure::H2Handshake(text),
-            Self::Connect { .. } | Self::Contended | Self::Refused(_) | Self::Lost(_) => Failure::Dial(text),
+    /// How a connection that needed the tunnel failed.
+    fn failure(self: &Arc<Self>) -> Failure {
+        let cause = Cause::shared(self);
+        match &**self {
+            Self::Certificate(_) => Failure::Identity(cause),
+            Self::ConnectTimedOut { .. } => Failure::HboneTimeout(cause),
+            Self::Tls { .. } | Self::TlsTimedOut { .. } | Self::Alpn { .. } => Failure::Tls(cause),
+            Self::Http2 { .. } => Failure::H2Handshake(cause),
+            Self::Connect { .. } | Self::Contended | Self::Refused(_) | Self::Lost(_) => Failure::Dial(cause),
         }
     }
 }
