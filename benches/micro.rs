@@ -51,7 +51,7 @@ use warren::{
     },
     runtime::shard::watched,
     telemetry::{
-        trace::span::{Kind, Spans, Step},
+        trace::span::{SpanKind, Spans, Step},
         traffic::TrafficTable,
     },
 };
@@ -133,10 +133,10 @@ fn routes(mesh: &Mesh) {
         [("route, to a workload", "10.128.10.10:8080"), ("route, to a service", "10.200.0.0:80")]
     {
         let to = OrigDst::new(to.parse().unwrap());
-        let route = outbound(mesh, &source, to, &mut Pick { rng: &mut rng, avoid: &[] }).unwrap();
+        let route = outbound(mesh, &source, to, &mut Pick { rng: &mut rng, excluded: &[] }).unwrap();
         assert!(route.destination.is_some(), "{name}");
         repeat(name, || {
-            outbound(black_box(mesh), &source, black_box(to), &mut Pick { rng: &mut rng, avoid: &[] })
+            outbound(black_box(mesh), &source, black_box(to), &mut Pick { rng: &mut rng, excluded: &[] })
         });
     }
 }
@@ -210,7 +210,7 @@ fn tracing_off() {
     repeat("tracing, a connection, off", || {
         let work = async {
             for name in ["capture", "wait for identity", "route", "CONNECT", "relay"] {
-                let step = Step::new(name, Kind::Internal);
+                let step = Step::new(name, SpanKind::Internal);
                 step.within(async { black_box(()) }).await;
                 step.describe(|span| _ = span.failed("bench", name));
             }

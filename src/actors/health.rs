@@ -6,11 +6,11 @@ use ractor::ActorProcessingErr;
 use tokio::sync::watch;
 
 use super::{
+    HUNG_AFTER,
     admin::readiness::{Readiness, ReadyTask, STATE_MANAGER, WORKLOAD_PROXY_MANAGER},
     control::{xds::XdsStatus, zds::ZdsStatus},
     pods::unhealthy::{self, Named, Reason, UnhealthyPods},
     quarantine::Quarantine,
-    settings::HUNG_AFTER,
 };
 use crate::{
     supervisor::{Actor, Address, ChildSpec, Described, Mailbox, OwnedTask},
@@ -48,7 +48,7 @@ enum Msg {
 
 impl Health {
     /// Follows the discovery stream, if there is one, the hand-over of pods, and the pods that fell out of the mesh.
-    pub fn new(
+    pub(crate) fn new(
         xds: Option<watch::Receiver<XdsStatus>>,
         (zds, unhealthy, quarantine): (watch::Receiver<ZdsStatus>, &UnhealthyPods, &Quarantine),
         gate: watch::Sender<bool>,

@@ -6,5 +6,12 @@ pub mod health;
 pub mod pods;
 pub mod quarantine;
 pub mod settings;
+pub mod shards;
 pub mod telemetry;
 pub mod tree;
+
+use std::time::Duration;
+
+/// An actor whose handler runs for longer is killed: handlers only start tasks, which takes microseconds. Actors whose
+/// handlers take longer, or whose end costs connections, have limits of their own or none.
+pub(crate) const HUNG_AFTER: Duration = Duration::from_millis(500);

@@ -6,7 +6,7 @@ use super::control::grpc::{self, AuthHeaders, GrpcError, GrpcTarget};
 use crate::{
     dataplane::{
         dns::DnsSettings,
-        node::{Options, PoolSettings, Settings, Timeouts},
+        settings::{Options, PoolSettings, Settings, Timeouts},
     },
     protocols::{
         config::{Config, RootSource, TokenSource, Upstream},
@@ -24,7 +24,7 @@ use crate::{
 const MAX_PEER_STREAMS: u32 = 200;
 
 /// Settings of the data plane.
-pub fn data_plane(config: &Config) -> Settings {
+pub(crate) fn data_plane(config: &Config) -> Settings {
     let (http2, pool, timeouts) = (&config.tunnel.http2, &config.tunnel.pool, &config.timeouts);
     let keepalive = config.socket.keepalive.as_ref().map(|keepalive| Keepalive {
         time: keepalive.time,
@@ -90,10 +90,6 @@ fn names(config: &Config) -> DnsSettings {
         resolvers,
     }
 }
-
-/// An actor that has not let go of its loop for so long is killed. Handlers only start tasks and so take microseconds;
-/// those that take longer, and those whose end costs connections, have limits of their own or none.
-pub const HUNG_AFTER: Duration = Duration::from_millis(500);
 
 /// What every TLS connection between proxies speaks.
 pub fn tls(config: &Config) -> TlsOptions {

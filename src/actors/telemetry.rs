@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use ractor::ActorProcessingErr;
 use tokio::time::Instant;
 
-use super::settings::HUNG_AFTER;
+use super::HUNG_AFTER;
 use crate::{
     supervisor::{Actor, Address, ChildSpec, Described, Mailbox},
     telemetry::{metrics::Metrics, queue::LogQueue},

@@ -26,21 +26,21 @@ use super::{
         zds::Zds,
     },
     health::Health,
-    pods::{Pods, unhealthy::UnhealthyPods},
+    pods::{Pods, node::Node, unhealthy::UnhealthyPods},
     quarantine::Quarantine,
     settings,
 };
 use crate::{
     dataplane::{
-        node::{Node, Suspects},
-        pod_directory::PodDirectory,
+        mesh_view::MeshView, outbound_context::NextHops, pod_directory::PodDirectory, resolver::Resolver,
+        suspects::Suspects,
     },
     protocols::{
         config::{Config, ProxyMode},
         mesh::{LocalNode, Mesh, WorkloadInfo},
         xds::{XdsState, backoff},
     },
-    runtime::shard::{self, Shards},
+    runtime::shard::Shards,
     supervisor::{Event, Intensity, StartError, Strategy, SupervisorSpec, Tree, TreeHandle},
     sys::{netns::NetNs, socket::wildcard},
     telemetry::{
@@ -161,7 +161,7 @@ fn root(parts: &Parts, logging: &Logging) -> SupervisorSpec {
     }
     let mut shards = SupervisorSpec::new("shards", Strategy::OneForOne).intensity(PATIENT);
     for index in 0..parts.shards.count() {
-        shards = shards.child(shard::child(&parts.shards, index));
+        shards = shards.child(super::shards::child(&parts.shards, index));
     }
     SupervisorSpec::new("root", Strategy::OneForOne)
         .intensity(PATIENT)
@@ -207,18 +207,22 @@ fn parts(
     let xds = xds(config, &metrics)?;
     let shards = Shards::new(config.process.shards.count);
     metrics.register(ShardLoads::new(shards.clone())?)?;
-    let node = Arc::new(Node {
-        mesh,
-        mesh_changed: tables.changed(),
-        certs: certs.clone(),
-        metrics: metrics.clone(),
-        shards: shards.clone(),
-        home: NetNs::current().map_err(BootError::Namespace)?,
+    let home = NetNs::current().map_err(BootError::Namespace)?;
+    let hops = NextHops {
         suspects: Suspects::default(),
         directory: PodDirectory::default(),
+        certs: Arc::new(certs.clone()),
+        resolver: Resolver::new(home.clone()),
+    };
+    let node = Arc::new(Node {
+        mesh: MeshView::new(mesh, tables.changed()),
+        hops: Arc::new(hops),
+        metrics: metrics.clone(),
+        shards: shards.clone(),
+        home,
         unhealthy: UnhealthyPods::default(),
         quarantine: quarantine.clone(),
-        settings: settings::data_plane(config),
+        settings: Arc::new(settings::data_plane(config)),
     });
     let (gate, open) = watch::channel(false);
     let zds = Zds::new(PathBuf::from(&config.inpod.uds), open);

@@ -1,26 +1,39 @@
 //! The accept loops of a pod's listeners, and which shard a connection begins on.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     io,
     net::{SocketAddr, TcpListener as StdListener},
+    rc::{Rc, Weak},
     sync::Arc,
     time::Duration,
 };
 
+use foldhash::HashMap;
 use tokio::{
     net::{TcpListener, TcpStream},
     time::sleep,
 };
 
 use super::{
-    connection, inbound,
-    listener::ListenerKind,
-    outbound, plaintext,
-    pod::{Arriving, Pod},
+    inbound,
+    inbound_context::InboundContext,
+    listener::{ListenerKind, Listeners},
+    outbound,
+    outbound_context::OutboundContext,
+    plaintext,
+    pod::{
+        PodId,
+        conns::{Arriving, PodConns},
+        network::PodNetwork,
+        panics,
+    },
     tunnel::pool::PodPool,
 };
-use crate::{runtime::shard::Shard, sys::pacing::PathScope};
+use crate::{
+    runtime::{fair_queue::Backlog, shard::Shard, spawner::ConnSpawner},
+    telemetry::metrics::Metrics,
+};
 
 /// Pause after the process or the kernel ran out of something an accept needs.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
@@ -29,36 +42,151 @@ const LEFT_OVER: u32 = 2048;
 /// Connections accepted until other tasks of the shard get their turn.
 const BURST: u32 = 8;
 
+/// Serves what one listener of a pod accepts.
+#[derive(Clone)]
+pub(crate) enum Acceptor {
+    /// 15001.
+    Outbound(Arc<OutboundContext>),
+    /// 15008.
+    Inbound(Arc<InboundContext>),
+    /// 15006.
+    Plaintext(Arc<InboundContext>),
+}
+
 /// Counts an accept loop while it lives.
-struct Accepting(Arc<Pod>, ListenerKind);
+struct Accepting(Arc<Listeners>, ListenerKind);
+
+/// Where the captured connections of each pod and kind run on one shard, while there are any.
+#[derive(Default)]
+struct Spawners(RefCell<HashMap<(u64, ListenerKind), Weak<ConnSpawner>>>);
+
+// === impl Acceptor ===
+
+impl Acceptor {
+    /// Which listener it serves.
+    pub(crate) fn kind(&self) -> ListenerKind {
+        match self {
+            Self::Outbound(_) => ListenerKind::Outbound,
+            Self::Inbound(_) => ListenerKind::Inbound,
+            Self::Plaintext(_) => ListenerKind::Plaintext,
+        }
+    }
+
+    /// Which pod it is.
+    pub(crate) fn id(&self) -> &Arc<PodId> {
+        match self {
+            Self::Outbound(ctx) => &ctx.pod.id,
+            Self::Inbound(ctx) | Self::Plaintext(ctx) => &ctx.pod.id,
+        }
+    }
+
+    /// The pod's live connections.
+    pub(crate) fn conns(&self) -> &Arc<PodConns> {
+        match self {
+            Self::Outbound(ctx) => &ctx.conns,
+            Self::Inbound(ctx) | Self::Plaintext(ctx) => &ctx.conns,
+        }
+    }
+
+    /// The pod's network.
+    pub(crate) fn network(&self) -> &Arc<PodNetwork> {
+        match self {
+            Self::Outbound(ctx) => &ctx.network,
+            Self::Inbound(ctx) | Self::Plaintext(ctx) => &ctx.network,
+        }
+    }
+
+    /// Counters.
+    pub(crate) fn metrics(&self) -> &Arc<Metrics> {
+        match self {
+            Self::Outbound(ctx) => &ctx.metrics,
+            Self::Inbound(ctx) | Self::Plaintext(ctx) => &ctx.metrics,
+        }
+    }
+
+    /// Where connections of this kind run on `shard`, whichever shard accepted them: one fair queue for all, while
+    /// somebody holds it.
+    fn spawner(&self, shard: &Shard) -> Rc<ConnSpawner> {
+        let (id, kind) = (self.id(), self.kind());
+        let spawners = shard.local::<Spawners>();
+        let mut spawners = spawners.0.borrow_mut();
+        let held = spawners.entry((id.serial, kind)).or_default();
+        if let Some(spawner) = held.upgrade() {
+            return spawner;
+        }
+        // Only what outbound connections bring goes out through the pod's own tunnels.
+        let backlog = match kind {
+            ListenerKind::Outbound => PodPool::of(shard, id.serial).backlog(),
+            ListenerKind::Inbound | ListenerKind::Plaintext => Backlog::default(),
+        };
+        let (metrics, id, index) = (self.metrics().clone(), id.clone(), shard.index());
+        let on_panic = move |kind, message: &str| panics::report(&metrics, &id, kind, index, message);
+        let spawner = Rc::new(ConnSpawner::new(shard, backlog, on_panic));
+        *held = Rc::downgrade(&spawner);
+        spawner
+    }
+
+    /// Serves an accepted connection on `shard`.
+    fn serve(self, shard: &Shard, arriving: Arriving, (stream, peer): (TcpStream, SocketAddr)) {
+        let (kind, local) = (self.kind().name(), shard.clone());
+        match self {
+            Self::Outbound(ref ctx) => {
+                let work = outbound::serve((ctx.clone(), arriving), local, stream, peer);
+                self.spawner(shard).begin(kind, work);
+            }
+            Self::Plaintext(ref ctx) => {
+                let work = plaintext::serve((ctx.clone(), arriving), local, stream, peer);
+                self.spawner(shard).begin(kind, work);
+            }
+            Self::Inbound(ctx) => {
+                let (told, index) = (ctx.clone(), shard.index());
+                let work = inbound::serve((ctx, arriving), local, stream, peer);
+                shard.spawn_watched("tunnel", work, move |message| {
+                    panics::report(&told.metrics, &told.pod.id, "tunnel", index, &message);
+                });
+            }
+        }
+    }
+}
+
+/// The pod is gone: the calling shard keeps nothing of it.
+pub(crate) fn forget(shard: &Shard, serial: u64) {
+    shard.local::<Spawners>().0.borrow_mut().retain(|(of, _), _| *of != serial);
+}
 
 // === impl Accepting ===
 
 impl Accepting {
-    fn new(pod: &Arc<Pod>, kind: ListenerKind) -> Self {
-        pod.accept_loops.begin(kind);
-        Self(pod.clone(), kind)
+    fn new(listeners: &Arc<Listeners>, kind: ListenerKind) -> Self {
+        listeners.accept_loops.begin(kind);
+        Self(listeners.clone(), kind)
     }
 }
 
 impl Drop for Accepting {
     fn drop(&mut self) {
-        let Self(pod, kind) = self;
-        pod.accept_loops.end(*kind);
+        let Self(listeners, kind) = self;
+        listeners.accept_loops.end(*kind);
     }
 }
 
 /// Accepts on this shard until the pod drains or the socket fails. What the kernel has accepted before a drain is served
-/// still: nobody else can, it would be reset.
-pub async fn accept(shard: Shard, pod: Arc<Pod>, kind: ListenerKind, listener: StdListener) {
+/// still: nobody else can serve it, it would be reset.
+pub(crate) async fn accept(
+    shard: Shard,
+    acceptor: Acceptor,
+    listeners: Arc<Listeners>,
+    listener: StdListener,
+) {
     let listener = match TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(target: "capture", %error, "cannot watch the listener"),
     };
-    let _counted = Accepting::new(&pod, kind);
-    // Held, so that its lane stays.
-    let _spawner = PodPool::of(&pod, &shard).spawner(&pod, &shard, kind);
-    let mut draining = pod.draining.subscribe();
+    let (kind, uid) = (acceptor.kind(), acceptor.id().uid.clone());
+    let _counted = Accepting::new(&listeners, kind);
+    // Held, so that the fair queue stays.
+    let _spawner = acceptor.spawner(&shard);
+    let mut draining = acceptor.conns().draining();
     let mut left = LEFT_OVER;
     loop {
         let last = *draining.borrow();
@@ -77,14 +205,14 @@ pub async fn accept(shard: Shard, pod: Arc<Pod>, kind: ListenerKind, listener: S
             return;
         }
         match accepted {
-            Ok(accepted) => begin(&shard, &pod, kind, accepted),
+            Ok(accepted) => begin(&shard, &acceptor, accepted),
             Err(error) if is_about_one_connection(&error) => {}
             Err(error) if is_exhaustion(&error) => {
-                tracing::warn!(target: "capture", uid = &*pod.uid, kind = kind.name(), %error, "cannot accept");
+                tracing::warn!(target: "capture", uid = &*uid, kind = kind.name(), %error, "cannot accept");
                 sleep(EXHAUSTED_PAUSE).await;
             }
             Err(error) => {
-                tracing::error!(target: "capture", uid = &*pod.uid, kind = kind.name(), %error, "listener failed");
+                tracing::error!(target: "capture", uid = &*uid, kind = kind.name(), %error, "listener failed");
                 return;
             }
         }
@@ -94,49 +222,35 @@ pub async fn accept(shard: Shard, pod: Arc<Pod>, kind: ListenerKind, listener: S
     }
 }
 
-/// Begins what was accepted on the shard that it is best on, before a byte of it is read.
-fn begin(shard: &Shard, pod: &Arc<Pod>, kind: ListenerKind, (stream, peer): (TcpStream, SocketAddr)) {
-    if kind != ListenerKind::Outbound
-        && let Some(scope) = pod.unpaced(PathScope::Network)
-    {
-        scope.settle(&stream, pod.node.settings.unpaced_rtt);
+/// Begins an accepted connection on the shard that suits it best, before a byte of it is read.
+fn begin(shard: &Shard, acceptor: &Acceptor, (stream, peer): (TcpStream, SocketAddr)) {
+    if acceptor.kind() != ListenerKind::Outbound {
+        acceptor.network().settle_accepted(&stream);
     }
-    let to = match kind {
+    let to = match acceptor.kind() {
         // A tunnel stays for long and carries many streams.
         ListenerKind::Inbound => shard.shards.balance().tunnel(shard.index()),
         ListenerKind::Outbound | ListenerKind::Plaintext => shard.shards.balance().connection(shard.index()),
     };
-    let pod = pod.arriving();
+    let (acceptor, arriving) = (acceptor.clone(), acceptor.conns().arriving());
     if to == shard.index() {
-        return serve(shard, pod, kind, (stream, peer));
+        return acceptor.serve(shard, arriving, (stream, peer));
     }
+    let id = acceptor.id().clone();
+    let handed = move |stream| {
+        shard.hand_over(to, move |shard| match TcpStream::from_std(stream) {
+            Ok(stream) => acceptor.serve(shard, arriving, (stream, peer)),
+            Err(error) => refuse(acceptor.id(), peer, &error),
+        });
+    };
     match stream.into_std() {
-        Ok(stream) => shard.hand_over(to, move |shard| match TcpStream::from_std(stream) {
-            Ok(stream) => serve(shard, pod, kind, (stream, peer)),
-            Err(error) => refuse(&pod, peer, &error),
-        }),
-        Err(error) => refuse(&pod, peer, &error),
+        Ok(stream) => handed(stream),
+        Err(error) => refuse(&id, peer, &error),
     }
 }
 
-fn refuse(pod: &Pod, peer: SocketAddr, error: &io::Error) {
-    tracing::warn!(target: "capture", uid = &*pod.uid, %peer, %error, "connection refused");
-}
-
-fn serve(shard: &Shard, arriving: Arriving, kind: ListenerKind, (stream, peer): (TcpStream, SocketAddr)) {
-    let (pod, local) = (arriving.clone(), shard.clone());
-    let spawner = || PodPool::of(&pod, shard).spawner(&pod, shard, kind);
-    match kind {
-        ListenerKind::Outbound => {
-            spawner().begin(kind.name(), outbound::serve(arriving, local, stream, peer))
-        }
-        ListenerKind::Plaintext => {
-            spawner().begin(kind.name(), plaintext::serve(arriving, local, stream, peer))
-        }
-        ListenerKind::Inbound => {
-            connection::spawn(shard, &pod, "tunnel", inbound::serve(arriving, local, stream, peer))
-        }
-    }
+fn refuse(id: &PodId, peer: SocketAddr, error: &io::Error) {
+    tracing::warn!(target: "capture", uid = &*id.uid, %peer, %error, "connection refused");
 }
 
 thread_local! {

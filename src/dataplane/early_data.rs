@@ -5,20 +5,12 @@
 //! allows it (RFC 9113 section 8.5), and the peer's flow control holds it until the application is reached. It is kept
 //! until the answer is there: whoever is asked next gets it as well.
 
-use std::{
-    cell::RefCell,
-    io::{ErrorKind, Read as _},
-    time::Duration,
-};
+use std::{cell::RefCell, io::ErrorKind};
 
 use bytes::Bytes;
-use socket2::SockRef;
-use tokio::{io::Interest, net::TcpStream};
 
-use crate::{
-    protocols::relay::{End, Said, broken},
-    sys::socket::AppSide,
-};
+use super::stream::AppStream;
+use crate::protocols::relay::{End, Said, broken};
 
 /// Bytes of a client that may go along with a CONNECT; the rest follows its answer.
 const MAX_EARLY_DATA: usize = 4 * 1024;
@@ -26,24 +18,24 @@ const MAX_EARLY_DATA: usize = 4 * 1024;
 /// A client whose connection is not through yet. Dropped as such after it was heard, it is reset, as the kernel resets a
 /// client that said what nobody read (contract/dataplane.md section 2.7).
 #[derive(Debug)]
-pub struct EarlyData {
-    client: Option<TcpStream>,
+pub(crate) struct EarlyData<S: AppStream> {
+    client: Option<S>,
     heard: RefCell<Option<Result<Bytes, End>>>,
 }
 
 // === impl Early ===
 
-impl EarlyData {
+impl<S: AppStream> EarlyData<S> {
     /// A client that was just accepted.
-    pub fn new(client: TcpStream) -> Self {
+    pub(crate) fn new(client: S) -> Self {
         Self { client: Some(client), heard: RefCell::new(None) }
     }
 
     /// What the client has said so far; once that is anything, always the same.
-    pub fn said(&self) -> Bytes {
+    pub(crate) fn said(&self) -> Bytes {
         let mut heard = self.heard.borrow_mut();
         if heard.is_none() {
-            *heard = self.client.as_ref().and_then(listen);
+            *heard = self.client.as_ref().and_then(read);
         }
         match &*heard {
             Some(Ok(said)) => said.clone(),
@@ -52,7 +44,7 @@ impl EarlyData {
     }
 
     /// The client, and what its next hop has to be told first: all it said, unless that `went_along` already.
-    pub fn through(mut self, went_along: bool) -> Option<(AppSide, Said)> {
+    pub(crate) fn through(mut self, went_along: bool) -> Option<(S::Side, Said)> {
         let client = self.client.take()?;
         let said = match self.heard.take() {
             None => Said::Nothing,
@@ -60,103 +52,28 @@ impl EarlyData {
             Some(Ok(said)) if went_along => Said::Passed(said.len()),
             Some(Ok(said)) => Said::Held(said),
         };
-        Some((AppSide::of(client), said))
+        Some((client.into_side(), said))
     }
 }
 
-impl Drop for EarlyData {
+impl<S: AppStream> Drop for EarlyData<S> {
     fn drop(&mut self) {
         if let (Some(client), Some(Ok(_))) = (&self.client, &*self.heard.borrow()) {
-            // A socket that takes no option any more is reset already.
-            let _ = SockRef::from(client).set_linger(Some(Duration::ZERO));
+            client.reset_on_drop();
         }
     }
 }
 
-/// Reads once what is there, whether or not the runtime knows of it yet. `None`: nothing so far.
-fn listen(client: &TcpStream) -> Option<Result<Bytes, End>> {
-    let mut said = [0; MAX_EARLY_DATA];
-    Some(match (&*SockRef::from(client)).read(&mut said) {
+/// Reads once what is there. `None`: nothing so far.
+fn read(client: &impl AppStream) -> Option<Result<Bytes, End>> {
+    let mut room = [0; MAX_EARLY_DATA];
+    Some(match client.read_now(&mut room) {
         Ok(0) => Err(End::Finished),
-        Ok(n) => {
-            if n < MAX_EARLY_DATA {
-                // The socket is drained: the runtime is told so, or the relay would ask it in vain.
-                let _ = client.try_io::<()>(Interest::READABLE, || Err(ErrorKind::WouldBlock.into()));
-            }
-            Ok(Bytes::copy_from_slice(said.get(..n).unwrap_or_default()))
-        }
+        Ok(n) => Ok(Bytes::copy_from_slice(room.get(..n).unwrap_or_default())),
         Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => return None,
         Err(error) => Err(broken(error)),
     })
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io;
-
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-    use super::*;
-    use crate::protocols::relay::{Side, tests::tcp};
-
-    async fn accepted() -> (TcpStream, EarlyData) {
-        let (client, accepted) = tcp().await;
-        (client, EarlyData::new(accepted))
-    }
-
-    /// What the client has said, once that is anything.
-    async fn heard(early: &EarlyData) -> Bytes {
-        loop {
-            let said = early.said();
-            if !said.is_empty() {
-                return said;
-            }
-            tokio::task::yield_now().await;
-        }
-    }
-
-    #[tokio::test]
-    async fn what_was_heard_stays_the_same_and_the_rest_is_left() {
-        let (mut client, early) = accepted().await;
-        assert_eq!(early.said(), "");
-        client.write_all(b"first").await.unwrap();
-        assert_eq!(heard(&early).await, "first");
-        client.write_all(b"second").await.unwrap();
-        assert_eq!(early.said(), "first");
-        let (rest, said) = early.through(false).unwrap();
-        assert!(matches!(said, Said::Held(said) if said == "first"));
-        let mut got = [0; 6];
-        let rest = rest.plain().unwrap();
-        rest.readable().await.unwrap();
-        assert_eq!(rest.try_read(&mut got).unwrap(), 6);
-        assert_eq!(&got, b"second");
-    }
-
-    #[tokio::test]
-    async fn a_client_that_was_heard_in_vain_is_reset_and_no_other() {
-        for said in ["", "hello"] {
-            let (mut client, early) = accepted().await;
-            client.write_all(said.as_bytes()).await.unwrap();
-            if !said.is_empty() {
-                assert_eq!(heard(&early).await, said);
-            }
-            drop(early);
-            let end = client.read(&mut [0; 8]).await;
-            match said {
-                "" => assert_eq!(end.unwrap(), 0),
-                _ => assert_eq!(end.unwrap_err().kind(), io::ErrorKind::ConnectionReset),
-            }
-        }
-    }
-
-    #[tokio::test]
-    async fn a_client_that_went_through_is_not_reset() {
-        let (mut client, early) = accepted().await;
-        client.write_all(b"hello").await.unwrap();
-        heard(&early).await;
-        let (side, said) = early.through(true).unwrap();
-        assert!(matches!(said, Said::Passed(5)));
-        drop(side);
-        assert_eq!(client.read(&mut [0; 8]).await.unwrap(), 0);
-    }
-}
+mod tests;

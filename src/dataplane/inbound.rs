@@ -1,20 +1,23 @@
 //! HBONE from peers: tunnels accepted on 15008, and the streams on them (contract/dataplane.md section 4.1).
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{future::Future, net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use h2::{Ping, PingPong, RecvStream, SendStream, server::SendResponse};
 use http::{HeaderMap, Request, StatusCode};
-use tokio::{
-    net::TcpStream,
-    time::{sleep, timeout},
-};
+use tokio::time::{sleep, timeout};
 
 use super::{
-    connection::ConnSpawner,
-    node::PoolSettings,
-    pod::{Arriving, ConnInfo, Pod},
+    application::{self, Refused},
+    inbound_context::InboundContext,
+    pod::{
+        conns::{Arriving, ConnInfo},
+        network::Network,
+        panics,
+    },
     report::{ConnMeta, ConnReport},
+    settings::PoolSettings,
+    stream::{AppStream, tunnel_addrs},
 };
 use crate::{
     protocols::{
@@ -28,14 +31,12 @@ use crate::{
         identity::Identity,
         labels::Reporter,
         mesh::Workload,
-        outcome::{Denial, Failure, Outcome, Unroutable},
-        proxy_protocol,
+        outcome::{Cause, Failure, Outcome, Unroutable},
         relay::relay,
         route::{Inbound, InboundHbone, inbound_hbone, inbound_service},
         tls::{handshake, peer_identity, stream::TlsStream},
     },
-    runtime::{balancer::LoadGuard, conns::Conn, fair_queue::Backlog, shard::Shard},
-    sys::socket::AppSide,
+    runtime::{balancer::LoadGuard, conns::Conn, fair_queue::Backlog, shard::Shard, spawner::ConnSpawner},
     telemetry::{
         access,
         trace::span::{self, Spans},
@@ -54,82 +55,86 @@ struct Tunnel {
 }
 
 /// Serves a connection accepted on 15008 until its peer closes it or the pod is gone.
-pub async fn serve(arriving: Arriving, shard: Shard, stream: TcpStream, peer: SocketAddr) {
-    let pod = &*arriving;
-    let Ok((client, dst)) = super::connection::tunnel_addrs(&stream, peer) else { return };
-    let _counted = (shard.count_tunnel(), pod.node.metrics.socket(Reporter::Destination));
-    if pod.peers.len() >= MAX_TUNNELS {
+pub(crate) async fn serve<N: Network>(
+    (ctx, arriving): (Arc<InboundContext<N>>, Arriving),
+    shard: Shard,
+    stream: N::Stream,
+    peer: SocketAddr,
+) {
+    let Ok((client, dst)) = tunnel_addrs(&stream, peer) else { return };
+    let _counted = (shard.count_tunnel(), ctx.metrics.socket(Reporter::Destination));
+    if ctx.conns.peers.len() >= MAX_TUNNELS {
         let outcome =
             Failure::Io(format!("the pod has {MAX_TUNNELS} tunnels from peers already").into()).into();
         return access::refused(client.addr(), dst, Reporter::Destination, &outcome);
     }
-    let Ok(member) = pod.peers.admit(shard.index(), client.addr()) else { return };
-    let pod = arriving.arrived();
-    let served = member.guard(run(&pod, &shard, stream, client, dst)).await;
+    let Ok(member) = ctx.conns.peers.admit(shard.index(), client.addr()) else { return };
+    drop(arriving);
+    let served = member.guard(run(&ctx, &shard, stream, (client, dst))).await;
     if let Ok(Err(outcome)) = served {
         access::refused(client.addr(), dst, Reporter::Destination, &outcome);
     }
 }
 
-async fn run(
-    pod: &Arc<Pod>,
+async fn run<N: Network>(
+    ctx: &Arc<InboundContext<N>>,
     shard: &Shard,
-    stream: TcpStream,
-    client: ClientAddr,
-    dst: SocketAddr,
+    stream: N::Stream,
+    (client, dst): (ClientAddr, SocketAddr),
 ) -> Result<(), Outcome> {
-    let settings = &pod.node.settings;
-    let workload = pod.workload().await?;
-    let own = pod.identity(&workload).map_err(|e| Failure::Identity(e.to_string().into()))?;
-    let cert = pod.node.certs.hold(&own, settings.timeouts.certificate).await;
-    let cert = cert.map_err(|error| Failure::Identity(error.to_string().into()))?;
+    let timeouts = &ctx.settings.timeouts;
+    let workload = ctx.pod.wait().await?;
+    let own = ctx.pod.identity(&workload).map_err(|e| Failure::Identity(Cause::of(e)))?;
+    let cert = ctx.certs.hold(&own, timeouts.certificate).await;
+    let cert = cert.map_err(|error| Failure::Identity(Cause::of(error)))?;
     // Boxed, as is all that comes before the streams: a tunnel lives for long.
     let shake = Box::pin(handshake::accept(cert.server_config(), stream, shard.buffers.clone()));
-    let (stream, peer) = match timeout(settings.timeouts.tls, shake).await {
-        Ok(shaken) => shaken.map_err(|error| Failure::Tls(error.to_string().into()))?,
+    let (stream, peer) = match timeout(timeouts.tls, shake).await {
+        Ok(shaken) => shaken.map_err(|error| Failure::Tls(Cause::of(error)))?,
         Err(_) => return Err(Failure::Tls("handshake timed out".into()).into()),
     };
-    // The verifier lets nobody in who has none; without one the streams would pass for plaintext.
+    // The verifier lets nobody in who has none. Without an identity the streams would pass for plaintext.
     let Some(identity) = peer_identity(&peer.certificates) else {
         return Err(Failure::Tls("peer has no identity".into()).into());
     };
     let tunnel = Arc::new(Tunnel { client, dst, identity: Some(identity) });
     let (io, mut flush) = coalesced(stream);
-    let shake = Box::pin(flush.drive(server::handshake(io, &settings.http2)));
-    let connection = match timeout(settings.timeouts.http2, shake).await {
+    let shake = Box::pin(flush.drive(server::handshake(io, &ctx.settings.http2)));
+    let connection = match timeout(timeouts.http2, shake).await {
         Ok(Ok(Ok(connection))) => Box::new(connection),
-        Ok(Ok(Err(error))) => return Err(Failure::H2Handshake(error.to_string().into()).into()),
-        Ok(Err(error)) => return Err(Failure::Io(error.to_string().into()).into()),
+        Ok(Ok(Err(error))) => return Err(Failure::H2Handshake(Cause::of(error)).into()),
+        Ok(Err(error)) => return Err(Failure::Io(Cause::of(error)).into()),
         Err(_) => return Err(Failure::H2Handshake("timed out".into()).into()),
     };
-    streams(pod, shard, connection, &mut flush, tunnel).await;
+    streams(ctx, shard, (connection, &mut flush), tunnel).await;
     Ok(())
 }
 
-/// Boxed: each future it is handed through would keep room for it.
-type Connection = Box<h2::server::Connection<Coalesced<TlsStream<TcpStream>>, Bytes>>;
+/// Boxed: each future that holds it would otherwise keep room for it.
+type Connection<S> = Box<h2::server::Connection<Coalesced<TlsStream<S>>, Bytes>>;
 
 /// Takes streams until the tunnel ends. On drain no more are taken and the tunnel ends with the last.
-async fn streams(
-    pod: &Arc<Pod>,
+async fn streams<N: Network>(
+    ctx: &Arc<InboundContext<N>>,
     shard: &Shard,
-    mut connection: Connection,
-    flush: &mut Flush<TlsStream<TcpStream>>,
+    (mut connection, flush): (Connection<N::Stream>, &mut Flush<TlsStream<N::Stream>>),
     tunnel: Arc<Tunnel>,
 ) {
     let pings = connection.ping_pong();
-    let mut draining = pod.draining.subscribe();
+    let mut draining = ctx.conns.draining();
     let backlog = Backlog::default();
-    let spawner = ConnSpawner::new(shard, pod, backlog.clone());
+    let (of, index) = (ctx.clone(), shard.index());
+    let on_panic = move |kind, message: &str| panics::report(&of.metrics, &of.pod.id, kind, index, message);
+    let spawner = ConnSpawner::new(shard, backlog.clone(), on_panic);
     let work = async {
-        let mut alive = std::pin::pin!(answers(&pod.node.settings.pool, pings));
+        let mut alive = std::pin::pin!(answers(&ctx.settings.pool, pings));
         let mut told = false;
         loop {
             tokio::select! {
                 biased;
                 accepted = connection.accept() => match accepted {
                     Some(Ok((request, respond))) => {
-                        let work = stream(pod.clone(), shard.clone(), tunnel.clone(), request, respond);
+                        let work = stream(ctx.clone(), shard.clone(), tunnel.clone(), (request, respond));
                         spawner.begin("inbound", work);
                     }
                     Some(Err(error)) => {
@@ -148,8 +153,8 @@ async fn streams(
         }
     };
     // A broken connection ends its streams, which say so.
-    let mut flush_delay = backlog.flush_delay();
-    let _ = flush.drive_behind(|| flush_delay.waits(), work).await;
+    let mut delay = backlog.flush_delay();
+    let _ = flush.drive_behind(|| delay.waits(), work).await;
 }
 
 /// Ends when the peer has not answered a PING in time.
@@ -168,94 +173,91 @@ async fn answers(pool: &PoolSettings, pings: Option<PingPong>) {
 }
 
 /// One stream of a tunnel.
-struct Inbounds<'a> {
-    pod: &'a Arc<Pod>,
+struct InboundStream<'a, N: Network> {
+    ctx: &'a InboundContext<N>,
     tunnel: &'a Tunnel,
     connect: Connect,
     headers: &'a HeaderMap,
 }
 
+/// A CONNECT, and where its answer goes.
+type Asked = (Request<RecvStream>, SendResponse<Bytes>);
+
 /// A stream whose application is reached.
-struct Open {
+struct Open<S> {
     conn: Conn<ConnInfo>,
     counted: LoadGuard,
     report: Box<ConnReport>,
     peer: StreamSide,
-    app: TcpStream,
+    app: S,
 }
 
-fn stream(
-    pod: Arc<Pod>,
+fn stream<N: Network>(
+    ctx: Arc<InboundContext<N>>,
     shard: Shard,
     tunnel: Arc<Tunnel>,
-    request: Request<RecvStream>,
-    respond: SendResponse<Bytes>,
+    asked: Asked,
 ) -> impl Future<Output = ()> {
-    let spans = spans(&pod, &tunnel, &request);
+    let spans = spans(&ctx, &tunnel, &asked.0);
     // Boxed, as for outbound connections, and here, so that the task's future does not hold the arguments as well.
-    let opening = Box::pin(spans.around(open(pod, shard.clone(), tunnel, request, respond)));
+    let opening = Box::pin(spans.around(open(ctx, shard.clone(), tunnel, asked)));
     async move {
         let Some(Open { conn, counted: _counted, report, peer, app }) = opening.await else { return };
         report.relaying();
-        if let Ok(relayed) = conn.guard(relay(peer, AppSide::of(app), &*report, &shard.buffers)).await {
-            report.relayed(&relayed);
+        if let Ok(relayed) = conn.guard(relay(peer, app.into_side(), &*report, &shard.buffers)).await {
+            report.relayed(relayed);
         }
         shard.relayed();
     }
 }
 
 /// The spans of a stream: the log's and, as part of the peer's trace, the exported one.
-fn spans(pod: &Pod, tunnel: &Tunnel, request: &Request<RecvStream>) -> Spans {
+fn spans<N: Network>(ctx: &InboundContext<N>, tunnel: &Tunnel, request: &Request<RecvStream>) -> Spans {
     let from = if span::is_on() { TraceParent::parse(request.headers()) } else { None };
-    let logged = tracing::debug_span!(target: "conn", "inbound", peer = %tunnel.client, pod = &*pod.uid);
+    let logged =
+        tracing::debug_span!(target: "conn", "inbound", peer = %tunnel.client, pod = &*ctx.pod.id.uid);
     Spans::new(logged, "inbound", from)
 }
 
-async fn open(
-    pod: Arc<Pod>,
+async fn open<N: Network>(
+    ctx: Arc<InboundContext<N>>,
     shard: Shard,
     tunnel: Arc<Tunnel>,
-    request: Request<RecvStream>,
-    mut respond: SendResponse<Bytes>,
-) -> Option<Open> {
-    let refuse = |respond: &mut SendResponse<Bytes>, status: StatusCode, outcome: &Outcome| {
+    (request, mut respond): Asked,
+) -> Option<Open<N::Stream>> {
+    let refuse = |respond: &mut SendResponse<Bytes>, Refused { status, outcome }: Refused| {
         server::refuse(respond, status);
-        span::refused(outcome);
-        access::refused(tunnel.client.addr(), tunnel.dst, Reporter::Destination, outcome);
+        span::refused(&outcome);
+        access::refused(tunnel.client.addr(), tunnel.dst, Reporter::Destination, &outcome);
     };
     span::describe(|span| {
-        let span = span.set("network.transport", "tcp").set("warren.pod.uid", pod.uid.to_string());
+        let span = span.set("network.transport", "tcp").set("warren.pod.uid", ctx.pod.id.uid.to_string());
         span.addr(span::CLIENT, tunnel.client.addr()).addr(span::SERVER, tunnel.dst);
     });
     let connect = match server::parse(&request) {
         Ok(connect) => connect,
         Err(error) => {
-            let outcome = match error {
-                BadRequest::PeerMethod(method) => Unroutable::NotConnect(method.to_string().into()).into(),
-                BadRequest::PeerAuthority(error) => Failure::Dial(error.to_string().into()).into(),
-            };
-            refuse(&mut respond, StatusCode::BAD_REQUEST, &outcome);
+            refuse(&mut respond, bad_request(error));
             return None;
         }
     };
-    let this = Inbounds { pod: &pod, tunnel: &tunnel, connect, headers: request.headers() };
+    let this = InboundStream { ctx: &ctx, tunnel: &tunnel, connect, headers: request.headers() };
     let (workload, inbound) = match this.route().await {
         Ok(routed) => routed,
-        Err((status, outcome)) => {
-            refuse(&mut respond, status, &outcome);
+        Err(refused) => {
+            refuse(&mut respond, refused);
             return None;
         }
     };
     let info = ConnInfo {
         reporter: Reporter::Destination,
-        tunnelled: true,
         src: tunnel.client.addr(),
         identity: tunnel.identity.clone(),
         dst: inbound.target,
         waits: false.into(),
     };
     // Registered before policies are asked, so that a change in between is not missed.
-    let Ok(conn) = pod.conns.admit(shard.index(), info) else {
+    let Ok(conn) = ctx.conns.live.admit(shard.index(), info) else {
         server::refuse(&mut respond, StatusCode::UNAUTHORIZED);
         return None;
     };
@@ -267,25 +269,35 @@ async fn open(
     Some(Open { conn, counted, report, peer, app })
 }
 
-// === impl Inbounds ===
+fn bad_request(error: BadRequest) -> Refused {
+    let outcome = match error {
+        BadRequest::PeerMethod(method) => Unroutable::NotConnect(method.to_string().into()).into(),
+        BadRequest::PeerAuthority(error) => Failure::Dial(Cause::of(error)).into(),
+    };
+    Refused { status: StatusCode::BAD_REQUEST, outcome }
+}
 
-impl Inbounds<'_> {
-    async fn route(&self) -> Result<(Arc<Workload>, Inbound), (StatusCode, Outcome)> {
-        let unavailable = |why: Unroutable| (StatusCode::SERVICE_UNAVAILABLE, why.into());
-        let local = self.pod.workload().await.map_err(unavailable)?;
-        let settings = &self.pod.node.settings;
+// === impl InboundStream ===
+
+impl<N: Network> InboundStream<'_, N> {
+    /// Which workload the pod is, and which address and port of it are meant.
+    async fn route(&self) -> Result<(Arc<Workload>, Inbound), Refused> {
+        let unavailable =
+            |why: Unroutable| Refused { status: StatusCode::SERVICE_UNAVAILABLE, outcome: why.into() };
+        let local = self.ctx.pod.wait().await.map_err(unavailable)?;
+        let settings = &self.ctx.settings;
         let request = InboundHbone {
             local: &local,
             dst: self.tunnel.dst,
             authority: &self.connect.authority,
             localhost_app_tunnel: settings.options.localhost_app_tunnel,
         };
-        match inbound_hbone(&self.pod.node.mesh, &request, &settings.illegal_ports) {
+        match inbound_hbone(self.ctx.pod.mesh.tables(), &request, &settings.illegal_ports) {
             Ok(inbound) => Ok((local, inbound)),
-            Err(error) => {
-                let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
-                Err((status, Failure::Dial(error.to_string().into()).into()))
-            }
+            Err(error) => Err(Refused {
+                status: StatusCode::from_u16(error.status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE),
+                outcome: Failure::Dial(Cause::of(error)).into(),
+            }),
         }
     }
 
@@ -296,39 +308,40 @@ impl Inbounds<'_> {
         workload: Arc<Workload>,
         inbound: Inbound,
         respond: &mut SendResponse<Bytes>,
-    ) -> Option<(Box<ConnReport>, TcpStream, SendStream<Bytes>)> {
-        let answer = self.pod.baggage(&workload);
-        let report = ConnReport::open(self.pod, conn, self.tunnel.dst, self.meta(workload, &inbound));
+    ) -> Option<(Box<ConnReport>, N::Stream, SendStream<Bytes>)> {
+        let answer = self.ctx.pod.baggage(&workload);
+        let meta = self.meta(workload, &inbound);
+        let report = ConnReport::open(&self.ctx.metrics, conn, self.tunnel.dst, meta);
         let failed = |outcome: Outcome| {
             report.end(outcome);
             None
         };
-        let mut app = match application(self.pod, conn.info(), &inbound).await {
+        let mut app = match application::connect(self.ctx, conn.info(), &inbound).await {
             Ok(app) => app,
-            Err((status, outcome)) => {
+            Err(Refused { status, outcome }) => {
                 server::refuse(respond, status);
                 return failed(outcome);
             }
         };
         let send = match server::accept(respond, answer) {
             Ok(send) => send,
-            Err(error) => return failed(Failure::H2(error.to_string().into()).into()),
+            Err(error) => return failed(Failure::H2(Cause::of(error)).into()),
         };
-        if let Err((_, outcome)) = announce(&mut app, conn.info(), &inbound).await {
-            return failed(outcome);
+        if let Err(refused) = application::announce(&mut app, conn.info(), &inbound).await {
+            return failed(refused.outcome);
         }
         Some((report, app, send))
     }
 
     /// The client's workload as its own proxy describes it.
     fn source_baggage(&self) -> Option<Box<Baggage>> {
-        let read = self.pod.node.settings.options.baggage;
+        let read = self.ctx.settings.options.baggage;
         if read { Baggage::parse(self.headers).map(Box::new) } else { None }
     }
 
     fn meta(&self, workload: Arc<Workload>, inbound: &Inbound) -> ConnMeta {
-        let mesh = &self.pod.node.mesh;
-        let own = &self.pod.node.settings.network;
+        let mesh = self.ctx.pod.mesh.tables();
+        let own = &self.ctx.settings.network;
         let elsewhere =
             self.connect.network.as_deref().is_some_and(|network| !network.eq_ignore_ascii_case(own));
         let source = if elsewhere { None } else { mesh.workload_by_ip(own, self.tunnel.client.ip()) };
@@ -348,43 +361,11 @@ impl Inbounds<'_> {
     }
 }
 
-/// The application, if policies allow.
-///
-/// # Errors
-/// The status for the peer, and what is said of the connection.
-pub(super) async fn application(
-    pod: &Pod,
-    info: &ConnInfo,
-    inbound: &Inbound,
-) -> Result<TcpStream, (StatusCode, Outcome)> {
-    let denied = |denial: Denial| (StatusCode::UNAUTHORIZED, denial.into());
-    super::connection::authorize(pod, info).await.map_err(denied)?;
-    let source = pod.source_towards(info.src.ip(), inbound.dial.ip());
-    super::connection::connect_app(pod, inbound.dial, source)
-        .await
-        .map_err(|error| (StatusCode::SERVICE_UNAVAILABLE, Failure::Dial(error.to_string().into()).into()))
-}
-
-/// Tells the application who its client is, if it wants to hear it.
-///
-/// # Errors
-/// As [`application`].
-pub(super) async fn announce(
-    app: &mut TcpStream,
-    info: &ConnInfo,
-    inbound: &Inbound,
-) -> Result<(), (StatusCode, Outcome)> {
-    let Some(dst) = inbound.proxy_header_dst else { return Ok(()) };
-    let header = proxy_protocol::encode(info.src, dst, info.identity.as_ref());
-    let written = tokio::io::AsyncWriteExt::write_all(app, &header).await;
-    written.map_err(|error| (StatusCode::SERVICE_UNAVAILABLE, Failure::Send(error.to_string().into()).into()))
-}
-
 /// Size of a stream's future in bytes.
 #[cfg(test)]
 pub(super) fn stream_size() -> usize {
-    fn size<A, B, C, D, E, F: Future>(_: fn(A, B, C, D, E) -> F) -> usize {
+    fn size<A, B, C, D, F: Future>(_: fn(A, B, C, D) -> F) -> usize {
         size_of::<F>()
     }
-    size(stream)
+    size(stream::<super::pod::network::PodNetwork>)
 }

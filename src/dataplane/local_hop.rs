@@ -1,7 +1,8 @@
-//! Connections between two pods of this process: the destination's half is decided here, after the same checks and with
+//! Connections between two pods of this process. The destination's half is decided here, after the same checks and with
 //! the same words as behind a tunnel, and no tunnel carries the bytes.
 
 use std::{
+    cell::RefCell,
     net::SocketAddr,
     sync::{Arc, Weak},
     time::{Duration, Instant},
@@ -9,13 +10,16 @@ use std::{
 
 use foldhash::HashMap;
 use rustls_pki_types::UnixTime;
-use tokio::net::TcpStream;
 
 use super::{
-    inbound::{announce, application},
-    pod::{ConnInfo, Pod},
+    application::{self, Refused},
+    certificates::Certificates,
+    inbound_context::InboundContext,
+    outbound_context::OutboundContext,
+    pod::{conns::ConnInfo, network::Network},
     report::{ConnMeta, ConnReport},
-    tunnel::TunnelKey,
+    stream::AppStream,
+    tunnel::dialer::TunnelKey,
 };
 use crate::{
     protocols::{
@@ -23,9 +27,12 @@ use crate::{
         identity::Identity,
         labels::Reporter,
         mesh::{Service, Workload},
-        outcome::{Failure, Outcome},
+        outcome::{Cause, Failure},
         relay::Meter,
-        route::{Inbound, InboundHbone, Sans, Source, inbound_hbone, inbound_service, is_between_pods},
+        route::{
+            Inbound, InboundHbone, Sans, Source, failover::AttemptError, inbound_hbone, inbound_service,
+            is_between_pods,
+        },
         tls::WorkloadCert,
     },
     runtime::{conns::Conn, shard::Shard},
@@ -35,16 +42,17 @@ use crate::{
     },
 };
 
-/// How long two certificates that were held against each other need not be again: a tunnel lasts longer.
+/// How long two certificates that were verified against each other need not be verified again: a tunnel lasts longer.
 const VERIFIED_FOR: Duration = Duration::from_secs(60);
 /// Pairs of pods whose certificates a shard remembers to have verified.
 const MAX_VERIFIED: usize = 1024;
 
-/// Pairs of pods whose certificates have been held against each other on this shard.
+/// Pairs of pods whose certificates have been verified against each other on this shard. A key is the serial numbers of
+/// the client's and the server's pod, and whom the client expects.
 #[derive(Default)]
-pub struct VerifiedPairs(HashMap<(u64, u64, Sans), VerifiedPair>);
+struct VerifiedPairs(RefCell<HashMap<(u64, u64, Sans), VerifiedPair>>);
 
-/// What came of it. Certificates that have been replaced are verified anew.
+/// What came of a verification. Certificates that have been replaced are verified anew.
 struct VerifiedPair {
     client: Weak<WorkloadCert>,
     server: Weak<WorkloadCert>,
@@ -53,8 +61,8 @@ struct VerifiedPair {
 }
 
 /// A hop that ends at a pod of this process.
-pub struct LocalHop<'a> {
-    there: Arc<Pod>,
+pub(crate) struct LocalHop<'a, N: Network> {
+    there: Arc<InboundContext<N>>,
     workload: Arc<Workload>,
     client: ClientAddr,
     /// Who the client is to the destination.
@@ -66,27 +74,34 @@ pub struct LocalHop<'a> {
 }
 
 /// The destination's half of a connection.
-pub struct LocalPeer {
+pub(crate) struct LocalPeer<S: AppStream> {
     /// Its place in the destination's set.
-    pub conn: Conn<ConnInfo>,
+    pub(crate) conn: Conn<ConnInfo>,
     /// What the destination's side says of it.
-    pub report: Box<ConnReport>,
+    pub(crate) report: Box<ConnReport>,
     /// The application.
-    pub app: TcpStream,
+    pub(crate) app: S,
 }
 
 /// Counts what moves for both sides.
-pub struct BothReports<'a>(pub &'a ConnReport, pub &'a ConnReport);
+pub(crate) struct BothReports<'a>(pub(crate) &'a ConnReport, pub(crate) &'a ConnReport);
 
-// === impl Verified ===
+// === impl VerifiedPairs ===
 
 impl VerifiedPairs {
-    /// Who the client is to the server, if each would accept the other in a handshake now.
-    fn identity(&mut self, client: &Pod, server: &Pod, own: &Identity, key: &TunnelKey) -> Option<Identity> {
-        let certs = &client.node.certs;
+    /// Who the client is to the server, if each would accept the other in a handshake now. `client` and `server` are
+    /// the serial numbers of their pods, `own` is the server's identity.
+    fn identity(
+        &self,
+        certs: &dyn Certificates,
+        (client, server): (u64, u64),
+        own: &Identity,
+        key: &TunnelKey,
+    ) -> Option<Identity> {
+        let mut seen = self.0.borrow_mut();
         let (ours, theirs) = (certs.current(&key.identity)?, certs.current(own)?);
-        let pair = (client.serial, server.serial, key.sans.clone());
-        if let Some(seen) = self.0.get(&pair)
+        let pair = (client, server, key.sans.clone());
+        if let Some(seen) = seen.get(&pair)
             && seen.at.elapsed() < VERIFIED_FOR
             && std::ptr::eq(seen.client.as_ptr(), Arc::as_ptr(&ours))
             && std::ptr::eq(seen.server.as_ptr(), Arc::as_ptr(&theirs))
@@ -94,91 +109,95 @@ impl VerifiedPairs {
             return Some(seen.identity.clone());
         }
         let identity = ours.seen_by(&theirs, &key.sans.to_vec(), UnixTime::now()).ok()??;
-        if self.0.len() >= MAX_VERIFIED {
-            self.0.clear();
+        if seen.len() >= MAX_VERIFIED {
+            seen.clear();
         }
-        let seen = VerifiedPair {
+        let verified = VerifiedPair {
             client: Arc::downgrade(&ours),
             server: Arc::downgrade(&theirs),
             at: Instant::now(),
             identity: identity.clone(),
         };
-        self.0.insert(pair, seen);
+        seen.insert(pair, verified);
         Some(identity)
     }
 }
 
-// === impl Join ===
+// === impl LocalHop ===
 
-impl<'a> LocalHop<'a> {
-    /// The hop of a connection of `pod` for which a tunnel to `key` would do, if it ends at a pod of this process and
-    /// the two would accept each other. Whatever is missing or wrong shows in the tunnel that is taken then.
-    pub fn find(
-        pod: &Pod,
+impl<'a, N: Network> LocalHop<'a, N> {
+    /// The hop of a connection for which a tunnel to `key` would do, if it ends at a pod of this process and the two
+    /// pods would accept each other. Whatever is missing or wrong shows in the tunnel that is taken then.
+    pub(crate) fn find(
+        ctx: &OutboundContext<N>,
         shard: &Shard,
         client: ClientAddr,
         key: &TunnelKey,
         meta: &'a ConnMeta,
     ) -> Option<Self> {
-        let node = &pod.node;
         let (Some(source), Some(destination)) = (&meta.source, &meta.destination) else { return None };
         let authority = meta.authority.as_ref()?;
         let source = Source { workload: source, client: client.ip() };
-        if !node.settings.options.local_join || !is_between_pods(&source, destination, key.to, authority) {
+        if !ctx.settings.options.local_join || !is_between_pods(&source, destination, key.to, authority) {
             return None;
         }
-        let there = node.directory.find(destination)?;
-        let workload = there.workload_now().filter(|workload| workload.uid() == destination.uid())?;
-        if !there.addresses.include(&there, key.to.ip()) {
+        let there = ctx.hops.directory.find(destination)?;
+        let workload = there.pod.now().filter(|workload| workload.uid() == destination.uid())?;
+        if !there.network.owns(key.to.ip(), there.pod.mesh.version()) {
             return None;
         }
-        let own = there.identity(&workload).ok()?;
-        let identity = shard.verified.borrow_mut().identity(pod, &there, &own, key)?;
+        let own = there.pod.identity(&workload).ok()?;
+        let serials = (ctx.pod.id.serial, there.pod.id.serial);
+        let identity = shard.local::<VerifiedPairs>().identity(&*ctx.hops.certs, serials, &own, key)?;
         Some(Self { there, workload, client, identity, to: key.to, authority, meta })
     }
 
-    /// The destination's half: its application, if its policies allow.
+    /// The destination's half: its application, if its policies allow. `near` is the client's half.
     ///
     /// # Errors
-    /// How the connection ends for the client's side, and whether another endpoint may be tried, as if the
-    /// destination's proxy had answered by a status.
-    pub async fn reach(
+    /// The attempt failed, as if the destination's proxy had answered by a status.
+    pub(crate) async fn reach(
         self,
         shard: &Shard,
         near: &Conn<ConnInfo>,
-    ) -> Result<Box<LocalPeer>, (Outcome, bool)> {
-        let status = |status: u16| (Failure::Status(status).into(), status == 503);
-        let settings = &self.there.node.settings;
-        let request = InboundHbone {
-            local: &self.workload,
-            dst: self.to,
-            authority: self.authority,
-            localhost_app_tunnel: settings.options.localhost_app_tunnel,
-        };
-        let inbound = inbound_hbone(&self.there.node.mesh, &request, &settings.illegal_ports);
-        let inbound = inbound.map_err(|error| {
-            let outcome = Failure::Dial(error.to_string().into()).into();
-            access::refused(self.client.addr(), self.to, Reporter::Destination, &outcome);
-            status(error.status())
-        })?;
+    ) -> Result<Box<LocalPeer<N::Stream>>, AttemptError> {
+        let inbound = self.route()?;
         let info = ConnInfo {
             reporter: Reporter::Destination,
-            tunnelled: true,
             src: self.client.addr(),
             identity: Some(self.identity.clone()),
             dst: inbound.target,
             waits: false.into(),
         };
         // Registered before policies are asked, so that a change in between is not missed.
-        let conn = self.there.conns.admit(shard.index(), info).map_err(|_| status(401))?;
+        let admitted = self.there.conns.live.admit(shard.index(), info);
+        let conn = admitted.map_err(|_| AttemptError::Refused(401))?;
         // The destination's side has a span of its own, as if its proxy were another.
         let step = Step::new("join", SpanKind::Client);
         let spans = Spans::new(tracing::Span::none(), "inbound", step.trace_parent());
         match conn.guard(spans.around(self.deliver(&conn, near, inbound))).await {
             Ok(Ok((report, app))) => Ok(Box::new(LocalPeer { conn, report, app })),
-            Ok(Err(refused)) => Err(status(refused)),
-            Err(_) => Err((Failure::H2("the destination's side was cut".into()).into(), true)),
+            Ok(Err(status)) => Err(AttemptError::Refused(status)),
+            Err(_) => Err(AttemptError::Cut),
         }
+    }
+
+    /// Which address and port of the destination are meant.
+    fn route(&self) -> Result<Inbound, AttemptError> {
+        let settings = &self.there.settings;
+        let request = InboundHbone {
+            local: &self.workload,
+            dst: self.to,
+            authority: self.authority,
+            localhost_app_tunnel: settings.options.localhost_app_tunnel,
+        };
+        let inbound = inbound_hbone(self.there.pod.mesh.tables(), &request, &settings.illegal_ports);
+        inbound.map_err(|error| {
+            let status = error.status();
+            let outcome = Failure::Dial(Cause::of(error)).into();
+            access::refused(self.client.addr(), self.to, Reporter::Destination, &outcome);
+            AttemptError::Refused(status)
+        })
     }
 
     async fn deliver(
@@ -186,18 +205,17 @@ impl<'a> LocalHop<'a> {
         conn: &Conn<ConnInfo>,
         near: &Conn<ConnInfo>,
         inbound: Inbound,
-    ) -> Result<(Box<ConnReport>, TcpStream), u16> {
-        let mut report = ConnReport::open(&self.there, conn, self.to, self.their_meta(&inbound));
+    ) -> Result<(Box<ConnReport>, N::Stream), u16> {
+        let mut report = ConnReport::open(&self.there.metrics, conn, self.to, self.their_meta(&inbound));
         report.beside(near);
         let reached = async {
-            let mut app = application(&self.there, conn.info(), &inbound).await?;
-            announce(&mut app, conn.info(), &inbound).await?;
+            let mut app = application::connect(&self.there, conn.info(), &inbound).await?;
+            application::announce(&mut app, conn.info(), &inbound).await?;
             Ok(app)
         };
         match reached.await {
             Ok(app) => Ok((report, app)),
-            Err((status, outcome)) => {
-                let status: http::StatusCode = status;
+            Err(Refused { status, outcome }) => {
                 report.end(outcome);
                 Err(status.as_u16())
             }
@@ -206,15 +224,14 @@ impl<'a> LocalHop<'a> {
 
     /// What the destination's proxy would learn.
     fn their_meta(&self, inbound: &Inbound) -> ConnMeta {
-        let node = &self.there.node;
-        let source = node.mesh.workload_by_ip(&node.settings.network, self.client.ip());
+        let mesh = self.there.pod.mesh.tables();
+        let source = mesh.workload_by_ip(&self.there.settings.network, self.client.ip());
         let named = self.meta.service.as_deref().map(Service::hostname);
         let service = inbound.service.clone();
         ConnMeta {
             source: source.or_else(|| self.meta.source.clone()),
             source_identity: Some(self.identity.clone()),
-            service: service
-                .or_else(|| inbound_service(&node.mesh, &self.workload, named, inbound.target.port())),
+            service: service.or_else(|| inbound_service(mesh, &self.workload, named, inbound.target.port())),
             destination_identity: Some(self.workload.identity().clone()),
             destination: Some(self.workload.clone()),
             authority: Some(self.authority.clone()),

@@ -1,16 +1,27 @@
 //! What happens to a connection, from accept to close, on one shard.
 
-pub mod accept;
-pub mod connection;
-pub mod dns;
-pub mod early_data;
-pub mod inbound;
-pub mod listener;
-pub mod local_hop;
-pub mod node;
-pub mod outbound;
-pub mod plaintext;
-pub mod pod;
-pub mod pod_directory;
-pub mod report;
-pub mod tunnel;
+pub(crate) mod accept;
+pub(crate) mod application;
+pub(crate) mod authorize;
+pub(crate) mod certificates;
+pub(crate) mod dns;
+pub(crate) mod early_data;
+pub(crate) mod inbound;
+pub(crate) mod inbound_context;
+pub(crate) mod listener;
+pub(crate) mod local_hop;
+pub(crate) mod mesh_view;
+pub(crate) mod outbound;
+pub(crate) mod outbound_context;
+pub(crate) mod plaintext;
+pub(crate) mod pod;
+pub(crate) mod pod_directory;
+pub(crate) mod report;
+pub(crate) mod resolver;
+pub(crate) mod settings;
+pub(crate) mod stream;
+pub(crate) mod suspects;
+pub(crate) mod tunnel;
+
+#[cfg(test)]
+mod tests;

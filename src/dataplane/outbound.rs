@@ -3,23 +3,25 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use tokio::{
-    net::TcpStream,
-    time::{error::Elapsed, timeout},
-};
+use rand::seq::IndexedRandom as _;
+use tokio::time::{error::Elapsed, timeout};
 
 use super::{
     early_data::EarlyData,
     local_hop::{BothReports, LocalHop, LocalPeer},
-    pod::{Arriving, ConnInfo, Pod},
+    outbound_context::OutboundContext,
+    pod::{
+        conns::{Arriving, ConnInfo},
+        network::Network,
+    },
     report::{ConnMeta, ConnReport, endpoint},
+    stream::{self, AppStream},
     tunnel::{
-        TunnelKey, dial,
+        dialer::TunnelKey,
         pool::{Lease, PodPool},
     },
 };
 use crate::{
-    actors::pods::audit,
     protocols::{
         addr::{ClientAddr, HboneAddr, OrigDst},
         hbone::{
@@ -30,16 +32,21 @@ use crate::{
         identity::Identity,
         labels::{Endpoint, Reporter},
         mesh::{Service, Workload},
-        outcome::{Failure, Outcome, Unroutable},
+        outcome::{Cause, Failure, Outcome, Unroutable},
         relay::{Fault, Said, relay},
-        route::{self, Hop, Pick, Route, RouteError, Source, Upstream},
+        route::{
+            self, Hop, Pick, Route, RouteError, Source, Upstream,
+            failover::{
+                Attempt, AttemptError, Failover, Limits, NoAttempt, TunnelHealth, Verdict, WaitingFor,
+            },
+        },
     },
     runtime::{
         balancer::LoadGuard,
         conns::{Conn, CutReason},
         shard::Shard,
     },
-    sys::{pacing::PathScope, probe, socket::AppSide},
+    sys::pacing::PathScope,
     telemetry::{
         access,
         metrics::Held,
@@ -47,23 +54,18 @@ use crate::{
     },
 };
 
-/// Endpoints tried for one connection.
-const MAX_ATTEMPTS: usize = 3;
-/// How long an endpoint may take to be reached while there may be another one. Its dial goes on for later connections.
-const FAILOVER_AFTER: Duration = Duration::from_secs(1);
-
 /// Serves a connection accepted on 15001.
-pub fn serve(
-    pod: Arriving,
+pub(crate) fn serve<N: Network>(
+    (ctx, arriving): (Arc<OutboundContext<N>>, Arriving),
     shard: Shard,
-    stream: TcpStream,
+    stream: N::Stream,
     peer: SocketAddr,
 ) -> impl Future<Output = ()> + 'static {
-    let logged = tracing::debug_span!(target: "conn", "outbound", %peer, pod = &*pod.uid);
+    let logged = tracing::debug_span!(target: "conn", "outbound", %peer, pod = &*ctx.pod.id.uid);
     let spans = Spans::new(logged, "outbound", None);
-    // Boxed: its many steps would make the future of every idle connection as large as the largest of them. And here,
+    // Boxed: the many steps would make the future of every idle connection as large as the largest of them. And here,
     // so that the task's future does not hold the arguments as well.
-    let opening = Box::pin(spans.around(open(pod, shard.clone(), stream, peer)));
+    let opening = Box::pin(spans.around(open((ctx, arriving), shard.clone(), stream, peer)));
     async move {
         // Taken apart at once: later, the whole would be held beside its parts.
         let Some(Open { client: (client, said), conn, counted: _counted, report, reached }) = opening.await
@@ -71,158 +73,166 @@ pub fn serve(
             return;
         };
         report.relaying();
+        let failure = |relayed: Result<(), Fault>| relayed.map_err(Failure::from);
         let relayed = match reached {
             Reached::Tcp(server) => {
-                conn.guard(super::connection::relay_plain(&shard, (client, server), &*report).after(said))
-                    .await
+                let sides = (client, server.into_side());
+                conn.guard(stream::relay_plain(&shard, sides, &*report).after(said)).await.map(failure)
             }
             Reached::Stream(server, _lease, _) => {
-                conn.guard(relay(client, server, &*report, &shard.buffers).after(said)).await
+                conn.guard(relay(client, server, &*report, &shard.buffers).after(said)).await.map(failure)
             }
             // Boxed, as it is the largest.
-            Reached::Local(joined) => Box::pin(join(&shard, (&conn, &report), (client, said), *joined)).await,
+            Reached::Local(peer) => {
+                Box::pin(relay_local::<N::Stream>(&shard, (&conn, &report), (client, said), *peer)).await
+            }
         };
         // A connection that was cut is reported as such.
         if let Ok(relayed) = relayed {
-            report.relayed(&relayed);
+            report.relayed(relayed);
         }
         shard.relayed();
     }
 }
 
-/// Relays to a pod that is served here, too.
-async fn join(
+/// Relays to a pod that this process serves, too.
+async fn relay_local<S: AppStream>(
     shard: &Shard,
     (here, report): (&Conn<ConnInfo>, &ConnReport),
-    (client, said): (AppSide, Said),
-    LocalPeer { conn: there, report: theirs, app }: LocalPeer,
-) -> Result<Result<(), Fault>, CutReason> {
+    (client, said): (S::Side, Said),
+    LocalPeer { conn: there, report: theirs, app }: LocalPeer<S>,
+) -> Result<Result<(), Failure>, CutReason> {
     theirs.relaying();
     let both = BothReports(report, &theirs);
-    let relaying =
-        there.guard(super::connection::relay_plain(shard, (client, AppSide::of(app)), &both).after(said));
-    let relayed = here.guard(relaying).await.flatten();
-    relayed.inspect(|relayed| theirs.relayed(relayed))
+    let relaying = there.guard(stream::relay_plain(shard, (client, app.into_side()), &both).after(said));
+    let relayed = here.guard(relaying).await.flatten()?.map_err(Failure::from);
+    theirs.relayed(relayed.clone());
+    Ok(relayed)
 }
 
 /// A connection whose next hop is reached.
-struct Open {
-    client: (AppSide, Said),
+struct Open<S: AppStream> {
+    client: (S::Side, Said),
     conn: Conn<ConnInfo>,
     counted: (LoadGuard, Held),
     report: Box<ConnReport>,
-    reached: Reached,
+    reached: Reached<S>,
 }
 
-async fn open(arriving: Arriving, shard: Shard, stream: TcpStream, peer: SocketAddr) -> Option<Open> {
-    let pod = &*arriving;
+async fn open<N: Network>(
+    (ctx, arriving): (Arc<OutboundContext<N>>, Arriving),
+    shard: Shard,
+    stream: N::Stream,
+    peer: SocketAddr,
+) -> Option<Open<N::Stream>> {
     let capture = Step::new("capture", SpanKind::Internal);
-    let (client, dst) = super::connection::capture_addrs(&stream, peer).ok()?;
-    if audit::is_canary(pod, client.addr(), dst.addr()) {
-        probe::drop_at_once(&stream);
+    let (client, dst) = stream::captured_addrs(&stream, peer).ok()?;
+    if ctx.canaries.recognizes(client.addr(), dst.addr()) {
+        stream.reset_on_drop();
         return None;
     }
     span::describe(|span| {
-        let span = span.set("network.transport", "tcp").set("warren.pod.uid", pod.uid.to_string());
+        let span = span.set("network.transport", "tcp").set("warren.pod.uid", ctx.pod.id.uid.to_string());
         span.addr(span::CLIENT, client.addr()).addr(span::SERVER, dst.addr());
     });
     let info = ConnInfo {
         reporter: Reporter::Source,
-        tunnelled: false,
         src: client.addr(),
         identity: None,
         dst: dst.addr(),
         waits: false.into(),
     };
-    let conn = pod.conns.admit(shard.index(), info).ok()?;
-    let pod = arriving.arrived();
-    drop(capture);
-    let counted = (shard.count_conn(), pod.node.metrics.socket(Reporter::Source));
-    let early_data = EarlyData::new(stream);
-    let outbound = Outbound { pod: &pod, shard: &shard, conn: &conn, early_data: &early_data, client, dst };
+    let conn = ctx.conns.live.admit(shard.index(), info).ok()?;
+    drop((arriving, capture));
+    let counted = (shard.count_conn(), ctx.metrics.socket(Reporter::Source));
+    let early = EarlyData::new(stream);
+    let outbound = Outbound { ctx: &ctx, shard: &shard, conn: &conn, early: &early, client, dst };
     let (report, reached) = conn.guard(outbound.reach()).await.ok()??;
-    let client = early_data.through(matches!(reached, Reached::Stream(_, _, true)))?;
+    let client = early.through(matches!(reached, Reached::Stream(_, _, true)))?;
     Some(Open { client, conn, counted, report, reached })
 }
 
 /// One outbound connection.
-struct Outbound<'a> {
-    pod: &'a Arc<Pod>,
+struct Outbound<'a, N: Network> {
+    ctx: &'a OutboundContext<N>,
     shard: &'a Shard,
     conn: &'a Conn<ConnInfo>,
-    early_data: &'a EarlyData,
+    early: &'a EarlyData<N::Stream>,
     client: ClientAddr,
     dst: OrigDst,
 }
 
+/// An attempt, and what decides whether it is given up for being slow.
+#[derive(Clone, Copy)]
+struct Trying<'a> {
+    attempt: Attempt,
+    /// Whether another endpoint is tried in the place of the given one. A dial that is given up goes on for later
+    /// connections.
+    replaces_slow: &'a dyn Fn(SocketAddr, WaitingFor) -> bool,
+}
+
 /// A next hop that was reached.
-enum Reached {
-    Tcp(AppSide),
+enum Reached<S: AppStream> {
+    Tcp(S),
     /// Whether what the client had said went along.
     Stream(StreamSide, Lease, bool),
     /// The destination's own side, served here too.
-    Local(Box<LocalPeer>),
+    Local(Box<LocalPeer<S>>),
 }
 
 // === impl Outbound ===
 
-impl Outbound<'_> {
-    /// The next hop of the connection, or of another endpoint if the first does not answer. What fails is reported.
-    async fn reach(&self) -> Option<(Box<ConnReport>, Reached)> {
+impl<N: Network> Outbound<'_, N> {
+    /// Reaches the next hop of the connection, or that of another endpoint if the first one fails. What fails is
+    /// reported. [`Failover`] decides what is tried.
+    async fn reach(&self) -> Option<(Box<ConnReport>, Reached<N::Stream>)> {
         let step = Step::new("wait for identity", SpanKind::Internal);
         let source = step.within(self.source()).await;
         step.describe(|span| _ = span.result("identity", &source));
         drop(step);
         let source = source.map_err(|outcome| self.refuse(&outcome)).ok()?;
-        // Suspects are passed over while anything else is left; what failed for this connection is not tried again.
-        let mut tried: Vec<SocketAddr> = Vec::new();
-        let mut avoid = self.pod.node.suspects.now();
-        for attempt in 1..=MAX_ATTEMPTS {
-            let step = Step::new("route", SpanKind::Internal);
-            let routed = match self.route(&source.0, &avoid) {
-                Err(RouteError::NoHealthyUpstream(_)) if avoid.len() > tried.len() => {
-                    avoid.clone_from(&tried);
-                    self.route(&source.0, &avoid)
-                }
-                routed => routed,
+        let mut failover = Failover::new(Limits::STANDARD, self.ctx.hops.suspects.now());
+        loop {
+            let next = self.next(&mut failover, &source.0);
+            let (attempt, route) = next.map_err(|none| self.no_attempt(none)).ok()?;
+            let replaces_slow = |to: SocketAddr, waiting: WaitingFor| {
+                let route = |excluded: &[SocketAddr]| self.route(&source.0, excluded);
+                failover.replaces_slow(&attempt, (to, waiting), route)
             };
-            step.describe(|span| describe(span, attempt, &routed));
-            drop(step);
-            let route = match routed {
-                Ok(route) => route,
-                // Every endpoint has failed: the report of the last one has said so.
-                Err(error @ RouteError::NoHealthyUpstream(_)) if !tried.is_empty() => {
-                    span::refused(&unroutable(error).into());
-                    return None;
-                }
-                Err(error) => {
-                    self.refuse(&unroutable(error).into());
-                    return None;
-                }
-            };
-            let another = attempt < MAX_ATTEMPTS && route.service.is_some();
-            // Asked only of an endpoint that is slow: the last one is waited for as long as it may take.
-            let elsewhere = |to: SocketAddr| {
-                let avoid: Vec<SocketAddr> = tried.iter().copied().chain([to]).collect();
-                another && self.route(&source.0, &avoid).is_ok()
-            };
-            let (mut report, reached) = self.attempt(&source, route, &elsewhere).await;
+            let trying = Trying { attempt, replaces_slow: &replaces_slow };
+            let (mut report, reached) = self.attempt(&source, route, trying).await;
             let to = report.dialled();
-            match reached {
+            let error = match reached {
                 Ok(reached) => return Some((report, reached)),
-                Err((outcome, retry)) if !(retry && another) => {
-                    report.end(outcome);
-                    return None;
+                Err(error) => error,
+            };
+            match failover.failed(&attempt, to, &error) {
+                Verdict::TryNext => {
+                    report.tries_again(error.into());
+                    self.ctx.hops.suspects.add(to);
                 }
-                Err((outcome, _)) => {
-                    report.tries_again(outcome);
-                    self.pod.node.suspects.add(to);
-                    tried.push(to);
-                    avoid.push(to);
+                Verdict::GiveUp => {
+                    report.end(error);
+                    return None;
                 }
             }
         }
-        None
+    }
+
+    /// The next attempt and its route.
+    fn next(&self, failover: &mut Failover, source: &Workload) -> Result<(Attempt, Route), NoAttempt> {
+        let step = Step::new("route", SpanKind::Internal);
+        let next = failover.next(|excluded| self.route(source, excluded));
+        step.describe(|span| describe(span, failover.attempts(), &next));
+        next
+    }
+
+    /// Says that nothing is tried any more, unless the report of the last attempt has said so.
+    fn no_attempt(&self, none: NoAttempt) {
+        match none {
+            NoAttempt::AllFailed(_) => span::refused(&none.into()),
+            NoAttempt::Unroutable(_) => self.refuse(&none.into()),
+        }
     }
 
     fn refuse(&self, outcome: &Outcome) {
@@ -231,27 +241,26 @@ impl Outbound<'_> {
     }
 
     async fn source(&self) -> Result<(Arc<Workload>, Identity), Outcome> {
-        let workload = self.pod.workload().await?;
-        let identity = self.pod.identity(&workload).map_err(|e| Failure::Identity(e.to_string().into()))?;
+        let workload = self.ctx.pod.wait().await?;
+        let identity = self.ctx.pod.identity(&workload).map_err(|e| Failure::Identity(Cause::of(e)))?;
         let source = Source { workload: &workload, client: self.client.ip() };
-        self.pod.node.settings.illegal_ports.check_outbound(&source, self.dst).map_err(unroutable)?;
+        self.ctx.settings.illegal_ports.check_outbound(&source, self.dst).map_err(Unroutable::from)?;
         Ok((workload, identity))
     }
 
-    fn route(&self, workload: &Workload, avoid: &[SocketAddr]) -> Result<Route, RouteError> {
+    fn route(&self, workload: &Workload, excluded: &[SocketAddr]) -> Result<Route, RouteError> {
         let source = Source { workload, client: self.client.ip() };
         let mut rng = self.shard.rng.borrow_mut();
-        route::outbound(&self.pod.node.mesh, &source, self.dst, &mut Pick { rng: &mut *rng, avoid })
+        route::outbound(self.ctx.pod.mesh.tables(), &source, self.dst, &mut Pick { rng: &mut *rng, excluded })
     }
 
-    /// Reaches the next hop, or says why not and whether another endpoint may be tried: only while nothing has been
-    /// sent to the application.
+    /// Makes one attempt to reach the next hop.
     async fn attempt(
         &self,
         (workload, identity): &(Arc<Workload>, Identity),
         route: Route,
-        elsewhere: &dyn Fn(SocketAddr) -> bool,
-    ) -> (Box<ConnReport>, Result<Reached, (Outcome, bool)>) {
+        trying: Trying<'_>,
+    ) -> (Box<ConnReport>, Result<Reached<N::Stream>, AttemptError>) {
         let resolved = self.resolve(&route, workload, identity).await;
         let to = resolved.as_ref().map_or(self.dst.addr(), |to| *to);
         let hop = route.hop.resolved(to.ip());
@@ -269,75 +278,67 @@ impl Outbound<'_> {
             mtls: tunnelled,
             ..ConnMeta::default()
         };
-        let mut report = ConnReport::open(self.pod, self.conn, to, meta);
+        let mut report = ConnReport::open(&self.ctx.metrics, self.conn, to, meta);
         if let Err(error) = resolved {
-            return (report, Err((error.into(), false)));
+            return (report, Err(AttemptError::Unresolved(error)));
         }
         let reached = match hop {
-            Hop::Tcp { .. } => self.direct(to, elsewhere).await,
+            Hop::Tcp { .. } => self.direct(to, trying).await,
             Hop::Hbone { authority, sans, .. } => {
                 let key = TunnelKey { to, identity: identity.clone(), sans };
-                match LocalHop::find(self.pod, self.shard, self.client, &key, report.meta()) {
-                    Some(join) => {
-                        let joined = join.reach(self.shard, self.conn).await;
-                        joined.inspect(|joined| report.beside(&joined.conn)).map(Reached::Local)
+                match LocalHop::find(self.ctx, self.shard, self.client, &key, report.meta()) {
+                    Some(hop) => {
+                        let peer = hop.reach(self.shard, self.conn).await;
+                        peer.inspect(|peer| report.beside(&peer.conn)).map(Reached::Local)
                     }
                     None => {
                         let request = self.request(workload, authority, report.meta().service.as_deref());
-                        self.stream(&key, request, elsewhere).await
+                        self.stream(&key, request, trying).await
                     }
                 }
             }
-            Hop::DoubleHbone { .. } => {
-                let why = "destinations on another network are not served by this version";
-                Err((Failure::Dial(why.into()).into(), false))
-            }
+            Hop::DoubleHbone { .. } => Err(AttemptError::DoubleHbone),
         };
         (report, reached)
     }
 
     /// Connects without a tunnel.
-    async fn direct(
-        &self,
-        to: SocketAddr,
-        elsewhere: &dyn Fn(SocketAddr) -> bool,
-    ) -> Result<Reached, (Outcome, bool)> {
-        let failed = |why: String| Err((Failure::Dial(why.into()).into(), true));
+    async fn direct(&self, to: SocketAddr, trying: Trying<'_>) -> Result<Reached<N::Stream>, AttemptError> {
+        let after = trying.attempt.slow_after;
         let step = Step::new("tcp connect", SpanKind::Client);
-        let connecting = dial::connect(self.pod, to, None, PathScope::Network);
-        let connected = step.within(patiently(connecting, || elsewhere(to))).await;
+        let connecting = self.ctx.network.connect(to, None, PathScope::Network);
+        let replaced = || (trying.replaces_slow)(to, WaitingFor::Endpoint);
+        let connected = step.within(unless_replaced(connecting, after, replaced)).await;
         step.describe(|span| _ = span.addr(span::PEER, to).patient("connect", &connected));
         drop(step);
         match connected {
-            Some(Ok(stream)) => Ok(Reached::Tcp(AppSide::of(stream))),
-            Some(Err(error)) => failed(error.to_string()),
-            None => failed(format!("{to}: no answer within {FAILOVER_AFTER:?}")),
+            Some(Ok(stream)) => Ok(Reached::Tcp(stream)),
+            Some(Err(error)) => Err(AttemptError::Connect(Failure::Dial(Cause::of(error)))),
+            None => Err(AttemptError::SlowConnect { to, after }),
         }
     }
 
     /// A place on a tunnel to `key`.
-    async fn lease(
-        &self,
-        key: &TunnelKey,
-        elsewhere: &dyn Fn(SocketAddr) -> bool,
-    ) -> Result<Lease, (Outcome, bool)> {
-        let pool = PodPool::of(self.pod, self.shard);
+    async fn lease(&self, key: &TunnelKey, trying: Trying<'_>) -> Result<Lease, AttemptError> {
+        let pool = PodPool::of(self.shard, self.ctx.pod.id.serial);
         if let Some(lease) = pool.ready(key) {
             return Ok(lease);
         }
+        let after = trying.attempt.slow_after;
         let step = Step::new("wait for tunnel", SpanKind::Internal);
-        // While the certificate is not there yet, no endpoint is to blame and none would be faster.
-        let certs = &self.pod.node.certs;
-        let another = || certs.current(&key.identity).is_some() && elsewhere(key.to);
-        let leased = step.within(patiently(pool.lease(self.pod, self.shard, key), another)).await;
+        let certs = &self.ctx.hops.certs;
+        let waiting = || match certs.current(&key.identity) {
+            Some(_) => WaitingFor::Endpoint,
+            None => WaitingFor::Certificate,
+        };
+        let replaced = || (trying.replaces_slow)(key.to, waiting());
+        let leasing = pool.lease(&self.ctx.dialer, self.shard, key);
+        let leased = step.within(unless_replaced(leasing, after, replaced)).await;
         step.describe(|span| _ = span.addr(span::PEER, key.to).patient("dial", &leased));
         drop(step);
         match leased {
-            Some(leased) => leased.map_err(|error| (error.failure().into(), !error.is_local())),
-            None => {
-                let why = format!("{}: no tunnel within {FAILOVER_AFTER:?}", key.to);
-                Err((Failure::Dial(why.into()).into(), true))
-            }
+            Some(leased) => leased.map_err(|error| error.of_attempt()),
+            None => Err(AttemptError::SlowTunnel { to: key.to, after }),
         }
     }
 
@@ -346,61 +347,54 @@ impl Outbound<'_> {
         &self,
         key: &TunnelKey,
         request: ConnectRequest,
-        elsewhere: &dyn Fn(SocketAddr) -> bool,
-    ) -> Result<Reached, (Outcome, bool)> {
-        let mut last = None;
-        // A tunnel that went away between being picked and being used has carried nothing: another is taken.
-        for _ in 0..2 {
-            let lease = self.lease(key, elsewhere).await?;
-            let said = self.ahead(key, &request.authority);
-            let told = !said.is_empty();
-            let patience = self.pod.node.settings.timeouts.response;
-            let step = Step::new("CONNECT", SpanKind::Client);
-            let mut request = request.clone();
-            // The peer's spans are inside this one.
-            request.trace = step.trace_parent().unwrap_or(request.trace);
-            let asking = client::connect(lease.send_request(), request, said);
-            let answered = timeout(patience, step.within(asking)).await;
-            step.describe(|span| answer(span.addr(span::PEER, key.to), &answered));
-            drop(step);
-            match answered {
-                Ok(Ok((side, _))) => return Ok(Reached::Stream(side, lease, told)),
-                Ok(Err(ConnectError::PeerStatus(status))) => {
-                    // 503: the peer could not reach the application, so another endpoint may.
-                    return Err((Failure::Status(status.as_u16()).into(), status.as_u16() == 503));
-                }
-                Ok(Err(error @ ConnectError::LocalAuthority(_))) => {
-                    return Err((Failure::H2(error.to_string().into()).into(), false));
-                }
-                Ok(Err(ConnectError::Tunnel { error, unheard })) => {
-                    // Picked again, a tunnel on its way out would fail every connection until its last stream ends.
-                    if error.is_go_away() || error.is_io() {
-                        lease.retire();
-                    } else {
-                        lease.distrust();
-                    }
-                    let failure = Failure::H2(error.to_string().into());
-                    // Told twice, what was said could be done twice.
-                    if !unheard && told {
-                        return Err((failure.into(), false));
-                    }
-                    last = Some(failure);
-                }
-                Err(_) => {
-                    lease.distrust();
-                    let text = format!("{}: no answer to CONNECT within {patience:?}", key.to);
-                    return Err((Failure::H2(text.into()).into(), !told));
-                }
+        trying: Trying<'_>,
+    ) -> Result<Reached<N::Stream>, AttemptError> {
+        let mut attempt = trying.attempt;
+        loop {
+            let lease = self.lease(key, trying).await?;
+            let along = self.early_data(&attempt, key, &request.authority);
+            let sent_along = !along.is_empty();
+            let error = match self.connect(&lease, key, (request.clone(), along)).await {
+                Ok(side) => return Ok(Reached::Stream(side, lease, sent_along)),
+                Err(error) => error,
+            };
+            match error.tunnel_health() {
+                TunnelHealth::Sound => {}
+                TunnelHealth::Doubtful => lease.distrust(),
+                TunnelHealth::Ending => lease.retire(),
+            }
+            if !attempt.takes_another_tunnel(&error) {
+                return Err(error);
             }
         }
-        Err((last.unwrap_or(Failure::H2("tunnel failed".into())).into(), true))
     }
 
-    /// What the client has said so far, if it may go along with the CONNECT: to the proxy of the destination itself, as
-    /// others may be set to refuse it.
-    fn ahead(&self, key: &TunnelKey, authority: &HboneAddr) -> Bytes {
-        if self.pod.node.settings.options.early_data && route::is_at_destination(key.to, authority) {
-            self.early_data.said()
+    /// Sends a CONNECT on the tunnel of `lease`, and what goes along with it, and waits for the answer.
+    async fn connect(
+        &self,
+        lease: &Lease,
+        key: &TunnelKey,
+        (mut request, along): (ConnectRequest, Bytes),
+    ) -> Result<StreamSide, AttemptError> {
+        let sent_along = !along.is_empty();
+        let after = self.ctx.settings.timeouts.response;
+        let step = Step::new("CONNECT", SpanKind::Client);
+        // The peer's spans are inside this one.
+        request.trace = step.trace_parent().unwrap_or(request.trace);
+        let asking = client::connect(lease.send_request(), request, along);
+        let answered = timeout(after, step.within(asking)).await;
+        step.describe(|span| answer(span.addr(span::PEER, key.to), &answered));
+        match answered {
+            Ok(Ok((side, _))) => Ok(side),
+            Ok(Err(error)) => Err(AttemptError::Request { error, sent_along }),
+            Err(_) => Err(AttemptError::NoAnswer { to: key.to, after, sent_along }),
+        }
+    }
+
+    /// What the client has said so far, if it may go along with the CONNECT.
+    fn early_data(&self, attempt: &Attempt, key: &TunnelKey, authority: &HboneAddr) -> Bytes {
+        if self.ctx.settings.options.early_data && attempt.sends_early_data(key.to, authority) {
+            self.early.said()
         } else {
             Bytes::new()
         }
@@ -414,7 +408,7 @@ impl Outbound<'_> {
     ) -> ConnectRequest {
         ConnectRequest {
             authority,
-            baggage: self.pod.baggage(workload),
+            baggage: self.ctx.pod.baggage(workload),
             forwarded: headers::forwarded(self.client.addr(), service.map(Service::hostname)),
             trace: TraceParent::random(&mut *self.shard.rng.borrow_mut()),
             network: None,
@@ -434,35 +428,21 @@ impl Outbound<'_> {
         };
         let principal = identity.to_string();
         let endpoint = Endpoint { principal: Some(&principal), ..endpoint(Some(source), None) };
-        self.pod.node.metrics.on_demand_dns(&endpoint, &host);
+        self.ctx.metrics.on_demand_dns(&endpoint, &host);
+        let within = self.ctx.settings.timeouts.connect;
+        let found = self.ctx.hops.resolver.find(&host, port, prefer_v6, within).await;
         let unresolved = || Unroutable::NoAddresses(host.to_string().into());
-        let asked = host.clone();
-        // The resolver's threads inherit the namespace of the thread that makes them: the proxy's own.
-        #[allow(clippy::disallowed_methods, reason = "awaited right here, and the resolver bounds itself")]
-        let looking = self.pod.node.home.enter_sticky(move || {
-            tokio::task::spawn_blocking(move || {
-                std::net::ToSocketAddrs::to_socket_addrs(&(&*asked, port)).map(Vec::from_iter)
-            })
-        });
-        let looking = looking.map_err(|_| unresolved())?;
-        let found = timeout(self.pod.node.settings.timeouts.connect, looking).await;
-        let Ok(Ok(Ok(addrs))) = found else { return Err(unresolved()) };
-        let mut addrs: Vec<SocketAddr> = addrs.into_iter().map(crate::protocols::addr::canonical).collect();
-        if addrs.iter().any(|a| a.is_ipv6() == prefer_v6) {
-            addrs.retain(|a| a.is_ipv6() == prefer_v6);
-        }
-        use rand::seq::IndexedRandom;
-        addrs.choose(&mut *self.shard.rng.borrow_mut()).copied().ok_or_else(unresolved)
+        found.choose(&mut *self.shard.rng.borrow_mut()).copied().ok_or_else(unresolved)
     }
 }
 
-/// What a trace says of a route.
-fn describe(span: span::Attributes<'_>, attempt: usize, routed: &Result<Route, RouteError>) {
+/// Describes a route in a trace.
+fn describe(span: span::Attributes<'_>, attempt: usize, next: &Result<(Attempt, Route), NoAttempt>) {
     let span = span.set("warren.attempt", i64::try_from(attempt).unwrap_or_default());
-    let route = match routed {
-        Ok(route) => route,
-        Err(error) => {
-            span.failed("route", error);
+    let route = match next {
+        Ok((_, route)) => route,
+        Err(none) => {
+            span.failed("route", none);
             return;
         }
     };
@@ -497,26 +477,18 @@ fn answer<T>(span: span::Attributes<'_>, answered: &Result<Result<T, ConnectErro
     }
 }
 
-/// Awaits `work`; gives up, with `None`, when it takes long and `another` says that there is a better way by now.
-async fn patiently<T>(work: impl Future<Output = T>, another: impl Fn() -> bool) -> Option<T> {
+/// Awaits `work`. Whenever it has taken `after`, asks whether something else is tried in its place; `None`: it is.
+async fn unless_replaced<T>(
+    work: impl Future<Output = T>,
+    after: Duration,
+    is_replaced: impl Fn() -> bool,
+) -> Option<T> {
     let mut work = std::pin::pin!(work);
     loop {
-        match timeout(FAILOVER_AFTER, work.as_mut()).await {
+        match timeout(after, work.as_mut()).await {
             Ok(done) => return Some(done),
-            Err(_) if another() => return None,
+            Err(_) if is_replaced() => return None,
             Err(_) => {}
-        }
-    }
-}
-
-fn unroutable(error: RouteError) -> Unroutable {
-    match error {
-        RouteError::Recursive => Unroutable::Recursive,
-        RouteError::UnknownWaypoint(what) => Unroutable::UnknownWaypoint(what.into()),
-        RouteError::NoHealthyUpstream(dst) => Unroutable::NoHealthyUpstream(dst.to_string().into()),
-        RouteError::NoAddress(what) => Unroutable::NoAddresses(what.into()),
-        error @ (RouteError::UnknownGateway(_) | RouteError::NoGateway(_) | RouteError::OtherNetwork(_)) => {
-            Unroutable::NoHealthyUpstream(error.to_string().into())
         }
     }
 }

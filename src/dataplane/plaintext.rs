@@ -2,20 +2,23 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use tokio::net::TcpStream;
-
 use super::{
-    pod::{Arriving, ConnInfo, Pod},
+    application::{self, Refused},
+    inbound_context::InboundContext,
+    pod::{
+        conns::{Arriving, ConnInfo},
+        network::Network,
+    },
     report::{ConnMeta, ConnReport},
+    stream::{self, AppStream},
 };
 use crate::{
     protocols::{
         labels::Reporter,
-        outcome::{Failure, Outcome, Unroutable},
+        outcome::{Outcome, Unroutable},
         route::{Inbound, inbound_plaintext, inbound_service},
     },
     runtime::{balancer::LoadGuard, conns::Conn, shard::Shard},
-    sys::socket::AppSide,
     telemetry::{
         access,
         metrics::Held,
@@ -24,94 +27,92 @@ use crate::{
 };
 
 /// Serves a connection accepted on 15006.
-pub fn serve(
-    pod: Arriving,
+pub(crate) fn serve<N: Network>(
+    (ctx, arriving): (Arc<InboundContext<N>>, Arriving),
     shard: Shard,
-    stream: TcpStream,
+    stream: N::Stream,
     peer: SocketAddr,
 ) -> impl Future<Output = ()> + 'static {
-    let logged = tracing::debug_span!(target: "conn", "plaintext", %peer, pod = &*pod.uid);
+    let logged = tracing::debug_span!(target: "conn", "plaintext", %peer, pod = &*ctx.pod.id.uid);
     let spans = Spans::new(logged, "plaintext", None);
     // Boxed and taken apart as for outbound connections.
-    let opening = Box::pin(spans.around(open(pod, shard.clone(), stream, peer)));
+    let opening = Box::pin(spans.around(open((ctx, arriving), shard.clone(), stream, peer)));
     async move {
-        let Some(Open { sides, conn, counted: _counted, report }) = opening.await else { return };
+        let Some(Open { sides: (client, app), conn, counted: _counted, report }) = opening.await else {
+            return;
+        };
         report.relaying();
-        if let Ok(relayed) = conn.guard(super::connection::relay_plain(&shard, sides, &*report)).await {
-            report.relayed(&relayed);
+        let sides = (client.into_side(), app.into_side());
+        if let Ok(relayed) = conn.guard(stream::relay_plain(&shard, sides, &*report)).await {
+            report.relayed(relayed);
         }
         shard.relayed();
     }
 }
 
 /// A connection whose application is reached.
-struct Open {
-    sides: (AppSide, AppSide),
+struct Open<S> {
+    sides: (S, S),
     conn: Conn<ConnInfo>,
     counted: (LoadGuard, Held),
     report: Box<ConnReport>,
 }
 
-async fn open(arriving: Arriving, shard: Shard, stream: TcpStream, peer: SocketAddr) -> Option<Open> {
-    let pod = &*arriving;
+async fn open<N: Network>(
+    (ctx, arriving): (Arc<InboundContext<N>>, Arriving),
+    shard: Shard,
+    stream: N::Stream,
+    peer: SocketAddr,
+) -> Option<Open<N::Stream>> {
     let capture = Step::new("capture", SpanKind::Internal);
-    let (client, dst) = super::connection::capture_addrs(&stream, peer).ok()?;
+    let (client, dst) = stream::captured_addrs(&stream, peer).ok()?;
     span::describe(|span| {
-        let span = span.set("network.transport", "tcp").set("warren.pod.uid", pod.uid.to_string());
+        let span = span.set("network.transport", "tcp").set("warren.pod.uid", ctx.pod.id.uid.to_string());
         span.addr(span::CLIENT, client.addr()).addr(span::SERVER, dst.addr());
     });
     let refuse = |outcome: &Outcome| {
         span::refused(outcome);
         access::refused(client.addr(), dst.addr(), Reporter::Destination, outcome);
     };
-    let Ok(inbound) = inbound_plaintext(dst, &pod.node.settings.illegal_ports) else {
+    let Ok(inbound) = inbound_plaintext(dst, &ctx.settings.illegal_ports) else {
         refuse(&Unroutable::Recursive.into());
         return None;
     };
     let info = ConnInfo {
         reporter: Reporter::Destination,
-        tunnelled: false,
         src: client.addr(),
         identity: None,
         dst: inbound.target,
         waits: false.into(),
     };
     // Registered before policies are asked, so that a change in between is not missed.
-    let conn = pod.conns.admit(shard.index(), info).ok()?;
-    let pod = arriving.arrived();
-    drop(capture);
-    let counted = (shard.count_conn(), pod.node.metrics.socket(Reporter::Destination));
-    let reached = conn.guard(reach(&pod, &conn, inbound)).await.ok()?;
+    let conn = ctx.conns.live.admit(shard.index(), info).ok()?;
+    drop((arriving, capture));
+    let counted = (shard.count_conn(), ctx.metrics.socket(Reporter::Destination));
+    let reached = conn.guard(reach(&ctx, &conn, inbound)).await.ok()?;
     let (report, app) = reached.map_err(|outcome| refuse(&outcome)).ok()??;
-    Some(Open { sides: (AppSide::of(stream), AppSide::of(app)), conn, counted, report })
+    Some(Open { sides: (stream, app), conn, counted, report })
 }
 
 /// The application, if policies allow. What fails once the connection is open is reported there.
-async fn reach(
-    pod: &Arc<Pod>,
+async fn reach<N: Network>(
+    ctx: &InboundContext<N>,
     conn: &Conn<ConnInfo>,
     inbound: Inbound,
-) -> Result<Option<(Box<ConnReport>, TcpStream)>, Outcome> {
-    let workload = pod.workload().await?;
-    let mesh = &pod.node.mesh;
-    let src = conn.info().src;
+) -> Result<Option<(Box<ConnReport>, N::Stream)>, Outcome> {
+    let workload = ctx.pod.wait().await?;
+    let mesh = ctx.pod.mesh.tables();
     let meta = ConnMeta {
-        source: mesh.workload_by_ip(&pod.node.settings.network, src.ip()),
+        source: mesh.workload_by_ip(&ctx.settings.network, conn.info().src.ip()),
         service: inbound_service(mesh, &workload, None, inbound.target.port()),
         destination: Some(workload),
         ..ConnMeta::default()
     };
-    let report = ConnReport::open(pod, conn, inbound.target, meta);
-    if let Err(denial) = super::connection::authorize(pod, conn.info()).await {
-        report.end(denial);
-        return Ok(None);
-    }
-    match super::connection::connect_app(pod, inbound.dial, pod.source_towards(src.ip(), inbound.dial.ip()))
-        .await
-    {
+    let report = ConnReport::open(&ctx.metrics, conn, inbound.target, meta);
+    match application::connect(ctx, conn.info(), &inbound).await {
         Ok(app) => Ok(Some((report, app))),
-        Err(error) => {
-            report.end(Failure::Dial(error.to_string().into()));
+        Err(Refused { outcome, .. }) => {
+            report.end(outcome);
             Ok(None)
         }
     }

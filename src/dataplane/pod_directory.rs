@@ -1,72 +1,57 @@
 //! The pods of this node as destinations of each other: which of them a workload is.
 
-use std::{
-    net::IpAddr,
-    sync::{Arc, Weak},
-};
+use std::sync::{Arc, Weak};
 
 use dashmap::DashMap;
-use parking_lot::Mutex;
 use smallvec::SmallVec;
 
-use super::pod::Pod;
-use crate::{protocols::mesh::Workload, sys::socket};
+use super::{
+    inbound_context::InboundContext,
+    pod::network::{Network, PodNetwork},
+};
+use crate::protocols::mesh::Workload;
 
-/// The pods this process serves, by name. A connection reads one entry of it and keeps nothing.
-#[derive(Default)]
-pub struct PodDirectory(DashMap<Box<str>, SmallVec<[Weak<Pod>; 1]>, foldhash::fast::RandomState>);
+type Named<N> = SmallVec<[Weak<InboundContext<N>>; 1]>;
 
-/// Addresses that a pod was found to have, and the push after which it was looked.
-#[derive(Debug, Default)]
-pub struct OwnAddresses(Mutex<(u64, SmallVec<[IpAddr; 2]>)>);
+/// The pods this process serves, by name. A connection reads one entry and keeps nothing.
+pub(crate) struct PodDirectory<N: Network = PodNetwork>(
+    DashMap<Box<str>, Named<N>, foldhash::fast::RandomState>,
+);
 
-// === impl Neighbours ===
+// === impl PodDirectory ===
 
-impl PodDirectory {
-    /// `pod` is served from now on.
-    pub fn add(&self, pod: &Arc<Pod>) {
-        self.remove(pod);
-        self.0.entry(pod.info.name.as_str().into()).or_default().push(Arc::downgrade(pod));
-    }
-
-    /// `pod` is not served any more.
-    pub fn remove(&self, pod: &Arc<Pod>) {
-        if let Some(mut named) = self.0.get_mut(pod.info.name.as_str()) {
-            named.retain(|held| held.upgrade().is_some_and(|held| held.serial != pod.serial));
-        }
-        self.0.remove_if(pod.info.name.as_str(), |_, named| named.is_empty());
-    }
-
-    /// The pod that is `workload`, if it is served here and takes connections.
-    pub fn find(&self, workload: &Workload) -> Option<Arc<Pod>> {
-        let named = self.0.get(workload.name())?;
-        let is_it = |pod: &Arc<Pod>| {
-            pod.info.namespace == workload.namespace()
-                && pod.info.service_account == workload.service_account()
-                && !*pod.draining.borrow()
-        };
-        // Of two that overlap the newer one has the name.
-        named.iter().rev().filter_map(Weak::upgrade).find(is_it)
+impl<N: Network> Default for PodDirectory<N> {
+    fn default() -> Self {
+        Self(DashMap::default())
     }
 }
 
-// === impl OwnAddresses ===
+impl<N: Network> PodDirectory<N> {
+    /// The pod is served from now on.
+    pub(crate) fn add(&self, pod: &Arc<InboundContext<N>>) {
+        self.remove(pod);
+        self.0.entry(pod.pod.id.info.name.as_str().into()).or_default().push(Arc::downgrade(pod));
+    }
 
-impl OwnAddresses {
-    /// Whether `pod` has the address `ip` in its namespace. Looked up again only after a push.
-    pub fn include(&self, pod: &Pod, ip: IpAddr) -> bool {
-        let push = *pod.node.mesh_changed.borrow();
-        let mut known = self.0.lock();
-        if known.0 != push {
-            *known = (push, SmallVec::new());
+    /// The pod is not served any more.
+    pub(crate) fn remove(&self, pod: &InboundContext<N>) {
+        let id = &pod.pod.id;
+        if let Some(mut named) = self.0.get_mut(id.info.name.as_str()) {
+            named.retain(|held| held.upgrade().is_some_and(|held| held.pod.id.serial != id.serial));
         }
-        if known.1.contains(&ip) {
-            return true;
-        }
-        let found = pod.netns.enter_sticky(|| socket::is_own(ip)).unwrap_or(false);
-        if found {
-            known.1.push(ip);
-        }
-        found
+        self.0.remove_if(id.info.name.as_str(), |_, named| named.is_empty());
+    }
+
+    /// The pod that is `workload`, if it is served here and takes connections.
+    pub(crate) fn find(&self, workload: &Workload) -> Option<Arc<InboundContext<N>>> {
+        let named = self.0.get(workload.name())?;
+        let is_it = |pod: &Arc<InboundContext<N>>| {
+            let info = &pod.pod.id.info;
+            info.namespace == workload.namespace()
+                && info.service_account == workload.service_account()
+                && !pod.conns.is_draining()
+        };
+        // Of two pods that overlap the newer one has the name.
+        named.iter().rev().filter_map(Weak::upgrade).find(is_it)
     }
 }

@@ -7,10 +7,7 @@ use std::{
     time::Instant,
 };
 
-use super::{
-    node::cut,
-    pod::{ConnInfo, Pod},
-};
+use super::pod::conns::{ConnInfo, cut};
 use crate::{
     protocols::{
         addr::HboneAddr,
@@ -19,11 +16,12 @@ use crate::{
         labels::{Endpoint, Reporter, Security, ServiceName, TrafficLabels},
         mesh::{Service, Workload},
         outcome::{Cut, Failure, Outcome},
-        relay::{Fault, Meter},
+        relay::Meter,
     },
     runtime::conns::Conn,
     telemetry::{
         access::{self, AccessRecord, Carried, Party},
+        metrics::Metrics,
         trace::span::{self, Connection},
         traffic::Traffic,
     },
@@ -31,29 +29,29 @@ use crate::{
 
 /// What is known of a connection for telemetry.
 #[derive(Debug, Default)]
-pub struct ConnMeta {
+pub(crate) struct ConnMeta {
     /// The client's workload.
-    pub source: Option<Arc<Workload>>,
+    pub(crate) source: Option<Arc<Workload>>,
     /// The client as its own proxy describes it, where it is not known here.
-    pub source_baggage: Option<Box<Baggage>>,
+    pub(crate) source_baggage: Option<Box<Baggage>>,
     /// The client's identity, by mutual TLS.
-    pub source_identity: Option<Identity>,
+    pub(crate) source_identity: Option<Identity>,
     /// The next hop.
-    pub destination: Option<Arc<Workload>>,
+    pub(crate) destination: Option<Arc<Workload>>,
     /// The destination as its own proxy describes it, behind a gateway.
-    pub destination_baggage: Option<Box<Baggage>>,
+    pub(crate) destination_baggage: Option<Box<Baggage>>,
     /// The destination's identity, by mutual TLS.
-    pub destination_identity: Option<Identity>,
+    pub(crate) destination_identity: Option<Identity>,
     /// The service meant.
-    pub service: Option<Arc<Service>>,
+    pub(crate) service: Option<Arc<Service>>,
     /// The CONNECT authority.
-    pub authority: Option<HboneAddr>,
+    pub(crate) authority: Option<HboneAddr>,
     /// Whether it is carried by mutual TLS.
-    pub mtls: bool,
+    pub(crate) mtls: bool,
 }
 
 /// A connection under way. Dropping it closes its metrics and writes its access log line.
-pub struct ConnReport {
+pub(crate) struct ConnReport {
     started: Instant,
     dst: SocketAddr,
     meta: ConnMeta,
@@ -71,8 +69,13 @@ pub struct ConnReport {
 
 impl ConnReport {
     /// Opens the connection in the metrics. Boxed: it is handed on by the futures of the connection.
-    pub fn open(pod: &Pod, conn: &Conn<ConnInfo>, dst: SocketAddr, meta: ConnMeta) -> Box<Self> {
-        let traffic = Some(pod.node.metrics.traffic(&labels(conn.info().reporter, &meta)));
+    pub(crate) fn open(
+        metrics: &Metrics,
+        conn: &Conn<ConnInfo>,
+        dst: SocketAddr,
+        meta: ConnMeta,
+    ) -> Box<Self> {
+        let traffic = Some(metrics.traffic(&labels(conn.info().reporter, &meta)));
         let trace = Connection::current();
         if let Some(trace) = &trace {
             trace.describe(|span| describe(span, dst, &meta));
@@ -96,27 +99,27 @@ impl ConnReport {
     }
 
     /// What is known so far.
-    pub fn meta(&self) -> &ConnMeta {
+    pub(crate) fn meta(&self) -> &ConnMeta {
         &self.meta
     }
 
     /// The next hop's address.
-    pub fn dialled(&self) -> SocketAddr {
+    pub(crate) fn dialled(&self) -> SocketAddr {
         self.dst
     }
 
     /// Says that `other` is the same connection, as its other side has it.
-    pub fn beside(&mut self, other: &Conn<ConnInfo>) {
+    pub(crate) fn beside(&mut self, other: &Conn<ConnInfo>) {
         self.other = Some(other.clone());
     }
 
     /// Sets how the connection ended; without it, it was cut.
-    pub fn end(&self, outcome: impl Into<Outcome>) {
+    pub(crate) fn end(&self, outcome: impl Into<Outcome>) {
         *self.outcome.borrow_mut() = Some(outcome.into());
     }
 
     /// Sets how an attempt ended after which another is made: the trace goes on with that.
-    pub fn tries_again(&mut self, outcome: Outcome) {
+    pub(crate) fn tries_again(&mut self, outcome: Outcome) {
         if let Some(trace) = self.trace.take() {
             trace.tries_again(&outcome, self.dst);
         }
@@ -124,21 +127,16 @@ impl ConnReport {
     }
 
     /// The next hop is reached: bytes are relayed from here on.
-    pub fn relaying(&self) {
+    pub(crate) fn relaying(&self) {
         self.trace.iter().for_each(|trace| trace.relaying());
     }
 
     /// Sets the end of the relay.
-    pub fn relayed(&self, result: &Result<(), Fault>) {
-        self.end(match result {
-            Ok(()) => Outcome::Complete,
-            Err(Fault::Receive(error)) => Failure::Receive(error.to_string().into()).into(),
-            Err(Fault::Send(error)) => Failure::Send(error.to_string().into()).into(),
-            Err(Fault::PeerReset(reason)) => {
-                Failure::H2(format!("stream reset by peer: {reason}").into()).into()
-            }
-            Err(Fault::Tunnel(error)) => Failure::H2(error.to_string().into()).into(),
-        });
+    pub(crate) fn relayed(&self, result: Result<(), impl Into<Failure>>) {
+        match result {
+            Ok(()) => self.end(Outcome::Complete),
+            Err(error) => self.end(error.into()),
+        }
     }
 
     fn record(&self) -> AccessRecord<'_> {
@@ -258,7 +256,7 @@ fn labels(reporter: Reporter, meta: &ConnMeta) -> TrafficLabels<'_> {
     }
 }
 
-pub(super) fn endpoint<'a>(workload: Option<&'a Workload>, baggage: Option<&'a Baggage>) -> Endpoint<'a> {
+pub(crate) fn endpoint<'a>(workload: Option<&'a Workload>, baggage: Option<&'a Baggage>) -> Endpoint<'a> {
     match (workload, baggage) {
         (Some(workload), _) => Endpoint {
             workload: Some(workload.workload_name()),
@@ -308,12 +306,4 @@ fn party<'a>(addr: SocketAddr, workload: Option<&'a Workload>, baggage: Option<&
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Every open connection has one; the allocator rounds up to 320 bytes, and from there to 384.
-    #[test]
-    fn a_report_stays_small() {
-        assert!(size_of::<ConnReport>() <= 320, "a report has {} bytes", size_of::<ConnReport>());
-    }
-}
+mod tests;

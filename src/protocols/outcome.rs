@@ -1,10 +1,19 @@
 //! How a connection ended, and what metrics and logs say of it: one table (contract/controlplane.md sections 5.3, 6.2
 //! and 6.3; contract/dataplane.md section 2.7).
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, error::Error, fmt, sync::Arc};
 
-/// Text of a cause: a constant, or what the layer below said.
-pub type Cause = Cow<'static, str>;
+use super::relay::Fault;
+
+/// What the layer below said. An error is kept as it is, and becomes text here and nowhere else. Two causes are equal
+/// if their texts are.
+#[derive(Clone)]
+pub enum Cause {
+    /// A text of our own.
+    Text(Cow<'static, str>),
+    /// An error.
+    Error(Arc<dyn Error + Send + Sync>),
+}
 
 /// Value of the `response_flags` label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -84,25 +93,25 @@ pub enum Denial {
 pub enum Unroutable {
     /// The waypoint a destination names is not known.
     #[error("unknown waypoint: {0}")]
-    UnknownWaypoint(Cause),
+    UnknownWaypoint(#[source] Cause),
     /// The service has no endpoint that may be used.
     #[error("no healthy upstream: {0}")]
-    NoHealthyUpstream(Cause),
+    NoHealthyUpstream(#[source] Cause),
     /// A workload without addresses whose hostname did not resolve.
     #[error("no ip addresses were resolved for workload: {0}")]
-    NoAddresses(Cause),
+    NoAddresses(#[source] Cause),
     /// The local workload is not known to the control plane: `<sa>.<ns> (<pod>)`.
     #[error("failed to fetch information about local workload: {0}")]
-    UnknownLocalWorkload(Cause),
+    UnknownLocalWorkload(#[source] Cause),
     /// The destination is a port of this proxy.
     #[error("attempted recursive call to ourselves")]
     Recursive,
     /// A tunnel request that is no CONNECT.
     #[error("expected method CONNECT, got {0}")]
-    NotConnect(Cause),
+    NotConnect(#[source] Cause),
     /// Something needed did not arrive in time: what it was.
     #[error("timed out waiting for {0}")]
-    Waited(Cause),
+    Waited(#[source] Cause),
 }
 
 /// What failed on the way to the next hop or while bytes were carried.
@@ -110,35 +119,96 @@ pub enum Unroutable {
 pub enum Failure {
     /// The next hop refused or did not answer.
     #[error("connection failed: {0}")]
-    Dial(Cause),
+    Dial(#[source] Cause),
     /// Dialling an HBONE port timed out.
     #[error("connection timed out, maybe a NetworkPolicy is blocking HBONE port 15008: {0}")]
-    HboneTimeout(Cause),
+    HboneTimeout(#[source] Cause),
     /// Input or output outside the copying of bytes.
     #[error("io error: {0}")]
-    Io(Cause),
+    Io(#[source] Cause),
     /// TLS or its certificates.
     #[error("tls error: {0}")]
-    Tls(Cause),
+    Tls(#[source] Cause),
     /// No certificate for the local identity.
     #[error("identity error: {0}")]
-    Identity(Cause),
+    Identity(#[source] Cause),
     /// The HTTP/2 handshake of a tunnel.
     #[error("http2 handshake failed: {0}")]
-    H2Handshake(Cause),
+    H2Handshake(#[source] Cause),
     /// A tunnel or one of its streams.
     #[error("h2 failed: {0}")]
-    H2(Cause),
+    H2(#[source] Cause),
     /// The peer answered the CONNECT with another status than 200.
     #[error("http status: {0}")]
     Status(u16),
     /// Reading from the client or writing what it sent.
     #[error("send: {0}")]
-    Send(Cause),
+    Send(#[source] Cause),
     /// Reading from the destination or writing what it sent.
     #[error("receive: {0}")]
-    Receive(Cause),
+    Receive(#[source] Cause),
 }
+
+// === impl Cause ===
+
+impl Cause {
+    /// The cause is `error`.
+    pub fn of(error: impl Error + Send + Sync + 'static) -> Self {
+        Self::Error(Arc::new(error))
+    }
+
+    /// The cause is `error`, which others share.
+    pub fn shared(error: &Arc<impl Error + Send + Sync + 'static>) -> Self {
+        Self::Error(error.clone())
+    }
+}
+
+impl From<&'static str> for Cause {
+    fn from(text: &'static str) -> Self {
+        Self::Text(text.into())
+    }
+}
+
+impl From<String> for Cause {
+    fn from(text: String) -> Self {
+        Self::Text(text.into())
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => f.write_str(text),
+            Self::Error(error) => error.fmt(f),
+        }
+    }
+}
+
+impl fmt::Debug for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => text.fmt(f),
+            Self::Error(error) => error.fmt(f),
+        }
+    }
+}
+
+impl Error for Cause {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Text(_) => None,
+            Self::Error(error) => Some(&**error),
+        }
+    }
+}
+
+impl PartialEq for Cause {
+    fn eq(&self, other: &Self) -> bool {
+        self.to_string() == other.to_string()
+    }
+}
+
+impl Eq for Cause {}
 
 // === impl ResponseFlag ===
 
@@ -253,6 +323,22 @@ impl Failure {
     }
 }
 
+impl From<Fault> for Failure {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Receive(error) => Self::Receive(Cause::of(error)),
+            Fault::Send(error) => Self::Send(Cause::of(error)),
+            Fault::PeerReset(reason) => Self::H2(Cause::of(PeerReset(reason))),
+            Fault::Tunnel(error) => Self::H2(Cause::of(error)),
+        }
+    }
+}
+
+/// The peer reset a stream with this HTTP/2 error code.
+#[derive(Debug, thiserror::Error)]
+#[error("stream reset by peer: {0}")]
+struct PeerReset(h2::Reason);
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -260,7 +346,7 @@ mod tests {
     #[test]
     fn every_end_has_its_flag_and_text() {
         use ResponseFlag::*;
-        let cause = || Cause::Borrowed("why");
+        let cause = || Cause::from("why");
         let table: [(Outcome, ResponseFlag, &str); 25] = [
             (Cut::Drain.into(), Ok, "connection closed due to connection drain"),
             (Cut::PolicyChange.into(), Deny, "connection closed due to policy change"),
@@ -293,16 +379,12 @@ mod tests {
                 "no ip addresses were resolved for workload: why",
             ),
             (
-                Unroutable::UnknownLocalWorkload(Cause::Borrowed("sa.ns (pod)")).into(),
+                Unroutable::UnknownLocalWorkload(Cause::from("sa.ns (pod)")).into(),
                 Connect,
                 "failed to fetch information about local workload: sa.ns (pod)",
             ),
             (Unroutable::Recursive.into(), Connect, "attempted recursive call to ourselves"),
-            (
-                Unroutable::NotConnect(Cause::Borrowed("GET")).into(),
-                Connect,
-                "expected method CONNECT, got GET",
-            ),
+            (Unroutable::NotConnect(Cause::from("GET")).into(), Connect, "expected method CONNECT, got GET"),
             (Unroutable::Waited(cause()).into(), Connect, "timed out waiting for why"),
             (Failure::Dial(cause()).into(), Connect, "connection failed: why"),
             (
@@ -328,6 +410,41 @@ mod tests {
             (Outcome::Complete.flag(), Outcome::Complete.severity()),
             (ResponseFlag::Ok, Severity::Info)
         );
+    }
+
+    #[test]
+    fn what_ends_a_relay_has_its_flag_and_text() {
+        use std::io::{Error, ErrorKind};
+        let broken = || Error::from(ErrorKind::BrokenPipe);
+        let table = [
+            (Fault::Receive(broken()), ResponseFlag::Connect, "receive: broken pipe"),
+            (Fault::Send(broken()), ResponseFlag::Connect, "send: broken pipe"),
+            (
+                Fault::PeerReset(h2::Reason::CANCEL),
+                ResponseFlag::H2HandshakeFailure,
+                "h2 failed: stream reset by peer: stream no longer needed",
+            ),
+            (
+                Fault::Tunnel(h2::Reason::PROTOCOL_ERROR.into()),
+                ResponseFlag::H2HandshakeFailure,
+                "h2 failed: protocol error: unspecific protocol error detected",
+            ),
+        ];
+        for (fault, flag, text) in table {
+            let outcome = Outcome::from(Failure::from(fault));
+            assert_eq!((outcome.flag(), outcome.to_string().as_str()), (flag, text));
+        }
+    }
+
+    #[test]
+    fn an_error_is_kept_as_the_source_and_is_the_text() {
+        let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        let failure = Failure::Dial(Cause::of(refused));
+        assert_eq!(failure.to_string(), "connection failed: connection refused");
+        let cause = failure.source().and_then(Error::source).unwrap();
+        let kind = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        assert_eq!(kind, Some(std::io::ErrorKind::ConnectionRefused));
+        assert_eq!(failure, Failure::Dial("connection refused".into()));
     }
 
     #[test]

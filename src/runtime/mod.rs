@@ -4,3 +4,4 @@ pub mod balancer;
 pub mod conns;
 pub mod fair_queue;
 pub mod shard;
+pub mod spawner;

@@ -5,6 +5,7 @@
 //! task, keep it as a [`Placed`], and hear of its end.
 
 use std::{
+    any::{Any, TypeId},
     cell::RefCell,
     future::Future,
     io,
@@ -22,7 +23,6 @@ use atomic_waker::AtomicWaker;
 use foldhash::HashMap;
 use parking_lot::Mutex;
 use pin_project_lite::pin_project;
-use ractor::ActorProcessingErr;
 use rand::{SeedableRng, rngs::SmallRng};
 use tokio::{
     runtime::{Builder, LocalOptions},
@@ -38,11 +38,9 @@ use super::{
     fair_queue::{Backlog, FairQueue, fair_queue},
 };
 use crate::{
-    actors::settings::HUNG_AFTER,
-    dataplane::{local_hop::VerifiedPairs, tunnel::pool::PodPool},
     protocols::tls::buffer::Buffers,
     supervisor::{
-        Actor, Address, ChildSpec, Described, Mailbox, OwnedTask, TaskExit, WatchPanics,
+        TaskExit, WatchPanics,
         faults::{Tripwire, tripwire},
         report_task_panic, watch_panics,
     },
@@ -100,10 +98,8 @@ pub struct Local {
     pub home: NetNs,
     /// All shards, to hand a connection over before it begins.
     pub shards: Shards,
-    /// Tunnels of pods on this shard, by the pod's serial number.
-    pub pools: RefCell<HashMap<u64, Rc<PodPool>>>,
-    /// Pairs of pods that may be joined.
-    pub verified: RefCell<VerifiedPairs>,
+    /// One value of each type that the users of the shard keep here; see [`Shard::local`].
+    locals: RefCell<HashMap<TypeId, Rc<dyn Any>>>,
     load: Arc<ShardStats>,
 }
 
@@ -235,8 +231,7 @@ impl Shards {
                 rng: RefCell::new(SmallRng::from_os_rng()),
                 home,
                 shards,
-                pools: RefCell::default(),
-                verified: RefCell::default(),
+                locals: RefCell::default(),
                 load,
             };
             let shard = Shard(Rc::new(local));
@@ -349,6 +344,14 @@ impl Shard {
         self.0.index
     }
 
+    /// The shard's own value of type `T`, made when it is first asked for. It lives as long as the shard's thread.
+    pub fn local<T: Default + 'static>(&self) -> Rc<T> {
+        let mut locals = self.locals.borrow_mut();
+        let value = locals.entry(TypeId::of::<T>()).or_insert_with(|| Rc::new(T::default())).clone();
+        // The key is the type, so the other branch is never taken.
+        value.downcast().unwrap_or_default()
+    }
+
     /// Spawns a task of this kind, which owns itself. `on_panic` hears of its panic, after all that the task held is
     /// dropped.
     pub fn spawn_watched(
@@ -421,6 +424,11 @@ impl std::ops::Deref for Shard {
     fn deref(&self) -> &Local {
         &self.0
     }
+}
+
+/// Keeps a crash report of a task of a shard's user that has panicked.
+pub(crate) fn report_panic(path: &str, kind: &str, message: &str) {
+    report_task_panic(path, kind, message);
 }
 
 /// Work of this kind, whose panic `on_panic` hears of, after all that it held is dropped.
@@ -500,80 +508,6 @@ impl Drop for ExitReport {
         if let Some(on_exit) = self.0.take() {
             on_exit(TaskExit::Aborted);
         }
-    }
-}
-
-/// The actor that keeps shard `index` alive. The thread outlives it: losing the keeper loses no connection.
-pub fn child(shards: &Shards, index: usize) -> ChildSpec {
-    let shards = shards.clone();
-    let make = move || (Keeper { shards: shards.clone(), index }, ());
-    let id = format!("shard-{index}");
-    ChildSpec::actor(id.as_str(), &Address::new(&id), make).kind_label("shard").hung_after(HUNG_AFTER)
-}
-
-struct Keeper {
-    shards: Shards,
-    index: usize,
-}
-
-/// Messages of a keeper.
-enum KeeperMsg {
-    /// The thread has ended. Sent once by the keeper's own watch.
-    ThreadEnded,
-    /// The watch has panicked. Sent once in its place.
-    WatchLost,
-}
-
-impl Described for KeeperMsg {
-    fn kind(&self) -> &'static str {
-        match self {
-            Self::ThreadEnded => "thread-ended",
-            Self::WatchLost => "watch-lost",
-        }
-    }
-}
-
-impl Actor for Keeper {
-    type Msg = KeeperMsg;
-    type State = OwnedTask;
-    type Arguments = ();
-
-    async fn pre_start(&self, myself: Mailbox<KeeperMsg>, (): ()) -> Result<OwnedTask, ActorProcessingErr> {
-        let mut alive = self.shards.alive(self.index).ok_or("there is no such shard")?;
-        if !*alive.borrow_and_update() {
-            self.shards.serve(self.index)?;
-            alive.borrow_and_update();
-        }
-        let told = myself.clone();
-        let watching = async move {
-            // The sender lives in the slot, as long as the shards do.
-            let _ = alive.wait_for(|alive| !alive).await;
-            let _ = myself.cast(KeeperMsg::ThreadEnded);
-        };
-        let on_exit = move |exit| {
-            if let TaskExit::Panicked { .. } = exit {
-                let _ = told.cast(KeeperMsg::WatchLost);
-            }
-        };
-        Ok(OwnedTask::spawn(format!("shard/watch/{}", self.index), watching, on_exit))
-    }
-
-    async fn handle(
-        &self,
-        _: Mailbox<KeeperMsg>,
-        message: KeeperMsg,
-        _: &mut OwnedTask,
-    ) -> Result<(), ActorProcessingErr> {
-        let what = match message {
-            KeeperMsg::ThreadEnded => "thread",
-            KeeperMsg::WatchLost => "watch",
-        };
-        Err(format!("the {what} of shard {} ended", self.index).into())
-    }
-
-    async fn post_stop(&self, _: Mailbox<KeeperMsg>, _: &mut OwnedTask) -> Result<(), ActorProcessingErr> {
-        self.shards.retire(self.index);
-        Ok(())
     }
 }
 

@@ -8,7 +8,7 @@ use super::{
 };
 
 /// Constants that bound nothing: what the wire, the kernel or the settings fix.
-const NO_LIMITS: [(&str, &str); 26] = [
+const NO_LIMITS: [(&str, &str); 27] = [
     ("src/protocols/config/otlp.rs", "MILLIS_MAX"),
     ("src/protocols/config/otlp.rs", "QUEUE_MAX"),
     ("src/protocols/config/export.rs", "INTERVAL_MIN"),
@@ -23,6 +23,7 @@ const NO_LIMITS: [(&str, &str); 26] = [
     ("src/protocols/config/inpod.rs", "PACKET_MARK"),
     ("src/protocols/config/inpod.rs", "UDS_PATH_BYTES"),
     ("src/protocols/route/mod.rs", "HBONE_PORT"),
+    ("src/protocols/route/failover.rs", "UNAVAILABLE"),
     ("src/protocols/tls/record.rs", "HEADER_LEN"),
     ("src/protocols/tls/record.rs", "OVERHEAD"),
     ("src/protocols/tls/aead.rs", "TAG_LEN"),

@@ -26,7 +26,7 @@ use tokio::{
 
 use super::http::{Answer, Handler, text};
 use crate::{
-    actors::settings::HUNG_AFTER,
+    actors::HUNG_AFTER,
     supervisor::{
         Actor, Address, ChildSpec, Described, Mailbox, OwnedTask, TaskExit, faults::tripwire,
         report_task_panic, watch_panics,

@@ -12,7 +12,7 @@
 //! cheaply is as it was: the listeners listen, the shards accept, the interface is up, and the kernel says that the rules
 //! are those that the canary came by.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use ractor::ActorProcessingErr;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
@@ -20,11 +20,12 @@ use tokio::time::{Instant, timeout};
 
 use super::{
     capture::Msg as Ask,
+    pod::Pod,
     unhealthy::{Reason, Unhealthy},
 };
 use crate::{
-    actors::settings::HUNG_AFTER,
-    dataplane::{listener::ListenerKind, pod::Pod},
+    actors::HUNG_AFTER,
+    dataplane::listener::ListenerKind,
     supervisor::{Actor, Address, ChildSpec, Described, Mailbox, OwnedTask},
     sys::{
         netns_fingerprint::NetnsFingerprint,
@@ -75,7 +76,7 @@ enum Finding {
 }
 
 /// The actor that audits `pod`.
-pub fn child(pod: &Arc<Pod>) -> ChildSpec {
+pub(crate) fn child(pod: &Arc<Pod>) -> ChildSpec {
     let pod = pod.clone();
     let make = move || (Audit(pod.clone()), ());
     ChildSpec::actor("audit", &Address::new("audit"), make).kind_label("audit").hung_after(HUNG_AFTER)
@@ -114,7 +115,7 @@ async fn look(pod: Arc<Pod>) {
     let unhealthy = &pod.node.unhealthy;
     let _audited = unhealthy.audited();
     let mut rng = SmallRng::from_os_rng();
-    let mut draining = pod.draining.subscribe();
+    let mut draining = pod.conns().draining();
     // Pods that came at once are not audited at once.
     let mut pause = pause(unhealthy.pods()).mul_f64(rng.random());
     let mut known = None::<Known>;
@@ -130,9 +131,9 @@ async fn look(pod: Arc<Pod>) {
         known = before.filter(|_| finding == Finding::Sound);
         match finding {
             Finding::Unclear => {}
-            _ if *pod.draining.borrow() => {}
-            Finding::Sound => unhealthy.tell(&pod, None),
-            Finding::Wrong(why) => unhealthy.tell(&pod, Some(why)),
+            _ if pod.conns().is_draining() => {}
+            Finding::Sound => unhealthy.tell(&pod.id, None),
+            Finding::Wrong(why) => unhealthy.tell(&pod.id, Some(why)),
         }
     }
     std::future::pending().await
@@ -144,22 +145,23 @@ impl Known {
     /// How the pod is now; none where a change would not show.
     fn now(pod: &Pod, lasts: Duration) -> Option<Self> {
         let until = Instant::now() + lasts;
-        if pod.is_own {
+        if pod.id.is_own {
             return Some(Self { fingerprint: None, until });
         }
-        let listeners = pod.listeners.lock();
+        let listeners = pod.listeners.sockets.lock();
         let listener = listeners.get(&ListenerKind::Outbound)?;
         let fingerprint =
-            pod.netns.enter(|| NetnsFingerprint::take(listener)).and_then(|taken| taken).ok()??;
+            pod.network().netns.enter(|| NetnsFingerprint::take(listener)).and_then(|taken| taken).ok()??;
         Some(Self { fingerprint: Some(fingerprint), until })
     }
 
     /// Whether the pod is still so.
     fn holds(&self, pod: &Pod) -> bool {
-        let listeners = pod.listeners.lock();
+        let listeners = pod.listeners.sockets.lock();
         let serves = |kind: &ListenerKind| {
             let shards = pod.node.shards.living();
-            pod.accept_loops.count(*kind) >= shards && listeners.get(kind).is_some_and(probe::is_listening)
+            pod.listeners.accept_loops.count(*kind) >= shards
+                && listeners.get(kind).is_some_and(probe::is_listening)
         };
         let steady = |fingerprint: &NetnsFingerprint| {
             listeners.get(&ListenerKind::Outbound).is_some_and(|listener| fingerprint.is_steady(listener))
@@ -184,7 +186,7 @@ async fn examine(pod: &Arc<Pod>) -> Finding {
         }
     }
     // The proxy's own pod has no rules, and the host's network.
-    if pod.is_own { Finding::Sound } else { network(pod).await }
+    if pod.id.is_own { Finding::Sound } else { network(pod).await }
 }
 
 /// Has the listener and its accept loops looked after by whom they belong to.
@@ -193,8 +195,8 @@ async fn capture(pod: &Pod, kind: ListenerKind) -> Result<(), String> {
     let repaired = looked.map_err(|error| error.to_string())??;
     if let Some(what) = repaired {
         pod.node.metrics.pods.repaired(what.as_str());
-        let (kind, uid) = (kind.name(), &*pod.uid);
-        tracing::warn!(target: "audit", uid, pod = %pod.name(), kind, what = what.as_str(), "repaired");
+        let (kind, uid) = (kind.name(), &*pod.id.uid);
+        tracing::warn!(target: "audit", uid, pod = %pod.id.name(), kind, what = what.as_str(), "repaired");
     }
     Ok(())
 }
@@ -213,7 +215,7 @@ async fn network(pod: &Arc<Pod>) -> Finding {
 
 async fn try_once(pod: &Arc<Pod>) -> Finding {
     let ipv6 = pod.node.settings.ipv6;
-    let sent = pod.netns.enter(|| {
+    let sent = pod.network().netns.enter(|| {
         let network = probe::network();
         (network, Canary::send(false), if ipv6 { Canary::send(true) } else { Ok(None) })
     });
@@ -247,7 +249,7 @@ async fn try_once(pod: &Arc<Pod>) -> Finding {
 }
 
 async fn follow(pod: &Arc<Pod>, family: &str, canary: &Canary) -> Finding {
-    if timeout(FLIGHT, pod.canaries.arrival(canary.from())).await.is_ok() {
+    if timeout(FLIGHT, pod.outbound.canaries.arrival(canary.from())).await.is_ok() {
         return Finding::Sound;
     }
     match canary.flight() {
@@ -261,7 +263,7 @@ async fn follow(pod: &Arc<Pod>, family: &str, canary: &Canary) -> Finding {
 
 /// Whether connections wait in the outbound listener: the kernel drops what finds its queue full.
 fn is_flooded(pod: &Pod) -> bool {
-    let listeners = pod.listeners.lock();
+    let listeners = pod.listeners.sockets.lock();
     let waiting = listeners.get(&ListenerKind::Outbound).map(probe::waiting);
     waiting.is_some_and(|waiting| waiting.is_ok_and(|waiting| waiting.now > 0))
 }
@@ -270,16 +272,6 @@ fn lost(family: &str, why: &str) -> Finding {
     let detail =
         format!("{family} connections are not redirected to port {}: {why}", ListenerKind::Outbound.port());
     Finding::Wrong(Unhealthy::new(Reason::Redirection, detail))
-}
-
-/// Whether a connection captured on 15001 is a canary of `pod`, or of another proxy that serves it meanwhile. It must be
-/// dropped then, unseen.
-pub fn is_canary(pod: &Pod, from: SocketAddr, to: SocketAddr) -> bool {
-    let is = to == probe::target(to.is_ipv6());
-    if is {
-        pod.canaries.arrived(from);
-    }
-    is
 }
 
 #[cfg(test)]

@@ -1,19 +1,20 @@
 //! Capture: an actor a listener of a pod. It owns the accept loops on the shards; the listening sockets outlive it, so
 //! that a connection waiting to be accepted survives its restart.
 
-use std::{
-    io,
-    net::TcpListener as StdListener,
-    sync::{Arc, atomic::Ordering},
-};
+use std::{io, net::TcpListener as StdListener, sync::Arc};
 
 use ractor::{ActorProcessingErr, RpcReplyPort};
 use tokio::sync::watch;
 
+use super::pod::Pod;
 use crate::{
-    actors::settings::HUNG_AFTER,
-    dataplane::{accept::accept, listener::ListenerKind, pod::Pod},
-    runtime::shard::{PlaceError, Placed},
+    actors::HUNG_AFTER,
+    dataplane::{
+        accept::{Acceptor, accept},
+        listener::{ListenerKind, Listeners},
+        settings::Settings,
+    },
+    runtime::shard::{PlaceError, Placed, Shards},
     supervisor::{Actor, Address, ChildSpec, Described, Mailbox, OwnedTask, TaskExit},
     sys::{
         pacing::PathScope,
@@ -23,7 +24,7 @@ use crate::{
 };
 
 /// Messages of a capture actor.
-pub enum Msg {
+pub(crate) enum Msg {
     /// The accept loop of this number ended. At most one for each placed loop.
     Ended(u64, TaskExit),
     /// The thread of a shard was replaced. At most one outstanding a shard.
@@ -45,7 +46,7 @@ enum AcceptError {
 
 /// What an audit has put right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Repair {
+pub(crate) enum Repair {
     /// The socket did not listen any more: another one does.
     Listener,
     /// A shard did not accept.
@@ -54,11 +55,13 @@ pub enum Repair {
 
 /// The actors that capture a pod's traffic.
 #[derive(Debug)]
-pub struct Captures([Address<Msg>; 3]);
+pub(crate) struct Captures([Address<Msg>; 3]);
 
 struct Capture {
-    pod: Arc<Pod>,
-    kind: ListenerKind,
+    acceptor: Acceptor,
+    listeners: Arc<Listeners>,
+    shards: Shards,
+    settings: Arc<Settings>,
 }
 
 struct State {
@@ -78,7 +81,7 @@ struct Loop {
 
 impl Repair {
     /// The metric's label.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Listener => "listener",
             Self::AcceptLoop => "accept_loop",
@@ -96,15 +99,20 @@ impl Default for Captures {
 
 impl Captures {
     /// The one of this kind.
-    pub fn of(&self, kind: ListenerKind) -> &Address<Msg> {
+    pub(crate) fn of(&self, kind: ListenerKind) -> &Address<Msg> {
         kind.pick(&self.0)
     }
 }
 
-/// The actor that captures `kind` of `pod`.
-pub fn child(pod: &Arc<Pod>, kind: ListenerKind) -> ChildSpec {
-    let (pod, address) = (pod.clone(), pod.captures.of(kind).clone());
-    let make = move || (Capture { pod: pod.clone(), kind }, ());
+/// The actor that captures the traffic of this kind of `pod`.
+pub(crate) fn child(pod: &Pod, kind: ListenerKind) -> ChildSpec {
+    let (acceptor, listeners) = (pod.acceptor(kind), pod.listeners.clone());
+    let (shards, settings) = (pod.node.shards.clone(), pod.node.settings.clone());
+    let make = move || {
+        let (acceptor, listeners) = (acceptor.clone(), listeners.clone());
+        (Capture { acceptor, listeners, shards: shards.clone(), settings: settings.clone() }, ())
+    };
+    let address = pod.captures.of(kind).clone();
     ChildSpec::actor(kind.name(), &address, make).kind_label("capture").hung_after(HUNG_AFTER)
 }
 
@@ -126,10 +134,10 @@ impl Actor for Capture {
 
     async fn pre_start(&self, myself: Mailbox<Msg>, (): ()) -> Result<State, ActorProcessingErr> {
         let listener = self.listener().map_err(|error| {
-            let (kind, port) = (self.kind.name(), self.kind.port());
+            let (kind, port) = (self.acceptor.kind().name(), self.acceptor.kind().port());
             format!("cannot listen on port {port} ({kind}) in the pod: {error}")
         })?;
-        let shards = &self.pod.node.shards;
+        let shards = &self.shards;
         let mut state = State { loops: Vec::with_capacity(shards.count()), last: 0, _watches: Vec::new() };
         for index in 0..shards.count() {
             match self.accept_on(index, &listener, &myself, &mut state) {
@@ -157,7 +165,7 @@ impl Actor for Capture {
             Msg::Ended(number, exit) => self.ended(number, &exit, state)?,
             Msg::WatchLost(index) => return Err(format!("the watch over shard {index} panicked").into()),
             // Nothing may be bound again once the pod drains.
-            Msg::ShardReplaced(_) if *self.pod.draining.borrow() => {}
+            Msg::ShardReplaced(_) if self.acceptor.conns().is_draining() => {}
             Msg::ShardReplaced(index) => {
                 state.loops.retain(|held| held.shard != index);
                 self.accept_on(index, &self.listener()?, &myself, state)?;
@@ -181,29 +189,35 @@ impl Capture {
             // A shard that went takes its loops along; its replacement is announced.
             TaskExit::Aborted => return Ok(()),
             // The pod drains.
-            TaskExit::Done if *self.pod.draining.borrow() => return Ok(()),
-            TaskExit::Panicked { .. } => self.pod.node.metrics.actors.task_panicked("capture/accept"),
+            TaskExit::Done if self.acceptor.conns().is_draining() => return Ok(()),
+            TaskExit::Panicked { .. } => self.acceptor.metrics().actors.task_panicked("capture/accept"),
             TaskExit::Done => {}
         }
         // The socket may be the reason: the next start binds another.
-        self.pod.listeners.lock().remove(&self.kind);
-        Err(format!("accept loop of {} on shard {} ended: {exit:?}", self.kind.name(), ended.shard).into())
+        self.listeners.sockets.lock().remove(&self.acceptor.kind());
+        Err(format!(
+            "accept loop of {} on shard {} ended: {exit:?}",
+            self.acceptor.kind().name(),
+            ended.shard
+        )
+        .into())
     }
 
     /// Binds again if the socket does not listen any more, and places the loops that are missing on shards that live.
     fn audit(&self, myself: &Mailbox<Msg>, state: &mut State) -> Result<Option<Repair>, AcceptError> {
-        if *self.pod.draining.borrow() {
+        if self.acceptor.conns().is_draining() {
             return Ok(None);
         }
         let mut repaired = None;
-        let listens = self.pod.listeners.lock().get(&self.kind).is_some_and(probe::is_listening);
+        let listens =
+            self.listeners.sockets.lock().get(&self.acceptor.kind()).is_some_and(probe::is_listening);
         if !listens {
             // Their sockets are of no use any more.
             state.loops.clear();
-            self.pod.listeners.lock().remove(&self.kind);
+            self.listeners.sockets.lock().remove(&self.acceptor.kind());
             repaired = Some(Repair::Listener);
         }
-        let shards = &self.pod.node.shards;
+        let shards = &self.shards;
         for index in 0..shards.count() {
             let alive = shards.alive(index).is_some_and(|alive| *alive.borrow());
             let accepts = state.loops.iter().any(|held| held.shard == index && !held.placed.is_finished());
@@ -218,40 +232,37 @@ impl Capture {
 
     /// The pod's listening socket: the one already held, or a new one.
     fn listener(&self) -> io::Result<StdListener> {
-        let mut listeners = self.pod.listeners.lock();
-        if let Some(held) = listeners.get(&self.kind) {
+        let mut listeners = self.listeners.sockets.lock();
+        if let Some(held) = listeners.get(&self.acceptor.kind()) {
             return held.try_clone();
         }
-        let settings = &self.pod.node.settings;
-        let local = self.kind == ListenerKind::Outbound;
+        let (kind, settings, network) = (self.acceptor.kind(), &self.settings, self.acceptor.network());
+        let local = kind == ListenerKind::Outbound;
         let near = !settings.unpaced_rtt.is_zero();
         let mut how = Listen {
-            addr: socket::wildcard(settings.ipv6, self.kind.port()),
-            // Without the mark, which they do not need: what the rules would make of it is put on each later packet of
-            // the connection, the application's as well, and each is routed once more.
-            mark: if local { None } else { self.pod.mark() },
+            addr: socket::wildcard(settings.ipv6, kind.port()),
+            // Without the mark, which these sockets do not need: the pod's rules would put their mark on each later
+            // packet of the connection, the application's as well, and each would be routed once more.
+            mark: if local { None } else { network.mark() },
             unpaced: if local { Some(PathScope::Host) } else { near.then_some(PathScope::Network) },
             reuse_port: settings.reuse_port,
-            transparent: if self.pod.is_own { Some(false) } else { settings.original_source },
-            redirected: self.kind != ListenerKind::Inbound,
-            keepalive: if self.kind == ListenerKind::Inbound { None } else { settings.keepalive },
+            transparent: if self.acceptor.id().is_own { Some(false) } else { settings.original_source },
+            redirected: kind != ListenerKind::Inbound,
+            keepalive: if kind == ListenerKind::Inbound { None } else { settings.keepalive },
         };
-        let bind = |how: &Listen| self.pod.netns.enter(|| socket::listen(how)).and_then(|bound| bound);
+        let bind = |how: &Listen| network.netns.enter(|| socket::listen(how)).and_then(|bound| bound);
         let bound = match bind(&how) {
             // A pod may be without IPv6 on a node that has it.
             Err(error) if settings.ipv6 && error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
-                how.addr = socket::wildcard(false, self.kind.port());
+                how.addr = socket::wildcard(false, kind.port());
                 bind(&how)
             }
             bound => bound,
         };
         let bound = bound?;
-        if !local {
-            self.pod.transparent.store(bound.transparent, Ordering::Relaxed);
-        }
-        self.pod.paced.store(bound.paced, Ordering::Relaxed);
+        network.found_out((!local).then_some(bound.transparent), bound.paced);
         let ours = bound.listener.try_clone()?;
-        listeners.insert(self.kind, bound.listener);
+        listeners.insert(kind, bound.listener);
         Ok(ours)
     }
 
@@ -262,13 +273,13 @@ impl Capture {
         myself: &Mailbox<Msg>,
         state: &mut State,
     ) -> Result<(), AcceptError> {
-        let (pod, kind, listener, actor) =
-            (self.pod.clone(), self.kind, listener.try_clone()?, myself.clone());
+        let (acceptor, listeners) = (self.acceptor.clone(), self.listeners.clone());
+        let (listener, actor) = (listener.try_clone()?, myself.clone());
         state.last += 1;
         let number = state.last;
-        let make = move |shard| accept(shard, pod, kind, listener);
+        let make = move |shard| accept(shard, acceptor, listeners, listener);
         let on_exit = move |exit| drop(actor.cast(Msg::Ended(number, exit)));
-        let placed = self.pod.node.shards.place("capture/accept", index, make, on_exit)?;
+        let placed = self.shards.place("capture/accept", index, make, on_exit)?;
         state.loops.push(Loop { number, shard: index, placed });
         Ok(())
     }

@@ -5,22 +5,22 @@ use std::sync::Arc;
 use ractor::ActorProcessingErr;
 
 use crate::{
-    dataplane::{node::cut, pod::Pod},
+    dataplane::pod::conns::{PodConns, cut},
     supervisor::{Actor, Address, ChildSpec, Described, Mailbox},
 };
 
-struct Conns(Arc<Pod>);
+struct Conns(Arc<PodConns>);
 
 /// Cuts what is live when it is dropped, however that comes about.
-struct Owned(Arc<Pod>);
+struct Owned(Arc<PodConns>);
 
 /// The actor has no messages: what it owns is all there is to it.
 enum Msg {}
 
-/// The actor that owns the connections of `pod`.
-pub fn child(pod: &Arc<Pod>) -> ChildSpec {
-    let pod = pod.clone();
-    let make = move || (Conns(pod.clone()), ());
+/// The actor that owns the connections of a pod.
+pub(crate) fn child(conns: &Arc<PodConns>) -> ChildSpec {
+    let conns = conns.clone();
+    let make = move || (Conns(conns.clone()), ());
     ChildSpec::actor("conns", &Address::new("conns"), make).kind_label("conns")
 }
 
@@ -36,8 +36,8 @@ impl Actor for Conns {
     type Arguments = ();
 
     async fn pre_start(&self, _: Mailbox<Msg>, (): ()) -> Result<Owned, ActorProcessingErr> {
-        if !*self.0.draining.borrow() {
-            self.0.conns.reopen();
+        if !self.0.is_draining() {
+            self.0.live.reopen();
             self.0.peers.reopen();
         }
         Ok(Owned(self.0.clone()))
@@ -47,10 +47,10 @@ impl Actor for Conns {
 impl Drop for Owned {
     fn drop(&mut self) {
         // Those admitted from now on until the successor is there would have no owner.
-        self.0.conns.close_admission();
+        self.0.live.close_admission();
         self.0.peers.close_admission();
-        let why = if *self.0.draining.borrow() { cut::POD } else { cut::OWNER };
-        self.0.conns.cut_all(why);
+        let why = if self.0.is_draining() { cut::POD } else { cut::OWNER };
+        self.0.live.cut_all(why);
         self.0.peers.cut_all(why);
     }
 }

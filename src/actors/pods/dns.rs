@@ -6,16 +6,16 @@ use std::sync::Arc;
 use ractor::ActorProcessingErr;
 
 use crate::{
-    actors::settings::HUNG_AFTER,
-    dataplane::{
-        dns::{serve, sockets::Sockets},
-        pod::Pod,
-    },
-    runtime::shard::{PlaceError, Placed},
+    actors::HUNG_AFTER,
+    dataplane::dns::{DnsContext, serve, sockets::Sockets},
+    runtime::shard::{PlaceError, Placed, Shards},
     supervisor::{Actor, Address, ChildSpec, Described, Mailbox, TaskExit},
 };
 
-struct Dns(Arc<Pod>);
+struct Dns {
+    ctx: Arc<DnsContext>,
+    shards: Shards,
+}
 
 /// Messages of the actor.
 enum Msg {
@@ -23,10 +23,10 @@ enum Msg {
     Ended(TaskExit),
 }
 
-/// The actor that answers for `pod`.
-pub fn child(pod: &Arc<Pod>) -> ChildSpec {
-    let pod = pod.clone();
-    let make = move || (Dns(pod.clone()), ());
+/// The actor that answers the questions of a pod.
+pub(crate) fn child(ctx: &Arc<DnsContext>, shards: &Shards) -> ChildSpec {
+    let (ctx, shards) = (ctx.clone(), shards.clone());
+    let make = move || (Dns { ctx: ctx.clone(), shards: shards.clone() }, ());
     ChildSpec::actor("dns", &Address::new("dns"), make).kind_label("dns").hung_after(HUNG_AFTER)
 }
 
@@ -45,10 +45,10 @@ impl Actor for Dns {
 
     async fn pre_start(&self, myself: Mailbox<Msg>, (): ()) -> Result<Option<Placed>, ActorProcessingErr> {
         // Nothing may be bound again once the pod drains.
-        if *self.0.draining.borrow() {
+        if self.ctx.conns.is_draining() {
             return Ok(None);
         }
-        let sockets = Sockets::of(&self.0)?;
+        let sockets = Sockets::of(&self.ctx)?;
         let index = self.shard().ok_or("no shard lives")?;
         Ok(Some(self.place(index, sockets, &myself)?))
     }
@@ -60,16 +60,16 @@ impl Actor for Dns {
         _: &mut Option<Placed>,
     ) -> Result<(), ActorProcessingErr> {
         match exit {
-            _ if *self.0.draining.borrow() => Ok(()),
+            _ if self.ctx.conns.is_draining() => Ok(()),
             // A shard that went takes its tasks along. The successor of this actor finds another one.
             TaskExit::Aborted => Err("the shard of the DNS proxy is gone".into()),
             TaskExit::Panicked { .. } => {
-                self.0.node.metrics.actors.task_panicked("dns/serve");
+                self.ctx.metrics.actors.task_panicked("dns/serve");
                 Err("a task of the DNS proxy panicked".into())
             }
             TaskExit::Done => {
                 // The socket may be the reason: the next start binds others.
-                self.0.dns.retire();
+                self.ctx.state.retire();
                 Err("a task of the DNS proxy ended".into())
             }
         }
@@ -79,16 +79,16 @@ impl Actor for Dns {
 impl Dns {
     /// The shard that answers for this pod: pods are dealt out, and what a dead one would do the next does.
     fn shard(&self) -> Option<usize> {
-        let shards = &self.0.node.shards;
-        let first = usize::try_from(self.0.serial).unwrap_or_default();
+        let shards = &self.shards;
+        let first = usize::try_from(self.ctx.pod.id.serial).unwrap_or_default();
         let lives = |index: &usize| shards.alive(*index).is_some_and(|alive| *alive.borrow());
         (0..shards.count()).map(|n| (first + n) % shards.count()).find(lives)
     }
 
     fn place(&self, index: usize, sockets: Sockets, myself: &Mailbox<Msg>) -> Result<Placed, PlaceError> {
-        let (pod, actor) = (self.0.clone(), myself.clone());
-        let make = move |shard| serve::serve(shard, pod, sockets);
+        let (ctx, actor) = (self.ctx.clone(), myself.clone());
+        let make = move |shard| serve::serve(shard, ctx, sockets);
         let on_exit = move |exit| drop(actor.cast(Msg::Ended(exit)));
-        self.0.node.shards.place("dns/serve", index, make, on_exit)
+        self.shards.place("dns/serve", index, make, on_exit)
     }
 }

@@ -1,12 +1,14 @@
 //! The pods of the node, each under a supervisor of its own.
 
-pub mod audit;
-pub mod capture;
-pub mod conns;
-pub mod dns;
-pub mod policy;
-pub mod tunnel;
-pub mod unhealthy;
+mod audit;
+mod capture;
+mod conns;
+mod dns;
+pub(crate) mod node;
+pub(crate) mod pod;
+mod policy;
+mod tunnel;
+pub(crate) mod unhealthy;
 
 use std::{
     os::fd::OwnedFd,
@@ -20,25 +22,26 @@ use std::{
 use dashmap::DashMap;
 use tokio::time::{sleep, timeout};
 
-use self::unhealthy::{Reason, Unhealthy};
+use self::{
+    node::Node,
+    pod::Pod,
+    unhealthy::{Reason, Unhealthy},
+};
 use super::{
     control::zds::{self, PodSpec},
     quarantine::{Input, digest},
 };
 use crate::{
-    dataplane::{
-        node::{Node, cut},
-        pod::Pod,
-    },
+    dataplane::pod::conns::cut,
     protocols::{mesh::WorkloadInfo, zds::NetnsId},
     supervisor::{
         DynamicChildren, DynamicSpec, Event, EventKind, Intensity, StartError, Strategy, SupervisorSpec,
     },
-    sys::netns::{self, NetNs},
+    sys::netns::NetNs,
 };
 
 /// Pods of one node: far above what a kubelet allows.
-pub const MAX_PODS: usize = 4096;
+pub(crate) const MAX_PODS: usize = 4096;
 /// What a pod, or the tunnels to a peer, may fail before quarantine. Five failed starts in a row are survived; with the
 /// back-off, what never starts is in quarantine after some 25 s.
 const CHILD_RESTARTS: Intensity = Intensity { restarts: 8, within: Duration::from_secs(30) };
@@ -65,41 +68,41 @@ pub struct Pods {
 
 impl Pods {
     /// No pods yet.
-    pub fn new(node: Arc<Node>) -> Self {
+    pub(crate) fn new(node: Arc<Node>) -> Self {
         Self { node, pods: Arc::default(), supervisor: DynamicChildren::new("pods"), closing: Arc::default() }
     }
 
     /// The supervisor of the pods' supervisors.
-    pub fn spec(&self) -> DynamicSpec {
+    pub(crate) fn spec(&self) -> DynamicSpec {
         DynamicSpec::new("pods", &self.supervisor).intensity(CHILD_RESTARTS).stop_within(STOP_WITHIN * 2)
     }
 
     /// The pod `uid`, if it is served.
-    pub fn find(&self, uid: &str) -> Option<Arc<Pod>> {
+    pub(crate) fn find(&self, uid: &str) -> Option<Arc<Pod>> {
         self.pods.get(uid).map(|pod| pod.clone())
     }
 
     /// Takes note of a pod whose supervisor was set aside.
-    pub fn heard(&self, event: &Event) {
+    pub(crate) fn heard(&self, event: &Event) {
         let EventKind::Quarantined { retry_in } = event.kind else { return };
         let uid = event.path.strip_prefix("root/dataplane/pods/");
         if let Some(pod) = uid.and_then(|uid| self.find(uid)) {
             let detail = format!("its actors failed too often; next try in {retry_in:?}");
-            self.node.unhealthy.tell(&pod, Some(Unhealthy::new(Reason::Quarantine, detail)));
+            self.node.unhealthy.tell(&pod.id, Some(Unhealthy::new(Reason::Quarantine, detail)));
         }
     }
 
     /// All pods.
-    pub fn all(&self) -> Vec<Arc<Pod>> {
+    pub(crate) fn all(&self) -> Vec<Arc<Pod>> {
         self.pods.iter().map(|pod| pod.clone()).collect()
     }
 
     /// How many pods there are in each state, `pending` of which are not served yet.
-    pub fn by_state(&self, pending: u64) -> Vec<(&'static str, u64)> {
+    pub(crate) fn by_state(&self, pending: u64) -> Vec<(&'static str, u64)> {
         let named = self.node.unhealthy.now().borrow().clone();
         let (mut up, mut unhealthy) = (0, 0);
-        for pod in self.pods.iter().filter(|pod| !pod.is_own) {
-            let number = if named.contains_key(&pod.uid) { &mut unhealthy } else { &mut up };
+        for pod in self.pods.iter().filter(|pod| !pod.id.is_own) {
+            let number = if named.contains_key(&pod.id.uid) { &mut unhealthy } else { &mut up };
             *number += 1;
         }
         vec![("up", up), ("unhealthy", unhealthy), ("pending", pending)]
@@ -118,24 +121,24 @@ impl Pods {
                 sleep(TAKEN_LOOK).await;
             }
             for pod in &pods {
-                pod.conns.emptied().await;
-                pod.peers.emptied().await;
+                pod.conns().live.emptied().await;
+                pod.conns().peers.emptied().await;
             }
             let answered = async {
                 for pod in &pods {
-                    pod.dns.under_way().emptied().await;
+                    pod.dns.state.under_way().emptied().await;
                 }
             };
             // A name server that is mute, for however many pods, holds up nobody for long.
             let _ = timeout(ANSWER_WITHIN, answered).await;
         };
         if timeout(deadline, emptied).await.is_err() {
-            let left: usize = pods.iter().map(|pod| pod.conns.len()).sum();
+            let left: usize = pods.iter().map(|pod| pod.conns().live.len()).sum();
             tracing::warn!(target: "drain", connections = left, ?deadline, "deadline is over: cutting what is left");
         }
         for pod in &pods {
-            pod.conns.cut_all(cut::DRAIN);
-            pod.peers.cut_all(cut::DRAIN);
+            pod.conns().live.cut_all(cut::DRAIN);
+            pod.conns().peers.cut_all(cut::DRAIN);
         }
     }
 
@@ -143,9 +146,9 @@ impl Pods {
     ///
     /// # Errors
     /// The port is taken.
-    pub async fn start_own(&self, info: WorkloadInfo) -> Result<(), StartError> {
-        let pod = Pod::own(info, self.node.clone());
-        self.pods.insert(pod.uid.clone(), pod.clone());
+    pub(crate) async fn start_own(&self, info: WorkloadInfo) -> Result<(), StartError> {
+        let pod = Pod::own(info, &self.node);
+        self.pods.insert(pod.id.uid.clone(), pod.clone());
         self.supervisor.start(pod.tree()).await
     }
 
@@ -176,11 +179,11 @@ impl Pods {
             namespace: spec.info.namespace.to_string(),
             service_account: spec.info.service_account.to_string(),
         };
-        let pod = Pod::new(spec.uid.clone(), info, netns, self.node.clone());
-        self.pods.insert(pod.uid.clone(), pod.clone());
+        let pod = Pod::new(spec.uid.clone(), info, netns, &self.node);
+        self.pods.insert(pod.id.uid.clone(), pod.clone());
         match self.supervisor.start(pod.tree()).await {
             Ok(()) => {
-                self.node.directory.add(&pod);
+                self.node.hops.directory.add(&pod.inbound);
                 self.node.metrics.pods.started();
                 Ok(())
             }
@@ -198,11 +201,11 @@ impl Pods {
             return;
         }
         let up = self.supervisor.ids().await;
-        for pod in self.all().iter().filter(|pod| !up.contains(&pod.uid)) {
+        for pod in self.all().iter().filter(|pod| !up.contains(&pod.id.uid)) {
             match self.supervisor.start(pod.tree()).await {
-                Ok(()) => tracing::warn!(target: "pods", uid = &*pod.uid, "pod served again"),
+                Ok(()) => tracing::warn!(target: "pods", uid = &*pod.id.uid, "pod served again"),
                 Err(error) => {
-                    tracing::error!(target: "pods", uid = &*pod.uid, %error, "pod cannot be served again");
+                    tracing::error!(target: "pods", uid = &*pod.id.uid, %error, "pod cannot be served again");
                     // Not listed, it is handed over once more.
                     self.end(pod).await;
                 }
@@ -211,24 +214,23 @@ impl Pods {
     }
 
     async fn end(&self, pod: &Arc<Pod>) {
+        let (conns, dns) = (pod.conns(), pod.dns.state.under_way());
         pod.stop_accepting();
-        self.node.directory.remove(pod);
-        pod.conns.cut_all(cut::POD);
-        pod.peers.cut_all(cut::POD);
-        if let Err(error) = self.supervisor.stop(&pod.uid).await {
-            tracing::warn!(target: "pods", uid = &*pod.uid, %error, "pod did not stop in order");
+        self.node.hops.directory.remove(&pod.inbound);
+        pod.cut();
+        if let Err(error) = self.supervisor.stop(&pod.id.uid).await {
+            tracing::warn!(target: "pods", uid = &*pod.id.uid, %error, "pod did not stop in order");
         }
-        self.pods.remove_if(&pod.uid, |_, held| held.serial == pod.serial);
-        self.node.unhealthy.forget(&pod.uid);
+        self.pods.remove_if(&pod.id.uid, |_, held| held.id.serial == pod.id.serial);
+        self.node.unhealthy.forget(&pod.id.uid);
         // Nobody reads questions any more that could be admitted.
-        pod.dns.under_way().cut_all(cut::POD);
-        let dns = pod.dns.under_way();
+        dns.cut_all(cut::POD);
         let closed = async {
-            tokio::join!(pod.conns.emptied(), pod.peers.emptied(), pod.dialled.emptied(), dns.emptied())
+            tokio::join!(conns.live.emptied(), conns.peers.emptied(), conns.dialled.emptied(), dns.emptied())
         };
         if timeout(CLOSE_WITHIN, closed).await.is_err() {
-            let left = pod.conns.len() + pod.peers.len() + pod.dialled.len();
-            tracing::warn!(target: "pods", uid = &*pod.uid, left, "a pod has ended whose connections have not");
+            let left = conns.live.len() + conns.peers.len() + conns.dialled.len();
+            tracing::warn!(target: "pods", uid = &*pod.id.uid, left, "a pod has ended whose connections have not");
         }
         pod.leave_shards();
     }
@@ -258,10 +260,10 @@ impl zds::Pods for Pods {
     async fn list(&self) -> Vec<(String, NetnsId)> {
         self.revive().await;
         let id = |pod: &Arc<Pod>| {
-            let (dev, ino) = pod.netns.id();
-            (pod.uid.to_string(), NetnsId { dev, ino })
+            let (dev, ino) = pod.network().netns.id();
+            (pod.id.uid.to_string(), NetnsId { dev, ino })
         };
-        self.all().iter().filter(|pod| !pod.is_own).map(id).collect()
+        self.all().iter().filter(|pod| !pod.id.is_own).map(id).collect()
     }
 }
 
@@ -271,42 +273,18 @@ impl Pod {
     /// The pod's part of the tree. Stopped in reverse: first nothing is accepted, then what is live ends, and only
     /// then what it needs.
     fn tree(self: &Arc<Self>) -> SupervisorSpec {
-        let mut tree = SupervisorSpec::new(self.uid.clone(), Strategy::OneForOne)
+        let mut tree = SupervisorSpec::new(self.id.uid.clone(), Strategy::OneForOne)
             .intensity(Intensity { restarts: 10, within: Duration::from_secs(30) })
             .stop_within(STOP_WITHIN)
             .dynamic(DynamicSpec::new("tunnels", self.tunnels.supervisor()).intensity(CHILD_RESTARTS))
-            .child(policy::child(self))
-            .child(conns::child(self));
+            .child(policy::child(&self.inbound))
+            .child(conns::child(self.conns()));
         for &kind in self.kinds() {
             tree = tree.child(capture::child(self, kind));
         }
-        if !self.is_own && self.node.settings.dns.is_some() {
-            tree = tree.child(dns::child(self));
+        if !self.id.is_own && self.node.settings.dns.is_some() {
+            tree = tree.child(dns::child(&self.dns, &self.node.shards));
         }
         tree.child(audit::child(self))
-    }
-
-    /// Closes the listeners, tells peers to open no more streams, admits nothing.
-    fn stop_accepting(&self) {
-        self.draining.send_replace(true);
-        self.listeners.lock().clear();
-        self.dns.retire();
-    }
-
-    /// Drops what the shards hold for the pod, the namespace included.
-    fn leave_shards(self: &Arc<Self>) {
-        for index in 0..self.node.shards.count() {
-            let pod = self.clone();
-            let leave = move |shard: &crate::runtime::shard::Shard| {
-                shard.pools.borrow_mut().remove(&pod.serial);
-                // A thread that stays behind keeps the namespace alive, no more.
-                if let Err(error) = netns::leave_sticky(&pod.netns, &shard.home) {
-                    tracing::warn!(target: "pods", uid = &*pod.uid, %error, "shard stays in the pod's namespace");
-                }
-            };
-            if let Err(error) = self.node.shards.run_on(index, leave) {
-                tracing::debug!(target: "pods", uid = &*self.uid, %error, "shard not told of the pod's end");
-            }
-        }
     }
 }

@@ -10,9 +10,9 @@ use tokio::time::sleep;
 
 use crate::{
     dataplane::{
-        connection::verdict,
-        node::cut,
-        pod::{ConnInfo, Pod},
+        authorize::verdict,
+        inbound_context::InboundContext,
+        pod::conns::{ConnInfo, cut},
     },
     protocols::labels::Reporter,
     runtime::conns::Conn,
@@ -24,20 +24,20 @@ const HUNG_AFTER: Duration = Duration::from_secs(10);
 /// Connections checked until other actors get their turn.
 const SLICE: usize = 256;
 
-struct Policy(Arc<Pod>);
+struct Policy(Arc<InboundContext>);
 
 /// Messages of the actor.
-pub enum Msg {
+pub(crate) enum Msg {
     /// Something changed: check every connection. Sent by the actor's own watch, which waits for the answer, so that
     /// changes meanwhile coalesce. `true`: what is still unknown is denied, but for who waits itself. Answered with how
     /// many are still unknown.
     Check(bool, RpcReplyPort<usize>),
 }
 
-/// The actor that re-checks the connections of `pod`.
-pub fn child(pod: &Arc<Pod>) -> ChildSpec {
-    let pod = pod.clone();
-    let make = move || (Policy(pod.clone()), ());
+/// The actor that re-checks the connections of a pod.
+pub(crate) fn child(ctx: &Arc<InboundContext>) -> ChildSpec {
+    let ctx = ctx.clone();
+    let make = move || (Policy(ctx.clone()), ());
     ChildSpec::actor("policy", &Address::new("policy"), make).kind_label("policy").hung_after(HUNG_AFTER)
 }
 
@@ -76,8 +76,8 @@ impl Actor for Policy {
 }
 
 /// Has everything checked once at the start, for changes missed while the actor was down, and after each change.
-async fn watch(pod: Arc<Pod>, actor: Mailbox<Msg>) {
-    let mut changes = pod.node.mesh_changed.clone();
+async fn watch(ctx: Arc<InboundContext>, actor: Mailbox<Msg>) {
+    let mut changes = ctx.pod.mesh.changes();
     let mut final_word = false;
     loop {
         if !final_word {
@@ -88,10 +88,10 @@ async fn watch(pod: Arc<Pod>, actor: Mailbox<Msg>) {
             changes.changed().await
         } else {
             // A policy that is named but not known may come with the next push; it is not waited for without end.
-            let patience = pod.node.settings.timeouts.workload;
+            let within = ctx.settings.timeouts.workload;
             tokio::select! {
                 changed = changes.changed() => changed,
-                () = sleep(patience) => {
+                () = sleep(within) => {
                     final_word = true;
                     continue;
                 }
@@ -105,18 +105,18 @@ async fn watch(pod: Arc<Pod>, actor: Mailbox<Msg>) {
     }
 }
 
-async fn check(pod: &Pod, final_word: bool) -> usize {
+async fn check(ctx: &InboundContext, final_word: bool) -> usize {
     let mut conns: Vec<Conn<ConnInfo>> = Vec::new();
-    pod.conns.for_each(|conn| {
+    ctx.conns.live.for_each(|conn| {
         if conn.info().reporter == Reporter::Destination {
             conns.push(conn.clone());
         }
     });
     // A workload that vanished says nothing about the connections it has: they are held against what was last known.
-    let Some(workload) = pod.workload_last() else { return 0 };
-    let mut unknown = 0;
+    let Some(workload) = ctx.pod.now_or_last() else { return 0 };
+    let (mut unknown, log) = (0, ctx.settings.options.policy_log);
     for (index, conn) in conns.iter().enumerate() {
-        match verdict(pod, &workload, conn.info()) {
+        match verdict(&ctx.pod, &workload, conn.info(), log) {
             Some(Ok(())) => {}
             Some(Err(_)) => conn.cut(cut::POLICY),
             // Who is not let in yet has a limit of its own, and can say for which policy it waited.

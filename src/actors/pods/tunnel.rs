@@ -3,18 +3,25 @@
 //! A shard that misses a tunnel asks the peer's actor once for all who wait there. The actor owns what it dialled: a
 //! killed tunnel actor closes its peer's streams and nothing else.
 
-use std::sync::Arc;
+use std::{
+    hash::{BuildHasher, Hash, Hasher},
+    sync::Arc,
+};
 
 use dashmap::DashMap;
-use ractor::ActorProcessingErr;
+use ractor::{ActorProcessingErr, RpcReplyPort};
 use tracing::Instrument;
 
 use crate::{
+    actors::quarantine::{Input, Quarantine, SetAside},
     dataplane::{
-        pod::Pod,
-        tunnel::{DialError, TunnelKey, dial},
+        pod::panics,
+        tunnel::{
+            dial::{self, DialContext},
+            dialer::{DialError, Dialer, Dialling, TunnelKey},
+        },
     },
-    runtime::shard::{PlaceError, Placed},
+    runtime::shard::{PlaceError, Placed, Shards},
     supervisor::{
         Actor, Address, AddressError, ChildSpec, Described, DynamicChildren, Mailbox, Restart, StartError,
         TaskExit,
@@ -25,23 +32,28 @@ use crate::{
 /// Peers of a pod that may have a tunnel actor at a time.
 pub const MAX_PEERS: usize = 4096;
 
-/// The tunnels of a pod. Cheap to clone.
-#[derive(Clone)]
-pub struct Tunnels {
-    actors: Arc<DashMap<TunnelKey, Address<Msg>, foldhash::fast::RandomState>>,
+/// The tunnels of a pod to its peers.
+pub(crate) struct Tunnels {
+    actors: DashMap<TunnelKey, Address<Msg>, foldhash::fast::RandomState>,
     supervisor: DynamicChildren,
+    ctx: Arc<DialContext>,
+    shards: Shards,
+    quarantine: Quarantine,
 }
 
+/// Hears how a dial went.
+type Reply = RpcReplyPort<Result<(), Arc<DialError>>>;
+
 /// Messages of a tunnel actor.
-pub enum Msg {
+enum Msg {
     /// A shard has no tunnel: dial one there. At most one is outstanding a shard (the pool joins misses).
-    Open(usize, dial::Ready),
+    Open(usize, Reply),
     /// A placed dial or driver has ended. At most one for each placed task.
     Ended(u64, TaskExit),
 }
 
 struct TunnelActor {
-    pod: Arc<Pod>,
+    tunnels: Arc<Tunnels>,
     key: TunnelKey,
 }
 
@@ -53,52 +65,43 @@ struct TunnelState {
 // === impl Tunnels ===
 
 impl Tunnels {
-    /// No tunnels yet, of the pod `uid`.
-    pub fn new(uid: &str) -> Self {
-        Self { actors: Arc::default(), supervisor: DynamicChildren::new(&format!("pod/{uid}/tunnels")) }
+    /// No tunnels yet.
+    pub(crate) fn new(ctx: Arc<DialContext>, shards: Shards, quarantine: Quarantine) -> Arc<Self> {
+        let supervisor = DynamicChildren::new(&format!("pod/{}/tunnels", ctx.id.uid));
+        Arc::new(Self { actors: DashMap::default(), supervisor, ctx, shards, quarantine })
     }
 
     /// The supervisor of the tunnel actors.
-    pub fn supervisor(&self) -> &DynamicChildren {
+    pub(crate) fn supervisor(&self) -> &DynamicChildren {
         &self.supervisor
-    }
-
-    /// Number of peers with a tunnel actor.
-    pub fn len(&self) -> usize {
-        self.actors.len()
-    }
-
-    /// Whether no peer has a tunnel actor.
-    pub fn is_empty(&self) -> bool {
-        self.actors.is_empty()
     }
 
     /// Has a tunnel to `key` dialled on shard `index`; it is in the shard's pool when this returns.
     ///
     /// # Errors
     /// See [`DialError`]; bounded by the sum of the steps' timeouts.
-    pub async fn open(&self, pod: &Arc<Pod>, key: &TunnelKey, index: usize) -> Result<(), Arc<DialError>> {
+    async fn open(self: &Arc<Self>, key: &TunnelKey, index: usize) -> Result<(), Arc<DialError>> {
         let name = key.to.to_string();
-        pod.node.quarantine.check(&key.input(&name)).map_err(|aside| Arc::new(key.refused(aside)))?;
-        let timeouts = &pod.node.settings.timeouts;
-        let patience = timeouts.certificate + timeouts.connect + timeouts.tls + timeouts.http2;
+        self.quarantine.check(&input(&name)).map_err(|quarantined| refused(key, &quarantined))?;
+        let timeouts = &self.ctx.settings.timeouts;
+        let within = timeouts.certificate + timeouts.connect + timeouts.tls + timeouts.http2;
         // An actor that ended, idle or killed, while the question was on its way: its successor is asked.
         for last in [false, true] {
-            let address = self.actor(pod, key).await.map_err(Arc::new)?;
-            match address.call(patience, |reply| Msg::Open(index, reply)).await {
+            let address = self.actor(key).await.map_err(Arc::new)?;
+            match address.call(within, |reply| Msg::Open(index, reply)).await {
                 Ok(dialled) => return dialled,
                 Err(AddressError::Lost { .. } | AddressError::Down { .. }) if !last => {
                     span::actor_lost("tunnel")
                 }
-                Err(error) => return Err(Arc::new(error.into())),
+                Err(error) => return Err(Arc::new(DialError::Lost(Box::new(error)))),
             }
         }
         Err(Arc::new(DialError::Contended))
     }
 
     /// The actor of `key`, started if there is none.
-    async fn actor(&self, pod: &Arc<Pod>, key: &TunnelKey) -> Result<Address<Msg>, DialError> {
-        // One that is not up is started here too: whoever should have done it may be gone, or the supervisor was
+    async fn actor(self: &Arc<Self>, key: &TunnelKey) -> Result<Address<Msg>, DialError> {
+        // One that is not up is started here too: whoever should have started it may be gone, or the supervisor was
         // replaced and has forgotten it.
         let known = self.actors.get(key).map(|address| address.clone());
         if let Some(address) = known.as_ref().filter(|address| is_up(address)) {
@@ -107,18 +110,14 @@ impl Tunnels {
         if known.is_none() && self.actors.len() >= MAX_PEERS {
             return Err(DialError::Refused(format!("the pod has tunnels to {MAX_PEERS} peers already")));
         }
-        let id = key.id();
+        let id: Arc<str> = actor_id(key).into();
         let mut fresh = false;
         let new = || {
             fresh = true;
             Address::new(&id)
         };
         let address = self.actors.entry(key.clone()).or_insert_with(new).clone();
-        let (pod, owned) = (pod.clone(), key.clone());
-        let make = move || (TunnelActor { pod: pod.clone(), key: owned.clone() }, ());
-        let id: Arc<str> = id.into();
-        let spec =
-            ChildSpec::actor(id.clone(), &address, make).restart(Restart::Transient).kind_label("tunnel");
+        let spec = self.spec(key, &id, &address);
         let mut started = self.supervisor.start(spec.clone()).await;
         if fresh && matches!(started, Err(StartError::Duplicate { .. })) {
             // The key's former actor has left the map and is on its way out. It knows another address: nobody would
@@ -136,6 +135,51 @@ impl Tunnels {
             }
         }
     }
+
+    fn spec(self: &Arc<Self>, key: &TunnelKey, id: &Arc<str>, address: &Address<Msg>) -> ChildSpec {
+        let (tunnels, key) = (self.clone(), key.clone());
+        let make = move || (TunnelActor { tunnels: tunnels.clone(), key: key.clone() }, ());
+        ChildSpec::actor(id.clone(), address, make).restart(Restart::Transient).kind_label("tunnel")
+    }
+}
+
+/// What the data plane sees of the actors.
+pub(crate) struct PodDialer(Arc<Tunnels>);
+
+// === impl PodDialer ===
+
+impl PodDialer {
+    /// Dials by the actors of `tunnels`.
+    pub(crate) fn new(tunnels: Arc<Tunnels>) -> Self {
+        Self(tunnels)
+    }
+}
+
+impl Dialer for PodDialer {
+    fn dial<'a>(&'a self, key: &'a TunnelKey, index: usize) -> Dialling<'a> {
+        Box::pin(self.0.open(key, index))
+    }
+
+    fn panicked(&self, kind: &'static str, index: usize, message: &str) {
+        panics::report(&self.0.ctx.metrics, &self.0.ctx.id, kind, index, message);
+    }
+}
+
+/// The peer at this address as an input.
+fn input(name: &str) -> Input<'_> {
+    Input { kind: "peer", name, digest: 0 }
+}
+
+/// Nothing is dialled there for now. Another endpoint may help.
+fn refused(key: &TunnelKey, quarantined: &SetAside) -> Arc<DialError> {
+    Arc::new(DialError::Quarantined { to: key.to, why: quarantined.to_string() })
+}
+
+/// Name of an actor: unique for each key, readable for the first of an address.
+fn actor_id(key: &TunnelKey) -> String {
+    let mut hasher = foldhash::fast::FixedState::default().build_hasher();
+    key.hash(&mut hasher);
+    format!("{}-{:016x}", key.to, hasher.finish())
 }
 
 fn is_up(address: &Address<Msg>) -> bool {
@@ -173,12 +217,12 @@ impl Actor for TunnelActor {
             Msg::Ended(id, exit) => {
                 state.placed.retain(|(placed, _)| *placed != id);
                 if let TaskExit::Panicked { message } = exit {
-                    self.pod.node.metrics.actors.task_panicked("tunnel/dial");
+                    self.tunnels.ctx.metrics.actors.task_panicked("tunnel/dial");
                     tracing::error!(target: "tunnel", to = %self.key.to, message, "tunnel task panicked");
                 }
                 if state.placed.is_empty() {
                     // Nothing is left to own. Who asks from now on finds the actor gone and starts another.
-                    if let Some((_, address)) = self.pod.tunnels.actors.remove(&self.key)
+                    if let Some((_, address)) = self.tunnels.actors.remove(&self.key)
                         && address.actor_id() == Some(myself.id())
                     {
                         // Or who has looked just before would wait for a restart that never comes.
@@ -193,20 +237,34 @@ impl Actor for TunnelActor {
 }
 
 impl TunnelActor {
-    fn open(&self, myself: &Mailbox<Msg>, shard: usize, ready: dial::Ready, state: &mut TunnelState) {
+    fn open(&self, myself: &Mailbox<Msg>, shard: usize, reply: Reply, state: &mut TunnelState) {
         let id = state.next;
         state.next += 1;
-        let (pod, key, actor) = (self.pod.clone(), self.key.clone(), myself.clone());
+        let (tunnels, key, actor) = (self.tunnels.clone(), self.key.clone(), myself.clone());
         // The handler runs inside the span of the connection that asked, which the message carried here.
         let span = tracing::debug_span!(target: "tunnel", "dial", to = %key.to, shard);
         let step = Step::new("tunnel dial", SpanKind::Client);
         step.describe(|span| {
             span.addr(span::PEER, key.to).set("warren.shard", i64::try_from(shard).unwrap_or_default());
         });
-        let make = move |shard| dial::run(shard, pod, key, (step, ready)).instrument(span);
+        // Whoever asked may have gone meanwhile.
+        let ready: dial::Ready = Box::new(move |dialled| drop(reply.send(dialled)));
+        let make = move |shard| async move {
+            let name = key.to.to_string();
+            match tunnels.quarantine.enter(input(&name)) {
+                Ok(admitted) => {
+                    let dialling = dial::run(shard, tunnels.ctx.clone(), key, (step, ready));
+                    // For the tunnel's life: what the peer sends later can crash its driver, too.
+                    if admitted.watch(dialling.instrument(span)).await {
+                        admitted.done();
+                    }
+                }
+                Err(quarantined) => ready(Err(refused(&key, &quarantined))),
+            }
+        };
         // A message to an actor that is gone means that the actor's end was the reason.
         let on_exit = move |exit| drop(actor.cast(Msg::Ended(id, exit)));
-        match self.pod.node.shards.place("tunnel/dial", shard, make, on_exit) {
+        match self.tunnels.shards.place("tunnel/dial", shard, make, on_exit) {
             Ok(placed) => state.placed.push((id, placed)),
             Err(error @ (PlaceError::Busy(_) | PlaceError::Down(_))) => {
                 // Dropping the reply port tells the asker, who tries once more; `on_exit` has been called.

@@ -14,8 +14,9 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
+use super::DnsContext;
 use crate::{
-    dataplane::{pod::Pod, tunnel::dial},
+    dataplane::pod::network::Network as _,
     protocols::dns::{
         forward::{self, Answer, Unusable},
         query::Query,
@@ -31,7 +32,7 @@ const DATAGRAM: usize = 4096;
 
 /// Why nobody has answered.
 #[derive(Debug, thiserror::Error)]
-pub enum AskError {
+pub(crate) enum AskError {
     /// There is nobody to ask.
     #[error("there are no name servers")]
     Nobody,
@@ -51,8 +52,8 @@ pub enum AskError {
 ///
 /// # Errors
 /// What went wrong with the last one.
-pub async fn ask(pod: &Pod, query: &Query) -> Result<Answer, AskError> {
-    let Some(settings) = &pod.node.settings.dns else { return Err(AskError::Nobody) };
+pub(crate) async fn ask(ctx: &DnsContext, query: &Query) -> Result<Answer, AskError> {
+    let Some(settings) = &ctx.settings.dns else { return Err(AskError::Nobody) };
     let resolvers = &settings.resolvers;
     let deadline = Instant::now() + PATIENCE;
     let (mut error, mut unsure) = (AskError::Nobody, None);
@@ -61,7 +62,7 @@ pub async fn ask(pod: &Pod, query: &Query) -> Result<Answer, AskError> {
             if Instant::now() >= deadline {
                 break;
             }
-            match ask_one(pod, server, query, &|| deadline.min(Instant::now() + resolvers.timeout)).await {
+            match ask_one(ctx, server, query, &|| deadline.min(Instant::now() + resolvers.timeout)).await {
                 Ok(answer) if answer.is_final() => return Ok(answer),
                 Ok(answer) => unsure = Some(answer),
                 Err(why) => error = why,
@@ -78,7 +79,7 @@ pub async fn ask(pod: &Pod, query: &Query) -> Result<Answer, AskError> {
 /// Asks one server, by TCP again if its answer is cut short; that is better than none where TCP does not come through.
 /// `limit`: until when something that begins now is waited for.
 async fn ask_one(
-    pod: &Pod,
+    ctx: &DnsContext,
     server: SocketAddr,
     query: &Query,
     limit: &dyn Fn() -> Instant,
@@ -86,24 +87,25 @@ async fn ask_one(
     let asked = forward::question(query, rand::rng().random());
     let room = query.datagram().max(DATAGRAM);
     let silent = |_| AskError::Silent(server);
-    let answer = timeout_at(limit(), by_datagram(pod, server, &asked, room)).await.map_err(silent)??;
+    let answer = timeout_at(limit(), by_datagram(ctx, server, &asked, room)).await.map_err(silent)??;
     let part = match answer {
         Some(answer) if !answer.is_truncated() => return Ok(answer),
         part => part,
     };
-    let whole = timeout_at(limit(), by_connection(pod, server, &asked)).await.map_err(silent);
+    let whole = timeout_at(limit(), by_connection(ctx, server, &asked)).await.map_err(silent);
     whole.flatten().or_else(|error| part.ok_or(error))
 }
 
 /// The answer; `None` if it is longer than `room`.
 async fn by_datagram(
-    pod: &Pod,
+    ctx: &DnsContext,
     server: SocketAddr,
     asked: &[u8],
     room: usize,
 ) -> Result<Option<Answer>, AskError> {
     let failed = |error| AskError::Io(server, error);
-    let socket = pod.netns.enter_sticky(|| open(pod.mark(), server)).and_then(|socket| socket);
+    let socket =
+        ctx.network.netns.enter_sticky(|| open(ctx.network.mark(), server)).and_then(|socket| socket);
     let socket = socket.and_then(UdpSocket::from_std).map_err(failed)?;
     socket.send(asked).await.map_err(failed)?;
     loop {
@@ -140,8 +142,10 @@ fn open(mark: Option<u32>, server: SocketAddr) -> io::Result<StdUdpSocket> {
     Ok(socket.into())
 }
 
-async fn by_connection(pod: &Pod, server: SocketAddr, asked: &[u8]) -> Result<Answer, AskError> {
-    let mut stream = dial::connect(pod, server, None, PathScope::Network)
+async fn by_connection(ctx: &DnsContext, server: SocketAddr, asked: &[u8]) -> Result<Answer, AskError> {
+    let mut stream = ctx
+        .network
+        .connect(server, None, PathScope::Network)
         .await
         .map_err(|error| AskError::Io(server, io::Error::other(error)))?;
     let bytes = exchange(&mut stream, asked).await.map_err(|error| AskError::Io(server, error))?;

@@ -1,22 +1,27 @@
 //! The DNS proxy of a pod: how names are answered, and what outlives the actor that owns the tasks.
 
-pub mod ask;
-pub mod serve;
-pub mod sockets;
+pub(crate) mod ask;
+pub(crate) mod serve;
+pub(crate) mod sockets;
 
-use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, atomic::AtomicUsize};
 
 use parking_lot::Mutex;
 
 use self::sockets::Sockets;
+use super::{
+    pod::{conns::PodConns, network::PodNetwork, workload::PodWorkload},
+    settings::Settings,
+};
 use crate::{
     protocols::{config::DnsAddr, dns::resolvers::Resolvers},
     runtime::conns::ConnSet,
+    telemetry::metrics::Metrics,
 };
 
 /// How names are answered.
 #[derive(Clone, Debug)]
-pub struct DnsSettings {
+pub(crate) struct DnsSettings {
     /// Where in each pod.
     pub address: DnsAddr,
     /// The cluster's domain, in lower case.
@@ -27,9 +32,25 @@ pub struct DnsSettings {
     pub resolvers: Resolvers,
 }
 
+/// What the DNS proxy of a pod needs.
+pub(crate) struct DnsContext {
+    /// The pod's workload, and the mesh.
+    pub(crate) pod: Arc<PodWorkload>,
+    /// Where name servers are asked.
+    pub(crate) network: Arc<PodNetwork>,
+    /// Whether the pod takes new connections and questions.
+    pub(crate) conns: Arc<PodConns>,
+    /// What outlives the actor.
+    pub(crate) state: Arc<DnsState>,
+    /// Counters.
+    pub(crate) metrics: Arc<Metrics>,
+    /// Settings.
+    pub(crate) settings: Arc<Settings>,
+}
+
 /// What of a pod's DNS proxy outlives its actor.
 #[derive(Debug)]
-pub struct DnsState {
+pub(crate) struct DnsState {
     sockets: Mutex<Option<Sockets>>,
     /// Questions that wait, and connections.
     under_way: ConnSet<()>,
@@ -41,7 +62,7 @@ pub struct DnsState {
 
 impl DnsState {
     /// Nothing yet. `shards`: how many there are.
-    pub fn new(shards: usize) -> Self {
+    pub(crate) fn new(shards: usize) -> Self {
         Self {
             sockets: Mutex::default(),
             under_way: ConnSet::new(shards),
@@ -51,14 +72,14 @@ impl DnsState {
     }
 
     /// No further question reaches the sockets; those that have are answered.
-    pub fn retire(&self) {
+    pub(crate) fn retire(&self) {
         if let Some(sockets) = self.sockets.lock().take() {
             sockets.retire();
         }
     }
 
     /// Questions under way, and connections. Cut, they end without an answer.
-    pub fn under_way(&self) -> &ConnSet<()> {
+    pub(crate) fn under_way(&self) -> &ConnSet<()> {
         &self.under_way
     }
 }

@@ -20,9 +20,9 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{DnsState, ask, sockets::Sockets};
+use super::{DnsContext, DnsState, ask, sockets::Sockets};
 use crate::{
-    dataplane::{connection::spawn, pod::Pod},
+    dataplane::pod::panics,
     protocols::{
         dns::{
             answer,
@@ -52,13 +52,13 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// What the tasks of one pod share.
 struct Server {
-    pod: Arc<Pod>,
+    ctx: Arc<DnsContext>,
     shard: Shard,
 }
 
 /// One of those of a pod that [`MAX_WAITING`] or [`MAX_CONNECTIONS`] bounds.
 struct Place {
-    pod: Arc<Pod>,
+    state: Arc<DnsState>,
     taken: fn(&DnsState) -> &AtomicUsize,
 }
 
@@ -80,26 +80,26 @@ enum Begun {
 // === impl Place ===
 
 impl Place {
-    fn take(pod: &Arc<Pod>, taken: fn(&DnsState) -> &AtomicUsize, most: usize) -> Option<Self> {
+    fn take(state: &Arc<DnsState>, taken: fn(&DnsState) -> &AtomicUsize, most: usize) -> Option<Self> {
         let more = |count| (count < most).then_some(count + 1);
-        taken(&pod.dns).fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
-        Some(Self { pod: pod.clone(), taken })
+        taken(state).fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        Some(Self { state: state.clone(), taken })
     }
 
-    fn wait(pod: &Arc<Pod>) -> Option<Self> {
-        Self::take(pod, |names| &names.waiting, MAX_WAITING)
+    fn wait(state: &Arc<DnsState>) -> Option<Self> {
+        Self::take(state, |state| &state.waiting, MAX_WAITING)
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        (self.taken)(&self.pod.dns).fetch_sub(1, Ordering::Relaxed);
+        (self.taken)(&self.state).fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// Answers on all sockets. Ends with the first that fails, or once the pod drains and nothing is left in any.
-pub async fn serve(shard: Shard, pod: Arc<Pod>, sockets: Sockets) {
-    let server = Rc::new(Server { pod, shard });
+pub(crate) async fn serve(shard: Shard, ctx: Arc<DnsContext>, sockets: Sockets) {
+    let server = Rc::new(Server { ctx, shard });
     let mut tasks = JoinSet::new();
     for socket in sockets.datagrams {
         tasks.spawn_local(server.clone().datagrams(socket));
@@ -110,7 +110,7 @@ pub async fn serve(shard: Shard, pod: Arc<Pod>, sockets: Sockets) {
     while let Some(ended) = tasks.join_next().await {
         match ended {
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            _ if *server.pod.draining.borrow() => {}
+            _ if server.ctx.conns.is_draining() => {}
             _ => return,
         }
     }
@@ -124,7 +124,7 @@ impl Server {
             Ok((own, socket)) => (own, Rc::new(socket)),
             Err(error) => return self.failed(&error),
         };
-        let mut draining = self.pod.draining.subscribe();
+        let mut draining = self.ctx.conns.draining();
         let mut read = 0_u32;
         loop {
             let last = *draining.borrow();
@@ -143,7 +143,7 @@ impl Server {
                     continue;
                 }
                 Err(error) => {
-                    tracing::debug!(target: "dns", uid = &*self.pod.uid, %error, "cannot read a question");
+                    tracing::debug!(target: "dns", uid = &*self.ctx.pod.id.uid, %error, "cannot read a question");
                     sleep(PAUSE).await;
                 }
             }
@@ -179,13 +179,13 @@ impl Server {
             }
             Begun::Waits(workload) => workload,
         };
-        let Some(place) = Place::wait(&self.pod) else {
+        let Some(place) = Place::wait(&self.ctx.state) else {
             self.send(socket, &self.too_many(&question), from);
             return Ok(());
         };
-        let Ok(member) = self.pod.dns.under_way.admit(self.shard.index(), ()) else { return Ok(()) };
+        let Ok(member) = self.ctx.state.under_way.admit(self.shard.index(), ()) else { return Ok(()) };
         let (server, socket) = (self.clone(), socket.clone());
-        spawn(&self.shard, &self.pod, "dns/query", async move {
+        self.spawn("dns/query", async move {
             let _place = place;
             if let Ok(answer) = member.guard(server.finish(&question, workload)).await {
                 server.send(&socket, &answer, from);
@@ -194,10 +194,18 @@ impl Server {
         Ok(())
     }
 
+    /// Spawns a task on the shard. Its panic costs nothing but its own question or connection.
+    fn spawn(&self, kind: &'static str, work: impl Future<Output = ()> + 'static) {
+        let (ctx, index) = (self.ctx.clone(), self.shard.index());
+        self.shard.spawn_watched(kind, work, move |message| {
+            panics::report(&ctx.metrics, &ctx.pod.id, kind, index, &message);
+        });
+    }
+
     /// Sends an answer, which is lost if the client's socket has no room: it asks again.
     fn send(&self, socket: &UdpSocket, answer: &[u8], to: SocketAddr) {
         if let Err(error) = socket.try_send_to(answer, to) {
-            tracing::debug!(target: "dns", uid = &*self.pod.uid, %to, %error, "cannot answer");
+            tracing::debug!(target: "dns", uid = &*self.ctx.pod.id.uid, %to, %error, "cannot answer");
         }
     }
 
@@ -206,7 +214,7 @@ impl Server {
             Ok(listener) => listener,
             Err(error) => return self.failed(&error),
         };
-        let mut draining = self.pod.draining.subscribe();
+        let mut draining = self.ctx.conns.draining();
         loop {
             let last = *draining.borrow();
             let accepted = tokio::select! {
@@ -222,7 +230,7 @@ impl Server {
             match accepted {
                 Ok((stream, _)) => self.begin_connection(stream),
                 Err(error) => {
-                    tracing::debug!(target: "dns", uid = &*self.pod.uid, %error, "cannot accept");
+                    tracing::debug!(target: "dns", uid = &*self.ctx.pod.id.uid, %error, "cannot accept");
                     sleep(PAUSE).await;
                 }
             }
@@ -232,11 +240,11 @@ impl Server {
 
     /// More than there is room for are closed at once.
     fn begin_connection(self: &Rc<Self>, stream: TcpStream) {
-        let place = Place::take(&self.pod, |names| &names.connections, MAX_CONNECTIONS);
-        let member = self.pod.dns.under_way.admit(self.shard.index(), ());
+        let place = Place::take(&self.ctx.state, |state| &state.connections, MAX_CONNECTIONS);
+        let member = self.ctx.state.under_way.admit(self.shard.index(), ());
         let (Some(place), Ok(member)) = (place, member) else { return };
         let server = self.clone();
-        spawn(&self.shard, &self.pod, "dns/connection", async move {
+        self.spawn("dns/connection", async move {
             let _place = place;
             // However it ended, the client knows.
             let _ = member.guard(server.connection(stream)).await;
@@ -245,7 +253,7 @@ impl Server {
 
     /// Answers one question after another until the client has no more, or does nothing.
     async fn connection(&self, mut stream: TcpStream) -> io::Result<()> {
-        let mut draining = self.pod.draining.subscribe();
+        let mut draining = self.ctx.conns.draining();
         loop {
             let length = tokio::select! {
                 biased;
@@ -276,12 +284,12 @@ impl Server {
             Begun::Answered(answer) => return Some(answer),
             Begun::Waits(workload) => workload,
         };
-        let Some(_place) = Place::wait(&self.pod) else { return Some(self.too_many(&question)) };
+        let Some(_place) = Place::wait(&self.ctx.state) else { return Some(self.too_many(&question)) };
         Some(self.finish(&question, workload).await)
     }
 
     fn begin(&self, question: &Question) -> Begun {
-        let Some(workload) = self.pod.workload_now() else { return Begun::Waits(None) };
+        let Some(workload) = self.ctx.pod.now() else { return Begun::Waits(None) };
         self.count(question, &workload, DnsMetrics::asked);
         match self.known(question, &workload) {
             Some(answer) => Begun::Answered(answer),
@@ -293,7 +301,7 @@ impl Server {
         let workload = match workload {
             Some(workload) => workload,
             None => {
-                let Ok(workload) = self.pod.workload().await else {
+                let Ok(workload) = self.ctx.pod.wait().await else {
                     self.log(question, None, "unknown client", 0);
                     return answer::error(&question.query, Rcode::SERVFAIL);
                 };
@@ -310,7 +318,7 @@ impl Server {
     async fn forward(&self, question: &Question, workload: &Workload) -> Vec<u8> {
         self.count(question, workload, DnsMetrics::forwarded);
         let started = Instant::now();
-        let asked = ask::ask(&self.pod, &question.query).await;
+        let asked = ask::ask(&self.ctx, &question.query).await;
         let took = started.elapsed();
         self.count(question, workload, |metrics, labels| metrics.took(labels, took));
         let answer = asked.map_err(|error| error.to_string()).and_then(|answer| {
@@ -326,7 +334,7 @@ impl Server {
 
     /// What the mesh says.
     fn known(&self, question: &Question, workload: &Workload) -> Option<Vec<u8>> {
-        let (settings, dns) = (&self.pod.node.settings, self.pod.node.settings.dns.as_ref()?);
+        let (settings, dns) = (&self.ctx.settings, self.ctx.settings.dns.as_ref()?);
         let (family, host) = (question.query.family()?, question.query.host()?);
         let asker = Asker {
             namespace: workload.namespace(),
@@ -335,7 +343,7 @@ impl Server {
             preferred_namespace: dns.preferred_namespace.as_deref(),
             ipv6: settings.ipv6,
         };
-        let mut found = lookup::find(&self.pod.node.mesh, &asker, &host, family)?;
+        let mut found = lookup::find(self.ctx.pod.mesh.tables(), &asker, &host, family)?;
         found.addresses.shuffle(&mut *self.shard.rng.borrow_mut());
         self.log(question, Some(workload), "answered", found.addresses.len());
         Some(answer::found(&question.query, &host, &found, question.limit))
@@ -349,13 +357,13 @@ impl Server {
     fn count(&self, question: &Question, workload: &Workload, what: impl FnOnce(&DnsMetrics, &Asked<'_>)) {
         let (kind, transport) = (question.query.kind(), question.transport);
         let (service, revision) = (workload.canonical_name(), workload.canonical_revision());
-        what(&self.pod.node.metrics.dns, &Asked { kind: &kind, transport, service, revision });
+        what(&self.ctx.metrics.dns, &Asked { kind: &kind, transport, service, revision });
     }
 
     /// The line of contract/controlplane.md section 6 for a question.
     fn log(&self, question: &Question, workload: Option<&Workload>, result: &str, endpoints: usize) {
         if tracing::enabled!(target: "dns", tracing::Level::DEBUG) {
-            let info = &self.pod.info;
+            let info = &self.ctx.pod.id.info;
             let (query, domain) = (question.query.question.qtype(), question.query.question.qname());
             let pod = workload.map_or(info.name.as_str(), Workload::name);
             tracing::event!(
@@ -372,6 +380,6 @@ impl Server {
     }
 
     fn failed(&self, error: &io::Error) {
-        tracing::error!(target: "dns", uid = &*self.pod.uid, %error, "cannot watch a socket of the DNS proxy");
+        tracing::error!(target: "dns", uid = &*self.ctx.pod.id.uid, %error, "cannot watch a socket of the DNS proxy");
     }
 }

@@ -7,7 +7,8 @@ use std::{
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::{dataplane::dns::DnsSettings, dataplane::pod::Pod, protocols::config::DnsAddr};
+use super::{DnsContext, DnsSettings};
+use crate::protocols::config::DnsAddr;
 
 /// A port that nobody asks from (discard).
 const NOBODY: u16 = 9;
@@ -16,34 +17,35 @@ const BACKLOG: i32 = 128;
 
 /// The sockets of one pod: a UDP and a TCP one of each address.
 #[derive(Debug)]
-pub struct Sockets {
+pub(crate) struct Sockets {
     /// For datagrams.
-    pub datagrams: Vec<UdpSocket>,
+    pub(crate) datagrams: Vec<UdpSocket>,
     /// For connections.
-    pub listeners: Vec<TcpListener>,
+    pub(crate) listeners: Vec<TcpListener>,
 }
 
 // === impl Sockets ===
 
 impl Sockets {
-    /// Those of `pod`: the ones it has already, or new ones.
+    /// Those of the pod: the ones it has already, or new ones.
     ///
     /// # Errors
     /// An address cannot be listened on; it is named.
-    pub fn of(pod: &Pod) -> Result<Self, String> {
-        let mut held = pod.dns.sockets.lock();
+    pub(crate) fn of(ctx: &DnsContext) -> Result<Self, String> {
+        let mut held = ctx.state.sockets.lock();
         let sockets = match &mut *held {
             Some(held) => held,
-            None => held.insert(Self::bind(pod)?),
+            None => held.insert(Self::bind(ctx)?),
         };
         sockets.try_clone().map_err(|error| format!("cannot share the sockets of the DNS proxy: {error}"))
     }
 
-    fn bind(pod: &Pod) -> Result<Self, String> {
-        let Some(settings) = &pod.node.settings.dns else { return Err("the DNS proxy is off".into()) };
+    fn bind(ctx: &DnsContext) -> Result<Self, String> {
+        let Some(settings) = &ctx.settings.dns else { return Err("the DNS proxy is off".into()) };
         let mut sockets = Self { datagrams: Vec::new(), listeners: Vec::new() };
-        for addr in addresses(settings, pod.node.settings.ipv6) {
-            let bound = pod.netns.enter(|| open(addr, pod.node.settings.reuse_port)).and_then(|bound| bound);
+        for addr in addresses(settings, ctx.settings.ipv6) {
+            let bound =
+                ctx.network.netns.enter(|| open(addr, ctx.settings.reuse_port)).and_then(|bound| bound);
             match bound {
                 Ok((datagrams, listener)) => {
                     sockets.datagrams.push(datagrams);

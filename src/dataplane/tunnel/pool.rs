@@ -2,7 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    rc::{Rc, Weak},
+    rc::Rc,
     sync::Arc,
     time::Instant,
 };
@@ -13,32 +13,28 @@ use h2::client::SendRequest;
 use tokio::sync::watch;
 use tracing::Instrument;
 
-use super::{DialError, TunnelKey};
-use crate::{
-    dataplane::{connection::ConnSpawner, listener::ListenerKind, pod::Pod},
-    runtime::{
-        fair_queue::{Backlog, FlushDelay},
-        shard::Shard,
-    },
-};
+use super::dialer::{DialError, Dialer, TunnelKey};
+use crate::runtime::{fair_queue::Backlog, shard::Shard};
 
 /// Dials that a stream waits for until it gives up: a fresh tunnel may be full before its turn comes, and a burst of
 /// connections fills many.
 const ROUNDS: usize = 64;
 
+/// The pools of all pods on one shard, by the pod's serial number.
+#[derive(Default)]
+struct Pools(RefCell<HashMap<u64, Rc<PodPool>>>);
+
 /// Tunnels of one pod on one shard, by peer.
 #[derive(Default)]
-pub struct PodPool {
+pub(crate) struct PodPool {
     /// The pod's outbound connections on this shard.
     backlog: Backlog,
-    /// Where captured connections of each kind go on, while there are any.
-    spawners: [RefCell<Weak<ConnSpawner>>; 3],
     peers: RefCell<HashMap<TunnelKey, Rc<Peer>>>,
 }
 
 /// Tunnels to one peer on one shard.
 #[derive(Default)]
-pub struct Peer {
+pub(crate) struct Peer {
     tunnels: RefCell<Vec<Rc<Tunnel>>>,
     dialling: RefCell<Option<watch::Receiver<Option<Dialled>>>>,
 }
@@ -46,7 +42,7 @@ pub struct Peer {
 type Dialled = Result<(), Arc<DialError>>;
 
 /// An established tunnel on this shard.
-pub struct Tunnel {
+pub(crate) struct Tunnel {
     send: SendRequest<Bytes>,
     max_streams: usize,
     active: Cell<usize>,
@@ -58,37 +54,29 @@ pub struct Tunnel {
 }
 
 /// A place for one stream on a tunnel.
-pub struct Lease(Rc<Tunnel>);
+pub(crate) struct Lease(Rc<Tunnel>);
 
 // === impl PodPool ===
 
 impl PodPool {
-    /// The pool of `pod` on the calling shard.
-    pub fn of(pod: &Pod, shard: &Shard) -> Rc<Self> {
-        shard.pools.borrow_mut().entry(pod.serial).or_default().clone()
+    /// The pool of the pod with this serial number on the calling shard.
+    pub(crate) fn of(shard: &Shard, serial: u64) -> Rc<Self> {
+        shard.local::<Pools>().0.borrow_mut().entry(serial).or_default().clone()
     }
 
-    /// Where connections of `pod` of this kind go on here, whichever shard accepted them: one lane for all, while somebody
-    /// holds it.
-    pub fn spawner(&self, pod: &Arc<Pod>, shard: &Shard, kind: ListenerKind) -> Rc<ConnSpawner> {
-        let mut held = kind.pick(&self.spawners).borrow_mut();
-        if let Some(spawner) = held.upgrade() {
-            return spawner;
-        }
-        // Nothing of the others goes out through the pod's own tunnels.
-        let backlog = if kind == ListenerKind::Outbound { self.backlog.clone() } else { Backlog::default() };
-        let spawner = Rc::new(ConnSpawner::new(shard, pod, backlog));
-        *held = Rc::downgrade(&spawner);
-        spawner
+    /// The pod is gone: the calling shard keeps nothing of it.
+    pub(crate) fn forget(shard: &Shard, serial: u64) {
+        let forgotten = shard.local::<Pools>().0.borrow_mut().remove(&serial);
+        drop(forgotten);
     }
 
-    /// For a tunnel of the pod's, which sends on what its outbound connections bring.
-    pub fn flush_delay(&self) -> FlushDelay {
-        self.backlog.flush_delay()
+    /// The backlog of the pod's outbound connections, which the pod's tunnels wait for before they flush.
+    pub(crate) fn backlog(&self) -> Backlog {
+        self.backlog.clone()
     }
 
     /// The tunnels to `key`.
-    pub fn peer(&self, key: &TunnelKey) -> Rc<Peer> {
+    pub(crate) fn peer(&self, key: &TunnelKey) -> Rc<Peer> {
         if let Some(peer) = self.peers.borrow().get(key) {
             return peer.clone();
         }
@@ -96,7 +84,7 @@ impl PodPool {
     }
 
     /// Forgets `key` if nothing is left of it.
-    pub fn tidy(&self, key: &TunnelKey) {
+    pub(crate) fn tidy(&self, key: &TunnelKey) {
         let mut peers = self.peers.borrow_mut();
         let unused = |peer: &Rc<Peer>| peer.tunnels.borrow().is_empty() && peer.dialling.borrow().is_none();
         if peers.get(key).is_some_and(unused) {
@@ -108,9 +96,9 @@ impl PodPool {
     ///
     /// # Errors
     /// The dial that was waited for failed; everybody who waited hears the same.
-    pub async fn lease(
+    pub(crate) async fn lease(
         self: &Rc<Self>,
-        pod: &Arc<Pod>,
+        dialer: &Arc<dyn Dialer>,
         shard: &Shard,
         key: &TunnelKey,
     ) -> Result<Lease, Arc<DialError>> {
@@ -120,7 +108,7 @@ impl PodPool {
             if let Some(lease) = peer.take() {
                 return Ok(lease);
             }
-            let mut outcome = peer.dial(self, pod, shard, key);
+            let mut outcome = peer.dial(self, dialer, shard, key);
             drop(peer);
             // A dial lost with its task says nothing: somebody else has to try.
             if let Ok(Some(Err(error))) = outcome.wait_for(Option::is_some).await.as_deref() {
@@ -131,7 +119,7 @@ impl PodPool {
     }
 
     /// A place on a tunnel to `key` that is there already.
-    pub fn ready(&self, key: &TunnelKey) -> Option<Lease> {
+    pub(crate) fn ready(&self, key: &TunnelKey) -> Option<Lease> {
         self.peers.borrow().get(key).and_then(|peer| peer.take())
     }
 }
@@ -151,7 +139,7 @@ impl Peer {
     fn dial(
         self: &Rc<Self>,
         pool: &Rc<PodPool>,
-        pod: &Arc<Pod>,
+        dialer: &Arc<dyn Dialer>,
         shard: &Shard,
         key: &TunnelKey,
     ) -> watch::Receiver<Option<Dialled>> {
@@ -160,25 +148,25 @@ impl Peer {
         }
         let (tell, outcome) = watch::channel(None);
         *self.dialling.borrow_mut() = Some(outcome.clone());
-        let (pod, pool, key, index) = (pod.clone(), pool.clone(), key.clone(), shard.index());
+        let (dialer, pool, key, index) = (dialer.clone(), pool.clone(), key.clone(), shard.index());
         // Whatever happens to the task, even before it runs, the next miss dials again.
         let done = Undialled(self.clone());
-        let whose = pod.clone();
+        let told = dialer.clone();
         let ask = async move {
-            let dialled = pod.tunnels.open(&pod, &key, index).await;
+            let dialled = dialer.dial(&key, index).await;
             drop(done);
             // A peer that cannot be reached leaves no entry behind.
             pool.tidy(&key);
             tell.send_replace(Some(dialled));
         };
-        let on_panic = move |message: String| whose.task_panicked("tunnel/ask", index, &message);
+        let on_panic = move |message: String| told.panicked("tunnel/ask", index, &message);
         // Still inside the span of the connection that missed the tunnel.
         shard.spawn_watched("tunnel/ask", ask.in_current_span(), on_panic);
         outcome
     }
 
     /// Adds an established tunnel.
-    pub fn add(&self, send: SendRequest<Bytes>, max_streams: usize) -> Rc<Tunnel> {
+    pub(crate) fn add(&self, send: SendRequest<Bytes>, max_streams: usize) -> Rc<Tunnel> {
         let tunnel = Rc::new(Tunnel {
             send,
             max_streams,
@@ -192,7 +180,7 @@ impl Peer {
     }
 
     /// Takes a tunnel out: no stream is opened on it any more, those on it go on.
-    pub fn remove(&self, tunnel: &Rc<Tunnel>) {
+    pub(crate) fn remove(&self, tunnel: &Rc<Tunnel>) {
         self.tunnels.borrow_mut().retain(|t| !Rc::ptr_eq(t, tunnel));
     }
 }
@@ -215,12 +203,12 @@ impl Tunnel {
     }
 
     /// Whether no stream has been on it for some time; how long.
-    pub fn idle(&self) -> Option<std::time::Duration> {
+    pub(crate) fn idle(&self) -> Option<std::time::Duration> {
         (self.active.get() == 0).then(|| self.idle_since.get().elapsed())
     }
 
     /// Marks it as overdue with an answer, or not any more.
-    pub fn suspect(&self, suspect: bool) {
+    pub(crate) fn suspect(&self, suspect: bool) {
         self.suspect.set(suspect);
     }
 }
@@ -234,18 +222,18 @@ impl Lease {
     }
 
     /// A handle to open the stream with.
-    pub fn send_request(&self) -> SendRequest<Bytes> {
+    pub(crate) fn send_request(&self) -> SendRequest<Bytes> {
         self.0.send.clone()
     }
 
     /// Marks the tunnel as not to be used for new streams while another can be had, after it failed one.
-    pub fn distrust(&self) {
+    pub(crate) fn distrust(&self) {
         self.0.suspect.set(true);
     }
 
     /// Marks the tunnel as closed for new streams: it is broken, or the peer says that it goes away. Those on it may
     /// go on for long.
-    pub fn retire(&self) {
+    pub(crate) fn retire(&self) {
         self.0.retired.set(true);
     }
 }

@@ -46,8 +46,8 @@ pub enum ConnectError {
     Tunnel {
         /// How.
         error: h2::Error,
-        /// The peer has not taken the request up, nor what was said with it. Otherwise it may have.
-        unheard: bool,
+        /// The peer has certainly processed neither the request nor what went along. Otherwise it may have.
+        unprocessed: bool,
     },
     /// The peer refused with this status.
     #[error("http status: {0}")]
@@ -103,7 +103,7 @@ pub async fn connect(
 }
 
 fn unsent(error: h2::Error) -> ConnectError {
-    ConnectError::Tunnel { error, unheard: true }
+    ConnectError::Tunnel { error, unprocessed: true }
 }
 
 /// What it means that a request that was sent has no answer.
@@ -111,8 +111,8 @@ fn unanswered(error: h2::Error) -> ConnectError {
     // A peer that goes away names the last request it takes up, and one that is not is told so by this error; one that is
     // refused has not been looked at (RFC 9113 section 8.7).
     let refused = error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM);
-    let unheard = error.is_remote() && (error.is_go_away() || refused);
-    ConnectError::Tunnel { error, unheard }
+    let unprocessed = error.is_remote() && (error.is_go_away() || refused);
+    ConnectError::Tunnel { error, unprocessed }
 }
 
 // === impl ConnectRequest ===

@@ -215,7 +215,7 @@ impl Choice<'_> {
         let reach = reach.filter(|reach| beyond || *reach != Reach::Gateway)?;
         if let Reach::Ip(ip) = reach
             && !beyond
-            && pick.avoids(SocketAddr::new(ip, self.dialled_port(workload, port)))
+            && pick.excludes(SocketAddr::new(ip, self.dialled_port(workload, port)))
         {
             return None;
         }

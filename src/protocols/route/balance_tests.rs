@@ -15,11 +15,11 @@ const CLIENT: &str = "10.0.0.99";
 const VIP: &str = "10.1.0.1:80";
 
 /// What happens when the pod `client` calls `dst`, its first address being [`CLIENT`] unless it says otherwise.
-fn call(t: &TestMesh, dst: &str, seed: u64, avoid: &[SocketAddr]) -> Result<Route, RouteError> {
+fn call(t: &TestMesh, dst: &str, seed: u64, excluded: &[SocketAddr]) -> Result<Route, RouteError> {
     let workload = t.pod("client");
     let source = Source { workload: &workload, client: ip(CLIENT) };
     let mut rng = SmallRng::seed_from_u64(seed);
-    outbound(&t.mesh, &source, OrigDst::new(addr(dst)), &mut Pick { rng: &mut rng, avoid })
+    outbound(&t.mesh, &source, OrigDst::new(addr(dst)), &mut Pick { rng: &mut rng, excluded })
 }
 
 /// How often each of the next hops comes up in 400 calls.

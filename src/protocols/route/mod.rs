@@ -2,6 +2,7 @@
 //! (contract/dataplane.md sections 3 and 4).
 
 mod balance;
+pub mod failover;
 mod inbound;
 mod local;
 mod outbound;
@@ -53,7 +54,7 @@ pub struct Pick<'a> {
     pub rng: &'a mut dyn rand::RngCore,
     /// Addresses already dialled in vain for this connection: none of them is returned again. If nothing else is left,
     /// there is [`RouteError::NoHealthyUpstream`].
-    pub avoid: &'a [SocketAddr],
+    pub excluded: &'a [SocketAddr],
 }
 
 /// Where an outbound connection goes.
@@ -154,8 +155,8 @@ pub struct IllegalPorts(SmallVec<[u16; 4]>);
 // === impl Pick ===
 
 impl Pick<'_> {
-    fn avoids(&self, addr: SocketAddr) -> bool {
-        self.avoid.contains(&addr)
+    fn excludes(&self, addr: SocketAddr) -> bool {
+        self.excluded.contains(&addr)
     }
 }
 

@@ -79,7 +79,7 @@ impl Call<'_> {
 
     /// The error for a choice that came out empty: `otherwise`, unless endpoints were avoided.
     fn nothing_left(&self, pick: &Pick<'_>, otherwise: RouteError) -> RouteError {
-        if pick.avoid.is_empty() { otherwise } else { RouteError::NoHealthyUpstream(self.dst) }
+        if pick.excluded.is_empty() { otherwise } else { RouteError::NoHealthyUpstream(self.dst) }
     }
 
     /// HBONE to a waypoint of the same network, asking it for the original destination.
@@ -183,7 +183,7 @@ impl Call<'_> {
         pick: &Pick<'_>,
     ) -> Result<Route, RouteError> {
         match hop.upstream() {
-            Upstream::Ip(addr) if pick.avoids(*addr) => Err(RouteError::NoHealthyUpstream(self.dst)),
+            Upstream::Ip(addr) if pick.excludes(*addr) => Err(RouteError::NoHealthyUpstream(self.dst)),
             _ => Ok(Route { hop, destination, service }),
         }
     }

@@ -30,7 +30,8 @@ pub use self::{
     store::{CertSnapshot, CertState},
 };
 use crate::{
-    actors::{quarantine::Quarantine, settings::HUNG_AFTER},
+    actors::{HUNG_AFTER, quarantine::Quarantine},
+    dataplane::certificates::{Certificates, Held},
     protocols::{
         ca::{CertError, schedule::Limits},
         identity::Identity,
@@ -251,4 +252,14 @@ impl fmt::Debug for Certs {
 
 fn log_dropped(id: &Identity) {
     tracing::info!(identity = %id, "certificate is not prefetched: the queue is full or the actor is down; the first connection will fetch it");
+}
+
+impl Certificates for Certs {
+    fn current(&self, id: &Identity) -> Option<Arc<WorkloadCert>> {
+        Self::current(self, id)
+    }
+
+    fn hold<'a>(&'a self, id: &'a Identity, within: Duration) -> Held<'a> {
+        Box::pin(Self::hold(self, id, within))
+    }
 }

@@ -19,7 +19,7 @@ use tokio::{sync::watch, time::Instant};
 use self::actor::{XdsActor, XdsArgs};
 use super::grpc::{AuthHeaders, GrpcTarget};
 use crate::{
-    actors::settings::HUNG_AFTER,
+    actors::HUNG_AFTER,
     protocols::{
         pb::ads::Node,
         xds::{DemandError, Sink, XdsState, backoff::Termination},

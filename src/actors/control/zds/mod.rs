@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use self::actor::{Msg, ZdsActor};
 use crate::{
-    actors::settings::HUNG_AFTER,
+    actors::HUNG_AFTER,
     protocols::zds::{
         NetnsId, PodInfo,
         session::{Link, Status},

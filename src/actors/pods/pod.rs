@@ -1,0 +1,171 @@
+//! One pod of the node, as its actors see it.
+
+use std::sync::Arc;
+
+use super::{
+    capture::Captures,
+    node::Node,
+    tunnel::{PodDialer, Tunnels},
+};
+use crate::{
+    dataplane::{
+        accept::{self, Acceptor},
+        dns::{DnsContext, DnsState},
+        inbound_context::InboundContext,
+        listener::{ListenerKind, Listeners},
+        outbound_context::OutboundContext,
+        pod::{
+            PodId,
+            conns::{PodConns, cut},
+            network::PodNetwork,
+            workload::PodWorkload,
+        },
+        tunnel::{dial::DialContext, pool::PodPool},
+    },
+    protocols::mesh::WorkloadInfo,
+    runtime::shard::Shard,
+    sys::netns::{self, NetNs},
+};
+
+/// A pod whose traffic this process carries. It outlives restarts of its actors.
+pub(crate) struct Pod {
+    /// Which pod it is.
+    pub(crate) id: Arc<PodId>,
+    /// What its outbound connections need.
+    pub(crate) outbound: Arc<OutboundContext>,
+    /// What its inbound connections need.
+    pub(crate) inbound: Arc<InboundContext>,
+    /// What its DNS proxy needs.
+    pub(crate) dns: Arc<DnsContext>,
+    /// Its listeners.
+    pub(crate) listeners: Arc<Listeners>,
+    /// The actors of its tunnels to peers.
+    pub(crate) tunnels: Arc<Tunnels>,
+    /// The actors of its listeners.
+    pub(crate) captures: Captures,
+    /// What all pods share.
+    pub(crate) node: Arc<Node>,
+}
+
+// === impl Pod ===
+
+impl Pod {
+    /// A pod without actors yet.
+    pub(crate) fn new(uid: Arc<str>, info: WorkloadInfo, netns: NetNs, node: &Arc<Node>) -> Arc<Self> {
+        Self::make(PodId::new(uid, info), netns, node)
+    }
+
+    /// The proxy's own pod (contract/dataplane.md section 4.5).
+    pub(crate) fn own(info: WorkloadInfo, node: &Arc<Node>) -> Arc<Self> {
+        Self::make(PodId::own(info), node.home.clone(), node)
+    }
+
+    fn make(id: Arc<PodId>, netns: NetNs, node: &Arc<Node>) -> Arc<Self> {
+        let (settings, metrics) = (node.settings.clone(), node.metrics.clone());
+        let network = PodNetwork::new(&id, netns, settings.clone());
+        let conns = PodConns::new(node.shards.count());
+        let workload = PodWorkload::new(id.clone(), node.mesh.clone(), settings.clone());
+        let listeners = Arc::<Listeners>::default();
+        let inbound = Arc::new(InboundContext {
+            pod: workload.clone(),
+            network: network.clone(),
+            conns: conns.clone(),
+            certs: node.hops.certs.clone(),
+            metrics: metrics.clone(),
+            settings: settings.clone(),
+        });
+        let tunnels = Tunnels::new(
+            Arc::new(DialContext {
+                id: id.clone(),
+                network: network.clone(),
+                conns: conns.clone(),
+                certs: node.hops.certs.clone(),
+                metrics: metrics.clone(),
+                settings: settings.clone(),
+            }),
+            node.shards.clone(),
+            node.quarantine.clone(),
+        );
+        let outbound = Arc::new(OutboundContext {
+            pod: workload.clone(),
+            network: network.clone(),
+            conns: conns.clone(),
+            dialer: Arc::new(PodDialer::new(tunnels.clone())),
+            hops: node.hops.clone(),
+            canaries: Arc::default(),
+            metrics: metrics.clone(),
+            settings: settings.clone(),
+        });
+        let dns = Arc::new(DnsContext {
+            pod: workload,
+            network,
+            conns,
+            state: Arc::new(DnsState::new(node.shards.count())),
+            metrics,
+            settings,
+        });
+        let (captures, node) = (Captures::default(), node.clone());
+        Arc::new(Self { id, outbound, inbound, dns, listeners, tunnels, captures, node })
+    }
+
+    /// Its live connections.
+    pub(crate) fn conns(&self) -> &Arc<PodConns> {
+        &self.inbound.conns
+    }
+
+    /// Its network.
+    pub(crate) fn network(&self) -> &Arc<PodNetwork> {
+        &self.inbound.network
+    }
+
+    /// What is captured of it.
+    pub(crate) fn kinds(&self) -> &'static [ListenerKind] {
+        if self.id.is_own { &[ListenerKind::Inbound] } else { &ListenerKind::ALL }
+    }
+
+    /// What serves the connections that the listener of this kind accepts.
+    pub(crate) fn acceptor(&self, kind: ListenerKind) -> Acceptor {
+        match kind {
+            ListenerKind::Outbound => Acceptor::Outbound(self.outbound.clone()),
+            ListenerKind::Inbound => Acceptor::Inbound(self.inbound.clone()),
+            ListenerKind::Plaintext => Acceptor::Plaintext(self.inbound.clone()),
+        }
+    }
+
+    /// Whether a connection that the kernel has accepted may still be on its way to where it is served.
+    pub(crate) fn accepts(&self) -> bool {
+        let loops = |kind: &ListenerKind| self.listeners.accept_loops.count(*kind) > 0;
+        ListenerKind::ALL.iter().any(loops) || self.conns().has_arriving()
+    }
+
+    /// Closes the listeners, tells peers to open no more streams, admits nothing.
+    pub(crate) fn stop_accepting(&self) {
+        self.conns().drain();
+        self.listeners.sockets.lock().clear();
+        self.dns.state.retire();
+    }
+
+    /// Cuts what is live because the pod is gone.
+    pub(crate) fn cut(&self) {
+        self.conns().live.cut_all(cut::POD);
+        self.conns().peers.cut_all(cut::POD);
+    }
+
+    /// Drops what the shards hold for the pod, the namespace included.
+    pub(crate) fn leave_shards(&self) {
+        for index in 0..self.node.shards.count() {
+            let (id, network) = (self.id.clone(), self.network().clone());
+            let leave = move |shard: &Shard| {
+                PodPool::forget(shard, id.serial);
+                accept::forget(shard, id.serial);
+                // A thread that stays behind keeps the namespace alive, no more.
+                if let Err(error) = netns::leave_sticky(&network.netns, &shard.home) {
+                    tracing::warn!(target: "pods", uid = &*id.uid, %error, "shard stays in the pod's namespace");
+                }
+            };
+            if let Err(error) = self.node.shards.run_on(index, leave) {
+                tracing::debug!(target: "pods", uid = &*self.id.uid, %error, "shard not told of the pod's end");
+            }
+        }
+    }
+}

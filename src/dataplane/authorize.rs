@@ -1,0 +1,96 @@
+//! Whether policies let a connection in.
+
+use std::sync::atomic::Ordering;
+
+use super::{
+    inbound_context::InboundContext,
+    pod::{conns::ConnInfo, network::Network, workload::PodWorkload},
+};
+use crate::{
+    protocols::{
+        mesh::Workload,
+        outcome::Denial,
+        rbac::{self, DenyReason, Destination, DryRun, Flow, Verdict},
+    },
+    telemetry::trace::span::{SpanKind, Step},
+};
+
+/// Whether policies let `info`'s connection in, waiting for a policy that is named but not known yet.
+///
+/// # Errors
+/// The denial.
+pub(crate) async fn authorize<N: Network>(ctx: &InboundContext<N>, info: &ConnInfo) -> Result<(), Denial> {
+    let step = Step::new("policy", SpanKind::Internal);
+    let decided = step.within(decide(ctx, info)).await;
+    step.describe(|span| _ = span.result("DENY", &decided));
+    decided
+}
+
+async fn decide<N: Network>(ctx: &InboundContext<N>, info: &ConnInfo) -> Result<(), Denial> {
+    let log = ctx.settings.options.policy_log;
+    let look = || match ctx.pod.now() {
+        Some(workload) => verdict(&ctx.pod, &workload, info, log),
+        None => Some(Err(Denial::WorkloadNotFound)),
+    };
+    if let Some(decided) = look() {
+        return decided;
+    }
+    info.waits.store(true, Ordering::Relaxed);
+    let decided = ctx.pod.mesh.wait_for(ctx.settings.timeouts.workload, look).await;
+    info.waits.store(false, Ordering::Relaxed);
+    decided.unwrap_or_else(|| Err(Denial::Explicit(unknown_policy(&ctx.pod).into())))
+}
+
+/// What policies say now of a connection to `workload`, the pod's; `None` while one that matters is unknown. `log`:
+/// decisions are logged at info.
+pub(crate) fn verdict(
+    pod: &PodWorkload,
+    workload: &Workload,
+    info: &ConnInfo,
+    log: bool,
+) -> Option<Result<(), Denial>> {
+    let policies = pod.mesh.tables().policies();
+    let destination = Destination { namespace: workload.namespace(), policies: workload.policies() };
+    let flow = Flow { src: info.src, identity: info.identity.as_ref(), dst: info.dst };
+    match rbac::evaluate(&policies, &destination, &flow, &mut |dry| log_dry_run(&dry, &flow, log)) {
+        Verdict::Allow => Some(Ok(())),
+        Verdict::Deny(reason) => {
+            log_denial(&reason, &flow, log);
+            Some(Err(denial(reason)))
+        }
+        Verdict::Unknown { .. } => None,
+    }
+}
+
+fn denial(reason: DenyReason) -> Denial {
+    match reason {
+        DenyReason::Explicit { policy, .. } => Denial::Explicit(policy.key().into()),
+        DenyReason::NoneAllowed => Denial::NotAllowed,
+        DenyReason::Unknown(policy) => Denial::Explicit(format!("{policy} (unknown policy)").into()),
+    }
+}
+
+fn unknown_policy(pod: &PodWorkload) -> String {
+    let policies = pod.mesh.tables().policies();
+    let workload = pod.now();
+    let names = workload.iter().flat_map(|workload| workload.policies());
+    let missing: Vec<&str> = names.map(AsRef::as_ref).filter(|name| policies.get(name).is_none()).collect();
+    format!("{} (unknown policy)", missing.join(", "))
+}
+
+fn log_dry_run(dry: &DryRun<'_>, flow: &Flow<'_>, info: bool) {
+    let (policy, matched) = (dry.policy.key(), dry.matched);
+    if info {
+        tracing::info!(target: "rbac", policy, matched, src = %flow.src, dst = %flow.dst, "dry-run policy");
+    } else {
+        tracing::debug!(target: "rbac", policy, matched, src = %flow.src, dst = %flow.dst, "dry-run policy");
+    }
+}
+
+fn log_denial(reason: &DenyReason, flow: &Flow<'_>, info: bool) {
+    if info {
+        tracing::info!(target: "rbac", %reason, src = %flow.src, dst = %flow.dst, "denied");
+    } else {
+        tracing::debug!(target: "rbac", %reason, src = %flow.src, dst = %flow.dst, "denied");
+    }
+}

@@ -1,0 +1,65 @@
+//! The mesh as connections read it: the tables, and news of each change.
+
+use std::time::Duration;
+
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
+
+use crate::protocols::mesh::Mesh;
+
+/// The tables of workloads, services and policies. Clones share them.
+#[derive(Clone)]
+pub(crate) struct MeshView {
+    mesh: Mesh,
+    changed: watch::Receiver<u64>,
+}
+
+// === impl MeshView ===
+
+impl MeshView {
+    /// A view of `mesh`; `changed` counts the pushes that were applied.
+    pub(crate) fn new(mesh: Mesh, changed: watch::Receiver<u64>) -> Self {
+        Self { mesh, changed }
+    }
+
+    /// The tables.
+    pub(crate) fn tables(&self) -> &Mesh {
+        &self.mesh
+    }
+
+    /// How many pushes have been applied.
+    pub(crate) fn version(&self) -> u64 {
+        *self.changed.borrow()
+    }
+
+    /// Changes after every applied push.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.clone()
+    }
+
+    /// What `look` finds, at once or after a push, within `timeout`. A warm path waits for nothing.
+    pub(crate) async fn wait_for<T>(
+        &self,
+        timeout: Duration,
+        mut look: impl FnMut() -> Option<T>,
+    ) -> Option<T> {
+        if let Some(found) = look() {
+            return Some(found);
+        }
+        let mut changes = self.changed.clone();
+        let deadline = Instant::now() + timeout;
+        loop {
+            changes.borrow_and_update();
+            if let Some(found) = look() {
+                return Some(found);
+            }
+            match timeout_at(deadline, changes.changed()).await {
+                Ok(Ok(())) => {}
+                // The sender lives as long as the process. Without the sender nothing new can come.
+                Ok(Err(_)) | Err(_) => return look(),
+            }
+        }
+    }
+}

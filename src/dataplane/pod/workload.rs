@@ -1,0 +1,115 @@
+//! The workload that a pod is, as the control plane describes it.
+
+use std::sync::Arc;
+
+use http::HeaderValue;
+use parking_lot::Mutex;
+
+use super::PodId;
+use crate::{
+    dataplane::{mesh_view::MeshView, settings::Settings},
+    protocols::{
+        hbone::headers::Baggage,
+        identity::{Identity, IdentityError},
+        mesh::{Workload, WorkloadInfo},
+        outcome::Unroutable,
+    },
+};
+
+/// The workload of a pod. The last one that was found is kept until the next push.
+pub(crate) struct PodWorkload {
+    /// Which pod it is.
+    pub(crate) id: Arc<PodId>,
+    /// Where the workload is looked up.
+    pub(crate) mesh: MeshView,
+    settings: Arc<Settings>,
+    /// The workload, and the version of the tables in which it was found.
+    last: Mutex<Option<(u64, Arc<Workload>)>>,
+    /// What was last said of which workload.
+    baggage: Mutex<Option<(Arc<Workload>, Option<HeaderValue>)>>,
+}
+
+// === impl PodWorkload ===
+
+impl PodWorkload {
+    /// The workload of the pod `id`, looked up in `mesh` when it is asked for.
+    pub(crate) fn new(id: Arc<PodId>, mesh: MeshView, settings: Arc<Settings>) -> Arc<Self> {
+        Arc::new(Self { id, mesh, settings, last: Mutex::default(), baggage: Mutex::default() })
+    }
+
+    /// The workload, waited for if the control plane has not sent it yet.
+    ///
+    /// # Errors
+    /// It did not appear in time.
+    pub(crate) async fn wait(&self) -> Result<Arc<Workload>, Unroutable> {
+        if let Some(workload) = self.now() {
+            return Ok(workload);
+        }
+        let found = self.mesh.wait_for(self.settings.timeouts.workload, || self.now()).await;
+        found.ok_or_else(|| {
+            let WorkloadInfo { name, namespace, service_account } = &self.id.info;
+            Unroutable::UnknownLocalWorkload(format!("{service_account}.{namespace} ({name})").into())
+        })
+    }
+
+    /// The workload if it is known. It is looked up again only after a push.
+    pub(crate) fn now(&self) -> Option<Arc<Workload>> {
+        let version = self.mesh.version();
+        let mut last = self.last.lock();
+        if let Some((at, workload)) = &*last
+            && *at == version
+        {
+            return Some(workload.clone());
+        }
+        let found = self.mesh.tables().local_workload(&self.id.info)?;
+        *last = Some((version, found.clone()));
+        Some(found)
+    }
+
+    /// The workload as it is or, if the control plane has withdrawn it, as it was when it was last looked up.
+    pub(crate) fn now_or_last(&self) -> Option<Arc<Workload>> {
+        self.now().or_else(|| self.last.lock().as_ref().map(|(_, workload)| workload.clone()))
+    }
+
+    /// What a CONNECT or its answer says of `workload`, if the settings allow it. It is encoded once a workload.
+    pub(crate) fn baggage(&self, workload: &Arc<Workload>) -> Option<HeaderValue> {
+        if !self.settings.options.baggage {
+            return None;
+        }
+        let mut cached = self.baggage.lock();
+        if let Some((whose, value)) = &*cached
+            && Arc::ptr_eq(whose, workload)
+        {
+            return value.clone();
+        }
+        let value = baggage(workload);
+        *cached = Some((workload.clone(), value.clone()));
+        value
+    }
+
+    /// The pod's identity: the namespace and service account it was handed over with, in its workload's trust domain.
+    ///
+    /// # Errors
+    /// The parts make no valid identity.
+    pub(crate) fn identity(&self, workload: &Workload) -> Result<Identity, IdentityError> {
+        let (known, info) = (workload.identity(), &self.id.info);
+        if known.namespace() == info.namespace && known.service_account() == info.service_account {
+            return Ok(known.clone());
+        }
+        Identity::new(workload.trust_domain(), &info.namespace, &info.service_account)
+    }
+}
+
+fn baggage(workload: &Workload) -> Option<HeaderValue> {
+    let place = workload.place();
+    let baggage = Baggage {
+        cluster: place.cluster_id.to_string(),
+        namespace: workload.namespace().to_owned(),
+        workload: workload.workload_name().to_owned(),
+        service: workload.canonical_name().to_owned(),
+        revision: workload.canonical_revision().to_owned(),
+        region: place.region.to_string(),
+        zone: place.zone.to_string(),
+    };
+    baggage.encode(workload.workload_type().as_str())
+}

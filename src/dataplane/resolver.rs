@@ -1,0 +1,49 @@
+//! Addresses of next hops that have only a name.
+
+use std::{
+    net::{SocketAddr, ToSocketAddrs as _},
+    time::Duration,
+};
+
+use tokio::time::timeout;
+
+use crate::{protocols::addr::canonical, sys::netns::NetNs};
+
+/// Asks the resolver of the proxy's own namespace.
+#[derive(Debug)]
+pub(crate) struct Resolver {
+    home: NetNs,
+}
+
+// === impl Resolver ===
+
+impl Resolver {
+    /// A resolver in the namespace `home`.
+    pub(crate) fn new(home: NetNs) -> Self {
+        Self { home }
+    }
+
+    /// The addresses of `host`, with `port`. Those of the preferred family only, if there are any. Empty if there is
+    /// no answer within `within`.
+    pub(crate) async fn find(
+        &self,
+        host: &str,
+        port: u16,
+        prefer_v6: bool,
+        within: Duration,
+    ) -> Vec<SocketAddr> {
+        let asked = host.to_owned();
+        // The resolver's threads inherit the namespace of the thread that makes them: the proxy's own.
+        #[allow(clippy::disallowed_methods, reason = "awaited right here, and the resolver bounds itself")]
+        let looking = self.home.enter_sticky(move || {
+            tokio::task::spawn_blocking(move || (&*asked, port).to_socket_addrs().map(Vec::from_iter))
+        });
+        let Ok(looking) = looking else { return Vec::new() };
+        let Ok(Ok(Ok(addrs))) = timeout(within, looking).await else { return Vec::new() };
+        let mut addrs: Vec<SocketAddr> = addrs.into_iter().map(canonical).collect();
+        if addrs.iter().any(|addr| addr.is_ipv6() == prefer_v6) {
+            addrs.retain(|addr| addr.is_ipv6() == prefer_v6);
+        }
+        addrs
+    }
+}

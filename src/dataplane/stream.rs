@@ -1,0 +1,118 @@
+//! A connection of an application: a TCP connection, or what stands for one in a test.
+
+use std::{
+    io::{self, ErrorKind, Read as _},
+    net::SocketAddr,
+    time::Duration,
+};
+
+use socket2::SockRef;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, Interest},
+    net::TcpStream,
+};
+
+use crate::{
+    protocols::{
+        addr::{ClientAddr, OrigDst, canonical},
+        relay::{Meter, Relay, Side, relay_by},
+    },
+    runtime::shard::Shard,
+    sys::{
+        socket::{self, AppSide},
+        splice::Splice,
+    },
+};
+
+/// A connection of an application.
+pub(crate) trait AppStream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+    /// The connection as a side of a relay.
+    type Side: Side + Unpin + 'static;
+
+    /// Makes it a side of a relay.
+    fn into_side(self) -> Self::Side;
+
+    /// The address it was accepted on.
+    ///
+    /// # Errors
+    /// The connection is reset already.
+    fn local_addr(&self) -> io::Result<SocketAddr>;
+
+    /// Where it was going before it was redirected; `None` if it was not redirected.
+    fn original_dst(&self, v4: bool) -> Option<SocketAddr>;
+
+    /// Reads what is there, whether or not the runtime knows of it yet.
+    ///
+    /// # Errors
+    /// `WouldBlock` if nothing is there; the connection is broken.
+    fn read_now(&self, room: &mut [u8]) -> io::Result<usize>;
+
+    /// Has the connection reset, rather than closed, when it is dropped.
+    fn reset_on_drop(&self);
+}
+
+// === impl TcpStream ===
+
+impl AppStream for TcpStream {
+    type Side = AppSide;
+
+    fn into_side(self) -> AppSide {
+        AppSide::of(self)
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        TcpStream::local_addr(self)
+    }
+
+    fn original_dst(&self, v4: bool) -> Option<SocketAddr> {
+        socket::original_dst(self, v4)
+    }
+
+    fn read_now(&self, room: &mut [u8]) -> io::Result<usize> {
+        let n = (&*SockRef::from(self)).read(room)?;
+        if n > 0 && n < room.len() {
+            // The socket is drained. The runtime has to know, or the relay would read in vain.
+            let _ = self.try_io::<()>(Interest::READABLE, || Err(ErrorKind::WouldBlock.into()));
+        }
+        Ok(n)
+    }
+
+    fn reset_on_drop(&self) {
+        // A socket that takes no option any more is reset already.
+        let _ = SockRef::from(self).set_linger(Some(Duration::ZERO));
+    }
+}
+
+/// The client of a captured connection, and where the connection was going.
+///
+/// # Errors
+/// The connection is reset already.
+pub(crate) fn captured_addrs(stream: &impl AppStream, peer: SocketAddr) -> io::Result<(ClientAddr, OrigDst)> {
+    let client = ClientAddr::new(peer);
+    // Asked first: where there is an answer, the socket's own address is of no interest.
+    let dst = match stream.original_dst(client.ip().is_ipv4()) {
+        Some(dst) => dst,
+        None => canonical(stream.local_addr()?),
+    };
+    Ok((client, OrigDst::new(dst)))
+}
+
+/// The client of an accepted tunnel, and the address the tunnel was accepted on.
+///
+/// # Errors
+/// The connection is reset already.
+pub(crate) fn tunnel_addrs(
+    stream: &impl AppStream,
+    peer: SocketAddr,
+) -> io::Result<(ClientAddr, SocketAddr)> {
+    Ok((ClientAddr::new(peer), canonical(stream.local_addr()?)))
+}
+
+/// Relays between two connections that are carried as they are.
+pub(crate) fn relay_plain<'a, S: Side, M: Meter>(
+    shard: &'a Shard,
+    sides: (S, S),
+    meter: &'a M,
+) -> Relay<'a, S, S, M, Splice> {
+    relay_by([shard.pipes.shortcut(), shard.pipes.shortcut()], sides, meter, &shard.buffers)
+}

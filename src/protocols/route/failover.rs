@@ -1,0 +1,373 @@
+//! Which endpoint is tried after another one has failed, and when a connection gives up.
+//!
+//! [`Failover`] is the state of one outbound connection. The caller asks it for an attempt ([`Failover::next`]), makes
+//! the attempt, and tells it what failed ([`Failover::failed`]). Endpoints that failed for other connections lately are
+//! unhealthy: they are passed over while any other endpoint is left. Endpoints that failed for this connection are never
+//! tried again.
+
+#[cfg(test)]
+mod tests;
+
+use std::{net::SocketAddr, time::Duration};
+
+use super::{Route, RouteError, is_at_destination};
+use crate::protocols::{
+    addr::HboneAddr,
+    hbone::client::ConnectError,
+    outcome::{Cause, Failure, Outcome, Unroutable},
+};
+
+/// Bounds of trying again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Endpoints tried for one connection.
+    pub endpoints: usize,
+    /// Tunnels to one endpoint tried for one connection, where the tunnel itself fails.
+    pub tunnels: usize,
+    /// How long an endpoint may take while another endpoint can be had.
+    pub slow_after: Duration,
+}
+
+/// The attempts of one connection.
+#[derive(Debug)]
+pub struct Failover {
+    limits: Limits,
+    attempts: usize,
+    /// Endpoints that failed for this connection.
+    failed: Vec<SocketAddr>,
+    /// Endpoints that failed for others lately. Empty once there was no route without them.
+    unhealthy: Vec<SocketAddr>,
+}
+
+/// One attempt to reach an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    /// The number of the attempt; the first is 1.
+    pub number: usize,
+    /// No other endpoint is tried after this one.
+    pub is_last: bool,
+    /// How long the endpoint may take before [`Failover::replaces_slow`] is asked.
+    pub slow_after: Duration,
+    tunnels_left: usize,
+}
+
+/// Why no further attempt is made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoAttempt {
+    /// The connection has no route.
+    #[error(transparent)]
+    Unroutable(RouteError),
+    /// Every endpoint has failed. The failure of the last one has been reported already.
+    #[error(transparent)]
+    AllFailed(RouteError),
+}
+
+/// What to do after a failed attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Ask for another attempt. The endpoint is unhealthy for other connections too.
+    TryNext,
+    /// The connection fails with the error of this attempt.
+    GiveUp,
+}
+
+/// What an error permits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retry {
+    /// The application has certainly received nothing: another endpoint may be tried.
+    Safe,
+    /// The application may have received what was sent along: another endpoint may be tried if nothing was.
+    UnlessSent,
+    /// Another endpoint would not help, or must not be asked.
+    Never,
+}
+
+/// What an attempt waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WaitingFor {
+    /// The certificate of the pod itself. No endpoint is to blame, and no other one would be faster.
+    Certificate,
+    /// The endpoint.
+    Endpoint,
+}
+
+/// What an error says of the tunnel that carried the request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TunnelHealth {
+    /// The tunnel works.
+    Sound,
+    /// The tunnel may be broken: other tunnels are preferred until it has answered a PING.
+    Doubtful,
+    /// The tunnel takes no further streams.
+    Ending,
+}
+
+/// Why an attempt failed. Becomes the [`Outcome`] of the connection if it was the last one.
+#[derive(Debug, thiserror::Error)]
+pub enum AttemptError {
+    /// The endpoint has only a name, which did not resolve.
+    #[error(transparent)]
+    Unresolved(Unroutable),
+    /// The endpoint is behind a gateway.
+    #[error("destinations on another network are not served by this version")]
+    DoubleHbone,
+    /// The TCP connection to the endpoint failed.
+    #[error(transparent)]
+    Connect(Failure),
+    /// The TCP connection was slow, and another endpoint was to be had.
+    #[error("{to}: no answer within {after:?}")]
+    SlowConnect {
+        /// The endpoint.
+        to: SocketAddr,
+        /// How long the endpoint had.
+        after: Duration,
+    },
+    /// There is no tunnel to the endpoint.
+    #[error(transparent)]
+    Tunnel(Failure),
+    /// There is no tunnel for a reason that lies here, so that another endpoint would not help.
+    #[error(transparent)]
+    NoTunnel(Failure),
+    /// The tunnel was slow, and another endpoint was to be had.
+    #[error("{to}: no tunnel within {after:?}")]
+    SlowTunnel {
+        /// The endpoint.
+        to: SocketAddr,
+        /// How long the endpoint had.
+        after: Duration,
+    },
+    /// The CONNECT failed.
+    #[error("{error}")]
+    Request {
+        /// How.
+        #[source]
+        error: ConnectError,
+        /// What the client had said went along.
+        sent_along: bool,
+    },
+    /// The CONNECT was not answered in time.
+    #[error("{to}: no answer to CONNECT within {after:?}")]
+    NoAnswer {
+        /// The endpoint.
+        to: SocketAddr,
+        /// How long the endpoint had.
+        after: Duration,
+        /// What the client had said went along.
+        sent_along: bool,
+    },
+    /// The destination is a pod of this process, whose side refused as its proxy would have by this status.
+    #[error("http status: {0}")]
+    Refused(u16),
+    /// The destination is a pod of this process, whose side of the connection was cut.
+    #[error("the destination's side was cut")]
+    Cut,
+}
+
+/// The status by which a peer says that it could not reach the application (contract/dataplane.md section 2.4).
+const UNAVAILABLE: u16 = 503;
+
+// === impl Limits ===
+
+impl Limits {
+    /// The bounds in use.
+    pub const STANDARD: Self = Self { endpoints: 3, tunnels: 2, slow_after: Duration::from_secs(1) };
+}
+
+// === impl Failover ===
+
+impl Failover {
+    /// A connection that has made no attempt yet. `unhealthy` are the endpoints that failed for others lately.
+    pub fn new(limits: Limits, unhealthy: Vec<SocketAddr>) -> Self {
+        Self { limits, attempts: 0, failed: Vec::new(), unhealthy }
+    }
+
+    /// The next attempt, and its route. `route` finds a route that leads to none of the given addresses.
+    ///
+    /// # Errors
+    /// There is no route; see [`NoAttempt`].
+    pub fn next(
+        &mut self,
+        mut route: impl FnMut(&[SocketAddr]) -> Result<Route, RouteError>,
+    ) -> Result<(Attempt, Route), NoAttempt> {
+        self.attempts += 1;
+        let mut routed = route(&[self.failed.as_slice(), self.unhealthy.as_slice()].concat());
+        if matches!(routed, Err(RouteError::NoHealthyUpstream(_))) && !self.unhealthy.is_empty() {
+            self.unhealthy.clear();
+            routed = route(&self.failed);
+        }
+        match routed {
+            Ok(route) => Ok((self.attempt(&route), route)),
+            Err(error @ RouteError::NoHealthyUpstream(_)) if !self.failed.is_empty() => {
+                Err(NoAttempt::AllFailed(error))
+            }
+            Err(error) => Err(NoAttempt::Unroutable(error)),
+        }
+    }
+
+    /// The number of the attempt made last; 0 before the first.
+    pub fn attempts(&self) -> usize {
+        self.attempts
+    }
+
+    /// Whether `attempt`, which has waited for `slow_after`, is given up for another endpoint than `to`. An unhealthy
+    /// endpoint is better than none that answers. `route` is as in [`Failover::next`].
+    pub fn replaces_slow(
+        &self,
+        attempt: &Attempt,
+        (to, waiting): (SocketAddr, WaitingFor),
+        route: impl FnOnce(&[SocketAddr]) -> Result<Route, RouteError>,
+    ) -> bool {
+        waiting == WaitingFor::Endpoint
+            && !attempt.is_last
+            && route(&[self.failed.as_slice(), &[to]].concat()).is_ok()
+    }
+
+    /// What to do after `attempt`, which was made to `to`, has failed with `error`.
+    pub fn failed(&mut self, attempt: &Attempt, to: SocketAddr, error: &AttemptError) -> Verdict {
+        if attempt.is_last || !error.permits_retry() {
+            return Verdict::GiveUp;
+        }
+        self.failed.push(to);
+        Verdict::TryNext
+    }
+
+    fn attempt(&self, route: &Route) -> Attempt {
+        Attempt {
+            number: self.attempts,
+            // Without a service there is one endpoint.
+            is_last: self.attempts >= self.limits.endpoints || route.service.is_none(),
+            slow_after: self.limits.slow_after,
+            tunnels_left: self.limits.tunnels,
+        }
+    }
+}
+
+// === impl Attempt ===
+
+impl Attempt {
+    /// Whether what the client has said so far may go along with the CONNECT for `authority` to `to`. Only the proxy of
+    /// the destination itself gets it, as waypoints and gateways may be set to refuse it.
+    pub fn sends_early_data(&self, to: SocketAddr, authority: &HboneAddr) -> bool {
+        is_at_destination(to, authority)
+    }
+
+    /// Whether the request that has failed with `error` is made again through another tunnel to the same endpoint. A
+    /// tunnel that went away between being picked and being used has carried nothing.
+    pub fn takes_another_tunnel(&mut self, error: &AttemptError) -> bool {
+        self.tunnels_left = self.tunnels_left.saturating_sub(1);
+        let is_tunnel = matches!(error, AttemptError::Request { error: ConnectError::Tunnel { .. }, .. });
+        is_tunnel && error.permits_retry() && self.tunnels_left > 0
+    }
+}
+
+// === impl NoAttempt ===
+
+impl From<NoAttempt> for Outcome {
+    fn from(none: NoAttempt) -> Self {
+        let (NoAttempt::Unroutable(error) | NoAttempt::AllFailed(error)) = none;
+        Unroutable::from(error).into()
+    }
+}
+
+// === impl RouteError ===
+
+impl From<RouteError> for Unroutable {
+    fn from(error: RouteError) -> Self {
+        match error {
+            RouteError::Recursive => Self::Recursive,
+            RouteError::UnknownWaypoint(what) => Self::UnknownWaypoint(what.into()),
+            RouteError::NoHealthyUpstream(dst) => Self::NoHealthyUpstream(dst.to_string().into()),
+            RouteError::NoAddress(what) => Self::NoAddresses(what.into()),
+            RouteError::UnknownGateway(_) | RouteError::NoGateway(_) | RouteError::OtherNetwork(_) => {
+                Self::NoHealthyUpstream(Cause::of(error))
+            }
+        }
+    }
+}
+
+// === impl AttemptError ===
+
+impl AttemptError {
+    /// What the error permits. Nothing has been sent to any application before a CONNECT.
+    pub fn retry(&self) -> Retry {
+        match self {
+            Self::Unresolved(_) | Self::DoubleHbone | Self::NoTunnel(_) => Retry::Never,
+            Self::Connect(_)
+            | Self::SlowConnect { .. }
+            | Self::Tunnel(_)
+            | Self::SlowTunnel { .. }
+            | Self::Cut => Retry::Safe,
+            Self::Request { error, .. } => match error {
+                ConnectError::LocalAuthority(_) => Retry::Never,
+                ConnectError::PeerStatus(status) => Retry::of_status(status.as_u16()),
+                ConnectError::Tunnel { unprocessed: true, .. } => Retry::Safe,
+                ConnectError::Tunnel { unprocessed: false, .. } => Retry::UnlessSent,
+            },
+            Self::NoAnswer { .. } => Retry::UnlessSent,
+            Self::Refused(status) => Retry::of_status(*status),
+        }
+    }
+
+    /// What the error says of the tunnel that carried the request.
+    pub fn tunnel_health(&self) -> TunnelHealth {
+        match self {
+            // Picked again, a tunnel on its way out would fail every connection until its last stream ends.
+            Self::Request { error: ConnectError::Tunnel { error, .. }, .. }
+                if error.is_go_away() || error.is_io() =>
+            {
+                TunnelHealth::Ending
+            }
+            Self::Request { error: ConnectError::Tunnel { .. }, .. } | Self::NoAnswer { .. } => {
+                TunnelHealth::Doubtful
+            }
+            _ => TunnelHealth::Sound,
+        }
+    }
+
+    fn permits_retry(&self) -> bool {
+        match self.retry() {
+            Retry::Safe => true,
+            Retry::UnlessSent => !self.sent_along(),
+            Retry::Never => false,
+        }
+    }
+
+    fn sent_along(&self) -> bool {
+        matches!(self, Self::Request { sent_along: true, .. } | Self::NoAnswer { sent_along: true, .. })
+    }
+}
+
+impl From<AttemptError> for Outcome {
+    fn from(error: AttemptError) -> Self {
+        let failure = match error {
+            AttemptError::Unresolved(why) => return why.into(),
+            AttemptError::Connect(failure)
+            | AttemptError::Tunnel(failure)
+            | AttemptError::NoTunnel(failure) => failure,
+            AttemptError::DoubleHbone
+            | AttemptError::SlowConnect { .. }
+            | AttemptError::SlowTunnel { .. } => Failure::Dial(Cause::of(error)),
+            AttemptError::Refused(status) => Failure::Status(status),
+            AttemptError::Request { error: ConnectError::PeerStatus(status), .. } => {
+                Failure::Status(status.as_u16())
+            }
+            AttemptError::Request { error: ConnectError::Tunnel { error, .. }, .. } => {
+                Failure::H2(Cause::of(error))
+            }
+            AttemptError::Request { error: error @ ConnectError::LocalAuthority(_), .. } => {
+                Failure::H2(Cause::of(error))
+            }
+            AttemptError::NoAnswer { .. } | AttemptError::Cut => Failure::H2(Cause::of(error)),
+        };
+        failure.into()
+    }
+}
+
+// === impl Retry ===
+
+impl Retry {
+    /// What a peer's answer permits. Only [`UNAVAILABLE`] says that another endpoint may do what this one cannot.
+    fn of_status(status: u16) -> Self {
+        if status == UNAVAILABLE { Self::Safe } else { Self::Never }
+    }
+}

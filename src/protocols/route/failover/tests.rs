@@ -1,0 +1,320 @@
+//! Each decision on trying again, one a line, with its reason.
+
+use std::{io, sync::Arc};
+
+use h2::Reason;
+use http::StatusCode;
+
+use super::*;
+use crate::protocols::{
+    mesh::fixtures::{addr, service},
+    outcome::ResponseFlag,
+    route::{Hop, OrigDst, Upstream},
+};
+
+const LIMITS: Limits = Limits { endpoints: 3, tunnels: 2, slow_after: Duration::from_secs(1) };
+
+/// Endpoints of a service: a route leads to the first one that is not excluded.
+struct Endpoints(Vec<SocketAddr>);
+
+impl Endpoints {
+    fn new(endpoints: &[&str]) -> Self {
+        Self(endpoints.iter().map(|text| addr(text)).collect())
+    }
+
+    fn route(&self, excluded: &[SocketAddr]) -> Result<Route, RouteError> {
+        match self.0.iter().find(|endpoint| !excluded.contains(endpoint)) {
+            Some(endpoint) => {
+                Ok(Route { service: Some(Arc::new(service("a.b", "10.1.0.1").decode())), ..to(*endpoint) })
+            }
+            None => Err(nothing_left()),
+        }
+    }
+}
+
+/// A route without a service.
+fn to(endpoint: SocketAddr) -> Route {
+    Route { hop: Hop::Tcp { to: Upstream::Ip(endpoint) }, destination: None, service: None }
+}
+
+fn nothing_left() -> RouteError {
+    RouteError::NoHealthyUpstream(OrigDst::new(addr("10.1.0.1:80")))
+}
+
+fn endpoint(route: &Route) -> SocketAddr {
+    match route.hop.upstream() {
+        Upstream::Ip(addr) => *addr,
+        Upstream::Host { .. } => panic!("{route:?}"),
+    }
+}
+
+fn refused() -> AttemptError {
+    AttemptError::Connect(Failure::Dial(Cause::of(io::Error::from(io::ErrorKind::ConnectionRefused))))
+}
+
+fn tunnel_failed(unprocessed: bool, sent_along: bool) -> AttemptError {
+    let error = ConnectError::Tunnel { error: Reason::INTERNAL_ERROR.into(), unprocessed };
+    AttemptError::Request { error, sent_along }
+}
+
+fn status(status: StatusCode, sent_along: bool) -> AttemptError {
+    AttemptError::Request { error: ConnectError::PeerStatus(status), sent_along }
+}
+
+/// The endpoints that a connection tries while each fails with `refused`, and how it ends.
+fn tries(endpoints: &Endpoints, unhealthy: &[&str]) -> (Vec<String>, Result<Verdict, NoAttempt>) {
+    let unhealthy = unhealthy.iter().map(|text| addr(text)).collect();
+    let (mut failover, mut tried) = (Failover::new(LIMITS, unhealthy), Vec::new());
+    loop {
+        let (attempt, route) = match failover.next(|excluded| endpoints.route(excluded)) {
+            Ok(next) => next,
+            Err(none) => return (tried, Err(none)),
+        };
+        tried.push(endpoint(&route).to_string());
+        assert_eq!((attempt.number, failover.attempts()), (tried.len(), tried.len()));
+        if failover.failed(&attempt, endpoint(&route), &refused()) == Verdict::GiveUp {
+            return (tried, Ok(Verdict::GiveUp));
+        }
+    }
+}
+
+#[test]
+fn endpoints_are_tried_in_this_order() {
+    let (a, b, c, d) = ("10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80", "10.0.0.4:80");
+    let all_failed = || Err(NoAttempt::AllFailed(nothing_left()));
+    let give_up = || Ok(Verdict::GiveUp);
+    type Row<'a> = (&'a str, &'a [&'a str], &'a [&'a str], &'a [&'a str], Result<Verdict, NoAttempt>);
+    let table: [Row<'_>; 9] = [
+        ("at most three endpoints are tried", &[a, b, c, d], &[], &[a, b, c], give_up()),
+        ("the last one's failure has been reported already", &[a, b], &[], &[a, b], all_failed()),
+        ("one endpoint is tried once", &[a], &[], &[a], all_failed()),
+        ("without an endpoint there is no route", &[], &[], &[], Err(NoAttempt::Unroutable(nothing_left()))),
+        ("an unhealthy endpoint is passed over", &[a, b, c, d], &[a], &[b, c, d], give_up()),
+        ("an unhealthy endpoint is better than none", &[a], &[a], &[a], all_failed()),
+        ("healthy endpoints go before it", &[a, b], &[a], &[b, a], all_failed()),
+        (
+            "once nothing else is left all unhealthy ones count again",
+            &[a, b, c],
+            &[a, b],
+            &[c, a, b],
+            give_up(),
+        ),
+        ("what failed here is not tried again for that", &[a, b], &[a, b], &[a, b], all_failed()),
+    ];
+    for (why, endpoints, unhealthy, want, end) in table {
+        let got = tries(&Endpoints::new(endpoints), unhealthy);
+        assert_eq!(got, (want.iter().map(|text| (*text).to_owned()).collect(), end), "{why}");
+    }
+}
+
+#[test]
+fn a_route_without_a_service_is_tried_once() {
+    let only = addr("10.0.0.1:80");
+    let mut failover = Failover::new(LIMITS, Vec::new());
+    let (attempt, _) = failover.next(|_| Ok(to(only))).unwrap();
+    assert!(attempt.is_last, "without a service there is one endpoint");
+    assert!(!failover.replaces_slow(&attempt, (only, WaitingFor::Endpoint), |_| Ok(to(only))));
+    assert_eq!(failover.failed(&attempt, only, &refused()), Verdict::GiveUp);
+}
+
+#[test]
+fn an_error_of_routing_other_than_no_endpoint_ends_the_connection() {
+    let mut failover = Failover::new(LIMITS, vec![addr("10.0.0.9:80")]);
+    let mut asked = 0;
+    let none = failover.next(|_| {
+        asked += 1;
+        Err(RouteError::Recursive)
+    });
+    assert_eq!(none.unwrap_err(), NoAttempt::Unroutable(RouteError::Recursive));
+    assert_eq!(asked, 1, "unhealthy endpoints are not the reason");
+}
+
+#[test]
+fn each_error_permits_what_it_says_of_the_application() {
+    use Retry::*;
+    use TunnelHealth::*;
+    let to = addr("10.0.0.1:15008");
+    let after = Duration::from_secs(1);
+    let authority = || ConnectError::LocalAuthority("x".into());
+    // Error; what it permits; whether another endpoint is tried if there is one; what it says of the tunnel; why.
+    let table: [(AttemptError, Retry, bool, TunnelHealth, &str); 20] = [
+        (
+            AttemptError::Unresolved(Unroutable::NoAddresses("h".into())),
+            Never,
+            false,
+            Sound,
+            "names are not balanced",
+        ),
+        (AttemptError::DoubleHbone, Never, false, Sound, "every gateway would be refused"),
+        (refused(), Safe, true, Sound, "without a connection nothing was sent"),
+        (AttemptError::SlowConnect { to, after }, Safe, true, Sound, "as before"),
+        (
+            AttemptError::Tunnel(Failure::Tls("alert".into())),
+            Safe,
+            true,
+            Sound,
+            "no request without a tunnel",
+        ),
+        (AttemptError::SlowTunnel { to, after }, Safe, true, Sound, "as before"),
+        (AttemptError::NoTunnel(Failure::Identity("none".into())), Never, false, Sound, "the reason is here"),
+        (
+            AttemptError::Request { error: authority(), sent_along: false },
+            Never,
+            false,
+            Sound,
+            "the same for every peer",
+        ),
+        (
+            status(StatusCode::SERVICE_UNAVAILABLE, false),
+            Safe,
+            true,
+            Sound,
+            "the peer did not reach the application",
+        ),
+        (status(StatusCode::SERVICE_UNAVAILABLE, true), Safe, true, Sound, "and so has passed nothing on"),
+        (status(StatusCode::UNAUTHORIZED, false), Never, false, Sound, "a refusal is meant"),
+        (status(StatusCode::BAD_REQUEST, false), Never, false, Sound, "a refusal is meant"),
+        (tunnel_failed(true, false), Safe, true, Doubtful, "the peer has not processed the request"),
+        (tunnel_failed(true, true), Safe, true, Doubtful, "nor what went along"),
+        (
+            tunnel_failed(false, false),
+            UnlessSent,
+            true,
+            Doubtful,
+            "nothing went along that could have arrived",
+        ),
+        (
+            tunnel_failed(false, true),
+            UnlessSent,
+            false,
+            Doubtful,
+            "sent twice, a request could be done twice",
+        ),
+        (AttemptError::NoAnswer { to, after, sent_along: false }, UnlessSent, true, Doubtful, "as before"),
+        (AttemptError::NoAnswer { to, after, sent_along: true }, UnlessSent, false, Doubtful, "as before"),
+        (AttemptError::Refused(503), Safe, true, Sound, "as a proxy of its own would answer"),
+        (AttemptError::Refused(401), Never, false, Sound, "as a proxy of its own would answer"),
+    ];
+    for (error, retry, tries_next, health, why) in &table {
+        assert_eq!((error.retry(), error.tunnel_health()), (*retry, *health), "{error:?}: {why}");
+        let (endpoints, mut failover) =
+            (Endpoints::new(&["10.0.0.1:80", "10.0.0.2:80"]), Failover::new(LIMITS, vec![]));
+        let (attempt, route) = failover.next(|excluded| endpoints.route(excluded)).unwrap();
+        let verdict = failover.failed(&attempt, endpoint(&route), error);
+        assert_eq!(verdict == Verdict::TryNext, *tries_next, "{error:?}: {why}");
+    }
+    let cut = AttemptError::Cut;
+    assert_eq!(
+        (cut.retry(), cut.tunnel_health()),
+        (Safe, Sound),
+        "bytes move only after both sides are ready"
+    );
+}
+
+#[test]
+fn only_a_failed_tunnel_is_replaced_and_once() {
+    let endpoints = Endpoints::new(&["10.0.0.1:80"]);
+    let to = addr("10.0.0.1:15008");
+    let table: [(AttemptError, [bool; 2], &str); 5] = [
+        (tunnel_failed(true, true), [true, false], "the tunnel went away before the request"),
+        (tunnel_failed(false, false), [true, false], "nothing was sent along"),
+        (tunnel_failed(false, true), [false, false], "what was sent along may have arrived"),
+        (status(StatusCode::SERVICE_UNAVAILABLE, false), [false, false], "the tunnel works"),
+        (
+            AttemptError::NoAnswer { to, after: LIMITS.slow_after, sent_along: false },
+            [false, false],
+            "the endpoint has had its time",
+        ),
+    ];
+    for (error, want, why) in table {
+        let mut failover = Failover::new(LIMITS, Vec::new());
+        let (mut attempt, _) = failover.next(|excluded| endpoints.route(excluded)).unwrap();
+        assert_eq!([(); 2].map(|()| attempt.takes_another_tunnel(&error)), want, "{error:?}: {why}");
+    }
+}
+
+#[test]
+fn a_slow_endpoint_is_given_up_only_for_another_one() {
+    let (a, b) = ("10.0.0.1:80", "10.0.0.2:80");
+    use WaitingFor::*;
+    let table: [(&[&str], &[&str], WaitingFor, bool, &str); 4] = [
+        (&[a, b], &[], Endpoint, true, "the other one may be faster"),
+        (&[a, b], &[b], Endpoint, true, "an unhealthy endpoint may be well again"),
+        (&[a], &[], Endpoint, false, "the last one is waited for as long as it may take"),
+        (&[a, b], &[], Certificate, false, "no endpoint would be faster"),
+    ];
+    for (endpoints, unhealthy, waiting, want, why) in table {
+        let endpoints = Endpoints::new(endpoints);
+        let mut failover = Failover::new(LIMITS, unhealthy.iter().map(|text| addr(text)).collect());
+        let (attempt, route) = failover.next(|excluded| endpoints.route(excluded)).unwrap();
+        let slow = (endpoint(&route), waiting);
+        assert_eq!(
+            failover.replaces_slow(&attempt, slow, |excluded| endpoints.route(excluded)),
+            want,
+            "{why}"
+        );
+        assert_eq!(attempt.slow_after, LIMITS.slow_after);
+    }
+}
+
+#[test]
+fn early_data_goes_to_the_destinations_own_proxy_only() {
+    let endpoints = Endpoints::new(&["10.0.0.1:80"]);
+    let (attempt, _) = Failover::new(LIMITS, Vec::new()).next(|excluded| endpoints.route(excluded)).unwrap();
+    let own = HboneAddr::Ip(addr("10.0.0.1:80"));
+    for (to, authority, want) in [
+        ("10.0.0.1:15008", &own, true),
+        ("10.0.0.2:15008", &own, false),
+        ("10.0.0.1:15443", &own, false),
+        ("10.0.0.1:15008", &HboneAddr::Host("a.b".into(), 80), false),
+    ] {
+        assert_eq!(attempt.sends_early_data(addr(to), authority), want, "{to} {authority}");
+    }
+}
+
+#[test]
+fn an_error_becomes_an_outcome_with_its_flag_and_text() {
+    let (to, after) = (addr("10.0.0.1:80"), Duration::from_secs(1));
+    use ResponseFlag::*;
+    let table = [
+        (
+            AttemptError::Unresolved(Unroutable::NoAddresses("h".into())),
+            Connect,
+            "no ip addresses were resolved for workload: h",
+        ),
+        (
+            AttemptError::DoubleHbone,
+            Connect,
+            "connection failed: destinations on another network are not served by this version",
+        ),
+        (refused(), Connect, "connection failed: connection refused"),
+        (
+            AttemptError::SlowConnect { to, after },
+            Connect,
+            "connection failed: 10.0.0.1:80: no answer within 1s",
+        ),
+        (
+            AttemptError::SlowTunnel { to, after },
+            Connect,
+            "connection failed: 10.0.0.1:80: no tunnel within 1s",
+        ),
+        (AttemptError::NoTunnel(Failure::Identity("none".into())), IdentityError, "identity error: none"),
+        (status(StatusCode::SERVICE_UNAVAILABLE, false), Connect, "http status: 503"),
+        (AttemptError::Refused(401), Connect, "http status: 401"),
+        (
+            AttemptError::Request { error: ConnectError::LocalAuthority("x".into()), sent_along: false },
+            H2HandshakeFailure,
+            "h2 failed: invalid authority: x",
+        ),
+        (
+            AttemptError::NoAnswer { to, after, sent_along: true },
+            H2HandshakeFailure,
+            "h2 failed: 10.0.0.1:80: no answer to CONNECT within 1s",
+        ),
+        (AttemptError::Cut, H2HandshakeFailure, "h2 failed: the destination's side was cut"),
+    ];
+    for (error, flag, text) in table {
+        let outcome = Outcome::from(error);
+        assert_eq!((outcome.flag(), outcome.to_string().as_str()), (flag, text));
+    }
+}
