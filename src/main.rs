@@ -34,7 +34,7 @@ Commands:
 Settings are environment variables; see README.md.
 ";
 
-/// Exit statuses of the proxy (contract/controlplane.md section 8.3).
+/// Exit statuses of the proxy (docs/spec/controlplane.md 8.3).
 const DONE: u8 = 0;
 const FAILED: u8 = 1;
 

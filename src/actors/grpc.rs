@@ -1,5 +1,5 @@
 //! gRPC over TLS to the control plane: what the discovery stream and the certificate authority client share
-//! (contract/controlplane.md sections 2.1 and 3.1).
+//! (docs/spec/controlplane.md 2.1 and 3.1).
 
 mod connector;
 mod headers;

@@ -66,7 +66,7 @@ pub struct Node {
     pub settings: Settings,
 }
 
-/// Settings of the data plane (contract/dataplane.md sections 1 and 2).
+/// Settings of the data plane (docs/spec/dataplane.md 1 and 2).
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Network of this node.

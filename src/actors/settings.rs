@@ -18,7 +18,7 @@ use crate::protocols::{
     xds::node::{NodeInputs, node},
 };
 
-/// Streams a peer may open on one of our tunnels (contract/dataplane.md section 2.2).
+/// Streams a peer may open on one of our tunnels (docs/spec/dataplane.md 2.2).
 const MAX_PEER_STREAMS: u32 = 200;
 
 /// Settings of the data plane.

@@ -1,4 +1,4 @@
-//! The byte loop between two sides of a connection (contract/dataplane.md sections 2.7 and 8).
+//! The byte loop between two sides of a connection (docs/spec/dataplane.md 2.7 and 8).
 //!
 //! Two independent directions in one future. Each reads a chunk, passes it on whole, and counts it; at the end or at
 //! an error of its source it half-closes the other side. Nothing is buffered while nothing moves: chunks are read

@@ -1,4 +1,4 @@
-//! A small HTTP/1.1 server as an actor (contract/controlplane.md section 7.1).
+//! A small HTTP/1.1 server as an actor (docs/spec/controlplane.md 7.1).
 //!
 //! The actor owns the listeners; each has an accept loop that owns its connections. Killed, it starts again and binds
 //! the same ports.

@@ -1,4 +1,4 @@
-//! The scrape endpoint (contract/controlplane.md section 5.1).
+//! The scrape endpoint (docs/spec/controlplane.md 5.1).
 //!
 //! Of the encodings a scraper may ask for, gzip is served; Prometheus asks for no other.
 

@@ -1,5 +1,5 @@
 //! The authority behind the certificate actor: Istio's certificate service over gRPC
-//! (contract/controlplane.md section 3.1), or anything else that signs requests.
+//! (docs/spec/controlplane.md 3.1), or anything else that signs requests.
 
 use std::{
     collections::BTreeMap,

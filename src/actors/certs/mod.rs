@@ -1,5 +1,5 @@
 //! Certificates of the workloads on this node: fetched when a connection needs them, renewed in time, kept while
-//! the authority is away (contract/controlplane.md section 3). Connections read them without asking anybody.
+//! the authority is away (docs/spec/controlplane.md 3). Connections read them without asking anybody.
 
 mod actor;
 mod issuer;

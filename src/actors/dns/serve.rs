@@ -355,7 +355,7 @@ impl Server {
         what(&self.pod.node.metrics.dns, &Asked { kind: &kind, transport, service, revision });
     }
 
-    /// The line of contract/controlplane.md section 6 for a question.
+    /// The line of docs/spec/controlplane.md 6 for a question.
     fn log(&self, question: &Question, workload: Option<&Workload>, result: &str, endpoints: usize) {
         if tracing::enabled!(target: "dns", tracing::Level::DEBUG) {
             let info = &self.pod.info;

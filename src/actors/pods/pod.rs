@@ -133,7 +133,7 @@ impl Pod {
         Self::make(uid, info, netns, node, false)
     }
 
-    /// The proxy's own pod (contract/dataplane.md section 4.5).
+    /// The proxy's own pod (docs/spec/dataplane.md 4.5).
     pub fn own(info: WorkloadInfo, node: Arc<Node>) -> Arc<Self> {
         let home = node.home.clone();
         Self::make("self".into(), info, home, node, true)

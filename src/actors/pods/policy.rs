@@ -1,4 +1,4 @@
-//! Re-checks a pod's live inbound connections when policies or workloads change (contract/dataplane.md section 4.4).
+//! Re-checks a pod's live inbound connections when policies or workloads change (docs/spec/dataplane.md 4.4).
 
 use std::{
     sync::{Arc, atomic::Ordering},

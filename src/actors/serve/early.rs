@@ -24,7 +24,7 @@ use crate::{
 const EARLY: usize = 4 * 1024;
 
 /// A client whose connection is not through yet. Dropped as such after it was heard, it is reset, as the kernel resets a
-/// client that said what nobody read (contract/dataplane.md section 2.7).
+/// client that said what nobody read (docs/spec/dataplane.md 2.7).
 #[derive(Debug)]
 pub struct Early {
     client: Option<TcpStream>,

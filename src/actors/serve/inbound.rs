@@ -1,4 +1,4 @@
-//! HBONE from peers: tunnels accepted on 15008, and the streams on them (contract/dataplane.md section 4.1).
+//! HBONE from peers: tunnels accepted on 15008, and the streams on them (docs/spec/dataplane.md 4.1).
 
 use std::{net::SocketAddr, sync::Arc};
 

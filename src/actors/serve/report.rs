@@ -229,7 +229,7 @@ fn describe(span: span::Attributes<'_>, dst: SocketAddr, facts: &Facts) {
         .maybe("warren.authority", facts.authority.as_ref().map(ToString::to_string));
 }
 
-/// The series a connection counts in (contract/controlplane.md section 5.3).
+/// The series a connection counts in (docs/spec/controlplane.md 5.3).
 fn labels(reporter: Reporter, facts: &Facts) -> TrafficLabels<'_> {
     let principal = |id: &'_ Option<Identity>| id.is_some();
     let mut source = endpoint(facts.source.as_deref(), facts.source_baggage.as_deref());

@@ -1,5 +1,5 @@
 //! Unix SOCK_SEQPACKET sockets that carry file descriptors, as istio-cni speaks them
-//! (contract/dataplane.md section 6).
+//! (docs/spec/dataplane.md 6).
 
 use std::{
     io::{self, IoSliceMut},

@@ -1,4 +1,4 @@
-//! Sockets of pods: listeners, connects, options, original destination (contract/dataplane.md sections 1.2, 1.5).
+//! Sockets of pods: listeners, connects, options, original destination (docs/spec/dataplane.md 1.2, 1.5).
 
 use std::{
     io,
@@ -19,7 +19,7 @@ const BACKLOG: i32 = 1024;
 
 /// The mark with which the proxy's connections begin unless a setting says otherwise.
 const BEGINS: u32 = 0x539;
-/// The mark that the pod's rules put on each packet of a connection that began so (contract/dataplane.md section 1.3).
+/// The mark that the pod's rules put on each packet of a connection that began so (docs/spec/dataplane.md 1.3).
 const GOES_ON: u32 = 0x111;
 /// The bits of both that the rules look at.
 const MARK_BITS: u32 = 0xfff;

@@ -1,4 +1,4 @@
-//! Counting of the DNS proxy (contract/controlplane.md section 5.2).
+//! Counting of the DNS proxy (docs/spec/controlplane.md 5.2).
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! Log filters: `level` or `target=level`, comma-separated (contract/controlplane.md sections 6.4 and 7.3).
+//! Log filters: `level` or `target=level`, comma-separated (docs/spec/controlplane.md 6.4 and 7.3).
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 

@@ -1,5 +1,5 @@
-//! The way of log lines to standard output: a bounded queue and the thread that empties it (contract/controlplane.md
-//! section 6.1).
+//! The way of log lines to standard output: a bounded queue and the thread that empties it
+//! (docs/spec/controlplane.md 6.1).
 //!
 //! Queue and thread belong to the process, not to an actor: whatever restarts, no line is lost. A full queue makes
 //! writers wait, as the contract wants, but not for ever: when nothing could be written for [`PATIENCE`], lines are

@@ -1,4 +1,4 @@
-//! The series of the traffic metrics (contract/controlplane.md sections 5.2 and 5.3).
+//! The series of the traffic metrics (docs/spec/controlplane.md 5.2 and 5.3).
 //!
 //! A connection's labels are looked up once, at its open, by their own bytes: no key for callers to keep unique, no
 //! allocation when the set was seen before. From then on the connection holds its series and adds to plain atomics.

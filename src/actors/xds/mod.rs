@@ -68,7 +68,7 @@ pub struct XdsStatus {
     pub since: Instant,
 }
 
-/// What is counted (contract/controlplane.md section 5.2).
+/// What is counted (docs/spec/controlplane.md 5.2).
 pub trait XdsMetrics: Send + Sync + 'static {
     /// A response of this type came, with this many bytes of payload.
     fn message(&self, type_url: &str, bytes: usize);

@@ -1,5 +1,5 @@
 //! The authority's answer: leaf first, intermediates between, the bundle of roots last
-//! (contract/controlplane.md section 3.2).
+//! (docs/spec/controlplane.md 3.2).
 
 use std::time::{Duration, SystemTime};
 

@@ -1,4 +1,4 @@
-//! When to ask the authority, for whom, and who is told (contract/controlplane.md section 3.3).
+//! When to ask the authority, for whom, and who is told (docs/spec/controlplane.md 3.3).
 //!
 //! ```text
 //!            Fetch/Prefetch           slot free            answer

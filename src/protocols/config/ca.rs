@@ -1,4 +1,4 @@
-//! The certificate authority (contract/controlplane.md section 3).
+//! The certificate authority (docs/spec/controlplane.md 3).
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The DNS proxy (contract/dataplane.md sections 1.1 and 7).
+//! The DNS proxy (docs/spec/dataplane.md 1.1 and 7).
 
 use std::{fmt, net::SocketAddr};
 

@@ -1,4 +1,4 @@
-//! How the proxy stops (contract/dataplane.md section 4.6).
+//! How the proxy stops (docs/spec/dataplane.md 4.6).
 
 use std::time::Duration;
 

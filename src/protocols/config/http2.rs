@@ -1,4 +1,4 @@
-//! HTTP/2 in tunnels (contract/dataplane.md section 2.2).
+//! HTTP/2 in tunnels (docs/spec/dataplane.md 2.2).
 
 use serde::Serialize;
 

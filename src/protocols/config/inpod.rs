@@ -1,4 +1,4 @@
-//! istio-cni and the sockets in pods (contract/dataplane.md sections 1.2 and 6).
+//! istio-cni and the sockets in pods (docs/spec/dataplane.md 1.2 and 6).
 
 use serde::Serialize;
 

@@ -1,4 +1,4 @@
-//! What is logged (contract/controlplane.md sections 6.4 and 7.3).
+//! What is logged (docs/spec/controlplane.md 6.4 and 7.3).
 
 use std::{fmt, str::FromStr};
 

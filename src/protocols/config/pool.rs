@@ -1,4 +1,4 @@
-//! How tunnels are shared (contract/dataplane.md section 2.6).
+//! How tunnels are shared (docs/spec/dataplane.md 2.6).
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Threads of the data plane (contract/controlplane.md section 4.2, below the table).
+//! Threads of the data plane (docs/spec/controlplane.md 4.2, below the table).
 
 use serde::Serialize;
 

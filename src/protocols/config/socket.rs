@@ -1,4 +1,4 @@
-//! TCP options of the proxy's sockets (contract/dataplane.md section 1.2).
+//! TCP options of the proxy's sockets (docs/spec/dataplane.md 1.2).
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! HBONE: TCP streams as HTTP/2 CONNECT over mutual TLS (contract/dataplane.md section 2).
+//! HBONE: TCP streams as HTTP/2 CONNECT over mutual TLS (docs/spec/dataplane.md 2).
 
 pub mod client;
 pub mod headers;
@@ -9,7 +9,7 @@ pub mod side;
 #[cfg(test)]
 mod tests;
 
-/// HTTP/2 settings and bounds of a tunnel (contract/dataplane.md section 2.2).
+/// HTTP/2 settings and bounds of a tunnel (docs/spec/dataplane.md 2.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Http2Settings {
     /// Initial window of a stream in bytes.

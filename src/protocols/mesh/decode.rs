@@ -1,4 +1,4 @@
-//! What is shared by decoding workloads and services (contract/protos.md section 1).
+//! What is shared by decoding workloads and services (docs/spec/protos.md 1).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

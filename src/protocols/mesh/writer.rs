@@ -86,7 +86,7 @@ impl Change {
 }
 
 /// The order in which one push is applied: updates, then removals, leaving out removals of what the same push brings,
-/// so that the new one stays (contract/controlplane.md section 2.4, contract/dataplane.md section 10).
+/// so that the new one stays (docs/spec/controlplane.md 2.4, docs/spec/dataplane.md 10).
 pub fn push_order(updates: Vec<Change>, removals: Vec<String>) -> impl Iterator<Item = Change> {
     let mut brought: HashSet<Box<str>> = HashSet::new();
     if !removals.is_empty() {

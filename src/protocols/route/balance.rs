@@ -1,4 +1,4 @@
-//! Which endpoint of a service, and which of its addresses (contract/dataplane.md section 3.3).
+//! Which endpoint of a service, and which of its addresses (docs/spec/dataplane.md 3.3).
 
 use std::{
     net::{IpAddr, SocketAddr},

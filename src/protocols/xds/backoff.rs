@@ -1,4 +1,4 @@
-//! How a stream ended, and when to open the next one (contract/controlplane.md section 2.5).
+//! How a stream ended, and when to open the next one (docs/spec/controlplane.md 2.5).
 
 use std::{fmt, time::Duration};
 

@@ -1,4 +1,4 @@
-//! One delta stream: what to send on it, and what to make of what comes (contract/controlplane.md sections 2.3, 2.4).
+//! One delta stream: what to send on it, and what to make of what comes (docs/spec/controlplane.md 2.3, 2.4).
 //!
 //! Each step hands out what the next one needs, so that a response can be answered only once and only after it was
 //! applied. A stream given up at any point leaves the state as it must be announced on the next one.

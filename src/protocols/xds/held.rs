@@ -106,7 +106,7 @@ impl XdsState {
     }
 
     /// Whether every type asked for as a whole has had a response that was applied without rejection
-    /// (contract/controlplane.md section 2.6). Never becomes false again.
+    /// (docs/spec/controlplane.md 2.6). Never becomes false again.
     pub fn is_synced(&self, on_demand: bool) -> bool {
         Kind::ALL.into_iter().all(|kind| is_on_demand(kind, on_demand) || self.with(kind, |book| book.acked))
     }

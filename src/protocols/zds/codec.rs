@@ -1,4 +1,4 @@
-//! One protobuf message a packet, no length prefix (contract/protos.md section 5).
+//! One protobuf message a packet, no length prefix (docs/spec/protos.md 5).
 
 use prost::Message;
 

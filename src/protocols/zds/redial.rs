@@ -1,4 +1,4 @@
-//! When to dial istio-cni again (contract/dataplane.md section 6).
+//! When to dial istio-cni again (docs/spec/dataplane.md 6).
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! Which pods are served, from what istio-cni asks: the behaviour table of contract/dataplane.md section 6.
+//! Which pods are served, from what istio-cni asks: the behaviour table of docs/spec/dataplane.md 6.
 //!
 //! One operation is under way for a pod at a time, and one request is unanswered at a time. A start that fails or hangs
 //! concerns that pod alone: it is refused within [`ANSWER_WITHIN`], keeps the node from being ready, and is retried.
