@@ -19,6 +19,7 @@ use crate::protocols::{
 };
 
 /// Streams a peer may open on one of our tunnels (docs/spec/dataplane.md 2.2).
+/// Limit: streams on a tunnel that a peer dialled: 200; past it: HTTP/2 refuses the stream.
 const MAX_PEER_STREAMS: u32 = 200;
 
 /// Settings of the data plane.
@@ -91,6 +92,7 @@ fn names(config: &Config) -> DnsSettings {
 
 /// An actor that has not let go of its loop for so long is killed. Handlers only start tasks and so take microseconds;
 /// those that take longer, and those whose end costs connections, have limits of their own or none.
+/// Limit: one message in an actor that answers at once: 500 ms; past it: the watchdog has the actor killed.
 pub const HUNG_AFTER: Duration = Duration::from_millis(500);
 
 /// What every TLS connection between proxies speaks.
@@ -162,4 +164,5 @@ pub fn xds_node(config: &Config) -> XdsNode {
 }
 
 /// How long the whole process may take to stop after its connections have ended.
+/// Limit: stop of the data plane's supervisor: 3 s; past it: what is left is killed.
 pub const STOP_WITHIN: Duration = Duration::from_secs(3);

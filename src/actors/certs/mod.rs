@@ -40,8 +40,10 @@ use crate::{
 };
 
 /// How long one request to the authority may take, connecting included.
+/// Limit: one request to the certificate authority: 10 s; past it: the request failed.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Callers of [`Certs::fetch`] that may wait at a time, over all identities.
+/// Limit: callers that wait for certificates: 16,384; past it: the caller is refused.
 pub const WAITERS_MAX: usize = 16_384;
 
 /// Settings of the actor.

@@ -16,8 +16,10 @@ use crate::{
 };
 
 /// It has this long for all connections, which it checks in slices.
+/// Limit: one check of all connections in a pod's policy actor: 10 s; past it: the watchdog has the actor killed.
 const HUNG_AFTER: Duration = Duration::from_secs(10);
 /// Connections checked until other actors get their turn.
+/// Limit: live connections that a policy change checks in one turn: 256; past it: other actors go first.
 const SLICE: usize = 256;
 
 struct Policy(Arc<Pod>);

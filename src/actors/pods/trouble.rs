@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use super::pod::Pod;
 
 /// Pods named in readiness; the others are counted.
+/// Limit: pods out of the mesh that readiness names: 16; past it: the others are counted.
 const NAMED: usize = 16;
 
 /// What is wrong with a pod.

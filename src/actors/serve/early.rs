@@ -21,6 +21,7 @@ use crate::{
 };
 
 /// Bytes of a client that may go along with a CONNECT; the rest follows its answer.
+/// Limit: bytes of a client that go along with a CONNECT: 4 KiB; past it: the rest follows the answer.
 const EARLY: usize = 4 * 1024;
 
 /// A client whose connection is not through yet. Dropped as such after it was heard, it is reset, as the kernel resets a

@@ -48,6 +48,8 @@ use crate::{
 };
 
 /// Tunnels that peers may have open to a pod, those in the middle of a handshake included.
+/// Limit: tunnels from peers to a pod, handshakes included: 8192; past it: the peer's connection is closed, with a log
+/// line.
 const MAX_TUNNELS: usize = 8192;
 
 /// Who is at the other end of a tunnel, and which address of the pod it came to.

@@ -50,8 +50,11 @@ use crate::{
 };
 
 /// Endpoints tried for one connection.
+/// Limit: endpoints that are tried for a connection: 3; past it: the last failure is the connection's.
 const ATTEMPTS: usize = 3;
 /// How long an endpoint may take to be reached while there may be another one. Its dial goes on for later connections.
+/// Limit: reaching an endpoint while another can be had: 1 s; past it: the next endpoint is tried, and the dial goes
+/// on.
 const IMPATIENCE: Duration = Duration::from_secs(1);
 
 /// Serves a connection accepted on 15001.

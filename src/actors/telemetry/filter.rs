@@ -8,6 +8,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 const BUILT_IN: (&str, LevelFilter) = ("ractor", LevelFilter::OFF);
 
 /// Longest filter taken, in bytes.
+/// Limit: a log filter from the admin port: 4096 bytes; past it: the filter is refused.
 const MAX_LENGTH: usize = 4096;
 
 /// Which lines are logged. The most specific target that is a prefix of a line's decides.

@@ -93,6 +93,8 @@ struct Shared {
 
 impl Bounds {
     /// What production runs with.
+    /// Limit: one step of the discovery stream: 120 s for the first answer, 30 s for a request, 60 s for applying a
+    /// response; past it: the stream is given up.
     pub const STANDARD: Bounds = Bounds {
         first_answer: Duration::from_secs(120),
         send: Duration::from_secs(30),

@@ -9,6 +9,7 @@ use super::{
     reader::{Invalid, Reader},
 };
 
+/// No limit: the default port of the DNS proxy.
 const PORT: u16 = 15053;
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 

@@ -8,6 +8,7 @@ use tracing::level_filters::LevelFilter;
 use super::reader::Reader;
 
 /// How many directives a filter may have.
+/// Limit: clauses of the log filter at the start: 64; past it: the setting is refused.
 const DIRECTIVES_MAX: usize = 64;
 
 /// What is logged.

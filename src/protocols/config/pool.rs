@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::{reader::Reader, summary};
 
+/// No limit: a unit of time.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How tunnels are shared.

@@ -36,6 +36,7 @@ use super::{
 };
 
 /// The port HBONE is served on.
+/// No limit: the port that peers listen on.
 pub const HBONE_PORT: u16 = 15008;
 
 /// Who opens a connection.
