@@ -5,6 +5,8 @@ pub mod actor;
 pub mod census;
 pub mod counters;
 pub mod dns;
+#[cfg(test)]
+mod document;
 pub mod export;
 pub mod filter;
 pub mod line;

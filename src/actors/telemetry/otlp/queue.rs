@@ -264,7 +264,7 @@ impl Counts {
         self.exported.inc_by(items);
     }
 
-    pub(super) fn dropped(&self, reason: &str, items: u64) {
+    pub(in crate::actors::telemetry) fn dropped(&self, reason: &str, items: u64) {
         if items > 0 {
             self.dropped.with_label_values(&[reason]).inc_by(items);
         }
