@@ -31,7 +31,7 @@ Commands:
   version     print the version
   help        print this
 
-Settings are environment variables; see README.md.
+Settings are environment variables; see docs/settings.md.
 ";
 
 /// Exit statuses of the proxy (docs/spec/controlplane.md 8.3).

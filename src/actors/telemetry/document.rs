@@ -30,7 +30,7 @@ const HEAD: &str = "\
 
 Every family of a scrape of `:15020/metrics`. The names and labels of `istio_build` and of the opened, closed, sent and
 received families are stable; all others may change. A family without a sample is left out of a scrape. The file is made
-from a scrape; `WARREN_BLESS=1 cargo test --lib document` writes it anew. [operations.md](operations.md) says what to look
+from a scrape; `WARREN_BLESS=1 cargo test document` writes it anew. [operations.md](operations.md) says what to look
 at.
 
 | Family | Type | Labels | What |
