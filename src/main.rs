@@ -31,10 +31,10 @@ Commands:
   version     print the version
   help        print this
 
-Settings are environment variables; see README.md.
+Settings are environment variables; see docs/settings.md.
 ";
 
-/// Exit statuses of the proxy (contract/controlplane.md section 8.3).
+/// Exit statuses of the proxy (docs/spec/controlplane.md 8.3).
 const DONE: u8 = 0;
 const FAILED: u8 = 1;
 

@@ -6,6 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 #[path = "architecture/documents.rs"]
 mod documents;
+#[path = "architecture/limits.rs"]
+mod limits;
 #[path = "architecture/source.rs"]
 mod source;
 

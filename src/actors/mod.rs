@@ -14,4 +14,5 @@ use std::time::Duration;
 
 /// An actor whose handler runs for longer is killed: handlers only start tasks, which takes microseconds. Actors whose
 /// handlers take longer, or whose end costs connections, have limits of their own or none.
+/// Limit: one message in an actor that answers at once: 500 ms; past it: the watchdog has the actor killed.
 pub(crate) const HUNG_AFTER: Duration = Duration::from_millis(500);

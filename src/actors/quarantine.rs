@@ -25,10 +25,13 @@ use tokio::sync::watch;
 use crate::supervisor::{Backoff, faults};
 
 /// Inputs remembered at a time.
+/// Limit: inputs that crashed their handler and are remembered: 1024; past it: the oldest input is forgotten.
 pub const MAX_INPUTS: usize = 1024;
 /// Crashes after which an input is set aside.
+/// Limit: crashes over one input: 2; past it: the input is quarantined for 30 s, doubled to 10 min.
 const CRASHES: u32 = 2;
 /// A single crash is forgotten after so long.
+/// Limit: memory of a single crash over an input: 10 min; past it: the crash is forgotten.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
 
 /// Tells one input from another: what it is, which, and its content.

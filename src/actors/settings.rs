@@ -20,7 +20,8 @@ use crate::{
     sys::socket::Keepalive,
 };
 
-/// Streams a peer may open on one of our tunnels (contract/dataplane.md section 2.2).
+/// Streams a peer may open on one of our tunnels (docs/spec/dataplane.md 2.2).
+/// Limit: streams on a tunnel that a peer dialled: 200; past it: HTTP/2 refuses the stream.
 const MAX_PEER_STREAMS: u32 = 200;
 
 /// Settings of the data plane.
@@ -160,4 +161,5 @@ pub fn xds_node(config: &Config) -> XdsNode {
 }
 
 /// How long the whole process may take to stop after its connections have ended.
+/// Limit: stop of the data plane's supervisor: 3 s; past it: what is left is killed.
 pub const STOP_WITHIN: Duration = Duration::from_secs(3);

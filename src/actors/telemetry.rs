@@ -13,6 +13,7 @@ use crate::{
 };
 
 /// How often it looks.
+/// Limit: time between two sweeps of idle series: 60 s; past it: idle series are swept.
 const EVERY: Duration = Duration::from_secs(60);
 
 /// The actor that keeps `metrics` tidy and reports on `log`.

@@ -55,11 +55,14 @@ use crate::{
 };
 
 /// The whole tree may take so long to stop; connections have been drained before.
+/// Limit: stop of the whole tree: 6 s; past it: what is left is killed.
 const STOP_WITHIN: Duration = Duration::from_secs(6);
 
 /// What the supervisors of parts tolerate that carry no bytes. With the back-off it lasts for five failed starts in a row
 /// and more: established connections do not need these parts, and ending the process would cost all of them. A part that
 /// cannot be started for longer than a minute ends it all the same: the kubelet's restart is the last resort.
+/// Limit: restarts of top-level parts and of the children of admin, meshsup and shards: 10 in 300 s; past it: the
+/// supervisor fails, and in the end the process.
 const PATIENT: Intensity = Intensity { restarts: 10, within: Duration::from_secs(300) };
 
 /// A running proxy.

@@ -36,10 +36,13 @@ use crate::{
 };
 
 /// Pause after the process or the kernel ran out of something an accept needs.
+/// Limit: pause of an accept loop that ran out of descriptors: 50 ms; past it: it accepts again.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 /// Connections still accepted by each shard once the pod drains: more than a listener's queue holds.
+/// Limit: connections that a shard still accepts once a pod drains: 2048; past it: the connection is reset.
 const LEFT_OVER: u32 = 2048;
 /// Connections accepted until other tasks of the shard get their turn.
+/// Limit: connections that a shard accepts in one turn: 8; past it: other tasks of the shard go first.
 const BURST: u32 = 8;
 
 /// Serves what one listener of a pod accepts.

@@ -13,10 +13,11 @@ use super::stream::AppStream;
 use crate::protocols::relay::{End, Said, broken};
 
 /// Bytes of a client that may go along with a CONNECT; the rest follows its answer.
+/// Limit: bytes of a client that go along with a CONNECT: 4 KiB; past it: the rest follows the answer.
 const MAX_EARLY_DATA: usize = 4 * 1024;
 
 /// A client whose connection is not through yet. Dropped as such after it was heard, it is reset, as the kernel resets a
-/// client that said what nobody read (contract/dataplane.md section 2.7).
+/// client that said what nobody read (docs/spec/dataplane.md 2.7).
 #[derive(Debug)]
 pub(crate) struct EarlyData<S: AppStream> {
     client: Option<S>,

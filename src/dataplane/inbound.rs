@@ -1,4 +1,4 @@
-//! HBONE from peers: tunnels accepted on 15008, and the streams on them (contract/dataplane.md section 4.1).
+//! HBONE from peers: tunnels accepted on 15008, and the streams on them (docs/spec/dataplane.md 4.1).
 
 use std::{future::Future, net::SocketAddr, sync::Arc};
 
@@ -44,6 +44,8 @@ use crate::{
 };
 
 /// Tunnels that peers may have open to a pod, those in the middle of a handshake included.
+/// Limit: tunnels from peers to a pod, handshakes included: 8192; past it: the peer's connection is closed, with a log
+/// line.
 const MAX_TUNNELS: usize = 8192;
 
 /// Who is at the other end of a tunnel, and which address of the pod it came to.

@@ -43,8 +43,10 @@ use crate::{
 };
 
 /// How long two certificates that were verified against each other need not be verified again: a tunnel lasts longer.
+/// Limit: memory of two certificates that were held against each other: 60 s; past it: they are verified again.
 const VERIFIED_FOR: Duration = Duration::from_secs(60);
 /// Pairs of pods whose certificates a shard remembers to have verified.
+/// Limit: pairs of certificates that a shard remembers as verified: 1024; past it: all are forgotten.
 const MAX_VERIFIED: usize = 1024;
 
 /// Pairs of pods whose certificates have been verified against each other on this shard. A key is the serial numbers of

@@ -1,4 +1,4 @@
-//! Captured outbound connections (contract/dataplane.md section 3).
+//! Captured outbound connections (docs/spec/dataplane.md 3).
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Captured inbound plaintext (contract/dataplane.md section 4.3).
+//! Captured inbound plaintext (docs/spec/dataplane.md 4.3).
 
 use std::{net::SocketAddr, sync::Arc};
 

@@ -227,7 +227,7 @@ fn describe(span: span::Attributes<'_>, dst: SocketAddr, meta: &ConnMeta) {
         .maybe("warren.authority", meta.authority.as_ref().map(ToString::to_string));
 }
 
-/// The series a connection counts in (contract/controlplane.md section 5.3).
+/// The series a connection counts in (docs/spec/controlplane.md 5.3).
 fn labels(reporter: Reporter, meta: &ConnMeta) -> TrafficLabels<'_> {
     let principal = |id: &'_ Option<Identity>| id.is_some();
     let mut source = endpoint(meta.source.as_deref(), meta.source_baggage.as_deref());

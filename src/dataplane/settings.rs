@@ -8,7 +8,7 @@ use crate::{
     sys::socket::Keepalive,
 };
 
-/// Settings of the data plane (contract/dataplane.md sections 1 and 2).
+/// Settings of the data plane (docs/spec/dataplane.md 1 and 2).
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     /// Network of this node.

@@ -20,8 +20,10 @@ pub(crate) struct Suspects {
 }
 
 /// Suspected next hops at a time.
+/// Limit: suspected next hops: 256; past it: the oldest suspicion goes.
 const MAX_SUSPECTS: usize = 256;
 /// How long a suspicion lasts.
+/// Limit: suspicion of a next hop: 10 s; past it: the next hop is tried again.
 const SUSPECTED_FOR: Duration = Duration::from_secs(10);
 
 // === impl Suspects ===

@@ -1,4 +1,4 @@
-//! istio-cni's side of the hand-over of pods, for one node (contract/dataplane.md section 6).
+//! istio-cni's side of the hand-over of pods, for one node (docs/spec/dataplane.md 6).
 
 use std::{
     collections::{BTreeMap, VecDeque},

@@ -127,6 +127,7 @@ impl<W: Write> Show<W> {
 
     /// A table: a name and a value for each column, the first row being the columns' own names.
     pub(super) fn table<'a>(&mut self, rows: impl IntoIterator<Item = (&'a str, Vec<String>)>) {
+        self.clear();
         for (name, values) in rows {
             let values: String = values.iter().map(|value| format!("{value:>16}")).collect();
             let text = self.paint(DIM, &format!("    {name:34}{values}"));

@@ -14,7 +14,7 @@ pub struct OrigDst(SocketAddr);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ClientAddr(SocketAddr);
 
-/// The authority of an HBONE CONNECT (contract/dataplane.md section 2.3).
+/// The authority of an HBONE CONNECT (docs/spec/dataplane.md 2.3).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum HboneAddr {
     /// `ip:port`; IPv6 in brackets on the wire.

@@ -1,4 +1,4 @@
-//! SPIFFE identities of workloads (contract/dataplane.md section 2.1).
+//! SPIFFE identities of workloads (docs/spec/dataplane.md 2.1).
 
 use std::{fmt, str::FromStr, sync::Arc};
 

@@ -1,4 +1,4 @@
-//! The label set of the traffic metrics (contract/controlplane.md section 5.3).
+//! The label set of the traffic metrics (docs/spec/controlplane.md 5.3).
 //!
 //! The data path fills borrowed values; nothing here allocates. Missing and empty values both read `unknown`: Kiali
 //! skips a series that lacks a label.
@@ -120,7 +120,7 @@ impl Reporter {
         }
     }
 
-    /// Value of the access log's `direction` (contract/controlplane.md section 6.2).
+    /// Value of the access log's `direction` (docs/spec/controlplane.md 6.2).
     pub fn direction(self) -> &'static str {
         match self {
             Self::Source => "outbound",

@@ -1,5 +1,5 @@
-//! How a connection ended, and what metrics and logs say of it: one table (contract/controlplane.md sections 5.3, 6.2
-//! and 6.3; contract/dataplane.md section 2.7).
+//! How a connection ended, and what metrics and logs say of it: one table (docs/spec/controlplane.md 5.3, 6.2
+//! and 6.3; docs/spec/dataplane.md 2.7).
 
 use std::{borrow::Cow, error::Error, fmt, sync::Arc};
 

@@ -1,4 +1,4 @@
-//! PROXY protocol version 2 towards applications behind an application tunnel (contract/dataplane.md section 2.5).
+//! PROXY protocol version 2 towards applications behind an application tunnel (docs/spec/dataplane.md 2.5).
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -1,4 +1,4 @@
-//! Whether a connection is let in (contract/dataplane.md section 5). Nothing here allocates.
+//! Whether a connection is let in (docs/spec/dataplane.md 5). Nothing here allocates.
 
 use std::{
     fmt,
@@ -49,7 +49,7 @@ pub enum Verdict<'a> {
     },
 }
 
-/// Why a connection is kept out. Displayed as operators know it (contract/controlplane.md section 6.3).
+/// Why a connection is kept out. Displayed as operators know it (docs/spec/controlplane.md 6.3).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DenyReason {
     /// A DENY policy matched.

@@ -1,4 +1,4 @@
-//! The byte loop between two sides of a connection (contract/dataplane.md sections 2.7 and 8).
+//! The byte loop between two sides of a connection (docs/spec/dataplane.md 2.7 and 8).
 //!
 //! Two independent directions in one future. Each reads a chunk, passes it on whole, and counts it; at the end or at
 //! an error of its source it half-closes the other side. Nothing is buffered while nothing moves: chunks are read
@@ -22,12 +22,16 @@ use tokio_util::io::poll_read_buf;
 use super::tls::buffer::Buffers;
 
 /// First chunk size of a direction in bytes; doubled each time a source fills it.
+/// Limit: first chunk of a relay: 16 KiB; past it: the chunk doubles while the source fills it.
 const FIRST_CHUNK: usize = 16 * 1024;
 /// Largest chunk.
+/// Limit: chunk of a relay: 512 KiB; past it: the rest is read later.
 const MAX_CHUNK: usize = 512 * 1024;
 /// Bytes a direction moves before other tasks of the shard get their turn.
+/// Limit: bytes that a direction moves in one turn: 1 MiB; past it: other tasks of the shard go first.
 const TURN: usize = 1024 * 1024;
 /// Chunks up to this size are copied out of the scratch area, so that a small piece does not pin a large one.
+/// Limit: chunk that is copied out of the scratch buffer: 8 KiB; past it: a larger chunk keeps its part of the buffer.
 const COPIED: usize = 8 * 1024;
 
 impl Shortcut for () {

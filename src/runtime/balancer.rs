@@ -19,14 +19,21 @@ use parking_lot::Mutex;
 use crate::sys::cputime::ThreadTime;
 
 /// Processor time is looked at again after this at the earliest.
+/// Limit: time between two looks at the processor time of shards, when connections come: 10 ms; past it: the last
+/// sample counts.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(10);
 /// All of a processor, and all of the connections given lately.
+/// No limit: the unit of shares.
 const PERMILLE: u64 = 1000;
 /// A shard keeps what it has accepted unless it is ahead of another by more: handing over wakes another thread.
+/// Limit: lead of a shard over another: a tenth of a processor, and of the connections given lately; past it: the
+/// shard hands over what it accepts.
 const MARGIN: u64 = PERMILLE / 10;
 /// Hand-overs that wait for a shard until it is given no more: a few turns' worth, and few where it turns out to be stuck.
+/// Limit: hand-overs that wait for a shard: 64; past it: the shard is given no more until it takes them.
 const MOST_WAITING: usize = 64;
 /// Tunnels go to the shard with the fewest among those that are busy to the same quarter.
+/// No limit: the steps in which processor time is compared for a tunnel.
 const QUARTER: u64 = PERMILLE / 4;
 
 /// What a shard carries now, read by whoever chooses one.

@@ -53,11 +53,15 @@ use crate::{
 };
 
 /// Placements that may wait for a shard to take them.
+/// Limit: placements that wait for a shard: 1024; past it: refused: a dial fails, and a connection stays where it was
+/// accepted.
 const QUEUE: usize = 1024;
 /// Placements taken until other tasks of the shard get their turn: among them are connections that others hand over.
+/// Limit: placements that a shard takes in one turn: 8; past it: other tasks of the shard go first.
 const TAKEN: u32 = 8;
 /// Turns of tasks after which a busy shard looks what sockets have become ready. A turn of a lane is several steps, and
 /// nobody is in line before his socket was looked at.
+/// Limit: turns of a busy shard between two looks at its sockets: 4; past it: the shard looks at its sockets.
 const EVENT_INTERVAL: u32 = 4;
 
 type Job = Box<dyn FnOnce(&Shard) + Send>;

@@ -25,14 +25,19 @@ use super::{
 };
 
 /// Reports that are kept, of actors and of tasks each; past it the oldest goes, and is counted.
+/// Limit: crash reports that are kept: 64; past it: the oldest report goes, and is counted.
 pub const MAX_REPORTS: usize = 64;
 /// Characters kept of a reason.
+/// Limit: reason in a crash report: 512 characters; past it: the reason is cut.
 pub(super) const REASON_CHARS: usize = 512;
 /// Frames kept of a backtrace.
+/// Limit: frames of a backtrace in a crash report: 48; past it: the backtrace is cut.
 pub(super) const MAX_FRAMES: usize = 48;
 /// Characters kept of a frame.
+/// Limit: one frame in a crash report: 200 characters; past it: the frame is cut.
 const FRAME_CHARS: usize = 200;
 /// Frames and messages in a report's log line.
+/// Limit: frames and messages of a crash report in its log line: 8; past it: the rest is at `/crashes` only.
 const SAID: usize = 8;
 
 /// How something died.

@@ -19,15 +19,20 @@ use super::{
 };
 
 /// Starts that may be outstanding. ractor's mailboxes have no bound, so it is here.
+/// Limit: starts of dynamic children that are outstanding: 256; past it: callers wait, then get `Unavailable`.
 pub(super) const MAX_PENDING_STARTS: usize = 256;
 
 /// Stops that may be outstanding. Not those of starts: a start that hangs must not keep a stop waiting.
+/// Limit: stops of dynamic children that are outstanding: 256; past it: callers wait, then get `TimedOut`.
 pub(super) const MAX_PENDING_STOPS: usize = 256;
 
 /// What a call to the dynamic supervisor takes beyond the work on the child: its own restart, say.
+/// Limit: a call to a dynamic supervisor, beyond the child's own time: 5 s; past it: the caller gets `Unavailable` or
+/// `TimedOut`.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A supervisor of dynamic children.
+/// Limit: pause of a dynamic child in quarantine: 30 s, doubled to 10 min; past it: the pause stays at 10 min.
 #[derive(Debug, Clone)]
 pub struct DynamicSpec {
     id: Arc<str>,

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use pin_project_lite::pin_project;
 
 /// Kinds that may be armed at a time.
+/// Limit: kinds of tasks that are told to panic: 64; past it: the order is refused.
 pub const MAX_ARMED: usize = 64;
 
 /// Whether anything is armed. All that a task looks at while nothing is.

@@ -80,7 +80,3 @@ pub use self::snapshot::{ExitNote, NoSuchNode, NodeSnapshot, NodeState, NotReach
 pub use self::spec::{ChildSpec, Kind, Restart, StartError, Strategy, SupervisorSpec};
 pub use self::task::{OwnedTask, TaskExit, WatchPanics, observe_task_panics, watch_panics};
 pub use self::tree::{Tree, TreeExit, TreeHandle};
-pub use crate::actors::quarantine::{
-    Admitted, Guard, Input, MAX_INPUTS, Quarantine, Quarantined, SetAside, digest,
-};
-pub use crate::runtime::conns::{Closed, Conn, ConnSet, CutReason, Guarded};

@@ -10,6 +10,8 @@ use rand::Rng;
 /// How many restarts are tolerated: one more than `restarts` in a span of `within`, and the supervisor gives up.
 ///
 /// Intensities multiply down a tree (each level retries what the one below gave up on), so keep them low.
+/// Limit: restarts of the children of a supervisor: 3 in 60 s unless the supervisor says otherwise; past it: the
+/// supervisor fails, and a dynamic child goes into quarantine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Intensity {
     /// Restarts that are fine.
@@ -19,6 +21,7 @@ pub struct Intensity {
 }
 
 /// How long to wait before a restart: doubling from `first` to `cap`, spread by `jitter`.
+/// Limit: pause before a restart: 100 ms, doubled to 30 s, spread by 20 %; past it: the pause stays at 30 s.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Backoff {
     /// Delay after the first failure.

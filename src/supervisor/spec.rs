@@ -26,6 +26,7 @@ use super::{
 };
 
 /// After a kill, how long an actor may take to be gone. Only one that never awaits takes it all.
+/// Limit: end of an actor after its kill: 1 s; past it: the actor is abandoned, which is logged.
 pub(super) const KILL_GRACE: Duration = Duration::from_secs(1);
 
 /// Which exits of a child ask for a restart.
@@ -93,6 +94,8 @@ pub enum StartError {
 }
 
 /// A child: how to start it, when to restart it, how long it may take. Cheap to clone.
+/// Limit: start and stop of a child: 5 s each unless the child says otherwise; past it: the start failed, and a child
+/// that does not stop is killed.
 #[derive(Clone)]
 pub struct ChildSpec {
     pub(super) id: Arc<str>,

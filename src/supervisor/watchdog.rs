@@ -15,6 +15,7 @@ use super::{
 };
 
 /// The time between two looks.
+/// Limit: time between two looks of the watchdog: 250 ms; past it: the watchdog looks again.
 const LOOK: Duration = Duration::from_millis(250);
 
 /// Its name among tasks.

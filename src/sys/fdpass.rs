@@ -1,5 +1,5 @@
 //! Unix SOCK_SEQPACKET sockets that carry file descriptors, as istio-cni speaks them
-//! (contract/dataplane.md section 6).
+//! (docs/spec/dataplane.md 6).
 
 use std::{
     io::{self, IoSliceMut},
@@ -12,15 +12,19 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::{Interest, unix::AsyncFd};
 
 /// Both sides read into buffers of this many bytes; a longer packet is an error.
+/// Limit: a packet of the hand-over as the socket reads it: 1024 bytes; past it: the connection is closed.
 pub const PACKET_BYTES: usize = 1024;
 
 /// Descriptors taken from one packet at most; more is an error. One is legal, the others serve to refuse by name.
+/// Limit: descriptors in a packet: 8; past it: all are closed, and so is the connection.
 const MAX_FDS: usize = 8;
 
 /// Connections that may wait to be accepted.
+/// Limit: connections that wait in the lab's socket for the hand-over: 16; past it: the kernel makes them wait.
 const BACKLOG: i32 = 16;
 
 /// Room for the control message that carries `MAX_FDS` descriptors, in words so that it is aligned for its header.
+/// No limit: what another limit needs.
 const CONTROL_WORDS: usize = {
     // SAFETY: pure arithmetic on its argument.
     let bytes = unsafe { libc::CMSG_SPACE((MAX_FDS * mem::size_of::<RawFd>()) as libc::c_uint) } as usize;

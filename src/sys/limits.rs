@@ -3,6 +3,8 @@
 use std::io;
 
 /// Raises the soft limit of open files to the hard one, and returns it.
+/// Limit: live connections: the soft limit of open files, raised to the hard one; past it: accepting pauses for 50 ms,
+/// with a warning.
 ///
 /// # Errors
 /// The kernel refuses.

@@ -1,4 +1,4 @@
-//! Entering network namespaces (contract/dataplane.md section 1.4).
+//! Entering network namespaces (docs/spec/dataplane.md 1.4).
 
 use std::{
     cell::RefCell,

@@ -16,17 +16,22 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::probe;
 
 /// `nlmsghdr` and `nfgenmsg`.
+/// No limit: the length of a header that the kernel fixes.
 const HEAD: usize = 20;
 /// Longer than the one answer there is.
+/// Limit: the kernel's answer about nf_tables: 256 bytes; past it: the pod is examined every second.
 const ANSWER: usize = 256;
 /// The generation of a ruleset that nobody has touched.
+/// No limit: a number that the kernel fixes.
 const UNTOUCHED: u32 = 1;
 /// Tables of a family whose shape is kept: the legacy `iptables` has five.
+/// Limit: tables of the legacy iptables that are looked at, a family: 8; past it: the pod is examined every second.
 const TABLES: usize = 8;
 /// `IPT_SO_GET_INFO` and `IP6T_SO_GET_INFO`, of linux/netfilter_ipv4/ip_tables.h and its sister.
 const GET_INFO: libc::c_int = 64;
 
 /// What the network of a pod was like, and the socket in its namespace by which that is asked again.
+/// Limit: descriptors that the audits of a pod keep: 1 socket; past it: the pod is examined every second without it.
 #[derive(Debug)]
 pub struct NetnsFingerprint {
     socket: Socket,

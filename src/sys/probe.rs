@@ -19,8 +19,10 @@ const TARGET_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 /// Where the canary goes by IPv6 (RFC 3849).
 const TARGET_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 /// The port of both; reserved by IANA, so that no program means it.
+/// No limit: the port of a canary.
 const TARGET_PORT: u16 = 1;
 /// Should nothing redirect it, the first router drops it: the node itself.
+/// Limit: hop limit of a canary: 1; past it: the node drops the canary.
 const HOPS: u32 = 1;
 
 /// A connection as the pod's programs open them, to where nothing is: only redirection can have it accepted.

@@ -1,4 +1,4 @@
-//! Sockets of pods: listeners, connects, options, original destination (contract/dataplane.md sections 1.2, 1.5).
+//! Sockets of pods: listeners, connects, options, original destination (docs/spec/dataplane.md 1.2, 1.5).
 
 use std::{
     io,
@@ -15,13 +15,17 @@ use super::pacing::{self, PathScope};
 use crate::protocols::relay::{Last, TcpSide};
 
 /// Connections the kernel holds for a listener until they are accepted: enough for a burst of clients.
+/// Limit: connections that wait in a listener: 1024; past it: the kernel drops them.
 const BACKLOG: i32 = 1024;
 
 /// The mark with which the proxy's connections begin unless a setting says otherwise.
+/// No limit: a mark that istio-cni's rules fix.
 const BEGINS: u32 = 0x539;
-/// The mark that the pod's rules put on each packet of a connection that began so (contract/dataplane.md section 1.3).
+/// The mark that the pod's rules put on each packet of a connection that began so (docs/spec/dataplane.md 1.3).
+/// No limit: a mark that istio-cni's rules fix.
 const GOES_ON: u32 = 0x111;
 /// The bits of both that the rules look at.
+/// No limit: a mask that istio-cni's rules fix.
 const MARK_BITS: u32 = 0xfff;
 
 /// How a listener is bound.

@@ -13,12 +13,16 @@ use tokio::{io::Interest, net::TcpStream};
 use crate::protocols::relay::{Passed, Shortcut};
 
 /// Bytes a pipe holds. One of the kernel's default size costs more calls than it saves copies.
+/// Limit: pipe of a splice: 256 KiB; past it: the rest is moved later.
 const PIPE_LEN: i32 = 256 * 1024;
 /// Pipes of a shard, in use or not: their memory is accounted to the user, and past the user's share pipes are tiny.
+/// Limit: pipes of a shard: 32; past it: bytes are copied.
 const MAX_PIPES: usize = 32;
 /// Pipes kept for reuse; more are closed when given back.
+/// Limit: idle pipes that a shard keeps: 4; past it: the pipe is closed.
 const KEPT: usize = 4;
 /// A wake-up that moves less is better served by copying.
+/// Limit: bytes of a wake-up for which a direction copies: 64 KiB; past it: the direction splices.
 const WORTHWHILE: u32 = 64 * 1024;
 
 /// The pipes of one shard. Cloning shares them.

@@ -1,4 +1,4 @@
-//! The access log: one line a connection (contract/controlplane.md section 6.2).
+//! The access log: one line a connection (docs/spec/controlplane.md 6.2).
 //!
 //! Call freely: while the level is off, a call is a load and a branch. Values are formatted only for lines that are
 //! written.

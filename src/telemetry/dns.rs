@@ -1,4 +1,4 @@
-//! Counting of the DNS proxy (contract/controlplane.md section 5.2).
+//! Counting of the DNS proxy (docs/spec/controlplane.md 5.2).
 
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,7 @@ use super::{counters::BoundedCounters, metrics::MetricsError};
 use crate::protocols::labels::{UNKNOWN, or_unknown};
 
 /// Label sets of each family: types of records, transports and services of one node.
+/// Limit: label sets of each family of the DNS proxy, each for an hour: 2000; past it: counted as `unknown`.
 const SERIES: usize = 2000;
 /// Bounds of the buckets of forwarding, in seconds.
 const BUCKETS: [f64; 6] = [0.0005, 0.001, 0.01, 0.1, 1.0, 5.0];

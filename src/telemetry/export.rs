@@ -22,6 +22,7 @@ use super::{
 use crate::protocols::config::{CollectorConfig, NodeConfig, OtlpConfig};
 
 /// How long the exit waits for what is left to be exported.
+/// Limit: export of what is left at exit: 1 s; past it: what is left is lost.
 const FLUSH_WITHIN: Duration = Duration::from_secs(1);
 
 /// The export by OTLP. Keep it until the end of `main`: dropping it exports what is left.

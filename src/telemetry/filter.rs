@@ -1,4 +1,4 @@
-//! Log filters: `level` or `target=level`, comma-separated (contract/controlplane.md sections 6.4 and 7.3).
+//! Log filters: `level` or `target=level`, comma-separated (docs/spec/controlplane.md 6.4 and 7.3).
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
@@ -8,6 +8,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 const BUILT_IN: (&str, LevelFilter) = ("ractor", LevelFilter::OFF);
 
 /// Longest filter taken, in bytes.
+/// Limit: a log filter from the admin port: 4096 bytes; past it: the filter is refused.
 const MAX_LENGTH: usize = 4096;
 
 /// Which lines are logged. The most specific target that is a prefix of a line's decides.

@@ -1,4 +1,4 @@
-//! The two line formats of the log (contract/controlplane.md section 6.1).
+//! The two line formats of the log (docs/spec/controlplane.md 6.1).
 
 use std::fmt::{self, Write as _};
 

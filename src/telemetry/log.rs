@@ -26,6 +26,7 @@ use super::{
 };
 
 /// How long the exit waits for lines to be written.
+/// Limit: flush of the log at exit: 1 s; past it: the lines are lost.
 pub const FLUSH_WITHIN: Duration = Duration::from_secs(1);
 
 /// The process's log. Keep it until the end of `main`: dropping it writes what is left.

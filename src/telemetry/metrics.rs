@@ -1,4 +1,4 @@
-//! All metrics of the process (contract/controlplane.md section 5.2).
+//! All metrics of the process (docs/spec/controlplane.md 5.2).
 //!
 //! One value, shared by reference: there is no global registry, so that two proxies of one test process do not count
 //! into each other. Families of fixed labels live in a `prometheus` registry; those whose labels come from outside in
@@ -60,7 +60,7 @@ pub struct Snapshot {
     pub gathered: Vec<MetricFamily>,
 }
 
-/// Why a control-plane stream ended (contract/controlplane.md section 2.5).
+/// Why a control-plane stream ended (docs/spec/controlplane.md 2.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Termination {
     /// It never came to be.

@@ -3,6 +3,8 @@
 pub mod access;
 pub mod counters;
 pub mod dns;
+#[cfg(test)]
+mod document;
 pub mod export;
 pub mod filter;
 pub mod line;

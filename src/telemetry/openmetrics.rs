@@ -1,4 +1,4 @@
-//! OpenMetrics text (contract/controlplane.md section 5.1; OpenMetrics 1.0).
+//! OpenMetrics text (docs/spec/controlplane.md 5.1; OpenMetrics 1.0).
 
 use std::fmt::Write as _;
 

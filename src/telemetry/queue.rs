@@ -1,5 +1,5 @@
-//! The way of log lines to standard output: a bounded queue and the thread that empties it (contract/controlplane.md
-//! section 6.1).
+//! The way of log lines to standard output: a bounded queue and the thread that empties it
+//! (docs/spec/controlplane.md 6.1).
 //!
 //! Queue and thread belong to the process, not to an actor: whatever restarts, no line is lost. A full queue makes
 //! writers wait, as the contract wants, but not for ever: when nothing could be written for [`PATIENCE`], lines are
@@ -17,14 +17,20 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use tracing_subscriber::fmt::MakeWriter;
 
 /// Most lines waiting to be written.
+/// Limit: log lines that wait for the reader of standard output: 10,000; past it: writers wait.
 pub const LINES: usize = 10_000;
 /// Most bytes waiting to be written.
+/// Limit: bytes of log lines that wait for the reader of standard output: 16 MiB; past it: writers wait.
 const BYTES: usize = 16 << 20;
 /// How long a writer waits for room before lines are lost.
+/// Limit: wait of a log line's writer while the reader makes no progress: 5 s; past it: lines are lost and counted
+/// until the reader goes on.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 /// How long lines gather: it saves connections from waking the thread, line by line.
+/// Limit: gathering of log lines for one write: 5 ms; past it: the lines are written.
 const NAP: Duration = Duration::from_millis(5);
 /// A buffer that grew larger is not kept.
+/// Limit: buffer that the log's writer keeps: 1 MiB; past it: the buffer is given back.
 const KEPT_BUFFER: usize = 1 << 20;
 
 /// The queue; clones share it.

@@ -1,4 +1,4 @@
-//! The series of the traffic metrics (contract/controlplane.md sections 5.2 and 5.3).
+//! The series of the traffic metrics (docs/spec/controlplane.md 5.2 and 5.3).
 //!
 //! A connection's labels are looked up once, at its open, by their own bytes: no key for callers to keep unique, no
 //! allocation when the set was seen before. From then on the connection holds its series and adds to plain atomics.
@@ -25,9 +25,11 @@ use crate::protocols::{
 };
 
 /// Most label sets kept at a time.
+/// Limit: label sets of traffic: 20,000; past it: counted as `unknown`.
 pub const SERIES_LIMIT: usize = 20_000;
 
 /// How long a series without connections is kept.
+/// Limit: a label set without connections: 1 h; past it: the label set is forgotten.
 pub const SERIES_IDLE: Duration = Duration::from_secs(3600);
 
 /// All series, shared by every shard.

@@ -1,159 +1,156 @@
-//! Holds README.md and ARCHITECTURE.md to the source.
+//! Holds the documents to the source: their sizes, their links, and the names in them.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fs, path::Path, sync::LazyLock};
 
 use super::{
     report,
-    source::{File, files, read},
+    source::{File, files, read, root},
 };
 
-/// Constants that bound nothing: what the wire, the kernel or the settings fix.
-const NO_LIMITS: [(&str, &str); 27] = [
-    ("src/protocols/config/otlp.rs", "MILLIS_MAX"),
-    ("src/protocols/config/otlp.rs", "QUEUE_MAX"),
-    ("src/protocols/config/export.rs", "INTERVAL_MIN"),
-    ("src/protocols/config/drain.rs", "MOST_SECONDS"),
-    ("src/protocols/config/pool.rs", "DAY"),
-    ("src/protocols/config/ca.rs", "DAY"),
-    ("src/protocols/config/dns.rs", "PORT"),
-    ("src/protocols/config/socket.rs", "SECONDS_MAX"),
-    ("src/protocols/config/socket.rs", "PROBES_MAX"),
-    ("src/protocols/config/http2.rs", "WINDOW_MAX"),
-    ("src/protocols/config/http2.rs", "CONNECTION_WINDOW_MIN"),
-    ("src/protocols/config/inpod.rs", "PACKET_MARK"),
-    ("src/protocols/config/inpod.rs", "UDS_PATH_BYTES"),
-    ("src/protocols/route/mod.rs", "HBONE_PORT"),
-    ("src/protocols/route/failover.rs", "UNAVAILABLE"),
-    ("src/protocols/tls/record.rs", "HEADER_LEN"),
-    ("src/protocols/tls/record.rs", "OVERHEAD"),
-    ("src/protocols/tls/aead.rs", "TAG_LEN"),
-    ("src/protocols/tls/record.rs", "EXPLICIT_NONCE_LEN"),
-    ("src/protocols/xds/delta.rs", "ROOM_FOR_COUNT"),
-    ("src/protocols/xds/delta.rs", "FIRST_BYTES_MAX"),
-    ("src/actors/sys/fdpass.rs", "CONTROL_WORDS"),
-    ("src/actors/sys/pulse.rs", "HEAD"),
-    ("src/actors/sys/pulse.rs", "UNTOUCHED"),
-    ("src/actors/sys/socket.rs", "BEGINS"),
-    ("src/actors/sys/socket.rs", "GOES_ON"),
-    ("src/actors/sys/socket.rs", "MARK_BITS"),
+/// The documents that are kept short, and the most bytes of each.
+const SIZES: [(&str, usize); 8] = [
+    ("README.md", 9_000),
+    ("ARCHITECTURE.md", 15_000),
+    ("CONTRIBUTING.md", 6_000),
+    ("docs/data-path.md", 12_000),
+    ("docs/operations.md", 12_000),
+    ("docs/decisions.md", 10_000),
+    ("docs/glossary.md", 2_000),
+    ("docs/performance.md", 10_000),
 ];
+
+/// The documents whose names in backquotes have to be names of the source.
+const NAMING: [&str; 9] = [
+    "README.md",
+    "ARCHITECTURE.md",
+    "CONTRIBUTING.md",
+    "docs/data-path.md",
+    "docs/control-path.md",
+    "docs/lab.md",
+    "docs/operations.md",
+    "docs/decisions.md",
+    "docs/glossary.md",
+];
+
+/// Words in backquotes that look like names of the source and are names of something else.
+const FOREIGN: [&str; 5] =
+    ["foo.rs", "foo/tests.rs", "drain_timeout_ms", "LocalRuntime", "parentbased_always_off"];
+
+/// Folders and files of the layout that ARCHITECTURE.md describes and that are not there yet. One that has come has to
+/// be taken off the list.
+const COMING: [&str; 0] = [];
 
 /// Texts in the settings' source that look like variables and are none.
 const NO_VARIABLES: [&str; 6] =
     ["SYSTEM", "NAME", "NAMESPACE", "INSTANCE_IPS", "DNS_CAPTURE", "DNS_PROXY_ADDR"];
 
-#[test]
-fn the_code_map_names_every_file_and_no_other() {
-    let mut mapped: BTreeSet<String> = BTreeSet::new();
-    let mut directory = String::new();
-    for line in section(&read("ARCHITECTURE.md"), "## Code map").lines() {
-        if let Some(heading) = line.strip_prefix("### ") {
-            directory = heading.trim_matches('`').to_owned();
-        } else if let Some(cell) = line.strip_prefix("| `") {
-            let names = cell.split(" | ").next().unwrap_or_default();
-            mapped.extend(names.split(", ").map(|name| format!("{directory}/{}", name.trim_matches('`'))));
-        }
-    }
-    let files = files();
-    let sources: BTreeSet<&str> = files
-        .iter()
-        .filter(|file| file.path.starts_with("src/") && !file.is_test_file())
-        .map(|file| file.path.as_str())
-        .collect();
-    let covers = |entry: &String, file: &str| {
-        entry.as_str() == file || entry.ends_with('/') && file.starts_with(entry.as_str())
-    };
-    let missing = sources.iter().filter(|file| !mapped.iter().any(|entry| covers(entry, file)));
-    let stale = mapped.iter().filter(|entry| !sources.iter().any(|file| covers(entry, file)));
-    let missing = missing.map(|file| format!("{file}: not in the code map of ARCHITECTURE.md"));
-    let stale = stale.map(|entry| format!("ARCHITECTURE.md: there is no {entry}"));
-    report(missing.chain(stale).collect());
+/// A text file with its path from the root.
+struct Text {
+    path: String,
+    text: String,
+}
+
+/// A citation: `docs/spec/FILE NUMBERS`, and where it stands.
+struct Citation {
+    file: String,
+    numbers: Vec<String>,
+    place: String,
 }
 
 #[test]
-fn the_limits_name_every_bound_and_no_other() {
-    let text = read("ARCHITECTURE.md");
-    let limits = section(&text, "## Limits");
-    let mut listed: BTreeSet<(String, String)> = BTreeSet::new();
-    for row in limits.lines().filter(|line| line.starts_with('|')) {
-        // A constant and its file: `NAME` in `path`.
-        for (at, _) in row.match_indices("` in `") {
-            let name = row[..at].rsplit('`').next().unwrap_or_default();
-            let path = row[at + "` in `".len()..].split('`').next().unwrap_or_default();
-            listed.insert((format!("src/{path}"), name.to_owned()));
-        }
-    }
-    let files = files();
+fn documents_are_short() {
+    let long = SIZES.iter().filter_map(|(path, most)| {
+        let size = read(path).len();
+        (size > *most).then(|| format!("{path}: {size} bytes are more than {most}"))
+    });
+    report(long.collect());
+}
+
+#[test]
+fn links_lead_somewhere() {
     let mut wrong = Vec::new();
-    for (path, name) in &listed {
-        let known = files.iter().find(|file| file.path == *path);
-        if known.is_none_or(|file| file.words(name).next().is_none()) {
-            wrong.push(format!("ARCHITECTURE.md: there is no {name} in {path}"));
-        }
-    }
-    let mut none: BTreeSet<(&str, &str)> = NO_LIMITS.into_iter().collect();
-    for file in
-        files.iter().filter(|file| file.path.starts_with("src/") && !file.path.starts_with("src/lab/"))
-    {
-        for (name, at) in bounds(file) {
-            let bound = (file.path.clone(), name);
-            let before = none.len();
-            none.retain(|(path, name)| *path != bound.0 || *name != bound.1);
-            let is_none = none.len() < before;
-            if !listed.contains(&bound) && !is_none {
-                wrong.push(format!(
-                    "{}: {} is not among the limits of ARCHITECTURE.md",
-                    file.place(at),
-                    bound.1
-                ));
+    for document in documents() {
+        for link in links(&document.text) {
+            if link.contains("://") || link.starts_with("mailto:") {
+                continue;
+            }
+            let (path, heading) = link.split_once('#').unwrap_or((link, ""));
+            let path = if path.is_empty() { document.path.clone() } else { beside(&document.path, path) };
+            if !root().join(&path).exists() {
+                wrong.push(format!("{}: there is no {path}", document.path));
+            } else if !heading.is_empty() && !headings(&read(&path)).any(|known| slug(known) == heading) {
+                wrong.push(format!("{}: {path} has no heading {heading:?}", document.path));
             }
         }
     }
-    wrong
-        .extend(none.iter().map(|(path, name)| format!("{path}: there is no {name} that could be no limit")));
     report(wrong);
 }
 
-/// Constants of a type that bounds something, outside tests.
-fn bounds(file: &File) -> Vec<(String, usize)> {
-    let types = ["Duration", "usize", "u16", "u32", "u64", "i32", "f64"];
-    let consts = file.words("const").filter(|at| !file.is_test(*at));
-    consts
-        .filter_map(|at| {
-            let (name, kind) = file.code[at + "const".len()..].split_once(':')?;
-            let kind = kind.trim_start().split([' ', ';', '=']).next()?;
-            let name = name.trim();
-            let is_name = name.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_');
-            (is_name && types.contains(&kind)).then(|| (name.to_owned(), at))
-        })
-        .collect()
+#[test]
+fn citations_of_the_contract_name_a_heading() {
+    let mut wrong = Vec::new();
+    let mut found = 0;
+    for citation in texts_of_the_repository().iter().flat_map(citations) {
+        found += 1;
+        let path = format!("docs/spec/{}", citation.file);
+        if !root().join(&path).exists() {
+            wrong.push(format!("{}: there is no {path}", citation.place));
+            continue;
+        }
+        if citation.numbers.is_empty() && citation.place.contains(".rs:") {
+            wrong.push(format!("{}: name the section of {path} by its number", citation.place));
+        }
+        let contract = read(&path);
+        let known: BTreeSet<&str> = headings(&contract).filter_map(number).collect();
+        let missing = citation.numbers.iter().filter(|number| !known.contains(number.as_str()));
+        wrong.extend(missing.map(|number| format!("{}: {path} has no section {number}", citation.place)));
+    }
+    assert!(found > 100, "{found} citations: the test does not see them any more");
+    report(wrong);
 }
 
 #[test]
-fn tests_named_in_architecture_exist() {
-    let files = files();
-    let text = read("ARCHITECTURE.md");
-    let named = text.split('`').skip(1).step_by(2);
-    let tests = named.filter(|name| {
-        name.matches('_').count() >= 3
-            && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+fn files_and_names_in_backquotes_exist() {
+    static WORDS: LazyLock<BTreeSet<&str>> = LazyLock::new(|| {
+        let words =
+            files().iter().flat_map(|file| file.code.split(|c: char| !c.is_alphanumeric() && c != '_'));
+        words.filter(|word| !word.is_empty()).collect()
     });
-    let is_metric = |name: &str| ["istio_", "warren_"].iter().any(|prefix| name.starts_with(prefix));
-    let unknown = tests.filter(|name| {
-        let defined = |file: &File| file.words(name).any(|at| file.code[..at].ends_with("fn "));
-        !is_metric(name) && !files.iter().any(defined)
-    });
-    report(unknown.map(|name| format!("ARCHITECTURE.md: there is no test {name}")).collect());
+    let paths = paths();
+    let mut wrong = Vec::new();
+    for path in NAMING {
+        for name in quoted(&read(path)) {
+            let exists = if is_path(name) {
+                let (inner, end) = (format!("/{name}"), format!("/{}", name.trim_end_matches('/')));
+                let is_there = |path: &String| {
+                    path == name
+                        || path.ends_with(&end)
+                        || name.ends_with('/') && format!("/{path}").contains(&inner)
+                };
+                paths.iter().any(is_there)
+            } else if is_identifier(name) {
+                let last = name.trim_end_matches("()").rsplit("::").next().unwrap_or_default();
+                WORDS.contains(last)
+            } else {
+                true
+            };
+            if !exists && !FOREIGN.contains(&name) && !COMING.contains(&name) {
+                wrong.push(format!("{path}: there is no `{name}`"));
+            } else if exists && COMING.contains(&name) {
+                wrong.push(format!("{path}: `{name}` has come: take it off the list of this test"));
+            }
+        }
+    }
+    report(wrong);
 }
 
 #[test]
-fn the_readme_names_every_setting_and_no_other() {
-    let readme = read("README.md");
-    let settings = section(&readme, "## Settings");
+fn the_settings_name_every_variable_and_no_other() {
+    let settings = read("docs/settings.md");
     let mut wrong = Vec::new();
     let mut known = BTreeSet::new();
     for file in files().iter().filter(|file| file.path.starts_with("src/protocols/config/")) {
-        for (at, name) in texts(file).filter(|(at, _)| !file.is_test(*at)) {
+        for (at, name) in strings(file).filter(|(at, _)| !file.is_test(*at)) {
             let is_variable = name.len() > 3
                 && name.starts_with(|c: char| c.is_ascii_uppercase())
                 && name.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_');
@@ -162,7 +159,7 @@ fn the_readme_names_every_setting_and_no_other() {
             }
             let shown = if name.ends_with('_') { format!("`{name}*`") } else { format!("`{name}`") };
             if !settings.contains(&shown) {
-                wrong.push(format!("{}: {shown} is not in README.md", file.place(at)));
+                wrong.push(format!("{}: {shown} is not in docs/settings.md", file.place(at)));
             }
             known.insert(shown);
         }
@@ -173,43 +170,240 @@ fn the_readme_names_every_setting_and_no_other() {
         let unknown = names.map(|name| format!("`{name}`")).filter(|name| !known.contains(name));
         // Two settings are metadata by their names.
         let unknown = unknown.filter(|name| !name.starts_with("`ISTIO_META_DNS_"));
-        wrong.extend(unknown.map(|name| format!("README.md: nothing reads {name}")));
+        wrong.extend(unknown.map(|name| format!("docs/settings.md: nothing reads {name}")));
     }
     report(wrong);
 }
 
 #[test]
-fn the_readme_names_every_metric_and_no_other() {
-    let readme = read("README.md");
-    let metrics = section(&readme, "## Metrics");
+fn the_metrics_name_every_family_and_no_other() {
+    let metrics = read("docs/metrics.md");
     let mut wrong = Vec::new();
     let mut known = BTreeSet::new();
-    for file in files().iter().filter(|file| file.path.starts_with("src/actors/telemetry/")) {
-        for (at, name) in texts(file).filter(|(at, _)| !file.is_test(*at)) {
-            let prefixes = ["istio_", "warren_", "workload_manager_", "process_"];
-            let is_metric = prefixes.iter().any(|prefix| name.starts_with(prefix))
-                && name.chars().all(|c| c.is_ascii_lowercase() || c == '_');
-            if is_metric && known.insert(format!("`{name}`")) && !metrics.contains(&format!("`{name}`")) {
-                wrong.push(format!("{}: {name} is not in README.md", file.place(at)));
+    let is_production = |file: &&File| {
+        file.path.starts_with("src/") && !file.path.starts_with("src/lab/") && !file.is_test_file()
+    };
+    for file in files().iter().filter(is_production) {
+        for (at, name) in strings(file).filter(|(at, _)| !file.is_test(*at)) {
+            if is_family(name) && known.insert(format!("`{name}`")) && !metrics.contains(&format!("`{name}`"))
+            {
+                wrong.push(format!("{}: {name} is not in docs/metrics.md", file.place(at)));
             }
         }
     }
-    let named = metrics.split('`').skip(1).step_by(2).map(|name| format!("`{name}`"));
-    let stale = named.filter(|name| name.matches('_').count() >= 2 && !known.contains(name));
-    wrong.extend(stale.map(|name| format!("README.md: there is no metric {name}")));
+    for path in ["docs/metrics.md", "docs/operations.md"] {
+        let text = read(path);
+        let named = quoted(&text).filter(|name| is_family(name)).map(|name| format!("`{name}`"));
+        let stale: Vec<String> = named.filter(|name| !known.contains(name)).collect();
+        wrong.extend(stale.iter().map(|name| format!("{path}: there is no metric {name}")));
+    }
     report(wrong);
 }
 
-/// What follows `heading` up to the next one of its level.
-fn section<'a>(text: &'a str, heading: &str) -> &'a str {
-    let at = text.find(&format!("\n{heading}\n")).unwrap_or_else(|| panic!("there is no {heading:?}"));
-    let body = &text[at + heading.len() + 2..];
-    let level = heading.split(' ').next().unwrap_or_default();
-    body.find(&format!("\n{level} ")).map_or(body, |end| &body[..end])
+#[test]
+fn citations_and_links_are_read_as_they_are_meant() {
+    let text =
+        "/// As it is (docs/spec/dataplane.md 1.2, 2.2 and 6) and in\n/// docs/spec/protos.md\n/// 4.\n";
+    let text = Text { path: "src/x.rs".into(), text: text.into() };
+    let found: Vec<(String, Vec<String>)> =
+        citations(&text).map(|found| (found.file, found.numbers)).collect();
+    let numbers = |list: &[&str]| list.iter().map(|number| (*number).to_owned()).collect::<Vec<_>>();
+    assert_eq!(
+        found,
+        [
+            ("dataplane.md".to_owned(), numbers(&["1.2", "2.2", "6"])),
+            ("protos.md".to_owned(), numbers(&["4"]))
+        ]
+    );
+    let text = "[a](b.md#c-d) and `[no](x.md)`\n```text\n[no](y.md)\n```\n![e](f.svg)\n";
+    assert_eq!(links(text).collect::<Vec<_>>(), ["b.md#c-d", "f.svg"]);
+    assert_eq!(slug("## 2.1 TLS **[W]** and `names`"), "21-tls-w-and-names");
+    assert_eq!(beside("docs/spec/README.md", "../a.md"), "docs/a.md");
+}
+
+/// Compares a document with what it has to be, or writes it anew where `WARREN_BLESS` is set.
+#[track_caller]
+pub fn generated(path: &str, text: &str) {
+    let place = root().join(path);
+    if std::env::var_os("WARREN_BLESS").is_some() {
+        fs::write(&place, text).unwrap();
+    }
+    let stands = fs::read_to_string(&place).unwrap_or_default();
+    let differs = stands.lines().zip(text.lines()).find(|(stands, is)| stands != is);
+    assert!(
+        stands == text,
+        "{path} is not what the source says, first at {differs:?}: set WARREN_BLESS=1 to write it"
+    );
+}
+
+/// Every Markdown file of the repository.
+fn documents() -> Vec<Text> {
+    let paths = paths().into_iter().filter(|path| path.ends_with(".md"));
+    paths.map(|path| Text { text: read(&path), path }).collect()
+}
+
+/// Every file that may cite the contract, but the contract itself.
+fn texts_of_the_repository() -> Vec<Text> {
+    let kinds = [".rs", ".md", ".proto", ".toml", ".yaml", ".py"];
+    let paths = paths().into_iter().filter(|path| kinds.iter().any(|kind| path.ends_with(kind)));
+    let paths =
+        paths.filter(|path| !path.starts_with("docs/spec/") && !path.starts_with("tests/architecture/"));
+    paths.map(|path| Text { text: read(&path), path }).collect()
+}
+
+/// The paths of all files, from the root; without what is built or belongs to git.
+fn paths() -> Vec<String> {
+    fn collect(directory: &Path, into: &mut Vec<String>) {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if path.is_dir() && name != "target" && name != ".git" {
+                collect(&path, into);
+            } else if path.is_file() {
+                into.push(path.strip_prefix(root()).unwrap().to_string_lossy().replace('\\', "/"));
+            }
+        }
+    }
+    let mut found = Vec::new();
+    collect(&root(), &mut found);
+    found.sort();
+    found
+}
+
+/// The citations of a text, whose comments may break them over lines.
+fn citations(text: &Text) -> impl Iterator<Item = Citation> {
+    const START: &str = "docs/spec/";
+    text.text.match_indices(START).filter_map(|(at, _)| {
+        let rest = &text.text[at + START.len()..];
+        let end = rest.find(".md")? + ".md".len();
+        let file = rest[..end].to_owned();
+        if file.contains(|c: char| !c.is_ascii_lowercase() && c != '.') {
+            return None;
+        }
+        let following =
+            rest[end..].replace("\n", " ").replace("///", " ").replace("//!", " ").replace("//", " ");
+        let line = text.text[..at].matches('\n').count() + 1;
+        Some(Citation { file, numbers: section_numbers(&following), place: format!("{}:{line}", text.path) })
+    })
+}
+
+/// The numbers at the beginning of a text, with `,`, `and` and `to` between them.
+fn section_numbers(text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    if !text.starts_with(' ') {
+        return found;
+    }
+    for word in text.split_whitespace() {
+        if ["and", "to"].contains(&word) && !found.is_empty() {
+            continue;
+        }
+        let number: String = word.chars().take_while(|c| c.is_ascii_digit() || *c == '.').collect();
+        let after = &word[number.len()..];
+        let number = number.trim_end_matches('.');
+        if !number.starts_with(|c: char| c.is_ascii_digit()) {
+            break;
+        }
+        found.push(number.to_owned());
+        if after != "," && !after.is_empty() || word.ends_with('.') {
+            break;
+        }
+    }
+    found
+}
+
+/// The headings of a document, with their `#`.
+fn headings(text: &str) -> impl Iterator<Item = &str> {
+    prose(text).filter(|line| line.starts_with('#'))
+}
+
+/// The number that a heading begins with.
+fn number(heading: &str) -> Option<&str> {
+    let title = heading.trim_start_matches('#').trim_start();
+    let end = title.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(title.len());
+    let number = title[..end].trim_end_matches('.');
+    (!number.is_empty()).then_some(number)
+}
+
+/// The anchor of a heading.
+fn slug(heading: &str) -> String {
+    let title = heading.trim_start_matches('#').trim();
+    let kept = title.chars().filter(|c| c.is_alphanumeric() || *c == ' ' || *c == '-' || *c == '_');
+    kept.map(|c| if c == ' ' { '-' } else { c.to_ascii_lowercase() }).collect()
+}
+
+/// Lines outside of blocks of code.
+fn prose(text: &str) -> impl Iterator<Item = &str> {
+    let mut is_code = false;
+    text.lines().filter(move |line| {
+        let is_fence = line.trim_start().starts_with("```");
+        is_code ^= is_fence;
+        !is_code && !is_fence && !line.starts_with("    ")
+    })
+}
+
+/// The targets of the links of a document.
+fn links(text: &str) -> impl Iterator<Item = &str> {
+    prose(text).flat_map(|line| {
+        let plain = line.split('`').step_by(2);
+        plain.flat_map(|part| part.split("](").skip(1)).filter_map(|rest| rest.split(')').next())
+    })
+}
+
+/// What stands in backquotes.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    prose(text).flat_map(|line| line.split('`').skip(1).step_by(2))
+}
+
+/// A path from the root, of a path relative to a file.
+fn beside(file: &str, path: &str) -> String {
+    let mut parts: Vec<&str> = file.split('/').collect();
+    parts.pop();
+    for part in path.split('/') {
+        match part {
+            "." | "" => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    parts.join("/")
+}
+
+/// Whether a word is the path of a file or folder of the repository, or means to be.
+fn is_path(name: &str) -> bool {
+    let kinds = ["rs", "md", "yaml", "toml", "svg", "py", "proto", "sh"];
+    let is_word = name.chars().all(|c| c.is_ascii_alphanumeric() || "_-./".contains(c));
+    let is_file = name.rsplit_once('.').is_some_and(|(_, kind)| kinds.contains(&kind));
+    is_word && !name.starts_with('/') && !name.starts_with("./var") && (is_file || name.ends_with('/'))
+}
+
+/// Whether a word is a name of the source, or means to be: a path of modules, a test or function of several words, a
+/// type of several words.
+fn is_identifier(name: &str) -> bool {
+    let name = name.trim_end_matches("()");
+    let is_word = |part: &str| {
+        part.starts_with(|c: char| c.is_ascii_alphabetic())
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+    };
+    let humps =
+        name.chars().zip(name.chars().skip(1)).filter(|(a, b)| a.is_lowercase() && b.is_uppercase()).count();
+    let is_type = is_word(name) && name.starts_with(|c: char| c.is_ascii_uppercase()) && humps > 0;
+    let is_function = is_word(name)
+        && name.matches('_').count() >= 2
+        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+        && !is_family(name);
+    name.contains("::") && name.split("::").all(is_word) || is_type || is_function
+}
+
+/// Whether a word is the name of a family of metrics, or means to be.
+fn is_family(name: &str) -> bool {
+    let prefixes = ["istio_", "warren_", "workload_manager_", "process_"];
+    prefixes.iter().any(|prefix| name.starts_with(prefix))
+        && name.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+        && !name.ends_with('_')
 }
 
 /// The texts in the code, without escapes: what stands between two quotes that the code has blanked.
-fn texts(file: &File) -> impl Iterator<Item = (usize, &str)> {
+fn strings(file: &File) -> impl Iterator<Item = (usize, &str)> {
     let is_blanked = |at: usize| file.code.as_bytes()[at] == b' ';
     let quotes: Vec<usize> =
         file.text.match_indices('"').map(|(at, _)| at).filter(|at| is_blanked(*at)).collect();

@@ -1,4 +1,4 @@
-//! The DNS proxy of each pod, held to contract/dataplane.md section 7.
+//! The DNS proxy of each pod, held to docs/spec/dataplane.md 7.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

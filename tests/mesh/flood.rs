@@ -1,4 +1,4 @@
-//! What somebody outside sends in floods waits outside the mailboxes, as the admission table of ARCHITECTURE.md has it.
+//! What somebody outside sends in floods waits outside the mailboxes, as the admission table of docs/control-path.md has it.
 
 use std::{net::TcpStream, time::Instant};
 

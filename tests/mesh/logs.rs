@@ -1,4 +1,4 @@
-//! The proxies' log lines (contract/controlplane.md section 6).
+//! The proxies' log lines (docs/spec/controlplane.md 6).
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! A mesh of two nodes, each with the real binary as its proxy, held to contract/dataplane.md section 10.
+//! A mesh of two nodes, each with the real binary as its proxy, held to docs/spec/dataplane.md 10.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
 
 use std::process::ExitCode;

@@ -1,4 +1,4 @@
-//! The proxies' metrics (contract/controlplane.md section 5).
+//! The proxies' metrics (docs/spec/controlplane.md 5).
 
 use std::{
     collections::BTreeMap,

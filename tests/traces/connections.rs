@@ -96,13 +96,13 @@ pub fn a_connection_is_one_trace_through_both_proxies() {
     assert!(left.is_empty(), "more than was wanted: {left:#?}");
     attributes(&spans);
     let documents =
-        fs::read_to_string(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/telemetry.md")).unwrap();
+        fs::read_to_string(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/operations.md")).unwrap();
     let shown =
         documents.split("```text\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap_or_default();
     assert_eq!(
         tree::shape(shown),
         tree::shape(&drawn),
-        "docs/telemetry.md shows another trace than\n{drawn}"
+        "docs/operations.md shows another trace than\n{drawn}"
     );
 }
 

@@ -46,18 +46,27 @@ pub const TASKS: [(&str, &str); 26] = [
 ];
 
 /// How long an actor hangs unless the request says otherwise.
+/// Limit: an actor made to hang, unless the order says otherwise: 5 s; past it: the actor goes on.
 const HANG: Duration = Duration::from_secs(5);
 /// How long it may be made to hang.
+/// Limit: an actor made to hang: 600 s; past it: the order is refused.
 const LONGEST_HANG: Duration = Duration::from_secs(600);
 /// What is added to each message of an actor made slow, unless the request says otherwise.
+/// Limit: delay of each message of an actor made slow, unless the order says otherwise: 100 ms; past it: the message
+/// is handled.
 const DRAG: Duration = Duration::from_millis(100);
 /// How much may be added.
+/// Limit: delay of each message of an actor made slow: 10 s; past it: the order is refused.
 const LONGEST_DRAG: Duration = Duration::from_secs(10);
 /// How long an actor is slow unless the request says otherwise.
+/// Limit: time for which an actor is made slow, unless the order says otherwise: 10 s; past it: the actor is as fast
+/// as before.
 const SLOW: Duration = Duration::from_secs(10);
 /// How long it may be made slow.
+/// Limit: time for which an actor is made slow: 600 s; past it: the order is refused.
 const LONGEST_SLOW: Duration = Duration::from_secs(600);
 /// How many panics, or failing starts, may be ordered at once.
+/// Limit: panics or failing starts that are ordered at once: 1000; past it: the order is refused.
 const MOST_PANICS: u32 = 1000;
 
 /// What breaks the process, if it may.

@@ -40,6 +40,7 @@ Usage: warren tree [--watch] [--admin ADDR]
 ";
 
 /// How often a watched tree is drawn.
+/// Limit: time between two drawings of `warren tree --watch`: 1 s; past it: the tree is drawn again.
 const REDRAW: Duration = Duration::from_secs(1);
 
 /// What was asked for.

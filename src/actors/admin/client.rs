@@ -9,8 +9,10 @@ use tokio::{
 };
 
 /// How long a proxy may take to answer.
+/// Limit: an answer to `warren tree` and its kin: 5 s; past it: the command fails.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// An answer may be so large.
+/// Limit: size of an answer to `warren tree` and its kin: 64 MiB; past it: the command fails.
 const MAX_ANSWER: u64 = 64 << 20;
 
 /// A proxy did not answer.

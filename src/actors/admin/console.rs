@@ -1,4 +1,4 @@
-//! The admin endpoints (contract/controlplane.md sections 7.1 to 7.3).
+//! The admin endpoints (docs/spec/controlplane.md 7.1 to 7.3).
 
 use std::{pin::Pin, sync::Arc};
 

@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 /// Longest text of a last crash that is shown.
+/// Limit: reason of an exit in the drawing of `warren tree`: 90 characters; past it: the reason is cut.
 const REASON: usize = 90;
 const HEADINGS: [&str; 9] =
     ["ACTOR", "KIND", "STATE", "RESTARTS", "QUEUE", "BUSY", "LONGEST", "NOW", "LAST CRASH"];

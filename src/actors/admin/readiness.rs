@@ -1,4 +1,4 @@
-//! Whether the node's proxy is ready, and what it waits for (contract/controlplane.md section 7.4).
+//! Whether the node's proxy is ready, and what it waits for (docs/spec/controlplane.md 7.4).
 
 use std::{collections::BTreeMap, fmt::Write as _, sync::Arc};
 

@@ -1,4 +1,4 @@
-//! A small HTTP/1.1 server as an actor (contract/controlplane.md section 7.1).
+//! A small HTTP/1.1 server as an actor (docs/spec/controlplane.md 7.1).
 //!
 //! The actor owns the listeners; each has an accept loop that owns its connections. Killed, it starts again and binds
 //! the same ports.
@@ -35,6 +35,9 @@ use crate::{
 };
 
 /// Bounds of a server.
+/// Limit: the HTTP servers, each: 64 connections, 2 s for a head, 30 s for an answer, 600 s for a connection, 3 s for
+/// its end; past it: more connections wait, a slow head closes, a slow answer is a 500, and an old connection is
+/// closed.
 #[derive(Clone, Copy, Debug)]
 pub struct ServerLimits {
     /// Most connections at a time and listener; more wait in the kernel's queue.
@@ -153,6 +156,7 @@ impl HttpServer {
 
     /// Binds; after a restart, waits a moment for the socket of the actor before to be gone.
     async fn bind(&self, addr: SocketAddr, again: bool) -> io::Result<TcpListener> {
+        /// Limit: pause between two tries to bind a port: 5 ms; past it: the port is tried again.
         const STEP: Duration = Duration::from_millis(5);
         let mut left = if again { 200 } else { 0 };
         loop {

@@ -1,4 +1,4 @@
-//! The scrape endpoint (contract/controlplane.md section 5.1).
+//! The scrape endpoint (docs/spec/controlplane.md 5.1).
 //!
 //! Of the encodings a scraper may ask for, gzip is served; Prometheus asks for no other.
 
@@ -28,6 +28,7 @@ enum ScrapeError {
 }
 
 /// Answers `/metrics` and `/stats/prometheus`.
+/// Limit: scrapes at a time: 1; past it: the others wait.
 pub fn scrapes(metrics: Arc<Metrics>) -> Handler {
     // A body can take megabytes: one at a time.
     let turns = Arc::new(Semaphore::new(1));

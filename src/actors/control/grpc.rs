@@ -1,5 +1,5 @@
 //! gRPC over TLS to the control plane: what the discovery stream and the certificate authority client share
-//! (contract/controlplane.md sections 2.1 and 3.1).
+//! (docs/spec/controlplane.md 2.1 and 3.1).
 
 mod connector;
 mod headers;
@@ -21,15 +21,22 @@ pub use self::headers::{AuthHeaders, Token, TokenSource};
 
 /// What a response may measure at most, decoded; set it on every client stub
 /// (`max_decoding_message_size`): a full push of a big mesh is far above tonic's default of 4 MiB.
+/// Limit: one response of the control plane, decoded: 200 MiB; past it: the stream ends.
 pub const MAX_RESPONSE_BYTES: usize = 200 << 20;
 
 /// How long resolving, TCP and TLS may take together.
+/// Limit: name, TCP and TLS of a connection to the control plane: 5 s; past it: the attempt fails and names its step.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Limit: window of a stream of the control plane: 2 MiB; past it: the server waits.
 const STREAM_WINDOW_BYTES: u32 = 2 << 20;
+/// Limit: window of the control plane's connection: 5 MiB; past it: the server waits.
 const CONNECTION_WINDOW_BYTES: u32 = 5 << 20;
+/// Limit: time between two PINGs to the control plane: 30 s; past it: a PING is sent.
 const PING_EVERY: Duration = Duration::from_secs(30);
+/// Limit: answer of the control plane to a PING: 10 s; past it: the connection ends.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// Limit: reading a token or root file: 5 s; past it: the attempt fails.
 const FILE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A gRPC server to connect to, and whom to believe that it is that server.

@@ -27,9 +27,12 @@ use crate::{
 };
 
 /// Longest time one push may take to be applied: the largest takes well under a second.
+/// Limit: one push in the mesh actor: 60 s; past it: the stream is given up, and the watchdog has the actor killed.
 const APPLY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Resources of a push after which the allocator gives back what applying it has left over.
+/// Limit: resources of a push after which the allocator keeps what it freed: 512; past it: the allocator gives memory
+/// back to the kernel.
 const LARGE_PUSH: usize = 512;
 
 /// What a resource is called in quarantine.

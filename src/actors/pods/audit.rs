@@ -34,19 +34,27 @@ use crate::{
 };
 
 /// A pod is audited this often, give or take [`JITTER`].
+/// Limit: time between two audits of a pod: 1 s, spread by 10 %; past it: the next audit is due.
 const EVERY: Duration = Duration::from_secs(1);
 /// A pod in which nothing has changed is examined this often all the same, give or take [`JITTER`]: for what changes
 /// without a trace.
+/// Limit: time until a pod in which nothing has changed is examined again: 30 s, spread by 10 %; past it: the pod is
+/// examined.
 const THOROUGH: Duration = Duration::from_secs(30);
 /// Audits of all pods in a second, at most; with more pods than that each waits longer.
+/// Limit: audits of all pods in a second: 500; past it: the audits of each pod are further apart.
 const AUDITS_A_SECOND: u32 = 500;
 /// Audits drift apart by this much.
+/// No limit: the spread of a pause.
 const JITTER: f64 = 0.1;
 /// How long a capture may take to look after itself; its restart is waited for meanwhile.
+/// Limit: answer of a listener's actor to an audit, its restart included: 500 ms; past it: the pod is named.
 const CAPTURE_WITHIN: Duration = Duration::from_millis(500);
 /// How long a canary may fly. The kernel answers at once or never; only its acceptance takes a turn of a shard.
+/// Limit: flight of a canary: 300 ms; past it: the canary is lost.
 const FLIGHT: Duration = Duration::from_millis(300);
 /// Canaries lost in a row until the redirection is.
+/// Limit: canaries that are lost in a row: 2; past it: the pod is named.
 const CANARIES: u32 = 2;
 
 struct Audit(Arc<Pod>);

@@ -6,7 +6,6 @@ use std::{io, net::TcpListener as StdListener, sync::Arc};
 use ractor::{ActorProcessingErr, RpcReplyPort};
 use tokio::sync::watch;
 
-use super::pod::Pod;
 use crate::{
     actors::HUNG_AFTER,
     dataplane::{
@@ -57,14 +56,21 @@ pub(crate) enum Repair {
 #[derive(Debug)]
 pub(crate) struct Captures([Address<Msg>; 3]);
 
-struct Capture {
-    acceptor: Acceptor,
-    listeners: Arc<Listeners>,
-    shards: Shards,
-    settings: Arc<Settings>,
+/// The actor of one listener of a pod.
+#[derive(Clone)]
+pub(crate) struct Capture {
+    /// Serves what is accepted.
+    pub(crate) acceptor: Acceptor,
+    /// The pod's listeners.
+    pub(crate) listeners: Arc<Listeners>,
+    /// Threads of the data plane.
+    pub(crate) shards: Shards,
+    /// Settings.
+    pub(crate) settings: Arc<Settings>,
 }
 
-struct State {
+/// What the actor of a listener owns.
+pub(crate) struct State {
     loops: Vec<Loop>,
     last: u64,
     _watches: Vec<OwnedTask>,
@@ -104,16 +110,15 @@ impl Captures {
     }
 }
 
-/// The actor that captures the traffic of this kind of `pod`.
-pub(crate) fn child(pod: &Pod, kind: ListenerKind) -> ChildSpec {
-    let (acceptor, listeners) = (pod.acceptor(kind), pod.listeners.clone());
-    let (shards, settings) = (pod.node.shards.clone(), pod.node.settings.clone());
-    let make = move || {
-        let (acceptor, listeners) = (acceptor.clone(), listeners.clone());
-        (Capture { acceptor, listeners, shards: shards.clone(), settings: settings.clone() }, ())
-    };
-    let address = pod.captures.of(kind).clone();
-    ChildSpec::actor(kind.name(), &address, make).kind_label("capture").hung_after(HUNG_AFTER)
+// === impl Capture ===
+
+impl Capture {
+    /// The actor as a child of the pod's supervisor, reached at `address`.
+    pub(crate) fn child(self, address: &Address<Msg>) -> ChildSpec {
+        let kind = self.acceptor.kind();
+        let make = move || (self.clone(), ());
+        ChildSpec::actor(kind.name(), address, make).kind_label("capture").hung_after(HUNG_AFTER)
+    }
 }
 
 impl Described for Msg {

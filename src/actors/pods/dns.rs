@@ -1,4 +1,4 @@
-//! The DNS proxy of a pod (contract/dataplane.md section 7): an actor that owns the tasks which answer on the loopback
+//! The DNS proxy of a pod (docs/spec/dataplane.md 7): an actor that owns the tasks which answer on the loopback
 //! addresses of the pod. The sockets outlive it, so that a question waiting to be read survives its restart.
 
 use std::sync::Arc;

@@ -23,6 +23,7 @@ use dashmap::DashMap;
 use tokio::time::{sleep, timeout};
 
 use self::{
+    capture::Capture,
     node::Node,
     pod::Pod,
     unhealthy::{Reason, Unhealthy},
@@ -41,18 +42,27 @@ use crate::{
 };
 
 /// Pods of one node: far above what a kubelet allows.
+/// Limit: pods that are served: 4096; past it: the pod is refused by name.
 pub(crate) const MAX_PODS: usize = 4096;
 /// What a pod, or the tunnels to a peer, may fail before quarantine. Five failed starts in a row are survived; with the
 /// back-off, what never starts is in quarantine after some 25 s.
+/// Limit: restarts of a pod or of the tunnels to a peer: 8 in 30 s; past it: the pod or peer goes into quarantine.
 const CHILD_RESTARTS: Intensity = Intensity { restarts: 8, within: Duration::from_secs(30) };
 /// How long a pod's actors may take to stop once its connections are cut.
+/// Limit: stop of a pod's actors, and twice as long for all pods together: 2 s; past it: what is left is killed.
 const STOP_WITHIN: Duration = Duration::from_secs(2);
 /// How long the sockets of a pod that ended may take to close, so that its peers hear of the end while the pod still
 /// has a network: the agent is answered, and the pod's network taken down, only then.
+/// Limit: closing of the sockets of a pod that ended, before istio-cni is answered: 1 s; past it: istio-cni is
+/// answered all the same, with a warning.
 const CLOSE_WITHIN: Duration = Duration::from_secs(1);
 /// How long a drain waits for answers of name servers once all connections have ended.
+/// Limit: answers of name servers that a drain waits for once the connections have ended: 1 s; past it: the answers
+/// are lost.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 /// How often a drain looks whether all that the kernel has accepted is where it is served.
+/// Limit: time between two looks of a drain at what is accepted and not yet served: 5 ms; past it: the drain looks
+/// again until its own deadline.
 const TAKEN_LOOK: Duration = Duration::from_millis(5);
 
 /// The pods of this node. Cheap to clone; it outlives restarts of its actors.
@@ -280,7 +290,10 @@ impl Pod {
             .child(policy::child(&self.inbound))
             .child(conns::child(self.conns()));
         for &kind in self.kinds() {
-            tree = tree.child(capture::child(self, kind));
+            let (acceptor, listeners) = (self.acceptor(kind), self.listeners.clone());
+            let (shards, settings) = (self.node.shards.clone(), self.node.settings.clone());
+            let capture = Capture { acceptor, listeners, shards, settings };
+            tree = tree.child(capture.child(self.captures.of(kind)));
         }
         if !self.id.is_own && self.node.settings.dns.is_some() {
             tree = tree.child(dns::child(&self.dns, &self.node.shards));

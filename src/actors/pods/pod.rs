@@ -55,7 +55,7 @@ impl Pod {
         Self::make(PodId::new(uid, info), netns, node)
     }
 
-    /// The proxy's own pod (contract/dataplane.md section 4.5).
+    /// The proxy's own pod (docs/spec/dataplane.md 4.5).
     pub(crate) fn own(info: WorkloadInfo, node: &Arc<Node>) -> Arc<Self> {
         Self::make(PodId::own(info), node.home.clone(), node)
     }

@@ -1,4 +1,4 @@
-//! Re-checks a pod's live inbound connections when policies or workloads change (contract/dataplane.md section 4.4).
+//! Re-checks a pod's live inbound connections when policies or workloads change (docs/spec/dataplane.md 4.4).
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -20,8 +20,10 @@ use crate::{
 };
 
 /// It has this long for all connections, which it checks in slices.
+/// Limit: one check of all connections in a pod's policy actor: 10 s; past it: the watchdog has the actor killed.
 const HUNG_AFTER: Duration = Duration::from_secs(10);
 /// Connections checked until other actors get their turn.
+/// Limit: live connections that a policy change checks in one turn: 256; past it: other actors go first.
 const SLICE: usize = 256;
 
 struct Policy(Arc<InboundContext>);

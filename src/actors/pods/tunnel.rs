@@ -30,6 +30,7 @@ use crate::{
 };
 
 /// Peers of a pod that may have a tunnel actor at a time.
+/// Limit: peers of a pod with tunnels: 4096; past it: the connection fails.
 pub const MAX_PEERS: usize = 4096;
 
 /// The tunnels of a pod to its peers.

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use crate::dataplane::pod::PodId;
 
 /// Pods named in readiness; the others are counted.
+/// Limit: pods out of the mesh that readiness names: 16; past it: the others are counted.
 const NAMED: usize = 16;
 
 /// What is wrong with a pod.

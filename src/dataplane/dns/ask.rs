@@ -25,9 +25,12 @@ use crate::{
 };
 
 /// All attempts together take no longer: the client has given up by then.
+/// Limit: all attempts for a query: 30 s; past it: SERVFAIL.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Room for an answer in a datagram, in bytes, if the client has not asked for more: some servers send more than they were
 /// asked for.
+/// Limit: an answer of a name server in a datagram: 4096 bytes, or what the client allows; past it: asked for again by
+/// TCP.
 const DATAGRAM: usize = 4096;
 
 /// Why nobody has answered.

@@ -36,18 +36,26 @@ use crate::{
 };
 
 /// The longest question: far above what any resolver sends.
+/// Limit: a query for a name: 4096 bytes; past it: the datagram is cut, and so FORMERR; a TCP connection is closed.
 const QUESTION: usize = 4096;
 /// Most bytes of an answer on a connection.
+/// Limit: an answer by TCP: 65,535 bytes; past it: the answer has the records that fit and says that it is cut.
 const STREAM: usize = 65_535;
 /// Questions of a pod that wait for a name server or for the control plane. The next ones are answered with SERVFAIL.
+/// Limit: queries of a pod that wait for a name server or for the pod's workload: 512; past it: SERVFAIL; names of the
+/// mesh are answered all the same.
 const MAX_WAITING: usize = 512;
 /// Connections of a pod to its DNS proxy.
+/// Limit: connections of a pod to its DNS proxy: 128; past it: the connection is closed.
 const MAX_CONNECTIONS: usize = 128;
 /// A connection without a question is closed after this, and one whose client does not take its answer.
+/// Limit: a DNS connection without a query, or whose client does not read: 5 s; past it: the connection is closed.
 const IDLE: Duration = Duration::from_secs(5);
 /// Questions answered until other tasks of the shard get their turn.
+/// Limit: queries that are read in one turn: 8; past it: other tasks of the shard go first.
 const BURST: u32 = 8;
 /// Pause after the process or the kernel ran out of something that reading or accepting needs.
+/// Limit: pause after an error of a DNS socket: 50 ms; past it: the socket is read again.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// What the tasks of one pod share.
@@ -360,7 +368,7 @@ impl Server {
         what(&self.ctx.metrics.dns, &Asked { kind: &kind, transport, service, revision });
     }
 
-    /// The line of contract/controlplane.md section 6 for a question.
+    /// The line of docs/spec/controlplane.md 6 for a question.
     fn log(&self, question: &Question, workload: Option<&Workload>, result: &str, endpoints: usize) {
         if tracing::enabled!(target: "dns", tracing::Level::DEBUG) {
             let info = &self.ctx.pod.id.info;

@@ -11,8 +11,10 @@ use super::{DnsContext, DnsSettings};
 use crate::protocols::config::DnsAddr;
 
 /// A port that nobody asks from (discard).
+/// No limit: the port (discard) that sockets which are given up are connected to.
 const NOBODY: u16 = 9;
 /// Connections that wait for a listener.
+/// Limit: DNS connections of a pod that wait to be accepted: 128; past it: the kernel drops them.
 const BACKLOG: i32 = 128;
 
 /// The sockets of one pod: a UDP and a TCP one of each address.

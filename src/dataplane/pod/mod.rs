@@ -35,7 +35,7 @@ impl PodId {
         Self::make(uid, info, false)
     }
 
-    /// The proxy's own pod (contract/dataplane.md section 4.5).
+    /// The proxy's own pod (docs/spec/dataplane.md 4.5).
     pub(crate) fn own(info: WorkloadInfo) -> Arc<Self> {
         Self::make("self".into(), info, true)
     }

@@ -18,6 +18,7 @@ use crate::runtime::{fair_queue::Backlog, shard::Shard};
 
 /// Dials that a stream waits for until it gives up: a fresh tunnel may be full before its turn comes, and a burst of
 /// connections fills many.
+/// Limit: dials that a stream waits for: 64; past it: the stream fails: every tunnel to the peer is full.
 const ROUNDS: usize = 64;
 
 /// The pools of all pods on one shard, by the pod's serial number.

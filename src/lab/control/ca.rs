@@ -1,4 +1,4 @@
-//! The lab's certificate authority (contract/controlplane.md sections 3.1 and 3.2): a root, an intermediate if wanted,
+//! The lab's certificate authority (docs/spec/controlplane.md 3.1 and 3.2): a root, an intermediate if wanted,
 //! lives as short as a test needs, and ways to misbehave.
 
 use std::{

@@ -1,6 +1,6 @@
 //! The lab's control plane: discovery and certificates over TLS, fed from a mesh file that may be edited live.
 //!
-//! It serves what a node proxy asks a real one for (contract/controlplane.md sections 2 and 3), tells what its clients
+//! It serves what a node proxy asks a real one for (docs/spec/controlplane.md 2 and 3), tells what its clients
 //! made of it, and can be told to misbehave.
 
 pub mod ca;

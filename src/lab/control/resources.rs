@@ -1,4 +1,4 @@
-//! From a mesh to the named resources of discovery (contract/protos.md sections 1, 2 and 4).
+//! From a mesh to the named resources of discovery (docs/spec/protos.md 1, 2 and 4).
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -20,7 +20,7 @@ pub const ADDRESS: &str = "type.googleapis.com/istio.workload.Address";
 /// The type of authorization policies.
 pub const AUTHORIZATION: &str = "type.googleapis.com/istio.security.Authorization";
 
-/// The namespace and the name of the policy that `strict` stands for (contract/dataplane.md section 5.4).
+/// The namespace and the name of the policy that `strict` stands for (docs/spec/dataplane.md 5.4).
 const STRICT: (&str, &str) = ("istio-system", "istio_converted_static_strict");
 
 /// One resource, encoded.

@@ -1,4 +1,4 @@
-//! The discovery stream's server side (contract/controlplane.md sections 2.3 and 2.4, contract/protos.md section 4).
+//! The discovery stream's server side (docs/spec/controlplane.md 2.3 and 2.4, docs/spec/protos.md 4).
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},

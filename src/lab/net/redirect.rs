@@ -1,4 +1,4 @@
-//! The rules that bring a pod's traffic to the proxy (contract/dataplane.md section 1.3, nftables variant).
+//! The rules that bring a pod's traffic to the proxy (docs/spec/dataplane.md 1.3, nftables variant).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -26,7 +26,7 @@ use crate::{
     protocols::zds::PodInfo,
 };
 
-/// Where the control plane listens (contract/controlplane.md section 2.1).
+/// Where the control plane listens (docs/spec/controlplane.md 2.1).
 const CONTROL_PORT: u16 = 15012;
 /// The control plane of the lab takes any token.
 const TOKEN: &str = "lab-token";

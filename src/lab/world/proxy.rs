@@ -1,4 +1,4 @@
-//! A node's proxy as a process, with the settings of contract/controlplane.md section 4.
+//! A node's proxy as a process, with the settings of docs/spec/controlplane.md 4.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -14,7 +14,7 @@ use crate::lab::{
     process::Program,
 };
 
-/// Where a proxy says on its node whether it is ready (contract/dataplane.md section 1.1).
+/// Where a proxy says on its node whether it is ready (docs/spec/dataplane.md 1.1).
 pub const READINESS_PORT: u16 = 15021;
 
 /// How long one look at a proxy's readiness may take.

@@ -1,5 +1,5 @@
 //! The authority's answer: leaf first, intermediates between, the bundle of roots last
-//! (contract/controlplane.md section 3.2).
+//! (docs/spec/controlplane.md 3.2).
 
 use std::time::{Duration, SystemTime};
 
@@ -10,8 +10,10 @@ use x509_parser::{certificate::X509Certificate, prelude::FromDer, time::ASN1Time
 use crate::protocols::identity::{Identity, IdentityError};
 
 /// Most intermediates an answer may hold.
+/// Limit: intermediates in an authority's answer: 16; past it: the answer is refused.
 pub const INTERMEDIATES_MAX: usize = 16;
 /// Most roots an answer may hold.
+/// Limit: roots in an authority's answer: 512; past it: the answer is refused.
 pub const ROOTS_MAX: usize = 512;
 
 const BEGIN: &str = "-----BEGIN CERTIFICATE-----";

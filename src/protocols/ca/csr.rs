@@ -1,5 +1,5 @@
 //! The signing request: a fresh ECDSA P-256 key, an empty subject, and exactly one extension, a critical
-//! subject alternative name with the identity's URI (contract/controlplane.md section 3.1).
+//! subject alternative name with the identity's URI (docs/spec/controlplane.md 3.1).
 
 use std::fmt;
 

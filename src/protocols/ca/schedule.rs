@@ -1,4 +1,4 @@
-//! When to ask the authority, for whom, and who is told (contract/controlplane.md section 3.3).
+//! When to ask the authority, for whom, and who is told (docs/spec/controlplane.md 3.3).
 //!
 //! ```text
 //!            Fetch/Prefetch           slot free            answer
@@ -27,8 +27,10 @@ use super::{CertError, IssueError};
 use crate::protocols::identity::Identity;
 
 /// Wall and monotonic time may differ by this much before waits are measured anew.
+/// Limit: difference between the wall clock and the monotonic clock: 1 s; past it: waits are measured anew.
 const CLOCK_SLACK: Duration = Duration::from_secs(1);
 /// How long a jump of the clock may go unnoticed.
+/// Limit: time in which a change of the wall clock stays unnoticed: 1 min; past it: waits are measured anew.
 const CLOCK_LOOK_EVERY: Duration = Duration::from_mins(1);
 
 /// Somebody who waits for a certificate.
@@ -49,6 +51,8 @@ pub enum Priority {
 }
 
 /// Bounds.
+/// Limit: the schedule of certificates: 8 requests at a time, 10,000 identities, 4096 callers of one, 256 prefetches;
+/// past it: requests are queued, identities and callers refused, prefetches dropped with a log line.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Requests to the authority at a time.

@@ -1,4 +1,4 @@
-//! Ports for operators (contract/controlplane.md sections 4.3, 5.1 and 7).
+//! Ports for operators (docs/spec/controlplane.md 4.3, 5.1 and 7).
 
 use serde::Serialize;
 

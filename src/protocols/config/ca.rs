@@ -1,4 +1,4 @@
-//! The certificate authority (contract/controlplane.md section 3).
+//! The certificate authority (docs/spec/controlplane.md 3).
 
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use super::{
     upstream::{Address, Names, Upstream},
 };
 
+/// No limit: a unit of time.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Where certificates come from.

@@ -1,4 +1,4 @@
-//! The DNS proxy (contract/dataplane.md sections 1.1 and 7).
+//! The DNS proxy (docs/spec/dataplane.md 1.1 and 7).
 
 use std::{fmt, net::SocketAddr};
 
@@ -9,6 +9,7 @@ use super::{
     reader::{Invalid, Reader},
 };
 
+/// No limit: the default port of the DNS proxy.
 const PORT: u16 = 15053;
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 

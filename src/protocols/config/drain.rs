@@ -1,4 +1,4 @@
-//! How the proxy stops (contract/dataplane.md section 4.6).
+//! How the proxy stops (docs/spec/dataplane.md 4.6).
 
 use std::time::Duration;
 
@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::{reader::Reader, summary};
 
 /// Nobody waits longer than a year.
+/// Limit: a drain's deadline as a setting: 365 days; past it: the setting is refused.
 const MOST_SECONDS: u64 = 365 * 24 * 60 * 60;
 
 /// How the proxy stops.

@@ -14,6 +14,7 @@ use super::{
 };
 
 /// Shortest interval of metrics, in milliseconds.
+/// Limit: time between two exports of metrics, at least: 100 ms; past it: a shorter setting is refused.
 const INTERVAL_MIN: u64 = 100;
 
 /// What is exported by OTLP.

@@ -1,13 +1,15 @@
-//! HTTP/2 in tunnels (contract/dataplane.md section 2.2).
+//! HTTP/2 in tunnels (docs/spec/dataplane.md 2.2).
 
 use serde::Serialize;
 
 use super::reader::Reader;
 
 /// The largest window RFC 9113 section 6.9.1 allows.
+/// Limit: an HTTP/2 window as a setting: 2^31 - 1 bytes; past it: the setting is refused.
 const WINDOW_MAX: u32 = (1 << 31) - 1;
 
 /// The window every connection starts with, which no setting can make smaller (RFC 9113 section 6.9.2).
+/// Limit: an HTTP/2 connection window as a setting, at least: 65,535 bytes; past it: the setting is refused.
 const CONNECTION_WINDOW_MIN: u32 = 65_535;
 
 /// Flow control of tunnels, sizes in bytes, and what is sent ahead.

@@ -1,13 +1,15 @@
-//! istio-cni and the sockets in pods (contract/dataplane.md sections 1.2 and 6).
+//! istio-cni and the sockets in pods (docs/spec/dataplane.md 1.2 and 6).
 
 use serde::Serialize;
 
 use super::{node::ProxyMode, reader::Reader};
 
 /// The mark istio-cni's redirection rules look for.
+/// No limit: the mark that istio-cni's rules look for.
 const PACKET_MARK: u32 = 1337;
 
 /// The longest path of a Unix socket, its final zero left out (unix(7)).
+/// Limit: path of istio-cni's socket: 107 bytes; past it: the setting is refused.
 const UDS_PATH_BYTES: usize = 107;
 
 /// istio-cni and the sockets in pods.

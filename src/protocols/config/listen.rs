@@ -1,4 +1,4 @@
-//! What the proxy listens on and how it serves (contract/dataplane.md section 1).
+//! What the proxy listens on and how it serves (docs/spec/dataplane.md 1).
 
 use serde::Serialize;
 
@@ -53,7 +53,7 @@ impl ListenConfig {
 }
 
 impl Ports {
-    /// A connection to this port would come back to the proxy (contract/dataplane.md section 1.4).
+    /// A connection to this port would come back to the proxy (docs/spec/dataplane.md 1.4).
     pub fn is_illegal(&self, port: u16) -> bool {
         [self.outbound, self.plaintext, self.hbone].contains(&port) || self.socks5 == Some(port)
     }

@@ -1,4 +1,4 @@
-//! What is logged (contract/controlplane.md sections 6.4 and 7.3).
+//! What is logged (docs/spec/controlplane.md 6.4 and 7.3).
 
 use std::{fmt, str::FromStr};
 
@@ -8,6 +8,7 @@ use tracing::level_filters::LevelFilter;
 use super::reader::Reader;
 
 /// How many directives a filter may have.
+/// Limit: clauses of the log filter at the start: 64; past it: the setting is refused.
 const DIRECTIVES_MAX: usize = 64;
 
 /// What is logged.

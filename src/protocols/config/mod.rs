@@ -1,5 +1,4 @@
-//! Settings: one section for each consumer, read from what `main` hands in (contract/controlplane.md section
-//! 4).
+//! Settings: one section for each consumer, read from what `main` hands in (docs/spec/controlplane.md 4).
 //!
 //! Every bad value is reported, not only the first. Unknown variables are ignored. Settings the contract does
 //! not know are named `WARREN_…`.

@@ -1,4 +1,4 @@
-//! Who this proxy is (contract/controlplane.md sections 2.2 and 4.2).
+//! Who this proxy is (docs/spec/controlplane.md 2.2 and 4.2).
 
 use std::{
     collections::BTreeMap,

@@ -8,10 +8,13 @@ use serde::{Serialize, Serializer};
 use super::{reader::Reader, summary, value};
 
 /// Most attributes of the resource, and most headers.
+/// Limit: headers for the collector, or attributes of the resource: 64; past it: the setting is refused.
 pub(super) const PAIRS_MAX: usize = 64;
 /// Longest timeout, delay and interval, in milliseconds.
+/// Limit: a setting in milliseconds for exports: 600,000; past it: the setting is refused.
 pub(super) const MILLIS_MAX: u64 = 600_000;
 /// Longest queue, in spans or log records.
+/// Limit: a setting of a queue or batch for exports: 1,000,000; past it: the setting is refused.
 const QUEUE_MAX: u64 = 1_000_000;
 
 /// Where one kind of telemetry goes.

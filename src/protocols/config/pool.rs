@@ -1,4 +1,4 @@
-//! How tunnels are shared (contract/dataplane.md section 2.6).
+//! How tunnels are shared (docs/spec/dataplane.md 2.6).
 
 use std::time::Duration;
 
@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::{reader::Reader, summary};
 
+/// No limit: a unit of time.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How tunnels are shared.

@@ -1,4 +1,4 @@
-//! The part of the mesh's proxy configuration that we read (contract/controlplane.md section 4.3).
+//! The part of the mesh's proxy configuration that we read (docs/spec/controlplane.md 4.3).
 
 use std::{collections::BTreeMap, fmt::Display, ops::RangeInclusive, str::FromStr};
 

@@ -11,6 +11,7 @@ use std::{
 use super::{Inputs, value};
 
 /// How much of a bad value is shown.
+/// Limit: a bad setting's value in an error: 200 characters; past it: the value is cut.
 const SHOWN_CHARS: usize = 200;
 
 /// A setting that cannot be used.

@@ -1,4 +1,4 @@
-//! Threads of the data plane (contract/controlplane.md section 4.2, below the table).
+//! Threads of the data plane (docs/spec/controlplane.md 4.2, below the table).
 
 use serde::Serialize;
 
@@ -9,6 +9,7 @@ use super::{
 };
 
 /// The most threads the data plane can have.
+/// Limit: shards: 1024; past it: a setting above it is refused, and a computed number is cut to it.
 pub(super) const MAX_SHARDS: usize = 1024;
 
 /// Threads of the data plane.

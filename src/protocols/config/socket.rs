@@ -1,4 +1,4 @@
-//! TCP options of the proxy's sockets (contract/dataplane.md section 1.2).
+//! TCP options of the proxy's sockets (docs/spec/dataplane.md 1.2).
 
 use std::time::Duration;
 
@@ -7,11 +7,15 @@ use serde::Serialize;
 use super::{reader::Reader, summary};
 
 /// The longest time and interval, in seconds, and the most probes Linux takes (tcp(7), include/net/tcp.h).
+/// Limit: a keepalive time as a setting: 32,767 s; past it: the setting is refused.
 const SECONDS_MAX: u64 = 32_767;
+/// Limit: keepalive probes as a setting: 127; past it: the setting is refused.
 const PROBES_MAX: u32 = 127;
 
 /// What is nearer is taken to be in the same data centre, and the most that can be.
+/// Limit: round trip of a connection that is not paced: 1 ms; past it: the connection is paced by the host's default.
 const NEAR: Duration = Duration::from_millis(1);
+/// Limit: setting of that round trip: 1 s; past it: the setting is refused.
 const NEAR_MAX: Duration = Duration::from_secs(1);
 
 /// TCP options of the proxy's sockets.

@@ -1,5 +1,5 @@
 //! How long the proxy waits for anything: nothing waits for ever. The connect timeout and the pings are those
-//! of contract/dataplane.md sections 1.2 and 2.2, the wait for a workload that of section 0; the rest is
+//! of docs/spec/dataplane.md 1.2 and 2.2, the wait for a workload that of docs/spec/dataplane.md 0; the rest is
 //! ours.
 
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What tunnels and control plane connections negotiate (contract/dataplane.md sections 2.1 and 9).
+//! What tunnels and control plane connections negotiate (docs/spec/dataplane.md 2.1 and 9).
 
 use serde::Serialize;
 

@@ -1,4 +1,4 @@
-//! Which traces are exported, and how: README.md, "Traces, logs and metrics".
+//! Which traces are exported, and how: docs/settings.md, "Traces, logs and metrics".
 
 use serde::Serialize;
 

@@ -1,4 +1,4 @@
-//! How a server of the control plane is reached and trusted (contract/controlplane.md section 2.1).
+//! How a server of the control plane is reached and trusted (docs/spec/controlplane.md 2.1).
 
 use std::{fmt, net::IpAddr};
 

@@ -1,4 +1,4 @@
-//! The forms values take (contract/controlplane.md section 4.1).
+//! The forms values take (docs/spec/controlplane.md 4.1).
 
 use std::{
     fmt::{Display, Write},

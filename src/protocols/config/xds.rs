@@ -1,4 +1,4 @@
-//! The discovery server (contract/controlplane.md sections 2.1 and 2.7).
+//! The discovery server (docs/spec/controlplane.md 2.1 and 2.7).
 
 use serde::Serialize;
 

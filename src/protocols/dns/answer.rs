@@ -16,8 +16,10 @@ use domain::{
 use super::{lookup::Found, query::Query};
 
 /// How long names of the mesh may be kept, in seconds.
+/// Limit: life of an answer of the mesh: 30 s; past it: the client asks again.
 const TTL: u32 = 30;
 /// Bytes of an OPT record without options.
+/// Limit: room of an answer that is kept for an extension: 11 bytes; past it: the answer has fewer records.
 const OPT: usize = 11;
 
 /// What a client says of the extensions it knows, and hears back (RFC 6891).

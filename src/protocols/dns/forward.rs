@@ -30,6 +30,7 @@ pub enum Unusable {
 }
 
 /// Records of an answer up to which names in it are compressed.
+/// Limit: records of an answer whose names are compressed: 256; past it: the names are written out.
 const COMPRESSED: usize = 256;
 
 /// A record of an answer.

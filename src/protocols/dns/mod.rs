@@ -1,4 +1,4 @@
-//! What the DNS proxy answers (contract/dataplane.md section 7): names of the mesh from its tables, everything else by the
+//! What the DNS proxy answers (docs/spec/dataplane.md 7): names of the mesh from its tables, everything else by the
 //! name servers of the node.
 
 pub mod answer;

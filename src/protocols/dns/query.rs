@@ -10,6 +10,8 @@ use super::{answer::Edns, lookup::Family};
 use crate::protocols::labels::UNKNOWN;
 
 /// The longest answer to who does not say that it takes longer ones (RFC 1035 section 4.2.1).
+/// Limit: an answer in a datagram, where the client does not allow more: 512 bytes; past it: the answer has the
+/// records that fit and says that it is cut.
 const PLAIN_LIMIT: u16 = 512;
 
 /// A question that is answered.

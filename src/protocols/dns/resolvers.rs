@@ -8,11 +8,15 @@ use std::{
 use resolv_conf::{Config, ScopedIp};
 
 /// Where name servers listen.
+/// No limit: the port of name servers.
 const PORT: u16 = 53;
 /// Servers that are asked, and times that each is, at most: with the longest patience it comes to minutes.
+/// Limit: name servers of resolv.conf: 3; past it: the others are passed over, with a warning.
 const MAX_SERVERS: usize = 3;
+/// Limit: attempts with each name server: 5; past it: a larger number in resolv.conf counts as 5.
 const MAX_ATTEMPTS: u32 = 5;
 /// The longest patience with a server, in seconds.
+/// Limit: wait for one answer of a name server: 30 s; past it: a longer time in resolv.conf counts as 30 s.
 const MAX_TIMEOUT: u32 = 30;
 
 /// Whom to ask, and how patiently.

@@ -1,4 +1,4 @@
-//! Names, questions and answers, held to contract/dataplane.md section 7. What is written is read by another library.
+//! Names, questions and answers, held to docs/spec/dataplane.md 7. What is written is read by another library.
 
 use std::{net::IpAddr, time::Duration};
 

@@ -18,6 +18,7 @@ use super::{
 use crate::protocols::addr::HboneAddr;
 
 /// Streams opened before the peer's settings are known.
+/// Limit: streams on a tunnel before the peer's limit is known: 100; past it: another tunnel is dialled.
 const INITIAL_STREAMS: usize = 100;
 
 /// What a CONNECT asks for and tells. Without anything but the authority it is still valid.

@@ -1,4 +1,4 @@
-//! Headers of a CONNECT and of its answer (contract/dataplane.md section 2.3).
+//! Headers of a CONNECT and of its answer (docs/spec/dataplane.md 2.3).
 
 use std::fmt::Write;
 

@@ -15,6 +15,7 @@ use super::{
 use crate::protocols::addr::{AuthorityError, HboneAddr};
 
 /// Resets by ourselves that a peer may provoke, in all its connection's life, until that is closed (CVE-2025-8671).
+/// Limit: resets that a peer may provoke in a connection's life: 1024; past it: the connection ends.
 const MAX_LOCAL_RESETS: usize = 1024;
 
 /// What a CONNECT asked for and told.

@@ -123,7 +123,7 @@ impl Side for StreamSide {
 }
 
 /// What an HTTP/2 error means to a relayed connection: NO_ERROR, CANCEL and STREAM_CLOSED say no more than that the
-/// peer went away (contract/dataplane.md section 2.7).
+/// peer went away (docs/spec/dataplane.md 2.7).
 fn fault(error: h2::Error) -> Option<Fault> {
     match error.reason() {
         Some(Reason::NO_ERROR | Reason::CANCEL | Reason::STREAM_CLOSED) if !error.is_go_away() => None,

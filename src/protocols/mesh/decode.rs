@@ -1,4 +1,4 @@
-//! What is shared by decoding workloads and services (contract/protos.md section 1).
+//! What is shared by decoding workloads and services (docs/spec/protos.md 1).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use crate::protocols::{identity::IdentityError, pb::workload as pb};
 
 /// The longest name (uid, hostname, namespace/hostname, ...) a resource may hold, in bytes.
+/// Limit: a name in a resource: 2048 bytes; past it: the resource is rejected.
 pub const NAME_MAX_BYTES: usize = 2048;
 
 /// Why a resource is refused as a whole. Names the field.

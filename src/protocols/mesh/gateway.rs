@@ -5,7 +5,7 @@ use std::{fmt, net::IpAddr};
 use super::decode::{self, DecodeError, ServiceName};
 use crate::protocols::pb::workload as pb;
 
-/// Where a waypoint or a network gateway is found (contract/dataplane.md section 3.2).
+/// Where a waypoint or a network gateway is found (docs/spec/dataplane.md 3.2).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Gateway {
     /// The service or workload it is.
@@ -37,7 +37,7 @@ pub struct WeightedWaypoint {
     pub weight: u32,
 }
 
-/// How the application wants its connections handed over (contract/dataplane.md section 2.5).
+/// How the application wants its connections handed over (docs/spec/dataplane.md 2.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ApplicationTunnel {
     /// Whether a PROXY protocol header precedes the bytes.

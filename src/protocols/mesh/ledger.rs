@@ -12,6 +12,8 @@ use super::{
 use crate::protocols::identity::Identity;
 
 /// Below this many replaced or removed workloads, the shared parts are not searched for unused ones.
+/// Limit: shared parts of workloads that are not in use: 1024, or half of those known; past it: the unused parts are
+/// freed.
 const SWEEP_MIN: usize = 1024;
 
 /// The writer's own books. They live with the tables, so that a new writer continues where the last one ended, even if

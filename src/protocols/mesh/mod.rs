@@ -153,8 +153,8 @@ impl Mesh {
         self.0.by_hostname.best(key, is_it, |a, b| a.claim().cmp(&b.claim()))
     }
 
-    /// The workload a pod of this node is: an exact match among those of the own node (contract/dataplane.md
-    /// section 0).
+    /// The workload a pod of this node is: an exact match among those of the own node
+    /// (docs/spec/dataplane.md 0).
     pub fn local_workload(&self, info: &WorkloadInfo) -> Option<Arc<Workload>> {
         let is_it = |workload: &Workload| {
             workload.name() == info.name
@@ -166,7 +166,7 @@ impl Mesh {
     }
 
     /// The service a client of `client_namespace` means by an address: one with exactly that address, else one with a
-    /// range around it (contract/dataplane.md section 3.3). Services it may not see are passed over.
+    /// range around it (docs/spec/dataplane.md 3.3). Services it may not see are passed over.
     pub fn service_by_vip(&self, network: &str, ip: IpAddr, client_namespace: &str) -> Option<Arc<Service>> {
         self.service_by_exact_vip(network, ip, client_namespace, Sight::Client)
             .or_else(|| self.service_by_cidr_vip(network, ip, client_namespace, Sight::Client))

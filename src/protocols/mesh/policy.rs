@@ -1,5 +1,5 @@
-//! Authorization policies: decoded, compiled and indexed (contract/protos.md section 2, contract/dataplane.md
-//! section 5.1). What they decide is in [`rbac`](crate::protocols::rbac).
+//! Authorization policies: decoded, compiled and indexed (docs/spec/protos.md 2,
+//! docs/spec/dataplane.md 5.1). What they decide is in [`rbac`](crate::protocols::rbac).
 
 use std::{
     borrow::Borrow,
@@ -189,7 +189,7 @@ struct Stale {
 // === impl Policy ===
 
 impl Policy {
-    /// Compiles the policy named `key` on the wire (contract/protos.md section 2).
+    /// Compiles the policy named `key` on the wire (docs/spec/protos.md 2).
     ///
     /// # Errors
     /// A scope or action is unknown, or any listed value is undecodable; the error names the field.

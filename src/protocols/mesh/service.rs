@@ -11,7 +11,7 @@ use super::{
 };
 use crate::protocols::{identity::Identity, pb::workload as pb};
 
-/// A named set of virtual addresses in front of workloads (contract/protos.md section 1).
+/// A named set of virtual addresses in front of workloads (docs/spec/protos.md 1).
 ///
 /// Built by decoding only.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,7 +48,7 @@ pub struct CidrVip {
     pub cidr: IpNet,
 }
 
-/// How an endpoint is chosen (contract/dataplane.md section 3.3).
+/// How an endpoint is chosen (docs/spec/dataplane.md 3.3).
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Balancing {
     /// What is compared, most important first.
@@ -135,7 +135,7 @@ impl Service {
     /// Checks and converts what the control plane sent. Subject alternative names that are no identity are left out.
     ///
     /// # Errors
-    /// The first field that makes the whole resource unusable (contract/protos.md section 1).
+    /// The first field that makes the whole resource unusable (docs/spec/protos.md 1).
     pub fn decode(pb: pb::Service) -> Result<Self, DecodeError> {
         let key = ServiceName::of_parts("hostname", &pb.namespace, &pb.hostname)?;
         let (mut vips, mut cidr_vips) = (Vec::new(), Vec::new());

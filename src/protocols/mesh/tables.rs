@@ -18,6 +18,7 @@ use dashmap::{DashMap, Entry};
 use ipnet::IpNet;
 
 /// Small enough that no reader waits for the growth of a shard of 100,000 entries for long.
+/// Limit: parts of an index, each with a lock: 64; past it: keys share a part and its lock.
 const SHARDS: usize = 64;
 
 /// A value that knows which resource it is a version of.

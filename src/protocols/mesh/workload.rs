@@ -16,7 +16,7 @@ const DEFAULT_TRUST_DOMAIN: &str = "cluster.local";
 const DEFAULT_SERVICE_ACCOUNT: &str = "default";
 const DEFAULT_CLUSTER: &str = "Kubernetes";
 
-/// One endpoint: a pod, a machine, or a gateway of another network (contract/protos.md section 1).
+/// One endpoint: a pod, a machine, or a gateway of another network (docs/spec/protos.md 1).
 ///
 /// Built by decoding only. Two workloads are equal if all they say is.
 #[derive(Clone, PartialEq, Eq)]
@@ -135,7 +135,7 @@ impl Workload {
     /// defaults.
     ///
     /// # Errors
-    /// The first field that makes the whole resource unusable (contract/protos.md section 1).
+    /// The first field that makes the whole resource unusable (docs/spec/protos.md 1).
     pub fn decode(mut pb: pb::Workload) -> Result<Self, DecodeError> {
         if pb.uid.is_empty() {
             return Err(DecodeError::Missing("uid"));
@@ -312,7 +312,7 @@ impl Workload {
         self.template.owner.workload_type
     }
 
-    /// Which of several claimants of one address it is (contract/controlplane.md section 2.4): the highest wins.
+    /// Which of several claimants of one address it is (docs/spec/controlplane.md 2.4): the highest wins.
     pub(super) fn claim(&self) -> (bool, bool) {
         (self.uid.contains("//Pod/"), self.protocol() == TunnelProtocol::Hbone)
     }

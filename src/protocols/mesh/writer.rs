@@ -20,6 +20,7 @@ use super::{
 use crate::protocols::{identity::Identity, pb::workload as pb};
 
 /// How many changes are a good slice: a fraction of a millisecond.
+/// Limit: changes of a push that are applied in one turn: 256; past it: other actors go first.
 pub const SLICE: usize = 256;
 
 /// One resource that came, changed or went.
@@ -38,6 +39,8 @@ pub enum Change {
 /// There should be one at a time. Should a second one be alive all the same, its slices wait for those of the first and
 /// the other way round; nothing breaks. A writer holds no state of its own, so one made after the owner of another
 /// crashed goes on where that one stopped.
+/// Limit: workloads, services and policies: as many as the control plane sends, without a bound here; past it: memory
+/// grows.
 pub struct MeshWriter {
     pub(super) tables: Arc<Tables>,
 }
@@ -86,7 +89,7 @@ impl Change {
 }
 
 /// The order in which one push is applied: updates, then removals, leaving out removals of what the same push brings,
-/// so that the new one stays (contract/controlplane.md section 2.4, contract/dataplane.md section 10).
+/// so that the new one stays (docs/spec/controlplane.md 2.4, docs/spec/dataplane.md 10).
 pub fn push_order(updates: Vec<Change>, removals: Vec<String>) -> impl Iterator<Item = Change> {
     let mut brought: HashSet<Box<str>> = HashSet::new();
     if !removals.is_empty() {

@@ -1,4 +1,4 @@
-//! Which endpoint of a service, and which of its addresses (contract/dataplane.md section 3.3).
+//! Which endpoint of a service, and which of its addresses (docs/spec/dataplane.md 3.3).
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -14,6 +14,7 @@ use crate::protocols::mesh::{
 };
 
 /// How often one endpoint is drawn at random and looked at alone before all are looked at.
+/// Limit: endpoints that are drawn at random before all are weighed: 16; past it: all are weighed.
 const DRAWS: usize = 16;
 
 /// What an endpoint is wanted for.

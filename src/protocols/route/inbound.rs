@@ -1,4 +1,4 @@
-//! Inbound decisions (contract/dataplane.md section 4).
+//! Inbound decisions (docs/spec/dataplane.md 4).
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -80,7 +80,7 @@ impl Inbound {
 // === impl InboundError ===
 
 impl InboundError {
-    /// The HTTP status of the refusal (contract/dataplane.md section 2.4).
+    /// The HTTP status of the refusal (docs/spec/dataplane.md 2.4).
     pub fn status(&self) -> u16 {
         match self {
             Self::PeerAddress { .. } => 400,
@@ -151,7 +151,7 @@ pub fn inbound_plaintext(dst: OrigDst, ports: &IllegalPorts) -> Result<Inbound, 
 }
 
 /// The service an inbound connection is counted for: the one the client names, if `local` belongs to it; else the first
-/// with that target port (contract/controlplane.md section 5.3).
+/// with that target port (docs/spec/controlplane.md 5.3).
 pub fn inbound_service(
     mesh: &Mesh,
     local: &Workload,

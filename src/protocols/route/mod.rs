@@ -1,5 +1,5 @@
 //! Where a connection goes. Pure functions of the mesh, the source and the original destination
-//! (contract/dataplane.md sections 3 and 4).
+//! (docs/spec/dataplane.md 3 and 4).
 
 mod balance;
 pub mod failover;
@@ -37,6 +37,7 @@ use super::{
 };
 
 /// The port HBONE is served on.
+/// No limit: the port that peers listen on.
 pub const HBONE_PORT: u16 = 15008;
 
 /// Who opens a connection.
@@ -122,7 +123,7 @@ pub struct Sans {
     own: Option<Identity>,
 }
 
-/// Why a connection has no route. Texts are those operators know (contract/controlplane.md section 6.3).
+/// Why a connection has no route. Texts are those operators know (docs/spec/controlplane.md 6.3).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RouteError {
     /// The application dialled a port of its own proxy.
@@ -148,7 +149,7 @@ pub enum RouteError {
     OtherNetwork(String),
 }
 
-/// The ports of the proxy's own listeners, which no connection may lead back to (contract/dataplane.md section 1.1).
+/// The ports of the proxy's own listeners, which no connection may lead back to (docs/spec/dataplane.md 1.1).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct IllegalPorts(SmallVec<[u16; 4]>);
 

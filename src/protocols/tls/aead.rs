@@ -8,6 +8,7 @@ use aws_lc_rs::aead as aws;
 use ring::aead as ring;
 
 /// Length of the tag behind the ciphertext in bytes.
+/// No limit: a length that AES-GCM fixes.
 pub const TAG_LEN: usize = 16;
 
 /// Which cipher.

@@ -7,6 +7,7 @@ use rustls::CertificateError;
 use crate::protocols::identity::Identity;
 
 /// How many names an error text lists.
+/// Limit: names in a TLS error: 4; past it: the others are counted.
 const NAMES_SHOWN: usize = 4;
 
 /// The peer proved who it is, and it is nobody we accept.

@@ -19,6 +19,7 @@ use super::{
 };
 
 /// Most bytes of handshake the peer may have sent without completing a step.
+/// Limit: handshake bytes that complete no step: 128 KiB; past it: the handshake fails.
 const MAX_UNPROCESSED: usize = 128 * 1024;
 
 /// Why a handshake failed.

@@ -1,4 +1,4 @@
-//! TLS of workloads (contract/dataplane.md section 2.1): who is accepted as a peer and rustls configurations built
+//! TLS of workloads (docs/spec/dataplane.md 2.1): who is accepted as a peer and rustls configurations built
 //! once a certificate; handshakes by rustls, records in our own buffers.
 
 mod aead;

@@ -11,10 +11,13 @@ use super::{
 };
 
 /// Most plaintext bytes in a record.
+/// Limit: plain bytes of a TLS record: 16,384; past it: the connection ends.
 pub const MAX_FRAGMENT: usize = 16_384;
 /// Bytes before the protected part of a record.
+/// No limit: a length that TLS fixes.
 pub const HEADER_LEN: usize = 5;
 /// Most bytes that protection adds to a fragment: header, explicit nonce or content type, and tag.
+/// No limit: a length that TLS fixes.
 pub const OVERHEAD: usize = HEADER_LEN + EXPLICIT_NONCE_LEN + TAG_LEN;
 
 /// Content type of alerts.
@@ -24,8 +27,10 @@ pub const HANDSHAKE: u8 = 22;
 /// Content type of application data.
 pub const DATA: u8 = 23;
 
+/// No limit: a length that TLS fixes.
 const EXPLICIT_NONCE_LEN: usize = 8;
 /// Longest protected part a record may have (RFC 8446 section 5.2; TLS 1.2 allows more, which nobody sends).
+/// Limit: sealed bytes of a TLS record: 16,640; past it: the connection ends.
 const MAX_PROTECTED: usize = MAX_FRAGMENT + 256;
 
 /// Which rules of protection apply.

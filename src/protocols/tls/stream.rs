@@ -23,8 +23,10 @@ use super::{
 };
 
 /// Records after which a sending key is replaced, well below the limit of AES-GCM (RFC 8446 section 5.5).
+/// Limit: records that are sealed with one key: 2^23; past it: the key is replaced (TLS 1.3).
 const REKEY_AFTER: u64 = 1 << 23;
 /// Unsent bytes up to which the outgoing buffer is moved to its front to make room.
+/// Limit: unsent bytes that are moved to make room: 16 KiB; past it: sealing waits for the socket.
 const CHEAP_TO_MOVE: usize = 16 * 1024;
 const CLOSE_NOTIFY: [u8; 2] = [1, 0];
 const CHANGE_CIPHER_SPEC: u8 = 20;
@@ -33,6 +35,7 @@ const NEW_SESSION_TICKET: u8 = 4;
 /// A key update that asks for none in return.
 const REQUESTLESS_KEY_UPDATE: [u8; 5] = [KEY_UPDATE, 0, 0, 1, 0];
 /// Records in a row that may carry nothing: alerts, handshake messages, empty data.
+/// Limit: records in a row that carry nothing: 64; past it: the connection ends.
 const MAX_IDLE_RECORDS: u8 = 64;
 
 /// A TLS connection over `Io`.

@@ -44,7 +44,7 @@ pub(super) struct Trust {
 impl Trust {
     /// One path build from the leaf to a root, for `usage`, with revocation where there is any. The rules for
     /// revocation: the whole chain but the root, unknown status is accepted, old lists still count
-    /// (contract/dataplane.md section 9).
+    /// (docs/spec/dataplane.md 9).
     pub(super) fn verify<'a>(
         &self,
         leaf: &'a CertificateDer<'a>,

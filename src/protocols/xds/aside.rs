@@ -9,8 +9,10 @@ use super::Kind;
 use crate::protocols::pb::ads::Resource;
 
 /// Resources kept to be tried again; past it one is tried when the control plane sends it.
+/// Limit: resources that are quarantined: 1024; past it: tried when the control plane sends them again.
 const ASIDE_MAX: usize = 1024;
 /// Their bytes.
+/// Limit: bytes of resources that are quarantined: 16 MiB; past it: tried when the control plane sends them again.
 const ASIDE_BYTES_MAX: usize = 16 << 20;
 
 /// The resources, by type and name.

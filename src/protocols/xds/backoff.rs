@@ -1,10 +1,12 @@
-//! How a stream ended, and when to open the next one (contract/controlplane.md section 2.5).
+//! How a stream ended, and when to open the next one (docs/spec/controlplane.md 2.5).
 
 use std::{fmt, time::Duration};
 
 use tonic::Code;
 
+/// Limit: pause between two discovery streams, at first: 10 ms; past it: the pause doubles.
 const FIRST: Duration = Duration::from_millis(10);
+/// Limit: pause between two discovery streams, at most: 15 s; past it: the pause stays as long.
 const CAP: Duration = Duration::from_secs(15);
 
 /// How an attempt ended.

@@ -1,4 +1,4 @@
-//! One delta stream: what to send on it, and what to make of what comes (contract/controlplane.md sections 2.3, 2.4).
+//! One delta stream: what to send on it, and what to make of what comes (docs/spec/controlplane.md 2.3, 2.4).
 //!
 //! Each step hands out what the next one needs, so that a response can be answered only once and only after it was
 //! applied. A stream given up at any point leaves the state as it must be announced on the next one.
@@ -17,9 +17,12 @@ use super::{
 use crate::protocols::pb::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource, Status};
 
 /// The text of a refusal, in bytes, at most.
+/// Limit: text of a refusal to the control plane: 16 KiB; past it: the rest is counted.
 pub const NACK_BYTES_MAX: usize = 16 << 10;
 
 /// An announcement of less is not what a server calls too large.
+/// Limit: announcement of held resources that the server may have found too large: from 1 MiB; past it: all resources
+/// are asked for anew when the server ends the stream over it.
 const TOO_BIG_BYTES_MIN: usize = 1 << 20;
 
 /// A stream, from the moment it is to be opened.
@@ -211,7 +214,9 @@ fn answer(type_url: String, nonce: String, rejected: &[Rejected]) -> DeltaDiscov
 /// `<name>: <reason>; ...`, within [`NACK_BYTES_MAX`]; what does not fit is counted.
 pub fn nack_text(rejected: &[Rejected]) -> String {
     // The longest count there can be.
+    /// No limit: the length of a fixed text.
     const ROOM_FOR_COUNT: usize = "; and 18446744073709551615 more".len();
+    /// No limit: what another limit leaves.
     const FIRST_BYTES_MAX: usize = NACK_BYTES_MAX - ROOM_FOR_COUNT;
     let mut text = String::new();
     for (done, Rejected { name, reason, .. }) in rejected.iter().enumerate() {

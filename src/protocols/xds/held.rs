@@ -20,10 +20,13 @@ use super::{Kind, Rejected};
 use crate::protocols::pb::ads::Resource;
 
 /// Names asked for on demand that wait to be sent.
+/// Limit: names asked for on demand that wait: 4096; past it: the demand is refused.
 const DEMANDS_MAX: usize = 4096;
 /// Names known in all, beyond which nothing more is asked for on demand.
+/// Limit: names asked for on demand that are known: 2^20; past it: the demand is refused.
 const NAMES_MAX: usize = 1 << 20;
 /// The longest name to ask for, in bytes.
+/// Limit: a name asked for on demand: 1024 bytes; past it: the demand is refused.
 const NAME_BYTES_MAX: usize = 1024;
 
 type Names = HashMap<Arc<str>, Holding, foldhash::fast::RandomState>;
@@ -106,7 +109,7 @@ impl XdsState {
     }
 
     /// Whether every type asked for as a whole has had a response that was applied without rejection
-    /// (contract/controlplane.md section 2.6). Never becomes false again.
+    /// (docs/spec/controlplane.md 2.6). Never becomes false again.
     pub fn is_synced(&self, on_demand: bool) -> bool {
         Kind::ALL.into_iter().all(|kind| is_on_demand(kind, on_demand) || self.with(kind, |book| book.acked))
     }

@@ -1,5 +1,5 @@
 //! Delta discovery: what to ask, what to answer, what is held, when to try again
-//! (contract/controlplane.md section 2).
+//! (docs/spec/controlplane.md 2).
 
 mod aside;
 pub mod backoff;

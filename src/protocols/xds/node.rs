@@ -1,4 +1,4 @@
-//! Who we say we are (contract/controlplane.md section 2.2).
+//! Who we say we are (docs/spec/controlplane.md 2.2).
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! One protobuf message a packet, no length prefix (contract/protos.md section 5).
+//! One protobuf message a packet, no length prefix (docs/spec/protos.md 5).
 
 use prost::Message;
 
@@ -6,9 +6,11 @@ use super::PodInfo;
 use crate::protocols::pb::workload::zds as pb;
 
 /// Both sides read into buffers of this many bytes; every packet of ours stays below.
+/// Limit: a packet of the hand-over: 1024 bytes; past it: the connection is closed.
 pub const PACKET_BYTES: usize = 1024;
 
 /// The longest text of an answer: a packet less two tags of one byte and two lengths of two.
+/// Limit: text of a refusal to istio-cni: 1017 bytes; past it: the text is cut.
 const TEXT_BYTES: usize = PACKET_BYTES - 1 - 6;
 
 /// What istio-cni asks for.

@@ -1,4 +1,4 @@
-//! istio-cni's hand-over of a node's pods, ZDS (contract/dataplane.md section 6): packets, the core that answers them,
+//! istio-cni's hand-over of a node's pods, ZDS (docs/spec/dataplane.md 6): packets, the core that answers them,
 //! and when to dial again.
 
 pub mod codec;

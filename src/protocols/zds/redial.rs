@@ -1,18 +1,25 @@
-//! When to dial istio-cni again (contract/dataplane.md section 6).
+//! When to dial istio-cni again (docs/spec/dataplane.md 6).
 
 use std::time::{Duration, Instant};
 
 use rand::Rng;
 
 /// The longest wait of either kind.
+/// Limit: pause before istio-cni is dialled again, at most: 15 s; past it: the pause stays as long.
 const CAP: Duration = Duration::from_secs(15);
 /// Doubled before it is first waited.
+/// Limit: pause before istio-cni is dialled again, at first: 10 ms, doubled before it is used; past it: the pause
+/// doubles.
 const DIAL_FROM: Duration = Duration::from_millis(10);
+/// Limit: pause after a greeting that failed, at first: 5 ms, spread by 20 %; past it: the pause doubles.
 const GREET_FROM: Duration = Duration::from_millis(5);
 /// Waits after a greeting that failed differ by up to this part.
+/// No limit: the spread of a pause.
 const JITTER: f64 = 0.2;
 /// A connection that ended sooner is treated as a greeting that failed, so that an agent which hangs up at once is not
 /// dialled in a loop.
+/// Limit: life of a connection with istio-cni that counts as a failed greeting: 1 s; past it: the connection counts as
+/// a success.
 const SHORT_LIFE: Duration = Duration::from_secs(1);
 
 /// How the last attempt at a connection came to its end.

@@ -1,4 +1,4 @@
-//! Which pods are served, from what istio-cni asks: the behaviour table of contract/dataplane.md section 6.
+//! Which pods are served, from what istio-cni asks: the behaviour table of docs/spec/dataplane.md 6.
 //!
 //! One operation is under way for a pod at a time, and one request is unanswered at a time. A start that fails or hangs
 //! concerns that pod alone: it is refused within [`ANSWER_WITHIN`], keeps the node from being ready, and is retried.
@@ -16,10 +16,13 @@ use super::{
 };
 
 /// The agent gives up on an answer after 5 s and takes a later one for the answer to its next request.
+/// Limit: an answer to istio-cni: 4 s; past it: the request is refused.
 pub const ANSWER_WITHIN: Duration = Duration::from_secs(4);
 /// Starts that failed are tried again this often.
+/// Limit: pause before a failed start of a pod is tried again: 5 s; past it: the start is tried again.
 pub const RETRY_EVERY: Duration = Duration::from_secs(5);
 /// Pods, or uids named in a snapshot, at most.
+/// Limit: pods of the hand-over: 4096; past it: the pod is refused by name.
 pub const MAX_PODS: usize = 4096;
 
 /// A network namespace and whatever stands for it outside this core (a descriptor, in a test a number).

@@ -30,10 +30,15 @@ use crate::{
 };
 
 /// Pause after the first try that failed; each further one doubles it.
+/// Limit: pause before a request to the collector is tried again, at first: 100 ms, spread by 20 %; past it: the pause
+/// doubles.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// Longest pause, unless the collector asks for a longer one.
+/// Limit: pause before a request to the collector is tried again, at most: 2 s, spread by 20 %; past it: the pause
+/// stays as long.
 const LAST_PAUSE: Duration = Duration::from_secs(2);
 /// Spread of pauses, as a share.
+/// No limit: the spread of a pause.
 const JITTER: f64 = 0.2;
 /// Name by which we ask.
 const AGENT: &str = concat!("warren/", env!("CARGO_PKG_VERSION"));

@@ -15,6 +15,7 @@ use tokio::{
 use crate::actors::control::grpc::{self, GrpcError, GrpcTarget};
 
 /// Most bytes of an answer, as gRPC takes.
+/// Limit: a collector's answer: 4 MiB; past it: the request failed.
 const MAX_ANSWER: usize = 4 << 20;
 
 /// Sends requests to one collector. The caller bounds the time.

@@ -34,6 +34,7 @@ use super::{
 use crate::telemetry::trace::span::TARGET;
 
 /// Longest text of a record's body or of one of its attributes.
+/// Limit: text of a log record or of one of its attributes: 16 KiB; past it: the text is cut.
 const TEXT_BYTES: usize = 16 << 10;
 
 /// Makes records of the log's events, and queues them.

@@ -1,4 +1,4 @@
-//! The export to a collector by OTLP: README.md, "Traces, logs and metrics".
+//! The export to a collector by OTLP: docs/settings.md, "Traces, logs and metrics".
 //!
 //! The SDK's own exporters are not used: they take no metrics but those of its instruments, and one sender of the
 //! protocol's messages does for all three.

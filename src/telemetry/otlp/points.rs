@@ -26,8 +26,10 @@ use crate::{
 };
 
 /// Label sets of connections in one slice; each is some five points.
+/// Limit: label sets of connections in one request with metrics: 100; past it: another request is made.
 const SERIES: usize = 100;
 /// Points in one slice of the other families.
+/// Limit: other points in one request with metrics: 500; past it: another request is made.
 const POINTS: usize = 500;
 
 /// A snapshot in slices, each for one request.

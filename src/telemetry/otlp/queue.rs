@@ -22,8 +22,10 @@ use crate::{
 };
 
 /// Most bytes that wait, where items say how many they are.
+/// Limit: bytes of log records that wait for the collector: 16 MiB; past it: the record is dropped, and counted.
 const QUEUE_BYTES: usize = 16 << 20;
 /// Bytes after which a request takes no further item: collectors take 4 MiB.
+/// Limit: bytes of log records in one request: 2 MiB and one record; past it: another request is made.
 const REQUEST_BYTES: usize = 2 << 20;
 
 /// What can wait in a queue.
@@ -259,7 +261,7 @@ impl Counts {
         self.exported.inc_by(items);
     }
 
-    pub(super) fn dropped(&self, reason: &str, items: u64) {
+    pub(in crate::telemetry) fn dropped(&self, reason: &str, items: u64) {
         if items > 0 {
             self.dropped.with_label_values(&[reason]).inc_by(items);
         }

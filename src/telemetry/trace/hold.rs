@@ -8,10 +8,13 @@ use opentelemetry_sdk::trace::SpanData;
 use parking_lot::Mutex;
 
 /// Parts, each with a lock: shards end spans at the same time.
+/// Limit: parts of the traces that are held: 16; past it: traces share a part and its lock.
 const STRIPES: usize = 16;
 /// Traces a part holds; past it the oldest goes.
+/// Limit: traces of one part that are held until it is known whether they failed: 256; past it: the oldest trace goes.
 const TRACES: usize = 256;
 /// Spans of a trace that are held; past it the trace is incomplete.
+/// Limit: spans of a trace that is held: 64; past it: the trace is incomplete.
 const SPANS: usize = 64;
 
 /// The spans held.

@@ -1,4 +1,4 @@
-//! Traces of connections, exported by OTLP: README.md, "Traces, logs and metrics".
+//! Traces of connections, exported by OTLP: docs/settings.md, "Traces, logs and metrics".
 //!
 //! Spans are `tracing`'s, of one target that nothing else uses, so that neither the log nor its filter know of them.
 //! Without a collector nobody asks for that target and a span costs the test of a static.

@@ -9,6 +9,7 @@ use super::span::{self, SpanKind, Step};
 use crate::supervisor::{Event, EventKind};
 
 /// Outages under way that are remembered; past it the oldest is exported as it is.
+/// Limit: outages of actors under way that are traced: 256; past it: the oldest is exported as it is.
 const OUTAGES: usize = 256;
 
 /// Outages under way, by the path of the actor.

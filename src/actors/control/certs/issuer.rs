@@ -1,5 +1,5 @@
 //! The authority behind the certificate actor: Istio's certificate service over gRPC
-//! (contract/controlplane.md section 3.1), or anything else that signs requests.
+//! (docs/spec/controlplane.md 3.1), or anything else that signs requests.
 
 use std::{
     collections::BTreeMap,
@@ -27,6 +27,7 @@ use crate::{
 };
 
 /// Longest part of an authority's own words that is passed on.
+/// Limit: words of the certificate authority in an error: 512 characters; past it: the words are cut.
 const WORDS_MAX: usize = 512;
 
 /// A request to an authority under way.

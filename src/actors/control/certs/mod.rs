@@ -1,5 +1,5 @@
 //! Certificates of the workloads on this node: fetched when a connection needs them, renewed in time, kept while
-//! the authority is away (contract/controlplane.md section 3). Connections read them without asking anybody.
+//! the authority is away (docs/spec/controlplane.md 3). Connections read them without asking anybody.
 
 mod actor;
 mod issuer;
@@ -42,8 +42,10 @@ use crate::{
 };
 
 /// How long one request to the authority may take, connecting included.
+/// Limit: one request to the certificate authority: 10 s; past it: the request failed.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Callers of [`Certs::fetch`] that may wait at a time, over all identities.
+/// Limit: callers that wait for certificates: 16,384; past it: the caller is refused.
 pub const WAITERS_MAX: usize = 16_384;
 
 /// Settings of the actor.

@@ -22,7 +22,7 @@ pub(super) struct Published {
     pub(super) failure: Option<Arc<IssueError>>,
 }
 
-/// Where an identity stands. The text is that of contract/controlplane.md section 7.2.
+/// Where an identity stands. The text is that of docs/spec/controlplane.md 7.2.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CertState {
     /// No attempt has ended yet.

@@ -21,8 +21,11 @@ use tower_service::Service;
 
 use super::{GrpcError, GrpcTarget, Step, tls};
 
+/// Limit: silence of the control plane's connection before TCP probes it: 300 s; past it: TCP probes the peer.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(300);
+/// Limit: time between two TCP probes of the control plane's connection: 75 s; past it: TCP probes again.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(75);
+/// Limit: TCP probes without an answer: 9; past it: the connection ends.
 const KEEPALIVE_PROBES: u32 = 9;
 
 /// Connects to its target whatever URI it is asked for; each connection reads the roots anew.

@@ -24,7 +24,7 @@ pub enum TokenSource {
     Literal(Token),
 }
 
-/// What is added to every request (contract/controlplane.md section 2.1).
+/// What is added to every request (docs/spec/controlplane.md 2.1).
 #[derive(Clone)]
 pub struct AuthHeaders {
     token: TokenSource,

@@ -66,7 +66,7 @@ pub struct XdsStatus {
     pub since: Instant,
 }
 
-/// What is counted (contract/controlplane.md section 5.2).
+/// What is counted (docs/spec/controlplane.md 5.2).
 pub trait XdsMetrics: Send + Sync + 'static {
     /// A response of this type came, with this many bytes of payload.
     fn message(&self, type_url: &str, bytes: usize);
@@ -91,6 +91,8 @@ struct Shared {
 
 impl Bounds {
     /// What production runs with.
+    /// Limit: one step of the discovery stream: 120 s for the first answer, 30 s for a request, 60 s for applying a
+    /// response; past it: the stream is given up.
     pub const STANDARD: Bounds = Bounds {
         first_answer: Duration::from_secs(120),
         send: Duration::from_secs(30),

@@ -24,6 +24,7 @@ use crate::{
 };
 
 /// Requests handed over and not yet on the wire: two to begin with, then an answer at a time.
+/// Limit: discovery requests that are not on the wire: 8; past it: the stream waits, then is given up.
 const REQUESTS_MAX: usize = 8;
 
 /// A stream on which requests can be made.

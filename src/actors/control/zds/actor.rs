@@ -8,33 +8,18 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-use super::{POD_OPERATION_LIMIT, PodSpec, Pods, Shared, link};
+use super::{
+    POD_OPERATION_LIMIT, PodSpec, Pods, Shared, link,
+    message::{Asked, Msg},
+};
 use crate::{
     protocols::zds::{
         codec::Answer,
-        session::{Ask, Effect, Event, Link, Pod, Session, Then},
+        session::{Effect, Event, Link, Pod, Session, Then},
     },
-    supervisor::{Actor, Described, Mailbox, OwnedTask, TaskExit, watch_panics},
+    supervisor::{Actor, Mailbox, OwnedTask, TaskExit, watch_panics},
     sys::netns::NetNs,
 };
-
-/// A packet of the agent and where its answer goes.
-pub(super) struct Asked {
-    pub(super) ask: Ask<NetNs>,
-    pub(super) reply: oneshot::Sender<(Answer, Then)>,
-}
-
-/// What the actor hears, all of it from its own tasks: the link sends one packet at a time, an operation one result.
-pub(super) enum Msg {
-    Connected,
-    Asked(Asked),
-    Disconnected,
-    PodStarted(u64, Arc<str>, Result<(), String>),
-    PodStopped(u64, Arc<str>),
-    Tick,
-    /// The link is never to end by itself.
-    LinkEnded(TaskExit),
-}
 
 /// Owns the connection, the operations on pods and the timer.
 pub(super) struct ZdsActor<P> {
@@ -69,20 +54,6 @@ struct LinkEnded(TaskExit);
 impl<P> ZdsActor<P> {
     pub(super) fn new(pods: P) -> Self {
         Self { pods }
-    }
-}
-
-impl Described for Msg {
-    fn kind(&self) -> &'static str {
-        match self {
-            Self::Connected => "connected",
-            Self::Asked(_) => "asked",
-            Self::Disconnected => "disconnected",
-            Self::PodStarted(..) => "pod-started",
-            Self::PodStopped(..) => "pod-stopped",
-            Self::Tick => "tick",
-            Self::LinkEnded(_) => "link-ended",
-        }
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::{
 
 use super::{
     Shared,
-    actor::{Asked, Msg},
+    message::{Asked, Msg},
 };
 use crate::{
     protocols::zds::{
@@ -26,8 +26,10 @@ use crate::{
 };
 
 /// How long a packet may wait for room in the agent's queue.
+/// Limit: writing an answer to istio-cni: 5 s; past it: the connection is closed.
 const WRITE_LIMIT: Duration = Duration::from_secs(5);
 /// The core answers within its own bound; past this one it is broken and the connection is dropped.
+/// Limit: wait for an answer to istio-cni in the connection's task: 4.5 s; past it: the connection is closed.
 const ANSWER_LIMIT: Duration = ANSWER_WITHIN.saturating_add(Duration::from_millis(500));
 
 /// How a connection came to its end, and the error if it was one.

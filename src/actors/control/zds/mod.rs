@@ -1,10 +1,11 @@
-//! The connection with istio-cni, which says which pods of the node to serve (contract/dataplane.md section 6).
+//! The connection with istio-cni, which says which pods of the node to serve (docs/spec/dataplane.md 6).
 //!
 //! The actor owns the connection and the starts and stops under way. The pods themselves live behind [`Pods`] and
 //! outlive it: a restarted actor asks which run and waits for the agent to name them again.
 
 mod actor;
 mod link;
+mod message;
 #[cfg(test)]
 mod tests;
 
@@ -12,7 +13,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::sync::watch;
 
-use self::actor::{Msg, ZdsActor};
+use self::{actor::ZdsActor, message::Msg};
 use crate::{
     actors::HUNG_AFTER,
     protocols::zds::{
@@ -24,6 +25,7 @@ use crate::{
 };
 
 /// A start or stop that takes longer than this is given up: a start counts as failed and is tried again.
+/// Limit: start or stop of a pod: 30 s; past it: the operation is given up.
 pub const POD_OPERATION_LIMIT: Duration = Duration::from_secs(30);
 
 /// A pod to serve.

@@ -280,7 +280,7 @@ impl Mesh {
 // === impl Pod ===
 
 impl Pod {
-    /// The name by which the control plane knows it (contract/protos.md section 1).
+    /// The name by which the control plane knows it (docs/spec/protos.md 1).
     pub fn workload_uid(&self) -> String {
         format!("Kubernetes//Pod/{}/{}", self.namespace, self.name)
     }

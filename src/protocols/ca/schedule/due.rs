@@ -4,12 +4,18 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rand::Rng;
 
+/// Limit: pause after a failed request for a certificate, at first: 1 s, spread by 20 %; past it: the pause doubles.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
+/// Limit: pause after a failed request for a certificate, at most: 150 s, spread by 20 %; past it: the pause stays as
+/// long.
 const RETRY_CAP: Duration = Duration::from_secs(150);
+/// No limit: the spread of a pause.
 const RETRY_JITTER: f64 = 0.2;
 /// After failing for this long, retries come at the cap and without jitter.
+/// Limit: time of failures in which the pause still doubles: 15 min; past it: the pause is 150 s.
 pub(super) const RETRY_FLAT_AFTER: Duration = Duration::from_mins(15);
 /// However short a certificate lives, it is not refreshed faster than this.
+/// Limit: time between two renewals of a certificate, at least: 1 s; past it: the renewal waits.
 const REFRESH_MIN: Duration = Duration::from_secs(1);
 
 /// A certificate's validity.
