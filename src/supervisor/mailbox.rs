@@ -1,8 +1,8 @@
 //! Mailboxes that know what is in them, and the actors they belong to.
 //!
 //! ractor says nothing of an actor's queue. Here every message travels in a [`Letter`], and only a [`Mailbox`] makes
-//! letters: it counts one in before it is sent, the actor counts it out before it is handled, and an incarnation that
-//! ends takes its count along with its queue.
+//! letters. A mailbox counts a message in before it is sent, and the actor counts it out before it is handled. An
+//! incarnation that ends takes its count along with its queue.
 
 use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
 
@@ -13,6 +13,8 @@ use ractor::{
 };
 use tokio::{sync::oneshot, time::Instant};
 use tracing::Span;
+
+use super::faults::Fault;
 
 /// Instants a queue keeps room for once it is empty.
 const KEPT_ROOM: usize = 16;
@@ -93,11 +95,42 @@ pub struct Mailbox<M> {
 #[error("the actor is gone")]
 pub struct Gone;
 
-/// A message on its way.
-pub(super) struct Letter<M> {
-    pub(super) message: M,
-    /// Where it was sent from.
-    pub(super) span: Span,
+/// What an actor is sent.
+pub(super) enum Letter<M> {
+    /// A message of the actor's own kind.
+    Message {
+        message: M,
+        /// Where it was sent from.
+        span: Span,
+    },
+    /// Something to act out in the handler. It is not counted.
+    Fault(Fault),
+    /// A question that the actor answers when its turn comes. It is not counted.
+    Probe(oneshot::Sender<()>),
+}
+
+/// One incarnation of an actor, whatever its messages are: what its supervisor does to it.
+pub(super) trait Incarnation: fmt::Debug + Send + Sync {
+    /// Its id.
+    fn actor_id(&self) -> ActorId;
+
+    /// Has it stop what is below it, then itself, and clean up.
+    fn shut_down(&self);
+
+    /// Ends it at its next await.
+    fn kill(&self);
+
+    /// Has it act out `fault` when its turn comes.
+    ///
+    /// # Errors
+    /// The actor is gone.
+    fn inject(&self, fault: Fault) -> Result<(), Gone>;
+
+    /// Has it answer when its turn comes.
+    ///
+    /// # Errors
+    /// The actor is gone.
+    fn probe(&self, answer: oneshot::Sender<()>) -> Result<(), Gone>;
 }
 
 /// When the messages were sent that one incarnation has not begun to handle.
@@ -149,7 +182,7 @@ impl<M: Message> Mailbox<M> {
         let queue = self.queue.clone();
         let make = move || {
             queue.enter();
-            Letter { message: message(), span: Span::none() }
+            Letter::Message { message: message(), span: Span::none() }
         };
         // ractor ends the timer with the actor.
         drop(ractor::time::send_interval(period, self.actor.get_cell(), make));
@@ -200,21 +233,43 @@ impl<M: Message> Mailbox<M> {
 
     /// Sends; gives an undelivered message back if it can.
     pub(super) fn send(&self, message: M) -> Result<(), Option<M>> {
-        post(&self.actor.get_cell(), &self.queue, message)
+        // Before it is sent: the actor may be on another thread.
+        self.queue.enter();
+        self.actor.send_message(Letter::Message { message, span: Span::current() }).map_err(|error| {
+            self.queue.undo();
+            match error {
+                MessagingErr::SendErr(Letter::Message { message, .. }) => Some(message),
+                _ => None,
+            }
+        })
+    }
+
+    /// Sends what is not counted.
+    fn post(&self, letter: Letter<M>) -> Result<(), Gone> {
+        self.actor.send_message(letter).map_err(|_| Gone)
     }
 }
 
-/// Sends `message` to the actor whose queue this is.
-pub(super) fn post<M: Message>(actor: &ActorCell, queue: &Queue, message: M) -> Result<(), Option<M>> {
-    // Before it is sent: the actor may be on another thread.
-    queue.enter();
-    actor.send_message(Letter { message, span: Span::current() }).map_err(|error| {
-        queue.undo();
-        match error {
-            MessagingErr::SendErr(letter) => Some(letter.message),
-            MessagingErr::ChannelClosed | MessagingErr::InvalidActorType => None,
-        }
-    })
+impl<M: Message> Incarnation for Mailbox<M> {
+    fn actor_id(&self) -> ActorId {
+        self.id()
+    }
+
+    fn shut_down(&self) {
+        self.stop(None);
+    }
+
+    fn kill(&self) {
+        self.actor.kill();
+    }
+
+    fn inject(&self, fault: Fault) -> Result<(), Gone> {
+        self.post(Letter::Fault(fault))
+    }
+
+    fn probe(&self, answer: oneshot::Sender<()>) -> Result<(), Gone> {
+        self.post(Letter::Probe(answer))
+    }
 }
 
 // === impl Queue ===

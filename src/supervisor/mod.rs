@@ -28,8 +28,8 @@
 //! **Seen**: [`TreeHandle::snapshot`] reads shared memory and so shows a hung actor too; each [`Event`] is logged and
 //! given to the observer of [`Tree::start_observed`].
 //!
-//! **Hung** actors are found by a watchdog ([`Tree::watched`]) and killed; [`TreeHandle::probe`] asks one. Faults are
-//! put into running actors with [`TreeHandle::inject`] and into tasks with [`faults::arm`].
+//! **Hung** actors are found by a watchdog ([`Tree::watched`]) and killed: it times the handlers that run, and sleeps
+//! while none does. [`TreeHandle::inject`] sends a fault to an actor, [`faults::arm`] puts one into tasks.
 //!
 //! Not actors, but owned all the same: a task is an [`OwnedTask`], a connection is a [`Conn`] in a [`ConnSet`].
 //!
@@ -49,7 +49,6 @@
 mod address;
 mod conns;
 mod crash;
-mod door;
 mod dynamic;
 mod event;
 pub mod faults;
@@ -61,6 +60,7 @@ mod restart;
 mod shell;
 mod snapshot;
 mod spec;
+mod supervised;
 mod task;
 mod tree;
 mod watchdog;
@@ -71,16 +71,16 @@ mod tests;
 pub use address::{Address, AddressError};
 pub use conns::{Closed, Conn, ConnSet, CutReason, Guarded};
 pub use crash::{CrashReport, Death, MAX_REPORTS, note_panic, report_task_panic};
-pub use door::Fault;
-#[cfg(test)]
-pub(crate) use door::run_alone;
 pub use dynamic::{DynamicChildren, DynamicSpec, StopError};
 pub use event::{Event, EventKind};
+pub use faults::Fault;
 pub use mailbox::{Actor, Described, Gone, Mailbox};
 pub use quarantine::{Admitted, Guard, Input, MAX_INPUTS, Quarantine, Quarantined, SetAside, digest};
 pub use record::{Handled, Load, TraceOf};
 pub use restart::{Backoff, Intensity};
 pub use snapshot::{ExitNote, NoSuchNode, NodeSnapshot, NodeState, NotReached};
 pub use spec::{ChildSpec, Kind, Restart, StartError, Strategy, SupervisorSpec};
+#[cfg(test)]
+pub(crate) use supervised::run_alone;
 pub use task::{OwnedTask, TaskExit, WatchPanics, observe_task_panics, watch_panics};
 pub use tree::{Tree, TreeExit, TreeHandle};

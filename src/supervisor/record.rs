@@ -187,11 +187,6 @@ impl Record {
         pages.panic = None;
     }
 
-    /// The mailbox of the incarnation that runs.
-    pub(super) fn queue(&self) -> Option<Arc<Queue>> {
-        self.pages.lock().queue.clone()
-    }
-
     /// A handler begins, of a message that has waited for so long.
     pub(super) fn handling(&self, kind: &'static str, waited: Duration, span: Span) -> Handling<'_> {
         self.pages.lock().now = Some(Now { kind, since: Instant::now(), waited, span });
@@ -261,6 +256,11 @@ impl Handling<'_> {
         });
         self.record.totals.handled.fetch_add(1, Ordering::Relaxed);
         self.record.totals.busy_us.fetch_add(micros(took).into(), Ordering::Relaxed);
+    }
+
+    /// The handler has returned, and is neither counted nor kept.
+    pub(super) fn discard(self) {
+        self.record.pages.lock().now = None;
     }
 }
 

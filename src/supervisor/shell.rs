@@ -16,13 +16,14 @@ use tokio::{
 
 use super::{
     crash::{self, Death},
-    door::Reachable,
     dynamic::DynamicChildren,
     event::{EventKind, Observer},
-    mailbox::{Actor, Described, Mailbox, post},
+    faults::Fault,
+    mailbox::{Actor, Described, Gone, Incarnation, Mailbox},
     plan::{Action, Ending, Family, Input, Plan, Rules, Slot},
     snapshot::{Node, NodeState},
-    spec::{ChildSpec, KILL_GRACE, Kind, Place, StartError, duplicate},
+    spec::{ChildSpec, KILL_GRACE, Place, StartError, duplicate},
+    supervised,
     task::{OwnedTask, TaskExit},
 };
 
@@ -41,7 +42,7 @@ pub(super) struct Supervisor;
 
 pub(super) enum Msg {
     /// From a start task: how the start went.
-    Started { slot: Slot, result: Result<ActorCell, StartError> },
+    Started { slot: Slot, result: Result<Arc<dyn Incarnation>, StartError> },
     /// From a back-off task: it is over.
     Woke { slot: Slot },
     /// From a stop's watchdog: the child has survived even its kill.
@@ -80,7 +81,7 @@ pub(super) struct State {
 struct Child {
     spec: ChildSpec,
     node: Arc<Node>,
-    actor: Option<ActorCell>,
+    actor: Option<Arc<dyn Incarnation>>,
     /// Its start, its back-off or its stop's watchdog, whichever it is in.
     task: Option<OwnedTask>,
     seen: bool,
@@ -102,6 +103,10 @@ struct GaveUp {
     reason: String,
 }
 
+/// A supervisor that runs, as a child of another.
+#[derive(Debug)]
+pub(super) struct Shell(pub(super) Mailbox<Msg>);
+
 /// Kills an actor nobody waited for.
 struct KillOnDrop(Option<ActorCell>);
 
@@ -118,7 +123,7 @@ pub(super) async fn launch(
     let (id, handle) = (blueprint.id.clone(), blueprint.handle.clone());
     let (ready, is_ready) = oneshot::channel();
     let setup = Setup { blueprint, node: node.clone(), observer, ready };
-    let started = Reachable::new(Supervisor, node.clone()).start(setup, parent).await;
+    let started = supervised::start(Supervisor, setup, node.clone(), parent).await;
     let (actor, ended) = started.map_err(|error| StartError::spawning(&id, error))?;
     let mut guard = KillOnDrop(Some(actor.cell()));
     let outcome = is_ready.await.unwrap_or_else(|_| Err(StartError::failed(&id, "killed")));
@@ -146,6 +151,31 @@ impl Described for Msg {
             Self::Add { .. } => "add",
             Self::Remove { .. } => "remove",
         }
+    }
+}
+
+// === impl Shell ===
+
+impl Incarnation for Shell {
+    fn actor_id(&self) -> ActorId {
+        self.0.actor_id()
+    }
+
+    fn shut_down(&self) {
+        // ractor's stop would kill its children: it has to stop them first.
+        let _ = self.0.cast(Msg::Shutdown);
+    }
+
+    fn kill(&self) {
+        self.0.kill();
+    }
+
+    fn inject(&self, fault: Fault) -> Result<(), Gone> {
+        self.0.inject(fault)
+    }
+
+    fn probe(&self, answer: oneshot::Sender<()>) -> Result<(), Gone> {
+        self.0.probe(answer)
     }
 }
 
@@ -299,7 +329,7 @@ impl State {
         &mut self,
         myself: &Mailbox<Msg>,
         slot: Slot,
-        result: Result<ActorCell, StartError>,
+        result: Result<Arc<dyn Incarnation>, StartError>,
     ) -> Result<(), ActorProcessingErr> {
         let Some(child) = self.children.get_mut(&slot) else { return Ok(()) };
         child.task = None;
@@ -328,8 +358,8 @@ impl State {
         if std::mem::replace(&mut child.seen, true) {
             self.observer.tell(&child.node, EventKind::Restarted { restarts: child.node.restarted() });
         }
-        self.by_actor.insert(actor.get_id(), slot);
-        let early = self.early.remove(&actor.get_id());
+        self.by_actor.insert(actor.actor_id(), slot);
+        let early = self.early.remove(&actor.actor_id());
         answer_start(reply, answer);
         self.apply(myself, Input::Started(slot))?;
         early.map_or(Ok(()), |exit| self.exited(myself, slot, exit))
@@ -339,15 +369,7 @@ impl State {
         let Some(child) = self.children.get_mut(&slot) else { return };
         let Some(actor) = child.actor.clone() else { return };
         child.node.set_state(NodeState::Stopping);
-        match child.spec.kind {
-            Kind::Worker => actor.stop(None),
-            // ractor's stop would kill its children: it has to stop them first.
-            Kind::Supervisor => {
-                if let Some(queue) = child.node.record.queue() {
-                    let _ = post(&actor, &queue, Msg::Shutdown);
-                }
-            }
-        }
+        actor.shut_down();
         self.watch_stop(myself, slot);
     }
 
@@ -375,7 +397,7 @@ impl State {
     fn exited(&mut self, myself: &Mailbox<Msg>, slot: Slot, exit: Exit) -> Result<(), ActorProcessingErr> {
         let Some(child) = self.children.get_mut(&slot) else { return Ok(()) };
         let Some(actor) = child.actor.take() else { return Ok(()) };
-        self.by_actor.remove(&actor.get_id());
+        self.by_actor.remove(&actor.actor_id());
         child.task = None;
         let last = child.node.record.last();
         child.node.down();

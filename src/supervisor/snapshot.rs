@@ -6,14 +6,16 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use ractor::ActorCell;
+use ractor::ActorId;
+use tokio::sync::oneshot;
 
 use super::{
     crash::Reports,
-    door::{Door, Fault, Knocker},
-    faults::FailingStarts,
+    faults::{FailingStarts, Fault},
+    mailbox::Incarnation,
     record::{Kinds, Load, Record, TraceOf},
     spec::{ChildSpec, Kind},
+    watchdog::Watchdog,
 };
 
 /// A node and everything below it, as it was at one moment.
@@ -106,8 +108,12 @@ pub(super) struct Node {
     kind: Kind,
     /// Its start and its stop, hung or not, take no longer than this together.
     pub(super) patience: Duration,
+    /// How long a graceful stop may take.
+    pub(super) stop_within: Duration,
+    /// How long a handler may take.
     pub(super) hung_after: Option<Duration>,
-    pub(super) door: Door,
+    /// The tree's.
+    pub(super) watchdog: Arc<Watchdog<Subject>>,
     pub(super) record: Record,
     pub(super) kinds: Arc<Kinds>,
     pub(super) reports: Arc<Reports>,
@@ -115,12 +121,20 @@ pub(super) struct Node {
     live: Mutex<Live>,
 }
 
+/// Whose handler the watchdog times.
+#[derive(Clone)]
+pub(super) struct Subject {
+    pub(super) node: Arc<Node>,
+    /// The incarnation.
+    pub(super) actor: ActorId,
+}
+
 #[derive(Debug)]
 struct Live {
     state: NodeState,
     restarts: u64,
     last_exit: Option<ExitNote>,
-    actor: Option<ActorCell>,
+    actor: Option<Arc<dyn Incarnation>>,
     /// Why it is being killed, for its supervisor to say.
     killed_for: Option<String>,
     children: Vec<Arc<Node>>,
@@ -175,8 +189,9 @@ impl Node {
             kind_label: spec.label,
             kind: spec.kind,
             patience: spec.patience(),
+            stop_within: spec.stop_within,
             hung_after: spec.hung_after,
-            door: Door::default(),
+            watchdog: parent.map_or_else(Arc::default, |parent| parent.watchdog.clone()),
             record: Record::new(kinds.of(spec.label), trace_of),
             kinds,
             reports: parent.map_or_else(Arc::default, |parent| parent.reports.clone()),
@@ -197,12 +212,11 @@ impl Node {
     }
 
     /// It is up, as `actor`.
-    pub(super) fn up(&self, actor: ActorCell) {
+    pub(super) fn up(&self, actor: Arc<dyn Incarnation>) {
         let mut live = self.live.lock();
         live.state = NodeState::Up;
         live.actor = Some(actor);
         live.killed_for = None;
-        self.door.reset();
     }
 
     /// Counts a restart and gives the count.
@@ -261,10 +275,23 @@ impl Node {
         }
     }
 
-    /// Kills its actor if it has one now, and leaves word why.
-    pub(super) fn kill_for(&self, reason: String) {
-        self.live.lock().killed_for = Some(reason);
-        self.kill();
+    /// A handler of the incarnation `actor` has run for so long, which is longer than it may: the actor is killed, and
+    /// word is left why. A stop that its supervisor asked for is the supervisor's to bound.
+    pub(super) fn hung(&self, actor: ActorId, time: Duration) {
+        let reason = format!("hung: no answer for {time:?}");
+        let hung = {
+            let mut live = self.live.lock();
+            let is_up = live.state == NodeState::Up;
+            let hung = live.actor.clone().filter(|known| is_up && known.actor_id() == actor);
+            if hung.is_some() {
+                live.killed_for = Some(reason.clone());
+            }
+            hung
+        };
+        if let Some(hung) = hung {
+            tracing::error!(target: "supervisor", path = %self.path, "{reason}: killed");
+            hung.kill();
+        }
     }
 
     /// Why it was killed, if somebody left word.
@@ -272,30 +299,22 @@ impl Node {
         self.live.lock().killed_for.take()
     }
 
-    /// Knocks at its actor. Whether there is one that can hear it.
-    pub(super) fn knock(&self, knocker: &Knocker) -> bool {
-        let actor = self.live.lock().actor.clone();
-        actor.is_some_and(|actor| knocker.knock(&actor))
-    }
-
-    /// Has its actor suffer a fault soon.
+    /// Has its actor suffer a fault when its turn comes.
     pub(super) fn inject(&self, fault: Fault) -> Result<(), NotReached> {
-        self.door.leave(fault);
-        let knocker = Knocker::new();
-        let heard = knocker.is_some_and(|knocker| self.knock(&knocker));
-        if heard { Ok(()) } else { Err(self.not_up()) }
+        let actor = self.live.lock().actor.clone();
+        actor.and_then(|actor| actor.inject(fault).ok()).ok_or_else(|| self.not_up())
     }
 
-    /// Waits until its actor has answered a knock.
+    /// Waits until its actor has answered.
     pub(super) async fn probe(&self, timeout: Duration) -> Result<(), NotReached> {
-        let number = self.door.ask();
-        let knocker = Knocker::new();
-        if !knocker.is_some_and(|knocker| self.knock(&knocker)) {
-            self.door.settle(number);
-            return Err(self.not_up());
+        let (port, answer) = oneshot::channel();
+        let actor = self.live.lock().actor.clone();
+        actor.and_then(|actor| actor.probe(port).ok()).ok_or_else(|| self.not_up())?;
+        match tokio::time::timeout(timeout, answer).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(self.not_up()),
+            Err(_) => Err(NotReached::Silent { path: self.path.clone(), after: timeout }),
         }
-        let silent = |_| NotReached::Silent { path: self.path.clone(), after: timeout };
-        tokio::time::timeout(timeout, self.door.answer_to(number)).await.map_err(silent)
     }
 
     fn not_up(&self) -> NotReached {

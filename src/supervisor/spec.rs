@@ -14,14 +14,14 @@ use ractor::{ActorCell, SpawnErr};
 use super::{
     address::Address,
     crash::take_panic,
-    door::Reachable,
     dynamic::DynamicSpec,
     event::Observer,
-    mailbox::Actor,
+    mailbox::{Actor, Incarnation},
     plan::{Family, Rules},
     restart::{Backoff, Intensity},
-    shell::{self, Blueprint},
+    shell::{self, Blueprint, Shell},
     snapshot::Node,
+    supervised,
     task::watch_panics,
 };
 
@@ -123,7 +123,7 @@ pub(super) struct Place {
     pub(super) observer: Observer,
 }
 
-type Starting = Pin<Box<dyn Future<Output = Result<ActorCell, StartError>> + Send>>;
+type Starting = Pin<Box<dyn Future<Output = Result<Arc<dyn Incarnation>, StartError>> + Send>>;
 
 // === impl Restart ===
 
@@ -179,12 +179,11 @@ impl ChildSpec {
             let (id, address, make) = (of.clone(), address.clone(), make.clone());
             Box::pin(async move {
                 let (actor, arguments) = make();
-                let (actor, _) = Reachable::new(actor, place.node)
-                    .start(arguments, Some(place.supervisor))
+                let (actor, _) = supervised::start(actor, arguments, place.node, Some(place.supervisor))
                     .await
                     .map_err(|error| StartError::spawning(&id, error))?;
                 address.publish(actor.clone());
-                Ok(actor.cell())
+                Ok(Arc::new(actor) as Arc<dyn Incarnation>)
             })
         };
         Self {
@@ -209,7 +208,7 @@ impl ChildSpec {
             Box::pin(async move {
                 let Place { supervisor, node, observer } = place;
                 let (actor, _) = shell::launch(blueprint, node, observer, Some(supervisor)).await?;
-                Ok(actor.cell())
+                Ok(Arc::new(Shell(actor)) as Arc<dyn Incarnation>)
             })
         };
         Self {
@@ -243,10 +242,10 @@ impl ChildSpec {
         self
     }
 
-    /// After how long without an answer the tree's watchdog kills it. Default: never. It must be longer than any handler
-    /// of the actor takes, awaits included.
-    pub fn hung_after(mut self, silence: Duration) -> Self {
-        self.hung_after = Some(silence);
+    /// How long a handler may run, awaits included, before the tree's watchdog kills the actor. Default: for ever. The
+    /// watchdog adds up to a quarter of a second.
+    pub fn hung_after(mut self, limit: Duration) -> Self {
+        self.hung_after = Some(limit);
         self
     }
 
@@ -267,7 +266,7 @@ impl ChildSpec {
     }
 
     /// Starts it, bounded, panics caught and kept for the report.
-    pub(super) async fn start(&self, place: Place) -> Result<ActorCell, StartError> {
+    pub(super) async fn start(&self, place: Place) -> Result<Arc<dyn Incarnation>, StartError> {
         let node = place.node.clone();
         let mut attempt = pin!(watch_panics((self.start)(place)));
         let attempt = poll_fn(|cx| {

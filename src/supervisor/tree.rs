@@ -2,20 +2,23 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::sleep};
 
 use super::{
     crash::CrashReport,
-    door::Fault,
     event::{Event, Observer},
+    faults::{Fault, tripwire},
     mailbox::Mailbox,
     record::TraceOf,
-    shell::{Msg, launch},
+    shell::{Msg, Shell, launch},
     snapshot::{NoSuchNode, Node, NodeSnapshot, NodeState, NotReached},
     spec::{ChildSpec, KILL_GRACE, StartError, SupervisorSpec},
-    task::OwnedTask,
-    watchdog,
+    task::{OwnedTask, panicked, watch_panics},
+    watchdog::LOOK,
 };
+
+/// The watchdog's name among tasks.
+const WATCHDOG: &str = "supervisor/watchdog";
 
 /// A running tree. Dropping it kills every actor in it; [`Tree::stop`] is the graceful way.
 pub struct Tree {
@@ -30,7 +33,7 @@ pub struct Tree {
 /// Looks at a tree and kills in it, but does not own it.
 #[derive(Clone)]
 pub struct TreeHandle {
-    root: Arc<Node>,
+    pub(super) root: Arc<Node>,
 }
 
 /// How a tree ended.
@@ -73,7 +76,7 @@ impl Tree {
         let node = Node::root(&spec, trace_of);
         node.set_state(NodeState::Starting);
         let (root, ended) = launch(blueprint, node.clone(), Observer::new(on_event), None).await?;
-        node.up(root.cell());
+        node.up(Arc::new(Shell(root.clone())));
         let (exits, exit) = watch::channel(None);
         let watched = node.clone();
         let witness = async move {
@@ -90,9 +93,11 @@ impl Tree {
         Ok(Self { root, spec, handle: TreeHandle { root: node }, exit, _witness: witness, _watchdog: None })
     }
 
-    /// Has the children that name a limit ([`ChildSpec::hung_after`]) watched, and killed when they hang.
+    /// Has the children that name a limit ([`ChildSpec::hung_after`]) watched, and killed when they hang. A child that
+    /// ends by itself is watched while it cleans up: it is killed when that takes longer than its `stop_within`.
     pub fn watched(mut self) -> Self {
-        self._watchdog = Some(watchdog::spawn(self.handle.root.clone()));
+        let watching = watch_for_ever(self.handle.root.clone());
+        self._watchdog = Some(OwnedTask::spawn("supervisor/watchdogs", watching, |_| {}));
         self
     }
 
@@ -140,6 +145,15 @@ impl Drop for Tree {
 impl fmt::Debug for Tree {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tree").field("root", &self.handle.root.path).finish_non_exhaustive()
+    }
+}
+
+/// Watches the handlers of the tree of `root`. Nobody watches the watchdog, so it repairs itself.
+pub(super) async fn watch_for_ever(root: Arc<Node>) {
+    let watch = || root.watchdog.watch(|subject, time| subject.node.hung(subject.actor, time));
+    while let Err(message) = watch_panics(tripwire(WATCHDOG, watch())).await {
+        panicked(WATCHDOG, &message);
+        sleep(LOOK).await;
     }
 }
 
@@ -198,7 +212,8 @@ impl TreeHandle {
         Ok(())
     }
 
-    /// Has the actor at `path` suffer `fault` as soon as its present handler is done; before any message in its queue.
+    /// Has the actor at `path` suffer `fault`, after the messages that wait in its mailbox. A fault that has not been
+    /// acted out dies with the incarnation it was sent to.
     ///
     /// # Errors
     /// There is no such node, or its actor is not up.
@@ -218,10 +233,10 @@ impl TreeHandle {
         Ok(())
     }
 
-    /// Waits until the actor at `path` shows that its loop turns: it is done with its present handler.
+    /// Waits until the actor at `path` has handled all that was in its mailbox.
     ///
     /// # Errors
-    /// There is no such node, its actor is not up, or it has not answered within `timeout`.
+    /// There is no such node, its actor is not up or has died meanwhile, or it has not answered within `timeout`.
     pub async fn probe(&self, path: &str, timeout: Duration) -> Result<(), NotReached> {
         self.root.find(path)?.probe(timeout).await
     }

@@ -1,72 +1,119 @@
-//! Finds actors that hang, and has them killed: their supervisors start them again.
+//! Finds handlers that hang.
 //!
-//! Silence is counted in looks of the watchdog, not in time: it runs on the same thread as the actors, and after the
-//! machine stood still for a while all of them get their turn before the next look.
+//! The handlers that run now, and that have a limit, are listed here from their beginning to their end. One task for
+//! the whole tree looks at the list: when a first handler begins, and every 250 ms while any handler runs. While no
+//! handler runs, no timer runs.
+//!
+//! The time of a handler is counted in looks and not read from a clock, because the watchdog runs on the thread of the
+//! actors. After that thread or the machine stood still, every actor has its turn before the next look. For the same
+//! reason a handler that blocks the thread is not found.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, time::Duration};
 
-use tokio::time::{MissedTickBehavior, interval, sleep};
-
-use super::{
-    door::Knocker,
-    faults::tripwire,
-    snapshot::{Node, NodeState},
-    task::{OwnedTask, panicked, watch_panics},
-};
+use parking_lot::Mutex;
+use slab::Slab;
+use tokio::{sync::Notify, time::timeout};
 
 /// The time between two looks.
-const LOOK: Duration = Duration::from_millis(250);
+pub(super) const LOOK: Duration = Duration::from_millis(250);
 
-/// Its name among tasks.
-const NAME: &str = "supervisor/watchdog";
-
-/// Watches what is below `root`, for as long as the task lives.
-pub(super) fn spawn(root: Arc<Node>) -> OwnedTask {
-    let watching = async move {
-        // Nobody watches the watchdog: it repairs itself.
-        while let Err(message) = watch_panics(tripwire(NAME, watch(&root))).await {
-            panicked(NAME, &message);
-            sleep(LOOK).await;
-        }
-    };
-    OwnedTask::spawn("supervisor/watchdogs", watching, |_| {})
+/// The handlers of one tree that run now and have a limit. `S` says whose handler it is.
+pub(super) struct Watchdog<S> {
+    running: Mutex<Slab<Running<S>>>,
+    /// The first handler has begun, or the last one has ended.
+    changed: Notify,
 }
 
-async fn watch(root: &Node) {
-    let mut looks = interval(LOOK);
-    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut knocker = None;
-    loop {
-        looks.tick().await;
-        if knocker.is_none() {
-            knocker = Knocker::new();
-        }
-        if !look(root, knocker.as_ref()) {
-            // It has died with an actor it knocked at: another is made for the next round.
-            knocker = None;
-        }
+/// A handler that runs. It is taken off the list when this drops.
+pub(super) struct Watched<'a, S> {
+    watchdog: &'a Watchdog<S>,
+    key: usize,
+}
+
+struct Running<S> {
+    subject: S,
+    limit: Duration,
+    /// How many times [`LOOK`] it has run since it was first seen; `None` before.
+    looks: Option<u32>,
+}
+
+// === impl Watchdog ===
+
+impl<S> Default for Watchdog<S> {
+    fn default() -> Self {
+        Self { running: Mutex::new(Slab::new()), changed: Notify::new() }
     }
 }
 
-/// Looks at everything below `node`, and knocks if there is a knocker. Whether all knocks were possible.
-fn look(node: &Node, knocker: Option<&Knocker>) -> bool {
-    let mut all_heard = true;
-    for child in node.children() {
-        all_heard &= look(&child, knocker);
-        let Some(limit) = child.hung_after.filter(|_| child.state() == NodeState::Up) else { continue };
-        let silence = LOOK.saturating_mul(child.door.silence());
-        if silence >= limit {
-            let reason = format!("hung: no answer for {silence:?}");
-            tracing::error!(target: "supervisor", path = %child.path, "{reason}: killed");
-            child.kill_for(reason);
-        } else if let Some(knocker) = knocker.filter(|_| silence.is_zero()) {
-            let question = child.door.ask();
-            let heard = child.knock(knocker);
-            if !heard {
-                child.door.settle(question);
+impl<S> fmt::Debug for Watchdog<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watchdog").finish_non_exhaustive()
+    }
+}
+
+impl<S: Clone> Watchdog<S> {
+    /// A handler of `subject` begins, and may run for as long as `limit`.
+    pub(super) fn enter(&self, subject: S, limit: Duration) -> Watched<'_, S> {
+        let (key, is_first) = {
+            let mut running = self.running.lock();
+            let is_first = running.is_empty();
+            (running.insert(Running { subject, limit, looks: None }), is_first)
+        };
+        if is_first {
+            self.changed.notify_one();
+        }
+        Watched { watchdog: self, key }
+    }
+
+    /// Watches for ever. Each look shows the handlers past their limits to `hung`, with the time they have run at least.
+    pub(super) async fn watch(&self, hung: impl Fn(&S, Duration)) {
+        let mut is_due = false;
+        loop {
+            for (subject, time) in self.look(is_due) {
+                hung(&subject, time);
             }
-            all_heard &= heard;
+            let changed = self.changed.notified();
+            if self.running.lock().is_empty() {
+                changed.await;
+                is_due = false;
+            } else {
+                // A change before the time is up is one from before this look, or the end of the last handler.
+                is_due = timeout(LOOK, changed).await.is_err();
+            }
         }
     }
-    all_heard
+
+    /// Marks the new handlers as seen, counts a look at those seen before if it `is_due`, and gives those past their
+    /// limits.
+    fn look(&self, is_due: bool) -> Vec<(S, Duration)> {
+        let mut over = Vec::new();
+        for (_, handler) in self.running.lock().iter_mut() {
+            let looks = handler.looks.map_or(0, |looks| looks.saturating_add(is_due.into()));
+            handler.looks = Some(looks);
+            let time = LOOK.saturating_mul(looks);
+            if is_due && time >= handler.limit {
+                over.push((handler.subject.clone(), time));
+            }
+        }
+        over
+    }
 }
+
+// === impl Watched ===
+
+impl<S> Drop for Watched<'_, S> {
+    fn drop(&mut self) {
+        let (subject, is_last) = {
+            let mut running = self.watchdog.running.lock();
+            let subject = running.try_remove(self.key);
+            (subject, running.is_empty())
+        };
+        drop(subject);
+        if is_last {
+            self.watchdog.changed.notify_one();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
