@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use super::snapshot::Node;
+use super::node::Node;
 
 /// Something happened to the node at `path`.
 #[derive(Debug, Clone)]
@@ -95,7 +95,7 @@ impl Observer {
             | EventKind::Quarantined { .. }
             | EventKind::GaveUp { .. } => tracing::error!(target: "supervisor", path = %path, "{kind}"),
         }
-        let event = Event { path: path.clone(), kind_label: node.kind_label, kind };
+        let event = Event { path: path.clone(), kind_label: node.profile.label, kind };
         // A panic here would take all children of the supervisor down.
         if catch_unwind(AssertUnwindSafe(|| (self.0)(&event))).is_err() {
             tracing::error!(target: "supervisor", path = %path, "the observer of events panicked");

@@ -1,93 +1,21 @@
-//! Mailboxes that know what is in them, and the actors they belong to.
+//! How an actor is reached.
 //!
 //! ractor says nothing of an actor's queue. Here every message travels in a [`Letter`], and only a [`Mailbox`] makes
 //! letters. A mailbox counts a message in before it is sent, and the actor counts it out before it is handled. An
 //! incarnation that ends takes its count along with its queue.
 
-use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
-use parking_lot::Mutex;
-use ractor::{
-    ActorCell, ActorId, ActorProcessingErr, ActorRef, ActorStatus, Message, MessagingErr, RpcReplyPort,
-    State, SupervisionEvent,
-};
-use tokio::{sync::oneshot, time::Instant};
+use ractor::{ActorCell, ActorId, ActorRef, ActorStatus, Message, MessagingErr, RpcReplyPort};
+use tokio::sync::oneshot;
 use tracing::Span;
 
-use super::faults::Fault;
-
-/// Instants a queue keeps room for once it is empty.
-const KEPT_ROOM: usize = 16;
-
-/// A message that can be named without what it carries: for the flight recorder, logs and `/actors`.
-pub trait Described {
-    /// Its variant, in lower case with dashes. Never a payload.
-    fn kind(&self) -> &'static str;
-}
-
-/// An actor that runs under a supervisor: ractor's trait, with a [`Mailbox`] for its `ActorRef`.
-pub trait Actor: Sized + Send + Sync + 'static {
-    /// What it is sent.
-    type Msg: Message + Described;
-    /// What it owns while it runs.
-    type State: State;
-    /// What a start needs.
-    type Arguments: State;
-
-    /// Makes the State. Takes local things only (bind, open) and never waits for a remote.
-    fn pre_start(
-        &self,
-        myself: Mailbox<Self::Msg>,
-        arguments: Self::Arguments,
-    ) -> impl Future<Output = Result<Self::State, ActorProcessingErr>> + Send;
-
-    /// Runs once after the start, before the first message.
-    fn post_start(
-        &self,
-        _myself: Mailbox<Self::Msg>,
-        _state: &mut Self::State,
-    ) -> impl Future<Output = Result<(), ActorProcessingErr>> + Send {
-        std::future::ready(Ok(()))
-    }
-
-    /// Handles a message. An error is a crash.
-    fn handle(
-        &self,
-        _myself: Mailbox<Self::Msg>,
-        _message: Self::Msg,
-        _state: &mut Self::State,
-    ) -> impl Future<Output = Result<(), ActorProcessingErr>> + Send {
-        std::future::ready(Ok(()))
-    }
-
-    /// Handles news of an actor that is linked to this one.
-    fn handle_supervisor_evt(
-        &self,
-        myself: Mailbox<Self::Msg>,
-        event: SupervisionEvent,
-        _state: &mut Self::State,
-    ) -> impl Future<Output = Result<(), ActorProcessingErr>> + Send {
-        // As ractor does: an actor that does not expect the end of a linked one ends with it.
-        if let SupervisionEvent::ActorTerminated(..) | SupervisionEvent::ActorFailed(..) = event {
-            myself.stop(None);
-        }
-        std::future::ready(Ok(()))
-    }
-
-    /// Runs after a graceful stop; not after a crash or a kill.
-    fn post_stop(
-        &self,
-        _myself: Mailbox<Self::Msg>,
-        _state: &mut Self::State,
-    ) -> impl Future<Output = Result<(), ActorProcessingErr>> + Send {
-        std::future::ready(Ok(()))
-    }
-}
+use super::{diagnostics::MailboxGauge, faults::Fault};
 
 /// Reaches one incarnation of an actor. Clones are the same; it goes stale when the actor ends.
 pub struct Mailbox<M> {
     actor: ActorRef<Letter<M>>,
-    queue: Arc<Queue>,
+    gauge: Arc<MailboxGauge>,
 }
 
 /// The actor is gone: the message was not delivered, or will not be answered.
@@ -133,15 +61,11 @@ pub(super) trait Incarnation: fmt::Debug + Send + Sync {
     fn probe(&self, answer: oneshot::Sender<()>) -> Result<(), Gone>;
 }
 
-/// When the messages were sent that one incarnation has not begun to handle.
-#[derive(Debug, Default)]
-pub(super) struct Queue(Mutex<VecDeque<Instant>>);
-
 // === impl Mailbox ===
 
 impl<M> Clone for Mailbox<M> {
     fn clone(&self) -> Self {
-        Self { actor: self.actor.clone(), queue: self.queue.clone() }
+        Self { actor: self.actor.clone(), gauge: self.gauge.clone() }
     }
 }
 
@@ -152,8 +76,8 @@ impl<M> fmt::Debug for Mailbox<M> {
 }
 
 impl<M: Message> Mailbox<M> {
-    pub(super) fn new(actor: ActorRef<Letter<M>>, queue: Arc<Queue>) -> Self {
-        Self { actor, queue }
+    pub(super) fn new(actor: ActorRef<Letter<M>>, gauge: Arc<MailboxGauge>) -> Self {
+        Self { actor, gauge }
     }
 
     /// Sends without waiting. `Ok` does not mean that it will be handled.
@@ -179,9 +103,9 @@ impl<M: Message> Mailbox<M> {
 
     /// Sends a message every `period`, until the actor ends.
     pub fn send_interval(&self, period: Duration, message: impl Fn() -> M + Send + 'static) {
-        let queue = self.queue.clone();
+        let gauge = self.gauge.clone();
         let make = move || {
-            queue.enter();
+            gauge.enter();
             Letter::Message { message: message(), span: Span::none() }
         };
         // ractor ends the timer with the actor.
@@ -205,7 +129,7 @@ impl<M: Message> Mailbox<M> {
 
     /// How many messages wait.
     pub fn depth(&self) -> usize {
-        self.queue.depth()
+        self.gauge.depth()
     }
 
     /// The incarnation's id.
@@ -234,9 +158,9 @@ impl<M: Message> Mailbox<M> {
     /// Sends; gives an undelivered message back if it can.
     pub(super) fn send(&self, message: M) -> Result<(), Option<M>> {
         // Before it is sent: the actor may be on another thread.
-        self.queue.enter();
+        self.gauge.enter();
         self.actor.send_message(Letter::Message { message, span: Span::current() }).map_err(|error| {
-            self.queue.undo();
+            self.gauge.undo();
             match error {
                 MessagingErr::SendErr(Letter::Message { message, .. }) => Some(message),
                 _ => None,
@@ -269,38 +193,5 @@ impl<M: Message> Incarnation for Mailbox<M> {
 
     fn probe(&self, answer: oneshot::Sender<()>) -> Result<(), Gone> {
         self.post(Letter::Probe(answer))
-    }
-}
-
-// === impl Queue ===
-
-impl Queue {
-    fn enter(&self) {
-        self.0.lock().push_back(Instant::now());
-    }
-
-    fn undo(&self) {
-        self.0.lock().pop_back();
-    }
-
-    /// The oldest is about to be handled. When it was sent.
-    pub(super) fn leave(&self) -> Option<Instant> {
-        let mut waiting = self.0.lock();
-        let sent = waiting.pop_front();
-        if waiting.is_empty() && waiting.capacity() > KEPT_ROOM {
-            waiting.shrink_to(KEPT_ROOM);
-        }
-        sent
-    }
-
-    pub(super) fn depth(&self) -> usize {
-        self.0.lock().len()
-    }
-
-    /// How many wait, and for how long the oldest.
-    pub(super) fn load(&self, now: Instant) -> (usize, Duration) {
-        let waiting = self.0.lock();
-        let oldest = waiting.front().map_or(Duration::ZERO, |sent| now.saturating_duration_since(*sent));
-        (waiting.len(), oldest)
     }
 }

@@ -46,40 +46,44 @@
 //! - A stop discards the queue once the current handler is done; a kill cuts at the next await. Neither ends a loop
 //!   that never awaits.
 
+mod actor;
 mod address;
+mod child;
 mod conns;
-mod crash;
+mod diagnostics;
 mod dynamic;
 mod event;
 pub mod faults;
 mod mailbox;
+mod node;
 mod plan;
 mod quarantine;
-mod record;
 mod restart;
 mod shell;
-mod snapshot;
 mod spec;
 mod supervised;
 mod task;
 mod tree;
-mod watchdog;
 
 #[cfg(test)]
 mod tests;
 
+pub use actor::{Actor, Described};
 pub use address::{Address, AddressError};
+pub use child::{ChildSpec, StartError};
 pub use conns::{Closed, Conn, ConnSet, CutReason, Guarded};
-pub use crash::{CrashReport, Death, MAX_REPORTS, note_panic, report_task_panic};
-pub use dynamic::{DynamicChildren, DynamicSpec, StopError};
+pub use diagnostics::{
+    CrashReport, Death, ExitNote, Handled, Kind, Load, MAX_REPORTS, NodeSnapshot, NodeState, TraceOf,
+    note_panic, report_task_panic,
+};
+pub use dynamic::{DynamicChildren, StopError};
 pub use event::{Event, EventKind};
 pub use faults::Fault;
-pub use mailbox::{Actor, Described, Gone, Mailbox};
+pub use mailbox::{Gone, Mailbox};
+pub use node::{NoSuchNode, NotReached};
 pub use quarantine::{Admitted, Guard, Input, MAX_INPUTS, Quarantine, Quarantined, SetAside, digest};
-pub use record::{Handled, Load, TraceOf};
-pub use restart::{Backoff, Intensity};
-pub use snapshot::{ExitNote, NoSuchNode, NodeSnapshot, NodeState, NotReached};
-pub use spec::{ChildSpec, Kind, Restart, StartError, Strategy, SupervisorSpec};
+pub use restart::{Backoff, Intensity, Restart, Strategy};
+pub use spec::{DynamicSpec, SupervisorSpec};
 #[cfg(test)]
 pub(crate) use supervised::run_alone;
 pub use task::{OwnedTask, TaskExit, WatchPanics, observe_task_panics, watch_panics};

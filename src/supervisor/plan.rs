@@ -15,10 +15,7 @@ use std::{collections::BTreeMap, time::Instant};
 
 use rand::Rng;
 
-use super::{
-    restart::{Backoff, Delays, Intensity, Window},
-    spec::{Restart, Strategy},
-};
+use super::restart::{Backoff, Delays, Intensity, Restart, Strategy, Window};
 
 /// A child's place in the start order. Never used twice by one supervisor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -103,11 +100,11 @@ pub(super) struct Plan {
     children: BTreeMap<Slot, Child>,
     next: u32,
     window: Window,
-    course: Course,
+    stage: Stage,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Course {
+enum Stage {
     /// Not every child has been started once.
     Starting,
     Running,
@@ -156,7 +153,7 @@ enum Gone {
 impl Plan {
     pub(super) fn new(rules: Rules) -> Self {
         let window = Window::new(rules.intensity);
-        Self { rules, children: BTreeMap::new(), next: 0, window, course: Course::Starting }
+        Self { rules, children: BTreeMap::new(), next: 0, window, stage: Stage::Starting }
     }
 
     /// Adds a child after the others. It is started at the next [`Input::Added`].
@@ -192,7 +189,7 @@ impl Plan {
 
     /// Whether the supervisor is on its way out.
     pub(super) fn is_ending(&self) -> bool {
-        matches!(self.course, Course::Ending(_) | Course::Ended)
+        matches!(self.stage, Stage::Ending(_) | Stage::Ended)
     }
 
     /// Takes in what happened and says what to do.
@@ -305,7 +302,7 @@ impl Plan {
 
     fn end(&mut self, ending: Ending) {
         if !self.is_ending() {
-            self.course = Course::Ending(ending);
+            self.stage = Stage::Ending(ending);
         }
         for child in self.children.values_mut() {
             child.doom(Fate::Never);
@@ -376,13 +373,13 @@ impl Plan {
             });
         }
         let all = |wanted: fn(&Child) -> bool| self.children.values().all(wanted);
-        match self.course {
-            Course::Starting if dynamic || all(|c| c.seen || c.phase == Phase::Done) => {
-                self.course = Course::Running;
+        match self.stage {
+            Stage::Starting if dynamic || all(|c| c.seen || c.phase == Phase::Done) => {
+                self.stage = Stage::Running;
                 actions.push(Action::Ready);
             }
-            Course::Ending(ending) if all(|c| c.phase == Phase::Done) => {
-                self.course = Course::Ended;
+            Stage::Ending(ending) if all(|c| c.phase == Phase::Done) => {
+                self.stage = Stage::Ended;
                 actions.push(Action::Exit(ending));
             }
             _ => {}
@@ -440,5 +437,4 @@ impl Strategy {
 }
 
 #[cfg(test)]
-#[path = "tests/plan.rs"]
 mod tests;

@@ -15,14 +15,14 @@ use tokio::{
 };
 
 use super::{
-    crash::{self, Death},
-    dynamic::DynamicChildren,
+    actor::{Actor, Described},
+    child::{ChildSpec, Place, StartError, duplicate},
+    diagnostics::{Death, NodeState},
     event::{EventKind, Observer},
     faults::Fault,
-    mailbox::{Actor, Described, Gone, Incarnation, Mailbox},
+    mailbox::{Gone, Incarnation, Mailbox},
+    node::{KILL_GRACE, Node},
     plan::{Action, Ending, Family, Input, Plan, Rules, Slot},
-    snapshot::{Node, NodeState},
-    spec::{ChildSpec, KILL_GRACE, Place, StartError, duplicate},
     supervised,
     task::{OwnedTask, TaskExit},
 };
@@ -33,8 +33,6 @@ pub(super) struct Blueprint {
     pub(super) id: Arc<str>,
     pub(super) rules: Rules,
     pub(super) children: Arc<[ChildSpec]>,
-    /// Through which a dynamic supervisor takes orders.
-    pub(super) handle: Option<DynamicChildren>,
 }
 
 /// The actor.
@@ -120,10 +118,10 @@ pub(super) async fn launch(
     if let Some(id) = duplicate(&blueprint.children) {
         return Err(StartError::Duplicate { id: id.clone() });
     }
-    let (id, handle) = (blueprint.id.clone(), blueprint.handle.clone());
+    let id = blueprint.id.clone();
     let (ready, is_ready) = oneshot::channel();
     let setup = Setup { blueprint, node: node.clone(), observer, ready };
-    let started = supervised::start(Supervisor, setup, node.clone(), parent).await;
+    let started = supervised::start(Supervisor, setup, node, parent).await;
     let (actor, ended) = started.map_err(|error| StartError::spawning(&id, error))?;
     let mut guard = KillOnDrop(Some(actor.cell()));
     let outcome = is_ready.await.unwrap_or_else(|_| Err(StartError::failed(&id, "killed")));
@@ -132,9 +130,6 @@ pub(super) async fn launch(
         return Err(error);
     }
     guard.0 = None;
-    if let Some(handle) = handle {
-        handle.serve(actor.clone(), node);
-    }
     Ok((actor, ended))
 }
 
@@ -263,10 +258,10 @@ impl State {
         };
         // The nodes of fixed children, and the restarts counted there, outlive this incarnation.
         let known = |spec: &ChildSpec| match blueprint.rules.family {
-            Family::Static(_) => state.node.child(&spec.id),
+            Family::Static(_) => state.node.child(spec.id()),
             Family::Dynamic { .. } => None,
         };
-        let node_of = |spec: &ChildSpec| known(spec).unwrap_or_else(|| Node::new(&state.node, spec));
+        let node_of = |spec: &ChildSpec| known(spec).unwrap_or_else(|| Node::new(&state.node, &spec.profile));
         let nodes: Vec<_> = blueprint.children.iter().map(node_of).collect();
         state.node.set_children(nodes.clone());
         for (spec, node) in blueprint.children.iter().zip(nodes) {
@@ -310,11 +305,11 @@ impl State {
         let (spec, myself) = (child.spec.clone(), myself.clone());
         let place =
             Place { supervisor: myself.cell(), node: child.node.clone(), observer: self.observer.clone() };
-        let (id, told) = (spec.id.clone(), myself.clone());
+        let (id, told) = (spec.id().clone(), myself.clone());
         let fails = child.node.failing_starts.take();
         let work = async move {
             let result = match fails {
-                true => Err(StartError::failed(&spec.id, "it was told to fail")),
+                true => Err(StartError::failed(spec.id(), "it was told to fail")),
                 false => spec.start(place).await,
             };
             let _ = myself.cast(Msg::Started { slot, result });
@@ -343,8 +338,8 @@ impl State {
                 child.node.note_exit(&reason);
                 if !self.plan.is_ending() {
                     // What is below a supervisor has reported its own failures.
-                    if error.is_of(&child.spec.id) {
-                        crash::report(&child.node, Death::StartFailed, &reason, last);
+                    if error.is_of(child.spec.id()) {
+                        child.node.report(Death::StartFailed, &reason, last);
                     }
                     self.start_error = Some(error);
                 }
@@ -380,12 +375,12 @@ impl State {
             return;
         };
         let (myself, told, observer) = (myself.clone(), myself.clone(), self.observer.clone());
-        let (node, budget) = (child.node.clone(), child.spec.stop_within);
+        let (node, budget) = (child.node.clone(), child.spec.profile.stop_within);
         let watchdog = async move {
             sleep(budget).await;
             observer.tell(&node, EventKind::Killed { after: budget });
             let reason = format!("did not stop within {budget:?}");
-            crash::report(&node, Death::Unstoppable, &reason, node.record.last());
+            node.report(Death::Unstoppable, &reason, node.record.last());
             actor.kill();
             sleep(KILL_GRACE).await;
             let _ = myself.cast(Msg::Immortal { slot });
@@ -410,7 +405,7 @@ impl State {
             let kind = if normal && !child.spec.restart.applies(normal) {
                 EventKind::Finished
             } else {
-                crash::report(&child.node, death, &reason, last);
+                child.node.report(death, &reason, last);
                 EventKind::Crashed { reason }
             };
             self.observer.tell(&child.node, kind);
@@ -452,16 +447,16 @@ impl State {
         spec: ChildSpec,
         reply: RpcReplyPort<Result<(), StartError>>,
     ) -> Result<(), ActorProcessingErr> {
-        let id = spec.id.clone();
+        let id = spec.id().clone();
         if self.plan.is_ending() {
             let _ = reply.send(Err(StartError::Unavailable { id }));
             return Ok(());
         }
-        if self.children.values().any(|child| child.spec.id == id) {
+        if self.children.values().any(|child| *child.spec.id() == id) {
             let _ = reply.send(Err(StartError::Duplicate { id }));
             return Ok(());
         }
-        let node = Node::new(&self.node, &spec);
+        let node = Node::new(&self.node, &spec.profile);
         self.node.add_child(node.clone());
         self.adopt(spec, node, Some(reply));
         self.apply(myself, Input::Added)
@@ -473,7 +468,7 @@ impl State {
         id: &str,
         reply: RpcReplyPort<()>,
     ) -> Result<(), ActorProcessingErr> {
-        let Some((slot, child)) = self.children.iter_mut().find(|(_, child)| &*child.spec.id == id) else {
+        let Some((slot, child)) = self.children.iter_mut().find(|(_, child)| &**child.spec.id() == id) else {
             let _ = reply.send(());
             return Ok(());
         };
@@ -484,14 +479,14 @@ impl State {
 
     fn forget(&mut self, slot: Slot) {
         let Some(child) = self.children.remove(&slot) else { return };
-        self.node.remove_child(&child.spec.id);
+        self.node.remove_child(child.spec.id());
         for reply in child.on_stop {
             let _ = reply.send(());
         }
     }
 
     fn exit(&mut self, myself: &Mailbox<Msg>, ending: Ending) -> Result<(), ActorProcessingErr> {
-        let unavailable = StartError::Unavailable { id: self.node.id.clone() };
+        let unavailable = StartError::Unavailable { id: self.node.profile.id.clone() };
         let (error, gave_up) = match ending {
             Ending::Asked => (unavailable, None),
             Ending::StartFailed(_) => (self.start_error.take().unwrap_or(unavailable), None),
@@ -504,7 +499,7 @@ impl State {
                     GaveUp { child, reason: last_exit.map_or_else(String::new, |note| note.reason) };
                 self.node.note_exit(&gave_up.to_string());
                 self.observer.tell(&self.node, EventKind::GaveUp { reason: gave_up.to_string() });
-                (StartError::failed(&self.node.id, &gave_up), Some(gave_up))
+                (StartError::failed(&self.node.profile.id, &gave_up), Some(gave_up))
             }
         };
         if self.ready.is_some() {

@@ -8,18 +8,18 @@ use ractor::{
 use tracing::Span;
 
 use super::{
+    actor::{Actor, Described},
+    diagnostics::{Handling, MailboxGauge, Watched},
     faults::Slowness,
-    mailbox::{Actor, Described, Letter, Mailbox, Queue},
-    record::Handling,
-    snapshot::{Node, Subject},
-    watchdog::Watched,
+    mailbox::{Letter, Mailbox},
+    node::{Node, Subject},
 };
 
 /// An actor of ours as one of ractor's.
 pub(super) struct Supervised<A> {
     actor: A,
     node: Arc<Node>,
-    queue: Arc<Queue>,
+    gauge: Arc<MailboxGauge>,
 }
 
 /// What a supervised actor owns while it runs.
@@ -35,14 +35,14 @@ pub(super) async fn start<A: Actor>(
     node: Arc<Node>,
     supervisor: Option<ActorCell>,
 ) -> Result<(Mailbox<A::Msg>, JoinHandle<()>), SpawnErr> {
-    let queue = node.record.begin();
-    let supervised = Supervised { actor, node, queue: queue.clone() };
+    let gauge = node.record.begin();
+    let supervised = Supervised { actor, node, gauge: gauge.clone() };
     let (actor, ended) = match supervisor {
         // No name: ractor's registry is one for the process, and two trees must not collide.
         Some(supervisor) => Supervised::spawn_linked(None, supervised, arguments, supervisor).await?,
         None => Supervised::spawn(None, supervised, arguments).await?,
     };
-    Ok((Mailbox::new(actor, queue), ended))
+    Ok((Mailbox::new(actor, gauge), ended))
 }
 
 /// Runs an actor without a supervisor.
@@ -51,8 +51,15 @@ pub(crate) async fn run_alone<A: Actor>(
     actor: A,
     arguments: A::Arguments,
 ) -> Result<Mailbox<A::Msg>, SpawnErr> {
-    let spec = super::SupervisorSpec::new("alone", super::Strategy::OneForOne);
-    let node = Node::root(&spec.into(), |_| None);
+    let profile = super::node::Profile {
+        id: "alone".into(),
+        kind: super::diagnostics::Kind::Worker,
+        label: "alone",
+        start_timeout: Duration::MAX,
+        stop_within: Duration::MAX,
+        hung_after: None,
+    };
+    let node = Node::root(&profile, |_| None);
     start(actor, arguments, node, None).await.map(|(mailbox, _)| mailbox)
 }
 
@@ -60,7 +67,7 @@ pub(crate) async fn run_alone<A: Actor>(
 
 impl<A: Actor> Supervised<A> {
     fn mailbox(&self, actor: ActorRef<Letter<A::Msg>>) -> Mailbox<A::Msg> {
-        Mailbox::new(actor, self.queue.clone())
+        Mailbox::new(actor, self.gauge.clone())
     }
 
     /// Records a handler of something that did not come as a message.
@@ -75,7 +82,7 @@ impl<A: Actor> Supervised<A> {
         limit: Option<Duration>,
     ) -> Option<Watched<'_, Subject>> {
         let subject = || Subject { node: self.node.clone(), actor: myself.get_id() };
-        limit.map(|limit| self.node.watchdog.enter(subject(), limit))
+        limit.map(|limit| self.node.shared.watchdog.enter(subject(), limit))
     }
 }
 
@@ -102,7 +109,7 @@ impl<A: Actor> ractor::Actor for Supervised<A> {
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
         let handling = self.record("post-start");
-        let _watched = self.watch(&myself, self.node.hung_after);
+        let _watched = self.watch(&myself, self.node.profile.hung_after);
         let done = self.actor.post_start(self.mailbox(myself), &mut state.inner).await;
         handling.done();
         done
@@ -115,7 +122,7 @@ impl<A: Actor> ractor::Actor for Supervised<A> {
     ) -> Result<(), ActorProcessingErr> {
         let handling = self.record("post-stop");
         // The supervisor bounds a stop that it asked for; this bounds the stop of an actor that ended by itself.
-        let _watched = self.watch(&myself, Some(self.node.stop_within));
+        let _watched = self.watch(&myself, Some(self.node.profile.stop_within));
         let done = self.actor.post_stop(self.mailbox(myself), &mut state.inner).await;
         handling.done();
         done
@@ -129,9 +136,9 @@ impl<A: Actor> ractor::Actor for Supervised<A> {
     ) -> Result<(), ActorProcessingErr> {
         match letter {
             Letter::Message { message, span } => {
-                let waited = self.queue.leave().map_or(Duration::ZERO, |sent| sent.elapsed());
+                let waited = self.gauge.leave().map_or(Duration::ZERO, |sent| sent.elapsed());
                 let handling = self.node.record.handling(message.kind(), waited, span);
-                let _watched = self.watch(&myself, self.node.hung_after);
+                let _watched = self.watch(&myself, self.node.profile.hung_after);
                 slowness.delay().await;
                 let done = self.actor.handle(self.mailbox(myself), message, inner).await;
                 handling.done();
@@ -139,7 +146,7 @@ impl<A: Actor> ractor::Actor for Supervised<A> {
             }
             Letter::Fault(fault) => {
                 let handling = self.record("injected-fault");
-                let _watched = self.watch(&myself, self.node.hung_after);
+                let _watched = self.watch(&myself, self.node.profile.hung_after);
                 fault.act_out(&self.node.path, slowness).await;
                 handling.done();
                 Ok(())
@@ -163,7 +170,7 @@ impl<A: Actor> ractor::Actor for Supervised<A> {
             SupervisionEvent::ActorTerminated(..) => Some(self.record("child-ended")),
             _ => None,
         };
-        let _watched = self.watch(&myself, self.node.hung_after);
+        let _watched = self.watch(&myself, self.node.profile.hung_after);
         let done = self.actor.handle_supervisor_evt(self.mailbox(myself), event, &mut state.inner).await;
         if let Some(handling) = handling {
             handling.done();

@@ -17,7 +17,7 @@ use pin_project_lite::pin_project;
 use tokio::task::AbortHandle;
 
 use super::{
-    crash::report_task_panic,
+    diagnostics::report_task_panic,
     faults::{Tripwire, kind_of, tripwire},
 };
 
@@ -211,5 +211,4 @@ pub(super) fn panic_message(payload: Box<dyn Any + Send>) -> String {
 }
 
 #[cfg(test)]
-#[path = "tests/task.rs"]
 mod tests;

@@ -5,16 +5,15 @@ use std::{fmt, sync::Arc, time::Duration};
 use tokio::{sync::watch, time::sleep};
 
 use super::{
-    crash::CrashReport,
+    child::{ChildSpec, StartError},
+    diagnostics::{CrashReport, LOOK, NodeSnapshot, NodeState, TraceOf},
     event::{Event, Observer},
     faults::{Fault, tripwire},
     mailbox::Mailbox,
-    record::TraceOf,
+    node::{KILL_GRACE, NoSuchNode, Node, NotReached},
     shell::{Msg, Shell, launch},
-    snapshot::{NoSuchNode, Node, NodeSnapshot, NodeState, NotReached},
-    spec::{ChildSpec, KILL_GRACE, StartError, SupervisorSpec},
+    spec::SupervisorSpec,
     task::{OwnedTask, panicked, watch_panics},
-    watchdog::LOOK,
 };
 
 /// The watchdog's name among tasks.
@@ -23,7 +22,7 @@ const WATCHDOG: &str = "supervisor/watchdog";
 /// A running tree. Dropping it kills every actor in it; [`Tree::stop`] is the graceful way.
 pub struct Tree {
     root: Mailbox<Msg>,
-    spec: ChildSpec,
+    stop_within: Duration,
     handle: TreeHandle,
     exit: watch::Receiver<Option<TreeExit>>,
     _witness: OwnedTask,
@@ -73,7 +72,8 @@ impl Tree {
     ) -> Result<Self, StartError> {
         let blueprint = root.blueprint();
         let spec = ChildSpec::from(root);
-        let node = Node::root(&spec, trace_of);
+        let stop_within = spec.profile.stop_within;
+        let node = Node::root(&spec.profile, trace_of);
         node.set_state(NodeState::Starting);
         let (root, ended) = launch(blueprint, node.clone(), Observer::new(on_event), None).await?;
         node.up(Arc::new(Shell(root.clone())));
@@ -90,7 +90,14 @@ impl Tree {
             exits.send_replace(Some(exit));
         };
         let witness = OwnedTask::spawn("supervisor/witness", witness, |_| {});
-        Ok(Self { root, spec, handle: TreeHandle { root: node }, exit, _witness: witness, _watchdog: None })
+        Ok(Self {
+            root,
+            stop_within,
+            handle: TreeHandle { root: node },
+            exit,
+            _witness: witness,
+            _watchdog: None,
+        })
     }
 
     /// Has the children that name a limit ([`ChildSpec::hung_after`]) watched, and killed when they hang. A child that
@@ -107,8 +114,8 @@ impl Tree {
         self.handle.root.set_state(NodeState::Stopping);
         let _ = self.root.cast(Msg::Shutdown);
         let exited = self.exited();
-        if tokio::time::timeout(self.spec.stop_within, exited).await.is_err() {
-            tracing::warn!(target: "supervisor", after = ?self.spec.stop_within, "the tree did not stop and is killed");
+        if tokio::time::timeout(self.stop_within, exited).await.is_err() {
+            tracing::warn!(target: "supervisor", after = ?self.stop_within, "the tree did not stop and is killed");
             self.root.kill();
             let _ = tokio::time::timeout(KILL_GRACE, self.exited()).await;
         }
@@ -150,7 +157,7 @@ impl fmt::Debug for Tree {
 
 /// Watches the handlers of the tree of `root`. Nobody watches the watchdog, so it repairs itself.
 pub(super) async fn watch_for_ever(root: Arc<Node>) {
-    let watch = || root.watchdog.watch(|subject, time| subject.node.hung(subject.actor, time));
+    let watch = || root.shared.watchdog.watch(|subject, time| subject.node.hung(subject.actor, time));
     while let Err(message) = watch_panics(tripwire(WATCHDOG, watch())).await {
         panicked(WATCHDOG, &message);
         sleep(LOOK).await;
@@ -168,13 +175,13 @@ impl TreeHandle {
     /// Each kind of actor the tree has had, with the messages handled and the time that took, over all of them: those
     /// that are gone included.
     pub fn handled_by_kind(&self) -> Vec<(&'static str, u64, Duration)> {
-        self.root.kinds.all()
+        self.root.shared.handled.all()
     }
 
     /// Each kind of actor the tree has had, with how many of it are in quarantine.
     pub fn quarantined_by_kind(&self) -> Vec<(&'static str, u64)> {
         let mut kinds: Vec<(&'static str, u64)> =
-            self.root.kinds.all().into_iter().map(|(kind, ..)| (kind, 0)).collect();
+            self.root.shared.handled.all().into_iter().map(|(kind, ..)| (kind, 0)).collect();
         let mut left = self.snapshot();
         while let Some(node) = left.pop() {
             let known = kinds.iter_mut().find(|(kind, _)| *kind == node.kind_label);
@@ -189,7 +196,7 @@ impl TreeHandle {
     /// The crash reports that are kept, of this tree's actors and of the process's tasks, oldest first; and how many
     /// older ones are not.
     pub fn crashes(&self) -> (Vec<Arc<CrashReport>>, u64) {
-        self.root.reports.with_tasks()
+        self.root.shared.reports.with_tasks()
     }
 
     /// The node at `path` and what is below it.

@@ -27,17 +27,17 @@ pub enum Fault {
 
 /// How late an actor is with each message, and until when. It belongs to one incarnation.
 #[derive(Debug, Default)]
-pub(in crate::supervisor) struct Slowness(Option<(Duration, Instant)>);
+pub(crate) struct Slowness(Option<(Duration, Instant)>);
 
 /// How many of a node's next starts fail, whatever the actor would have made of them.
 #[derive(Debug, Default)]
-pub(in crate::supervisor) struct FailingStarts(AtomicU32);
+pub(crate) struct FailingStarts(AtomicU32);
 
 // === impl Fault ===
 
 impl Fault {
     /// Breaks the handler that calls this, which is one of the actor at `path`.
-    pub(in crate::supervisor) async fn act_out(self, path: &str, slowness: &mut Slowness) {
+    pub(crate) async fn act_out(self, path: &str, slowness: &mut Slowness) {
         match self {
             Self::Panic => panic_on_request(path),
             Self::Hang(time) => sleep(time).await,
@@ -50,7 +50,7 @@ impl Fault {
 
 impl Slowness {
     /// Waits as long as a message is to be late.
-    pub(in crate::supervisor) async fn delay(&mut self) {
+    pub(crate) async fn delay(&mut self) {
         self.0 = self.0.filter(|(_, until)| Instant::now() < *until);
         if let Some((each, _)) = self.0 {
             sleep(each).await;
@@ -62,12 +62,12 @@ impl Slowness {
 
 impl FailingStarts {
     /// Lets the next `times` starts fail; 0 takes it back.
-    pub(in crate::supervisor) fn order(&self, times: u32) {
+    pub(crate) fn order(&self, times: u32) {
         self.0.store(times, Ordering::Relaxed);
     }
 
     /// Whether this start is one of them.
-    pub(in crate::supervisor) fn take(&self) -> bool {
+    pub(crate) fn take(&self) -> bool {
         let one_less = |times: u32| times.checked_sub(1);
         self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok()
     }

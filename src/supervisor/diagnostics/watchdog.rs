@@ -15,17 +15,17 @@ use slab::Slab;
 use tokio::{sync::Notify, time::timeout};
 
 /// The time between two looks.
-pub(super) const LOOK: Duration = Duration::from_millis(250);
+pub(crate) const LOOK: Duration = Duration::from_millis(250);
 
 /// The handlers of one tree that run now and have a limit. `S` says whose handler it is.
-pub(super) struct Watchdog<S> {
+pub(crate) struct Watchdog<S> {
     running: Mutex<Slab<Running<S>>>,
     /// The first handler has begun, or the last one has ended.
     changed: Notify,
 }
 
 /// A handler that runs. It is taken off the list when this drops.
-pub(super) struct Watched<'a, S> {
+pub(crate) struct Watched<'a, S> {
     watchdog: &'a Watchdog<S>,
     key: usize,
 }
@@ -53,7 +53,7 @@ impl<S> fmt::Debug for Watchdog<S> {
 
 impl<S: Clone> Watchdog<S> {
     /// A handler of `subject` begins, and may run for as long as `limit`.
-    pub(super) fn enter(&self, subject: S, limit: Duration) -> Watched<'_, S> {
+    pub(crate) fn enter(&self, subject: S, limit: Duration) -> Watched<'_, S> {
         let (key, is_first) = {
             let mut running = self.running.lock();
             let is_first = running.is_empty();
@@ -66,7 +66,7 @@ impl<S: Clone> Watchdog<S> {
     }
 
     /// Watches for ever. Each look shows the handlers past their limits to `hung`, with the time they have run at least.
-    pub(super) async fn watch(&self, hung: impl Fn(&S, Duration)) {
+    pub(crate) async fn watch(&self, hung: impl Fn(&S, Duration)) {
         let mut is_due = false;
         loop {
             for (subject, time) in self.look(is_due) {

@@ -1,4 +1,4 @@
-//! The state of a tree in shared memory: read without asking an actor, so a hung one hides nothing.
+//! The nodes of a tree, in shared memory. They are read without asking an actor, so a hung actor hides nothing.
 
 use std::{
     sync::Arc,
@@ -10,62 +10,16 @@ use ractor::ActorId;
 use tokio::sync::oneshot;
 
 use super::{
-    crash::Reports,
+    diagnostics::{
+        Dead, Death, ExitNote, HandledByKind, Kind, NodeSnapshot, NodeState, Record, Recorded, Reports,
+        TraceOf, Watchdog,
+    },
     faults::{FailingStarts, Fault},
     mailbox::Incarnation,
-    record::{Kinds, Load, Record, TraceOf},
-    spec::{ChildSpec, Kind},
-    watchdog::Watchdog,
 };
 
-/// A node and everything below it, as it was at one moment.
-#[derive(Debug, Clone)]
-pub struct NodeSnapshot {
-    /// Ids from the root down, joined by `/`.
-    pub path: Arc<str>,
-    /// The last part of the path.
-    pub id: Arc<str>,
-    /// What it is, in the application's words: `xds`, `capture`.
-    pub kind_label: &'static str,
-    /// Worker or supervisor.
-    pub kind: Kind,
-    /// What it is doing.
-    pub state: NodeState,
-    /// How often its supervisor has started it again.
-    pub restarts: u64,
-    /// Its last exit that was not asked for, or its last failed start.
-    pub last_exit: Option<ExitNote>,
-    /// What it has to do.
-    pub load: Load,
-    /// Its children, in start order.
-    pub children: Vec<NodeSnapshot>,
-}
-
-/// What a node is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum NodeState {
-    /// Its start is under way.
-    Starting,
-    /// It runs.
-    Up,
-    /// It failed and waits to be started again.
-    BackingOff,
-    /// It failed too often and waits long to be started again.
-    Quarantined,
-    /// It was asked to stop.
-    Stopping,
-    /// It does not run: not started yet, finished, or its supervisor is down.
-    Down,
-}
-
-/// How and when a node ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ExitNote {
-    /// Wall-clock time.
-    pub at: SystemTime,
-    /// The panic's or error's message, or `killed`.
-    pub reason: String,
-}
+/// After a kill, how long an actor may take to be gone. Only one that never awaits takes it all.
+pub(super) const KILL_GRACE: Duration = Duration::from_secs(1);
 
 /// No node has this path.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -99,26 +53,38 @@ pub enum NotReached {
     },
 }
 
-/// A node's place in shared memory. Written by its supervisor only; outlives the actor's incarnations.
-#[derive(Debug)]
-pub(super) struct Node {
-    pub(super) path: Arc<str>,
+/// What is fixed about a node.
+#[derive(Debug, Clone)]
+pub(super) struct Profile {
     pub(super) id: Arc<str>,
-    pub(super) kind_label: &'static str,
-    kind: Kind,
-    /// Its start and its stop, hung or not, take no longer than this together.
-    pub(super) patience: Duration,
+    pub(super) kind: Kind,
+    /// What it is, in the application's words.
+    pub(super) label: &'static str,
+    /// How long a start may take.
+    pub(super) start_timeout: Duration,
     /// How long a graceful stop may take.
     pub(super) stop_within: Duration,
     /// How long a handler may take.
     pub(super) hung_after: Option<Duration>,
-    /// The tree's.
-    pub(super) watchdog: Arc<Watchdog<Subject>>,
+}
+
+/// A node's place in shared memory. Only its supervisor writes it; it outlives the actor's incarnations.
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) path: Arc<str>,
+    pub(super) profile: Profile,
     pub(super) record: Record,
-    pub(super) kinds: Arc<Kinds>,
-    pub(super) reports: Arc<Reports>,
     pub(super) failing_starts: FailingStarts,
+    pub(super) shared: Arc<Shared>,
     live: Mutex<Live>,
+}
+
+/// What all nodes of a tree share.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    pub(super) handled: HandledByKind,
+    pub(super) reports: Reports,
+    pub(super) watchdog: Watchdog<Subject>,
 }
 
 /// Whose handler the watchdog times.
@@ -140,19 +106,12 @@ struct Live {
     children: Vec<Arc<Node>>,
 }
 
-// === impl NodeState ===
+// === impl Profile ===
 
-impl NodeState {
-    /// The state as a word for people and metric labels.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Starting => "starting",
-            Self::Up => "up",
-            Self::BackingOff => "backing-off",
-            Self::Quarantined => "quarantined",
-            Self::Stopping => "stopping",
-            Self::Down => "down",
-        }
+impl Profile {
+    /// The longest that a start and a stop take together, hung or not.
+    pub(super) fn start_and_stop(&self) -> Duration {
+        self.start_timeout.saturating_add(self.stop_within).saturating_add(2 * KILL_GRACE)
     }
 }
 
@@ -160,21 +119,17 @@ impl NodeState {
 
 impl Node {
     /// The node of a root, whose tree names traces by `trace_of`.
-    pub(super) fn root(spec: &ChildSpec, trace_of: TraceOf) -> Arc<Self> {
-        Self::make(None, spec, trace_of)
+    pub(super) fn root(profile: &Profile, trace_of: TraceOf) -> Arc<Self> {
+        Self::make(profile.id.clone(), profile, trace_of, Arc::default())
     }
 
-    /// The node of `spec` under the node at `parent`.
-    pub(super) fn new(parent: &Node, spec: &ChildSpec) -> Arc<Self> {
-        Self::make(Some(parent), spec, parent.record.trace_of())
+    /// A node under the node at `parent`.
+    pub(super) fn new(parent: &Node, profile: &Profile) -> Arc<Self> {
+        let path = format!("{}/{}", parent.path, profile.id).into();
+        Self::make(path, profile, parent.record.trace_of(), parent.shared.clone())
     }
 
-    fn make(parent: Option<&Node>, spec: &ChildSpec, trace_of: TraceOf) -> Arc<Self> {
-        let path = match parent {
-            Some(parent) => format!("{}/{}", parent.path, spec.id).into(),
-            None => spec.id.clone(),
-        };
-        let kinds = parent.map_or_else(Arc::default, |parent| parent.kinds.clone());
+    fn make(path: Arc<str>, profile: &Profile, trace_of: TraceOf, shared: Arc<Shared>) -> Arc<Self> {
         let live = Live {
             state: NodeState::Down,
             restarts: 0,
@@ -185,19 +140,18 @@ impl Node {
         };
         Arc::new(Self {
             path,
-            id: spec.id.clone(),
-            kind_label: spec.label,
-            kind: spec.kind,
-            patience: spec.patience(),
-            stop_within: spec.stop_within,
-            hung_after: spec.hung_after,
-            watchdog: parent.map_or_else(Arc::default, |parent| parent.watchdog.clone()),
-            record: Record::new(kinds.of(spec.label), trace_of),
-            kinds,
-            reports: parent.map_or_else(Arc::default, |parent| parent.reports.clone()),
+            profile: profile.clone(),
+            record: Record::new(shared.handled.of(profile.label), trace_of),
             failing_starts: FailingStarts::default(),
+            shared,
             live: Mutex::new(live),
         })
+    }
+
+    /// Reports a death of its actor: how and why, and what was recorded until then.
+    pub(super) fn report(&self, death: Death, reason: &str, recorded: Recorded) {
+        let dead = Dead { path: self.path.clone(), kind: self.profile.label, death };
+        self.shared.reports.file(dead, reason, recorded);
     }
 
     pub(super) fn state(&self) -> NodeState {
@@ -256,11 +210,11 @@ impl Node {
     }
 
     pub(super) fn remove_child(&self, id: &str) {
-        self.live.lock().children.retain(|child| &*child.id != id);
+        self.live.lock().children.retain(|child| &*child.profile.id != id);
     }
 
     pub(super) fn child(&self, id: &str) -> Option<Arc<Node>> {
-        self.live.lock().children.iter().find(|child| &*child.id == id).cloned()
+        self.live.lock().children.iter().find(|child| &*child.profile.id == id).cloned()
     }
 
     pub(super) fn last_exit(&self) -> Option<ExitNote> {
@@ -343,9 +297,9 @@ impl Node {
         drop(live);
         NodeSnapshot {
             path: self.path.clone(),
-            id: self.id.clone(),
-            kind_label: self.kind_label,
-            kind: self.kind,
+            id: self.profile.id.clone(),
+            kind_label: self.profile.label,
+            kind: self.profile.kind,
             state,
             restarts,
             last_exit,
