@@ -14,7 +14,7 @@ use ractor::{ActorCell, SpawnErr};
 use super::{
     actor::Actor,
     address::Address,
-    diagnostics::{Kind, take_panic},
+    diagnostics::{NodeKind, take_panic},
     event::Observer,
     mailbox::Incarnation,
     node::{Node, Profile},
@@ -124,7 +124,7 @@ impl ChildSpec {
         };
         let profile = Profile {
             id,
-            kind: Kind::Worker,
+            kind: NodeKind::Worker,
             label: "actor",
             start_timeout: Duration::from_secs(5),
             stop_within: Duration::from_secs(5),
@@ -150,8 +150,8 @@ impl ChildSpec {
         self
     }
 
-    /// How long a start may take before it counts as failed. Default: 5 s. Of a supervisor, each child's start is
-    /// bounded instead.
+    /// How long a start may take before it counts as failed. Default: 5 s. The start of a supervisor has no bound of its
+    /// own, because the starts of its children have.
     pub fn start_timeout(mut self, timeout: Duration) -> Self {
         self.profile.start_timeout = timeout;
         self
@@ -175,12 +175,12 @@ impl ChildSpec {
         &self.profile.id
     }
 
-    /// Starts it, bounded, panics caught and kept for the report.
+    /// Starts it, within its time. A panic is caught, and kept for the report.
     pub(super) async fn start(&self, place: Place) -> Result<Arc<dyn Incarnation>, StartError> {
         let node = place.node.clone();
         let mut attempt = pin!(watch_panics((self.start)(place)));
         let attempt = poll_fn(|cx| {
-            // One of somebody else on this thread, which nobody has asked for.
+            // An earlier panic on this thread, which nothing has reported.
             drop(take_panic());
             let polled = attempt.as_mut().poll(cx);
             if let Some(panic) = take_panic() {
@@ -189,8 +189,8 @@ impl ChildSpec {
             polled
         });
         let outcome = match self.profile.kind {
-            Kind::Supervisor => attempt.await,
-            Kind::Worker => {
+            NodeKind::Supervisor => attempt.await,
+            NodeKind::Worker => {
                 tokio::time::timeout(self.profile.start_timeout, attempt).await.map_err(|_| {
                     StartError::TimedOut { id: self.profile.id.clone(), after: self.profile.start_timeout }
                 })?

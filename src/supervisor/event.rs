@@ -1,4 +1,4 @@
-//! News of a tree: logged, and shown to the application's observer.
+//! Events of a tree. They are logged, and shown to the application's observer.
 
 use std::{
     fmt,
@@ -47,7 +47,7 @@ pub enum EventKind {
     },
     /// A supervisor's children failed too often: it stops them and fails itself.
     GaveUp {
-        /// The last straw.
+        /// The last failure.
         reason: String,
     },
     /// It did not stop within its budget and was killed.
@@ -57,7 +57,7 @@ pub enum EventKind {
     },
 }
 
-/// Where events go. An observer runs on the supervisor's turn: it counts, it does not work.
+/// Where events go. An observer runs on the supervisor's turn, so it counts and does not work.
 #[derive(Clone)]
 pub(super) struct Observer(Arc<dyn Fn(&Event) + Send + Sync>);
 

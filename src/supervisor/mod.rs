@@ -73,7 +73,7 @@ pub use address::{Address, AddressError};
 pub use child::{ChildSpec, StartError};
 pub use conns::{Closed, Conn, ConnSet, CutReason, Guarded};
 pub use diagnostics::{
-    CrashReport, Death, ExitNote, Handled, Kind, Load, MAX_REPORTS, NodeSnapshot, NodeState, TraceOf,
+    CrashReport, Death, ExitNote, Handled, Load, MAX_REPORTS, NodeKind, NodeSnapshot, NodeState, TraceOf,
     note_panic, report_task_panic,
 };
 pub use dynamic::{DynamicChildren, StopError};

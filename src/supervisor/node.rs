@@ -11,14 +11,14 @@ use tokio::sync::oneshot;
 
 use super::{
     diagnostics::{
-        Dead, Death, ExitNote, HandledByKind, Kind, NodeSnapshot, NodeState, Record, Recorded, Reports,
+        Dead, Death, ExitNote, HandledByKind, NodeKind, NodeSnapshot, NodeState, Record, Recorded, Reports,
         TraceOf, Watchdog,
     },
     faults::{FailingStarts, Fault},
     mailbox::Incarnation,
 };
 
-/// After a kill, how long an actor may take to be gone. Only one that never awaits takes it all.
+/// How long an actor may take to be gone after its kill. Only one that never awaits takes it all.
 pub(super) const KILL_GRACE: Duration = Duration::from_secs(1);
 
 /// No node has this path.
@@ -57,7 +57,7 @@ pub enum NotReached {
 #[derive(Debug, Clone)]
 pub(super) struct Profile {
     pub(super) id: Arc<str>,
-    pub(super) kind: Kind,
+    pub(super) kind: NodeKind,
     /// What it is, in the application's words.
     pub(super) label: &'static str,
     /// How long a start may take.
@@ -229,8 +229,8 @@ impl Node {
         }
     }
 
-    /// A handler of the incarnation `actor` has run for so long, which is longer than it may: the actor is killed, and
-    /// word is left why. A stop that its supervisor asked for is the supervisor's to bound.
+    /// Kills the incarnation `actor`, of which a handler has run for so long, and leaves the reason to its supervisor. A
+    /// stop that the supervisor asked for is bounded by the supervisor.
     pub(super) fn hung(&self, actor: ActorId, time: Duration) {
         let reason = format!("hung: no answer for {time:?}");
         let hung = {
@@ -248,7 +248,7 @@ impl Node {
         }
     }
 
-    /// Why it was killed, if somebody left word.
+    /// Why it was killed, if a reason was left.
     pub(super) fn take_killed_for(&self) -> Option<String> {
         self.live.lock().killed_for.take()
     }

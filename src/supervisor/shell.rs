@@ -1,7 +1,8 @@
 //! A supervisor: the actor around a [`Plan`]. It performs what the plan decides and never waits in its mailbox.
 //!
-//! Starts, back-offs and stop deadlines run in tasks it owns; their ends come back as messages, exits as ractor's
-//! supervision events. So while one child hangs in its start, the failures of the others are handled.
+//! Starts, back-offs and deadlines of stops run in tasks that the supervisor owns, and their ends come back as messages.
+//! Exits come as ractor's supervision events. So while one child hangs in its start, the failures of the others are
+//! handled.
 
 use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -35,18 +36,18 @@ pub(super) struct Blueprint {
     pub(super) children: Arc<[ChildSpec]>,
 }
 
-/// The actor.
+/// The actor that supervises.
 pub(super) struct Supervisor;
 
 pub(super) enum Msg {
     /// From a start task: how the start went.
     Started { slot: Slot, result: Result<Arc<dyn Incarnation>, StartError> },
-    /// From a back-off task: it is over.
+    /// From a back-off task: the back-off is over.
     Woke { slot: Slot },
-    /// From a stop's watchdog: the child has survived even its kill.
+    /// From the deadline of a stop: the child has survived even its kill.
     Immortal { slot: Slot },
-    /// From a stop's watchdog: it panicked, and the stop needs another.
-    StopUnwatched { slot: Slot },
+    /// From the deadline of a stop: its task panicked, and the stop needs another.
+    DeadlineLost { slot: Slot },
     /// From a parent: stop the children, then yourself.
     Shutdown,
     /// From `DynamicChildren`, bounded by its admission: start one more child.
@@ -66,7 +67,7 @@ pub(super) struct State {
     plan: Plan,
     children: HashMap<Slot, Child>,
     by_actor: HashMap<ActorId, Slot>,
-    /// Exits heard of before the start they belong to: supervision events overtake messages.
+    /// Exits that were heard of before the start they belong to, because supervision events overtake messages.
     early: HashMap<ActorId, Exit>,
     node: Arc<Node>,
     observer: Observer,
@@ -80,9 +81,9 @@ struct Child {
     spec: ChildSpec,
     node: Arc<Node>,
     actor: Option<Arc<dyn Incarnation>>,
-    /// Its start, its back-off or its stop's watchdog, whichever it is in.
+    /// Its start, its back-off or the deadline of its stop, whichever it is in.
     task: Option<OwnedTask>,
-    seen: bool,
+    was_up: bool,
     on_start: Option<RpcReplyPort<Result<(), StartError>>>,
     on_stop: Vec<RpcReplyPort<()>>,
 }
@@ -93,7 +94,7 @@ struct Exit {
     reason: String,
 }
 
-/// A supervisor gave up; its parent hears this as the reason of its failure.
+/// A supervisor gave up. Its parent hears this as the reason of the failure.
 #[derive(Debug, thiserror::Error)]
 #[error("more restarts than its intensity allows, the last for {child}: {reason}")]
 struct GaveUp {
@@ -141,7 +142,7 @@ impl Described for Msg {
             Self::Started { .. } => "started",
             Self::Woke { .. } => "woke",
             Self::Immortal { .. } => "immortal",
-            Self::StopUnwatched { .. } => "stop-unwatched",
+            Self::DeadlineLost { .. } => "deadline-lost",
             Self::Shutdown => "shutdown",
             Self::Add { .. } => "add",
             Self::Remove { .. } => "remove",
@@ -199,8 +200,8 @@ impl Actor for Supervisor {
             Msg::Started { slot, result } => state.started(&myself, slot, result),
             Msg::Woke { slot } => state.apply(&myself, Input::Woke(slot)),
             Msg::Immortal { slot } => state.abandon(&myself, slot),
-            Msg::StopUnwatched { slot } => {
-                state.watch_stop(&myself, slot);
+            Msg::DeadlineLost { slot } => {
+                state.bound_stop(&myself, slot);
                 Ok(())
             }
             Msg::Shutdown => state.apply(&myself, Input::Shutdown),
@@ -277,7 +278,8 @@ impl State {
         on_start: Option<RpcReplyPort<Result<(), StartError>>>,
     ) {
         let slot = self.plan.add(spec.restart);
-        let child = Child { spec, node, actor: None, task: None, seen: false, on_start, on_stop: Vec::new() };
+        let child =
+            Child { spec, node, actor: None, task: None, was_up: false, on_start, on_stop: Vec::new() };
         self.children.insert(slot, child);
     }
 
@@ -287,7 +289,7 @@ impl State {
             match action {
                 Action::Start(slot) => self.start(myself, slot),
                 Action::Stop(slot) => self.stop(myself, slot),
-                Action::Wake { slot, after, quarantined } => self.hold(myself, slot, after, quarantined),
+                Action::Wake { slot, after, quarantined } => self.back_off(myself, slot, after, quarantined),
                 Action::Forget(slot) => self.forget(slot),
                 Action::Ready => self.answer_ready(Ok(())),
                 Action::Exit(ending) => return self.exit(myself, ending),
@@ -317,7 +319,7 @@ impl State {
         let on_panic = move |message: String| {
             let _ = told.cast(Msg::Started { slot, result: Err(StartError::failed(&id, message)) });
         };
-        child.task = Some(helper("supervisor/start", &child.node, work, on_panic));
+        child.task = Some(work_for("supervisor/start", &child.node, work, on_panic));
     }
 
     fn started(
@@ -333,7 +335,7 @@ impl State {
         let actor = match result {
             Ok(actor) => actor,
             Err(error) => {
-                let (last, reason) = (child.node.record.last(), error.to_string());
+                let (last, reason) = (child.node.record.take(), error.to_string());
                 child.node.set_state(NodeState::Down);
                 child.node.note_exit(&reason);
                 if !self.plan.is_ending() {
@@ -350,7 +352,7 @@ impl State {
         };
         child.actor = Some(actor.clone());
         child.node.up(actor.clone());
-        if std::mem::replace(&mut child.seen, true) {
+        if std::mem::replace(&mut child.was_up, true) {
             self.observer.tell(&child.node, EventKind::Restarted { restarts: child.node.restarted() });
         }
         self.by_actor.insert(actor.actor_id(), slot);
@@ -365,28 +367,28 @@ impl State {
         let Some(actor) = child.actor.clone() else { return };
         child.node.set_state(NodeState::Stopping);
         actor.shut_down();
-        self.watch_stop(myself, slot);
+        self.bound_stop(myself, slot);
     }
 
-    /// Sees to it that a stop under way ends.
-    fn watch_stop(&mut self, myself: &Mailbox<Msg>, slot: Slot) {
+    /// Has a stop that is under way end: past its budget the child is killed.
+    fn bound_stop(&mut self, myself: &Mailbox<Msg>, slot: Slot) {
         let Some(child) = self.children.get_mut(&slot) else { return };
         let Some(actor) = child.actor.clone().filter(|_| child.node.state() == NodeState::Stopping) else {
             return;
         };
         let (myself, told, observer) = (myself.clone(), myself.clone(), self.observer.clone());
         let (node, budget) = (child.node.clone(), child.spec.profile.stop_within);
-        let watchdog = async move {
+        let deadline = async move {
             sleep(budget).await;
             observer.tell(&node, EventKind::Killed { after: budget });
             let reason = format!("did not stop within {budget:?}");
-            node.report(Death::Unstoppable, &reason, node.record.last());
+            node.report(Death::Unstoppable, &reason, node.record.take());
             actor.kill();
             sleep(KILL_GRACE).await;
             let _ = myself.cast(Msg::Immortal { slot });
         };
-        let on_panic = move |_| drop(told.cast(Msg::StopUnwatched { slot }));
-        child.task = Some(helper("supervisor/stop", &child.node, watchdog, on_panic));
+        let on_panic = move |_| drop(told.cast(Msg::DeadlineLost { slot }));
+        child.task = Some(work_for("supervisor/stop", &child.node, deadline, on_panic));
     }
 
     fn exited(&mut self, myself: &Mailbox<Msg>, slot: Slot, exit: Exit) -> Result<(), ActorProcessingErr> {
@@ -394,7 +396,7 @@ impl State {
         let Some(actor) = child.actor.take() else { return Ok(()) };
         self.by_actor.remove(&actor.actor_id());
         child.task = None;
-        let last = child.node.record.last();
+        let last = child.node.record.take();
         child.node.down();
         let Exit { normal, reason } = exit;
         let hung = child.node.take_killed_for();
@@ -413,7 +415,7 @@ impl State {
         self.apply(myself, Input::Exited { slot, normal })
     }
 
-    /// Carries on without a child that nothing ends: it must loop without an await.
+    /// Carries on without a child that nothing ends. Such a child must loop without an await.
     fn abandon(&mut self, myself: &Mailbox<Msg>, slot: Slot) -> Result<(), ActorProcessingErr> {
         let Some(child) = self.children.get(&slot).filter(|child| child.actor.is_some()) else {
             return Ok(());
@@ -424,7 +426,7 @@ impl State {
         self.exited(myself, slot, Exit { normal: false, reason: reason.into() })
     }
 
-    fn hold(&mut self, myself: &Mailbox<Msg>, slot: Slot, after: Duration, quarantined: bool) {
+    fn back_off(&mut self, myself: &Mailbox<Msg>, slot: Slot, after: Duration, quarantined: bool) {
         let Some(child) = self.children.get_mut(&slot) else { return };
         if quarantined {
             child.node.set_state(NodeState::Quarantined);
@@ -438,7 +440,7 @@ impl State {
             let _ = myself.cast(Msg::Woke { slot });
         };
         let on_panic = move |_| drop(told.cast(Msg::Woke { slot }));
-        child.task = Some(helper("supervisor/backoff", &child.node, back_off, on_panic));
+        child.task = Some(work_for("supervisor/backoff", &child.node, back_off, on_panic));
     }
 
     fn add(
@@ -503,7 +505,7 @@ impl State {
             }
         };
         if self.ready.is_some() {
-            // Never up, so no crash: the start that waits hears why.
+            // It was never up, so this is no crash: the start that waits hears why.
             self.answer_ready(Err(error));
         } else if let Some(gave_up) = gave_up {
             return Err(gave_up.into());
@@ -519,8 +521,8 @@ impl State {
     }
 }
 
-/// A task that works for the child at `node`. What it was to say, `on_panic` says if it panics.
-fn helper(
+/// A task that works for the child at `node`. If it panics, `on_panic` sends what the task was to send.
+fn work_for(
     kind: &str,
     node: &Node,
     work: impl Future<Output = ()> + Send + 'static,

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     child::{ChildSpec, Place, Starting},
-    diagnostics::Kind,
+    diagnostics::NodeKind,
     dynamic::DynamicChildren,
     mailbox::{Incarnation, Mailbox},
     node::{KILL_GRACE, Node, Profile},
@@ -156,7 +156,7 @@ fn supervising(
     let starts = blueprint.children.iter().map(|child| child.profile.start_timeout);
     let profile = Profile {
         id: blueprint.id.clone(),
-        kind: Kind::Supervisor,
+        kind: NodeKind::Supervisor,
         label,
         start_timeout: starts.fold(KILL_GRACE, Duration::saturating_add),
         stop_within,

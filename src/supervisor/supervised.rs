@@ -53,7 +53,7 @@ pub(crate) async fn run_alone<A: Actor>(
 ) -> Result<Mailbox<A::Msg>, SpawnErr> {
     let profile = super::node::Profile {
         id: "alone".into(),
-        kind: super::diagnostics::Kind::Worker,
+        kind: super::diagnostics::NodeKind::Worker,
         label: "alone",
         start_timeout: Duration::MAX,
         stop_within: Duration::MAX,

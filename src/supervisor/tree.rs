@@ -1,4 +1,4 @@
-//! The running tree.
+//! A running tree: started, looked at, broken on purpose, stopped.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -13,7 +13,7 @@ use super::{
     node::{KILL_GRACE, NoSuchNode, Node, NotReached},
     shell::{Msg, Shell, launch},
     spec::SupervisorSpec,
-    task::{OwnedTask, panicked, watch_panics},
+    task::{OwnedTask, report_panic, watch_panics},
 };
 
 /// The watchdog's name among tasks.
@@ -25,7 +25,7 @@ pub struct Tree {
     stop_within: Duration,
     handle: TreeHandle,
     exit: watch::Receiver<Option<TreeExit>>,
-    _witness: OwnedTask,
+    _exit_watch: OwnedTask,
     _watchdog: Option<OwnedTask>,
 }
 
@@ -58,8 +58,8 @@ impl Tree {
         Self::start_observed(root, Arc::new(|_| {}), |_| None).await
     }
 
-    /// Like [`Tree::start`]; shows every crash, restart, quarantine and escalation to `on_event`, and has the flight
-    /// recorder name the traces of messages by `trace_of`.
+    /// Starts a tree as [`Tree::start`] does. It shows every crash, restart, quarantine and escalation to `on_event`, and
+    /// its flight recorder names the traces of messages by `trace_of`.
     ///
     /// The observer runs on the supervisor's turn: it may count, but not block. Its panics are caught.
     ///
@@ -79,7 +79,7 @@ impl Tree {
         node.up(Arc::new(Shell(root.clone())));
         let (exits, exit) = watch::channel(None);
         let watched = node.clone();
-        let witness = async move {
+        let watching = async move {
             let _ = ended.await;
             let exit = match (watched.state(), watched.last_exit()) {
                 (NodeState::Stopping, _) => TreeExit::Stopped,
@@ -89,13 +89,13 @@ impl Tree {
             watched.down();
             exits.send_replace(Some(exit));
         };
-        let witness = OwnedTask::spawn("supervisor/witness", witness, |_| {});
+        let exit_watch = OwnedTask::spawn("supervisor/witness", watching, |_| {});
         Ok(Self {
             root,
             stop_within,
             handle: TreeHandle { root: node },
             exit,
-            _witness: witness,
+            _exit_watch: exit_watch,
             _watchdog: None,
         })
     }
@@ -159,7 +159,7 @@ impl fmt::Debug for Tree {
 pub(super) async fn watch_for_ever(root: Arc<Node>) {
     let watch = || root.shared.watchdog.watch(|subject, time| subject.node.hung(subject.actor, time));
     while let Err(message) = watch_panics(tripwire(WATCHDOG, watch())).await {
-        panicked(WATCHDOG, &message);
+        report_panic(WATCHDOG, &message);
         sleep(LOOK).await;
     }
 }
@@ -172,8 +172,8 @@ impl TreeHandle {
         vec![self.root.snapshot()]
     }
 
-    /// Each kind of actor the tree has had, with the messages handled and the time that took, over all of them: those
-    /// that are gone included.
+    /// Each kind of actor the tree has had, with the messages handled and the time that took. Actors that are gone count,
+    /// too.
     pub fn handled_by_kind(&self) -> Vec<(&'static str, u64, Duration)> {
         self.root.shared.handled.all()
     }
@@ -193,8 +193,8 @@ impl TreeHandle {
         kinds
     }
 
-    /// The crash reports that are kept, of this tree's actors and of the process's tasks, oldest first; and how many
-    /// older ones are not.
+    /// The crash reports that are kept, of this tree's actors and of the process's tasks, oldest first. The number counts
+    /// the older reports that are not kept.
     pub fn crashes(&self) -> (Vec<Arc<CrashReport>>, u64) {
         self.root.shared.reports.with_tasks()
     }

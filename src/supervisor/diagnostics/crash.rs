@@ -1,6 +1,6 @@
 //! Crash reports: what died, of what, and what it had been doing.
 //!
-//! A report is kept in memory, for `/crashes`, and said once as an error, in the span of the message that was being
+//! A report is kept in memory, for `/crashes`, and logged once as an error, in the span of the message that was being
 //! handled.
 
 use std::{
@@ -21,7 +21,7 @@ use super::{
 };
 use crate::supervisor::faults::kind_of;
 
-/// Reports that are kept, of actors and of tasks each; past it the oldest goes, and is counted.
+/// Reports that are kept of actors, and as many of tasks. Past it the oldest goes, and is counted.
 pub const MAX_REPORTS: usize = 64;
 /// Characters kept of a reason.
 pub(crate) const REASON_CHARS: usize = 512;
@@ -37,7 +37,7 @@ pub enum Death {
     Failed,
     /// An actor was killed.
     Killed,
-    /// An actor did not answer, and was killed for it.
+    /// An actor's handler ran for too long, and the actor was killed for it.
     Hung,
     /// An actor did not stop in time, and was killed.
     Unstoppable,
@@ -84,10 +84,10 @@ pub(crate) struct Dead<'a> {
 
 /// The latest reports: of a tree's actors, or of the process's tasks.
 #[derive(Debug, Default)]
-pub(crate) struct Reports(Mutex<Kept>);
+pub(crate) struct Reports(Mutex<KeptReports>);
 
 #[derive(Debug, Default)]
-struct Kept {
+struct KeptReports {
     dropped: u64,
     reports: VecDeque<Arc<CrashReport>>,
 }
@@ -96,7 +96,7 @@ struct Kept {
 static LAST_NUMBER: AtomicU64 = AtomicU64::new(0);
 
 /// Reports of tasks. They may be on any thread, so the list is the process's, like the hook that gives the backtraces.
-static OF_TASKS: Reports = Reports(Mutex::new(Kept { dropped: 0, reports: VecDeque::new() }));
+static OF_TASKS: Reports = Reports(Mutex::new(KeptReports { dropped: 0, reports: VecDeque::new() }));
 
 /// Whether some thread is looking symbols up. One at a time: it takes the stack walker's lock and tens of milliseconds.
 static RESOLVING: AtomicBool = AtomicBool::new(false);
@@ -108,8 +108,8 @@ pub fn report_task_panic(path: &str, kind: &str, message: &str) {
     OF_TASKS.file(dead, message, recorded);
 }
 
-/// Logs the report once; with its backtrace if nobody else is looking one up.
-fn say(report: Arc<CrashReport>, span: Span) {
+/// Logs the report, with its backtrace unless another thread is looking one up.
+fn log_once(report: Arc<CrashReport>, span: Span) {
     let runtime = tokio::runtime::Handle::try_current();
     match runtime {
         Ok(runtime) if report.panic.is_some() && !RESOLVING.swap(true, Ordering::AcqRel) => {
@@ -131,7 +131,7 @@ impl Reports {
     pub(crate) fn file(&self, dead: Dead<'_>, reason: &str, recorded: Recorded) {
         let Dead { path, kind, death } = dead;
         // A start that fails is tried again and again: it must not push everything else out.
-        if death == Death::StartFailed && self.know(&path, reason) {
+        if death == Death::StartFailed && self.counts_again(&path, reason) {
             return;
         }
         let Recorded { handling, span, trace, messages, waiting, panic, .. } = recorded;
@@ -151,7 +151,7 @@ impl Reports {
             frames: OnceLock::new(),
         });
         self.keep(report.clone());
-        say(report, span.unwrap_or_else(Span::current));
+        log_once(report, span.unwrap_or_else(Span::current));
     }
 
     fn keep(&self, report: Arc<CrashReport>) {
@@ -163,8 +163,9 @@ impl Reports {
         kept.reports.push_back(report);
     }
 
-    /// Counts another failed start of the same actor for the same reason. Whether there is a report of one.
-    fn know(&self, path: &str, reason: &str) -> bool {
+    /// Counts another failed start of the same actor for the same reason, if there is a report of one. Gives whether there
+    /// is.
+    fn counts_again(&self, path: &str, reason: &str) -> bool {
         let reason = cut(reason, REASON_CHARS);
         let kept = self.0.lock();
         let same = kept.reports.iter().rev().find(|report| &*report.path == path);
@@ -172,7 +173,7 @@ impl Reports {
         same.inspect(|report| _ = report.again.fetch_add(1, Ordering::Relaxed)).is_some()
     }
 
-    /// Those of a tree and those of all tasks, oldest first, and how many older ones are not kept.
+    /// These reports and those of all tasks, oldest first, and how many older ones are not kept.
     pub(crate) fn with_tasks(&self) -> (Vec<Arc<CrashReport>>, u64) {
         let (mut reports, mut dropped) = (Vec::new(), 0);
         for list in [self, &OF_TASKS] {

@@ -17,5 +17,5 @@ pub use panics::note_panic;
 pub(super) use panics::take_panic;
 pub use record::{Handled, Load, TraceOf};
 pub(super) use record::{HandledByKind, Handling, Record, Recorded};
-pub use snapshot::{ExitNote, Kind, NodeSnapshot, NodeState};
+pub use snapshot::{ExitNote, NodeKind, NodeSnapshot, NodeState};
 pub(super) use watchdog::{LOOK, Watchdog, Watched};

@@ -21,7 +21,7 @@ use super::{
     panics::{Panic, take_panic},
 };
 
-/// Names the trace that a span belongs to, if there is one. What a trace is, is the application's affair.
+/// Names the trace that a span belongs to, if there is one. The application decides what a trace is.
 pub type TraceOf = fn(&Span) -> Option<u128>;
 
 /// Messages that an actor's record keeps.
@@ -72,7 +72,7 @@ pub(crate) struct Totals {
 #[derive(Debug, Default)]
 pub(crate) struct HandledByKind(Mutex<Vec<(&'static str, Arc<Totals>)>>);
 
-/// An actor's record. Outlives its incarnations.
+/// An actor's record. It outlives the actor's incarnations.
 #[derive(Debug)]
 pub(crate) struct Record {
     totals: Arc<Totals>,
@@ -112,7 +112,7 @@ struct Current {
     span: Span,
 }
 
-/// A line of the record: small, as a node has hundreds of actors.
+/// A line of the record. It is small because a process has hundreds of actors.
 #[derive(Debug)]
 struct Entry {
     kind: &'static str,
@@ -123,7 +123,7 @@ struct Entry {
     took_us: u32,
 }
 
-/// A handler at work. Dropped before it is done, its record stays open: for the report of the crash.
+/// A handler at work. If it is dropped before it is done, its line stays open for the report of the crash.
 pub(crate) struct Handling<'a> {
     record: &'a Record,
 }
@@ -207,7 +207,7 @@ impl Record {
     }
 
     /// Takes out what a report of a death needs.
-    pub(crate) fn last(&self) -> Recorded {
+    pub(crate) fn take(&self) -> Recorded {
         let (mut state, now) = (self.state.lock(), Instant::now());
         let handled = |entry: Entry| Handled {
             kind: entry.kind,

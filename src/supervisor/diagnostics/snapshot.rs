@@ -14,7 +14,7 @@ pub struct NodeSnapshot {
     /// What it is, in the application's words: `xds`, `capture`.
     pub kind_label: &'static str,
     /// Worker or supervisor.
-    pub kind: Kind,
+    pub kind: NodeKind,
     /// What it is doing.
     pub state: NodeState,
     /// How often its supervisor has started it again.
@@ -55,7 +55,7 @@ pub struct ExitNote {
 
 /// What a node of the tree is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum NodeKind {
     /// An actor that does the application's work.
     Worker,
     /// An actor that starts, watches and restarts others.
