@@ -161,7 +161,7 @@ async fn panics_of_actors_starts_and_tasks_are_reported_with_the_way_to_them() {
         }
     };
     let line = tokio::time::timeout(LIMIT, logged).await.expect("the report in the log");
-    assert!(line.contains("backtrace=\"warren::supervisor::faults::blow"), "{line}");
+    assert!(line.contains("backtrace=\"warren::supervisor::faults::tripwire::panic_on_request"), "{line}");
     assert!(line.contains("path=\"root/frail\"") && line.contains("death=\"panicked\""), "{line}");
     tree.stop().await;
     drop(logging);

@@ -1,4 +1,4 @@
-//! Addresses: where an actor is reached, whichever incarnation of it is running.
+//! Addresses: how an actor is reached, whichever incarnation of it runs.
 
 use std::{
     fmt,
@@ -20,7 +20,7 @@ use super::mailbox::Mailbox;
 pub struct Address<M> {
     name: Arc<str>,
     current: watch::Sender<Option<Mailbox<M>>>,
-    /// Nobody will be behind it after the one that is.
+    /// No other incarnation will be behind it.
     retired: Arc<AtomicBool>,
 }
 
@@ -79,8 +79,8 @@ impl<M: Message> Address<M> {
         self.current.send_replace(Some(actor));
     }
 
-    /// Nobody will be put behind the address any more: once its actor has ended, calls fail at once. An actor that ends
-    /// for good says so before it does; else whoever is about to call it would wait for a restart.
+    /// No other incarnation will be put behind the address: once its actor has ended, calls fail at once. An actor that
+    /// ends for good calls this first; otherwise callers would wait for a restart.
     pub fn retire(&self) {
         self.retired.store(true, Ordering::Release);
         self.current.send_modify(|_| ());

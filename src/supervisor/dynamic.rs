@@ -10,12 +10,10 @@ use tokio::sync::Semaphore;
 
 use super::{
     address::{Address, AddressError},
+    child::{ChildSpec, StartError},
     mailbox::Mailbox,
-    plan::{Family, Rules},
-    restart::{Backoff, Intensity},
-    shell::{Blueprint, Msg},
-    snapshot::Node,
-    spec::{ChildSpec, StartError},
+    node::Node,
+    shell::Msg,
 };
 
 /// Starts that may be outstanding. ractor's mailboxes have no bound, so it is here.
@@ -27,21 +25,7 @@ pub(super) const MAX_PENDING_STARTS: usize = 256;
 pub(super) const MAX_PENDING_STOPS: usize = 256;
 
 /// What a call to the dynamic supervisor takes beyond the work on the child: its own restart, say.
-/// Limit: a call to a dynamic supervisor, beyond the child's own time: 5 s; past it: the caller gets `Unavailable` or
-/// `TimedOut`.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// A supervisor of dynamic children.
-/// Limit: pause of a dynamic child in quarantine: 30 s, doubled to 10 min; past it: the pause stays at 10 min.
-#[derive(Debug, Clone)]
-pub struct DynamicSpec {
-    id: Arc<str>,
-    children: DynamicChildren,
-    intensity: Intensity,
-    backoff: Backoff,
-    quarantine: Backoff,
-    stop_within: Duration,
-}
+const CALL_GRACE: Duration = Duration::from_secs(5);
 
 /// The children of one dynamic supervisor. Clones are the same; it survives restarts of the supervisor, which then has
 /// no children.
@@ -68,60 +52,6 @@ pub enum StopError {
     },
 }
 
-// === impl DynamicSpec ===
-
-impl DynamicSpec {
-    /// A dynamic supervisor that takes orders through `children`.
-    pub fn new(id: impl Into<Arc<str>>, children: &DynamicChildren) -> Self {
-        Self {
-            id: id.into(),
-            children: children.clone(),
-            intensity: Intensity::default(),
-            backoff: Backoff::default(),
-            quarantine: Backoff {
-                first: Duration::from_secs(30),
-                cap: Duration::from_secs(600),
-                ..Backoff::default()
-            },
-            stop_within: Duration::from_secs(30),
-        }
-    }
-
-    /// How many restarts of one child it tolerates before the child goes into quarantine.
-    pub fn intensity(mut self, intensity: Intensity) -> Self {
-        self.intensity = intensity;
-        self
-    }
-
-    /// How long it waits before a restart.
-    pub fn backoff(mut self, backoff: Backoff) -> Self {
-        self.backoff = backoff;
-        self
-    }
-
-    /// How long a child stays in quarantine before each retry. Default: 30 s, doubling to 10 min. A child that then
-    /// stays up for the intensity's span is forgiven.
-    pub fn quarantine(mut self, quarantine: Backoff) -> Self {
-        self.quarantine = quarantine;
-        self
-    }
-
-    /// How long it may take to stop, with all its children at once, before they are killed. Default: 30 s.
-    pub fn stop_within(mut self, budget: Duration) -> Self {
-        self.stop_within = budget;
-        self
-    }
-}
-
-impl From<DynamicSpec> for ChildSpec {
-    fn from(spec: DynamicSpec) -> Self {
-        let family = Family::Dynamic { quarantine: spec.quarantine };
-        let rules = Rules { family, intensity: spec.intensity, backoff: spec.backoff };
-        let blueprint = Blueprint { id: spec.id, rules, children: Arc::new([]), handle: Some(spec.children) };
-        Self::supervising(blueprint, "dynamic", spec.stop_within)
-    }
-}
-
 // === impl DynamicChildren ===
 
 impl DynamicChildren {
@@ -138,7 +68,7 @@ impl DynamicChildren {
     /// stopping, `Unavailable` if the supervisor is down, stopping or overloaded.
     pub async fn start(&self, child: impl Into<ChildSpec>) -> Result<(), StartError> {
         let spec = child.into();
-        let (id, bound) = (spec.id.clone(), spec.patience().saturating_add(PATIENCE));
+        let (id, bound) = (spec.id().clone(), spec.profile.start_and_stop().saturating_add(CALL_GRACE));
         let admitted = tokio::time::timeout(bound, self.0.admission.acquire()).await;
         let Ok(Ok(_permit)) = admitted else { return Err(StartError::Unavailable { id }) };
         let started = self.0.address.call(bound, |reply| Msg::Add { spec, reply }).await;
@@ -152,11 +82,12 @@ impl DynamicChildren {
     /// [`StopError::TimedOut`] if even the supervisor hangs.
     pub async fn stop(&self, id: &str) -> Result<(), StopError> {
         let node = self.0.node.lock().as_ref().and_then(|node| node.child(id));
-        let patience = node.map_or(Duration::ZERO, |node| node.patience).saturating_add(PATIENCE);
+        let bound =
+            node.map_or(Duration::ZERO, |node| node.profile.start_and_stop()).saturating_add(CALL_GRACE);
         let id: Arc<str> = id.into();
-        let admitted = tokio::time::timeout(patience, self.0.stops.acquire()).await;
-        let Ok(Ok(_permit)) = admitted else { return Err(StopError::TimedOut { id, after: patience }) };
-        match self.0.address.call(patience, |reply| Msg::Remove { id: id.clone(), reply }).await {
+        let admitted = tokio::time::timeout(bound, self.0.stops.acquire()).await;
+        let Ok(Ok(_permit)) = admitted else { return Err(StopError::TimedOut { id, after: bound }) };
+        match self.0.address.call(bound, |reply| Msg::Remove { id: id.clone(), reply }).await {
             // A supervisor that is down, or was lost, has taken its children with it.
             Ok(()) | Err(AddressError::Down { .. } | AddressError::Lost { .. }) => Ok(()),
             Err(AddressError::TimedOut { after, .. }) => Err(StopError::TimedOut { id, after }),
@@ -166,7 +97,9 @@ impl DynamicChildren {
     /// The ids of all children, in the order they were added: up, failed or in quarantine. Does not wait.
     pub async fn ids(&self) -> Vec<Arc<str>> {
         let node = self.0.node.lock().clone();
-        node.map_or_else(Vec::new, |node| node.children().iter().map(|child| child.id.clone()).collect())
+        node.map_or_else(Vec::new, |node| {
+            node.children().iter().map(|child| child.profile.id.clone()).collect()
+        })
     }
 
     /// A supervisor is up and serves this handle from now on.

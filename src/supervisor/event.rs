@@ -1,4 +1,4 @@
-//! News of a tree: logged, and shown to the application's observer.
+//! Events of a tree. They are logged, and shown to the application's observer.
 
 use std::{
     fmt,
@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use super::snapshot::Node;
+use super::node::Node;
 
 /// Something happened to the node at `path`.
 #[derive(Debug, Clone)]
@@ -47,7 +47,7 @@ pub enum EventKind {
     },
     /// A supervisor's children failed too often: it stops them and fails itself.
     GaveUp {
-        /// The last straw.
+        /// The last failure.
         reason: String,
     },
     /// It did not stop within its budget and was killed.
@@ -57,7 +57,7 @@ pub enum EventKind {
     },
 }
 
-/// Where events go. An observer runs on the supervisor's turn: it counts, it does not work.
+/// Where events go. An observer runs on the supervisor's turn, so it counts and does not work.
 #[derive(Clone)]
 pub(super) struct Observer(Arc<dyn Fn(&Event) + Send + Sync>);
 
@@ -95,7 +95,7 @@ impl Observer {
             | EventKind::Quarantined { .. }
             | EventKind::GaveUp { .. } => tracing::error!(target: "supervisor", path = %path, "{kind}"),
         }
-        let event = Event { path: path.clone(), kind_label: node.kind_label, kind };
+        let event = Event { path: path.clone(), kind_label: node.profile.label, kind };
         // A panic here would take all children of the supervisor down.
         if catch_unwind(AssertUnwindSafe(|| (self.0)(&event))).is_err() {
             tracing::error!(target: "supervisor", path = %path, "the observer of events panicked");

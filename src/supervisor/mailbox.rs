@@ -1,92 +1,21 @@
-//! Mailboxes that know what is in them, and the actors they belong to.
+//! How an actor is reached.
 //!
 //! ractor says nothing of an actor's queue. Here every message travels in a [`Letter`], and only a [`Mailbox`] makes
-//! letters: it counts one in before it is sent, the actor counts it out before it is handled, and an incarnation that
-//! ends takes its count along with its queue.
+//! letters. A mailbox counts a message in before it is sent, and the actor counts it out before it is handled. An
+//! incarnation that ends takes its count along with its queue.
 
-use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
-use parking_lot::Mutex;
-use ractor::{
-    ActorCell, ActorId, ActorProcessingErr, ActorRef, ActorStatus, Message, MessagingErr, RpcReplyPort,
-    State, SupervisionEvent,
-};
-use tokio::{sync::oneshot, time::Instant};
+use ractor::{ActorCell, ActorId, ActorRef, ActorStatus, Message, MessagingErr, RpcReplyPort};
+use tokio::sync::oneshot;
 use tracing::Span;
 
-/// Instants a queue keeps room for once it is empty.
-/// Limit: room that the books of an empty mailbox keep: 16 messages; past it: the room is given back.
-const KEPT_ROOM: usize = 16;
-
-/// A message that can be named without what it carries: for the flight recorder, logs and `/actors`.
-pub trait Described {
-    /// Its variant, in lower case with dashes. Never a payload.
-    fn kind(&self) -> &'static str;
-}
-
-/// An actor that runs under a supervisor: ractor's trait, with a [`Mailbox`] for its `ActorRef`.
-pub trait Actor: Sized + Send + Sync + 'static {
-    /// What it is sent.
-    type Msg: Message + Described;
-    /// What it owns while it runs.
-    type State: State;
-    /// What a start needs.
-    type Arguments: State;
-
-    /// Makes the State. Takes local things only (bind, open) and never waits for a remote.
-    fn pre_start(
-        &self,
-        myself: Mailbox<Self::Msg>,
-        arguments: Self::Arguments,
-    ) -> impl Future<Output = Result<Self::State, ActorProcessingErr>> + Send;
-
-    /// Runs once after the start, before the first message.
-    fn post_start(
-        &self,
-        _myself: Mailbox<Self::Msg>,
-        _state: &mut Self::State,
-    ) -> impl Future<Output = Result<(), ActorProcessingErr>> + Send {
-        std::future::ready(Ok(()))
-    }
-
-    /// Handles a message. An error is a crash.
-    fn handle(
-        &self,
-        _myself: Mailbox<Self::Msg>,
-        _message: Self::Msg,
-        _state: &mut Self::State,
-    ) -> impl Future<Output = Result<(), ActorProcessingErr>> + Send {
-        std::future::ready(Ok(()))
-    }
-
-    /// Handles news of an actor that is linked to this one.
-    fn handle_supervisor_evt(
-        &self,
-        myself: Mailbox<Self::Msg>,
-        event: SupervisionEvent,
-        _state: &mut Self::State,
-    ) -> impl Future<Output = Result<(), ActorProcessingErr>> + Send {
-        // As ractor does: an actor that does not expect the end of a linked one ends with it.
-        if let SupervisionEvent::ActorTerminated(..) | SupervisionEvent::ActorFailed(..) = event {
-            myself.stop(None);
-        }
-        std::future::ready(Ok(()))
-    }
-
-    /// Runs after a graceful stop; not after a crash or a kill.
-    fn post_stop(
-        &self,
-        _myself: Mailbox<Self::Msg>,
-        _state: &mut Self::State,
-    ) -> impl Future<Output = Result<(), ActorProcessingErr>> + Send {
-        std::future::ready(Ok(()))
-    }
-}
+use super::{diagnostics::MailboxGauge, faults::Fault};
 
 /// Reaches one incarnation of an actor. Clones are the same; it goes stale when the actor ends.
 pub struct Mailbox<M> {
     actor: ActorRef<Letter<M>>,
-    queue: Arc<Queue>,
+    gauge: Arc<MailboxGauge>,
 }
 
 /// The actor is gone: the message was not delivered, or will not be answered.
@@ -94,22 +23,49 @@ pub struct Mailbox<M> {
 #[error("the actor is gone")]
 pub struct Gone;
 
-/// A message on its way.
-pub(super) struct Letter<M> {
-    pub(super) message: M,
-    /// Where it was sent from.
-    pub(super) span: Span,
+/// What an actor is sent.
+pub(super) enum Letter<M> {
+    /// A message of the actor's own kind.
+    Message {
+        message: M,
+        /// Where it was sent from.
+        span: Span,
+    },
+    /// Something to act out in the handler. It is not counted.
+    Fault(Fault),
+    /// A question that the actor answers when its turn comes. It is not counted.
+    Probe(oneshot::Sender<()>),
 }
 
-/// When the messages were sent that one incarnation has not begun to handle.
-#[derive(Debug, Default)]
-pub(super) struct Queue(Mutex<VecDeque<Instant>>);
+/// One incarnation of an actor, whatever its messages are: what its supervisor does to it.
+pub(super) trait Incarnation: fmt::Debug + Send + Sync {
+    /// Its id.
+    fn actor_id(&self) -> ActorId;
+
+    /// Has it stop what is below it, then itself, and clean up.
+    fn shut_down(&self);
+
+    /// Ends it at its next await.
+    fn kill(&self);
+
+    /// Has it act out `fault` when its turn comes.
+    ///
+    /// # Errors
+    /// The actor is gone.
+    fn inject(&self, fault: Fault) -> Result<(), Gone>;
+
+    /// Has it answer when its turn comes.
+    ///
+    /// # Errors
+    /// The actor is gone.
+    fn probe(&self, answer: oneshot::Sender<()>) -> Result<(), Gone>;
+}
 
 // === impl Mailbox ===
 
 impl<M> Clone for Mailbox<M> {
     fn clone(&self) -> Self {
-        Self { actor: self.actor.clone(), queue: self.queue.clone() }
+        Self { actor: self.actor.clone(), gauge: self.gauge.clone() }
     }
 }
 
@@ -120,8 +76,8 @@ impl<M> fmt::Debug for Mailbox<M> {
 }
 
 impl<M: Message> Mailbox<M> {
-    pub(super) fn new(actor: ActorRef<Letter<M>>, queue: Arc<Queue>) -> Self {
-        Self { actor, queue }
+    pub(super) fn new(actor: ActorRef<Letter<M>>, gauge: Arc<MailboxGauge>) -> Self {
+        Self { actor, gauge }
     }
 
     /// Sends without waiting. `Ok` does not mean that it will be handled.
@@ -147,10 +103,10 @@ impl<M: Message> Mailbox<M> {
 
     /// Sends a message every `period`, until the actor ends.
     pub fn send_interval(&self, period: Duration, message: impl Fn() -> M + Send + 'static) {
-        let queue = self.queue.clone();
+        let gauge = self.gauge.clone();
         let make = move || {
-            queue.enter();
-            Letter { message: message(), span: Span::none() }
+            gauge.enter();
+            Letter::Message { message: message(), span: Span::none() }
         };
         // ractor ends the timer with the actor.
         drop(ractor::time::send_interval(period, self.actor.get_cell(), make));
@@ -173,7 +129,7 @@ impl<M: Message> Mailbox<M> {
 
     /// How many messages wait.
     pub fn depth(&self) -> usize {
-        self.queue.depth()
+        self.gauge.depth()
     }
 
     /// The incarnation's id.
@@ -201,52 +157,41 @@ impl<M: Message> Mailbox<M> {
 
     /// Sends; gives an undelivered message back if it can.
     pub(super) fn send(&self, message: M) -> Result<(), Option<M>> {
-        post(&self.actor.get_cell(), &self.queue, message)
+        // Before it is sent: the actor may be on another thread.
+        self.gauge.enter();
+        self.actor.send_message(Letter::Message { message, span: Span::current() }).map_err(|error| {
+            self.gauge.undo();
+            match error {
+                MessagingErr::SendErr(Letter::Message { message, .. }) => Some(message),
+                _ => None,
+            }
+        })
+    }
+
+    /// Sends what is not counted.
+    fn post(&self, letter: Letter<M>) -> Result<(), Gone> {
+        self.actor.send_message(letter).map_err(|_| Gone)
     }
 }
 
-/// Sends `message` to the actor whose queue this is.
-pub(super) fn post<M: Message>(actor: &ActorCell, queue: &Queue, message: M) -> Result<(), Option<M>> {
-    // Before it is sent: the actor may be on another thread.
-    queue.enter();
-    actor.send_message(Letter { message, span: Span::current() }).map_err(|error| {
-        queue.undo();
-        match error {
-            MessagingErr::SendErr(letter) => Some(letter.message),
-            MessagingErr::ChannelClosed | MessagingErr::InvalidActorType => None,
-        }
-    })
-}
-
-// === impl Queue ===
-
-impl Queue {
-    fn enter(&self) {
-        self.0.lock().push_back(Instant::now());
+impl<M: Message> Incarnation for Mailbox<M> {
+    fn actor_id(&self) -> ActorId {
+        self.id()
     }
 
-    fn undo(&self) {
-        self.0.lock().pop_back();
+    fn shut_down(&self) {
+        self.stop(None);
     }
 
-    /// The oldest is about to be handled. When it was sent.
-    pub(super) fn leave(&self) -> Option<Instant> {
-        let mut waiting = self.0.lock();
-        let sent = waiting.pop_front();
-        if waiting.is_empty() && waiting.capacity() > KEPT_ROOM {
-            waiting.shrink_to(KEPT_ROOM);
-        }
-        sent
+    fn kill(&self) {
+        self.actor.kill();
     }
 
-    pub(super) fn depth(&self) -> usize {
-        self.0.lock().len()
+    fn inject(&self, fault: Fault) -> Result<(), Gone> {
+        self.post(Letter::Fault(fault))
     }
 
-    /// How many wait, and for how long the oldest.
-    pub(super) fn load(&self, now: Instant) -> (usize, Duration) {
-        let waiting = self.0.lock();
-        let oldest = waiting.front().map_or(Duration::ZERO, |sent| now.saturating_duration_since(*sent));
-        (waiting.len(), oldest)
+    fn probe(&self, answer: oneshot::Sender<()>) -> Result<(), Gone> {
+        self.post(Letter::Probe(answer))
     }
 }

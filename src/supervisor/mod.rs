@@ -28,10 +28,10 @@
 //! **Seen**: [`TreeHandle::snapshot`] reads shared memory and so shows a hung actor too; each [`Event`] is logged and
 //! given to the observer of [`Tree::start_observed`].
 //!
-//! **Hung** actors are found by a watchdog ([`Tree::watched`]) and killed; [`TreeHandle::probe`] asks one. Faults are
-//! put into running actors with [`TreeHandle::inject`] and into tasks with [`faults::arm`].
+//! **Hung** actors are found by a watchdog ([`Tree::watched`]) and killed: it times the handlers that run, and sleeps
+//! while none does. [`TreeHandle::inject`] sends a fault to an actor, [`faults::arm`] puts one into tasks.
 //!
-//! Not an actor, but owned all the same: a task is an [`OwnedTask`].
+//! Not actors, but owned all the same: a task is an [`OwnedTask`], a connection is a [`Conn`] in a [`ConnSet`].
 //!
 //! Inside, `restart` and `plan` decide and are pure; `shell` is the actor that performs what they decide.
 //!
@@ -46,37 +46,41 @@
 //! - A stop discards the queue once the current handler is done; a kill cuts at the next await. Neither ends a loop
 //!   that never awaits.
 
+mod actor;
 mod address;
-mod crash;
-mod door;
+mod child;
+mod diagnostics;
 mod dynamic;
 mod event;
 pub mod faults;
 mod mailbox;
+mod node;
 mod plan;
-mod record;
 mod restart;
 mod shell;
-mod snapshot;
 mod spec;
+mod supervised;
 mod task;
 mod tree;
-mod watchdog;
 
 #[cfg(test)]
 mod tests;
 
-pub use self::address::{Address, AddressError};
-pub use self::crash::{CrashReport, Death, MAX_REPORTS, note_panic, report_task_panic};
-pub use self::door::Fault;
+pub use actor::{Actor, Described};
+pub use address::{Address, AddressError};
+pub use child::{ChildSpec, StartError};
+pub use diagnostics::{
+    CrashReport, Death, ExitNote, Handled, Load, MAX_REPORTS, NodeKind, NodeSnapshot, NodeState, TraceOf,
+    note_panic, report_task_panic,
+};
+pub use dynamic::{DynamicChildren, StopError};
+pub use event::{Event, EventKind};
+pub use faults::Fault;
+pub use mailbox::{Gone, Mailbox};
+pub use node::{NoSuchNode, NotReached};
+pub use restart::{Backoff, Intensity, Restart, Strategy};
+pub use spec::{DynamicSpec, SupervisorSpec};
 #[cfg(test)]
-pub(crate) use self::door::run_alone;
-pub use self::dynamic::{DynamicChildren, DynamicSpec, StopError};
-pub use self::event::{Event, EventKind};
-pub use self::mailbox::{Actor, Described, Gone, Mailbox};
-pub use self::record::{Handled, Load, TraceOf};
-pub use self::restart::{Backoff, Intensity};
-pub use self::snapshot::{ExitNote, NoSuchNode, NodeSnapshot, NodeState, NotReached};
-pub use self::spec::{ChildSpec, Kind, Restart, StartError, Strategy, SupervisorSpec};
-pub use self::task::{OwnedTask, TaskExit, WatchPanics, observe_task_panics, watch_panics};
-pub use self::tree::{Tree, TreeExit, TreeHandle};
+pub(crate) use supervised::run_alone;
+pub use task::{OwnedTask, TaskExit, WatchPanics, observe_task_panics, watch_panics};
+pub use tree::{Tree, TreeExit, TreeHandle};

@@ -1,26 +1,23 @@
 //! What a supervisor decides: which children to stop, in which order, and which to start again. Pure.
 //!
-//! The plan is told what happened ([`Input`]) and answers with what to do ([`Action`]). It keeps a phase and a fate
-//! for each child and derives the rest: after every input it looks at all children once, stops the doomed ones (in
-//! reverse order) and starts those whose turn has come (in order). So a crash during a restart, a stop during a
-//! start, and a first start are one code path.
+//! The plan is told what happened ([`Input`]) and answers with what to do ([`Action`]). It keeps a phase for each child,
+//! and a fate for each child that has to go. After every input it looks at all children once. It stops those with a fate,
+//! in reverse order, and starts those whose turn has come, in order. So a crash during a restart, a stop during a start,
+//! and a first start are one code path.
 //!
 //! ```text
 //! Down -> Starting -> Up -> Stopping -> (fate: Again) Down | (fate: Never) Done
 //!            |         |
-//!            `-> Held <'      until its back-off is over, then Down
+//!            `-> BackingOff <'      then Down
 //! ```
 
 use std::{collections::BTreeMap, time::Instant};
 
 use rand::Rng;
 
-use super::{
-    restart::{Backoff, Delays, Intensity, Window},
-    spec::{Restart, Strategy},
-};
+use super::restart::{Backoff, Delays, Intensity, Restart, Strategy, Window};
 
-/// A child's place in the start order. Never used twice by one supervisor.
+/// A child's place in the start order. A supervisor uses none twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Slot(u32);
 
@@ -29,7 +26,8 @@ pub(super) struct Slot(u32);
 pub(super) enum Family {
     /// A fixed list, started in order; past the intensity the supervisor gives up.
     Static(Strategy),
-    /// Children come and go and are strangers to each other; one past its intensity is retried as `quarantine` says.
+    /// Children come and go, and the failure of one means nothing to the others. One past its intensity is retried as
+    /// `quarantine` says.
     Dynamic {
         /// Delays between retries in quarantine.
         quarantine: Backoff,
@@ -40,7 +38,7 @@ pub(super) enum Family {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Rules {
     pub(super) family: Family,
-    /// Of the whole family if static, of each child if dynamic.
+    /// It counts the failures of the whole family if that is static, and of each child if it is dynamic.
     pub(super) intensity: Intensity,
     pub(super) backoff: Backoff,
 }
@@ -103,11 +101,11 @@ pub(super) struct Plan {
     children: BTreeMap<Slot, Child>,
     next: u32,
     window: Window,
-    course: Course,
+    stage: Stage,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Course {
+enum Stage {
     /// Not every child has been started once.
     Starting,
     Running,
@@ -119,10 +117,10 @@ enum Course {
 struct Child {
     restart: Restart,
     phase: Phase,
-    /// Where it goes when it is gone; `None` unless it has to go.
+    /// What becomes of it when it is gone; `None` unless it has to go.
     fate: Option<Fate>,
     /// It was up at least once.
-    seen: bool,
+    was_up: bool,
     window: Window,
     backoff: Delays,
     quarantine: Delays,
@@ -131,7 +129,7 @@ struct Child {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Down,
-    Held,
+    BackingOff,
     Starting,
     Up { since: Instant },
     Stopping,
@@ -146,7 +144,7 @@ enum Fate {
 
 /// How a child came to be gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Gone {
+enum Departure {
     StartFailed,
     Exited { normal: bool },
 }
@@ -156,7 +154,7 @@ enum Gone {
 impl Plan {
     pub(super) fn new(rules: Rules) -> Self {
         let window = Window::new(rules.intensity);
-        Self { rules, children: BTreeMap::new(), next: 0, window, course: Course::Starting }
+        Self { rules, children: BTreeMap::new(), next: 0, window, stage: Stage::Starting }
     }
 
     /// Adds a child after the others. It is started at the next [`Input::Added`].
@@ -171,7 +169,7 @@ impl Plan {
             restart,
             phase: Phase::Down,
             fate: None,
-            seen: false,
+            was_up: false,
             window: Window::new(self.rules.intensity),
             backoff: Delays::new(self.rules.backoff),
             quarantine: Delays::new(quarantine),
@@ -190,9 +188,9 @@ impl Plan {
         self.children.values().any(|child| child.phase == Phase::Starting)
     }
 
-    /// Whether the supervisor is on its way out.
+    /// Whether the supervisor is ending.
     pub(super) fn is_ending(&self) -> bool {
-        matches!(self.course, Course::Ending(_) | Course::Ended)
+        matches!(self.stage, Stage::Ending(_) | Stage::Ended)
     }
 
     /// Takes in what happened and says what to do.
@@ -203,34 +201,34 @@ impl Plan {
             Input::Started(slot) => {
                 if let Some(child) = self.children.get_mut(&slot) {
                     child.phase = Phase::Up { since: now };
-                    child.seen = true;
+                    child.was_up = true;
                 }
             }
-            Input::StartFailed(slot) => actions.extend(self.gone(now, rng, slot, Gone::StartFailed)),
+            Input::StartFailed(slot) => actions.extend(self.departed(now, rng, slot, Departure::StartFailed)),
             Input::Exited { slot, normal } => {
-                actions.extend(self.gone(now, rng, slot, Gone::Exited { normal }))
+                actions.extend(self.departed(now, rng, slot, Departure::Exited { normal }))
             }
             Input::Woke(slot) => {
                 if let Some(child) = self.children.get_mut(&slot)
-                    && child.phase == Phase::Held
+                    && child.phase == Phase::BackingOff
                 {
                     child.phase = Phase::Down;
                 }
             }
             Input::Remove(slot) => {
                 if let Some(child) = self.children.get_mut(&slot) {
-                    child.doom(Fate::Never);
+                    child.give_fate(Fate::Never);
                 }
             }
             Input::Shutdown => self.end(Ending::Asked),
         }
-        self.stop_doomed(&mut actions);
+        self.stop_fated(&mut actions);
         self.start_due(&mut actions);
         self.conclude(&mut actions);
         actions
     }
 
-    fn gone(&mut self, now: Instant, rng: &mut impl Rng, slot: Slot, how: Gone) -> Option<Action> {
+    fn departed(&mut self, now: Instant, rng: &mut impl Rng, slot: Slot, how: Departure) -> Option<Action> {
         let child = self.children.get_mut(&slot)?;
         let since = match child.phase {
             Phase::Up { since } => Some(since),
@@ -241,16 +239,16 @@ impl Plan {
             return None;
         }
         match (how, self.rules.family) {
-            (Gone::StartFailed, Family::Static(_)) if !child.seen => {
+            (Departure::StartFailed, Family::Static(_)) if !child.was_up => {
                 child.phase = Phase::Done;
                 self.end(Ending::StartFailed(slot));
                 None
             }
-            (Gone::StartFailed, Family::Dynamic { .. }) if !child.seen => {
+            (Departure::StartFailed, Family::Dynamic { .. }) if !child.was_up => {
                 child.phase = Phase::Done;
                 None
             }
-            (Gone::Exited { normal }, _) if !child.restart.applies(normal) => {
+            (Departure::Exited { normal }, _) if !child.restart.applies(normal) => {
                 child.phase = Phase::Done;
                 None
             }
@@ -270,7 +268,7 @@ impl Plan {
         if since.is_some_and(|since| now.saturating_duration_since(since) >= self.rules.intensity.within) {
             child.forgive();
         }
-        child.phase = Phase::Held;
+        child.phase = Phase::BackingOff;
         match self.rules.family {
             Family::Static(strategy) => {
                 if !self.window.admits(now) {
@@ -279,7 +277,7 @@ impl Plan {
                     return None;
                 }
                 let after = child.backoff.next(rng);
-                self.doom_relatives(strategy, slot);
+                self.restart_relatives(strategy, slot);
                 Some(Action::Wake { slot, after, quarantined: false })
             }
             Family::Dynamic { .. } => {
@@ -290,29 +288,29 @@ impl Plan {
         }
     }
 
-    fn doom_relatives(&mut self, strategy: Strategy, failed: Slot) {
+    fn restart_relatives(&mut self, strategy: Strategy, failed: Slot) {
         for (slot, child) in &mut self.children {
             if !strategy.relates(failed, *slot) {
                 continue;
             }
             match child.restart {
-                Restart::Temporary => child.doom(Fate::Never),
+                Restart::Temporary => child.give_fate(Fate::Never),
                 Restart::Transient if child.phase == Phase::Done => child.phase = Phase::Down,
-                Restart::Transient | Restart::Permanent => child.doom(Fate::Again),
+                Restart::Transient | Restart::Permanent => child.give_fate(Fate::Again),
             }
         }
     }
 
     fn end(&mut self, ending: Ending) {
         if !self.is_ending() {
-            self.course = Course::Ending(ending);
+            self.stage = Stage::Ending(ending);
         }
         for child in self.children.values_mut() {
-            child.doom(Fate::Never);
+            child.give_fate(Fate::Never);
         }
     }
 
-    fn stop_doomed(&mut self, actions: &mut Vec<Action>) {
+    fn stop_fated(&mut self, actions: &mut Vec<Action>) {
         let one_by_one = match self.rules.family {
             Family::Dynamic { .. } => false,
             Family::Static(Strategy::OneForOne) => self.is_ending(),
@@ -342,7 +340,7 @@ impl Plan {
         let waits = match family {
             Family::Dynamic { .. } | Family::Static(Strategy::OneForOne) => false,
             Family::Static(Strategy::RestForOne) => any(|c| c.fate.is_some()),
-            Family::Static(Strategy::OneForAll) => any(|c| c.fate.is_some() || c.phase == Phase::Held),
+            Family::Static(Strategy::OneForAll) => any(|c| c.fate.is_some() || c.phase == Phase::BackingOff),
         };
         if waits {
             return;
@@ -355,7 +353,7 @@ impl Plan {
             let settled = match family {
                 Family::Dynamic { .. } => true,
                 // Only the first start is ordered: later these children do not care for each other.
-                Family::Static(Strategy::OneForOne) => child.seen || child.phase == Phase::Done,
+                Family::Static(Strategy::OneForOne) => child.was_up || child.phase == Phase::Done,
                 Family::Static(_) => matches!(child.phase, Phase::Up { .. } | Phase::Done),
             };
             if !settled {
@@ -376,13 +374,13 @@ impl Plan {
             });
         }
         let all = |wanted: fn(&Child) -> bool| self.children.values().all(wanted);
-        match self.course {
-            Course::Starting if dynamic || all(|c| c.seen || c.phase == Phase::Done) => {
-                self.course = Course::Running;
+        match self.stage {
+            Stage::Starting if dynamic || all(|c| c.was_up || c.phase == Phase::Done) => {
+                self.stage = Stage::Running;
                 actions.push(Action::Ready);
             }
-            Course::Ending(ending) if all(|c| c.phase == Phase::Done) => {
-                self.course = Course::Ended;
+            Stage::Ending(ending) if all(|c| c.phase == Phase::Done) => {
+                self.stage = Stage::Ended;
                 actions.push(Action::Exit(ending));
             }
             _ => {}
@@ -393,14 +391,14 @@ impl Plan {
 // === impl Child ===
 
 impl Child {
-    /// Seals its fate, at once if it is not alive.
-    fn doom(&mut self, fate: Fate) {
+    /// Has it go, or takes note at once if it is not alive.
+    fn give_fate(&mut self, fate: Fate) {
         match self.phase {
             Phase::Starting | Phase::Up { .. } | Phase::Stopping => {
                 self.fate = Some(self.fate.map_or(fate, |earlier| earlier.max(fate)));
             }
-            Phase::Down | Phase::Held if fate == Fate::Never => self.phase = Phase::Done,
-            Phase::Down | Phase::Held | Phase::Done => {}
+            Phase::Down | Phase::BackingOff if fate == Fate::Never => self.phase = Phase::Done,
+            Phase::Down | Phase::BackingOff | Phase::Done => {}
         }
     }
 
@@ -440,5 +438,4 @@ impl Strategy {
 }
 
 #[cfg(test)]
-#[path = "tests/plan.rs"]
 mod tests;

@@ -1,7 +1,8 @@
 //! A supervisor: the actor around a [`Plan`]. It performs what the plan decides and never waits in its mailbox.
 //!
-//! Starts, back-offs and stop deadlines run in tasks it owns; their ends come back as messages, exits as ractor's
-//! supervision events. So while one child hangs in its start, the failures of the others are handled.
+//! Starts, back-offs and deadlines of stops run in tasks that the supervisor owns, and their ends come back as messages.
+//! Exits come as ractor's supervision events. So while one child hangs in its start, the failures of the others are
+//! handled.
 
 use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -15,14 +16,15 @@ use tokio::{
 };
 
 use super::{
-    crash::{self, Death},
-    door::Reachable,
-    dynamic::DynamicChildren,
+    actor::{Actor, Described},
+    child::{ChildSpec, Place, StartError, duplicate},
+    diagnostics::{Death, NodeState},
     event::{EventKind, Observer},
-    mailbox::{Actor, Described, Mailbox, post},
+    faults::Fault,
+    mailbox::{Gone, Incarnation, Mailbox},
+    node::{KILL_GRACE, Node},
     plan::{Action, Ending, Family, Input, Plan, Rules, Slot},
-    snapshot::{Node, NodeState},
-    spec::{ChildSpec, KILL_GRACE, Kind, Place, StartError, duplicate},
+    supervised,
     task::{OwnedTask, TaskExit},
 };
 
@@ -32,22 +34,20 @@ pub(super) struct Blueprint {
     pub(super) id: Arc<str>,
     pub(super) rules: Rules,
     pub(super) children: Arc<[ChildSpec]>,
-    /// Through which a dynamic supervisor takes orders.
-    pub(super) handle: Option<DynamicChildren>,
 }
 
-/// The actor.
+/// The actor that supervises.
 pub(super) struct Supervisor;
 
 pub(super) enum Msg {
     /// From a start task: how the start went.
-    Started { slot: Slot, result: Result<ActorCell, StartError> },
-    /// From a back-off task: it is over.
+    Started { slot: Slot, result: Result<Arc<dyn Incarnation>, StartError> },
+    /// From a back-off task: the back-off is over.
     Woke { slot: Slot },
-    /// From a stop's watchdog: the child has survived even its kill.
+    /// From the deadline of a stop: the child has survived even its kill.
     Immortal { slot: Slot },
-    /// From a stop's watchdog: it panicked, and the stop needs another.
-    StopUnwatched { slot: Slot },
+    /// From the deadline of a stop: its task panicked, and the stop needs another.
+    DeadlineLost { slot: Slot },
     /// From a parent: stop the children, then yourself.
     Shutdown,
     /// From `DynamicChildren`, bounded by its admission: start one more child.
@@ -67,7 +67,7 @@ pub(super) struct State {
     plan: Plan,
     children: HashMap<Slot, Child>,
     by_actor: HashMap<ActorId, Slot>,
-    /// Exits heard of before the start they belong to: supervision events overtake messages.
+    /// Exits that were heard of before the start they belong to, because supervision events overtake messages.
     early: HashMap<ActorId, Exit>,
     node: Arc<Node>,
     observer: Observer,
@@ -80,10 +80,10 @@ pub(super) struct State {
 struct Child {
     spec: ChildSpec,
     node: Arc<Node>,
-    actor: Option<ActorCell>,
-    /// Its start, its back-off or its stop's watchdog, whichever it is in.
+    actor: Option<Arc<dyn Incarnation>>,
+    /// Its start, its back-off or the deadline of its stop, whichever it is in.
     task: Option<OwnedTask>,
-    seen: bool,
+    was_up: bool,
     on_start: Option<RpcReplyPort<Result<(), StartError>>>,
     on_stop: Vec<RpcReplyPort<()>>,
 }
@@ -94,13 +94,17 @@ struct Exit {
     reason: String,
 }
 
-/// A supervisor gave up; its parent hears this as the reason of its failure.
+/// A supervisor gave up. Its parent hears this as the reason of the failure.
 #[derive(Debug, thiserror::Error)]
 #[error("more restarts than its intensity allows, the last for {child}: {reason}")]
 struct GaveUp {
     child: Arc<str>,
     reason: String,
 }
+
+/// A supervisor that runs, as a child of another.
+#[derive(Debug)]
+pub(super) struct Shell(pub(super) Mailbox<Msg>);
 
 /// Kills an actor nobody waited for.
 struct KillOnDrop(Option<ActorCell>);
@@ -115,10 +119,10 @@ pub(super) async fn launch(
     if let Some(id) = duplicate(&blueprint.children) {
         return Err(StartError::Duplicate { id: id.clone() });
     }
-    let (id, handle) = (blueprint.id.clone(), blueprint.handle.clone());
+    let id = blueprint.id.clone();
     let (ready, is_ready) = oneshot::channel();
     let setup = Setup { blueprint, node: node.clone(), observer, ready };
-    let started = Reachable::new(Supervisor, node.clone()).start(setup, parent).await;
+    let started = supervised::start(Supervisor, setup, node, parent).await;
     let (actor, ended) = started.map_err(|error| StartError::spawning(&id, error))?;
     let mut guard = KillOnDrop(Some(actor.cell()));
     let outcome = is_ready.await.unwrap_or_else(|_| Err(StartError::failed(&id, "killed")));
@@ -127,9 +131,6 @@ pub(super) async fn launch(
         return Err(error);
     }
     guard.0 = None;
-    if let Some(handle) = handle {
-        handle.serve(actor.clone(), node);
-    }
     Ok((actor, ended))
 }
 
@@ -141,11 +142,36 @@ impl Described for Msg {
             Self::Started { .. } => "started",
             Self::Woke { .. } => "woke",
             Self::Immortal { .. } => "immortal",
-            Self::StopUnwatched { .. } => "stop-unwatched",
+            Self::DeadlineLost { .. } => "deadline-lost",
             Self::Shutdown => "shutdown",
             Self::Add { .. } => "add",
             Self::Remove { .. } => "remove",
         }
+    }
+}
+
+// === impl Shell ===
+
+impl Incarnation for Shell {
+    fn actor_id(&self) -> ActorId {
+        self.0.actor_id()
+    }
+
+    fn shut_down(&self) {
+        // ractor's stop would kill its children: it has to stop them first.
+        let _ = self.0.cast(Msg::Shutdown);
+    }
+
+    fn kill(&self) {
+        self.0.kill();
+    }
+
+    fn inject(&self, fault: Fault) -> Result<(), Gone> {
+        self.0.inject(fault)
+    }
+
+    fn probe(&self, answer: oneshot::Sender<()>) -> Result<(), Gone> {
+        self.0.probe(answer)
     }
 }
 
@@ -174,8 +200,8 @@ impl Actor for Supervisor {
             Msg::Started { slot, result } => state.started(&myself, slot, result),
             Msg::Woke { slot } => state.apply(&myself, Input::Woke(slot)),
             Msg::Immortal { slot } => state.abandon(&myself, slot),
-            Msg::StopUnwatched { slot } => {
-                state.watch_stop(&myself, slot);
+            Msg::DeadlineLost { slot } => {
+                state.bound_stop(&myself, slot);
                 Ok(())
             }
             Msg::Shutdown => state.apply(&myself, Input::Shutdown),
@@ -233,10 +259,10 @@ impl State {
         };
         // The nodes of fixed children, and the restarts counted there, outlive this incarnation.
         let known = |spec: &ChildSpec| match blueprint.rules.family {
-            Family::Static(_) => state.node.child(&spec.id),
+            Family::Static(_) => state.node.child(spec.id()),
             Family::Dynamic { .. } => None,
         };
-        let node_of = |spec: &ChildSpec| known(spec).unwrap_or_else(|| Node::new(&state.node, spec));
+        let node_of = |spec: &ChildSpec| known(spec).unwrap_or_else(|| Node::new(&state.node, &spec.profile));
         let nodes: Vec<_> = blueprint.children.iter().map(node_of).collect();
         state.node.set_children(nodes.clone());
         for (spec, node) in blueprint.children.iter().zip(nodes) {
@@ -252,7 +278,8 @@ impl State {
         on_start: Option<RpcReplyPort<Result<(), StartError>>>,
     ) {
         let slot = self.plan.add(spec.restart);
-        let child = Child { spec, node, actor: None, task: None, seen: false, on_start, on_stop: Vec::new() };
+        let child =
+            Child { spec, node, actor: None, task: None, was_up: false, on_start, on_stop: Vec::new() };
         self.children.insert(slot, child);
     }
 
@@ -262,7 +289,7 @@ impl State {
             match action {
                 Action::Start(slot) => self.start(myself, slot),
                 Action::Stop(slot) => self.stop(myself, slot),
-                Action::Wake { slot, after, quarantined } => self.hold(myself, slot, after, quarantined),
+                Action::Wake { slot, after, quarantined } => self.back_off(myself, slot, after, quarantined),
                 Action::Forget(slot) => self.forget(slot),
                 Action::Ready => self.answer_ready(Ok(())),
                 Action::Exit(ending) => return self.exit(myself, ending),
@@ -280,11 +307,11 @@ impl State {
         let (spec, myself) = (child.spec.clone(), myself.clone());
         let place =
             Place { supervisor: myself.cell(), node: child.node.clone(), observer: self.observer.clone() };
-        let (id, told) = (spec.id.clone(), myself.clone());
+        let (id, told) = (spec.id().clone(), myself.clone());
         let fails = child.node.failing_starts.take();
         let work = async move {
             let result = match fails {
-                true => Err(StartError::failed(&spec.id, "it was told to fail")),
+                true => Err(StartError::failed(spec.id(), "it was told to fail")),
                 false => spec.start(place).await,
             };
             let _ = myself.cast(Msg::Started { slot, result });
@@ -292,14 +319,14 @@ impl State {
         let on_panic = move |message: String| {
             let _ = told.cast(Msg::Started { slot, result: Err(StartError::failed(&id, message)) });
         };
-        child.task = Some(helper("supervisor/start", &child.node, work, on_panic));
+        child.task = Some(work_for("supervisor/start", &child.node, work, on_panic));
     }
 
     fn started(
         &mut self,
         myself: &Mailbox<Msg>,
         slot: Slot,
-        result: Result<ActorCell, StartError>,
+        result: Result<Arc<dyn Incarnation>, StartError>,
     ) -> Result<(), ActorProcessingErr> {
         let Some(child) = self.children.get_mut(&slot) else { return Ok(()) };
         child.task = None;
@@ -308,13 +335,13 @@ impl State {
         let actor = match result {
             Ok(actor) => actor,
             Err(error) => {
-                let (last, reason) = (child.node.record.last(), error.to_string());
+                let (last, reason) = (child.node.record.take(), error.to_string());
                 child.node.set_state(NodeState::Down);
                 child.node.note_exit(&reason);
                 if !self.plan.is_ending() {
                     // What is below a supervisor has reported its own failures.
-                    if error.is_of(&child.spec.id) {
-                        crash::report(&child.node, Death::StartFailed, &reason, last);
+                    if error.is_of(child.spec.id()) {
+                        child.node.report(Death::StartFailed, &reason, last);
                     }
                     self.start_error = Some(error);
                 }
@@ -325,11 +352,11 @@ impl State {
         };
         child.actor = Some(actor.clone());
         child.node.up(actor.clone());
-        if std::mem::replace(&mut child.seen, true) {
+        if std::mem::replace(&mut child.was_up, true) {
             self.observer.tell(&child.node, EventKind::Restarted { restarts: child.node.restarted() });
         }
-        self.by_actor.insert(actor.get_id(), slot);
-        let early = self.early.remove(&actor.get_id());
+        self.by_actor.insert(actor.actor_id(), slot);
+        let early = self.early.remove(&actor.actor_id());
         answer_start(reply, answer);
         self.apply(myself, Input::Started(slot))?;
         early.map_or(Ok(()), |exit| self.exited(myself, slot, exit))
@@ -339,45 +366,37 @@ impl State {
         let Some(child) = self.children.get_mut(&slot) else { return };
         let Some(actor) = child.actor.clone() else { return };
         child.node.set_state(NodeState::Stopping);
-        match child.spec.kind {
-            Kind::Worker => actor.stop(None),
-            // ractor's stop would kill its children: it has to stop them first.
-            Kind::Supervisor => {
-                if let Some(queue) = child.node.record.queue() {
-                    let _ = post(&actor, &queue, Msg::Shutdown);
-                }
-            }
-        }
-        self.watch_stop(myself, slot);
+        actor.shut_down();
+        self.bound_stop(myself, slot);
     }
 
-    /// Sees to it that a stop under way ends.
-    fn watch_stop(&mut self, myself: &Mailbox<Msg>, slot: Slot) {
+    /// Has a stop that is under way end: past its budget the child is killed.
+    fn bound_stop(&mut self, myself: &Mailbox<Msg>, slot: Slot) {
         let Some(child) = self.children.get_mut(&slot) else { return };
         let Some(actor) = child.actor.clone().filter(|_| child.node.state() == NodeState::Stopping) else {
             return;
         };
         let (myself, told, observer) = (myself.clone(), myself.clone(), self.observer.clone());
-        let (node, budget) = (child.node.clone(), child.spec.stop_within);
-        let watchdog = async move {
+        let (node, budget) = (child.node.clone(), child.spec.profile.stop_within);
+        let deadline = async move {
             sleep(budget).await;
             observer.tell(&node, EventKind::Killed { after: budget });
             let reason = format!("did not stop within {budget:?}");
-            crash::report(&node, Death::Unstoppable, &reason, node.record.last());
+            node.report(Death::Unstoppable, &reason, node.record.take());
             actor.kill();
             sleep(KILL_GRACE).await;
             let _ = myself.cast(Msg::Immortal { slot });
         };
-        let on_panic = move |_| drop(told.cast(Msg::StopUnwatched { slot }));
-        child.task = Some(helper("supervisor/stop", &child.node, watchdog, on_panic));
+        let on_panic = move |_| drop(told.cast(Msg::DeadlineLost { slot }));
+        child.task = Some(work_for("supervisor/stop", &child.node, deadline, on_panic));
     }
 
     fn exited(&mut self, myself: &Mailbox<Msg>, slot: Slot, exit: Exit) -> Result<(), ActorProcessingErr> {
         let Some(child) = self.children.get_mut(&slot) else { return Ok(()) };
         let Some(actor) = child.actor.take() else { return Ok(()) };
-        self.by_actor.remove(&actor.get_id());
+        self.by_actor.remove(&actor.actor_id());
         child.task = None;
-        let last = child.node.record.last();
+        let last = child.node.record.take();
         child.node.down();
         let Exit { normal, reason } = exit;
         let hung = child.node.take_killed_for();
@@ -388,7 +407,7 @@ impl State {
             let kind = if normal && !child.spec.restart.applies(normal) {
                 EventKind::Finished
             } else {
-                crash::report(&child.node, death, &reason, last);
+                child.node.report(death, &reason, last);
                 EventKind::Crashed { reason }
             };
             self.observer.tell(&child.node, kind);
@@ -396,7 +415,7 @@ impl State {
         self.apply(myself, Input::Exited { slot, normal })
     }
 
-    /// Carries on without a child that nothing ends: it must loop without an await.
+    /// Carries on without a child that nothing ends. Such a child must loop without an await.
     fn abandon(&mut self, myself: &Mailbox<Msg>, slot: Slot) -> Result<(), ActorProcessingErr> {
         let Some(child) = self.children.get(&slot).filter(|child| child.actor.is_some()) else {
             return Ok(());
@@ -407,7 +426,7 @@ impl State {
         self.exited(myself, slot, Exit { normal: false, reason: reason.into() })
     }
 
-    fn hold(&mut self, myself: &Mailbox<Msg>, slot: Slot, after: Duration, quarantined: bool) {
+    fn back_off(&mut self, myself: &Mailbox<Msg>, slot: Slot, after: Duration, quarantined: bool) {
         let Some(child) = self.children.get_mut(&slot) else { return };
         if quarantined {
             child.node.set_state(NodeState::Quarantined);
@@ -421,7 +440,7 @@ impl State {
             let _ = myself.cast(Msg::Woke { slot });
         };
         let on_panic = move |_| drop(told.cast(Msg::Woke { slot }));
-        child.task = Some(helper("supervisor/backoff", &child.node, back_off, on_panic));
+        child.task = Some(work_for("supervisor/backoff", &child.node, back_off, on_panic));
     }
 
     fn add(
@@ -430,16 +449,16 @@ impl State {
         spec: ChildSpec,
         reply: RpcReplyPort<Result<(), StartError>>,
     ) -> Result<(), ActorProcessingErr> {
-        let id = spec.id.clone();
+        let id = spec.id().clone();
         if self.plan.is_ending() {
             let _ = reply.send(Err(StartError::Unavailable { id }));
             return Ok(());
         }
-        if self.children.values().any(|child| child.spec.id == id) {
+        if self.children.values().any(|child| *child.spec.id() == id) {
             let _ = reply.send(Err(StartError::Duplicate { id }));
             return Ok(());
         }
-        let node = Node::new(&self.node, &spec);
+        let node = Node::new(&self.node, &spec.profile);
         self.node.add_child(node.clone());
         self.adopt(spec, node, Some(reply));
         self.apply(myself, Input::Added)
@@ -451,7 +470,7 @@ impl State {
         id: &str,
         reply: RpcReplyPort<()>,
     ) -> Result<(), ActorProcessingErr> {
-        let Some((slot, child)) = self.children.iter_mut().find(|(_, child)| &*child.spec.id == id) else {
+        let Some((slot, child)) = self.children.iter_mut().find(|(_, child)| &**child.spec.id() == id) else {
             let _ = reply.send(());
             return Ok(());
         };
@@ -462,14 +481,14 @@ impl State {
 
     fn forget(&mut self, slot: Slot) {
         let Some(child) = self.children.remove(&slot) else { return };
-        self.node.remove_child(&child.spec.id);
+        self.node.remove_child(child.spec.id());
         for reply in child.on_stop {
             let _ = reply.send(());
         }
     }
 
     fn exit(&mut self, myself: &Mailbox<Msg>, ending: Ending) -> Result<(), ActorProcessingErr> {
-        let unavailable = StartError::Unavailable { id: self.node.id.clone() };
+        let unavailable = StartError::Unavailable { id: self.node.profile.id.clone() };
         let (error, gave_up) = match ending {
             Ending::Asked => (unavailable, None),
             Ending::StartFailed(_) => (self.start_error.take().unwrap_or(unavailable), None),
@@ -482,11 +501,11 @@ impl State {
                     GaveUp { child, reason: last_exit.map_or_else(String::new, |note| note.reason) };
                 self.node.note_exit(&gave_up.to_string());
                 self.observer.tell(&self.node, EventKind::GaveUp { reason: gave_up.to_string() });
-                (StartError::failed(&self.node.id, &gave_up), Some(gave_up))
+                (StartError::failed(&self.node.profile.id, &gave_up), Some(gave_up))
             }
         };
         if self.ready.is_some() {
-            // Never up, so no crash: the start that waits hears why.
+            // It was never up, so this is no crash: the start that waits hears why.
             self.answer_ready(Err(error));
         } else if let Some(gave_up) = gave_up {
             return Err(gave_up.into());
@@ -502,8 +521,8 @@ impl State {
     }
 }
 
-/// A task that works for the child at `node`. What it was to say, `on_panic` says if it panics.
-fn helper(
+/// A task that works for the child at `node`. If it panics, `on_panic` sends what the task was to send.
+fn work_for(
     kind: &str,
     node: &Node,
     work: impl Future<Output = ()> + Send + 'static,

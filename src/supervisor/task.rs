@@ -1,4 +1,4 @@
-//! Tasks with an owner: aborted when the owner drops them, and heard of when they end.
+//! Tasks with an owner. A task is aborted when its owner drops it, and the owner hears of its end.
 //!
 //! An actor's tasks outlive the actor unless its State owns them. A task that dies unheard is how a proxy loses a
 //! node's behaviour silently.
@@ -17,13 +17,13 @@ use pin_project_lite::pin_project;
 use tokio::task::AbortHandle;
 
 use super::{
-    crash::report_task_panic,
+    diagnostics::report_task_panic,
     faults::{Tripwire, kind_of, tripwire},
 };
 
 type Observe = dyn Fn(&str) + Send + Sync;
 
-/// Who counts the panics of tasks.
+/// What counts the panics of tasks.
 static OBSERVER: Mutex<Option<Arc<Observe>>> = Mutex::new(None);
 
 /// A task that ends with its owner.
@@ -37,7 +37,7 @@ pub struct OwnedTask {
 pub enum TaskExit {
     /// Its future completed.
     Done,
-    /// Its future panicked.
+    /// Its future report_panic.
     Panicked {
         /// The panic's message.
         message: String,
@@ -72,12 +72,12 @@ struct Report<R: FnOnce(TaskExit)> {
 
 /// Runs `future`, turning a panic into an error with the panic's message.
 ///
-/// The future is dropped as soon as it completes or panics. It need not be `Send`; no allocation, no second copy.
+/// The future is dropped as soon as it completes or panics. It need not be `Send`, and is neither boxed nor copied.
 pub fn watch_panics<F: Future>(future: F) -> WatchPanics<F> {
     WatchPanics { future: Some(future) }
 }
 
-/// Shows the kind ([`kind_of`]) of every [`OwnedTask`] that panics from now on, in the whole process, to `observe`; in
+/// Shows the kind ([`kind_of`]) of every [`OwnedTask`] of the process that panics from now on to `observe`, which takes the
 /// place of the observer before. It may count, but not block.
 pub fn observe_task_panics(observe: impl Fn(&str) + Send + Sync + 'static) {
     *OBSERVER.lock() = Some(Arc::new(observe));
@@ -146,7 +146,7 @@ impl<F: Future> Future for WatchPanics<F> {
             Ok(Poll::Ready(output)) => Ok(output),
             Err(payload) => Err(panic_message(payload)),
         };
-        // What a future panicked over may panic again when dropped.
+        // What a future report_panic over may panic again when dropped.
         let dropped = catch_unwind(AssertUnwindSafe(|| future.set(None)));
         Poll::Ready(match (output, dropped) {
             (Ok(_), Err(payload)) => Err(panic_message(payload)),
@@ -177,7 +177,7 @@ impl<R: FnOnce(TaskExit)> Report<R> {
     fn send(&mut self, exit: TaskExit) {
         if let Some(on_exit) = self.on_exit.take() {
             if let TaskExit::Panicked { message } = &exit {
-                panicked(&self.name, message);
+                report_panic(&self.name, message);
             }
             on_exit(exit);
         }
@@ -190,9 +190,9 @@ impl<R: FnOnce(TaskExit)> Drop for Report<R> {
     }
 }
 
-/// Says and counts the panic of a task.
-pub(super) fn panicked(name: &str, message: &str) {
-    tracing::error!(target: "supervisor", task = name, reason = message, "task panicked");
+/// Logs, reports and counts the panic of a task.
+pub(super) fn report_panic(name: &str, message: &str) {
+    tracing::error!(target: "supervisor", task = name, reason = message, "task report_panic");
     report_task_panic(name, name, message);
     let observer = OBSERVER.lock().clone();
     if let Some(observer) = observer {
@@ -211,5 +211,4 @@ pub(super) fn panic_message(payload: Box<dyn Any + Send>) -> String {
 }
 
 #[cfg(test)]
-#[path = "tests/task.rs"]
 mod tests;

@@ -1,36 +1,38 @@
-//! The running tree.
+//! A running tree: started, looked at, broken on purpose, stopped.
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::sleep};
 
 use super::{
-    crash::CrashReport,
-    door::Fault,
+    child::{ChildSpec, StartError},
+    diagnostics::{CrashReport, LOOK, NodeSnapshot, NodeState, TraceOf},
     event::{Event, Observer},
+    faults::{Fault, tripwire},
     mailbox::Mailbox,
-    record::TraceOf,
-    shell::{Msg, launch},
-    snapshot::{NoSuchNode, Node, NodeSnapshot, NodeState, NotReached},
-    spec::{ChildSpec, KILL_GRACE, StartError, SupervisorSpec},
-    task::OwnedTask,
-    watchdog,
+    node::{KILL_GRACE, NoSuchNode, Node, NotReached},
+    shell::{Msg, Shell, launch},
+    spec::SupervisorSpec,
+    task::{OwnedTask, report_panic, watch_panics},
 };
+
+/// The watchdog's name among tasks.
+const WATCHDOG: &str = "supervisor/watchdog";
 
 /// A running tree. Dropping it kills every actor in it; [`Tree::stop`] is the graceful way.
 pub struct Tree {
     root: Mailbox<Msg>,
-    spec: ChildSpec,
+    stop_within: Duration,
     handle: TreeHandle,
     exit: watch::Receiver<Option<TreeExit>>,
-    _witness: OwnedTask,
+    _exit_watch: OwnedTask,
     _watchdog: Option<OwnedTask>,
 }
 
 /// Looks at a tree and kills in it, but does not own it.
 #[derive(Clone)]
 pub struct TreeHandle {
-    root: Arc<Node>,
+    pub(super) root: Arc<Node>,
 }
 
 /// How a tree ended.
@@ -56,8 +58,8 @@ impl Tree {
         Self::start_observed(root, Arc::new(|_| {}), |_| None).await
     }
 
-    /// Like [`Tree::start`]; shows every crash, restart, quarantine and escalation to `on_event`, and has the flight
-    /// recorder name the traces of messages by `trace_of`.
+    /// Starts a tree as [`Tree::start`] does. It shows every crash, restart, quarantine and escalation to `on_event`, and
+    /// its flight recorder names the traces of messages by `trace_of`.
     ///
     /// The observer runs on the supervisor's turn: it may count, but not block. Its panics are caught.
     ///
@@ -70,13 +72,14 @@ impl Tree {
     ) -> Result<Self, StartError> {
         let blueprint = root.blueprint();
         let spec = ChildSpec::from(root);
-        let node = Node::root(&spec, trace_of);
+        let stop_within = spec.profile.stop_within;
+        let node = Node::root(&spec.profile, trace_of);
         node.set_state(NodeState::Starting);
         let (root, ended) = launch(blueprint, node.clone(), Observer::new(on_event), None).await?;
-        node.up(root.cell());
+        node.up(Arc::new(Shell(root.clone())));
         let (exits, exit) = watch::channel(None);
         let watched = node.clone();
-        let witness = async move {
+        let watching = async move {
             let _ = ended.await;
             let exit = match (watched.state(), watched.last_exit()) {
                 (NodeState::Stopping, _) => TreeExit::Stopped,
@@ -86,13 +89,22 @@ impl Tree {
             watched.down();
             exits.send_replace(Some(exit));
         };
-        let witness = OwnedTask::spawn("supervisor/witness", witness, |_| {});
-        Ok(Self { root, spec, handle: TreeHandle { root: node }, exit, _witness: witness, _watchdog: None })
+        let exit_watch = OwnedTask::spawn("supervisor/witness", watching, |_| {});
+        Ok(Self {
+            root,
+            stop_within,
+            handle: TreeHandle { root: node },
+            exit,
+            _exit_watch: exit_watch,
+            _watchdog: None,
+        })
     }
 
-    /// Has the children that name a limit ([`ChildSpec::hung_after`]) watched, and killed when they hang.
+    /// Has the children that name a limit ([`ChildSpec::hung_after`]) watched, and killed when they hang. A child that
+    /// ends by itself is watched while it cleans up: it is killed when that takes longer than its `stop_within`.
     pub fn watched(mut self) -> Self {
-        self._watchdog = Some(watchdog::spawn(self.handle.root.clone()));
+        let watching = watch_for_ever(self.handle.root.clone());
+        self._watchdog = Some(OwnedTask::spawn("supervisor/watchdogs", watching, |_| {}));
         self
     }
 
@@ -102,8 +114,8 @@ impl Tree {
         self.handle.root.set_state(NodeState::Stopping);
         let _ = self.root.cast(Msg::Shutdown);
         let exited = self.exited();
-        if tokio::time::timeout(self.spec.stop_within, exited).await.is_err() {
-            tracing::warn!(target: "supervisor", after = ?self.spec.stop_within, "the tree did not stop and is killed");
+        if tokio::time::timeout(self.stop_within, exited).await.is_err() {
+            tracing::warn!(target: "supervisor", after = ?self.stop_within, "the tree did not stop and is killed");
             self.root.kill();
             let _ = tokio::time::timeout(KILL_GRACE, self.exited()).await;
         }
@@ -143,6 +155,15 @@ impl fmt::Debug for Tree {
     }
 }
 
+/// Watches the handlers of the tree of `root`. Nobody watches the watchdog, so it repairs itself.
+pub(super) async fn watch_for_ever(root: Arc<Node>) {
+    let watch = || root.shared.watchdog.watch(|subject, time| subject.node.hung(subject.actor, time));
+    while let Err(message) = watch_panics(tripwire(WATCHDOG, watch())).await {
+        report_panic(WATCHDOG, &message);
+        sleep(LOOK).await;
+    }
+}
+
 // === impl TreeHandle ===
 
 impl TreeHandle {
@@ -151,16 +172,16 @@ impl TreeHandle {
         vec![self.root.snapshot()]
     }
 
-    /// Each kind of actor the tree has had, with the messages handled and the time that took, over all of them: those
-    /// that are gone included.
+    /// Each kind of actor the tree has had, with the messages handled and the time that took. Actors that are gone count,
+    /// too.
     pub fn handled_by_kind(&self) -> Vec<(&'static str, u64, Duration)> {
-        self.root.kinds.all()
+        self.root.shared.handled.all()
     }
 
     /// Each kind of actor the tree has had, with how many of it are in quarantine.
     pub fn quarantined_by_kind(&self) -> Vec<(&'static str, u64)> {
         let mut kinds: Vec<(&'static str, u64)> =
-            self.root.kinds.all().into_iter().map(|(kind, ..)| (kind, 0)).collect();
+            self.root.shared.handled.all().into_iter().map(|(kind, ..)| (kind, 0)).collect();
         let mut left = self.snapshot();
         while let Some(node) = left.pop() {
             let known = kinds.iter_mut().find(|(kind, _)| *kind == node.kind_label);
@@ -172,10 +193,10 @@ impl TreeHandle {
         kinds
     }
 
-    /// The crash reports that are kept, of this tree's actors and of the process's tasks, oldest first; and how many
-    /// older ones are not.
+    /// The crash reports that are kept, of this tree's actors and of the process's tasks, oldest first. The number counts
+    /// the older reports that are not kept.
     pub fn crashes(&self) -> (Vec<Arc<CrashReport>>, u64) {
-        self.root.reports.with_tasks()
+        self.root.shared.reports.with_tasks()
     }
 
     /// The node at `path` and what is below it.
@@ -198,7 +219,8 @@ impl TreeHandle {
         Ok(())
     }
 
-    /// Has the actor at `path` suffer `fault` as soon as its present handler is done; before any message in its queue.
+    /// Has the actor at `path` suffer `fault`, after the messages that wait in its mailbox. A fault that has not been
+    /// acted out dies with the incarnation it was sent to.
     ///
     /// # Errors
     /// There is no such node, or its actor is not up.
@@ -218,10 +240,10 @@ impl TreeHandle {
         Ok(())
     }
 
-    /// Waits until the actor at `path` shows that its loop turns: it is done with its present handler.
+    /// Waits until the actor at `path` has handled all that was in its mailbox.
     ///
     /// # Errors
-    /// There is no such node, its actor is not up, or it has not answered within `timeout`.
+    /// There is no such node, its actor is not up or has died meanwhile, or it has not answered within `timeout`.
     pub async fn probe(&self, path: &str, timeout: Duration) -> Result<(), NotReached> {
         self.root.find(path)?.probe(timeout).await
     }

@@ -21,9 +21,12 @@ pub fn panics_of_admin_connections_and_failed_starts_are_reported() {
     drop(admin(&lab, "one", "GET /"));
     let died = report(&lab, "root/admin/console/http", "task-panicked", |_| true);
     assert_eq!((&died["is"], &died["again"]), (&"http".into(), &0.into()));
-    assert!(died["location"].as_str().unwrap().starts_with("src/supervisor/faults.rs:"), "{died}");
+    assert!(died["location"].as_str().unwrap().starts_with("src/supervisor/faults/tripwire.rs:"), "{died}");
     let frames = died["backtrace"].as_array().unwrap();
-    assert!(frames[0].as_str().unwrap().starts_with("warren::supervisor::faults::blow"), "{died}");
+    assert!(
+        frames[0].as_str().unwrap().starts_with("warren::supervisor::faults::tripwire::panic_on_request"),
+        "{died}"
+    );
     assert_eq!(counter(&lab, "one", "warren_task_panics_total{kind=\"http\"}"), 1);
 
     chaos(&lab, "one", "/actors/root/telemetry/fail-starts?times=3");
@@ -39,5 +42,8 @@ pub fn panics_of_admin_connections_and_failed_starts_are_reported() {
     assert!(said("start-failed ", "root/telemetry"), "{listed}");
     let number = died["number"].to_string();
     let (code, shown, _) = warren(lab.node("one").unwrap(), &["crashes", &number]);
-    assert!(code == 0 && shown.contains("\nframe     warren::supervisor::faults::blow"), "{shown}");
+    assert!(
+        code == 0 && shown.contains("\nframe     warren::supervisor::faults::tripwire::panic_on_request"),
+        "{shown}"
+    );
 }

@@ -87,7 +87,7 @@ pub fn a_lost_shard_is_replaced_and_everything_is_placed_again() {
 const OTHERS: [(&str, Option<&str>); 17] = [
     ("admin/accept", None),
     ("http", None),
-    ("supervisor/watchdog", None),
+    ("supervisor/watchdog", Some("root/telemetry")),
     ("capture/accept", Some("")),
     ("zds/pod", Some("late")),
     ("certs/request", Some("late")),

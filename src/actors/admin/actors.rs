@@ -11,7 +11,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use super::console::{Provider, ProviderError, provider};
 use crate::{
     actors::quarantine::Quarantine,
-    supervisor::{Kind, Load, NodeSnapshot, NodeState, TreeHandle},
+    supervisor::{Load, NodeKind, NodeSnapshot, NodeState, TreeHandle},
 };
 
 /// Shows the tree that `handle` is set to once it is up: the servers are part of it and start before.
@@ -54,8 +54,8 @@ pub fn nodes(nodes: &[NodeSnapshot]) -> Value {
 
 fn node(node: &NodeSnapshot) -> Value {
     let kind = match node.kind {
-        Kind::Worker => "worker",
-        Kind::Supervisor => "supervisor",
+        NodeKind::Worker => "worker",
+        NodeKind::Supervisor => "supervisor",
     };
     let last_exit = node.last_exit.as_ref().map(|exit| {
         // Years past 9999 have no RFC 3339 form.
@@ -104,7 +104,7 @@ mod tests {
             path: "root/xds".into(),
             id: "xds".into(),
             kind_label: "xds",
-            kind: Kind::Worker,
+            kind: NodeKind::Worker,
             state: NodeState::BackingOff,
             restarts: 2,
             last_exit: Some(ExitNote {
@@ -125,7 +125,7 @@ mod tests {
             path: "root".into(),
             id: "root".into(),
             kind_label: "supervisor",
-            kind: Kind::Supervisor,
+            kind: NodeKind::Supervisor,
             state: NodeState::Up,
             restarts: 0,
             last_exit: None,

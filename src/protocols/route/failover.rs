@@ -170,7 +170,6 @@ const UNAVAILABLE: u16 = 503;
 
 impl Limits {
     /// The bounds in use.
-    /// Limit: endpoints that are tried for a connection: 3; past it: the last failure is the connection's.
     /// Limit: attempts of one connection: 3 endpoints, 2 tunnels to each, 1 s while another endpoint can be had; past
     /// it: the last failure is the connection's.
     pub const STANDARD: Self = Self { endpoints: 3, tunnels: 2, slow_after: Duration::from_secs(1) };

@@ -8,3 +8,4 @@ mod pitfalls;
 mod record;
 mod support;
 mod tree;
+mod watchdog;

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::support::{MS, Msg, SECOND, Start, TRACE, Worker, World, pass, root, settle, sup, until};
 use crate::supervisor::{
-    CrashReport, Death, Load, MAX_REPORTS, OwnedTask, Strategy, Tree, crash::frames, record::KEPT,
+    CrashReport, Death, Load, MAX_REPORTS, OwnedTask, Strategy, Tree,
+    diagnostics::{MESSAGES_KEPT, frames},
 };
 
 async fn one(world: &World, id: &str) -> (Worker, Tree) {
@@ -71,7 +72,7 @@ async fn handlers_are_timed_and_totals_outlive_the_actor() {
 async fn a_kill_is_reported_with_what_was_handled_and_what_waited() {
     let world = World::default();
     let (worker, tree) = one(&world, "killed").await;
-    for _ in 0..KEPT + 5 {
+    for _ in 0..MESSAGES_KEPT + 5 {
         worker.ping().await;
     }
     worker.tell(Msg::Hang);
@@ -83,7 +84,7 @@ async fn a_kill_is_reported_with_what_was_handled_and_what_waited() {
     let [report] = reports(&tree, "root/killed").try_into().unwrap();
     assert_eq!((report.death, &*report.reason), (Death::Killed, "killed"));
     assert_eq!((report.handling, report.waiting), (Some(("hang", 4 * SECOND)), 1));
-    assert_eq!(report.messages.len(), KEPT);
+    assert_eq!(report.messages.len(), MESSAGES_KEPT);
     assert!(report.messages.iter().all(|message| message.kind == "ping" && message.ago >= 4 * SECOND));
     assert_eq!((report.location(), report.frames()), (None, &[] as &[String]));
     tree.stop().await;
@@ -195,8 +196,8 @@ async fn messages_and_deaths_name_the_trace_they_belong_to() {
 
 #[test]
 fn a_backtrace_begins_below_the_panic_and_keeps_what_is_inside_of_what_caught_it() {
-    let text = "   0: warren::supervisor::crash::note_panic
-             at /somewhere/src/supervisor/crash.rs:1:1
+    let text = "   0: warren::supervisor::diagnostics::panics::note_panic
+             at /somewhere/src/supervisor/diagnostics/panics.rs:1:1
    1: std::panicking::panic_with_hook
    2: __rustc::rust_begin_unwind
    3: core::panicking::panic_fmt

@@ -61,6 +61,8 @@ pub(crate) enum Start {
     Hangs,
     /// Comes up, and panics before its first message.
     PanicsAfter,
+    /// Comes up, and hangs before its first message.
+    HangsAfter,
 }
 
 pub(crate) enum Msg {
@@ -145,6 +147,22 @@ impl World {
         Tree::start_observed(root, on_event, trace_of).await
     }
 
+    /// Like `start`, with a watchdog.
+    pub(crate) async fn watched(&self, root: SupervisorSpec) -> (Tree, TreeHandle) {
+        let tree = self.start(root).await.watched();
+        let handle = tree.handle();
+        (tree, handle)
+    }
+
+    /// Why a node crashed so far.
+    pub(crate) fn crashes(&self, path: &str) -> Vec<String> {
+        let crash = |event| match event {
+            EventKind::Crashed { reason } => Some(reason),
+            _ => None,
+        };
+        self.events(path).into_iter().filter_map(crash).collect()
+    }
+
     /// The events of a node so far.
     pub(crate) fn events(&self, path: &str) -> Vec<EventKind> {
         self.events.lock().iter().filter(|e| &*e.path == path).map(|e| e.kind.clone()).collect()
@@ -225,7 +243,7 @@ impl Actor for Probe {
         worker.world.note("start", &worker.id);
         let step = worker.step();
         match step {
-            Start::Well | Start::PanicsAfter => {}
+            Start::Well | Start::PanicsAfter | Start::HangsAfter => {}
             Start::Fails => return Err("told to fail".into()),
             Start::Panics => panic!("told to panic"),
             Start::Hangs => std::future::pending().await,
@@ -240,8 +258,11 @@ impl Actor for Probe {
     }
 
     async fn post_start(&self, _: Mailbox<Msg>, _: &mut State) -> Result<(), ActorProcessingErr> {
-        if matches!(self.0.script.lock().starts.pop_front(), Some(Start::PanicsAfter)) {
-            panic!("told to panic after the start");
+        let step = self.0.script.lock().starts.pop_front();
+        match step {
+            Some(Start::PanicsAfter) => panic!("told to panic after the start"),
+            Some(Start::HangsAfter) => std::future::pending().await,
+            _ => {}
         }
         self.0.world.note("up", &self.0.id);
         Ok(())
@@ -280,11 +301,11 @@ impl Actor for Probe {
 }
 
 impl Worker {
-    /// The next step of the script. `PanicsAfter` stays for `post_start` to take.
+    /// The next step of the script. `PanicsAfter` and `HangsAfter` stay for `post_start` to take.
     fn step(&self) -> Start {
         let mut script = self.script.lock();
         match script.starts.front() {
-            Some(Start::PanicsAfter) => Start::PanicsAfter,
+            Some(step @ (Start::PanicsAfter | Start::HangsAfter)) => *step,
             Some(_) => {
                 let step = script.starts.pop_front().unwrap_or(Start::Well);
                 if matches!(step, Start::Well) {

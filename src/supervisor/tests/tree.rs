@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::support::*;
 use crate::supervisor::{
-    AddressError, Backoff, EventKind, Intensity, Kind, NodeState, Restart, StartError, Strategy,
+    AddressError, Backoff, EventKind, Intensity, NodeKind, NodeState, Restart, StartError, Strategy,
     SupervisorSpec, Tree, TreeExit,
 };
 
@@ -253,7 +253,10 @@ async fn a_snapshot_shows_states_restarts_and_last_exits_of_a_hung_tree() {
     let flat: Vec<_> = shown.children.iter().map(|n| (&*n.path, n.kind, n.state, n.restarts)).collect();
     assert_eq!(
         flat,
-        [("root/a", Kind::Worker, NodeState::Up, 0), ("root/inner", Kind::Supervisor, NodeState::Up, 0)]
+        [
+            ("root/a", NodeKind::Worker, NodeState::Up, 0),
+            ("root/inner", NodeKind::Supervisor, NodeState::Up, 0)
+        ]
     );
     assert_eq!(handle.find("root/inner/b").expect("exists").restarts, 1);
     assert_eq!(handle.find("root/inn").expect_err("is no node").path, "root/inn");

@@ -1,4 +1,4 @@
-//! The state of a tree in shared memory: read without asking an actor, so a hung one hides nothing.
+//! The nodes of a tree, in shared memory. They are read without asking an actor, so a hung actor hides nothing.
 
 use std::{
     sync::Arc,
@@ -6,64 +6,21 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use ractor::ActorCell;
+use ractor::ActorId;
+use tokio::sync::oneshot;
 
 use super::{
-    crash::Reports,
-    door::{Door, Fault, Knocker},
-    faults::FailingStarts,
-    record::{Kinds, Load, Record, TraceOf},
-    spec::{ChildSpec, Kind},
+    diagnostics::{
+        Dead, Death, ExitNote, HandledByKind, NodeKind, NodeSnapshot, NodeState, Record, Recorded, Reports,
+        TraceOf, Watchdog,
+    },
+    faults::{FailingStarts, Fault},
+    mailbox::Incarnation,
 };
 
-/// A node and everything below it, as it was at one moment.
-#[derive(Debug, Clone)]
-pub struct NodeSnapshot {
-    /// Ids from the root down, joined by `/`.
-    pub path: Arc<str>,
-    /// The last part of the path.
-    pub id: Arc<str>,
-    /// What it is, in the application's words: `xds`, `capture`.
-    pub kind_label: &'static str,
-    /// Worker or supervisor.
-    pub kind: Kind,
-    /// What it is doing.
-    pub state: NodeState,
-    /// How often its supervisor has started it again.
-    pub restarts: u64,
-    /// Its last exit that was not asked for, or its last failed start.
-    pub last_exit: Option<ExitNote>,
-    /// What it has to do.
-    pub load: Load,
-    /// Its children, in start order.
-    pub children: Vec<NodeSnapshot>,
-}
-
-/// What a node is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum NodeState {
-    /// Its start is under way.
-    Starting,
-    /// It runs.
-    Up,
-    /// It failed and waits to be started again.
-    BackingOff,
-    /// It failed too often and waits long to be started again.
-    Quarantined,
-    /// It was asked to stop.
-    Stopping,
-    /// It does not run: not started yet, finished, or its supervisor is down.
-    Down,
-}
-
-/// How and when a node ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ExitNote {
-    /// Wall-clock time.
-    pub at: SystemTime,
-    /// The panic's or error's message, or `killed`.
-    pub reason: String,
-}
+/// How long an actor may take to be gone after its kill. Only one that never awaits takes it all.
+/// Limit: end of an actor after its kill: 1 s; past it: the actor is abandoned, which is logged.
+pub(super) const KILL_GRACE: Duration = Duration::from_secs(1);
 
 /// No node has this path.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -97,22 +54,46 @@ pub enum NotReached {
     },
 }
 
-/// A node's place in shared memory. Written by its supervisor only; outlives the actor's incarnations.
+/// What is fixed about a node.
+#[derive(Debug, Clone)]
+pub(super) struct Profile {
+    pub(super) id: Arc<str>,
+    pub(super) kind: NodeKind,
+    /// What it is, in the application's words.
+    pub(super) label: &'static str,
+    /// How long a start may take.
+    pub(super) start_timeout: Duration,
+    /// How long a graceful stop may take.
+    pub(super) stop_within: Duration,
+    /// How long a handler may take.
+    pub(super) hung_after: Option<Duration>,
+}
+
+/// A node's place in shared memory. Only its supervisor writes it; it outlives the actor's incarnations.
 #[derive(Debug)]
 pub(super) struct Node {
     pub(super) path: Arc<str>,
-    pub(super) id: Arc<str>,
-    pub(super) kind_label: &'static str,
-    kind: Kind,
-    /// Its start and its stop, hung or not, take no longer than this together.
-    pub(super) patience: Duration,
-    pub(super) hung_after: Option<Duration>,
-    pub(super) door: Door,
+    pub(super) profile: Profile,
     pub(super) record: Record,
-    pub(super) kinds: Arc<Kinds>,
-    pub(super) reports: Arc<Reports>,
     pub(super) failing_starts: FailingStarts,
+    pub(super) shared: Arc<Shared>,
     live: Mutex<Live>,
+}
+
+/// What all nodes of a tree share.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    pub(super) handled: HandledByKind,
+    pub(super) reports: Reports,
+    pub(super) watchdog: Watchdog<Subject>,
+}
+
+/// Whose handler the watchdog times.
+#[derive(Clone)]
+pub(super) struct Subject {
+    pub(super) node: Arc<Node>,
+    /// The incarnation.
+    pub(super) actor: ActorId,
 }
 
 #[derive(Debug)]
@@ -120,25 +101,18 @@ struct Live {
     state: NodeState,
     restarts: u64,
     last_exit: Option<ExitNote>,
-    actor: Option<ActorCell>,
+    actor: Option<Arc<dyn Incarnation>>,
     /// Why it is being killed, for its supervisor to say.
     killed_for: Option<String>,
     children: Vec<Arc<Node>>,
 }
 
-// === impl NodeState ===
+// === impl Profile ===
 
-impl NodeState {
-    /// The state as a word for people and metric labels.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Starting => "starting",
-            Self::Up => "up",
-            Self::BackingOff => "backing-off",
-            Self::Quarantined => "quarantined",
-            Self::Stopping => "stopping",
-            Self::Down => "down",
-        }
+impl Profile {
+    /// The longest that a start and a stop take together, hung or not.
+    pub(super) fn start_and_stop(&self) -> Duration {
+        self.start_timeout.saturating_add(self.stop_within).saturating_add(2 * KILL_GRACE)
     }
 }
 
@@ -146,21 +120,17 @@ impl NodeState {
 
 impl Node {
     /// The node of a root, whose tree names traces by `trace_of`.
-    pub(super) fn root(spec: &ChildSpec, trace_of: TraceOf) -> Arc<Self> {
-        Self::make(None, spec, trace_of)
+    pub(super) fn root(profile: &Profile, trace_of: TraceOf) -> Arc<Self> {
+        Self::make(profile.id.clone(), profile, trace_of, Arc::default())
     }
 
-    /// The node of `spec` under the node at `parent`.
-    pub(super) fn new(parent: &Node, spec: &ChildSpec) -> Arc<Self> {
-        Self::make(Some(parent), spec, parent.record.trace_of())
+    /// A node under the node at `parent`.
+    pub(super) fn new(parent: &Node, profile: &Profile) -> Arc<Self> {
+        let path = format!("{}/{}", parent.path, profile.id).into();
+        Self::make(path, profile, parent.record.trace_of(), parent.shared.clone())
     }
 
-    fn make(parent: Option<&Node>, spec: &ChildSpec, trace_of: TraceOf) -> Arc<Self> {
-        let path = match parent {
-            Some(parent) => format!("{}/{}", parent.path, spec.id).into(),
-            None => spec.id.clone(),
-        };
-        let kinds = parent.map_or_else(Arc::default, |parent| parent.kinds.clone());
+    fn make(path: Arc<str>, profile: &Profile, trace_of: TraceOf, shared: Arc<Shared>) -> Arc<Self> {
         let live = Live {
             state: NodeState::Down,
             restarts: 0,
@@ -171,18 +141,18 @@ impl Node {
         };
         Arc::new(Self {
             path,
-            id: spec.id.clone(),
-            kind_label: spec.label,
-            kind: spec.kind,
-            patience: spec.patience(),
-            hung_after: spec.hung_after,
-            door: Door::default(),
-            record: Record::new(kinds.of(spec.label), trace_of),
-            kinds,
-            reports: parent.map_or_else(Arc::default, |parent| parent.reports.clone()),
+            profile: profile.clone(),
+            record: Record::new(shared.handled.of(profile.label), trace_of),
             failing_starts: FailingStarts::default(),
+            shared,
             live: Mutex::new(live),
         })
+    }
+
+    /// Reports a death of its actor: how and why, and what was recorded until then.
+    pub(super) fn report(&self, death: Death, reason: &str, recorded: Recorded) {
+        let dead = Dead { path: self.path.clone(), kind: self.profile.label, death };
+        self.shared.reports.file(dead, reason, recorded);
     }
 
     pub(super) fn state(&self) -> NodeState {
@@ -197,12 +167,11 @@ impl Node {
     }
 
     /// It is up, as `actor`.
-    pub(super) fn up(&self, actor: ActorCell) {
+    pub(super) fn up(&self, actor: Arc<dyn Incarnation>) {
         let mut live = self.live.lock();
         live.state = NodeState::Up;
         live.actor = Some(actor);
         live.killed_for = None;
-        self.door.reset();
     }
 
     /// Counts a restart and gives the count.
@@ -242,11 +211,11 @@ impl Node {
     }
 
     pub(super) fn remove_child(&self, id: &str) {
-        self.live.lock().children.retain(|child| &*child.id != id);
+        self.live.lock().children.retain(|child| &*child.profile.id != id);
     }
 
     pub(super) fn child(&self, id: &str) -> Option<Arc<Node>> {
-        self.live.lock().children.iter().find(|child| &*child.id == id).cloned()
+        self.live.lock().children.iter().find(|child| &*child.profile.id == id).cloned()
     }
 
     pub(super) fn last_exit(&self) -> Option<ExitNote> {
@@ -261,41 +230,46 @@ impl Node {
         }
     }
 
-    /// Kills its actor if it has one now, and leaves word why.
-    pub(super) fn kill_for(&self, reason: String) {
-        self.live.lock().killed_for = Some(reason);
-        self.kill();
+    /// Kills the incarnation `actor`, of which a handler has run for so long, and leaves the reason to its supervisor. A
+    /// stop that the supervisor asked for is bounded by the supervisor.
+    pub(super) fn hung(&self, actor: ActorId, time: Duration) {
+        let reason = format!("hung: no answer for {time:?}");
+        let hung = {
+            let mut live = self.live.lock();
+            let is_up = live.state == NodeState::Up;
+            let hung = live.actor.clone().filter(|known| is_up && known.actor_id() == actor);
+            if hung.is_some() {
+                live.killed_for = Some(reason.clone());
+            }
+            hung
+        };
+        if let Some(hung) = hung {
+            tracing::error!(target: "supervisor", path = %self.path, "{reason}: killed");
+            hung.kill();
+        }
     }
 
-    /// Why it was killed, if somebody left word.
+    /// Why it was killed, if a reason was left.
     pub(super) fn take_killed_for(&self) -> Option<String> {
         self.live.lock().killed_for.take()
     }
 
-    /// Knocks at its actor. Whether there is one that can hear it.
-    pub(super) fn knock(&self, knocker: &Knocker) -> bool {
-        let actor = self.live.lock().actor.clone();
-        actor.is_some_and(|actor| knocker.knock(&actor))
-    }
-
-    /// Has its actor suffer a fault soon.
+    /// Has its actor suffer a fault when its turn comes.
     pub(super) fn inject(&self, fault: Fault) -> Result<(), NotReached> {
-        self.door.leave(fault);
-        let knocker = Knocker::new();
-        let heard = knocker.is_some_and(|knocker| self.knock(&knocker));
-        if heard { Ok(()) } else { Err(self.not_up()) }
+        let actor = self.live.lock().actor.clone();
+        actor.and_then(|actor| actor.inject(fault).ok()).ok_or_else(|| self.not_up())
     }
 
-    /// Waits until its actor has answered a knock.
+    /// Waits until its actor has answered.
     pub(super) async fn probe(&self, timeout: Duration) -> Result<(), NotReached> {
-        let number = self.door.ask();
-        let knocker = Knocker::new();
-        if !knocker.is_some_and(|knocker| self.knock(&knocker)) {
-            self.door.settle(number);
-            return Err(self.not_up());
+        let (port, answer) = oneshot::channel();
+        let actor = self.live.lock().actor.clone();
+        actor.and_then(|actor| actor.probe(port).ok()).ok_or_else(|| self.not_up())?;
+        match tokio::time::timeout(timeout, answer).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(self.not_up()),
+            Err(_) => Err(NotReached::Silent { path: self.path.clone(), after: timeout }),
         }
-        let silent = |_| NotReached::Silent { path: self.path.clone(), after: timeout };
-        tokio::time::timeout(timeout, self.door.answer_to(number)).await.map_err(silent)
     }
 
     fn not_up(&self) -> NotReached {
@@ -324,9 +298,9 @@ impl Node {
         drop(live);
         NodeSnapshot {
             path: self.path.clone(),
-            id: self.id.clone(),
-            kind_label: self.kind_label,
-            kind: self.kind,
+            id: self.profile.id.clone(),
+            kind_label: self.profile.label,
+            kind: self.profile.kind,
             state,
             restarts,
             last_exit,

@@ -17,16 +17,15 @@ use tokio::time::Instant;
 use tracing::{Metadata, Span};
 
 use super::{
-    crash::{Panic, take_panic},
-    mailbox::Queue,
+    mailbox_gauge::MailboxGauge,
+    panics::{Panic, take_panic},
 };
 
-/// Names the trace that a span belongs to, if there is one. What a trace is, is the application's affair.
+/// Names the trace that a span belongs to, if there is one. The application decides what a trace is.
 pub type TraceOf = fn(&Span) -> Option<u128>;
 
 /// Messages that an actor's record keeps.
-/// Limit: messages that the flight recorder of an actor keeps: 64; past it: the oldest message is forgotten.
-pub(super) const KEPT: usize = 64;
+pub(crate) const MESSAGES_KEPT: usize = 64;
 
 /// What an actor has to do, at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -64,39 +63,39 @@ pub struct Handled {
 
 /// Sums over all actors of one kind, those that are gone included.
 #[derive(Debug, Default)]
-pub(super) struct Totals {
+pub(crate) struct Totals {
     handled: AtomicU64,
     busy_us: AtomicU64,
 }
 
 /// The totals of a tree by kind. Kinds are words of the program: there are few.
 #[derive(Debug, Default)]
-pub(super) struct Kinds(Mutex<Vec<(&'static str, Arc<Totals>)>>);
+pub(crate) struct HandledByKind(Mutex<Vec<(&'static str, Arc<Totals>)>>);
 
-/// An actor's record. Outlives its incarnations.
+/// An actor's record. It outlives the actor's incarnations.
 #[derive(Debug)]
-pub(super) struct Record {
+pub(crate) struct Record {
     totals: Arc<Totals>,
     trace_of: TraceOf,
-    pages: Mutex<Pages>,
+    state: Mutex<State>,
 }
 
 /// What was recorded when an incarnation died.
 #[derive(Debug, Default)]
-pub(super) struct Last {
-    pub(super) handling: Option<(&'static str, Duration)>,
-    pub(super) span: Option<Span>,
-    pub(super) trace: Option<u128>,
-    pub(super) messages: Vec<Handled>,
-    pub(super) waiting: usize,
-    pub(super) panicked: bool,
-    pub(super) panic: Option<Panic>,
+pub(crate) struct Recorded {
+    pub(crate) handling: Option<(&'static str, Duration)>,
+    pub(crate) span: Option<Span>,
+    pub(crate) trace: Option<u128>,
+    pub(crate) messages: Vec<Handled>,
+    pub(crate) waiting: usize,
+    pub(crate) panicked: bool,
+    pub(crate) panic: Option<Panic>,
 }
 
 #[derive(Debug, Default)]
-struct Pages {
-    queue: Option<Arc<Queue>>,
-    now: Option<Now>,
+struct State {
+    gauge: Option<Arc<MailboxGauge>>,
+    current: Option<Current>,
     last: VecDeque<Entry>,
     handled: u64,
     busy: Duration,
@@ -106,14 +105,14 @@ struct Pages {
 }
 
 #[derive(Debug)]
-struct Now {
+struct Current {
     kind: &'static str,
     since: Instant,
     waited: Duration,
     span: Span,
 }
 
-/// A line of the record: small, as a node has hundreds of actors.
+/// A line of the record. It is small because a process has hundreds of actors.
 #[derive(Debug)]
 struct Entry {
     kind: &'static str,
@@ -124,15 +123,15 @@ struct Entry {
     took_us: u32,
 }
 
-/// A handler at work. Dropped before it is done, its record stays open: for the report of the crash.
-pub(super) struct Handling<'a> {
+/// A handler at work. If it is dropped before it is done, its line stays open for the report of the crash.
+pub(crate) struct Handling<'a> {
     record: &'a Record,
 }
 
-// === impl Kinds ===
+// === impl HandledByKind ===
 
-impl Kinds {
-    pub(super) fn of(&self, kind: &'static str) -> Arc<Totals> {
+impl HandledByKind {
+    pub(crate) fn of(&self, kind: &'static str) -> Arc<Totals> {
         let mut kinds = self.0.lock();
         if let Some((_, totals)) = kinds.iter().find(|(known, _)| *known == kind) {
             return totals.clone();
@@ -143,7 +142,7 @@ impl Kinds {
     }
 
     /// Each kind with the messages handled and the time that took.
-    pub(super) fn all(&self) -> Vec<(&'static str, u64, Duration)> {
+    pub(crate) fn all(&self) -> Vec<(&'static str, u64, Duration)> {
         let read = |(kind, totals): &(&'static str, Arc<Totals>)| {
             let busy = Duration::from_micros(totals.busy_us.load(Ordering::Relaxed));
             (*kind, totals.handled.load(Ordering::Relaxed), busy)
@@ -155,66 +154,61 @@ impl Kinds {
 // === impl Record ===
 
 impl Record {
-    pub(super) fn new(totals: Arc<Totals>, trace_of: TraceOf) -> Self {
-        Self { totals, trace_of, pages: Mutex::default() }
+    pub(crate) fn new(totals: Arc<Totals>, trace_of: TraceOf) -> Self {
+        Self { totals, trace_of, state: Mutex::default() }
     }
 
     /// What names traces in it.
-    pub(super) fn trace_of(&self) -> TraceOf {
+    pub(crate) fn trace_of(&self) -> TraceOf {
         self.trace_of
     }
 
     /// Another incarnation begins, with an empty mailbox.
-    pub(super) fn begin(&self) -> Arc<Queue> {
-        let queue = Arc::<Queue>::default();
-        let mut pages = self.pages.lock();
-        pages.queue = Some(queue.clone());
-        pages.now = None;
-        pages.panicked = false;
-        pages.panic = None;
-        queue
+    pub(crate) fn begin(&self) -> Arc<MailboxGauge> {
+        let gauge = Arc::<MailboxGauge>::default();
+        let mut state = self.state.lock();
+        state.gauge = Some(gauge.clone());
+        state.current = None;
+        state.panicked = false;
+        state.panic = None;
+        gauge
     }
 
     /// The start of an incarnation has panicked.
-    pub(super) fn start_panicked(&self, panic: Panic) {
-        self.pages.lock().panic = Some(panic);
+    pub(crate) fn start_panicked(&self, panic: Panic) {
+        self.state.lock().panic = Some(panic);
     }
 
     /// The incarnation is gone, and its mailbox with it.
-    pub(super) fn end(&self) {
-        let mut pages = self.pages.lock();
-        pages.queue = None;
-        pages.now = None;
-        pages.panic = None;
-    }
-
-    /// The mailbox of the incarnation that runs.
-    pub(super) fn queue(&self) -> Option<Arc<Queue>> {
-        self.pages.lock().queue.clone()
+    pub(crate) fn end(&self) {
+        let mut state = self.state.lock();
+        state.gauge = None;
+        state.current = None;
+        state.panic = None;
     }
 
     /// A handler begins, of a message that has waited for so long.
-    pub(super) fn handling(&self, kind: &'static str, waited: Duration, span: Span) -> Handling<'_> {
-        self.pages.lock().now = Some(Now { kind, since: Instant::now(), waited, span });
+    pub(crate) fn handling(&self, kind: &'static str, waited: Duration, span: Span) -> Handling<'_> {
+        self.state.lock().current = Some(Current { kind, since: Instant::now(), waited, span });
         Handling { record: self }
     }
 
-    pub(super) fn load(&self) -> Load {
-        let (pages, now) = (self.pages.lock(), Instant::now());
-        let (depth, oldest) = pages.queue.as_ref().map_or((0, Duration::ZERO), |queue| queue.load(now));
+    pub(crate) fn load(&self) -> Load {
+        let (state, now) = (self.state.lock(), Instant::now());
+        let (depth, oldest) = state.gauge.as_ref().map_or((0, Duration::ZERO), |gauge| gauge.load(now));
         Load {
             depth,
             oldest,
-            handled: pages.handled,
-            busy: pages.busy,
-            longest: pages.longest,
-            handling: pages.now.as_ref().map(|at| (at.kind, now.saturating_duration_since(at.since))),
+            handled: state.handled,
+            busy: state.busy,
+            longest: state.longest,
+            handling: state.current.as_ref().map(|at| (at.kind, now.saturating_duration_since(at.since))),
         }
     }
 
     /// Takes out what a report of a death needs.
-    pub(super) fn last(&self) -> Last {
-        let (mut pages, now) = (self.pages.lock(), Instant::now());
+    pub(crate) fn take(&self) -> Recorded {
+        let (mut state, now) = (self.state.lock(), Instant::now());
         let handled = |entry: Entry| Handled {
             kind: entry.kind,
             span: entry.span.map(Metadata::name),
@@ -223,15 +217,15 @@ impl Record {
             waited: Duration::from_micros(entry.waited_us.into()),
             took: Duration::from_micros(entry.took_us.into()),
         };
-        let at = pages.now.take();
-        Last {
+        let at = state.current.take();
+        Recorded {
             handling: at.as_ref().map(|at| (at.kind, now.saturating_duration_since(at.since))),
             trace: at.as_ref().and_then(|at| (self.trace_of)(&at.span)),
             span: at.map(|at| at.span),
-            messages: std::mem::take(&mut pages.last).into_iter().map(handled).collect(),
-            waiting: pages.queue.as_ref().map_or(0, |queue| queue.depth()),
-            panicked: std::mem::take(&mut pages.panicked),
-            panic: pages.panic.take(),
+            messages: std::mem::take(&mut state.last).into_iter().map(handled).collect(),
+            waiting: state.gauge.as_ref().map_or(0, |gauge| gauge.depth()),
+            panicked: std::mem::take(&mut state.panicked),
+            panic: state.panic.take(),
         }
     }
 }
@@ -240,19 +234,19 @@ impl Record {
 
 impl Handling<'_> {
     /// The handler has returned.
-    pub(super) fn done(self) {
-        let (mut pages, now) = (self.record.pages.lock(), Instant::now());
-        let Some(at) = pages.now.take() else { return };
+    pub(crate) fn done(self) {
+        let (mut state, now) = (self.record.state.lock(), Instant::now());
+        let Some(at) = state.current.take() else { return };
         let took = now.saturating_duration_since(at.since);
-        pages.handled += 1;
-        pages.busy = pages.busy.saturating_add(took);
-        if pages.longest.is_none_or(|(_, longest)| took > longest) {
-            pages.longest = Some((at.kind, took));
+        state.handled += 1;
+        state.busy = state.busy.saturating_add(took);
+        if state.longest.is_none_or(|(_, longest)| took > longest) {
+            state.longest = Some((at.kind, took));
         }
-        if pages.last.len() >= KEPT {
-            pages.last.pop_front();
+        if state.last.len() >= MESSAGES_KEPT {
+            state.last.pop_front();
         }
-        pages.last.push_back(Entry {
+        state.last.push_back(Entry {
             kind: at.kind,
             span: at.span.metadata(),
             trace: (self.record.trace_of)(&at.span).map(Box::new),
@@ -263,15 +257,20 @@ impl Handling<'_> {
         self.record.totals.handled.fetch_add(1, Ordering::Relaxed);
         self.record.totals.busy_us.fetch_add(micros(took).into(), Ordering::Relaxed);
     }
+
+    /// The handler has returned, and is neither counted nor kept.
+    pub(crate) fn discard(self) {
+        self.record.state.lock().current = None;
+    }
 }
 
 impl Drop for Handling<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             // The hook has run on this thread, just now.
-            let mut pages = self.record.pages.lock();
-            pages.panicked = true;
-            pages.panic = take_panic();
+            let mut state = self.record.state.lock();
+            state.panicked = true;
+            state.panic = take_panic();
         }
     }
 }

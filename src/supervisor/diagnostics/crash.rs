@@ -1,13 +1,10 @@
 //! Crash reports: what died, of what, and what it had been doing.
 //!
-//! A report is kept in memory, for `/crashes`, and said once as an error, in the span of the message that was being
+//! A report is kept in memory, for `/crashes`, and logged once as an error, in the span of the message that was being
 //! handled.
 
 use std::{
-    backtrace::Backtrace,
-    cell::RefCell,
     collections::VecDeque,
-    panic::PanicHookInfo,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -19,26 +16,19 @@ use parking_lot::Mutex;
 use tracing::Span;
 
 use super::{
-    faults::kind_of,
-    record::{Handled, Last},
-    snapshot::Node,
+    panics::{Panic, cut, frames, take_panic},
+    record::{Handled, Recorded},
 };
+use crate::supervisor::faults::kind_of;
 
-/// Reports that are kept, of actors and of tasks each; past it the oldest goes, and is counted.
+/// Reports that are kept of actors, and as many of tasks. Past it the oldest goes, and is counted.
 /// Limit: crash reports that are kept: 64; past it: the oldest report goes, and is counted.
 pub const MAX_REPORTS: usize = 64;
 /// Characters kept of a reason.
 /// Limit: reason in a crash report: 512 characters; past it: the reason is cut.
-pub(super) const REASON_CHARS: usize = 512;
-/// Frames kept of a backtrace.
-/// Limit: frames of a backtrace in a crash report: 48; past it: the backtrace is cut.
-pub(super) const MAX_FRAMES: usize = 48;
-/// Characters kept of a frame.
-/// Limit: one frame in a crash report: 200 characters; past it: the frame is cut.
-const FRAME_CHARS: usize = 200;
+pub(crate) const REASON_CHARS: usize = 512;
 /// Frames and messages in a report's log line.
-/// Limit: frames and messages of a crash report in its log line: 8; past it: the rest is at `/crashes` only.
-const SAID: usize = 8;
+const LOGGED: usize = 8;
 
 /// How something died.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +39,7 @@ pub enum Death {
     Failed,
     /// An actor was killed.
     Killed,
-    /// An actor did not answer, and was killed for it.
+    /// An actor's handler ran for too long, and the actor was killed for it.
     Hung,
     /// An actor did not stop in time, and was killed.
     Unstoppable,
@@ -88,25 +78,18 @@ pub struct CrashReport {
 }
 
 /// Who died, and how.
-struct Dead<'a> {
-    path: Arc<str>,
-    kind: &'a str,
-    death: Death,
-}
-
-/// What the hook saw of a panic.
-#[derive(Debug)]
-pub(super) struct Panic {
-    location: String,
-    backtrace: Backtrace,
+pub(crate) struct Dead<'a> {
+    pub(crate) path: Arc<str>,
+    pub(crate) kind: &'a str,
+    pub(crate) death: Death,
 }
 
 /// The latest reports: of a tree's actors, or of the process's tasks.
 #[derive(Debug, Default)]
-pub(super) struct Reports(Mutex<Kept>);
+pub(crate) struct Reports(Mutex<KeptReports>);
 
 #[derive(Debug, Default)]
-struct Kept {
+struct KeptReports {
     dropped: u64,
     reports: VecDeque<Arc<CrashReport>>,
 }
@@ -115,72 +98,20 @@ struct Kept {
 static LAST_NUMBER: AtomicU64 = AtomicU64::new(0);
 
 /// Reports of tasks. They may be on any thread, so the list is the process's, like the hook that gives the backtraces.
-static OF_TASKS: Reports = Reports(Mutex::new(Kept { dropped: 0, reports: VecDeque::new() }));
+static OF_TASKS: Reports = Reports(Mutex::new(KeptReports { dropped: 0, reports: VecDeque::new() }));
 
 /// Whether some thread is looking symbols up. One at a time: it takes the stack walker's lock and tens of milliseconds.
 static RESOLVING: AtomicBool = AtomicBool::new(false);
 
-thread_local! {
-    static LAST: RefCell<Option<Panic>> = const { RefCell::new(None) };
-}
-
-/// Keeps where this thread panics, for the report. To be called by the process's panic hook; symbols are not looked up
-/// here.
-pub fn note_panic(info: &PanicHookInfo<'_>) {
-    let location = info.location().map(ToString::to_string).unwrap_or_default();
-    let panic = Panic { location, backtrace: Backtrace::force_capture() };
-    LAST.with(|last| last.replace(Some(panic)));
-}
-
-/// What the hook saw last on this thread.
-pub(super) fn take_panic() -> Option<Panic> {
-    LAST.with(RefCell::take)
-}
-
 /// Reports the panic of a task that was just caught on this thread. `path`: its place in the tree, or its name.
 pub fn report_task_panic(path: &str, kind: &str, message: &str) {
-    let last = Last { panic: take_panic(), ..Last::default() };
-    file(
-        &OF_TASKS,
-        Dead { path: path.into(), kind: kind_of(kind), death: Death::TaskPanicked },
-        message,
-        last,
-    );
+    let recorded = Recorded { panic: take_panic(), ..Recorded::default() };
+    let dead = Dead { path: path.into(), kind: kind_of(kind), death: Death::TaskPanicked };
+    OF_TASKS.file(dead, message, recorded);
 }
 
-/// Reports the end of the actor at `node`, whose record is `last`.
-pub(super) fn report(node: &Node, death: Death, reason: &str, last: Last) {
-    file(&node.reports, Dead { path: node.path.clone(), kind: node.kind_label, death }, reason, last);
-}
-
-fn file(reports: &Reports, dead: Dead<'_>, reason: &str, last: Last) {
-    let Dead { path, kind, death } = dead;
-    // A start that fails is tried again and again: it must not push everything else out.
-    if death == Death::StartFailed && reports.know(&path, reason) {
-        return;
-    }
-    let Last { handling, span, trace, messages, waiting, panic, .. } = last;
-    let report = Arc::new(CrashReport {
-        number: LAST_NUMBER.fetch_add(1, Ordering::Relaxed) + 1,
-        at: SystemTime::now(),
-        path,
-        kind: kind.into(),
-        death,
-        reason: cut(reason, REASON_CHARS),
-        handling,
-        trace,
-        waiting,
-        messages,
-        again: AtomicU64::new(0),
-        panic,
-        frames: OnceLock::new(),
-    });
-    reports.keep(report.clone());
-    say(report, span.unwrap_or_else(Span::current));
-}
-
-/// Logs the report once; with its backtrace if nobody else is looking one up.
-fn say(report: Arc<CrashReport>, span: Span) {
+/// Logs the report, with its backtrace unless another thread is looking one up.
+fn log_once(report: Arc<CrashReport>, span: Span) {
     let runtime = tokio::runtime::Handle::try_current();
     match runtime {
         Ok(runtime) if report.panic.is_some() && !RESOLVING.swap(true, Ordering::AcqRel) => {
@@ -198,6 +129,33 @@ fn say(report: Arc<CrashReport>, span: Span) {
 // === impl Reports ===
 
 impl Reports {
+    /// Reports a death: why, and what was recorded until then.
+    pub(crate) fn file(&self, dead: Dead<'_>, reason: &str, recorded: Recorded) {
+        let Dead { path, kind, death } = dead;
+        // A start that fails is tried again and again: it must not push everything else out.
+        if death == Death::StartFailed && self.counts_again(&path, reason) {
+            return;
+        }
+        let Recorded { handling, span, trace, messages, waiting, panic, .. } = recorded;
+        let report = Arc::new(CrashReport {
+            number: LAST_NUMBER.fetch_add(1, Ordering::Relaxed) + 1,
+            at: SystemTime::now(),
+            path,
+            kind: kind.into(),
+            death,
+            reason: cut(reason, REASON_CHARS),
+            handling,
+            trace,
+            waiting,
+            messages,
+            again: AtomicU64::new(0),
+            panic,
+            frames: OnceLock::new(),
+        });
+        self.keep(report.clone());
+        log_once(report, span.unwrap_or_else(Span::current));
+    }
+
     fn keep(&self, report: Arc<CrashReport>) {
         let mut kept = self.0.lock();
         if kept.reports.len() >= MAX_REPORTS {
@@ -207,8 +165,9 @@ impl Reports {
         kept.reports.push_back(report);
     }
 
-    /// Counts another failed start of the same actor for the same reason. Whether there is a report of one.
-    fn know(&self, path: &str, reason: &str) -> bool {
+    /// Counts another failed start of the same actor for the same reason, if there is a report of one. Gives whether there
+    /// is.
+    fn counts_again(&self, path: &str, reason: &str) -> bool {
         let reason = cut(reason, REASON_CHARS);
         let kept = self.0.lock();
         let same = kept.reports.iter().rev().find(|report| &*report.path == path);
@@ -216,8 +175,8 @@ impl Reports {
         same.inspect(|report| _ = report.again.fetch_add(1, Ordering::Relaxed)).is_some()
     }
 
-    /// Those of a tree and those of all tasks, oldest first, and how many older ones are not kept.
-    pub(super) fn with_tasks(&self) -> (Vec<Arc<CrashReport>>, u64) {
+    /// These reports and those of all tasks, oldest first, and how many older ones are not kept.
+    pub(crate) fn with_tasks(&self) -> (Vec<Arc<CrashReport>>, u64) {
         let (mut reports, mut dropped) = (Vec::new(), 0);
         for list in [self, &OF_TASKS] {
             let kept = list.0.lock();
@@ -233,7 +192,7 @@ impl Reports {
 
 impl Death {
     /// How an actor ended, from what its supervisor was told: whether normally, and why.
-    pub(super) fn of(exit: (bool, &str), hung: bool, panicked: bool) -> Self {
+    pub(crate) fn of(exit: (bool, &str), hung: bool, panicked: bool) -> Self {
         match exit {
             _ if hung => Self::Hung,
             _ if panicked => Self::Panicked,
@@ -266,19 +225,18 @@ impl CrashReport {
 
     /// Where it panicked, if it did: file, line and column.
     pub fn location(&self) -> Option<&str> {
-        self.panic.as_ref().map(|panic| panic.location.as_str())
+        self.panic.as_ref().map(|panic| panic.location())
     }
 
     /// The backtrace of its panic, innermost frame first, without the machinery of the panic. Looking the symbols up
     /// takes tens of milliseconds, once.
     pub fn frames(&self) -> &[String] {
-        self.frames.get_or_init(|| {
-            self.panic.as_ref().map_or_else(Vec::new, |panic| frames(&panic.backtrace.to_string()))
-        })
+        self.frames
+            .get_or_init(|| self.panic.as_ref().map_or_else(Vec::new, |panic| frames(&panic.backtrace())))
     }
 
     fn log(&self) {
-        let skipped = self.messages.len().saturating_sub(SAID);
+        let skipped = self.messages.len().saturating_sub(LOGGED);
         let messages: Vec<&str> = self.messages.iter().skip(skipped).map(|message| message.kind).collect();
         let ours = |frame: &&String| frame.starts_with("warren::") || frame.starts_with("<warren::");
         let frames: Vec<&str> = self
@@ -287,7 +245,7 @@ impl CrashReport {
             .into_iter()
             .flatten()
             .filter(ours)
-            .take(SAID)
+            .take(LOGGED)
             .filter_map(|frame| frame.split(' ').next())
             .collect();
         let (handling, since) = self.handling.unwrap_or(("nothing", Duration::ZERO));
@@ -308,45 +266,4 @@ impl CrashReport {
             "crash report"
         );
     }
-}
-
-/// The frames of a backtrace's text, a line each, from below the machinery of the panic.
-pub(super) fn frames(text: &str) -> Vec<String> {
-    let mut frames: Vec<String> = Vec::new();
-    for line in text.lines().map(str::trim) {
-        if let Some(place) = line.strip_prefix("at ") {
-            if let Some(frame) = frames.last_mut() {
-                *frame = cut(&format!("{frame} at {}", relative(place)), FRAME_CHARS);
-            }
-        } else if let Some((_, name)) = line.split_once(": ") {
-            // The innermost frames are the hook's and the panic's own. What catches panics, further out, is not meant.
-            let machinery = [
-                "core::panicking::",
-                "std::panicking::begin_panic",
-                "rust_begin_unwind",
-                "__rustc::rust_begin",
-            ];
-            if machinery.iter().any(|start| name.starts_with(start)) && frames.len() < MAX_FRAMES {
-                frames.clear();
-            } else if frames.len() < MAX_FRAMES {
-                frames.push(cut(name, FRAME_CHARS));
-            } else {
-                break;
-            }
-        }
-    }
-    frames
-}
-
-/// A place of this crate from its root on.
-fn relative(place: &str) -> &str {
-    place
-        .find("/src/")
-        .and_then(|at| place.get(at + 1..))
-        .filter(|_| !place.contains("/.cargo/"))
-        .unwrap_or(place)
-}
-
-fn cut(text: &str, chars: usize) -> String {
-    text.char_indices().nth(chars).and_then(|(at, _)| text.get(..at)).unwrap_or(text).to_owned()
 }

@@ -1,11 +1,11 @@
-//! Panics and failed starts on demand, to prove that they are survived.
+//! Panics of tasks on demand.
 //!
-//! Whoever wants to see a repair arms a kind of task; the next time a task of that kind is polled, it panics where a
-//! bug in it would. The registry is the process's, like the panic hook.
+//! Whoever wants to see a repair arms a kind of task. The next time a task of that kind is polled, it panics where a bug
+//! in it would. The registry is the process's, like the panic hook.
 
 use std::{
     pin::Pin,
-    sync::atomic::{AtomicBool, AtomicU32, Ordering},
+    sync::atomic::{AtomicBool, Ordering},
     task::{Context, Poll},
 };
 
@@ -40,10 +40,6 @@ pin_project! {
         future: Option<F>,
     }
 }
-
-/// How many of a node's next starts fail, whatever the actor would have made of them.
-#[derive(Debug, Default)]
-pub(super) struct FailingStarts(AtomicU32);
 
 /// Drops a future while a panic unwinds, as a panic in its own code would have.
 struct Vacate<'a, F>(Pin<&'a mut Option<F>>);
@@ -84,29 +80,14 @@ pub fn tripwire<N: AsRef<str>, F: Future>(name: N, future: F) -> Tripwire<N, F> 
 /// Panics if exactly `name` is armed: for inputs, which have names of their own.
 pub(crate) fn trip(name: &str) {
     if ANY.load(Ordering::Relaxed) && spend(name) {
-        blow(name);
+        panic_on_request(name);
     }
 }
 
 /// Panics because somebody asked for it.
 #[allow(clippy::panic, reason = "a panic is what was ordered")]
-pub(super) fn blow(what: &str) -> ! {
+pub(super) fn panic_on_request(what: &str) -> ! {
     panic!("{what} was told to panic")
-}
-
-// === impl FailingStarts ===
-
-impl FailingStarts {
-    /// Lets the next `times` starts fail; 0 takes it back.
-    pub(super) fn order(&self, times: u32) {
-        self.0.store(times, Ordering::Relaxed);
-    }
-
-    /// Whether this start is one of them.
-    pub(super) fn take(&self) -> bool {
-        let one_less = |times: u32| times.checked_sub(1);
-        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok()
-    }
 }
 
 /// Takes one of the panics armed for the task's kind.
@@ -136,7 +117,7 @@ impl<N: AsRef<str>, F: Future> Future for Tripwire<N, F> {
         let mut this = self.project();
         if ANY.load(Ordering::Relaxed) && take((*this.name).as_ref()) {
             let _vacate = Vacate(this.future);
-            blow((*this.name).as_ref());
+            panic_on_request((*this.name).as_ref());
         }
         match this.future.as_mut().as_pin_mut() {
             Some(future) => future.poll(cx),
@@ -152,57 +133,4 @@ impl<F> Drop for Vacate<'_, F> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::supervisor::watch_panics;
-
-    #[test]
-    fn a_kind_is_the_first_two_parts_of_a_name() {
-        for (name, kind) in [
-            ("http", "http"),
-            ("xds/stream", "xds/stream"),
-            ("certs/request/spiffe://td/ns/a/sa/b", "certs/request"),
-            ("", ""),
-        ] {
-            assert_eq!(kind_of(name), kind);
-        }
-    }
-
-    #[tokio::test]
-    async fn an_armed_kind_panics_as_often_as_it_was_told_and_no_other_does() {
-        let run = |name: &'static str| watch_panics(tripwire(name, async { 7 }));
-        arm("faults/a", 2).expect("room");
-        assert_eq!(run("faults/b/1").await, Ok(7));
-        assert_eq!(run("faults/a/1").await, Err("faults/a/1 was told to panic".into()));
-        assert_eq!(armed("faults/a"), 1);
-        assert_eq!(run("faults/a").await, Err("faults/a was told to panic".into()));
-        assert_eq!(run("faults/a").await, Ok(7));
-        arm("faults/a", 5).expect("room");
-        arm("faults/a", 0).expect("room");
-        assert_eq!(run("faults/a").await, Ok(7));
-    }
-
-    /// Says in which way it was dropped.
-    struct Dropped(std::sync::mpsc::Sender<bool>);
-
-    impl Drop for Dropped {
-        fn drop(&mut self) {
-            let _ = self.0.send(std::thread::panicking());
-        }
-    }
-
-    #[tokio::test]
-    async fn a_task_is_hit_in_its_middle_and_what_it_holds_sees_the_panic() {
-        let (tell, told) = std::sync::mpsc::channel();
-        let held = Dropped(tell);
-        let work = async move {
-            let _held = held;
-            tokio::task::yield_now().await;
-            arm("faults/middle", 1).expect("room");
-            tokio::task::yield_now().await;
-        };
-        let ended = watch_panics(tripwire("faults/middle", work)).await;
-        assert_eq!(ended, Err("faults/middle was told to panic".into()));
-        assert_eq!(told.try_recv(), Ok(true));
-    }
-}
+mod tests;

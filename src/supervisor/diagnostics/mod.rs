@@ -1,0 +1,21 @@
+//! What is known of actors without asking them: what waits in their mailboxes, what they handle and have handled, which
+//! of them hang, and what the dead ones died of.
+
+mod crash;
+mod mailbox_gauge;
+mod panics;
+mod record;
+mod snapshot;
+mod watchdog;
+
+#[cfg(test)]
+pub(super) use self::{panics::frames, record::MESSAGES_KEPT};
+pub use crash::{CrashReport, Death, MAX_REPORTS, report_task_panic};
+pub(super) use crash::{Dead, Reports};
+pub(super) use mailbox_gauge::MailboxGauge;
+pub use panics::note_panic;
+pub(super) use panics::take_panic;
+pub use record::{Handled, Load, TraceOf};
+pub(super) use record::{HandledByKind, Handling, Record, Recorded};
+pub use snapshot::{ExitNote, NodeKind, NodeSnapshot, NodeState};
+pub(super) use watchdog::{LOOK, Watchdog, Watched};
