@@ -22,7 +22,7 @@ const NO_LIMITS: [(&str, &str); 27] = [
     ("src/protocols/config/http2.rs", "CONNECTION_WINDOW_MIN"),
     ("src/protocols/config/inpod.rs", "PACKET_MARK"),
     ("src/protocols/config/inpod.rs", "UDS_PATH_BYTES"),
-    ("src/protocols/route/mod.rs", "HBONE_PORT"),
+    ("src/protocols/route/hop.rs", "HBONE_PORT"),
     ("src/protocols/route/failover.rs", "UNAVAILABLE"),
     ("src/protocols/tls/record.rs", "HEADER_LEN"),
     ("src/protocols/tls/record.rs", "OVERHEAD"),

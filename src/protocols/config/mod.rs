@@ -12,6 +12,7 @@ mod drain;
 mod export;
 mod http2;
 mod inpod;
+mod inputs;
 mod join;
 mod listen;
 mod log;
@@ -30,8 +31,6 @@ mod upstream;
 mod value;
 mod xds;
 
-use std::collections::BTreeMap;
-
 use serde::Serialize;
 
 pub use self::{
@@ -43,6 +42,7 @@ pub use self::{
     export::{LogExport, MetricExport, OtlpConfig},
     http2::Http2Config,
     inpod::InpodConfig,
+    inputs::{Inputs, MESH_FILE},
     join::JoinConfig,
     listen::{ListenConfig, Ports},
     log::{Directive, FilterError, LogConfig, LogFilter, LogFormat},
@@ -59,23 +59,6 @@ pub use self::{
     xds::{LocalSource, XdsConfig},
 };
 use self::{proxy_config::ProxyConfig, reader::Reader};
-
-/// Where `main` finds the mesh file, relative to its working directory.
-pub const MESH_FILE: &str = "./etc/istio/config/mesh";
-
-/// Everything settings are read from.
-pub struct Inputs<'a> {
-    /// The environment.
-    pub vars: &'a BTreeMap<String, String>,
-    /// What [`MESH_FILE`] holds, if it exists.
-    pub mesh_file: Option<&'a str>,
-    /// Logical processors of this machine.
-    pub cores: usize,
-    /// Whether a path names an existing file.
-    pub file_exists: &'a dyn Fn(&str) -> bool,
-    /// Whether `FAKE_CA` may be asked for: only test builds have one.
-    pub fake_ca_allowed: bool,
-}
 
 /// Every setting, one section for each consumer.
 #[derive(Clone, Debug, Serialize)]

@@ -5,10 +5,10 @@ use std::{collections::BTreeMap, fmt::Display, ops::RangeInclusive, str::FromStr
 use serde_json::{Map, Value};
 
 use super::{
+    inputs::MESH_FILE,
     reader::{Invalid, Origin, Reader},
-    shard::MAX_SHARDS,
     upstream::Address,
-    value,
+    value::{self, MAX_SHARDS},
 };
 
 /// Keys of the mesh file and of `PROXY_CONFIG`, merged.
@@ -99,7 +99,7 @@ fn document(r: &mut Reader<'_>, origin: Origin, text: &str) -> Option<Map<String
 
 fn note(r: &mut Reader<'_>, origin: Origin, key: &str, value: &str, reason: String) {
     let (name, value) = match (origin, key) {
-        (Origin::MeshFile, "") => (super::MESH_FILE.into(), "…".into()),
+        (Origin::MeshFile, "") => (MESH_FILE.into(), "…".into()),
         (Origin::MeshFile, key) => (key.to_owned(), value.to_owned()),
         (Origin::Environment, "") => ("PROXY_CONFIG".into(), "…".into()),
         (Origin::Environment, key) => ("PROXY_CONFIG".into(), format!("{key}: {value}")),

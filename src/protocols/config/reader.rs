@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Inputs, value};
+use super::{inputs::Inputs, value};
 
 /// How much of a bad value is shown.
 const SHOWN_CHARS: usize = 200;

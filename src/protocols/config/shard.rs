@@ -5,11 +5,8 @@ use serde::Serialize;
 use super::{
     proxy_config::ProxyConfig,
     reader::Reader,
-    value::{number, processors, share},
+    value::{MAX_SHARDS, number, processors, share},
 };
-
-/// The most threads the data plane can have.
-pub(super) const MAX_SHARDS: usize = 1024;
 
 /// Threads of the data plane.
 #[derive(Clone, Debug, Serialize)]

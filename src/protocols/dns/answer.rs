@@ -20,17 +20,6 @@ const TTL: u32 = 30;
 /// Bytes of an OPT record without options.
 const OPT: usize = 11;
 
-/// What a client says of the extensions it knows, and hears back (RFC 6891).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Edns {
-    /// Bytes of a datagram that it takes.
-    pub payload: u16,
-    /// Of the extensions.
-    pub version: u8,
-    /// It wants signatures.
-    pub dnssec_ok: bool,
-}
-
 /// The header of an answer.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Says {

@@ -9,12 +9,12 @@ use foldhash::{HashSet, HashSetExt};
 use smallvec::SmallVec;
 
 use super::{
-    Tables,
     decode::DecodeError,
+    index::{Index, Version},
     ledger::Ledger,
     policy::PolicyTable,
     service::{CidrVip, Service},
-    tables::{Index, Version},
+    tables::Tables,
     workload::Workload,
 };
 use crate::protocols::{identity::Identity, pb::workload as pb};
@@ -39,7 +39,7 @@ pub enum Change {
 /// the other way round; nothing breaks. A writer holds no state of its own, so one made after the owner of another
 /// crashed goes on where that one stopped.
 pub struct MeshWriter {
-    pub(super) tables: Arc<Tables>,
+    tables: Arc<Tables>,
 }
 
 /// What a slice changed.
@@ -102,6 +102,11 @@ pub fn push_order(updates: Vec<Change>, removals: Vec<String>) -> impl Iterator<
 // === impl MeshWriter ===
 
 impl MeshWriter {
+    /// A writer of `tables`.
+    pub(super) fn new(tables: Arc<Tables>) -> Self {
+        Self { tables }
+    }
+
     /// Applies `changes` in their order. To keep a large push from holding up its thread, call this with
     /// `changes.by_ref().take(SLICE)` until nothing is left, yielding in between; what a slice changed is visible when
     /// it ends. Readers go on all the time.

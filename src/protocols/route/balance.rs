@@ -7,7 +7,10 @@ use std::{
 
 use rand::Rng;
 
-use super::{HBONE_PORT, Pick, Sans, Upstream};
+use super::{
+    hop::{HBONE_PORT, Sans, Upstream},
+    request::Pick,
+};
 use crate::protocols::mesh::{
     Endpoints, Mesh, Place, Service, TunnelProtocol, Workload,
     service::{BalancingMode, Scope},

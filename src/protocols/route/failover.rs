@@ -10,7 +10,7 @@ mod tests;
 
 use std::{net::SocketAddr, time::Duration};
 
-use super::{Route, RouteError, is_at_destination};
+use super::{error::RouteError, hop::Route, local::is_at_destination};
 use crate::protocols::{
     addr::HboneAddr,
     hbone::client::ConnectError,

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{IllegalPorts, waypoint};
+use super::{ports::IllegalPorts, waypoint};
 use crate::protocols::{
     addr::{HboneAddr, OrigDst},
     mesh::{ApplicationTunnel, Gateway, Mesh, Service, TunnelHeader, Workload},

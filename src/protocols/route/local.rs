@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::{HBONE_PORT, Source};
+use super::{hop::HBONE_PORT, request::Source};
 use crate::protocols::{addr::HboneAddr, mesh::Workload};
 
 /// Whether a hop to `to`, which asks for `authority`, is served where the destination itself is: by its node's proxy,

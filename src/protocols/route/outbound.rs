@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use super::{
-    HBONE_PORT, Hop, Pick, Route, RouteError, Source, Upstream,
     balance::{self, Chosen, Purpose, Reach, Wanted},
+    error::RouteError,
+    hop::{HBONE_PORT, Hop, Route, Upstream},
+    request::{Pick, Source},
     waypoint::{self, Found},
 };
 use crate::protocols::{

@@ -5,8 +5,8 @@ use std::{net::IpAddr, sync::Arc};
 use rand::Rng;
 
 use super::{
-    Pick, Source,
     balance::{self, Chosen, Purpose, Reach, Wanted},
+    request::{Pick, Source},
 };
 use crate::protocols::mesh::{
     Gateway, GatewayDestination, Mesh, Service, Sight, Workload, service::BalancingMode,

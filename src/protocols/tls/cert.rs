@@ -14,7 +14,9 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, TrustAnchor, UnixTime};
 
 use super::{
-    TlsOptions, client, server,
+    client,
+    options::TlsOptions,
+    server,
     verify::{Trust, peer_identity},
 };
 use crate::protocols::{

@@ -15,8 +15,8 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use webpki::KeyUsage;
 
 use super::{
-    ALPN_H2, TlsOptions,
     fault::{Names, PeerFault},
+    options::{ALPN_H2, TlsOptions},
     verify::Trust,
 };
 use crate::protocols::identity::Identity;

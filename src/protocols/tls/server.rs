@@ -16,8 +16,8 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use webpki::KeyUsage;
 
 use super::{
-    ALPN_H2, TlsOptions,
     fault::{Names, PeerFault},
+    options::{ALPN_H2, TlsOptions},
     verify::{Trust, identities},
 };
 use crate::protocols::identity::Identity;

@@ -290,7 +290,7 @@ async fn post_quantum_only_and_tls12_are_what_they_say() {
     let issued = ca.issue(&db());
     let path = Chain::parse(&issued.chain_pems(), None).unwrap().leaf.der;
     let old = ServerConfig::builder_with_provider(both.provider())
-        .with_protocol_versions(&[&TLS12])
+        .with_protocol_versions(&[&rustls::version::TLS12])
         .unwrap()
         .with_no_client_auth()
         .with_single_cert(vec![path], issued.key.clone_key())

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Instant};
 
 use prost::Message;
 
-use super::Kind;
+use super::resource::Kind;
 use crate::protocols::pb::ads::Resource;
 
 /// Resources kept to be tried again; past it one is tried when the control plane sends it.

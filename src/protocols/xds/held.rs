@@ -16,7 +16,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::{Kind, Rejected};
+use super::{resource::Kind, sink::Rejected};
 use crate::protocols::pb::ads::Resource;
 
 /// Names asked for on demand that wait to be sent.

@@ -7,9 +7,10 @@ use http::StatusCode;
 
 use super::*;
 use crate::protocols::{
+    addr::OrigDst,
     mesh::fixtures::{addr, service},
     outcome::ResponseFlag,
-    route::{Hop, OrigDst, Upstream},
+    route::{Hop, Upstream},
 };
 
 const LIMITS: Limits = Limits { endpoints: 3, tunnels: 2, slow_after: Duration::from_secs(1) };
