@@ -28,7 +28,7 @@ pub fn data_plane(config: &Config) -> Settings {
         time: keepalive.time,
         interval: keepalive.interval,
         retries: keepalive.retries,
-        user_timeout: config.socket.user_timeout.is_some(),
+        user_timeout: keepalive.user_timeout.is_some(),
     });
     Settings {
         network: config.node.network.clone(),
@@ -45,7 +45,7 @@ pub fn data_plane(config: &Config) -> Settings {
             max_streams: MAX_PEER_STREAMS,
         },
         pool: PoolSettings {
-            max_streams: usize::from(pool.max_streams),
+            max_streams: pool.max_streams,
             unused_release: pool.unused_release,
             ping_interval: timeouts.ping_interval,
             ping_timeout: timeouts.ping,

@@ -8,19 +8,17 @@ use super::{
 };
 
 /// Constants that bound nothing: what the wire, the kernel or the settings fix.
-const NO_LIMITS: [(&str, &str); 27] = [
+const NO_LIMITS: [(&str, &str); 25] = [
     ("src/protocols/config/otlp.rs", "MILLIS_MAX"),
     ("src/protocols/config/otlp.rs", "QUEUE_MAX"),
     ("src/protocols/config/export.rs", "INTERVAL_MIN"),
     ("src/protocols/config/drain.rs", "MOST_SECONDS"),
     ("src/protocols/config/pool.rs", "DAY"),
     ("src/protocols/config/ca.rs", "DAY"),
-    ("src/protocols/config/dns.rs", "PORT"),
     ("src/protocols/config/socket.rs", "SECONDS_MAX"),
     ("src/protocols/config/socket.rs", "PROBES_MAX"),
     ("src/protocols/config/http2.rs", "WINDOW_MAX"),
     ("src/protocols/config/http2.rs", "CONNECTION_WINDOW_MIN"),
-    ("src/protocols/config/inpod.rs", "PACKET_MARK"),
     ("src/protocols/config/inpod.rs", "UDS_PATH_BYTES"),
     ("src/protocols/route/hop.rs", "HBONE_PORT"),
     ("src/protocols/route/failover.rs", "UNAVAILABLE"),
@@ -37,10 +35,6 @@ const NO_LIMITS: [(&str, &str); 27] = [
     ("src/actors/sys/socket.rs", "GOES_ON"),
     ("src/actors/sys/socket.rs", "MARK_BITS"),
 ];
-
-/// Texts in the settings' source that look like variables and are none.
-const NO_VARIABLES: [&str; 6] =
-    ["SYSTEM", "NAME", "NAMESPACE", "INSTANCE_IPS", "DNS_CAPTURE", "DNS_PROXY_ADDR"];
 
 #[test]
 fn the_code_map_names_every_file_and_no_other() {
@@ -144,38 +138,6 @@ fn tests_named_in_architecture_exist() {
         !is_metric(name) && !files.iter().any(defined)
     });
     report(unknown.map(|name| format!("ARCHITECTURE.md: there is no test {name}")).collect());
-}
-
-#[test]
-fn the_readme_names_every_setting_and_no_other() {
-    let readme = read("README.md");
-    let settings = section(&readme, "## Settings");
-    let mut wrong = Vec::new();
-    let mut known = BTreeSet::new();
-    for file in files().iter().filter(|file| file.path.starts_with("src/protocols/config/")) {
-        for (at, name) in texts(file).filter(|(at, _)| !file.is_test(*at)) {
-            let is_variable = name.len() > 3
-                && name.starts_with(|c: char| c.is_ascii_uppercase())
-                && name.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_');
-            if !is_variable || NO_VARIABLES.contains(&name) {
-                continue;
-            }
-            let shown = if name.ends_with('_') { format!("`{name}*`") } else { format!("`{name}`") };
-            if !settings.contains(&shown) {
-                wrong.push(format!("{}: {shown} is not in README.md", file.place(at)));
-            }
-            known.insert(shown);
-        }
-    }
-    for row in settings.lines().filter_map(|line| line.strip_prefix("| `")) {
-        let names = row.split(" | ").next().unwrap_or_default();
-        let names = names.split(['`', ',', ' ']).filter(|name| name.len() > 3 && *name != "then");
-        let unknown = names.map(|name| format!("`{name}`")).filter(|name| !known.contains(name));
-        // Two settings are metadata by their names.
-        let unknown = unknown.filter(|name| !name.starts_with("`ISTIO_META_DNS_"));
-        wrong.extend(unknown.map(|name| format!("README.md: nothing reads {name}")));
-    }
-    report(wrong);
 }
 
 #[test]

@@ -2,7 +2,14 @@
 
 use serde::Serialize;
 
-use super::reader::Reader;
+use super::{reader::Reader, var::Var};
+
+const LOCAL_JOIN: Var = Var::flag(
+    "WARREN_LOCAL_JOIN",
+    "true",
+    "Pods of this node are joined inside the proxy, after the same decisions and with the same metrics and log lines. \
+     With `false` they take tunnels, which their links then see.",
+);
 
 /// Connections between two pods of this node.
 #[derive(Clone, Debug, Serialize)]
@@ -13,6 +20,6 @@ pub struct JoinConfig {
 
 impl JoinConfig {
     pub(super) fn read(r: &mut Reader<'_>) -> Self {
-        Self { enabled: r.boolean("WARREN_LOCAL_JOIN", true) }
+        Self { enabled: r.boolean(&LOCAL_JOIN) }
     }
 }

@@ -5,7 +5,21 @@ use std::{fmt, str::FromStr};
 use serde::{Serialize, Serializer};
 use tracing::level_filters::LevelFilter;
 
-use super::reader::Reader;
+use super::{reader::Reader, var::Var};
+
+const RUST_LOG: Var = Var::new(
+    "RUST_LOG",
+    "`level` or `target=level`, comma-separated",
+    "info",
+    "Which lines are logged: `error`, `warn`, `info`, `debug`, `trace` or `off`, for all targets or those that begin so. \
+     The most specific target decides; useful ones are `access`, `dns` and `xds`.",
+);
+const LOG_FORMAT: Var = Var::new("LOG_FORMAT", "`plain` or `json`", "plain", "What a line looks like.");
+const POLICY_INFO: Var = Var::flag(
+    "AUTHZ_POLICY_INFO_LOGGING",
+    "false",
+    "Denials and dry-run policies are logged at info rather than debug.",
+);
 
 /// How many directives a filter may have.
 const DIRECTIVES_MAX: usize = 64;
@@ -57,8 +71,9 @@ pub enum FilterError {
 
 impl LogConfig {
     pub(super) fn read(r: &mut Reader<'_>) -> Self {
-        let filter = r.parse("RUST_LOG", |text| text.parse().map_err(|e: FilterError| e.to_string()));
-        let format = r.parse("LOG_FORMAT", |text| match text {
+        let filter =
+            r.parse_or_default(&RUST_LOG, |text| text.parse().map_err(|e: FilterError| e.to_string()));
+        let format = r.parse_or_default(&LOG_FORMAT, |text| match text {
             "plain" => Ok(LogFormat::Plain),
             "json" => Ok(LogFormat::Json),
             _ => Err("not plain or json".into()),
@@ -66,7 +81,7 @@ impl LogConfig {
         Self {
             filter: filter.unwrap_or_default(),
             format: format.unwrap_or(LogFormat::Plain),
-            policy_info: r.boolean("AUTHZ_POLICY_INFO_LOGGING", false),
+            policy_info: r.boolean(&POLICY_INFO),
         }
     }
 }

@@ -8,6 +8,7 @@ mod admin;
 mod ca;
 mod chaos;
 mod dns;
+mod document;
 mod drain;
 mod export;
 mod http2;
@@ -29,7 +30,10 @@ mod tls;
 mod traces;
 mod upstream;
 mod value;
+mod var;
 mod xds;
+
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 
@@ -56,6 +60,7 @@ pub use self::{
     tls::{Compliance, TlsConfig},
     traces::{Sampling, TraceConfig},
     upstream::{Address, RootSource, Secret, TokenSource, Upstream},
+    var::{Section, Var},
     xds::{LocalSource, XdsConfig},
 };
 use self::{proxy_config::ProxyConfig, reader::Reader};
@@ -133,43 +138,82 @@ pub struct ProcessConfig {
 /// Every value that is malformed, out of range or contradicts another.
 pub fn parse(inputs: &Inputs<'_>) -> Result<Config, Vec<Invalid>> {
     let mut r = Reader::new(inputs);
-    let proxy = ProxyConfig::read(&mut r);
-    let node = NodeConfig::read(&mut r, &proxy);
-    let dns = DnsConfig::read(&mut r, &proxy);
-    let xds = XdsConfig::read(&mut r, &proxy);
-    let listen = ListenConfig::read(&mut r);
-    if xds.on_demand && dns.enabled {
-        r.reject("XDS_ON_DEMAND", "the DNS proxy needs every service: set ISTIO_META_DNS_CAPTURE=false");
-    }
-    if !listen.proxy && !dns.enabled {
-        r.reject("ENABLE_PROXY", "the DNS proxy is off too, so nothing would run");
-    }
-    let config = Config {
-        control: ControlConfig { xds, ca: CaConfig::read(&mut r, &proxy), token: TokenSource::read(&mut r) },
-        inpod: InpodConfig::read(&mut r, &node.mode),
-        tunnel: TunnelConfig {
-            http2: Http2Config::read(&mut r),
-            pool: PoolConfig::read(&mut r),
-            tls: TlsConfig::read(&mut r),
-            join: JoinConfig::read(&mut r),
-        },
-        socket: SocketConfig::read(&mut r),
-        drain: DrainConfig::read(&mut r),
-        timeouts: TimeoutConfig::read(&mut r),
-        process: ProcessConfig {
-            log: LogConfig::read(&mut r),
-            admin: AdminConfig::read(&mut r, &proxy),
-            shards: ShardConfig::read(&mut r, &proxy),
-            chaos: ChaosConfig::read(&mut r),
-            otlp: OtlpConfig::read(&mut r),
-        },
-        node,
-        listen,
-        dns,
-        warnings: Vec::new(),
-    };
+    let config = read(&mut r);
     let warnings = r.finish()?;
     Ok(Config { warnings, ..config })
+}
+
+/// Every variable, by subject.
+pub fn variables() -> Vec<Section> {
+    let inputs = Inputs {
+        vars: &BTreeMap::new(),
+        mesh_file: None,
+        cores: 1,
+        file_exists: &|_| false,
+        fake_ca_allowed: false,
+    };
+    let mut r = Reader::new(&inputs);
+    let _ = read(&mut r);
+    let mut sections = r.into_asked();
+    sections.push(Section { title: "Accepted without effect", vars: var::IGNORED.iter().collect() });
+    sections
+}
+
+/// docs/settings.md.
+pub fn document() -> String {
+    document::settings(&variables())
+}
+
+fn read(r: &mut Reader<'_>) -> Config {
+    r.section("Who and where");
+    let proxy = ProxyConfig::read(r);
+    let node = NodeConfig::read(r, &proxy);
+    r.section("Control plane");
+    let xds = XdsConfig::read(r, &proxy);
+    let control = ControlConfig { xds, ca: CaConfig::read(r, &proxy), token: TokenSource::read(r) };
+    r.section("Pods and sockets");
+    let inpod = InpodConfig::read(r, &node.mode);
+    let listen = ListenConfig::read(r);
+    let socket = SocketConfig::read(r);
+    r.section("Names");
+    let dns = DnsConfig::read(r, &proxy);
+    r.section("Tunnels");
+    let tunnel = TunnelConfig::read(r);
+    r.section("Timeouts");
+    let timeouts = TimeoutConfig::read(r);
+    r.section("Stopping");
+    let drain = DrainConfig::read(r);
+    let process = ProcessConfig::read(r, &proxy);
+    if control.xds.on_demand && dns.enabled {
+        let reason = "the DNS proxy needs every service: set ISTIO_META_DNS_CAPTURE=false";
+        r.reject(&xds::ON_DEMAND, reason);
+    }
+    if !listen.proxy && !dns.enabled {
+        r.reject(&listen::ENABLE_PROXY, "the DNS proxy is off too, so nothing would run");
+    }
+    let warnings = Vec::new();
+    Config { node, control, inpod, listen, tunnel, socket, drain, dns, timeouts, process, warnings }
+}
+
+impl TunnelConfig {
+    fn read(r: &mut Reader<'_>) -> Self {
+        Self {
+            http2: Http2Config::read(r),
+            pool: PoolConfig::read(r),
+            tls: TlsConfig::read(r),
+            join: JoinConfig::read(r),
+        }
+    }
+}
+
+impl ProcessConfig {
+    fn read(r: &mut Reader<'_>, proxy: &ProxyConfig) -> Self {
+        r.section("Process");
+        let (log, admin) = (LogConfig::read(r), AdminConfig::read(r, proxy));
+        let (shards, chaos) = (ShardConfig::read(r, proxy), ChaosConfig::read(r));
+        r.section("Traces, logs and metrics");
+        Self { log, admin, shards, chaos, otlp: OtlpConfig::read(r) }
+    }
 }
 
 impl Config {

@@ -59,7 +59,9 @@ fn without_any_variable_everything_has_the_contracts_default() {
             "tls": {"tls12": false, "compliance": null, "crl_path": null},
             "join": {"enabled": true},
         },
-        "socket": {"keepalive": {"time": "3m", "interval": "3m", "retries": 9}, "user_timeout": null, "unpaced_rtt": "1ms"},
+        "socket": {
+            "keepalive": {"time": "3m", "interval": "3m", "retries": 9, "user_timeout": null}, "unpaced_rtt": "1ms",
+        },
         "drain": {"deadline": "5s"},
         "dns": {"enabled": true, "address": "localhost:15053", "preferred_namespace": null, "resolv_conf": "/etc/resolv.conf"},
         "timeouts": {
@@ -79,7 +81,7 @@ fn without_any_variable_everything_has_the_contracts_default() {
 }
 
 /// Every variable with a value that is taken, where that shows, and as what.
-fn good() -> Vec<(&'static str, &'static str, &'static str, Value)> {
+pub(super) fn good() -> Vec<(&'static str, &'static str, &'static str, Value)> {
     vec![
         ("ENABLE_PROXY", "false", "/listen/proxy", json!(false)),
         ("NODE_NAME", "n", "/node/node_name", json!("n")),
@@ -148,7 +150,7 @@ fn good() -> Vec<(&'static str, &'static str, &'static str, Value)> {
         ("KEEPALIVE_INTERVAL", "1s", "/socket/keepalive/interval", json!("1s")),
         ("KEEPALIVE_RETRIES", "3", "/socket/keepalive/retries", json!(3)),
         ("WARREN_UNPACED_RTT", "0", "/socket/unpaced_rtt", json!("0s")),
-        ("USER_TIMEOUT_ENABLED", "true", "/socket/user_timeout", json!("30m")),
+        ("USER_TIMEOUT_ENABLED", "true", "/socket/keepalive/user_timeout", json!("30m")),
         ("CONNECTION_TERMINATION_DEADLINE", "500ms", "/drain/deadline", json!("500ms")),
         ("TERMINATION_GRACE_PERIOD_SECONDS", "30", "/drain/deadline", json!("25s")),
         ("TERMINATION_GRACE_PERIOD_SECONDS", "11", "/drain/deadline", json!("6s")),

@@ -9,9 +9,17 @@ use serde::{Serialize, Serializer};
 use super::{
     reader::{Invalid, Reader},
     summary, value,
+    var::Var,
 };
 
-const ROOT_FILE: &str = "./var/run/secrets/istio/root-cert.pem";
+const KUBERNETES_SERVICE_HOST: Var =
+    Var::text("KUBERNETES_SERVICE_HOST", "", "Where it is set, the proxy runs in a cluster.");
+const AUTH_TOKEN: Var = Var::new(
+    "AUTH_TOKEN",
+    "path, or the token itself",
+    "`./var/run/secrets/tokens/istio-token` if that exists",
+    "What the proxy shows to the control plane. A file is read again for every call.",
+);
 const TOKEN_FILE: &str = "./var/run/secrets/tokens/istio-token";
 
 /// A server of the control plane.
@@ -67,27 +75,38 @@ pub struct Secret(Box<str>);
 
 /// The variables of one server.
 pub(super) struct Names {
-    pub(super) roots: &'static str,
-    pub(super) alt_hostname: &'static str,
-    pub(super) header_prefix: &'static str,
+    pub(super) roots: Var,
+    pub(super) alt_hostname: Var,
+    pub(super) headers: Var,
+}
+
+impl Names {
+    pub(super) const ROOTS_FORM: &str = "path, `SYSTEM` or PEM text";
+    pub(super) const ROOTS_DEFAULT: &str = "./var/run/secrets/istio/root-cert.pem";
+    pub(super) const ROOTS_HELP: &str = "The roots that the server's certificate chains to. A file is read again for \
+        each connection.";
+    pub(super) const HOSTNAME_FORM: &str = "hostname";
+    pub(super) const HOSTNAME_HELP: &str = "A second name that the server's certificate may carry.";
+    pub(super) const HEADERS_HELP: &str = "Headers of every call: the rest of the variable's name is that of the \
+        header.";
 }
 
 impl Upstream {
     /// Reads all variables, so that each bad one is heard of even if there is no address.
-    pub(super) fn read(r: &mut Reader<'_>, address: Option<Address>, names: &Names) -> Option<Self> {
-        let roots = RootSource::read(r, names.roots);
-        let alt_hostname = r.parse(names.alt_hostname, |name| match ServerName::try_from(name) {
+    pub(super) fn read(r: &mut Reader<'_>, address: Option<Address>, names: &'static Names) -> Option<Self> {
+        let roots = RootSource::read(r, &names.roots);
+        let alt_hostname = r.parse(&names.alt_hostname, |name| match ServerName::try_from(name) {
             Ok(ServerName::DnsName(_)) => Ok(name.to_owned()),
             _ => Err("not a hostname".into()),
         });
-        let headers = headers(r, names.header_prefix);
+        let headers = headers(r, &names.headers);
         address.map(|address| Self { address, roots, alt_hostname, headers })
     }
 }
 
-fn headers(r: &mut Reader<'_>, prefix: &'static str) -> Vec<(HeaderName, HeaderValue)> {
+fn headers(r: &mut Reader<'_>, var: &'static Var) -> Vec<(HeaderName, HeaderValue)> {
     let mut headers = Vec::new();
-    for (key, value) in r.prefixed(prefix) {
+    for (key, value) in r.prefixed(var) {
         let name = HeaderName::from_bytes(key.to_ascii_lowercase().as_bytes());
         match (name, HeaderValue::from_str(value)) {
             (Ok(name), Ok(mut value)) => {
@@ -97,7 +116,7 @@ fn headers(r: &mut Reader<'_>, prefix: &'static str) -> Vec<(HeaderName, HeaderV
             (name, _) => {
                 let what = if name.is_err() { "name" } else { "value" };
                 let reason = format!("not usable as the {what} of an HTTP header");
-                r.note(Invalid::env(&format!("{prefix}{key}"), "<redacted>", reason));
+                r.note(Invalid::env(&format!("{}{key}", var.prefix()), "<redacted>", reason));
             }
         }
     }
@@ -136,7 +155,7 @@ impl Address {
 
     /// The control plane of this cluster, or of this machine outside any.
     pub(super) fn standard(r: &Reader<'_>) -> Self {
-        let host = match r.raw("KUBERNETES_SERVICE_HOST") {
+        let host = match r.raw(&KUBERNETES_SERVICE_HOST) {
             Some(_) => "istiod.istio-system.svc",
             None => "localhost",
         };
@@ -162,8 +181,8 @@ impl Serialize for Address {
 // === impl RootSource ===
 
 impl RootSource {
-    fn read(r: &Reader<'_>, name: &str) -> Self {
-        let value = r.text(name).unwrap_or(ROOT_FILE);
+    fn read(r: &Reader<'_>, var: &'static Var) -> Self {
+        let value = r.text(var).unwrap_or(var.default);
         if value == "SYSTEM" && !(r.inputs.file_exists)(value) {
             Self::System
         } else if value.contains("-----BEGIN") {
@@ -180,10 +199,10 @@ impl RootSource {
 impl TokenSource {
     pub(super) fn read(r: &mut Reader<'_>) -> Self {
         let exists = r.inputs.file_exists;
-        if r.raw("AUTH_TOKEN").is_none() {
+        if r.raw(&AUTH_TOKEN).is_none() {
             return if exists(TOKEN_FILE) { Self::File(TOKEN_FILE.into()) } else { Self::None };
         }
-        let token = r.parse_secret("AUTH_TOKEN", |value| {
+        let token = r.parse_secret(&AUTH_TOKEN, |value| {
             if exists(value) {
                 return Ok(Self::File(value.to_owned()));
             }
