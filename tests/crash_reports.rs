@@ -13,7 +13,8 @@ use std::{
 use parking_lot::Mutex;
 use ractor::ActorProcessingErr;
 use warren::{
-    actors::telemetry::{line::LogFormat, log::Logging, metrics::Metrics, panics},
+    actors::telemetry::{log::Logging, metrics::Metrics, panics},
+    protocols::config::LogFormat,
     supervisor::{
         Actor, Address, ChildSpec, CrashReport, Death, Described, Fault, Mailbox, OwnedTask, Strategy,
         SupervisorSpec, Tree,

@@ -3,7 +3,10 @@
 use std::{io, sync::Arc};
 
 use parking_lot::Mutex;
-use warren::actors::telemetry::{line::LogFormat, log::Logging, metrics::Metrics, panics};
+use warren::{
+    actors::telemetry::{log::Logging, metrics::Metrics, panics},
+    protocols::config::LogFormat,
+};
 
 #[derive(Clone, Default)]
 struct Kept(Arc<Mutex<Vec<u8>>>);

@@ -7,10 +7,12 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use warren::actors::telemetry::{
-    line::LogFormat,
-    log::Logging,
-    trace::span::{self, Connection, Kind, Spans, Step},
+use warren::{
+    actors::telemetry::{
+        log::Logging,
+        trace::span::{self, Connection, Kind, Spans, Step},
+    },
+    protocols::config::LogFormat,
 };
 
 #[derive(Clone, Default)]

@@ -280,7 +280,7 @@ mod tests {
     use super::*;
     use crate::{
         actors::certs::{CertsConfig, Issuer, Issuing},
-        protocols::{ca::IssueError, identity::Identity, mesh::LocalNode, tls::TlsOptions},
+        protocols::{ca::IssueError, config::TlsConfig, identity::Identity, mesh::LocalNode},
         supervisor::{Fault, Strategy, SupervisorSpec, Tree, faults},
     };
 
@@ -295,7 +295,7 @@ mod tests {
     async fn start() -> (MeshTables, Tree) {
         let local =
             LocalNode { network: "".into(), node: Some("n".into()), cluster_domain: "cluster.local".into() };
-        let config = CertsConfig::new(Duration::from_secs(3600), TlsOptions::default());
+        let config = CertsConfig::new(Duration::from_secs(3600), TlsConfig::default());
         let tables = MeshTables::new(
             Mesh::new(local),
             Certs::new(config, Arc::new(NoAuthority)),

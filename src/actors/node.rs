@@ -18,11 +18,14 @@ use super::{
     dns::DnsSettings,
     pods::{neighbours::Neighbours, trouble::Troubles},
     shard::Shards,
-    sys::{netns::NetNs, socket::Keepalive},
+    sys::netns::NetNs,
     telemetry::metrics::Metrics,
 };
 use crate::{
-    protocols::{hbone::Http2Settings, mesh::Mesh, route::IllegalPorts},
+    protocols::{
+        config::{Http2Config, Keepalive, Ports},
+        mesh::Mesh,
+    },
     supervisor::Quarantine,
 };
 
@@ -85,7 +88,7 @@ pub struct Settings {
     /// the host are not.
     pub unpaced_rtt: Duration,
     /// HTTP/2 of tunnels.
-    pub http2: Http2Settings,
+    pub http2: Http2Config,
     /// Bounds of tunnels.
     pub pool: PoolSettings,
     /// Bounds of each step.
@@ -93,7 +96,7 @@ pub struct Settings {
     /// What telemetry and delivery do beyond the plain case.
     pub options: Options,
     /// Ports of our own that nobody may reach through us.
-    pub illegal_ports: IllegalPorts,
+    pub illegal_ports: Ports,
     /// How names are answered, if they are.
     pub dns: Option<DnsSettings>,
 }

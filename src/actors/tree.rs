@@ -19,7 +19,7 @@ use super::{
         readiness::{DNS_PROXY, PROXY, Readiness},
     },
     certs::{CaIssuer, Certs, CertsConfig},
-    grpc::GrpcError,
+    grpc::{AuthHeaders, GrpcError, GrpcTarget},
     health::Health,
     mesh::MeshTables,
     node::{Node, Suspects},
@@ -41,9 +41,9 @@ use super::{
 };
 use crate::{
     protocols::{
-        config::{Config, ProxyMode},
+        config::{Config, ProxyMode, Upstream},
         mesh::{LocalNode, Mesh, WorkloadInfo},
-        xds::{XdsState, backoff},
+        xds::{self, XdsState, backoff},
     },
     supervisor::{Event, Intensity, Quarantine, StartError, Strategy, SupervisorSpec, Tree, TreeHandle},
 };
@@ -243,22 +243,27 @@ fn certs(config: &Config, quarantine: Quarantine) -> Result<Certs, BootError> {
     let Some(upstream) = &config.control.ca.upstream else {
         return Err(BootError::Unsupported("FAKE_CA is for tests of the incumbent: give CA_ADDRESS"));
     };
-    let issuer =
-        CaIssuer::new(settings::target(config, upstream)?, settings::headers(config, upstream)?, true);
-    let certs = CertsConfig::new(config.control.ca.secret_ttl, settings::tls(config));
+    let target = GrpcTarget::new(upstream, &config.tunnel.tls);
+    let issuer = CaIssuer::new(target, headers(config, upstream)?, true);
+    let certs = CertsConfig::new(config.control.ca.secret_ttl, config.tunnel.tls.clone());
     Ok(Certs::with_quarantine(certs, Arc::new(issuer), quarantine))
 }
 
 fn xds(config: &Config, metrics: &Arc<Metrics>) -> Result<Option<Xds>, BootError> {
     let Some(upstream) = &config.control.xds.upstream else { return Ok(None) };
     let wanted = XdsSettings {
-        target: settings::target(config, upstream)?,
-        headers: settings::headers(config, upstream)?,
-        node: settings::xds_node(config),
+        target: GrpcTarget::new(upstream, &config.tunnel.tls),
+        headers: headers(config, upstream)?,
+        node: xds::node::node(&config.node),
         on_demand: config.control.xds.on_demand,
         bounds: Bounds::STANDARD,
     };
     Ok(Some(Xds::new(wanted, XdsState::new(), Arc::new(Counted(metrics.clone())))))
+}
+
+/// What every request to `upstream` carries.
+fn headers(config: &Config, upstream: &Upstream) -> Result<AuthHeaders, GrpcError> {
+    AuthHeaders::new(&config.control.token, &config.node.cluster_id, &upstream.headers)
 }
 
 fn console(

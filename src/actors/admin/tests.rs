@@ -26,7 +26,8 @@ use super::{
     server::{HttpServer, ServerLimits},
 };
 use crate::{
-    actors::telemetry::{line::LogFormat, log::Logging, metrics::Metrics},
+    actors::telemetry::{log::Logging, metrics::Metrics},
+    protocols::config::LogFormat,
     supervisor::{Intensity, NodeState, Strategy, SupervisorSpec, Tree},
 };
 

@@ -33,8 +33,9 @@ use crate::{
     actors::{settings::HUNG_AFTER, telemetry::trace::span},
     protocols::{
         ca::{CertError, schedule::Limits},
+        config::TlsConfig,
         identity::Identity,
-        tls::{TlsOptions, WorkloadCert},
+        tls::WorkloadCert,
     },
     supervisor::{Address, AddressError, ChildSpec, Quarantine},
 };
@@ -55,7 +56,7 @@ pub struct CertsConfig {
     /// the identity of this proxy's token, whatever its name.
     pub impersonate: bool,
     /// What every TLS connection of this process speaks.
-    pub tls: TlsOptions,
+    pub tls: TlsConfig,
     /// Bounds of the schedule.
     pub limits: Limits,
     /// The wall clock: [`SystemTime::now`] but in tests.
@@ -83,7 +84,7 @@ struct Shared {
 
 impl CertsConfig {
     /// The defaults of shared mode, for certificates of `ttl`.
-    pub fn new(ttl: Duration, tls: TlsOptions) -> Self {
+    pub fn new(ttl: Duration, tls: TlsConfig) -> Self {
         Self {
             ttl,
             request_timeout: REQUEST_TIMEOUT,

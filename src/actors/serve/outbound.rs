@@ -239,7 +239,8 @@ impl Outbound<'_> {
         let workload = self.pod.workload().await?;
         let identity = self.pod.identity(&workload).map_err(|e| Failure::Identity(Cause::of(e)))?;
         let source = Source { workload: &workload, client: self.client.ip() };
-        self.pod.node.settings.illegal_ports.check_outbound(&source, self.dst).map_err(Unroutable::from)?;
+        route::check_outbound(&self.pod.node.settings.illegal_ports, &source, self.dst)
+            .map_err(Unroutable::from)?;
         Ok((workload, identity))
     }
 

@@ -10,8 +10,9 @@ use super::{
     plane::{Client, Fault, Plane, response, settings, versions},
 };
 use crate::{
-    actors::grpc::{AuthHeaders, GrpcTarget, RootSource, TokenSource, peer::Cert},
+    actors::grpc::{AuthHeaders, GrpcTarget, peer::Cert},
     protocols::{
+        config::{Address, RootSource, TokenSource},
         pb::ads::DeltaDiscoveryRequest,
         xds::{DemandError, Kind, backoff::Termination},
     },
@@ -21,6 +22,10 @@ fn scratch(name: &str) -> std::path::PathBuf {
     let dir = std::env::temp_dir().join(format!("warren-xds-{}-{name}", std::process::id()));
     std::fs::create_dir_all(&dir).unwrap();
     dir
+}
+
+fn text(path: &std::path::Path) -> String {
+    path.to_string_lossy().into_owned()
 }
 
 fn ack(kind: Kind, nonce: &str) -> DeltaDiscoveryRequest {
@@ -137,7 +142,7 @@ async fn the_token_is_read_for_every_stream_and_its_absence_is_a_refused_connect
     let file = scratch("token").join("istio-token");
     std::fs::write(&file, "one").unwrap();
     let mut plane = Plane::start().await;
-    let headers = AuthHeaders::new(TokenSource::File(file.clone()), "Kubernetes", []).unwrap();
+    let headers = AuthHeaders::new(&TokenSource::File(text(&file)), "Kubernetes", &[]).unwrap();
     let mut client = Client::start(XdsSettings { headers, ..settings(plane.target()) }).await;
     let call = plane.call().await;
     assert_eq!(call.metadata.get("authorization").unwrap(), "Bearer one");
@@ -170,7 +175,7 @@ async fn refusals_are_retried_for_ever_and_said() {
 async fn a_wrong_or_missing_root_is_said_and_its_repair_needs_no_restart() {
     let file = scratch("roots").join("root-cert.pem");
     let (mut plane, other) = (Plane::start().await, Plane::start().await);
-    let target = GrpcTarget { roots: RootSource::File(file.clone()), ..plane.target() };
+    let target = GrpcTarget { roots: RootSource::File(text(&file)), ..plane.target() };
     let mut client = Client::start(settings(target)).await;
     client.until_error("root-cert.pem").await;
     assert_eq!(client.kinds_of_ends(), ["Error"].into());
@@ -225,7 +230,9 @@ async fn a_server_mute_in_tls_is_given_up() {
     let plane = Plane::start().await;
     let connect_timeout = Duration::from_millis(50);
     let port = listener.local_addr().unwrap().port();
-    let mut client = Client::start(settings(GrpcTarget { port, connect_timeout, ..plane.target() })).await;
+    let address = Address { host: "localhost".into(), port };
+    let target = GrpcTarget { address, connect_timeout, ..plane.target() };
+    let mut client = Client::start(settings(target)).await;
     client.until_error("the TLS handshake of localhost").await;
     assert_eq!(client.kinds_of_ends(), ["ConnectionError"].into());
 }

@@ -2,7 +2,10 @@
 
 use serde::Serialize;
 
-use super::{reader::Reader, var::Var};
+use super::{
+    reader::{Reader, defaults},
+    var::Var,
+};
 
 const STREAM_WINDOW: Var = Var::number(
     "HTTP2_STREAM_WINDOW_SIZE",
@@ -30,7 +33,7 @@ const WINDOW_MAX: u32 = (1 << 31) - 1;
 const CONNECTION_WINDOW_MIN: u32 = 65_535;
 
 /// Flow control of tunnels, sizes in bytes, and what is sent ahead.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Http2Config {
     /// How much a peer may send on a stream before we have taken it.
     pub stream_window: u32,
@@ -40,6 +43,12 @@ pub struct Http2Config {
     pub frame_size: u32,
     /// What a client has said already goes along with the CONNECT to another node's proxy.
     pub early_data: bool,
+}
+
+impl Default for Http2Config {
+    fn default() -> Self {
+        defaults(Self::read)
+    }
 }
 
 impl Http2Config {

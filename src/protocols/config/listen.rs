@@ -2,7 +2,10 @@
 
 use serde::Serialize;
 
-use super::{reader::Reader, var::Var};
+use super::{
+    reader::{Reader, defaults},
+    var::Var,
+};
 
 pub(super) const ENABLE_PROXY: Var =
     Var::flag("ENABLE_PROXY", "true", "No effect. `false` together with the DNS proxy off is refused.");
@@ -59,6 +62,12 @@ pub struct Ports {
     pub socks5: Option<u16>,
 }
 
+impl Default for ListenConfig {
+    fn default() -> Self {
+        defaults(Self::read)
+    }
+}
+
 impl ListenConfig {
     pub(super) fn read(r: &mut Reader<'_>) -> Self {
         Self {
@@ -81,10 +90,5 @@ impl Ports {
     /// A connection to this port would come back to the proxy (contract/dataplane.md section 1.4).
     pub fn is_illegal(&self, port: u16) -> bool {
         [self.outbound, self.plaintext, self.hbone].contains(&port) || self.socks5 == Some(port)
-    }
-
-    /// Every port that would come back to the proxy.
-    pub fn illegal(&self) -> impl Iterator<Item = u16> {
-        [self.outbound, self.plaintext, self.hbone].into_iter().chain(self.socks5)
     }
 }

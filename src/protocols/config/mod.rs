@@ -17,6 +17,7 @@ mod inputs;
 mod join;
 mod listen;
 mod log;
+mod log_filter;
 mod node;
 mod otlp;
 mod pool;
@@ -33,8 +34,6 @@ mod value;
 mod var;
 mod xds;
 
-use std::collections::BTreeMap;
-
 use serde::Serialize;
 
 pub use self::{
@@ -49,7 +48,8 @@ pub use self::{
     inputs::{Inputs, MESH_FILE},
     join::JoinConfig,
     listen::{ListenConfig, Ports},
-    log::{Directive, FilterError, LogConfig, LogFilter, LogFormat},
+    log::{LogConfig, LogFormat},
+    log_filter::{FilterError, LogFilter},
     node::{NodeConfig, ProxyMode, WorkloadInfo},
     otlp::{CollectorConfig, ExportQueue, OtlpEndpoint, OtlpProtocol},
     pool::PoolConfig,
@@ -145,16 +145,7 @@ pub fn parse(inputs: &Inputs<'_>) -> Result<Config, Vec<Invalid>> {
 
 /// Every variable, by subject.
 pub fn variables() -> Vec<Section> {
-    let inputs = Inputs {
-        vars: &BTreeMap::new(),
-        mesh_file: None,
-        cores: 1,
-        file_exists: &|_| false,
-        fake_ca_allowed: false,
-    };
-    let mut r = Reader::new(&inputs);
-    let _ = read(&mut r);
-    let mut sections = r.into_asked();
+    let (_, mut sections) = reader::with_defaults(read);
     sections.push(Section { title: "Accepted without effect", vars: var::IGNORED.iter().collect() });
     sections
 }
@@ -213,6 +204,13 @@ impl ProcessConfig {
         let (shards, chaos) = (ShardConfig::read(r, proxy), ChaosConfig::read(r));
         r.section("Traces, logs and metrics");
         Self { log, admin, shards, chaos, otlp: OtlpConfig::read(r) }
+    }
+}
+
+impl Default for Config {
+    /// The settings of an empty environment, for one processor.
+    fn default() -> Self {
+        reader::defaults(read)
     }
 }
 

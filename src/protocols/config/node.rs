@@ -9,7 +9,12 @@ use http::HeaderValue;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{proxy_config::ProxyConfig, reader::Reader, summary, var::Var};
+use super::{
+    proxy_config::ProxyConfig,
+    reader::{Reader, defaults},
+    summary,
+    var::Var,
+};
 use crate::protocols::identity::Identity;
 
 const NODE_NAME: Var =
@@ -108,6 +113,15 @@ pub struct WorkloadInfo {
     pub name: String,
     /// Its service account.
     pub service_account: String,
+}
+
+impl Default for NodeConfig {
+    fn default() -> Self {
+        defaults(|r| {
+            let proxy = ProxyConfig::read(r);
+            Self::read(r, &proxy)
+        })
+    }
 }
 
 impl NodeConfig {

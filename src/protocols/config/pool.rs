@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{reader::Reader, summary, var::Var};
+use super::{
+    reader::{Reader, defaults},
+    summary,
+    var::Var,
+};
 
 const MAX_STREAMS: Var = Var::number(
     "POOL_MAX_STREAMS_PER_CONNECTION",
@@ -24,6 +28,12 @@ pub struct PoolConfig {
     /// How long a connection nobody uses is kept.
     #[serde(serialize_with = "summary::duration")]
     pub unused_release: Duration,
+}
+
+impl Default for PoolConfig {
+    fn default() -> Self {
+        defaults(Self::read)
+    }
 }
 
 impl PoolConfig {

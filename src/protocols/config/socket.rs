@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{reader::Reader, summary, var::Var};
+use super::{
+    reader::{Reader, defaults},
+    summary,
+    var::Var,
+};
 
 const KEEPALIVE_ENABLED: Var = Var::flag("KEEPALIVE_ENABLED", "true", "TCP keepalive probes are sent.");
 const KEEPALIVE_TIME: Var = Var::duration("KEEPALIVE_TIME", "180s", "Silence before the first probe.");
@@ -55,6 +59,12 @@ pub struct Keepalive {
     /// How long sent data may stay unacknowledged.
     #[serde(serialize_with = "summary::maybe_duration")]
     pub user_timeout: Option<Duration>,
+}
+
+impl Default for SocketConfig {
+    fn default() -> Self {
+        defaults(Self::read)
+    }
 }
 
 impl SocketConfig {

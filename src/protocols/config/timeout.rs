@@ -6,7 +6,11 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{reader::Reader, summary, var::Var};
+use super::{
+    reader::{Reader, defaults},
+    summary,
+    var::Var,
+};
 
 const CONNECT: Var = Var::duration("WARREN_CONNECT_TIMEOUT", "10s", "For a TCP connection.");
 const TLS_HANDSHAKE: Var =
@@ -60,6 +64,12 @@ pub struct TimeoutConfig {
     /// The answer to a ping, before the tunnel counts as dead.
     #[serde(serialize_with = "summary::duration")]
     pub ping: Duration,
+}
+
+impl Default for TimeoutConfig {
+    fn default() -> Self {
+        defaults(Self::read)
+    }
 }
 
 impl TimeoutConfig {

@@ -1,6 +1,6 @@
 //! How a server of the control plane is reached and trusted (contract/controlplane.md section 2.1).
 
-use std::{fmt, net::IpAddr};
+use std::{borrow::Cow, fmt, net::IpAddr};
 
 use http::{HeaderName, HeaderValue, Uri};
 use rustls_pki_types::ServerName;
@@ -130,7 +130,7 @@ impl Address {
     ///
     /// # Errors
     /// Says what is wrong with it.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    pub fn parse(text: &str) -> Result<Self, String> {
         let with_scheme = if text.contains("://") { text.to_owned() } else { format!("https://{text}") };
         let uri: Uri = with_scheme.parse().map_err(|e| format!("not an address: {e}"))?;
         if uri.scheme_str() != Some("https") {
@@ -163,12 +163,19 @@ impl Address {
     }
 }
 
+impl Address {
+    /// The host as it stands in an authority: an IPv6 address in brackets.
+    pub fn bracketed(&self) -> Cow<'_, str> {
+        match self.host.parse() {
+            Ok(IpAddr::V6(ip)) => format!("[{ip}]").into(),
+            _ => self.host.as_str().into(),
+        }
+    }
+}
+
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.host.parse() {
-            Ok(IpAddr::V6(ip)) => write!(f, "https://[{ip}]:{}", self.port),
-            _ => write!(f, "https://{}:{}", self.host, self.port),
-        }
+        write!(f, "https://{}:{}", self.bracketed(), self.port)
     }
 }
 
@@ -207,7 +214,7 @@ impl TokenSource {
                 return Ok(Self::File(value.to_owned()));
             }
             match HeaderValue::from_str(value) {
-                Ok(_) => Ok(Self::Value(Secret(value.into()))),
+                Ok(_) => Ok(Self::Value(Secret::new(value))),
                 Err(_) => Err("neither a file nor usable in an HTTP header".into()),
             }
         });
@@ -218,6 +225,11 @@ impl TokenSource {
 // === impl Secret ===
 
 impl Secret {
+    /// Keeps `text`.
+    pub fn new(text: impl Into<Box<str>>) -> Self {
+        Self(text.into())
+    }
+
     /// The text itself, to be sent and nothing else.
     pub fn expose(&self) -> &str {
         &self.0

@@ -11,11 +11,12 @@ use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, uri::Author
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
-    CLIENT_HEADER_LIST, Http2Settings, MAX_PENDING_RESETS, MAX_RESET_STREAMS, SEND_BUFFER,
+    CLIENT_HEADER_LIST, MAX_PENDING_RESETS, MAX_RESET_STREAMS, SEND_BUFFER,
     headers::{BAGGAGE, FORWARDED, FORWARDED_NETWORK, TRACEPARENT, TraceParent},
     side::StreamSide,
+    uncoupled_window,
 };
-use crate::protocols::addr::HboneAddr;
+use crate::protocols::{addr::HboneAddr, config::Http2Config};
 
 /// Streams opened before the peer's settings are known.
 const INITIAL_STREAMS: usize = 100;
@@ -60,12 +61,12 @@ pub enum ConnectError {
 /// The connection broke.
 pub async fn handshake<Io: AsyncRead + AsyncWrite + Unpin>(
     io: Io,
-    settings: &Http2Settings,
+    config: &Http2Config,
 ) -> Result<(SendRequest<Bytes>, Connection<Io, Bytes>), h2::Error> {
     h2::client::Builder::new()
-        .initial_window_size(settings.stream_window)
-        .initial_connection_window_size(settings.uncoupled_window())
-        .max_frame_size(settings.frame_size)
+        .initial_window_size(config.stream_window)
+        .initial_connection_window_size(uncoupled_window(config))
+        .max_frame_size(config.frame_size)
         .max_header_list_size(CLIENT_HEADER_LIST)
         .initial_max_send_streams(INITIAL_STREAMS)
         .max_concurrent_reset_streams(MAX_RESET_STREAMS)

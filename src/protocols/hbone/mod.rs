@@ -9,19 +9,10 @@ pub mod side;
 #[cfg(test)]
 mod tests;
 
-/// HTTP/2 settings and bounds of a tunnel (contract/dataplane.md section 2.2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Http2Settings {
-    /// Initial window of a stream in bytes.
-    pub stream_window: u32,
-    /// Window of the whole connection in bytes; at least what all streams together may hold.
-    pub connection_window: u32,
-    /// Largest frame we accept in bytes.
-    pub frame_size: u32,
-    /// Streams a peer may open on one connection.
-    pub max_streams: u32,
-}
+use super::config::Http2Config;
 
+/// Streams that a peer may open on one tunnel (contract/dataplane.md section 2.2).
+pub const MAX_PEER_STREAMS: u32 = 200;
 /// Bytes of request headers a server accepts.
 const SERVER_HEADER_LIST: u32 = 64 * 1024;
 /// Bytes of response headers a client accepts.
@@ -34,20 +25,10 @@ const MAX_PENDING_RESETS: usize = 64;
 /// Bytes that a stream may have queued for sending.
 const SEND_BUFFER: usize = 512 * 1024;
 
-// === impl Http2Settings ===
-
-impl Default for Http2Settings {
-    fn default() -> Self {
-        Self { stream_window: 4 << 20, connection_window: 16 << 20, frame_size: 1 << 20, max_streams: 200 }
-    }
-}
-
-impl Http2Settings {
-    /// The connection window that no sum of stalled streams can use up, so that one stalled reader never stops
-    /// another stream: the configured one, or all streams' windows together if that is more.
-    pub fn uncoupled_window(&self) -> u32 {
-        let all = u64::from(self.stream_window) * (u64::from(self.max_streams) + 1);
-        let most = u64::from(u32::MAX >> 1);
-        u32::try_from(u64::from(self.connection_window).max(all).min(most)).unwrap_or(u32::MAX >> 1)
-    }
+/// The connection window that no sum of stalled streams can use up, so that one stalled reader never stops another
+/// stream: the configured one, or all streams' windows together if that is more.
+fn uncoupled_window(config: &Http2Config) -> u32 {
+    let all = u64::from(config.stream_window) * (u64::from(MAX_PEER_STREAMS) + 1);
+    let most = u64::from(u32::MAX >> 1);
+    u32::try_from(u64::from(config.connection_window).max(all).min(most)).unwrap_or(u32::MAX >> 1)
 }

@@ -27,6 +27,6 @@ pub use self::{
     inbound::{Inbound, InboundError, InboundHbone, inbound_hbone, inbound_plaintext, inbound_service},
     local::{is_at_destination, is_between_pods},
     outbound::outbound,
-    ports::IllegalPorts,
+    ports::check_outbound,
     request::{Pick, Source},
 };

@@ -14,8 +14,8 @@ use crate::protocols::{
     mesh::{Gateway, Mesh, Service, Sight, TunnelProtocol, Workload},
 };
 
-/// Decides where a connection of `src` to `dst` goes. [`IllegalPorts::check_outbound`](super::IllegalPorts) (O1) has
-/// been asked before, and the source workload is known (O2).
+/// Decides where a connection of `src` to `dst` goes. [`check_outbound`](super::check_outbound()) has been
+/// asked before, and the source workload is known.
 ///
 /// # Errors
 /// The destination is known, but may or can not be reached: see [`RouteError`]. An unknown one is passed through.
@@ -51,7 +51,7 @@ struct Call<'a> {
 // === impl Call ===
 
 impl Call<'_> {
-    /// O3: the service asked for, unless the address is a workload's own.
+    /// The service asked for, unless the address is a workload's own.
     fn classify(&self) -> Option<Arc<Service>> {
         let network = &self.mesh.local().network;
         if self.mesh.workload_by_ip(network, self.dst.ip()).is_some() {
@@ -60,7 +60,7 @@ impl Call<'_> {
         self.mesh.service_by_vip(network, self.dst.ip(), self.src.workload.namespace())
     }
 
-    /// O4.
+    /// The route by way of a service.
     fn service_waypoint(
         &self,
         service: &Arc<Service>,
@@ -99,7 +99,7 @@ impl Call<'_> {
         self.route(hop, Some(waypoint.workload), service, pick)
     }
 
-    /// O5: the workload to go to; nothing if nothing is known, or it is to be passed through.
+    /// The workload to go to; nothing if nothing is known, or it is to be passed through.
     fn resolve(&self, pick: &mut Pick<'_>) -> Result<Option<Chosen>, RouteError> {
         let source = self.src.workload;
         let (ip, port) = (self.dst.ip(), self.dst.port());
@@ -115,7 +115,7 @@ impl Call<'_> {
         }
     }
 
-    /// O6 to O8.
+    /// The route to a workload: through its waypoint, by HBONE, or directly.
     fn deliver(
         &self,
         chosen: &Chosen,
@@ -155,7 +155,7 @@ impl Call<'_> {
         self.route(hop, Some(Arc::clone(workload)), service, pick)
     }
 
-    /// O9: through the gateway of the network `far` is on, which is a destination or a waypoint.
+    /// Through the gateway of the network `far` is on, which is a destination or a waypoint.
     fn double(&self, far: &Chosen, service: Arc<Service>, pick: &mut Pick<'_>) -> Result<Route, RouteError> {
         let gateway =
             far.workload.network_gateway().ok_or_else(|| RouteError::NoGateway(far.workload.uid().into()))?;
@@ -172,7 +172,7 @@ impl Call<'_> {
         self.route(hop, Some(near.workload), Some(service), pick)
     }
 
-    /// O5': as if there was no mesh.
+    /// The route that would be taken if there was no mesh.
     fn passthrough(&self, pick: &Pick<'_>) -> Result<Route, RouteError> {
         self.route(Hop::Tcp { to: Upstream::Ip(self.dst.addr()) }, None, None, pick)
     }

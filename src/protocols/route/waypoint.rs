@@ -23,7 +23,7 @@ pub(super) enum Found {
 /// What dialling an address of `network` means, for a client of `namespace`: a service with exactly that address, a
 /// workload, a service with a range around it.
 ///
-/// The order is not that of contract/dataplane.md section 3.1, O5, which puts ranges before workloads: a range over
+/// The order is not that of contract/dataplane.md section 3.1, which puts ranges before workloads: a range over
 /// known pods would then send calls of one pod to others.
 pub(super) fn find(mesh: &Mesh, network: &str, ip: IpAddr, namespace: &str, sight: Sight) -> Option<Found> {
     mesh.service_by_exact_vip(network, ip, namespace, sight)

@@ -16,20 +16,20 @@ use webpki::KeyUsage;
 
 use super::{
     fault::{Names, PeerFault},
-    options::{ALPN_H2, TlsOptions},
+    options::{self, ALPN_H2},
     verify::Trust,
 };
-use crate::protocols::identity::Identity;
+use crate::protocols::{config::TlsConfig, identity::Identity};
 
 /// A configuration that accepts nobody: what [`expecting`] makes configurations from.
 pub(super) fn template(
     key: Arc<CertifiedKey>,
     trust: Trust,
-    options: &TlsOptions,
+    tls: &TlsConfig,
 ) -> Result<ClientConfig, rustls::Error> {
     let nobody = OneOf { expected: Box::default(), trust };
-    let mut config = ClientConfig::builder_with_provider(options.provider())
-        .with_protocol_versions(options.versions())?
+    let mut config = ClientConfig::builder_with_provider(options::provider(tls))
+        .with_protocol_versions(options::versions(tls))?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(nobody))
         .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(key)));

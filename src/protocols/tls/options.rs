@@ -11,7 +11,7 @@ use rustls::{
     version::{TLS12, TLS13},
 };
 
-use super::verify::Revocations;
+use crate::protocols::config::{Compliance, TlsConfig};
 
 /// The one application protocol between proxies.
 pub const ALPN_H2: &[u8] = b"h2";
@@ -22,43 +22,37 @@ static POST_QUANTUM_GROUP: [&dyn SupportedKxGroup; 1] = [kx_group::X25519MLKEM76
 static NEWEST: [&SupportedProtocolVersion; 1] = [&TLS13];
 static NEWEST_AND_TLS12: [&SupportedProtocolVersion; 2] = [&TLS13, &TLS12];
 
-/// What the operator chose for every TLS connection of this process.
-#[derive(Clone, Debug, Default)]
-pub struct TlsOptions {
-    /// Also speak TLS 1.2 (`TLS12_ENABLED`).
-    pub tls12: bool,
-    /// X25519MLKEM768 is the only key exchange (`COMPLIANCE_POLICY=pqc`). Exists in TLS 1.3 only, so it wins
-    /// over `tls12`.
-    pub pqc_only: bool,
-    /// Where peers' certificates are looked up as revoked. None: nowhere.
-    pub revocations: Option<Arc<dyn Revocations>>,
+/// Suites and groups, in the order of preference: AES-256 before AES-128, X25519 first (its key share is the only one
+/// sent).
+pub(super) fn provider(config: &TlsConfig) -> Arc<CryptoProvider> {
+    let mut suites = vec![cipher_suite::TLS13_AES_256_GCM_SHA384, cipher_suite::TLS13_AES_128_GCM_SHA256];
+    if offers_tls12(config) {
+        suites.extend([
+            cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+            cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+            cipher_suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+            cipher_suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+        ]);
+    }
+    let groups: &[&dyn SupportedKxGroup] =
+        if is_post_quantum(config) { &POST_QUANTUM_GROUP } else { &EVERY_GROUP };
+    Arc::new(CryptoProvider {
+        cipher_suites: suites,
+        kx_groups: groups.to_vec(),
+        ..aws_lc_rs::default_provider()
+    })
 }
 
-// === impl TlsOptions ===
+/// The protocol versions, newest first.
+pub(super) fn versions(config: &TlsConfig) -> &'static [&'static SupportedProtocolVersion] {
+    if offers_tls12(config) { &NEWEST_AND_TLS12 } else { &NEWEST }
+}
 
-impl TlsOptions {
-    /// Suites and groups, in the order of preference: AES-256 before AES-128, X25519 first (its key share is the
-    /// only one sent).
-    pub fn provider(&self) -> Arc<CryptoProvider> {
-        let mut suites = vec![cipher_suite::TLS13_AES_256_GCM_SHA384, cipher_suite::TLS13_AES_128_GCM_SHA256];
-        if self.tls12 && !self.pqc_only {
-            suites.extend([
-                cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
-                cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
-                cipher_suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
-                cipher_suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
-            ]);
-        }
-        let groups: &[&dyn SupportedKxGroup] = if self.pqc_only { &POST_QUANTUM_GROUP } else { &EVERY_GROUP };
-        Arc::new(CryptoProvider {
-            cipher_suites: suites,
-            kx_groups: groups.to_vec(),
-            ..aws_lc_rs::default_provider()
-        })
-    }
+/// X25519MLKEM768 exists in TLS 1.3 only, so that it wins over TLS 1.2.
+fn offers_tls12(config: &TlsConfig) -> bool {
+    config.tls12 && !is_post_quantum(config)
+}
 
-    /// The protocol versions, newest first.
-    pub fn versions(&self) -> &'static [&'static SupportedProtocolVersion] {
-        if self.tls12 && !self.pqc_only { &NEWEST_AND_TLS12 } else { &NEWEST }
-    }
+fn is_post_quantum(config: &TlsConfig) -> bool {
+    config.compliance == Some(Compliance::Pqc)
 }

@@ -17,10 +17,10 @@ use webpki::KeyUsage;
 
 use super::{
     fault::{Names, PeerFault},
-    options::{ALPN_H2, TlsOptions},
+    options::{self, ALPN_H2},
     verify::{Trust, identities},
 };
-use crate::protocols::identity::Identity;
+use crate::protocols::{config::TlsConfig, identity::Identity};
 
 /// The configuration of every listener of one identity. A client certificate is required; no session is
 /// resumed, so every connection is verified against the roots and revocations of its own time.
@@ -28,11 +28,11 @@ pub(super) fn config(
     own: &Identity,
     key: Arc<CertifiedKey>,
     trust: Trust,
-    options: &TlsOptions,
+    tls: &TlsConfig,
 ) -> Result<ServerConfig, rustls::Error> {
     let verifier = OwnTrustDomain::new(own, &trust);
-    let mut config = ServerConfig::builder_with_provider(options.provider())
-        .with_protocol_versions(options.versions())?
+    let mut config = ServerConfig::builder_with_provider(options::provider(tls))
+        .with_protocol_versions(options::versions(tls))?
         .with_client_cert_verifier(Arc::new(verifier))
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
     config.alpn_protocols = vec![ALPN_H2.to_vec()];

@@ -19,12 +19,11 @@ use prost::Message as _;
 use crate::{
     actors::telemetry::{
         export::Export,
-        line::LogFormat,
         log::{LogHandle, Logging},
         metrics::Metrics,
         trace::span::{Kind, Step},
     },
-    protocols::config::{self, Inputs},
+    protocols::config::{self, Inputs, LogFormat},
 };
 
 /// A collector that answers HTTP requests with these statuses, one after another and then with 200, and gives the bodies

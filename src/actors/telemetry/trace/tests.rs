@@ -14,9 +14,9 @@ use tonic::{Request, Response, Status, transport::server::TcpIncoming};
 
 use super::span::{Connection, Kind, Spans, Step, trace_of};
 use crate::{
-    actors::telemetry::{export::Export, line::LogFormat, log::Logging},
+    actors::telemetry::{export::Export, log::Logging},
     protocols::{
-        config::{self, Inputs},
+        config::{self, Inputs, LogFormat},
         hbone::headers::TraceParent,
         outcome::{Failure, Outcome},
     },

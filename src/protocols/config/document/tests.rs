@@ -5,7 +5,8 @@ use crate::protocols::config::{self, Inputs, reader::Reader, tests::good, variab
 
 #[test]
 fn every_variable_is_declared_whatever_is_set() {
-    let declared: Vec<&str> = variables().iter().flat_map(|s| &s.vars).map(|var| var.name).collect();
+    let sections = variables();
+    let declared: Vec<&str> = sections.iter().flat_map(|s| &s.vars).map(|var| var.name).collect();
     for (name, value, ..) in good() {
         let inputs = BTreeMap::from([(name.to_owned(), value.to_owned())]);
         let inputs = Inputs {
