@@ -544,5 +544,4 @@ fn went_away(error: &io::Error) -> bool {
 }
 
 #[cfg(test)]
-#[path = "relay_tests.rs"]
 pub(crate) mod tests;

@@ -1,5 +1,8 @@
 //! What is shared by decoding workloads and services (contract/protos.md section 1).
 
+#[cfg(test)]
+mod tests;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;

@@ -18,11 +18,7 @@ pub mod workload;
 pub mod writer;
 
 #[cfg(test)]
-mod decode_tests;
-#[cfg(test)]
-mod lookup_tests;
-#[cfg(test)]
-mod writer_tests;
+mod tests;
 
 use std::{
     net::IpAddr,

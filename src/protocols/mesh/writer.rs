@@ -1,5 +1,8 @@
 //! The one writer of the tables.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},

@@ -1,5 +1,8 @@
 //! Which endpoint of a service, and which of its addresses (contract/dataplane.md section 3.3).
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,

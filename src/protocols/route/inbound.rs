@@ -1,5 +1,8 @@
 //! Inbound decisions (contract/dataplane.md section 4).
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,

@@ -1,5 +1,8 @@
 //! Which hops may end inside the proxy that serves both pods.
 
+#[cfg(test)]
+mod tests;
+
 use std::net::SocketAddr;
 
 use super::{hop::HBONE_PORT, request::Source};

@@ -12,15 +12,6 @@ mod ports;
 mod request;
 mod waypoint;
 
-#[cfg(test)]
-mod balance_tests;
-#[cfg(test)]
-mod inbound_tests;
-#[cfg(test)]
-mod local_tests;
-#[cfg(test)]
-mod outbound_tests;
-
 pub use self::{
     error::RouteError,
     hop::{HBONE_PORT, Hop, Route, Sans, Upstream},

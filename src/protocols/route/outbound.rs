@@ -1,5 +1,8 @@
 //! Outbound decisions (contract/dataplane.md section 3.1; the step names are its).
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use super::{

@@ -14,8 +14,6 @@ pub mod stream;
 mod verify;
 
 #[cfg(test)]
-mod stream_tests;
-#[cfg(test)]
 pub(crate) mod test_ca;
 #[cfg(test)]
 mod tests;

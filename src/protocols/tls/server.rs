@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use rustls::{
-    DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme,
-    client::danger::HandshakeSignatureValid,
-    crypto::{verify_tls12_signature, verify_tls13_signature},
+    DistinguishedName, ServerConfig,
     server::{
         NoServerSessionStorage,
         danger::{ClientCertVerified, ClientCertVerifier},
@@ -18,7 +16,7 @@ use webpki::KeyUsage;
 use super::{
     fault::{Names, PeerFault},
     options::{self, ALPN_H2},
-    verify::{Trust, identities},
+    verify::{Trust, identities, signatures_by_trust},
 };
 use crate::protocols::{config::TlsConfig, identity::Identity};
 
@@ -91,25 +89,5 @@ impl ClientCertVerifier for OwnTrustDomain {
         self.check(end_entity, intermediates, now).map(|()| ClientCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, dss, &self.trust.algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &self.trust.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.trust.algorithms.supported_schemes()
-    }
+    signatures_by_trust!();
 }

@@ -1,5 +1,8 @@
 //! The byte stream of an established TLS connection, over large buffers borrowed only while bytes are in them.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     io,
     pin::Pin,

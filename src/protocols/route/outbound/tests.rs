@@ -2,7 +2,7 @@
 
 use rand::{SeedableRng, rngs::SmallRng};
 
-use super::{Hop, Pick, Route, RouteError, Source, Upstream, check_outbound, outbound};
+use crate::protocols::route::{Hop, Pick, Route, RouteError, Source, Upstream, check_outbound, outbound};
 use crate::protocols::{
     addr::OrigDst,
     config::ListenConfig,
@@ -33,7 +33,7 @@ fn text(route: Result<Route, RouteError>) -> String {
         Upstream::Ip(addr) => addr.to_string(),
         Upstream::Host { host, port, .. } => format!("{host}:{port}"),
     };
-    let names = |sans: &super::Sans| {
+    let names = |sans: &crate::protocols::route::Sans| {
         let names: Vec<&str> = sans.iter().map(|san| san.service_account()).collect();
         format!("[{}]", names.join(" "))
     };

@@ -1,6 +1,8 @@
 //! Inbound decisions, one case a line.
 
-use super::{Inbound, InboundError, InboundHbone, inbound_hbone, inbound_plaintext, inbound_service};
+use crate::protocols::route::{
+    Inbound, InboundError, InboundHbone, inbound_hbone, inbound_plaintext, inbound_service,
+};
 use crate::protocols::{
     addr::OrigDst,
     config::{ListenConfig, Ports},
