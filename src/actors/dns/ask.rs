@@ -82,7 +82,7 @@ async fn ask_one(
     query: &Query,
     limit: &dyn Fn() -> Instant,
 ) -> Result<Answer, AskError> {
-    let asked = forward::question(query, rand::rng().random());
+    let asked = forward::query(query, rand::rng().random());
     let room = query.datagram().max(DATAGRAM);
     let silent = |_| AskError::Silent(server);
     let answer = timeout_at(limit(), by_datagram(pod, server, &asked, room)).await.map_err(silent)??;

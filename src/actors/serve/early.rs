@@ -17,7 +17,7 @@ use tokio::{io::Interest, net::TcpStream};
 
 use crate::{
     actors::sys::socket::AppSide,
-    protocols::relay::{End, Said, broken},
+    protocols::relay::{ClientBytes, End, broken},
 };
 
 /// Bytes of a client that may go along with a CONNECT; the rest follows its answer.
@@ -52,13 +52,13 @@ impl Early {
     }
 
     /// The client, and what its next hop has to be told first: all it said, unless that `went_along` already.
-    pub fn through(mut self, went_along: bool) -> Option<(AppSide, Said)> {
+    pub fn through(mut self, went_along: bool) -> Option<(AppSide, ClientBytes)> {
         let client = self.client.take()?;
         let said = match self.heard.take() {
-            None => Said::Nothing,
-            Some(Err(end)) => Said::Ended(end),
-            Some(Ok(said)) if went_along => Said::Passed(said.len()),
-            Some(Ok(said)) => Said::Held(said),
+            None => ClientBytes::NotRead,
+            Some(Err(end)) => ClientBytes::Ended(end),
+            Some(Ok(said)) if went_along => ClientBytes::Forwarded(said.len()),
+            Some(Ok(said)) => ClientBytes::Pending(said),
         };
         Some((AppSide::of(client), said))
     }
@@ -124,7 +124,7 @@ mod tests {
         client.write_all(b"second").await.unwrap();
         assert_eq!(early.said(), "first");
         let (rest, said) = early.through(false).unwrap();
-        assert!(matches!(said, Said::Held(said) if said == "first"));
+        assert!(matches!(said, ClientBytes::Pending(said) if said == "first"));
         let mut got = [0; 6];
         let rest = rest.plain().unwrap();
         rest.readable().await.unwrap();
@@ -155,7 +155,7 @@ mod tests {
         client.write_all(b"hello").await.unwrap();
         heard(&early).await;
         let (side, said) = early.through(true).unwrap();
-        assert!(matches!(said, Said::Passed(5)));
+        assert!(matches!(said, ClientBytes::Forwarded(5)));
         drop(side);
         assert_eq!(client.read(&mut [0; 8]).await.unwrap(), 0);
     }

@@ -43,11 +43,12 @@ use crate::{
         labels::{Endpoint, Reporter},
         mesh::{Service, Workload},
         outcome::{Cause, Failure, Outcome, Unroutable},
-        relay::{Fault, Said, relay},
+        relay::{ClientBytes, RelayError, relay},
         route::{
             self, Hop, Pick, Route, RouteError, Source, Upstream,
             failover::{
-                Attempt, AttemptError, Failover, Limits, NoAttempt, TunnelHealth, Verdict, WaitingFor,
+                AfterFailure, Attempt, AttemptError, Failover, FailoverLimits, NoAttempt, TunnelHealth,
+                WaitingFor,
             },
         },
     },
@@ -73,7 +74,7 @@ pub fn serve(
             return;
         };
         report.relaying();
-        let failure = |relayed: Result<(), Fault>| relayed.map_err(Failure::from);
+        let failure = |relayed: Result<(), RelayError>| relayed.map_err(Failure::from);
         let relayed = match reached {
             Reached::Tcp(server) => {
                 conn.guard(super::plainly(&shard, (client, server), &*report).after(said)).await.map(failure)
@@ -96,7 +97,7 @@ pub fn serve(
 async fn join(
     shard: &Shard,
     (here, report): (&Conn<ConnInfo>, &Report),
-    (client, said): (AppSide, Said),
+    (client, said): (AppSide, ClientBytes),
     Joined { conn: there, report: theirs, app }: Joined,
 ) -> Result<Result<(), Failure>, CutReason> {
     theirs.relaying();
@@ -109,7 +110,7 @@ async fn join(
 
 /// A connection whose next hop is reached.
 struct Open {
-    client: (AppSide, Said),
+    client: (AppSide, ClientBytes),
     conn: Conn<ConnInfo>,
     counted: (Counted, Held),
     report: Box<Report>,
@@ -186,7 +187,7 @@ impl Outbound<'_> {
         step.describe(|span| _ = span.result("identity", &source));
         drop(step);
         let source = source.map_err(|outcome| self.refuse(&outcome)).ok()?;
-        let mut failover = Failover::new(Limits::STANDARD, self.pod.node.suspects.now());
+        let mut failover = Failover::new(FailoverLimits::STANDARD, self.pod.node.suspects.now());
         loop {
             let next = self.next(&mut failover, &source.0);
             let (attempt, route) = next.map_err(|none| self.no_attempt(none)).ok()?;
@@ -202,11 +203,11 @@ impl Outbound<'_> {
                 Err(error) => error,
             };
             match failover.failed(&attempt, to, &error) {
-                Verdict::TryNext => {
+                AfterFailure::TryNext => {
                     report.tries_again(error.into());
                     self.pod.node.suspects.add(to);
                 }
-                Verdict::GiveUp => {
+                AfterFailure::GiveUp => {
                     report.end(error);
                     return None;
                 }

@@ -30,7 +30,7 @@ use crate::{
                 AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
             },
         },
-        xds::{Kind, Later, Rejected, Sink, SinkDown, XdsState, backoff::Termination},
+        xds::{Later, Rejected, ResourceType, Sink, SinkDown, XdsState, backoff::Termination},
     },
     supervisor::{Backoff, Intensity, Strategy, SupervisorSpec, Tree},
 };
@@ -110,7 +110,7 @@ pub(super) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
 }
 
 pub(super) fn response(
-    kind: Kind,
+    kind: ResourceType,
     nonce: &str,
     named: &[(&str, &str)],
     removed: &[&str],

@@ -85,13 +85,13 @@ pub async fn handshake<Io: AsyncRead + AsyncWrite + Unpin>(
 pub async fn connect(
     mut tunnel: SendRequest<Bytes>,
     request: ConnectRequest,
-    said: Bytes,
+    early_data: Bytes,
 ) -> Result<(StreamSide, HeaderMap), ConnectError> {
     let request = request.into_http()?;
     poll_fn(|cx| tunnel.poll_ready(cx)).await.map_err(unsent)?;
     let (response, mut send) = tunnel.send_request(request, false).map_err(unsent)?;
-    if !said.is_empty() {
-        send.send_data(said, false).map_err(unsent)?;
+    if !early_data.is_empty() {
+        send.send_data(early_data, false).map_err(unsent)?;
     }
     // The handle counts against the tunnel's life; the stream itself keeps it alive.
     drop(tunnel);

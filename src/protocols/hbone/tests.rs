@@ -25,7 +25,7 @@ use super::{
 };
 use crate::protocols::{
     config::Http2Config,
-    relay::{Fault, Meter, TcpSide, relay, tests::tcp},
+    relay::{Meter, RelayError, TcpSide, relay, tests::tcp},
     tls::buffer::Buffers,
 };
 
@@ -40,7 +40,7 @@ impl Meter for Uncounted {
 }
 
 type Accepted = (Request<RecvStream>, SendResponse<Bytes>);
-type Relayed = JoinHandle<Result<(), Fault>>;
+type Relayed = JoinHandle<Result<(), RelayError>>;
 
 async fn opener(io: DuplexStream, settings: &Http2Config) -> SendRequest<Bytes> {
     let (io, mut flush) = coalesced(io);

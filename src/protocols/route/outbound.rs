@@ -6,7 +6,7 @@ mod tests;
 use std::sync::Arc;
 
 use super::{
-    balance::{self, Chosen, Purpose, Reach, Wanted},
+    balance::{self, Chosen, DialTarget, Purpose, Wanted},
     error::RouteError,
     hop::{HBONE_PORT, Hop, Route, Upstream},
     request::{Pick, Source},
@@ -113,7 +113,7 @@ impl Call<'_> {
                 let chosen = balance::choose(self.mesh, &service, &wanted, pick);
                 chosen.map(Some).ok_or(RouteError::NoHealthyUpstream(self.dst))
             }
-            Some(Found::Workload(workload)) => Ok(Some(Chosen::direct(workload, port, Reach::Ip(ip)))),
+            Some(Found::Workload(workload)) => Ok(Some(Chosen::direct(workload, port, DialTarget::Ip(ip)))),
             None => Ok(None),
         }
     }

@@ -1,11 +1,11 @@
 //! Delta discovery: what to ask, what to answer, what is held, when to try again
 //! (contract/controlplane.md section 2).
 
-mod aside;
 pub mod backoff;
 pub mod delta;
 mod held;
 pub mod node;
+mod quarantined;
 mod resource;
 mod sink;
 #[cfg(test)]
@@ -13,6 +13,6 @@ mod tests;
 
 pub use self::{
     held::{DemandError, XdsState},
-    resource::Kind,
+    resource::ResourceType,
     sink::{Later, Rejected, Sink, SinkDown},
 };

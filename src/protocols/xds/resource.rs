@@ -4,38 +4,38 @@ use std::fmt;
 
 /// A type of resource this proxy asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
+pub enum ResourceType {
     /// Workloads and services.
     Address,
     /// Authorization policies.
     Authorization,
 }
 
-// === impl Kind ===
+// === impl ResourceType ===
 
-impl Kind {
+impl ResourceType {
     /// In the order they are asked for.
-    pub const ALL: [Kind; 2] = [Kind::Address, Kind::Authorization];
+    pub const ALL: [ResourceType; 2] = [ResourceType::Address, ResourceType::Authorization];
 
     /// The type URL on the wire.
     pub fn type_url(self) -> &'static str {
         match self {
-            Kind::Address => "type.googleapis.com/istio.workload.Address",
-            Kind::Authorization => "type.googleapis.com/istio.security.Authorization",
+            ResourceType::Address => "type.googleapis.com/istio.workload.Address",
+            ResourceType::Authorization => "type.googleapis.com/istio.security.Authorization",
         }
     }
 
     /// The kind with this type URL.
-    pub fn of(type_url: &str) -> Option<Kind> {
-        Kind::ALL.into_iter().find(|k| k.type_url() == type_url)
+    pub fn of(type_url: &str) -> Option<ResourceType> {
+        ResourceType::ALL.into_iter().find(|k| k.type_url() == type_url)
     }
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for ResourceType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Kind::Address => "Address",
-            Kind::Authorization => "Authorization",
+            ResourceType::Address => "Address",
+            ResourceType::Authorization => "Authorization",
         })
     }
 }
