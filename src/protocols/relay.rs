@@ -42,16 +42,16 @@ impl Shortcut for () {
     }
 }
 
-/// What the first side of a relay did before it began.
+/// What the first side of a relay, the client, has sent before the relay began.
 #[derive(Debug)]
 pub enum ClientBytes {
-    /// Nothing that is known of.
+    /// Nothing has been read from the client.
     NotRead,
-    /// So many bytes, which the second side has got already.
+    /// So many bytes were read, and the second side has received them already.
     Forwarded(usize),
-    /// These bytes, which are still to be passed on.
+    /// These bytes were read, and the relay has still to pass them on.
     Pending(Bytes),
-    /// It ended.
+    /// The client has ended.
     Ended(End),
 }
 
@@ -202,7 +202,7 @@ pub fn relay_by<'a, A: Side, B: Side, M: Meter, S: Shortcut>(
 // === impl Relay ===
 
 impl<A, B, M, S: Shortcut> Relay<'_, A, B, M, S> {
-    /// Goes on after what the first side did before.
+    /// Starts the relay with what the first side has sent before.
     pub fn after(mut self, said: ClientBytes) -> Self {
         match said {
             ClientBytes::NotRead => {}

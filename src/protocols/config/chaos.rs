@@ -10,7 +10,7 @@ const CHAOS: Var =
 /// Whether operators may break things on purpose.
 #[derive(Clone, Debug, Serialize)]
 pub struct ChaosConfig {
-    /// They may.
+    /// Operators may break things on purpose.
     pub enabled: bool,
 }
 

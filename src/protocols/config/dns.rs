@@ -38,9 +38,9 @@ const RESOLV_CONF: Var = Var::new(
 /// The DNS proxy of each pod.
 #[derive(Clone, Debug, Serialize)]
 pub struct DnsConfig {
-    /// It runs.
+    /// The DNS proxy runs.
     pub enabled: bool,
-    /// Where it listens.
+    /// Where the DNS proxy listens in each pod.
     pub address: DnsAddr,
     /// Which namespace's service wins after the client's own.
     pub preferred_namespace: Option<String>,

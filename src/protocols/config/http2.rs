@@ -35,7 +35,7 @@ const CONNECTION_WINDOW_MIN: u32 = 65_535;
 /// Flow control of tunnels, sizes in bytes, and what is sent ahead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Http2Config {
-    /// How much a peer may send on a stream before we have taken it.
+    /// Bytes that a peer may send on a stream before the proxy has taken them.
     pub stream_window: u32,
     /// The same for all streams of a connection together.
     pub connection_window: u32,

@@ -25,7 +25,7 @@ const UDS_PATH_BYTES: usize = 107;
 pub struct InpodConfig {
     /// istio-cni's socket.
     pub uds: String,
-    /// Pod listeners can overlap with those of another proxy, which takes over.
+    /// Listeners in pods share their ports with the listeners of another proxy, which takes over.
     pub port_reuse: bool,
     /// The mark of every socket in a pod's network namespace.
     pub packet_mark: Option<u32>,

@@ -14,7 +14,7 @@ const LOCAL_JOIN: Var = Var::flag(
 /// Connections between two pods of this node.
 #[derive(Clone, Debug, Serialize)]
 pub struct JoinConfig {
-    /// They are joined inside the proxy; otherwise they take a tunnel like those between any two pods.
+    /// Pods of this node are joined inside the proxy. Otherwise they take tunnels, as any two pods do.
     pub enabled: bool,
 }
 

@@ -113,10 +113,10 @@ impl Serialize for LogFilter {
 }
 
 /// A clause's target, if it has one, and level. A colon does for the equals sign: istioctl's help shows it.
-fn clause<'a>(
-    text: &'a str,
+fn clause(
+    text: &str,
     level: impl Fn(&str) -> Option<LevelFilter>,
-) -> Result<(Option<&'a str>, LevelFilter), FilterError> {
+) -> Result<(Option<&str>, LevelFilter), FilterError> {
     let wrong = || FilterError::Clause(text.chars().take(SHOWN_CHARS).collect());
     if let Some(level) = level(text) {
         return Ok((None, level));

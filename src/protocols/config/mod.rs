@@ -68,23 +68,23 @@ use self::{proxy_config::ProxyConfig, reader::Reader};
 /// Every setting, one section for each consumer.
 #[derive(Clone, Debug, Serialize)]
 pub struct Config {
-    /// Who this proxy is.
+    /// The identity of this proxy: its node, its pod, its cluster.
     pub node: NodeConfig,
-    /// Whom it gets its configuration and certificates from.
+    /// The servers that configuration and certificates come from.
     pub control: ControlConfig,
-    /// istio-cni and its pods.
+    /// istio-cni and the sockets in pods.
     pub inpod: InpodConfig,
-    /// What it listens on and how it serves.
+    /// Listeners, and how connections are served.
     pub listen: ListenConfig,
     /// Tunnels between proxies.
     pub tunnel: TunnelConfig,
-    /// TCP options of its sockets.
+    /// TCP options of the proxy's sockets.
     pub socket: SocketConfig,
-    /// How it stops.
+    /// How the proxy stops.
     pub drain: DrainConfig,
     /// The DNS proxy.
     pub dns: DnsConfig,
-    /// How long it waits for anything.
+    /// How long the proxy waits for anything.
     pub timeouts: TimeoutConfig,
     /// How the process runs.
     pub process: ProcessConfig,
@@ -93,14 +93,14 @@ pub struct Config {
     pub warnings: Vec<Invalid>,
 }
 
-/// Whom the proxy gets its configuration and certificates from.
+/// The servers that configuration and certificates come from.
 #[derive(Clone, Debug, Serialize)]
 pub struct ControlConfig {
     /// The discovery server.
     pub xds: XdsConfig,
     /// The certificate authority.
     pub ca: CaConfig,
-    /// What it shows to both.
+    /// The token that both servers are shown.
     pub token: TokenSource,
 }
 

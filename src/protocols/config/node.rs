@@ -1,4 +1,4 @@
-//! Who this proxy is (contract/controlplane.md sections 2.2 and 4.2).
+//! The identity of this proxy (contract/controlplane.md sections 2.2 and 4.2).
 
 use std::{
     collections::BTreeMap,
@@ -65,20 +65,20 @@ const PROXY_WORKLOAD_INFO: Var = Var::new(
     "The workload of the dedicated mode.",
 );
 
-/// Who this proxy is.
+/// The identity of this proxy.
 #[derive(Clone, Debug, Serialize)]
 pub struct NodeConfig {
-    /// For whom it works.
+    /// For whom the proxy works.
     pub mode: ProxyMode,
-    /// Its node; without one every workload counts as local.
+    /// The name of the node. Without a name every workload counts as local.
     pub node_name: Option<String>,
-    /// Its own pod.
+    /// The name of the proxy's own pod.
     pub pod_name: Option<String>,
-    /// Its own pod's namespace.
+    /// The namespace of the proxy's own pod.
     pub pod_namespace: Option<String>,
-    /// Its own pod's service account.
+    /// The service account of the proxy's own pod.
     pub service_account: Option<String>,
-    /// Its own pod's address.
+    /// The address of the proxy's own pod.
     pub instance_ip: IpAddr,
     /// The node's network.
     pub network: String,
@@ -86,11 +86,11 @@ pub struct NodeConfig {
     pub cluster_id: String,
     /// The suffix of services' names in DNS.
     pub cluster_domain: String,
-    /// The trust domain of its own pod.
+    /// The trust domain of the proxy's own pod.
     pub trust_domain: String,
-    /// The mesh's release it was shipped with.
+    /// The release of the mesh that the proxy was shipped with.
     pub istio_version: String,
-    /// What it tells the discovery server about itself.
+    /// What the discovery server is told about the proxy.
     #[serde(serialize_with = "summary::keys")]
     pub metadata: BTreeMap<String, Value>,
 }
@@ -100,18 +100,18 @@ pub struct NodeConfig {
 pub enum ProxyMode {
     /// For the pods that istio-cni hands over.
     Shared,
-    /// For one workload.
+    /// The proxy works for one workload.
     Dedicated(WorkloadInfo),
 }
 
 /// A workload, as the control plane is asked for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct WorkloadInfo {
-    /// Its namespace.
+    /// The workload's namespace.
     pub namespace: String,
-    /// Its name.
+    /// The workload's name.
     pub name: String,
-    /// Its service account.
+    /// The workload's service account.
     pub service_account: String,
 }
 

@@ -34,11 +34,11 @@ pub struct CollectorConfig {
 /// A collector's address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OtlpEndpoint {
-    /// Whether it is reached by TLS.
+    /// The collector is reached by TLS.
     pub tls: bool,
     /// A DNS name or an IP address without brackets.
     pub host: String,
-    /// Its port.
+    /// The TCP port.
     pub port: u16,
     /// The path of requests; `/` for gRPC.
     pub path: String,
@@ -60,7 +60,7 @@ pub struct ExportQueue {
     pub items: usize,
     /// Spans or log records of one request.
     pub batch: usize,
-    /// How long they gather.
+    /// How long spans or log records gather before a request is made.
     #[serde(serialize_with = "summary::duration")]
     pub delay: Duration,
 }
@@ -89,7 +89,7 @@ pub(super) struct CollectorVars {
 
 /// The variables of a queue.
 pub(super) struct QueueVars {
-    /// Its length.
+    /// How many items may wait.
     pub(super) items: Var,
     /// A request's length.
     pub(super) batch: Var,

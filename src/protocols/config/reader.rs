@@ -21,13 +21,13 @@ const SHOWN_CHARS: usize = 200;
 /// A setting that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Invalid {
-    /// Where it comes from.
+    /// Where the setting comes from.
     pub origin: Origin,
     /// The variable or key.
     pub name: String,
-    /// What it is set to; `<redacted>` if it could be a secret.
+    /// The value. It is `<redacted>` if it could be a secret.
     pub value: String,
-    /// What is wrong with it.
+    /// What is wrong with the value.
     pub reason: String,
 }
 
@@ -40,7 +40,7 @@ pub enum Origin {
     MeshFile,
 }
 
-/// Reads variables; a bad one is noted and replaced by its default, so that reading goes on.
+/// Reads variables. A bad value is noted and the default is taken in its place, so that reading goes on.
 pub(super) struct Reader<'a> {
     pub(super) inputs: &'a Inputs<'a>,
     invalid: Vec<Invalid>,
@@ -170,7 +170,7 @@ impl<'a> Reader<'a> {
         var: &'static Var,
         parse: impl Fn(&str) -> Result<T, String>,
     ) -> Option<T> {
-        self.parsed(var, self.text(var), |text| parse(text)).or_else(|| self.default_of(var, parse))
+        self.parsed(var, self.text(var), &parse).or_else(|| self.default_of(var, parse))
     }
 
     /// The same for a value that must not be shown.
@@ -189,7 +189,7 @@ impl<'a> Reader<'a> {
         self.note(Invalid::env(var.name, value, reason.into()));
     }
 
-    /// Notes something bad, once however often it is read.
+    /// Notes a bad value. A value that is read several times is noted once.
     pub(super) fn note(&mut self, invalid: Invalid) {
         if !self.invalid.contains(&invalid) {
             self.invalid.push(invalid);
@@ -202,10 +202,10 @@ impl<'a> Reader<'a> {
     }
 
     fn with_default<T>(&mut self, var: &'static Var, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
-        self.parsed(var, self.raw(var), |text| parse(text)).or_else(|| self.default_of(var, parse))
+        self.parsed(var, self.raw(var), &parse).or_else(|| self.default_of(var, parse))
     }
 
-    /// The default of `var`. One that cannot be read is noted like a value, so that no build starts with it.
+    /// The default of `var`. A default that cannot be read is noted as a bad value is.
     fn default_of<T>(
         &mut self,
         var: &'static Var,

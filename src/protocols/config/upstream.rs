@@ -25,11 +25,11 @@ const TOKEN_FILE: &str = "./var/run/secrets/tokens/istio-token";
 /// A server of the control plane.
 #[derive(Clone, Debug, Serialize)]
 pub struct Upstream {
-    /// Where it is.
+    /// The server's address.
     pub address: Address,
-    /// What its certificate has to chain to.
+    /// The roots that the server's certificate has to chain to.
     pub roots: RootSource,
-    /// A name its certificate may carry instead of the address's host.
+    /// A name that the server's certificate may carry instead of the address's host.
     pub alt_hostname: Option<String>,
     /// Headers for each call. Their values are marked sensitive.
     #[serde(serialize_with = "summary::header_names")]
@@ -41,7 +41,7 @@ pub struct Upstream {
 pub struct Address {
     /// A DNS name or an IP address without brackets.
     pub host: String,
-    /// Its port.
+    /// The TCP port.
     pub port: u16,
 }
 
@@ -129,7 +129,7 @@ impl Address {
     /// Reads `host`, `host:port` or `https://host:port`.
     ///
     /// # Errors
-    /// Says what is wrong with it.
+    /// The text is no address; the error says why.
     pub fn parse(text: &str) -> Result<Self, String> {
         let with_scheme = if text.contains("://") { text.to_owned() } else { format!("https://{text}") };
         let uri: Uri = with_scheme.parse().map_err(|e| format!("not an address: {e}"))?;

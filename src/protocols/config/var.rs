@@ -1,16 +1,16 @@
 //! Variables of the environment, each with the words that docs/settings.md has for it.
 
-/// A variable. It is declared beside the code that reads it, and nothing is read without one.
+/// A variable. Each is declared beside the code that reads it, and the reader takes nothing else.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Var {
-    /// Its name. A `*` at the end stands for all variables whose names begin so.
+    /// The name. A `*` at the end stands for all variables whose names begin so.
     pub name: &'static str,
     /// What a value looks like.
     pub form: &'static str,
-    /// The value that is taken if the variable is not set, as it would be set; or words that say which one it is. Empty:
-    /// none.
+    /// The value that is taken if the variable is not set, as an operator would write it, or words that describe the
+    /// value. An empty text stands for no value.
     pub default: &'static str,
-    /// What it does, in plain sentences.
+    /// What the variable does, in plain sentences.
     pub help: &'static str,
 }
 

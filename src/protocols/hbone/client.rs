@@ -77,8 +77,8 @@ pub async fn handshake<Io: AsyncRead + AsyncWrite + Unpin>(
         .await
 }
 
-/// Opens a stream and waits for its 200; the answer's headers come with it. What was `said` already, maybe nothing, is
-/// sent along: as much as the caller keeps for the case that it has to ask again.
+/// Opens a stream and waits for its 200; the headers of the answer are returned with the stream. `early_data`, which may
+/// be empty, is sent along with the request. The caller keeps a copy for the case that the request is made again.
 ///
 /// # Errors
 /// See [`ConnectError`]. There is no timeout: the caller bounds it.

@@ -17,9 +17,9 @@ use super::{
 /// Where this proxy runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LocalNode {
-    /// The network it belongs to; empty is the default one.
+    /// The node's network. An empty name is the default network.
     pub network: String,
-    /// The node's name. Without one, every workload counts as local, and none is prefetched a certificate for.
+    /// The node's name. Without a name every workload counts as local, and no certificate is prefetched.
     pub node: Option<String>,
     /// The DNS domain of the cluster.
     pub cluster_domain: String,

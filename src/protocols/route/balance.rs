@@ -54,12 +54,12 @@ pub(super) struct Chosen {
     pub(super) dial_target: DialTarget,
 }
 
-/// What is known to dial.
+/// How a workload is dialled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum DialTarget {
     Ip(IpAddr),
     Host(Arc<str>),
-    /// Nothing; but there is a gateway to its network.
+    /// The workload has neither address nor name, but there is a gateway to its network.
     Gateway,
 }
 

@@ -2,7 +2,7 @@
 
 use crate::protocols::addr::OrigDst;
 
-/// Why a connection has no route. Texts are those operators know (contract/controlplane.md section 6.3).
+/// Why a connection has no route. Operators know these texts (contract/controlplane.md section 6.3).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RouteError {
     /// The application dialled a port of its own proxy.
@@ -23,7 +23,7 @@ pub enum RouteError {
     /// The destination is on another network, to which it has no gateway.
     #[error("no network gateway to reach workload: {0}")]
     NoGateway(String),
-    /// The destination is on another network and was not asked for by a service of its.
+    /// The destination is on another network, and the client did not ask for one of its services.
     #[error("workload on another network can only be reached through a service: {0}")]
     OtherNetwork(String),
 }

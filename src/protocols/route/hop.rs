@@ -20,7 +20,8 @@ pub const HBONE_PORT: u16 = 15008;
 pub struct Route {
     /// How.
     pub hop: Hop,
-    /// The workload dialled: the destination, or the waypoint or gateway in front of it. None if nobody knows it.
+    /// The workload that is dialled: the destination, or the waypoint or gateway in front of the destination. `None`
+    /// if the mesh does not know the destination.
     pub destination: Option<Arc<Workload>>,
     /// The service the application asked for.
     pub service: Option<Arc<Service>>,
@@ -38,7 +39,7 @@ pub enum Hop {
     Hbone {
         /// The other end of the tunnel.
         to: Upstream,
-        /// What to ask it for. A host only if `to` is one; see [`Hop::resolved`].
+        /// The authority of the CONNECT. It is a host only if `to` is a host; see [`Hop::resolved`].
         authority: HboneAddr,
         /// Who the other end may be.
         sans: Sans,

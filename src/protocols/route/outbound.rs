@@ -1,4 +1,4 @@
-//! Outbound decisions (contract/dataplane.md section 3.1; the step names are its).
+//! Outbound decisions (contract/dataplane.md section 3.1).
 
 #[cfg(test)]
 mod tests;
@@ -82,7 +82,7 @@ impl Call<'_> {
             .ok_or_else(|| self.nothing_left(pick, RouteError::UnknownWaypoint(gateway.to_string())))
     }
 
-    /// The error for a choice that came out empty: `otherwise`, unless endpoints were avoided.
+    /// The error for a choice that came out empty: `otherwise`, unless endpoints were excluded.
     fn nothing_left(&self, pick: &Pick<'_>, otherwise: RouteError) -> RouteError {
         if pick.excluded.is_empty() { otherwise } else { RouteError::NoHealthyUpstream(self.dst) }
     }

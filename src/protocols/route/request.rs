@@ -4,12 +4,12 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::protocols::mesh::Workload;
 
-/// Who opens a connection.
+/// The pod that opens a connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Source<'a> {
     /// The pod, as the mesh knows it.
     pub workload: &'a Workload,
-    /// The address it connects from.
+    /// The address that the pod connects from.
     pub client: IpAddr,
 }
 
@@ -17,7 +17,7 @@ pub struct Source<'a> {
 pub struct Pick<'a> {
     /// Chance.
     pub rng: &'a mut dyn rand::RngCore,
-    /// Addresses already dialled in vain for this connection: none of them is returned again. If nothing else is left,
+    /// Addresses that no route may lead to, as endpoints there have failed. If nothing else is left,
     /// there is [`RouteError::NoHealthyUpstream`].
     pub excluded: &'a [SocketAddr],
 }

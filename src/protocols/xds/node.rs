@@ -1,10 +1,10 @@
-//! Who we say we are (contract/controlplane.md section 2.2).
+//! The node message, by which this proxy introduces itself (contract/controlplane.md section 2.2).
 
 use prost_types::{ListValue, Struct, Value, value::Kind as Json};
 
 use crate::protocols::{config::NodeConfig, pb::ads::Node};
 
-/// The node message. Its metadata is that of the settings, which has the pod, the node and the address in it.
+/// The node message. The metadata of the settings has the pod, the node and the address already.
 pub fn node(config: &NodeConfig) -> Node {
     let ip = config.instance_ip;
     let pod = config.pod_name.as_deref().unwrap_or_default();

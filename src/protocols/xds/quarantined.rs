@@ -1,5 +1,6 @@
-//! Resources that are refused for now, and tried again by the clock: the control plane sends one again only when it
-//! changes. They are forgotten with their stream, for the next one brings whatever was refused on it.
+//! Resources that are quarantined: refused for now, and tried again after a time. The control plane sends a resource
+//! again only when the resource changes. Quarantined resources are forgotten with their stream, as the next stream brings
+//! everything that was refused.
 
 use std::{collections::BTreeMap, time::Instant};
 
@@ -8,12 +9,12 @@ use prost::Message;
 use super::resource::ResourceType;
 use crate::protocols::pb::ads::Resource;
 
-/// Resources kept to be tried again; past it one is tried when the control plane sends it.
+/// How many resources are kept. A further one is tried again when the control plane sends it.
 const QUARANTINED_MAX: usize = 1024;
-/// Their bytes.
+/// How many bytes the resources that are kept may have together.
 const QUARANTINED_BYTES_MAX: usize = 16 << 20;
 
-/// The resources, by type and name.
+/// The quarantined resources, by type and name.
 #[derive(Debug, Default)]
 pub(super) struct Quarantined {
     kept: BTreeMap<(ResourceType, String), Entry>,
@@ -30,7 +31,7 @@ struct Entry {
 // === impl Quarantined ===
 
 impl Quarantined {
-    /// Keeps `resource` until `due`, unless there is no room. Whether it is kept.
+    /// Keeps `resource` until `due` and returns true, or returns false if there is no room.
     pub(super) fn keep(&mut self, kind: ResourceType, resource: Resource, due: Instant) -> bool {
         self.forget(kind, &resource.name);
         let bytes = resource.encoded_len();
@@ -42,7 +43,7 @@ impl Quarantined {
         true
     }
 
-    /// Another version of it has come, or it is gone.
+    /// Forgets the resource `name`: another version has come, or the control plane has removed the resource.
     pub(super) fn forget(&mut self, kind: ResourceType, name: &str) {
         if self.kept.is_empty() {
             return;
@@ -52,12 +53,12 @@ impl Quarantined {
         }
     }
 
-    /// When the next is to be tried.
+    /// When the next resource is due.
     pub(super) fn next_due(&self) -> Option<Instant> {
         self.kept.values().map(|entry| entry.due).min()
     }
 
-    /// Those of one type that are to be tried at `now`.
+    /// Takes the resources of one type that are due at `now`.
     pub(super) fn take_due(&mut self, now: Instant) -> Option<(ResourceType, Vec<Resource>)> {
         let (kind, _) = self.kept.iter().find(|(_, entry)| entry.due <= now)?.0.clone();
         let is_due = |(of, _): &(ResourceType, String), entry: &mut Entry| *of == kind && entry.due <= now;

@@ -14,7 +14,7 @@ pub enum ResourceType {
 // === impl ResourceType ===
 
 impl ResourceType {
-    /// In the order they are asked for.
+    /// All types, in the order in which they are asked for.
     pub const ALL: [ResourceType; 2] = [ResourceType::Address, ResourceType::Authorization];
 
     /// The type URL on the wire.

@@ -1,4 +1,4 @@
-//! Where resources go, and what became of them.
+//! Where resources go, and which of them were rejected.
 
 use std::{future::Future, time::Duration};
 
@@ -7,7 +7,7 @@ use crate::protocols::pb::ads::Resource;
 /// A resource that was not applied.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rejected {
-    /// Its name in the response.
+    /// The resource's name in the response.
     pub name: String,
     /// Why, for the control plane's operator.
     pub reason: String,
@@ -18,13 +18,13 @@ pub struct Rejected {
 /// A resource to be tried again.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Later {
-    /// As it was given to the [`Sink`].
+    /// The resource as the [`Sink`] was given it.
     pub resource: Resource,
     /// After how long.
     pub after: Duration,
 }
 
-/// Whoever applies resources is gone; nothing can be said about what it had applied.
+/// The sink is gone. Nothing is known about what it had applied.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("cannot apply resources: {0}")]
 pub struct SinkDown(pub String);

@@ -239,7 +239,8 @@ fn only_a_failed_tunnel_is_replaced_and_once() {
 fn a_slow_endpoint_is_given_up_only_for_another_one() {
     let (a, b) = ("10.0.0.1:80", "10.0.0.2:80");
     use WaitingFor::*;
-    let table: [(&[&str], &[&str], WaitingFor, bool, &str); 4] = [
+    type Row<'a> = (&'a [&'a str], &'a [&'a str], WaitingFor, bool, &'a str);
+    let table: [Row<'_>; 4] = [
         (&[a, b], &[], Endpoint, true, "the other one may be faster"),
         (&[a, b], &[b], Endpoint, true, "an unhealthy endpoint may be well again"),
         (&[a], &[], Endpoint, false, "the last one is waited for as long as it may take"),
