@@ -28,8 +28,8 @@ use warren::{
     protocols::{
         addr::OrigDst,
         ca::{chain::Chain, csr},
+        config::{Http2Config, TlsConfig},
         hbone::{
-            Http2Settings,
             client::{self, ConnectRequest},
             headers::TraceParent,
             io::coalesced,
@@ -47,7 +47,7 @@ use warren::{
         rbac::{Destination, Flow, Verdict, evaluate},
         relay::{Meter, TcpSide, relay},
         route::{Pick, Source, outbound},
-        tls::{TlsOptions, WorkloadCert, buffer::Buffers, handshake, stream::TlsStream},
+        tls::{WorkloadCert, buffer::Buffers, handshake, stream::TlsStream},
     },
     runtime::shard::watched,
     telemetry::{
@@ -285,7 +285,7 @@ fn tunnelled(local: &LocalSet, runtime: &Runtime) -> (TcpStream, TcpStream) {
         let (dialled, accepted) = secured(tcp().await, (&one, &other)).await;
         spawn_local(async move {
             let (io, mut flush) = coalesced(accepted);
-            let settings = Http2Settings::default();
+            let settings = Http2Config::default();
             let mut tunnel = flush.drive(server::handshake(io, &settings)).await.unwrap().unwrap();
             let mut far = Some(far);
             let streams = async {
@@ -300,7 +300,7 @@ fn tunnelled(local: &LocalSet, runtime: &Runtime) -> (TcpStream, TcpStream) {
         });
         let (io, mut flush) = coalesced(dialled);
         let (send, connection) =
-            flush.drive(client::handshake(io, &Http2Settings::default())).await.unwrap().unwrap();
+            flush.drive(client::handshake(io, &Http2Config::default())).await.unwrap().unwrap();
         spawn_local(async move { flush.drive(connection).await });
         let request = ConnectRequest {
             authority: "10.0.0.1:8080".parse().unwrap(),
@@ -344,7 +344,7 @@ fn certificates() -> (WorkloadCert, WorkloadCert) {
         let request = csr::request(&identity).unwrap();
         let chain = authority.sign(&request.pem, None, Duration::from_secs(3600)).unwrap();
         let chain = Chain::parse(&chain, Some(&identity)).unwrap();
-        WorkloadCert::new(chain, &request.key, &TlsOptions::default()).unwrap()
+        WorkloadCert::new(chain, &request.key, &TlsConfig::default()).unwrap()
     };
     (certificate("one"), certificate("other"))
 }

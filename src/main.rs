@@ -10,7 +10,7 @@ use warren::{
     },
     protocols::config::{self, Config, Inputs, MESH_FILE},
     sys::limits,
-    telemetry::{export::Export, line::LogFormat, log::Logging},
+    telemetry::{export::Export, log::Logging},
 };
 
 #[global_allocator]
@@ -75,13 +75,9 @@ fn proxy() -> ExitCode {
     };
     let run = || -> Result<u8, String> {
         let log = &config.process.log;
-        let format = match log.format {
-            config::LogFormat::Plain => LogFormat::Plain,
-            config::LogFormat::Json => LogFormat::Json,
-        };
-        let filter = log.filter.to_string().parse().map_err(|e| format!("RUST_LOG: {e}"))?;
         let export = Export::start(&config.process.otlp, &config.node).map_err(|e| e.to_string())?;
-        let logging = Logging::install(format, filter, export).map_err(|e| format!("logging: {e}"))?;
+        let logging =
+            Logging::install(log.format, log.filter.clone(), export).map_err(|e| format!("logging: {e}"))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|e| format!("runtime: {e}"))?;
         Ok(runtime.block_on(serve(&config, &logging)))

@@ -3,7 +3,10 @@
 use std::{io, sync::Arc};
 
 use parking_lot::Mutex;
-use warren::telemetry::{line::LogFormat, log::Logging, metrics::Metrics, panics};
+use warren::{
+    protocols::config::LogFormat,
+    telemetry::{log::Logging, metrics::Metrics, panics},
+};
 
 #[derive(Clone, Default)]
 struct Kept(Arc<Mutex<Vec<u8>>>);

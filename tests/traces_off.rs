@@ -7,10 +7,12 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use warren::telemetry::{
-    line::LogFormat,
-    log::Logging,
-    trace::span::{self, Connection, SpanKind, Spans, Step},
+use warren::{
+    protocols::config::LogFormat,
+    telemetry::{
+        log::Logging,
+        trace::span::{self, Connection, SpanKind, Spans, Step},
+    },
 };
 
 #[derive(Clone, Default)]

@@ -5,7 +5,6 @@ pub mod control;
 pub mod health;
 pub mod pods;
 pub mod quarantine;
-pub mod settings;
 pub mod shards;
 pub mod telemetry;
 pub mod tree;

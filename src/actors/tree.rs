@@ -20,7 +20,7 @@ use super::{
     },
     control::{
         certs::{CaIssuer, Certs, CertsConfig},
-        grpc::GrpcError,
+        grpc::{AuthHeaders, GrpcError, GrpcTarget},
         mesh::MeshTables,
         xds::{Bounds, Xds, XdsMetrics, XdsSettings},
         zds::Zds,
@@ -28,17 +28,16 @@ use super::{
     health::Health,
     pods::{Pods, node::Node, unhealthy::UnhealthyPods},
     quarantine::Quarantine,
-    settings,
 };
 use crate::{
     dataplane::{
-        mesh_view::MeshView, outbound_context::NextHops, pod_directory::PodDirectory, resolver::Resolver,
-        suspects::Suspects,
+        config::DataPlaneConfig, dns_config::DnsProxyConfig, mesh_view::MeshView, outbound_context::NextHops,
+        pod_directory::PodDirectory, resolver::Resolver, suspects::Suspects,
     },
     protocols::{
-        config::{Config, ProxyMode},
+        config::{Config, ProxyMode, Upstream},
         mesh::{LocalNode, Mesh, WorkloadInfo},
-        xds::{XdsState, backoff},
+        xds::{self, XdsState, backoff},
     },
     runtime::shard::Shards,
     supervisor::{Event, Intensity, StartError, Strategy, SupervisorSpec, Tree, TreeHandle},
@@ -57,6 +56,10 @@ use crate::{
 /// The whole tree may take so long to stop; connections have been drained before.
 /// Limit: stop of the whole tree: 6 s; past it: what is left is killed.
 const STOP_WITHIN: Duration = Duration::from_secs(6);
+
+/// How long the data plane may take to stop after its connections have ended.
+/// Limit: stop of the data plane's supervisor: 3 s; past it: what is left is killed.
+const DATA_PLANE_STOP_WITHIN: Duration = Duration::from_secs(3);
 
 /// What the supervisors of parts tolerate that carry no bytes. With the back-off it lasts for five failed starts in a row
 /// and more: established connections do not need these parts, and ending the process would cost all of them. A part that
@@ -178,7 +181,7 @@ fn root(parts: &Parts, logging: &Logging) -> SupervisorSpec {
             // Giving up would cut every connection of the node, for a hand-over that only new pods need.
             SupervisorSpec::new("dataplane", Strategy::RestForOne)
                 .intensity(Intensity { restarts: 60, within: Duration::from_secs(60) })
-                .stop_within(settings::STOP_WITHIN)
+                .stop_within(DATA_PLANE_STOP_WITHIN)
                 .dynamic(parts.pods.spec())
                 .child(parts.zds.child(parts.pods.clone())),
         )
@@ -225,7 +228,7 @@ fn parts(
         home,
         unhealthy: UnhealthyPods::default(),
         quarantine: quarantine.clone(),
-        settings: Arc::new(settings::data_plane(config)),
+        config: Arc::new(DataPlaneConfig::new(config, DnsProxyConfig::read(config))),
     });
     let (gate, open) = watch::channel(false);
     let zds = Zds::new(PathBuf::from(&config.inpod.uds), open);
@@ -257,22 +260,27 @@ fn certs(config: &Config, quarantine: Quarantine) -> Result<Certs, BootError> {
     let Some(upstream) = &config.control.ca.upstream else {
         return Err(BootError::Unsupported("FAKE_CA is for tests of the incumbent: give CA_ADDRESS"));
     };
-    let issuer =
-        CaIssuer::new(settings::target(config, upstream)?, settings::headers(config, upstream)?, true);
-    let certs = CertsConfig::new(config.control.ca.secret_ttl, settings::tls(config));
+    let target = GrpcTarget::new(upstream, &config.tunnel.tls);
+    let issuer = CaIssuer::new(target, headers(config, upstream)?, true);
+    let certs = CertsConfig::new(config.control.ca.secret_ttl, config.tunnel.tls.clone());
     Ok(Certs::with_quarantine(certs, Arc::new(issuer), quarantine))
 }
 
 fn xds(config: &Config, metrics: &Arc<Metrics>) -> Result<Option<Xds>, BootError> {
     let Some(upstream) = &config.control.xds.upstream else { return Ok(None) };
     let wanted = XdsSettings {
-        target: settings::target(config, upstream)?,
-        headers: settings::headers(config, upstream)?,
-        node: settings::xds_node(config),
+        target: GrpcTarget::new(upstream, &config.tunnel.tls),
+        headers: headers(config, upstream)?,
+        node: xds::node::node(&config.node),
         on_demand: config.control.xds.on_demand,
         bounds: Bounds::STANDARD,
     };
     Ok(Some(Xds::new(wanted, XdsState::new(), Arc::new(Counted(metrics.clone())))))
+}
+
+/// What every request to `upstream` carries.
+fn headers(config: &Config, upstream: &Upstream) -> Result<AuthHeaders, GrpcError> {
+    AuthHeaders::new(&config.control.token, &config.node.cluster_id, &upstream.headers)
 }
 
 fn console(

@@ -27,7 +27,7 @@ pub(crate) async fn authorize<N: Network>(ctx: &InboundContext<N>, info: &ConnIn
 }
 
 async fn decide<N: Network>(ctx: &InboundContext<N>, info: &ConnInfo) -> Result<(), Denial> {
-    let log = ctx.settings.options.policy_log;
+    let log = ctx.config.policy_log;
     let look = || match ctx.pod.now() {
         Some(workload) => verdict(&ctx.pod, &workload, info, log),
         None => Some(Err(Denial::WorkloadNotFound)),
@@ -36,7 +36,7 @@ async fn decide<N: Network>(ctx: &InboundContext<N>, info: &ConnInfo) -> Result<
         return decided;
     }
     info.waits.store(true, Ordering::Relaxed);
-    let decided = ctx.pod.mesh.wait_for(ctx.settings.timeouts.workload, look).await;
+    let decided = ctx.pod.mesh.wait_for(ctx.config.timeouts.workload, look).await;
     info.waits.store(false, Ordering::Relaxed);
     decided.unwrap_or_else(|| Err(Denial::Explicit(unknown_policy(&ctx.pod).into())))
 }

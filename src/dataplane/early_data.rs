@@ -10,7 +10,7 @@ use std::{cell::RefCell, io::ErrorKind};
 use bytes::Bytes;
 
 use super::stream::AppStream;
-use crate::protocols::relay::{End, Said, broken};
+use crate::protocols::relay::{ClientBytes, End, broken};
 
 /// Bytes of a client that may go along with a CONNECT; the rest follows its answer.
 /// Limit: bytes of a client that go along with a CONNECT: 4 KiB; past it: the rest follows the answer.
@@ -45,13 +45,13 @@ impl<S: AppStream> EarlyData<S> {
     }
 
     /// The client, and what its next hop has to be told first: all it said, unless that `went_along` already.
-    pub(crate) fn through(mut self, went_along: bool) -> Option<(S::Side, Said)> {
+    pub(crate) fn through(mut self, went_along: bool) -> Option<(S::Side, ClientBytes)> {
         let client = self.client.take()?;
         let said = match self.heard.take() {
-            None => Said::Nothing,
-            Some(Err(end)) => Said::Ended(end),
-            Some(Ok(said)) if went_along => Said::Passed(said.len()),
-            Some(Ok(said)) => Said::Held(said),
+            None => ClientBytes::NotRead,
+            Some(Err(end)) => ClientBytes::Ended(end),
+            Some(Ok(said)) if went_along => ClientBytes::Forwarded(said.len()),
+            Some(Ok(said)) => ClientBytes::Pending(said),
         };
         Some((client.into_side(), said))
     }

@@ -9,6 +9,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{
     application::{self, Refused},
+    config::DataPlaneConfig,
     inbound_context::InboundContext,
     pod::{
         conns::{Arriving, ConnInfo},
@@ -16,7 +17,6 @@ use super::{
         panics,
     },
     report::{ConnMeta, ConnReport},
-    settings::PoolSettings,
     stream::{AppStream, tunnel_addrs},
 };
 use crate::{
@@ -84,14 +84,14 @@ async fn run<N: Network>(
     stream: N::Stream,
     (client, dst): (ClientAddr, SocketAddr),
 ) -> Result<(), Outcome> {
-    let timeouts = &ctx.settings.timeouts;
+    let timeouts = &ctx.config.timeouts;
     let workload = ctx.pod.wait().await?;
     let own = ctx.pod.identity(&workload).map_err(|e| Failure::Identity(Cause::of(e)))?;
     let cert = ctx.certs.hold(&own, timeouts.certificate).await;
     let cert = cert.map_err(|error| Failure::Identity(Cause::of(error)))?;
     // Boxed, as is all that comes before the streams: a tunnel lives for long.
     let shake = Box::pin(handshake::accept(cert.server_config(), stream, shard.buffers.clone()));
-    let (stream, peer) = match timeout(timeouts.tls, shake).await {
+    let (stream, peer) = match timeout(timeouts.tls_handshake, shake).await {
         Ok(shaken) => shaken.map_err(|error| Failure::Tls(Cause::of(error)))?,
         Err(_) => return Err(Failure::Tls("handshake timed out".into()).into()),
     };
@@ -101,8 +101,8 @@ async fn run<N: Network>(
     };
     let tunnel = Arc::new(Tunnel { client, dst, identity: Some(identity) });
     let (io, mut flush) = coalesced(stream);
-    let shake = Box::pin(flush.drive(server::handshake(io, &ctx.settings.http2)));
-    let connection = match timeout(timeouts.http2, shake).await {
+    let shake = Box::pin(flush.drive(server::handshake(io, &ctx.config.tunnel.http2)));
+    let connection = match timeout(timeouts.h2_settings, shake).await {
         Ok(Ok(Ok(connection))) => Box::new(connection),
         Ok(Ok(Err(error))) => return Err(Failure::H2Handshake(Cause::of(error)).into()),
         Ok(Err(error)) => return Err(Failure::Io(Cause::of(error)).into()),
@@ -129,7 +129,7 @@ async fn streams<N: Network>(
     let on_panic = move |kind, message: &str| panics::report(&of.metrics, &of.pod.id, kind, index, message);
     let spawner = ConnSpawner::new(shard, backlog.clone(), on_panic);
     let work = async {
-        let mut alive = std::pin::pin!(answers(&ctx.settings.pool, pings));
+        let mut alive = std::pin::pin!(answers(&ctx.config, pings));
         let mut told = false;
         loop {
             tokio::select! {
@@ -160,15 +160,15 @@ async fn streams<N: Network>(
 }
 
 /// Ends when the peer has not answered a PING in time.
-async fn answers(pool: &PoolSettings, pings: Option<PingPong>) {
+async fn answers(config: &DataPlaneConfig, pings: Option<PingPong>) {
     let Some(mut pings) = pings else { return std::future::pending().await };
     loop {
-        sleep(pool.ping_interval).await;
+        sleep(config.timeouts.ping_interval).await;
         if pings.send_ping(Ping::opaque()).is_err() {
             return std::future::pending().await;
         }
         let pong = std::future::poll_fn(|cx| pings.poll_pong(cx));
-        if !timeout(pool.ping_timeout, pong).await.is_ok_and(|answer| answer.is_ok()) {
+        if !timeout(config.timeouts.ping, pong).await.is_ok_and(|answer| answer.is_ok()) {
             return;
         }
     }
@@ -287,14 +287,14 @@ impl<N: Network> InboundStream<'_, N> {
         let unavailable =
             |why: Unroutable| Refused { status: StatusCode::SERVICE_UNAVAILABLE, outcome: why.into() };
         let local = self.ctx.pod.wait().await.map_err(unavailable)?;
-        let settings = &self.ctx.settings;
+        let config = &self.ctx.config;
         let request = InboundHbone {
             local: &local,
             dst: self.tunnel.dst,
             authority: &self.connect.authority,
-            localhost_app_tunnel: settings.options.localhost_app_tunnel,
+            localhost_app_tunnel: config.listen.localhost_app_tunnel,
         };
-        match inbound_hbone(self.ctx.pod.mesh.tables(), &request, &settings.illegal_ports) {
+        match inbound_hbone(self.ctx.pod.mesh.tables(), &request, &config.listen.ports) {
             Ok(inbound) => Ok((local, inbound)),
             Err(error) => Err(Refused {
                 status: StatusCode::from_u16(error.status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE),
@@ -337,13 +337,13 @@ impl<N: Network> InboundStream<'_, N> {
 
     /// The client's workload as its own proxy describes it.
     fn source_baggage(&self) -> Option<Box<Baggage>> {
-        let read = self.ctx.settings.options.baggage;
+        let read = self.ctx.config.listen.baggage;
         if read { Baggage::parse(self.headers).map(Box::new) } else { None }
     }
 
     fn meta(&self, workload: Arc<Workload>, inbound: &Inbound) -> ConnMeta {
         let mesh = self.ctx.pod.mesh.tables();
-        let own = &self.ctx.settings.network;
+        let own = &self.ctx.config.network;
         let elsewhere =
             self.connect.network.as_deref().is_some_and(|network| !network.eq_ignore_ascii_case(own));
         let source = if elsewhere { None } else { mesh.workload_by_ip(own, self.tunnel.client.ip()) };

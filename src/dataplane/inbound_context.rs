@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use super::{
     certificates::Certificates,
+    config::DataPlaneConfig,
     pod::{
         conns::PodConns,
         network::{Network, PodNetwork},
         workload::PodWorkload,
     },
-    settings::Settings,
 };
 use crate::telemetry::metrics::Metrics;
 
@@ -26,5 +26,5 @@ pub(crate) struct InboundContext<N: Network = PodNetwork> {
     /// Counters.
     pub(crate) metrics: Arc<Metrics>,
     /// Settings.
-    pub(crate) settings: Arc<Settings>,
+    pub(crate) config: Arc<DataPlaneConfig>,
 }

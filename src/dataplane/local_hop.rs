@@ -140,7 +140,7 @@ impl<'a, N: Network> LocalHop<'a, N> {
         let (Some(source), Some(destination)) = (&meta.source, &meta.destination) else { return None };
         let authority = meta.authority.as_ref()?;
         let source = Source { workload: source, client: client.ip() };
-        if !ctx.settings.options.local_join || !is_between_pods(&source, destination, key.to, authority) {
+        if !ctx.config.tunnel.join.enabled || !is_between_pods(&source, destination, key.to, authority) {
             return None;
         }
         let there = ctx.hops.directory.find(destination)?;
@@ -186,14 +186,14 @@ impl<'a, N: Network> LocalHop<'a, N> {
 
     /// Which address and port of the destination are meant.
     fn route(&self) -> Result<Inbound, AttemptError> {
-        let settings = &self.there.settings;
+        let config = &self.there.config;
         let request = InboundHbone {
             local: &self.workload,
             dst: self.to,
             authority: self.authority,
-            localhost_app_tunnel: settings.options.localhost_app_tunnel,
+            localhost_app_tunnel: config.listen.localhost_app_tunnel,
         };
-        let inbound = inbound_hbone(self.there.pod.mesh.tables(), &request, &settings.illegal_ports);
+        let inbound = inbound_hbone(self.there.pod.mesh.tables(), &request, &config.listen.ports);
         inbound.map_err(|error| {
             let status = error.status();
             let outcome = Failure::Dial(Cause::of(error)).into();
@@ -227,7 +227,7 @@ impl<'a, N: Network> LocalHop<'a, N> {
     /// What the destination's proxy would learn.
     fn their_meta(&self, inbound: &Inbound) -> ConnMeta {
         let mesh = self.there.pod.mesh.tables();
-        let source = mesh.workload_by_ip(&self.there.settings.network, self.client.ip());
+        let source = mesh.workload_by_ip(&self.there.config.network, self.client.ip());
         let named = self.meta.service.as_deref().map(Service::hostname);
         let service = inbound.service.clone();
         ConnMeta {

@@ -33,11 +33,12 @@ use crate::{
         labels::{Endpoint, Reporter},
         mesh::{Service, Workload},
         outcome::{Cause, Failure, Outcome, Unroutable},
-        relay::{Fault, Said, relay},
+        relay::{ClientBytes, RelayError, relay},
         route::{
             self, Hop, Pick, Route, RouteError, Source, Upstream,
             failover::{
-                Attempt, AttemptError, Failover, Limits, NoAttempt, TunnelHealth, Verdict, WaitingFor,
+                AfterFailure, Attempt, AttemptError, Failover, FailoverLimits, NoAttempt, TunnelHealth,
+                WaitingFor,
             },
         },
     },
@@ -73,7 +74,7 @@ pub(crate) fn serve<N: Network>(
             return;
         };
         report.relaying();
-        let failure = |relayed: Result<(), Fault>| relayed.map_err(Failure::from);
+        let failure = |relayed: Result<(), RelayError>| relayed.map_err(Failure::from);
         let relayed = match reached {
             Reached::Tcp(server) => {
                 let sides = (client, server.into_side());
@@ -99,7 +100,7 @@ pub(crate) fn serve<N: Network>(
 async fn relay_local<S: AppStream>(
     shard: &Shard,
     (here, report): (&Conn<ConnInfo>, &ConnReport),
-    (client, said): (S::Side, Said),
+    (client, said): (S::Side, ClientBytes),
     LocalPeer { conn: there, report: theirs, app }: LocalPeer<S>,
 ) -> Result<Result<(), Failure>, CutReason> {
     theirs.relaying();
@@ -112,7 +113,7 @@ async fn relay_local<S: AppStream>(
 
 /// A connection whose next hop is reached.
 struct Open<S: AppStream> {
-    client: (S::Side, Said),
+    client: (S::Side, ClientBytes),
     conn: Conn<ConnInfo>,
     counted: (LoadGuard, Held),
     report: Box<ConnReport>,
@@ -191,7 +192,7 @@ impl<N: Network> Outbound<'_, N> {
         step.describe(|span| _ = span.result("identity", &source));
         drop(step);
         let source = source.map_err(|outcome| self.refuse(&outcome)).ok()?;
-        let mut failover = Failover::new(Limits::STANDARD, self.ctx.hops.suspects.now());
+        let mut failover = Failover::new(FailoverLimits::STANDARD, self.ctx.hops.suspects.now());
         loop {
             let next = self.next(&mut failover, &source.0);
             let (attempt, route) = next.map_err(|none| self.no_attempt(none)).ok()?;
@@ -207,11 +208,11 @@ impl<N: Network> Outbound<'_, N> {
                 Err(error) => error,
             };
             match failover.failed(&attempt, to, &error) {
-                Verdict::TryNext => {
+                AfterFailure::TryNext => {
                     report.tries_again(error.into());
                     self.ctx.hops.suspects.add(to);
                 }
-                Verdict::GiveUp => {
+                AfterFailure::GiveUp => {
                     report.end(error);
                     return None;
                 }
@@ -244,7 +245,7 @@ impl<N: Network> Outbound<'_, N> {
         let workload = self.ctx.pod.wait().await?;
         let identity = self.ctx.pod.identity(&workload).map_err(|e| Failure::Identity(Cause::of(e)))?;
         let source = Source { workload: &workload, client: self.client.ip() };
-        self.ctx.settings.illegal_ports.check_outbound(&source, self.dst).map_err(Unroutable::from)?;
+        route::check_outbound(&self.ctx.config.listen.ports, &source, self.dst).map_err(Unroutable::from)?;
         Ok((workload, identity))
     }
 
@@ -377,7 +378,7 @@ impl<N: Network> Outbound<'_, N> {
         (mut request, along): (ConnectRequest, Bytes),
     ) -> Result<StreamSide, AttemptError> {
         let sent_along = !along.is_empty();
-        let after = self.ctx.settings.timeouts.response;
+        let after = self.ctx.config.timeouts.connect_response;
         let step = Step::new("CONNECT", SpanKind::Client);
         // The peer's spans are inside this one.
         request.trace = step.trace_parent().unwrap_or(request.trace);
@@ -393,7 +394,7 @@ impl<N: Network> Outbound<'_, N> {
 
     /// What the client has said so far, if it may go along with the CONNECT.
     fn early_data(&self, attempt: &Attempt, key: &TunnelKey, authority: &HboneAddr) -> Bytes {
-        if self.ctx.settings.options.early_data && attempt.sends_early_data(key.to, authority) {
+        if self.ctx.config.tunnel.http2.early_data && attempt.sends_early_data(key.to, authority) {
             self.early.said()
         } else {
             Bytes::new()
@@ -429,7 +430,7 @@ impl<N: Network> Outbound<'_, N> {
         let principal = identity.to_string();
         let endpoint = Endpoint { principal: Some(&principal), ..endpoint(Some(source), None) };
         self.ctx.metrics.on_demand_dns(&endpoint, &host);
-        let within = self.ctx.settings.timeouts.connect;
+        let within = self.ctx.config.timeouts.connect;
         let found = self.ctx.hops.resolver.find(&host, port, prefer_v6, within).await;
         let unresolved = || Unroutable::NoAddresses(host.to_string().into());
         found.choose(&mut *self.shard.rng.borrow_mut()).copied().ok_or_else(unresolved)

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{
     certificates::Certificates,
+    config::DataPlaneConfig,
     listener::Canaries,
     pod::{
         conns::PodConns,
@@ -12,7 +13,6 @@ use super::{
     },
     pod_directory::PodDirectory,
     resolver::Resolver,
-    settings::Settings,
     suspects::Suspects,
     tunnel::dialer::Dialer,
 };
@@ -35,7 +35,7 @@ pub(crate) struct OutboundContext<N: Network = PodNetwork> {
     /// Counters.
     pub(crate) metrics: Arc<Metrics>,
     /// Settings.
-    pub(crate) settings: Arc<Settings>,
+    pub(crate) config: Arc<DataPlaneConfig>,
 }
 
 /// What the outbound connections of all pods know of next hops. One value a process.

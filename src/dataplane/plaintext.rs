@@ -74,7 +74,7 @@ async fn open<N: Network>(
         span::refused(outcome);
         access::refused(client.addr(), dst.addr(), Reporter::Destination, outcome);
     };
-    let Ok(inbound) = inbound_plaintext(dst, &ctx.settings.illegal_ports) else {
+    let Ok(inbound) = inbound_plaintext(dst, &ctx.config.listen.ports) else {
         refuse(&Unroutable::Recursive.into());
         return None;
     };
@@ -103,7 +103,7 @@ async fn reach<N: Network>(
     let workload = ctx.pod.wait().await?;
     let mesh = ctx.pod.mesh.tables();
     let meta = ConnMeta {
-        source: mesh.workload_by_ip(&ctx.settings.network, conn.info().src.ip()),
+        source: mesh.workload_by_ip(&ctx.config.network, conn.info().src.ip()),
         service: inbound_service(mesh, &workload, None, inbound.target.port()),
         destination: Some(workload),
         ..ConnMeta::default()

@@ -3,7 +3,7 @@
 
 use std::{borrow::Cow, error::Error, fmt, sync::Arc};
 
-use super::relay::Fault;
+use super::relay::RelayError;
 
 /// What the layer below said. An error is kept as it is, and becomes text here and nowhere else. Two causes are equal
 /// if their texts are.
@@ -323,13 +323,13 @@ impl Failure {
     }
 }
 
-impl From<Fault> for Failure {
-    fn from(fault: Fault) -> Self {
+impl From<RelayError> for Failure {
+    fn from(fault: RelayError) -> Self {
         match fault {
-            Fault::Receive(error) => Self::Receive(Cause::of(error)),
-            Fault::Send(error) => Self::Send(Cause::of(error)),
-            Fault::PeerReset(reason) => Self::H2(Cause::of(PeerReset(reason))),
-            Fault::Tunnel(error) => Self::H2(Cause::of(error)),
+            RelayError::Receive(error) => Self::Receive(Cause::of(error)),
+            RelayError::Send(error) => Self::Send(Cause::of(error)),
+            RelayError::PeerReset(reason) => Self::H2(Cause::of(PeerReset(reason))),
+            RelayError::Tunnel(error) => Self::H2(Cause::of(error)),
         }
     }
 }
@@ -417,15 +417,15 @@ mod tests {
         use std::io::{Error, ErrorKind};
         let broken = || Error::from(ErrorKind::BrokenPipe);
         let table = [
-            (Fault::Receive(broken()), ResponseFlag::Connect, "receive: broken pipe"),
-            (Fault::Send(broken()), ResponseFlag::Connect, "send: broken pipe"),
+            (RelayError::Receive(broken()), ResponseFlag::Connect, "receive: broken pipe"),
+            (RelayError::Send(broken()), ResponseFlag::Connect, "send: broken pipe"),
             (
-                Fault::PeerReset(h2::Reason::CANCEL),
+                RelayError::PeerReset(h2::Reason::CANCEL),
                 ResponseFlag::H2HandshakeFailure,
                 "h2 failed: stream reset by peer: stream no longer needed",
             ),
             (
-                Fault::Tunnel(h2::Reason::PROTOCOL_ERROR.into()),
+                RelayError::Tunnel(h2::Reason::PROTOCOL_ERROR.into()),
                 ResponseFlag::H2HandshakeFailure,
                 "h2 failed: protocol error: unspecific protocol error detected",
             ),

@@ -221,5 +221,4 @@ impl fmt::Display for DenyReason {
 }
 
 #[cfg(test)]
-#[path = "rbac_tests.rs"]
 mod tests;

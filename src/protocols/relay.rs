@@ -46,22 +46,22 @@ impl Shortcut for () {
     }
 }
 
-/// What the first side of a relay did before it began.
+/// What the first side of a relay, the client, has sent before the relay began.
 #[derive(Debug)]
-pub enum Said {
-    /// Nothing that is known of.
-    Nothing,
-    /// So many bytes, which the second side has got already.
-    Passed(usize),
-    /// These bytes, which are still to be passed on.
-    Held(Bytes),
-    /// It ended.
+pub enum ClientBytes {
+    /// Nothing has been read from the client.
+    NotRead,
+    /// So many bytes were read, and the second side has received them already.
+    Forwarded(usize),
+    /// These bytes were read, and the relay has still to pass them on.
+    Pending(Bytes),
+    /// The client has ended.
     Ended(End),
 }
 
 /// Why a direction ended otherwise than by the end of its source.
 #[derive(Debug, thiserror::Error)]
-pub enum Fault {
+pub enum RelayError {
     /// The source broke.
     #[error("receive: {0}")]
     Receive(io::Error),
@@ -82,9 +82,9 @@ pub enum End {
     /// It said that nothing more comes; the other direction may go on.
     Finished,
     /// The side is gone in both directions.
-    Gone(Option<Fault>),
+    Gone(Option<RelayError>),
     /// Reading failed; what is written may still arrive.
-    Failed(Fault),
+    Failed(RelayError),
 }
 
 /// A side of a relayed connection.
@@ -106,7 +106,7 @@ pub trait Side {
     fn passed(&mut self, n: usize);
 
     /// How many bytes can be written now, at most about `want` and at least one. `None`: nothing can be written any more.
-    fn poll_room(&mut self, cx: &mut Context<'_>, want: usize) -> Poll<Result<usize, Option<Fault>>>;
+    fn poll_room(&mut self, cx: &mut Context<'_>, want: usize) -> Poll<Result<usize, Option<RelayError>>>;
 
     /// Writes all of `chunk`, advancing it by what is taken; `last` if [`Side::poll_finish`] comes next. The error is `None`
     /// where the peer's going away is no news.
@@ -115,11 +115,11 @@ pub trait Side {
         cx: &mut Context<'_>,
         chunk: &mut Bytes,
         last: bool,
-    ) -> Poll<Result<(), Option<Fault>>>;
+    ) -> Poll<Result<(), Option<RelayError>>>;
 
     /// There is nothing to write for now: room that was set aside is given back, or the idle streams of a tunnel would
     /// together hold all the window its peer allows. Ready if this side is found to be gone.
-    fn poll_idle(&mut self, _: &mut Context<'_>) -> Poll<Option<Fault>> {
+    fn poll_idle(&mut self, _: &mut Context<'_>) -> Poll<Option<RelayError>> {
         Poll::Pending
     }
 
@@ -178,7 +178,7 @@ pub struct Relay<'a, A, B, M, S = ()> {
     b: B,
     forth: Direction<S>,
     back: Direction<S>,
-    fault: Option<Fault>,
+    fault: Option<RelayError>,
     meter: &'a M,
     buffers: &'a Buffers,
 }
@@ -206,20 +206,20 @@ pub fn relay_by<'a, A: Side, B: Side, M: Meter, S: Shortcut>(
 // === impl Relay ===
 
 impl<A, B, M, S: Shortcut> Relay<'_, A, B, M, S> {
-    /// Goes on after what the first side did before.
-    pub fn after(mut self, said: Said) -> Self {
+    /// Starts the relay with what the first side has sent before.
+    pub fn after(mut self, said: ClientBytes) -> Self {
         match said {
-            Said::Nothing => {}
-            Said::Passed(n) => self.forth.moved = n,
-            Said::Held(bytes) => self.forth.pending = bytes,
-            Said::Ended(end) => self.forth.source_ended(end),
+            ClientBytes::NotRead => {}
+            ClientBytes::Forwarded(n) => self.forth.moved = n,
+            ClientBytes::Pending(bytes) => self.forth.pending = bytes,
+            ClientBytes::Ended(end) => self.forth.source_ended(end),
         }
         self
     }
 }
 
 impl<A: Side + Unpin, B: Side + Unpin, M: Meter, S: Shortcut + Unpin> Future for Relay<'_, A, B, M, S> {
-    type Output = Result<(), Fault>;
+    type Output = Result<(), RelayError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
@@ -262,7 +262,7 @@ struct Direction<S> {
     state: State,
     gone: bool,
     /// Boxed, as nearly all directions hold none.
-    fault: Option<Box<Fault>>,
+    fault: Option<Box<RelayError>>,
 }
 
 // === impl Direction ===
@@ -354,7 +354,7 @@ impl<S: Shortcut> Direction<S> {
         cx: &mut Context<'_>,
         from: &impl Side,
         to: &impl Side,
-    ) -> Poll<Result<bool, Option<Fault>>> {
+    ) -> Poll<Result<bool, Option<RelayError>>> {
         // A source that has filled a chunk has more.
         if self.chunk as usize <= FIRST_CHUNK {
             return Poll::Ready(Ok(false));
@@ -388,7 +388,7 @@ impl<S: Shortcut> Direction<S> {
         }
     }
 
-    fn end(&mut self, fault: Option<Fault>) -> Poll<()> {
+    fn end(&mut self, fault: Option<RelayError>) -> Poll<()> {
         self.pending = Bytes::new();
         self.state = State::Ended;
         self.fault = self.fault.take().or_else(|| fault.map(Box::new));
@@ -470,7 +470,7 @@ impl<L: Last> Side for TcpSide<L> {
 
     fn passed(&mut self, _: usize) {}
 
-    fn poll_room(&mut self, _: &mut Context<'_>, want: usize) -> Poll<Result<usize, Option<Fault>>> {
+    fn poll_room(&mut self, _: &mut Context<'_>, want: usize) -> Poll<Result<usize, Option<RelayError>>> {
         Poll::Ready(Ok(want))
     }
 
@@ -479,7 +479,7 @@ impl<L: Last> Side for TcpSide<L> {
         cx: &mut Context<'_>,
         chunk: &mut Bytes,
         last: bool,
-    ) -> Poll<Result<(), Option<Fault>>> {
+    ) -> Poll<Result<(), Option<RelayError>>> {
         while !chunk.is_empty() {
             let sent = if last {
                 ready!(self.stream.poll_write_ready(cx)).and_then(|()| L::send(&self.stream, chunk))
@@ -487,7 +487,7 @@ impl<L: Last> Side for TcpSide<L> {
                 ready!(Pin::new(&mut self.stream).poll_write(cx, chunk))
             };
             match sent {
-                Ok(0) => return Poll::Ready(Err(Some(Fault::Send(io::ErrorKind::WriteZero.into())))),
+                Ok(0) => return Poll::Ready(Err(Some(RelayError::Send(io::ErrorKind::WriteZero.into())))),
                 Ok(n) => chunk.advance(n),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Poll::Ready(Err(unsent(error))),
@@ -532,13 +532,13 @@ pub fn broken(error: io::Error) -> End {
     } else if went_away(&error) {
         End::Finished
     } else {
-        End::Failed(Fault::Receive(error))
+        End::Failed(RelayError::Receive(error))
     }
 }
 
 /// What an error of its destination says to a direction.
-fn unsent(error: io::Error) -> Option<Fault> {
-    (!went_away(&error)).then_some(Fault::Send(error))
+fn unsent(error: io::Error) -> Option<RelayError> {
+    (!went_away(&error)).then_some(RelayError::Send(error))
 }
 
 /// Whether the error says no more than that the application closed or reset its connection.
@@ -548,5 +548,4 @@ fn went_away(error: &io::Error) -> bool {
 }
 
 #[cfg(test)]
-#[path = "relay_tests.rs"]
 pub(crate) mod tests;

@@ -4,7 +4,6 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::AsFd,
-    time::Duration,
 };
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
@@ -12,7 +11,10 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::{io::Interest, net::TcpStream};
 
 use super::pacing::{self, PathScope};
-use crate::protocols::relay::{Last, TcpSide};
+use crate::protocols::{
+    config::Keepalive,
+    relay::{Last, TcpSide},
+};
 
 /// Connections the kernel holds for a listener until they are accepted: enough for a burst of clients.
 /// Limit: connections that wait in a listener: 1024; past it: the kernel drops them.
@@ -57,19 +59,6 @@ pub struct Bound {
     pub transparent: bool,
     /// Whether connections of its namespace are paced unless told otherwise.
     pub paced: bool,
-}
-
-/// TCP keepalive of application-facing and tunnel sockets.
-#[derive(Clone, Copy, Debug)]
-pub struct Keepalive {
-    /// Idle time before the first probe.
-    pub time: Duration,
-    /// Between probes.
-    pub interval: Duration,
-    /// Probes without an answer until the connection is dead.
-    pub retries: u32,
-    /// Also set `TCP_USER_TIMEOUT` to time + retries x interval.
-    pub user_timeout: bool,
 }
 
 /// How an outgoing socket is made.
@@ -228,8 +217,8 @@ fn set_keepalive(socket: SockRef<'_>, keepalive: Keepalive) -> io::Result<()> {
         .with_interval(keepalive.interval)
         .with_retries(keepalive.retries);
     socket.set_tcp_keepalive(&options)?;
-    if keepalive.user_timeout {
-        socket.set_tcp_user_timeout(Some(keepalive.time + keepalive.interval * keepalive.retries))?;
+    if keepalive.user_timeout.is_some() {
+        socket.set_tcp_user_timeout(keepalive.user_timeout)?;
     }
     Ok(())
 }
@@ -247,6 +236,8 @@ fn assume(socket: &Socket, source: IpAddr) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -255,7 +246,7 @@ mod tests {
             time: Duration::from_secs(180),
             interval: Duration::from_secs(170),
             retries: 9,
-            user_timeout: true,
+            user_timeout: Some(Duration::from_secs(180 + 9 * 170)),
         };
         let to = "127.0.0.1:9".parse().unwrap();
         let socket = connecting(to, &Connect { keepalive: Some(keepalive), ..Connect::default() }).unwrap();

@@ -17,15 +17,7 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
-/// How a line is written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum LogFormat {
-    /// Five columns with tabs between them.
-    #[default]
-    Plain,
-    /// An object.
-    Json,
-}
+use crate::protocols::config::LogFormat;
 
 /// Formats whole lines.
 pub(super) struct Lines(pub LogFormat);
@@ -54,25 +46,6 @@ struct Bare<'a>(&'a mut dyn fmt::Write);
 
 /// The inside of a JSON string.
 struct Quoted<'a>(&'a mut dyn fmt::Write);
-
-// === impl LogFormat ===
-
-impl std::str::FromStr for LogFormat {
-    type Err = UnknownFormat;
-
-    fn from_str(name: &str) -> Result<Self, UnknownFormat> {
-        match name {
-            "plain" => Ok(Self::Plain),
-            "json" => Ok(Self::Json),
-            other => Err(UnknownFormat(other.to_owned())),
-        }
-    }
-}
-
-/// A name that is none of the formats.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("log format {0:?} is neither plain nor json")]
-pub struct UnknownFormat(String);
 
 // === impl Lines ===
 

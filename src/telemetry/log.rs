@@ -19,11 +19,12 @@ use tracing_subscriber::{
 
 use super::{
     export::Export,
-    filter::{FilterError, LogFilter},
-    line::{Fields, Lines, LogFormat},
+    filter,
+    line::{Fields, Lines},
     queue::{LogQueue, QueueLimits},
     trace::span::TARGET,
 };
+use crate::protocols::config::{FilterError, LogFilter, LogFormat};
 
 /// How long the exit waits for lines to be written.
 /// Limit: flush of the log at exit: 1 s; past it: the lines are lost.
@@ -60,7 +61,7 @@ pub enum LogError {
     #[error("cannot install the log: {0}")]
     Install(#[from] SetGlobalDefaultError),
     /// A clause of a new filter is none.
-    #[error("invalid filter clause {0:?}")]
+    #[error("invalid filter: {0}")]
     Filter(#[from] FilterError),
     /// The log is gone.
     #[error("cannot change the log: {0}")]
@@ -103,7 +104,7 @@ impl Logging {
         export: Option<Export>,
     ) -> Result<(Dispatch, Self), LogError> {
         let queue = LogQueue::start(sink, QueueLimits::default())?;
-        let (targets, reload) = reload::Layer::new(filter.to_targets());
+        let (targets, reload) = reload::Layer::new(filter::targets(&filter));
         let lines = fmt::layer()
             .event_format(Lines(format))
             .fmt_fields(Fields(format))
@@ -162,7 +163,7 @@ where
     let (mut layer, mut apply): (Option<Boxed<S>>, Option<Reload>) = (None, None);
     let tracer = export.tracer();
     if let Some(records) = export.records() {
-        let (targets, reload) = reload::Layer::new(filter.to_targets());
+        let (targets, reload) = reload::Layer::new(filter::targets(filter));
         apply = Some(Box::new(move |targets| reload.reload(targets)));
         let events = targets.and(logged());
         // Records name the spans they belong to, if there are any.
@@ -236,7 +237,7 @@ impl LogHandle {
 
 impl Inner {
     fn put(&self, filter: &LogFilter) -> Result<(), reload::Error> {
-        self.apply.iter().try_for_each(|apply| apply(filter.to_targets()))
+        self.apply.iter().try_for_each(|apply| apply(filter::targets(filter)))
     }
 }
 

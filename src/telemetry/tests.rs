@@ -11,11 +11,11 @@ use parking_lot::Mutex;
 
 use super::{
     access::{self, AccessRecord, Carried, Party},
-    line::LogFormat,
     log::{LogError, LogHandle, Logging},
 };
 use crate::protocols::{
     addr::HboneAddr,
+    config::LogFormat,
     identity::Identity,
     labels::Reporter,
     outcome::{Cause, Denial, Failure, Outcome},

@@ -40,10 +40,6 @@ const FOREIGN: [&str; 5] =
 /// be taken off the list.
 const COMING: [&str; 0] = [];
 
-/// Texts in the settings' source that look like variables and are none.
-const NO_VARIABLES: [&str; 6] =
-    ["SYSTEM", "NAME", "NAMESPACE", "INSTANCE_IPS", "DNS_CAPTURE", "DNS_PROXY_ADDR"];
-
 /// A text file with its path from the root.
 struct Text {
     path: String,
@@ -140,37 +136,6 @@ fn files_and_names_in_backquotes_exist() {
                 wrong.push(format!("{path}: `{name}` has come: take it off the list of this test"));
             }
         }
-    }
-    report(wrong);
-}
-
-#[test]
-fn the_settings_name_every_variable_and_no_other() {
-    let settings = read("docs/settings.md");
-    let mut wrong = Vec::new();
-    let mut known = BTreeSet::new();
-    for file in files().iter().filter(|file| file.path.starts_with("src/protocols/config/")) {
-        for (at, name) in strings(file).filter(|(at, _)| !file.is_test(*at)) {
-            let is_variable = name.len() > 3
-                && name.starts_with(|c: char| c.is_ascii_uppercase())
-                && name.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_');
-            if !is_variable || NO_VARIABLES.contains(&name) {
-                continue;
-            }
-            let shown = if name.ends_with('_') { format!("`{name}*`") } else { format!("`{name}`") };
-            if !settings.contains(&shown) {
-                wrong.push(format!("{}: {shown} is not in docs/settings.md", file.place(at)));
-            }
-            known.insert(shown);
-        }
-    }
-    for row in settings.lines().filter_map(|line| line.strip_prefix("| `")) {
-        let names = row.split(" | ").next().unwrap_or_default();
-        let names = names.split(['`', ',', ' ']).filter(|name| name.len() > 3 && *name != "then");
-        let unknown = names.map(|name| format!("`{name}`")).filter(|name| !known.contains(name));
-        // Two settings are metadata by their names.
-        let unknown = unknown.filter(|name| !name.starts_with("`ISTIO_META_DNS_"));
-        wrong.extend(unknown.map(|name| format!("docs/settings.md: nothing reads {name}")));
     }
     report(wrong);
 }

@@ -26,6 +26,10 @@ pub struct File {
 pub struct Named {
     /// Its parts. One that begins with `crate`, `self` or `super` has been resolved to begin with `crate`.
     pub parts: Vec<String>,
+    /// The name that a `use` gives it, `*` for all names below it; else its last part.
+    pub name: String,
+    /// It stands in a `pub use`, of whatever visibility.
+    pub is_export: bool,
     /// Where it stands.
     pub at: usize,
 }
@@ -143,7 +147,10 @@ impl File {
         while i < tokens.len() {
             let is_use = tokens[i].text == "use" && tokens.get(i + 1).is_some_and(|next| next.text != "<");
             if is_use {
+                let first = found.len();
+                let is_export = i > 0 && matches!(tokens[i - 1].text, "pub" | ")");
                 i = self.use_tree(&tokens, i + 1, &[], &mut found);
+                found[first..].iter_mut().for_each(|named: &mut Named| named.is_export = is_export);
             } else if tokens[i].is_word() && tokens.get(i + 1).is_some_and(|next| next.text == "::") {
                 let at = tokens[i].at;
                 let mut parts = vec![tokens[i].text.to_owned()];
@@ -153,7 +160,7 @@ impl File {
                     parts.push(tokens[i + 2].text.to_owned());
                     i += 2;
                 }
-                found.push(Named { parts: self.resolve(parts), at });
+                found.push(self.named(parts, None, at));
                 i += 1;
             } else {
                 i += 1;
@@ -172,10 +179,14 @@ impl File {
     ) -> usize {
         let mut parts = prefix.to_vec();
         let at = tokens.get(i).map_or(0, |token| token.at);
+        let mut name = None;
         while let Some(token) = tokens.get(i) {
             match token.text {
                 "::" => i += 1,
-                "as" => i += 2,
+                "as" => {
+                    name = tokens.get(i + 1).map(|token| token.text.to_owned());
+                    i += 2;
+                }
                 "{" => {
                     i += 1;
                     while tokens.get(i).is_some_and(|token| token.text != "}") {
@@ -187,6 +198,7 @@ impl File {
                     return i + 1;
                 }
                 "*" => {
+                    name = Some("*".to_owned());
                     i += 1;
                     break;
                 }
@@ -197,8 +209,15 @@ impl File {
                 _ => break,
             }
         }
-        found.push(Named { parts: self.resolve(parts), at });
+        found.push(self.named(parts, name, at));
         i
+    }
+
+    fn named(&self, parts: Vec<String>, name: Option<String>, at: usize) -> Named {
+        let parts = self.resolve(parts);
+        let last = parts.iter().rev().find(|part| *part != "self");
+        let name = name.or(last.cloned()).unwrap_or_default();
+        Named { parts, name, is_export: false, at }
     }
 
     fn resolve(&self, parts: Vec<String>) -> Vec<String> {

@@ -22,7 +22,8 @@ use tokio::{
 use warren::{
     lab::apps::{Background, Stop, background},
     protocols::{
-        hbone::{Http2Settings, server},
+        config::Http2Config,
+        hbone::server,
         tls::{WorkloadCert, buffer::Buffers, handshake},
     },
 };
@@ -120,7 +121,7 @@ impl Peer {
         else {
             return;
         };
-        let mut connection = server::handshake(stream, &Http2Settings::default()).await.unwrap();
+        let mut connection = server::handshake(stream, &Http2Config::default()).await.unwrap();
         let gone = Arc::new(Notify::new());
         let mut streams = JoinSet::new();
         loop {

@@ -14,9 +14,10 @@ use warren::{
     },
     protocols::{
         ca::{chain::Chain, csr},
-        hbone::{Http2Settings, client, server},
+        config::{Http2Config, TlsConfig},
+        hbone::{client, server},
         identity::Identity,
-        tls::{TlsOptions, WorkloadCert, buffer::Buffers, handshake},
+        tls::{WorkloadCert, buffer::Buffers, handshake},
     },
 };
 
@@ -60,7 +61,7 @@ pub fn certificate(lab: &mut Lab, identity: &str) -> Arc<WorkloadCert> {
     let authority = lab.services().control().unwrap().authority().clone();
     let chain = authority.sign(&request.pem, None, Duration::from_secs(3600)).unwrap();
     let chain = Chain::parse(&chain, Some(&identity)).unwrap();
-    Arc::new(WorkloadCert::new(chain, &request.key, &TlsOptions::default()).unwrap())
+    Arc::new(WorkloadCert::new(chain, &request.key, &TlsConfig::default()).unwrap())
 }
 
 /// `spiffe://cluster.local/ns/default/sa/NAME`.
@@ -79,7 +80,7 @@ pub fn ask(namespace: &Namespace, ask: &Ask<'_>) -> Said {
             let (stream, _) = handshake::connect(config, name, stream, Buffers::default())
                 .await
                 .map_err(|error| format!("tls: {error}"))?;
-            let (send, connection) = client::handshake(stream, &Http2Settings::default())
+            let (send, connection) = client::handshake(stream, &Http2Config::default())
                 .await
                 .map_err(|error| format!("h2: {error}"))?;
             tokio::select! {
@@ -151,7 +152,7 @@ pub fn mute(namespace: &Namespace, cert: &Arc<WorkloadCert>, mute: Mute) -> Back
             if mute == Mute::Http2 {
                 return Some(Held::Tls(Box::new(stream)));
             }
-            let mut connection = server::handshake(stream, &Http2Settings::default()).await.ok()?;
+            let mut connection = server::handshake(stream, &Http2Config::default()).await.ok()?;
             let mut requests = Vec::new();
             while let Some(Ok(request)) = connection.accept().await {
                 requests.push(request);

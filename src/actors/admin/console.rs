@@ -9,7 +9,10 @@ use super::{
     chaos::Chaos,
     http::{Answer, Handler, JSON, body, empty, handler, query, text},
 };
-use crate::telemetry::log::{LogError, LogHandle};
+use crate::{
+    protocols::config::FilterError,
+    telemetry::log::{LogError, LogHandle},
+};
 
 const LOGGING_USAGE: &str = "\
 usage: POST /logging\t\t\t\t\t\t(to list current level)
@@ -141,8 +144,12 @@ fn logging(log: &LogHandle, request: &Parts) -> Answer {
         parameters.iter().filter(|(name, _)| name == "level").map(|(_, value)| value.as_str()).collect();
     match log.change(reset, &levels.join(",")) {
         Ok(filter) => text(StatusCode::OK, format!("current log level is {filter}\n")),
-        Err(LogError::Filter(clause)) => {
-            text(StatusCode::BAD_REQUEST, format!("Invalid level provided: {clause}\n{LOGGING_USAGE}"))
+        Err(LogError::Filter(error)) => {
+            let wrong = match error {
+                FilterError::Clause(clause) => clause,
+                other => other.to_string(),
+            };
+            text(StatusCode::BAD_REQUEST, format!("Invalid level provided: {wrong}\n{LOGGING_USAGE}"))
         }
         Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
     }

@@ -26,8 +26,9 @@ use super::{
     server::{HttpServer, ServerLimits},
 };
 use crate::{
+    protocols::config::LogFormat,
     supervisor::{Intensity, NodeState, Strategy, SupervisorSpec, Tree},
-    telemetry::{line::LogFormat, log::Logging, metrics::Metrics},
+    telemetry::{log::Logging, metrics::Metrics},
 };
 
 /// What the servers of a test act on.

@@ -9,15 +9,15 @@ pub(crate) mod peer;
 mod tests;
 mod tls;
 
-use std::{
-    error::Error as StdError, fmt, io, net::SocketAddr, path::Path, path::PathBuf, sync::Arc, time::Duration,
-};
+use std::{error::Error as StdError, fmt, io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint};
 
-pub use self::headers::{AuthHeaders, Token, TokenSource};
+use crate::protocols::config::{Address, RootSource, TlsConfig, Upstream};
+
+pub use headers::AuthHeaders;
 
 /// What a response may measure at most, decoded; set it on every client stub
 /// (`max_decoding_message_size`): a full push of a big mesh is far above tonic's default of 4 MiB.
@@ -42,31 +42,16 @@ const FILE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A gRPC server to connect to, and whom to believe that it is that server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GrpcTarget {
-    /// Name or IP address, without brackets: dialled, sent as SNI (names only), and looked for in the certificate.
-    pub host: String,
-    /// TCP port.
-    pub port: u16,
+    /// Where it is: dialled, sent as SNI (names only), and looked for in the certificate.
+    pub address: Address,
     /// Who may have signed the server's certificate. Read again for every connection.
     pub roots: RootSource,
-    /// A second name the certificate may carry in place of `host`.
+    /// A second name the certificate may carry in place of the address's host.
     pub alt_hostname: Option<String>,
-    /// Offer TLS 1.2 beside 1.3.
-    pub tls12: bool,
-    /// Offer X25519MLKEM768 as the only key exchange.
-    pub post_quantum_only: bool,
+    /// What is negotiated.
+    pub tls: TlsConfig,
     /// How long resolving, TCP and TLS may take together: [`CONNECT_TIMEOUT`].
     pub connect_timeout: Duration,
-}
-
-/// Where trusted root certificates come from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RootSource {
-    /// A PEM file.
-    File(PathBuf),
-    /// The operating system's trust store.
-    System,
-    /// PEM text.
-    Inline(String),
 }
 
 /// Where a connection attempt was when its time ran out.
@@ -96,10 +81,10 @@ pub enum GrpcError {
         reason: String,
     },
     /// The root certificates could not be read.
-    #[error("cannot read root certificates from {path}: {source}", path = path.display())]
+    #[error("cannot read root certificates from {path}: {source}")]
     LocalRootsUnreadable {
         /// The file.
-        path: PathBuf,
+        path: String,
         /// Why.
         source: Arc<io::Error>,
     },
@@ -212,45 +197,27 @@ pub fn cause(status: &tonic::Status) -> Option<GrpcError> {
 // === impl GrpcTarget ===
 
 impl GrpcTarget {
-    /// Parses `address`, `[https://]host[:port]`; the port is 443 where none is given. `http://` is refused.
-    pub fn new(address: &str, roots: RootSource) -> Result<Self, GrpcError> {
-        let fail = |reason: &str| GrpcError::LocalAddress { address: address.into(), reason: reason.into() };
-        let whole = if address.contains("://") { address.to_owned() } else { format!("https://{address}") };
-        let uri: http::Uri = whole.parse().map_err(|e: http::uri::InvalidUri| fail(&e.to_string()))?;
-        if uri.scheme_str() != Some("https") {
-            return Err(fail("only https:// is possible"));
-        }
-        let host = uri.host().unwrap_or_default();
-        let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
-        if host.is_empty() {
-            return Err(fail("has no host"));
-        }
-        tls::server_name(host).map_err(|reason| fail(&reason))?;
-        let authority = uri.authority().map(http::uri::Authority::as_str);
-        let port = match uri.port_u16() {
-            Some(port) if port > 0 => port,
-            None if authority == uri.host() => 443,
-            _ => return Err(fail("what stands beside the host is not a port")),
-        };
-        Ok(Self {
-            host: host.to_owned(),
-            port,
-            roots,
-            alt_hostname: None,
-            tls12: false,
-            post_quantum_only: false,
+    /// A server of the control plane.
+    pub fn new(upstream: &Upstream, tls: &TlsConfig) -> Self {
+        Self {
+            address: upstream.address.clone(),
+            roots: upstream.roots.clone(),
+            alt_hostname: upstream.alt_hostname.clone(),
+            tls: tls.clone(),
             connect_timeout: CONNECT_TIMEOUT,
-        })
+        }
+    }
+
+    /// The server at `address`, by TLS 1.3.
+    pub fn at(address: Address, roots: RootSource) -> Self {
+        let tls = TlsConfig::default();
+        Self { address, roots, alt_hostname: None, tls, connect_timeout: CONNECT_TIMEOUT }
     }
 }
 
 impl fmt::Display for GrpcTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') {
-            write!(f, "[{}]:{}", self.host, self.port)
-        } else {
-            write!(f, "{}:{}", self.host, self.port)
-        }
+        write!(f, "{}:{}", self.address.bracketed(), self.address.port)
     }
 }
 
@@ -305,7 +272,7 @@ fn unwind(target: &GrpcTarget, error: &(dyn StdError + 'static)) -> GrpcError {
             reason = format!("{reason}: {e}");
             next = e.source();
         }
-        GrpcError::PeerHttp2 { host: target.host.clone(), port: target.port, reason }
+        GrpcError::PeerHttp2 { host: target.address.host.clone(), port: target.address.port, reason }
     })
 }
 

@@ -20,7 +20,7 @@ use crate::{
             push_order,
         },
         pb::{ads::Resource, security::Authorization, workload::Address as PbAddress},
-        xds::{Kind, Later, Rejected, Sink, SinkDown},
+        xds::{Later, Rejected, ResourceType, Sink, SinkDown},
     },
     supervisor::{Actor, Address, ChildSpec, Described, Mailbox},
     sys::memory,
@@ -58,7 +58,7 @@ pub enum Msg {
 
 /// Resources of one response.
 pub struct Push {
-    kind: Kind,
+    kind: ResourceType,
     resources: Vec<Resource>,
     removed: Vec<String>,
 }
@@ -110,7 +110,7 @@ impl Sink for MeshTables {
         resources: Vec<Resource>,
         removed: Vec<String>,
     ) -> Result<Vec<Rejected>, SinkDown> {
-        let Some(kind) = Kind::ALL.into_iter().find(|kind| kind.type_url() == type_url) else {
+        let Some(kind) = ResourceType::ALL.into_iter().find(|kind| kind.type_url() == type_url) else {
             return Ok(Vec::new());
         };
         let push = Push { kind, resources, removed };
@@ -126,7 +126,7 @@ impl Sink for MeshTables {
 impl Described for Msg {
     fn kind(&self) -> &'static str {
         match self {
-            Self::Apply(push, ..) if push.kind == Kind::Authorization => "apply-policies",
+            Self::Apply(push, ..) if push.kind == ResourceType::Authorization => "apply-policies",
             Self::Apply(..) => "apply-addresses",
         }
     }
@@ -151,8 +151,8 @@ impl Actor for MeshActor {
         let span =
             tracing::debug_span!(target: "mesh", "apply", kind = push.kind.type_url(), resources, removed);
         let rejected = match push.kind {
-            Kind::Address => self.apply_addresses(push, writer).instrument(span).await,
-            Kind::Authorization => self.apply_policies(push, writer),
+            ResourceType::Address => self.apply_addresses(push, writer).instrument(span).await,
+            ResourceType::Authorization => self.apply_policies(push, writer),
         };
         self.0.changed.send_modify(|pushes| *pushes += 1);
         // Without the asker there is nobody to acknowledge to; the next connection replays what was not.
@@ -283,7 +283,7 @@ mod tests {
     use super::*;
     use crate::{
         actors::control::certs::{CertsConfig, Issuer, Issuing},
-        protocols::{ca::IssueError, identity::Identity, mesh::LocalNode, tls::TlsOptions},
+        protocols::{ca::IssueError, config::TlsConfig, identity::Identity, mesh::LocalNode},
         supervisor::{Fault, Strategy, SupervisorSpec, Tree, faults},
     };
 
@@ -298,7 +298,7 @@ mod tests {
     async fn start() -> (MeshTables, Tree) {
         let local =
             LocalNode { network: "".into(), node: Some("n".into()), cluster_domain: "cluster.local".into() };
-        let config = CertsConfig::new(Duration::from_secs(3600), TlsOptions::default());
+        let config = CertsConfig::new(Duration::from_secs(3600), TlsConfig::default());
         let tables = MeshTables::new(
             Mesh::new(local),
             Certs::new(config, Arc::new(NoAuthority)),
@@ -319,7 +319,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_resource_that_crashed_the_actor_twice_says_when_it_may_be_tried_again_and_then_is_applied() {
         let (tables, tree) = start().await;
-        let url = Kind::Authorization.type_url();
+        let url = ResourceType::Authorization.type_url();
         faults::arm("cursed/policy", 2).unwrap();
         for _ in 0..2 {
             let lost = tables.apply(url, vec![policy("cursed/policy")], Vec::new()).await;
@@ -341,7 +341,7 @@ mod tests {
     async fn pushes_wait_for_their_turn_outside_the_mailbox() {
         let (tables, tree) = start().await;
         tree.handle().inject("root/mesh", Fault::Hang(Duration::from_secs(10))).unwrap();
-        let url = Kind::Address.type_url();
+        let url = ResourceType::Address.type_url();
         let mut pushes: Vec<_> =
             (0..50).map(|_| Box::pin(tables.apply(url, Vec::new(), vec!["gone".to_owned()]))).collect();
         for push in &mut pushes {

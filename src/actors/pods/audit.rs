@@ -222,7 +222,7 @@ async fn network(pod: &Arc<Pod>) -> Finding {
 }
 
 async fn try_once(pod: &Arc<Pod>) -> Finding {
-    let ipv6 = pod.node.settings.ipv6;
+    let ipv6 = pod.node.config.listen.ipv6_enabled;
     let sent = pod.network().netns.enter(|| {
         let network = probe::network();
         (network, Canary::send(false), if ipv6 { Canary::send(true) } else { Ok(None) })

@@ -10,8 +10,8 @@ use crate::{
     actors::HUNG_AFTER,
     dataplane::{
         accept::{Acceptor, accept},
+        config::DataPlaneConfig,
         listener::{ListenerKind, Listeners},
-        settings::Settings,
     },
     runtime::shard::{PlaceError, Placed, Shards},
     supervisor::{Actor, Address, ChildSpec, Described, Mailbox, OwnedTask, TaskExit},
@@ -66,7 +66,7 @@ pub(crate) struct Capture {
     /// Threads of the data plane.
     pub(crate) shards: Shards,
     /// Settings.
-    pub(crate) settings: Arc<Settings>,
+    pub(crate) config: Arc<DataPlaneConfig>,
 }
 
 /// What the actor of a listener owns.
@@ -241,24 +241,24 @@ impl Capture {
         if let Some(held) = listeners.get(&self.acceptor.kind()) {
             return held.try_clone();
         }
-        let (kind, settings, network) = (self.acceptor.kind(), &self.settings, self.acceptor.network());
+        let (kind, config, network) = (self.acceptor.kind(), &self.config, self.acceptor.network());
         let local = kind == ListenerKind::Outbound;
-        let near = !settings.unpaced_rtt.is_zero();
+        let near = !config.socket.unpaced_rtt.is_zero();
         let mut how = Listen {
-            addr: socket::wildcard(settings.ipv6, kind.port()),
+            addr: socket::wildcard(config.listen.ipv6_enabled, kind.port()),
             // Without the mark, which these sockets do not need: the pod's rules would put their mark on each later
             // packet of the connection, the application's as well, and each would be routed once more.
             mark: if local { None } else { network.mark() },
             unpaced: if local { Some(PathScope::Host) } else { near.then_some(PathScope::Network) },
-            reuse_port: settings.reuse_port,
-            transparent: if self.acceptor.id().is_own { Some(false) } else { settings.original_source },
+            reuse_port: config.inpod.port_reuse,
+            transparent: if self.acceptor.id().is_own { Some(false) } else { config.listen.orig_src },
             redirected: kind != ListenerKind::Inbound,
-            keepalive: if kind == ListenerKind::Inbound { None } else { settings.keepalive },
+            keepalive: if kind == ListenerKind::Inbound { None } else { config.socket.keepalive },
         };
         let bind = |how: &Listen| network.netns.enter(|| socket::listen(how)).and_then(|bound| bound);
         let bound = match bind(&how) {
             // A pod may be without IPv6 on a node that has it.
-            Err(error) if settings.ipv6 && error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
+            Err(error) if config.listen.ipv6_enabled && error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
                 how.addr = socket::wildcard(false, kind.port());
                 bind(&how)
             }

@@ -291,11 +291,11 @@ impl Pod {
             .child(conns::child(self.conns()));
         for &kind in self.kinds() {
             let (acceptor, listeners) = (self.acceptor(kind), self.listeners.clone());
-            let (shards, settings) = (self.node.shards.clone(), self.node.settings.clone());
-            let capture = Capture { acceptor, listeners, shards, settings };
+            let (shards, config) = (self.node.shards.clone(), self.node.config.clone());
+            let capture = Capture { acceptor, listeners, shards, config };
             tree = tree.child(capture.child(self.captures.of(kind)));
         }
-        if !self.id.is_own && self.node.settings.dns.is_some() {
+        if !self.id.is_own && self.node.config.dns.is_some() {
             tree = tree.child(dns::child(&self.dns, &self.node.shards));
         }
         tree.child(audit::child(self))

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::unhealthy::UnhealthyPods;
 use crate::{
     actors::quarantine::Quarantine,
-    dataplane::{mesh_view::MeshView, outbound_context::NextHops, settings::Settings},
+    dataplane::{config::DataPlaneConfig, mesh_view::MeshView, outbound_context::NextHops},
     runtime::shard::Shards,
     sys::netns::NetNs,
     telemetry::metrics::Metrics,
@@ -28,5 +28,5 @@ pub(crate) struct Node {
     /// Input that crashed an actor.
     pub(crate) quarantine: Quarantine,
     /// Settings.
-    pub(crate) settings: Arc<Settings>,
+    pub(crate) config: Arc<DataPlaneConfig>,
 }

@@ -61,10 +61,10 @@ impl Pod {
     }
 
     fn make(id: Arc<PodId>, netns: NetNs, node: &Arc<Node>) -> Arc<Self> {
-        let (settings, metrics) = (node.settings.clone(), node.metrics.clone());
-        let network = PodNetwork::new(&id, netns, settings.clone());
+        let (config, metrics) = (node.config.clone(), node.metrics.clone());
+        let network = PodNetwork::new(&id, netns, config.clone());
         let conns = PodConns::new(node.shards.count());
-        let workload = PodWorkload::new(id.clone(), node.mesh.clone(), settings.clone());
+        let workload = PodWorkload::new(id.clone(), node.mesh.clone(), config.clone());
         let listeners = Arc::<Listeners>::default();
         let inbound = Arc::new(InboundContext {
             pod: workload.clone(),
@@ -72,7 +72,7 @@ impl Pod {
             conns: conns.clone(),
             certs: node.hops.certs.clone(),
             metrics: metrics.clone(),
-            settings: settings.clone(),
+            config: config.clone(),
         });
         let tunnels = Tunnels::new(
             Arc::new(DialContext {
@@ -81,7 +81,7 @@ impl Pod {
                 conns: conns.clone(),
                 certs: node.hops.certs.clone(),
                 metrics: metrics.clone(),
-                settings: settings.clone(),
+                config: config.clone(),
             }),
             node.shards.clone(),
             node.quarantine.clone(),
@@ -94,7 +94,7 @@ impl Pod {
             hops: node.hops.clone(),
             canaries: Arc::default(),
             metrics: metrics.clone(),
-            settings: settings.clone(),
+            config: config.clone(),
         });
         let dns = Arc::new(DnsContext {
             pod: workload,
@@ -102,7 +102,7 @@ impl Pod {
             conns,
             state: Arc::new(DnsState::new(node.shards.count())),
             metrics,
-            settings,
+            config,
         });
         let (captures, node) = (Captures::default(), node.clone());
         Arc::new(Self { id, outbound, inbound, dns, listeners, tunnels, captures, node })

@@ -90,7 +90,7 @@ async fn watch(ctx: Arc<InboundContext>, actor: Mailbox<Msg>) {
             changes.changed().await
         } else {
             // A policy that is named but not known may come with the next push; it is not waited for without end.
-            let within = ctx.settings.timeouts.workload;
+            let within = ctx.config.timeouts.workload;
             tokio::select! {
                 changed = changes.changed() => changed,
                 () = sleep(within) => {
@@ -116,7 +116,7 @@ async fn check(ctx: &InboundContext, final_word: bool) -> usize {
     });
     // A workload that vanished says nothing about the connections it has: they are held against what was last known.
     let Some(workload) = ctx.pod.now_or_last() else { return 0 };
-    let (mut unknown, log) = (0, ctx.settings.options.policy_log);
+    let (mut unknown, log) = (0, ctx.config.policy_log);
     for (index, conn) in conns.iter().enumerate() {
         match verdict(&ctx.pod, &workload, conn.info(), log) {
             Some(Ok(())) => {}

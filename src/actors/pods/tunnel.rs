@@ -84,8 +84,8 @@ impl Tunnels {
     async fn open(self: &Arc<Self>, key: &TunnelKey, index: usize) -> Result<(), Arc<DialError>> {
         let name = key.to.to_string();
         self.quarantine.check(&input(&name)).map_err(|quarantined| refused(key, &quarantined))?;
-        let timeouts = &self.ctx.settings.timeouts;
-        let within = timeouts.certificate + timeouts.connect + timeouts.tls + timeouts.http2;
+        let timeouts = &self.ctx.config.timeouts;
+        let within = timeouts.certificate + timeouts.connect + timeouts.tls_handshake + timeouts.h2_settings;
         // An actor that ended, idle or killed, while the question was on its way: its successor is asked.
         for last in [false, true] {
             let address = self.actor(key).await.map_err(Arc::new)?;

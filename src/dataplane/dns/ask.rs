@@ -56,7 +56,7 @@ pub(crate) enum AskError {
 /// # Errors
 /// What went wrong with the last one.
 pub(crate) async fn ask(ctx: &DnsContext, query: &Query) -> Result<Answer, AskError> {
-    let Some(settings) = &ctx.settings.dns else { return Err(AskError::Nobody) };
+    let Some(settings) = &ctx.config.dns else { return Err(AskError::Nobody) };
     let resolvers = &settings.resolvers;
     let deadline = Instant::now() + PATIENCE;
     let (mut error, mut unsure) = (AskError::Nobody, None);
@@ -87,7 +87,7 @@ async fn ask_one(
     query: &Query,
     limit: &dyn Fn() -> Instant,
 ) -> Result<Answer, AskError> {
-    let asked = forward::question(query, rand::rng().random());
+    let asked = forward::query(query, rand::rng().random());
     let room = query.datagram().max(DATAGRAM);
     let silent = |_| AskError::Silent(server);
     let answer = timeout_at(limit(), by_datagram(ctx, server, &asked, room)).await.map_err(silent)??;

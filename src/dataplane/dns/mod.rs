@@ -10,27 +10,10 @@ use parking_lot::Mutex;
 
 use self::sockets::Sockets;
 use super::{
+    config::DataPlaneConfig,
     pod::{conns::PodConns, network::PodNetwork, workload::PodWorkload},
-    settings::Settings,
 };
-use crate::{
-    protocols::{config::DnsAddr, dns::resolvers::Resolvers},
-    runtime::conns::ConnSet,
-    telemetry::metrics::Metrics,
-};
-
-/// How names are answered.
-#[derive(Clone, Debug)]
-pub(crate) struct DnsSettings {
-    /// Where in each pod.
-    pub address: DnsAddr,
-    /// The cluster's domain, in lower case.
-    pub domain: String,
-    /// Whose service goes before others that are as good.
-    pub preferred_namespace: Option<String>,
-    /// Whom to ask for what is none of the mesh's names.
-    pub resolvers: Resolvers,
-}
+use crate::{runtime::conns::ConnSet, telemetry::metrics::Metrics};
 
 /// What the DNS proxy of a pod needs.
 pub(crate) struct DnsContext {
@@ -45,7 +28,7 @@ pub(crate) struct DnsContext {
     /// Counters.
     pub(crate) metrics: Arc<Metrics>,
     /// Settings.
-    pub(crate) settings: Arc<Settings>,
+    pub(crate) config: Arc<DataPlaneConfig>,
 }
 
 /// What of a pod's DNS proxy outlives its actor.

@@ -342,14 +342,14 @@ impl Server {
 
     /// What the mesh says.
     fn known(&self, question: &Question, workload: &Workload) -> Option<Vec<u8>> {
-        let (settings, dns) = (&self.ctx.settings, self.ctx.settings.dns.as_ref()?);
+        let (settings, dns) = (&self.ctx.config, self.ctx.config.dns.as_ref()?);
         let (family, host) = (question.query.family()?, question.query.host()?);
         let asker = Asker {
             namespace: workload.namespace(),
             network: workload.network(),
             domain: &dns.domain,
-            preferred_namespace: dns.preferred_namespace.as_deref(),
-            ipv6: settings.ipv6,
+            preferred_namespace: dns.dns.preferred_namespace.as_deref(),
+            ipv6: settings.listen.ipv6_enabled,
         };
         let mut found = lookup::find(self.ctx.pod.mesh.tables(), &asker, &host, family)?;
         found.addresses.shuffle(&mut *self.shard.rng.borrow_mut());

@@ -7,8 +7,8 @@ use std::{
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{DnsContext, DnsSettings};
-use crate::protocols::config::DnsAddr;
+use super::DnsContext;
+use crate::{dataplane::dns_config::DnsProxyConfig, protocols::config::DnsAddr};
 
 /// A port that nobody asks from (discard).
 /// No limit: the port (discard) that sockets which are given up are connected to.
@@ -43,11 +43,11 @@ impl Sockets {
     }
 
     fn bind(ctx: &DnsContext) -> Result<Self, String> {
-        let Some(settings) = &ctx.settings.dns else { return Err("the DNS proxy is off".into()) };
+        let Some(settings) = &ctx.config.dns else { return Err("the DNS proxy is off".into()) };
         let mut sockets = Self { datagrams: Vec::new(), listeners: Vec::new() };
-        for addr in addresses(settings, ctx.settings.ipv6) {
+        for addr in addresses(settings, ctx.config.listen.ipv6_enabled) {
             let bound =
-                ctx.network.netns.enter(|| open(addr, ctx.settings.reuse_port)).and_then(|bound| bound);
+                ctx.network.netns.enter(|| open(addr, ctx.config.inpod.port_reuse)).and_then(|bound| bound);
             match bound {
                 Ok((datagrams, listener)) => {
                     sockets.datagrams.push(datagrams);
@@ -83,8 +83,8 @@ impl Sockets {
     }
 }
 
-fn addresses(settings: &DnsSettings, ipv6: bool) -> Vec<SocketAddr> {
-    match settings.address {
+fn addresses(settings: &DnsProxyConfig, ipv6: bool) -> Vec<SocketAddr> {
+    match settings.dns.address {
         DnsAddr::Ip(addr) => vec![addr],
         DnsAddr::Localhost(port) => {
             let v6 = ipv6.then(|| SocketAddr::from((Ipv6Addr::LOCALHOST, port)));

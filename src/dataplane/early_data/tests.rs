@@ -33,7 +33,7 @@ async fn what_was_heard_stays_the_same_and_the_rest_is_left() {
     client.write_all(b"second").await.unwrap();
     assert_eq!(early.said(), "first");
     let (rest, said) = early.through(false).unwrap();
-    assert!(matches!(said, Said::Held(said) if said == "first"));
+    assert!(matches!(said, ClientBytes::Pending(said) if said == "first"));
     let mut got = [0; 6];
     let rest = rest.plain().unwrap();
     rest.readable().await.unwrap();
@@ -64,7 +64,7 @@ async fn a_client_that_went_through_is_not_reset() {
     client.write_all(b"hello").await.unwrap();
     heard(&early).await;
     let (side, said) = early.through(true).unwrap();
-    assert!(matches!(said, Said::Passed(5)));
+    assert!(matches!(said, ClientBytes::Forwarded(5)));
     drop(side);
     assert_eq!(client.read(&mut [0; 8]).await.unwrap(), 0);
 }

@@ -18,7 +18,7 @@ use tokio::{net::TcpStream, time::timeout};
 
 use super::PodId;
 use crate::{
-    dataplane::{settings::Settings, stream::AppStream},
+    dataplane::{config::DataPlaneConfig, stream::AppStream},
     sys::{
         netns::NetNs,
         pacing::PathScope,
@@ -76,7 +76,7 @@ pub(crate) trait Network: Send + Sync + 'static {
 pub(crate) struct PodNetwork {
     /// The namespace.
     pub(crate) netns: NetNs,
-    settings: Arc<Settings>,
+    config: Arc<DataPlaneConfig>,
     /// `SO_MARK` of the pod's sockets.
     mark: Option<u32>,
     /// Sockets may have an address that is not the pod's.
@@ -91,11 +91,11 @@ pub(crate) struct PodNetwork {
 
 impl PodNetwork {
     /// The network of the pod `id` in `netns`.
-    pub(crate) fn new(id: &PodId, netns: NetNs, settings: Arc<Settings>) -> Arc<Self> {
-        let mark = settings.mark.filter(|_| !id.is_own);
+    pub(crate) fn new(id: &PodId, netns: NetNs, config: Arc<DataPlaneConfig>) -> Arc<Self> {
+        let mark = config.inpod.packet_mark.filter(|_| !id.is_own);
         let (transparent, paced, addresses) =
             (AtomicBool::new(false), AtomicBool::new(false), Mutex::default());
-        Arc::new(Self { netns, settings, mark, transparent, paced, addresses })
+        Arc::new(Self { netns, config, mark, transparent, paced, addresses })
     }
 
     /// `SO_MARK` of the pod's sockets.
@@ -113,14 +113,14 @@ impl PodNetwork {
 
     /// How connections within `scope` are kept from being paced; `None` if they are left as they are.
     pub(crate) fn unpaced(&self, scope: PathScope) -> Option<PathScope> {
-        let wanted = scope == PathScope::Host || !self.settings.unpaced_rtt.is_zero();
+        let wanted = scope == PathScope::Host || !self.config.socket.unpaced_rtt.is_zero();
         (wanted && self.paced.load(Ordering::Relaxed)).then_some(scope)
     }
 
     /// Paces an accepted connection if its client is far.
     pub(crate) fn settle_accepted(&self, stream: &TcpStream) {
         if let Some(scope) = self.unpaced(PathScope::Network) {
-            scope.settle(stream, self.settings.unpaced_rtt);
+            scope.settle(stream, self.config.socket.unpaced_rtt);
         }
     }
 }
@@ -135,10 +135,10 @@ impl Network for PodNetwork {
         scope: PathScope,
     ) -> Result<TcpStream, ConnectFailed> {
         let unpaced = self.unpaced(scope);
-        let how = Connect { mark: self.mark, source, keepalive: self.settings.keepalive, unpaced };
+        let how = Connect { mark: self.mark, source, keepalive: self.config.socket.keepalive, unpaced };
         let made = self.netns.enter_sticky(|| socket::connecting(to, &how)).and_then(|made| made);
         let socket = made.map_err(|error| ConnectFailed::Refused { to, error })?;
-        let after = self.settings.timeouts.connect;
+        let after = self.config.timeouts.connect;
         let stream = match timeout(after, established(socket, to)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) if error.kind() == io::ErrorKind::TimedOut => {
@@ -148,7 +148,7 @@ impl Network for PodNetwork {
             Err(_) => return Err(ConnectFailed::TimedOut { to, after }),
         };
         if let Some(scope) = unpaced {
-            scope.settle(&stream, self.settings.unpaced_rtt);
+            scope.settle(&stream, self.config.socket.unpaced_rtt);
         }
         if source.is_some() {
             socket::settle(&stream, self.mark);

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use super::PodId;
 use crate::{
-    dataplane::{mesh_view::MeshView, settings::Settings},
+    dataplane::{config::DataPlaneConfig, mesh_view::MeshView},
     protocols::{
         hbone::headers::Baggage,
         identity::{Identity, IdentityError},
@@ -22,7 +22,7 @@ pub(crate) struct PodWorkload {
     pub(crate) id: Arc<PodId>,
     /// Where the workload is looked up.
     pub(crate) mesh: MeshView,
-    settings: Arc<Settings>,
+    config: Arc<DataPlaneConfig>,
     /// The workload, and the version of the tables in which it was found.
     last: Mutex<Option<(u64, Arc<Workload>)>>,
     /// What was last said of which workload.
@@ -33,8 +33,8 @@ pub(crate) struct PodWorkload {
 
 impl PodWorkload {
     /// The workload of the pod `id`, looked up in `mesh` when it is asked for.
-    pub(crate) fn new(id: Arc<PodId>, mesh: MeshView, settings: Arc<Settings>) -> Arc<Self> {
-        Arc::new(Self { id, mesh, settings, last: Mutex::default(), baggage: Mutex::default() })
+    pub(crate) fn new(id: Arc<PodId>, mesh: MeshView, config: Arc<DataPlaneConfig>) -> Arc<Self> {
+        Arc::new(Self { id, mesh, config, last: Mutex::default(), baggage: Mutex::default() })
     }
 
     /// The workload, waited for if the control plane has not sent it yet.
@@ -45,7 +45,7 @@ impl PodWorkload {
         if let Some(workload) = self.now() {
             return Ok(workload);
         }
-        let found = self.mesh.wait_for(self.settings.timeouts.workload, || self.now()).await;
+        let found = self.mesh.wait_for(self.config.timeouts.workload, || self.now()).await;
         found.ok_or_else(|| {
             let WorkloadInfo { name, namespace, service_account } = &self.id.info;
             Unroutable::UnknownLocalWorkload(format!("{service_account}.{namespace} ({name})").into())
@@ -71,9 +71,9 @@ impl PodWorkload {
         self.now().or_else(|| self.last.lock().as_ref().map(|(_, workload)| workload.clone()))
     }
 
-    /// What a CONNECT or its answer says of `workload`, if the settings allow it. It is encoded once a workload.
+    /// What a CONNECT or its answer says of `workload`, if the config allow it. It is encoded once a workload.
     pub(crate) fn baggage(&self, workload: &Arc<Workload>) -> Option<HeaderValue> {
-        if !self.settings.options.baggage {
+        if !self.config.listen.baggage {
             return None;
         }
         let mut cached = self.baggage.lock();

@@ -13,12 +13,12 @@ use super::{
 use crate::{
     dataplane::{
         certificates::Certificates,
+        config::DataPlaneConfig,
         pod::{
             PodId,
             conns::PodConns,
             network::{Network, PodNetwork},
         },
-        settings::Settings,
         stream::AppStream,
     },
     protocols::{
@@ -53,7 +53,7 @@ pub(crate) struct DialContext<N: Network = PodNetwork> {
     /// Counters.
     pub(crate) metrics: Arc<Metrics>,
     /// Settings.
-    pub(crate) settings: Arc<Settings>,
+    pub(crate) config: Arc<DataPlaneConfig>,
 }
 
 /// Hears once how a dial went.
@@ -102,11 +102,11 @@ async fn carry<N: Network>(
         }
     };
     let _counted = (shard.count_tunnel(), ctx.metrics.pods.tunnel());
-    let tunnel = pool.peer(key).add(send, ctx.settings.pool.max_streams);
+    let tunnel = pool.peer(key).add(send, ctx.config.tunnel.pool.max_streams);
     let delay = pool.backlog().flush_delay();
     let _listed = Listed { pool, key: key.clone(), tunnel: tunnel.clone() };
     ready(Ok(()));
-    let ended = drive(&ctx.settings, (connection, flush), &tunnel, delay).await;
+    let ended = drive(&ctx.config, (connection, flush), &tunnel, delay).await;
     tracing::debug!(target: "tunnel", to = %key.to, ended, "tunnel ended");
     true
 }
@@ -141,7 +141,7 @@ async fn establish<N: Network>(
     step.describe(|span| _ = span.result("tls", &secured));
     drop(step);
     let step = Step::new("http2 handshake", SpanKind::Client);
-    let begun = step.within(begin(&ctx.settings, key, secured?)).await;
+    let begun = step.within(begin(&ctx.config, key, secured?)).await;
     step.describe(|span| _ = span.result("http2", &begun));
     begun
 }
@@ -155,7 +155,7 @@ async fn certificate<N: Network>(
         return Ok(cert);
     }
     let step = Step::new("wait for certificate", SpanKind::Internal);
-    let held = step.within(ctx.certs.hold(&key.identity, ctx.settings.timeouts.certificate)).await;
+    let held = step.within(ctx.certs.hold(&key.identity, ctx.config.timeouts.certificate)).await;
     step.describe(|span| _ = span.result("certificate", &held));
     held.map_err(|error| DialError::Certificate(error.to_string()))
 }
@@ -166,7 +166,7 @@ async fn secure<N: Network>(
     key: &TunnelKey,
     (cert, stream): (&WorkloadCert, N::Stream),
 ) -> Result<TlsStream<N::Stream>, DialError> {
-    let after = ctx.settings.timeouts.tls;
+    let after = ctx.config.timeouts.tls_handshake;
     // The server's name is its SPIFFE id, which the verifier checks. The address is never compared nor sent.
     let name = key.to.ip().into();
     let shake =
@@ -182,14 +182,14 @@ async fn secure<N: Network>(
 }
 
 async fn begin<S: AppStream>(
-    settings: &Settings,
+    config: &DataPlaneConfig,
     key: &TunnelKey,
     stream: TlsStream<S>,
 ) -> Result<Established<S>, DialError> {
     let failed = |error: String| DialError::Http2 { to: key.to, error };
     let (io, mut flush) = coalesced(stream);
-    let shake = flush.drive(client::handshake(io, &settings.http2));
-    match timeout(settings.timeouts.http2, shake).await {
+    let shake = flush.drive(client::handshake(io, &config.tunnel.http2));
+    match timeout(config.timeouts.h2_settings, shake).await {
         Ok(Ok(Ok((send, connection)))) => Ok(Established { send, connection: Box::new(connection), flush }),
         Ok(Ok(Err(error))) => Err(failed(error.to_string())),
         Ok(Err(error)) => Err(failed(error.to_string())),
@@ -199,7 +199,7 @@ async fn begin<S: AppStream>(
 
 /// Drives an established tunnel until the peer ends it, stops answering, or nobody has used it for long.
 async fn drive<S: AppStream>(
-    settings: &Settings,
+    config: &DataPlaneConfig,
     (mut connection, mut flush): (Http2<S>, Flush<TlsStream<S>>),
     tunnel: &Rc<Tunnel>,
     mut delay: FlushDelay,
@@ -209,18 +209,18 @@ async fn drive<S: AppStream>(
         tokio::select! {
             biased;
             ended = &mut connection => if ended.is_ok() { "closed" } else { "failed" },
-            () = keepalive(settings, pings, tunnel) => "no answer to a PING",
-            () = unused(settings.pool.unused_release, tunnel) => "unused",
+            () = keepalive(config, pings, tunnel) => "no answer to a PING",
+            () = unused(config.tunnel.pool.unused_release, tunnel) => "unused",
         }
     };
     flush.drive_behind(|| delay.waits(), work).await.unwrap_or("connection broke")
 }
 
 /// Ends when the peer has not answered a PING in time. The first is sent at once: a peer that is mute in HTTP/2 is
-/// found out within the time allowed for its settings.
-async fn keepalive(settings: &Settings, pings: Option<PingPong>, tunnel: &Tunnel) {
+/// found out within the time allowed for its config.
+async fn keepalive(config: &DataPlaneConfig, pings: Option<PingPong>, tunnel: &Tunnel) {
     let Some(mut pings) = pings else { return std::future::pending().await };
-    let mut within = settings.timeouts.http2;
+    let mut within = config.timeouts.h2_settings;
     loop {
         if pings.send_ping(Ping::opaque()).is_err() {
             return std::future::pending().await;
@@ -241,8 +241,8 @@ async fn keepalive(settings: &Settings, pings: Option<PingPong>, tunnel: &Tunnel
             return;
         }
         tunnel.suspect(false);
-        within = settings.pool.ping_timeout;
-        sleep(settings.pool.ping_interval).await;
+        within = config.timeouts.ping;
+        sleep(config.timeouts.ping_interval).await;
     }
 }
 

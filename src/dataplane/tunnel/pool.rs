@@ -251,7 +251,7 @@ impl Drop for Lease {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocols::{hbone::Http2Settings, route::Sans};
+    use crate::protocols::{config::Http2Config, route::Sans};
 
     fn key() -> TunnelKey {
         let identity = "spiffe://td/ns/n/sa/s".parse().unwrap();
@@ -260,7 +260,7 @@ mod tests {
 
     async fn send() -> SendRequest<Bytes> {
         let (io, _peer) = tokio::io::duplex(1000);
-        crate::protocols::hbone::client::handshake(io, &Http2Settings::default()).await.unwrap().0
+        crate::protocols::hbone::client::handshake(io, &Http2Config::default()).await.unwrap().0
     }
 
     #[tokio::test]

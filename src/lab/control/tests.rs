@@ -9,14 +9,17 @@ use super::{
     *,
 };
 use crate::{
-    actors::control::grpc::{self, CONNECT_TIMEOUT, GrpcTarget, RootSource},
-    protocols::pb::{
-        ads::{
-            self, DeltaDiscoveryRequest, DeltaDiscoveryResponse,
-            aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
+    actors::control::grpc::{self, GrpcTarget},
+    protocols::{
+        config::{Address, RootSource},
+        pb::{
+            ads::{
+                self, DeltaDiscoveryRequest, DeltaDiscoveryResponse,
+                aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
+            },
+            ca::{IstioCertificateRequest, istio_certificate_service_client::IstioCertificateServiceClient},
+            workload as wl,
         },
-        ca::{IstioCertificateRequest, istio_certificate_service_client::IstioCertificateServiceClient},
-        workload as wl,
     },
 };
 
@@ -40,15 +43,9 @@ fn start(name: &str, text: &str) -> ControlPlane {
 }
 
 async fn channel(plane: &ControlPlane) -> Channel {
-    let target = GrpcTarget {
-        host: "127.0.0.1".into(),
-        port: plane.addr().port(),
-        roots: RootSource::File(plane.root_pem_path().into()),
-        alt_hostname: None,
-        tls12: false,
-        post_quantum_only: false,
-        connect_timeout: CONNECT_TIMEOUT,
-    };
+    let address = Address { host: "127.0.0.1".into(), port: plane.addr().port() };
+    let roots = RootSource::File(plane.root_pem_path().to_string_lossy().into_owned());
+    let target = GrpcTarget::at(address, roots);
     grpc::connect(&target).await.unwrap()
 }
 

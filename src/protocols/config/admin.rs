@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::{
-    proxy_config::ProxyConfig,
+    proxy_config::{PROXY_CONFIG, ProxyConfig},
     reader::{Invalid, Reader},
 };
 
@@ -32,7 +32,7 @@ impl AdminConfig {
             _ => None,
         }) {
             let reason = "asked for twice among admin, stats and readiness".into();
-            r.note(Invalid::env("PROXY_CONFIG", &format!("port {port}"), reason));
+            r.note(Invalid::env(PROXY_CONFIG.name, &format!("port {port}"), reason));
         }
         config
     }

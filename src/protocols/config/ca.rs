@@ -9,7 +9,24 @@ use super::{
     reader::Reader,
     summary,
     upstream::{Address, Names, Upstream},
+    var::Var,
 };
+
+const CA_ADDRESS: Var = Var::new(
+    "CA_ADDRESS",
+    "address",
+    "as for `XDS_ADDRESS`",
+    "The certificate authority, always by TLS. Set and empty, it is refused.",
+);
+const NAMES: Names = Names {
+    roots: Var::new("CA_ROOT_CA", Names::ROOTS_FORM, Names::ROOTS_DEFAULT, Names::ROOTS_HELP),
+    alt_hostname: Var::new("ALT_CA_HOSTNAME", Names::HOSTNAME_FORM, "", Names::HOSTNAME_HELP),
+    headers: Var::text("CA_HEADER_*", "", Names::HEADERS_HELP),
+};
+const SECRET_TTL: Var =
+    Var::duration("SECRET_TTL", "24h", "The validity that certificates are asked for with.");
+const FAKE_CA: Var =
+    Var::flag("FAKE_CA", "false", "A certificate authority for tests. This version refuses `true`.");
 
 /// No limit: a unit of time.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -26,25 +43,24 @@ pub struct CaConfig {
 
 impl CaConfig {
     pub(super) fn read(r: &mut Reader<'_>, proxy: &ProxyConfig) -> Self {
-        let names =
-            Names { roots: "CA_ROOT_CA", alt_hostname: "ALT_CA_HOSTNAME", header_prefix: "CA_HEADER_" };
-        let fake = r.boolean("FAKE_CA", false);
+        let address = r.raw(&CA_ADDRESS);
+        let fake = r.boolean(&FAKE_CA);
         if fake && !r.inputs.fake_ca_allowed {
-            r.reject("FAKE_CA", "this build has no fake certificate authority");
+            r.reject(&FAKE_CA, "this build has no fake certificate authority");
         }
-        let address = match r.raw("CA_ADDRESS") {
+        let address = match address {
             _ if fake => None,
             Some("") => {
-                r.reject("CA_ADDRESS", "without a certificate authority no workload has an identity");
+                r.reject(&CA_ADDRESS, "without a certificate authority no workload has an identity");
                 None
             }
-            Some(_) => r.parse("CA_ADDRESS", Address::parse),
+            Some(_) => r.parse(&CA_ADDRESS, Address::parse),
             None => Some(proxy.discovery_address.clone().unwrap_or_else(|| Address::standard(r))),
         };
         let most = 3650 * DAY;
         Self {
-            upstream: Upstream::read(r, address, &names),
-            secret_ttl: r.duration("SECRET_TTL", DAY, Duration::from_secs(1)..=most),
+            upstream: Upstream::read(r, address, &NAMES),
+            secret_ttl: r.duration(&SECRET_TTL, Duration::from_secs(1)..=most),
         }
     }
 }

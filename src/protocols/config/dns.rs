@@ -7,18 +7,40 @@ use serde::{Serialize, Serializer};
 use super::{
     proxy_config::ProxyConfig,
     reader::{Invalid, Reader},
+    var::Var,
 };
 
-/// No limit: the default port of the DNS proxy.
-const PORT: u16 = 15053;
-const RESOLV_CONF: &str = "/etc/resolv.conf";
+const DNS_CAPTURE: Var = Var::flag(
+    "ISTIO_META_DNS_CAPTURE",
+    "true",
+    "The questions of pods for names are answered. With anything but `true` nobody listens for them, and istio-cni must \
+     not capture DNS.",
+);
+const DNS_PROXY_ADDR: Var = Var::new(
+    "ISTIO_META_DNS_PROXY_ADDR",
+    "`localhost:PORT` or `IP:PORT`",
+    "localhost:15053",
+    "Where the DNS proxy listens in each pod. `localhost` is 127.0.0.1, and ::1 where the pod has it.",
+);
+const PREFERRED_NAMESPACE: Var = Var::text(
+    "PREFERED_SERVICE_NAMESPACE",
+    "",
+    "Of several services of one name, that of this namespace goes before others, after the client's own and canonical \
+     ones. Anything that is no namespace is ignored with a warning.",
+);
+const RESOLV_CONF: Var = Var::new(
+    "WARREN_RESOLV_CONF",
+    "path",
+    "/etc/resolv.conf",
+    "Names the name servers for what is none of the mesh's names, with `timeout` and `attempts`. It is read at the start.",
+);
 
 /// The DNS proxy of each pod.
 #[derive(Clone, Debug, Serialize)]
 pub struct DnsConfig {
-    /// It runs.
+    /// The DNS proxy runs.
     pub enabled: bool,
-    /// Where it listens.
+    /// Where the DNS proxy listens in each pod.
     pub address: DnsAddr,
     /// Which namespace's service wins after the client's own.
     pub preferred_namespace: Option<String>,
@@ -37,30 +59,28 @@ pub enum DnsAddr {
 
 impl DnsConfig {
     pub(super) fn read(r: &mut Reader<'_>, proxy: &ProxyConfig) -> Self {
-        let capture = proxy.metadata.get("DNS_CAPTURE");
-        let address = proxy.metadata.get("DNS_PROXY_ADDR").filter(|text| !text.is_empty());
-        let address = address.and_then(|text| {
-            let noted = |reason| r.note(Invalid::env("ISTIO_META_DNS_PROXY_ADDR", text, reason));
-            DnsAddr::parse(text).map_err(noted).ok()
-        });
+        let capture = proxy.metadata(r, &DNS_CAPTURE).unwrap_or(DNS_CAPTURE.default);
+        let address = proxy.metadata(r, &DNS_PROXY_ADDR).filter(|text| !text.is_empty());
+        let address = address.unwrap_or(DNS_PROXY_ADDR.default);
+        let noted = |reason| r.note(Invalid::env(DNS_PROXY_ADDR.name, address, reason));
+        let address = DnsAddr::parse(address).map_err(noted).ok();
         Self {
-            enabled: capture.is_none_or(|text| text.eq_ignore_ascii_case("true")),
-            address: address.unwrap_or(DnsAddr::Localhost(PORT)),
+            enabled: capture.eq_ignore_ascii_case("true"),
+            address: address.unwrap_or(DnsAddr::Localhost(0)),
             preferred_namespace: preferred_namespace(r),
-            resolv_conf: r.text("WARREN_RESOLV_CONF").unwrap_or(RESOLV_CONF).to_owned(),
+            resolv_conf: r.text_or_default(&RESOLV_CONF),
         }
     }
 }
 
 /// The misspelling is the name that users have in their deployments.
 fn preferred_namespace(r: &mut Reader<'_>) -> Option<String> {
-    const NAME: &str = "PREFERED_SERVICE_NAMESPACE";
-    let namespace = r.text(NAME)?;
+    let namespace = r.text(&PREFERRED_NAMESPACE)?;
     let label = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     if namespace.len() <= 63 && namespace.bytes().all(label) {
         return Some(namespace.to_owned());
     }
-    r.warn(NAME, namespace, "ignored: not a namespace".into());
+    r.warn(PREFERRED_NAMESPACE.name, namespace, "ignored: not a namespace".into());
     None
 }
 

@@ -4,7 +4,19 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{reader::Reader, summary};
+use super::{reader::Reader, summary, var::Var};
+
+const DEADLINE: Var = Var::duration(
+    "CONNECTION_TERMINATION_DEADLINE",
+    "that of the next variable",
+    "How long live connections may go on after the order to stop.",
+);
+const GRACE_PERIOD: Var = Var::number(
+    "TERMINATION_GRACE_PERIOD_SECONDS",
+    "",
+    "The kubelet's patience, in seconds. The deadline is 5 s less if it is over 10 s, else 1 s less and at least 1 s. \
+     Without either variable the deadline is 5 s.",
+);
 
 /// Nobody waits longer than a year.
 /// Limit: a drain's deadline as a setting: 365 days; past it: the setting is refused.
@@ -20,14 +32,13 @@ pub struct DrainConfig {
 
 impl DrainConfig {
     pub(super) fn read(r: &mut Reader<'_>) -> Self {
-        let rule = r.raw("TERMINATION_GRACE_PERIOD_SECONDS").map(|_| {
-            let grace = r.number("TERMINATION_GRACE_PERIOD_SECONDS", 0, 0..=MOST_SECONDS);
+        let range = Duration::ZERO..=Duration::from_secs(MOST_SECONDS);
+        let deadline = r.maybe_duration(&DEADLINE, range);
+        let by_grace = r.maybe_number(&GRACE_PERIOD, 0..=MOST_SECONDS).map(|grace| {
             // Leaves time to close what is left before the kubelet kills the process.
             let seconds = if grace > 10 { grace - 5 } else { grace.saturating_sub(1).max(1) };
             Duration::from_secs(seconds)
         });
-        let default = rule.unwrap_or(Duration::from_secs(5));
-        let range = Duration::ZERO..=Duration::from_secs(MOST_SECONDS);
-        Self { deadline: r.duration("CONNECTION_TERMINATION_DEADLINE", default, range) }
+        Self { deadline: deadline.or(by_grace).unwrap_or(Duration::from_secs(5)) }
     }
 }

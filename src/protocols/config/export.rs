@@ -6,11 +6,12 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::{
-    otlp::{CollectorConfig, ExportQueue, MILLIS_MAX, Names, QueueNames, resource},
+    otlp::{CollectorConfig, CollectorVars, ExportQueue, MILLIS_MAX, Names, QueueVars, resource},
     reader::Reader,
     summary,
     traces::{Sampling, TraceConfig},
     value,
+    var::Var,
 };
 
 /// Shortest interval of metrics, in milliseconds.
@@ -52,75 +53,123 @@ pub struct MetricExport {
     pub timeout: Duration,
 }
 
-const TRACES: Names = Names {
-    exporter: "OTEL_TRACES_EXPORTER",
+static TRACES: Names = Names {
+    exporter: Var::new(
+        "OTEL_TRACES_EXPORTER",
+        "`otlp` or `none`",
+        "otlp",
+        "Traces of connections are exported if there is an endpoint.",
+    ),
     always: "none",
-    endpoint: "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
     path: "v1/traces",
-    protocol: "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
-    headers: "OTEL_EXPORTER_OTLP_TRACES_HEADERS",
-    certificate: "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE",
-    timeout: "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT",
-    compression: "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION",
-    client_key: "OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY",
+    collector: CollectorVars::new([
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+        "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
+        "OTEL_EXPORTER_OTLP_TRACES_HEADERS",
+        "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE",
+        "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT",
+        "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION",
+        "OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY",
+    ]),
 };
 
-const LOGS: Names = Names {
-    exporter: "OTEL_LOGS_EXPORTER",
+static LOGS: Names = Names {
+    exporter: Var::new(
+        "OTEL_LOGS_EXPORTER",
+        "`otlp`, `console`, `none`, or a list",
+        "none",
+        "With `otlp`, what the log's filter lets through is exported, the access log included. `console` is always on.",
+    ),
     always: "console",
-    endpoint: "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT",
     path: "v1/logs",
-    protocol: "OTEL_EXPORTER_OTLP_LOGS_PROTOCOL",
-    headers: "OTEL_EXPORTER_OTLP_LOGS_HEADERS",
-    certificate: "OTEL_EXPORTER_OTLP_LOGS_CERTIFICATE",
-    timeout: "OTEL_EXPORTER_OTLP_LOGS_TIMEOUT",
-    compression: "OTEL_EXPORTER_OTLP_LOGS_COMPRESSION",
-    client_key: "OTEL_EXPORTER_OTLP_LOGS_CLIENT_KEY",
+    collector: CollectorVars::new([
+        "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT",
+        "OTEL_EXPORTER_OTLP_LOGS_PROTOCOL",
+        "OTEL_EXPORTER_OTLP_LOGS_HEADERS",
+        "OTEL_EXPORTER_OTLP_LOGS_CERTIFICATE",
+        "OTEL_EXPORTER_OTLP_LOGS_TIMEOUT",
+        "OTEL_EXPORTER_OTLP_LOGS_COMPRESSION",
+        "OTEL_EXPORTER_OTLP_LOGS_CLIENT_KEY",
+    ]),
 };
 
-const METRICS: Names = Names {
-    exporter: "OTEL_METRICS_EXPORTER",
+static METRICS: Names = Names {
+    exporter: Var::new(
+        "OTEL_METRICS_EXPORTER",
+        "`otlp`, `prometheus`, `none`, or a list",
+        "none",
+        "With `otlp`, what `/stats/prometheus` has is exported. `prometheus` is always on.",
+    ),
     always: "prometheus",
-    endpoint: "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
     path: "v1/metrics",
-    protocol: "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL",
-    headers: "OTEL_EXPORTER_OTLP_METRICS_HEADERS",
-    certificate: "OTEL_EXPORTER_OTLP_METRICS_CERTIFICATE",
-    timeout: "OTEL_EXPORTER_OTLP_METRICS_TIMEOUT",
-    compression: "OTEL_EXPORTER_OTLP_METRICS_COMPRESSION",
-    client_key: "OTEL_EXPORTER_OTLP_METRICS_CLIENT_KEY",
+    collector: CollectorVars::new([
+        "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
+        "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL",
+        "OTEL_EXPORTER_OTLP_METRICS_HEADERS",
+        "OTEL_EXPORTER_OTLP_METRICS_CERTIFICATE",
+        "OTEL_EXPORTER_OTLP_METRICS_TIMEOUT",
+        "OTEL_EXPORTER_OTLP_METRICS_COMPRESSION",
+        "OTEL_EXPORTER_OTLP_METRICS_CLIENT_KEY",
+    ]),
 };
 
-const SPANS: QueueNames =
-    ["OTEL_BSP_MAX_QUEUE_SIZE", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "OTEL_BSP_SCHEDULE_DELAY"];
-const RECORDS: QueueNames =
-    ["OTEL_BLRP_MAX_QUEUE_SIZE", "OTEL_BLRP_MAX_EXPORT_BATCH_SIZE", "OTEL_BLRP_SCHEDULE_DELAY"];
+static SPANS: QueueVars = QueueVars {
+    items: Var::number("OTEL_BSP_MAX_QUEUE_SIZE", "2048", "Spans that may wait."),
+    batch: Var::number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "512", "Spans of one request."),
+    delay: Var::new("OTEL_BSP_SCHEDULE_DELAY", "milliseconds", "5000", "How long spans gather."),
+};
+
+static RECORDS: QueueVars = QueueVars {
+    items: Var::number("OTEL_BLRP_MAX_QUEUE_SIZE", "2048", "Log records that may wait."),
+    batch: Var::number("OTEL_BLRP_MAX_EXPORT_BATCH_SIZE", "512", "Log records of one request."),
+    delay: Var::new("OTEL_BLRP_SCHEDULE_DELAY", "milliseconds", "1000", "How long log records gather."),
+};
+
+const DISABLED: Var =
+    Var::flag("OTEL_SDK_DISABLED", "false", "With `true`, neither traces nor logs nor metrics are exported.");
+const INTERVAL: Var = Var::new(
+    "OTEL_METRIC_EXPORT_INTERVAL",
+    "milliseconds, at least 100",
+    "60000",
+    "Time from one export of metrics to the next.",
+);
+const TIMEOUT: Var = Var::new(
+    "OTEL_METRIC_EXPORT_TIMEOUT",
+    "milliseconds",
+    "30000",
+    "How long one export of metrics may take.",
+);
+const PROPAGATORS: Var = Var::new(
+    "OTEL_PROPAGATORS",
+    "list",
+    "tracecontext",
+    "The context goes in `traceparent` of CONNECT requests. A list without `tracecontext` is refused.",
+);
 
 // === impl OtlpConfig ===
 
 impl OtlpConfig {
     /// Reads all variables, so that each bad one is heard of even if nothing is exported.
     pub(super) fn read(r: &mut Reader<'_>) -> Self {
-        let disabled = r.boolean("OTEL_SDK_DISABLED", false);
+        let disabled = r.boolean(&DISABLED);
         propagators(r);
-        let mut collector = |names: &Names, default| {
+        let mut collector = |names: &'static Names, default| {
             let wanted = wanted(r, names);
             let collector = CollectorConfig::read(r, names);
             if wanted == Some(true) && collector.is_none() {
-                r.warn(names.exporter, "otlp", "nothing is exported: there is no endpoint".into());
+                r.warn(names.exporter.name, "otlp", "nothing is exported: there is no endpoint".into());
             }
             collector.filter(|_| wanted.unwrap_or(default) && !disabled)
         };
         let (traces, logs, metrics) =
             (collector(&TRACES, true), collector(&LOGS, false), collector(&METRICS, false));
-        let (sampling, spans) = (Sampling::read(r), ExportQueue::read(r, SPANS, 5000));
-        let records = ExportQueue::read(r, RECORDS, 1000);
-        let millis = |r: &mut Reader<'_>, name, least, default| {
-            let millis = r.parse(name, |text| value::number(text, &(least..=MILLIS_MAX)));
-            Duration::from_millis(millis.unwrap_or(default))
+        let (sampling, spans) = (Sampling::read(r), ExportQueue::read(r, &SPANS));
+        let records = ExportQueue::read(r, &RECORDS);
+        let mut millis = |var, least| {
+            let millis = r.parse_or_default(var, |text| value::number(text, &(least..=MILLIS_MAX)));
+            Duration::from_millis(millis.unwrap_or_default())
         };
-        let interval = millis(r, "OTEL_METRIC_EXPORT_INTERVAL", INTERVAL_MIN, 60_000);
-        let timeout = millis(r, "OTEL_METRIC_EXPORT_TIMEOUT", 1, 30_000);
+        let (interval, timeout) = (millis(&INTERVAL, INTERVAL_MIN), millis(&TIMEOUT, 1));
         Self {
             traces: traces.map(|collector| TraceConfig { collector, sampling, queue: spans }),
             logs: logs.map(|collector| LogExport { collector, queue: records }),
@@ -131,8 +180,8 @@ impl OtlpConfig {
 }
 
 /// Whether the settings ask for an export: a list of exporters.
-fn wanted(r: &mut Reader<'_>, names: &Names) -> Option<bool> {
-    r.parse(names.exporter, |list| {
+fn wanted(r: &mut Reader<'_>, names: &'static Names) -> Option<bool> {
+    r.parse(&names.exporter, |list| {
         let (mut otlp, always) = (false, names.always);
         for name in list.split(',').map(str::trim) {
             match name {
@@ -150,7 +199,7 @@ fn wanted(r: &mut Reader<'_>, names: &Names) -> Option<bool> {
 /// The context goes in `traceparent`, or nowhere.
 fn propagators(r: &mut Reader<'_>) {
     let known = |list: &str| list.split(',').any(|name| name.trim() == "tracecontext");
-    r.parse("OTEL_PROPAGATORS", |list| {
+    r.parse(&PROPAGATORS, |list| {
         if known(list) { Ok(()) } else { Err("tracecontext is the only one, and always on".into()) }
     });
 }

@@ -2,11 +2,20 @@
 
 use serde::Serialize;
 
-use super::{node::ProxyMode, reader::Reader};
+use super::{node::ProxyMode, reader::Reader, var::Var};
 
-/// The mark istio-cni's redirection rules look for.
-/// No limit: the mark that istio-cni's rules look for.
-const PACKET_MARK: u32 = 1337;
+const INPOD_UDS: Var =
+    Var::new("INPOD_UDS", "path", "/var/run/ztunnel/ztunnel.sock", "The Unix socket of istio-cni.");
+const INPOD_PORT_REUSE: Var = Var::flag(
+    "INPOD_PORT_REUSE",
+    "true",
+    "Listeners in pods share their ports with those of another proxy, for rollouts.",
+);
+const PACKET_MARK: Var = Var::number(
+    "PACKET_MARK",
+    "1337",
+    "The mark of sockets in pods, which istio-cni's redirection rules look for.",
+);
 
 /// The longest path of a Unix socket, its final zero left out (unix(7)).
 /// Limit: path of istio-cni's socket: 107 bytes; past it: the setting is refused.
@@ -17,7 +26,7 @@ const UDS_PATH_BYTES: usize = 107;
 pub struct InpodConfig {
     /// istio-cni's socket.
     pub uds: String,
-    /// Pod listeners can overlap with those of another proxy, which takes over.
+    /// Listeners in pods share their ports with the listeners of another proxy, which takes over.
     pub port_reuse: bool,
     /// The mark of every socket in a pod's network namespace.
     pub packet_mark: Option<u32>,
@@ -25,18 +34,18 @@ pub struct InpodConfig {
 
 impl InpodConfig {
     pub(super) fn read(r: &mut Reader<'_>, mode: &ProxyMode) -> Self {
-        let uds = r.parse("INPOD_UDS", |path| {
+        let uds = r.parse_or_default(&INPOD_UDS, |path| {
             if path.len() <= UDS_PATH_BYTES && !path.contains('\0') {
                 Ok(path.to_owned())
             } else {
                 Err(format!("no path of a Unix socket, which has at most {UDS_PATH_BYTES} bytes"))
             }
         });
-        let marked = matches!(mode, ProxyMode::Shared) || r.raw("PACKET_MARK").is_some();
+        let marked = r.raw(&PACKET_MARK).is_some() || matches!(mode, ProxyMode::Shared);
         Self {
-            uds: uds.unwrap_or_else(|| "/var/run/ztunnel/ztunnel.sock".into()),
-            port_reuse: r.boolean("INPOD_PORT_REUSE", true),
-            packet_mark: marked.then(|| r.number("PACKET_MARK", PACKET_MARK, 0..=u32::MAX)),
+            uds: uds.unwrap_or_default(),
+            port_reuse: r.boolean(&INPOD_PORT_REUSE),
+            packet_mark: marked.then(|| r.number(&PACKET_MARK, 0..=u32::MAX)),
         }
     }
 }

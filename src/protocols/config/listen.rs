@@ -2,7 +2,35 @@
 
 use serde::Serialize;
 
-use super::reader::Reader;
+use super::{
+    reader::{Reader, defaults},
+    var::Var,
+};
+
+pub(super) const ENABLE_PROXY: Var =
+    Var::flag("ENABLE_PROXY", "true", "No effect. `false` together with the DNS proxy off is refused.");
+const IPV6_ENABLED: Var =
+    Var::flag("IPV6_ENABLED", "true", "Listeners are on `[::]`. A pod without IPv6 gets IPv4.");
+const ENABLE_ORIG_SRC: Var = Var::flag(
+    "ENABLE_ORIG_SRC",
+    "",
+    "Applications see their client's address: always, never or, if unset, where that is permitted.",
+);
+const LOCALHOST_APP_TUNNEL: Var = Var::flag(
+    "LOCALHOST_APP_TUNNEL",
+    "true",
+    "PROXY protocol tunnels end at the application's loopback address.",
+);
+const ENABLE_RESPONSE_BAGGAGE: Var = Var::flag(
+    "ENABLE_RESPONSE_BAGGAGE",
+    "true",
+    "Peers are told of workloads, and believed what they tell, for telemetry.",
+);
+const UNSTABLE_ENABLE_SOCKS5: Var = Var::flag(
+    "UNSTABLE_ENABLE_SOCKS5",
+    "false",
+    "Nobody may reach 15080 through the proxy. This version has no SOCKS5 listener.",
+);
 
 /// What the proxy listens on and how it serves.
 #[derive(Clone, Debug, Serialize)]
@@ -34,19 +62,25 @@ pub struct Ports {
     pub socks5: Option<u16>,
 }
 
+impl Default for ListenConfig {
+    fn default() -> Self {
+        defaults(Self::read)
+    }
+}
+
 impl ListenConfig {
     pub(super) fn read(r: &mut Reader<'_>) -> Self {
         Self {
-            proxy: r.boolean("ENABLE_PROXY", true),
-            ipv6_enabled: r.boolean("IPV6_ENABLED", true),
-            orig_src: r.flag("ENABLE_ORIG_SRC"),
-            localhost_app_tunnel: r.boolean("LOCALHOST_APP_TUNNEL", true),
-            baggage: r.boolean("ENABLE_RESPONSE_BAGGAGE", true),
+            proxy: r.boolean(&ENABLE_PROXY),
+            ipv6_enabled: r.boolean(&IPV6_ENABLED),
+            orig_src: r.flag(&ENABLE_ORIG_SRC),
+            localhost_app_tunnel: r.boolean(&LOCALHOST_APP_TUNNEL),
+            baggage: r.boolean(&ENABLE_RESPONSE_BAGGAGE),
             ports: Ports {
                 outbound: 15001,
                 plaintext: 15006,
                 hbone: 15008,
-                socks5: r.boolean("UNSTABLE_ENABLE_SOCKS5", false).then_some(15080),
+                socks5: r.boolean(&UNSTABLE_ENABLE_SOCKS5).then_some(15080),
             },
         }
     }
@@ -56,10 +90,5 @@ impl Ports {
     /// A connection to this port would come back to the proxy (docs/spec/dataplane.md 1.4).
     pub fn is_illegal(&self, port: u16) -> bool {
         [self.outbound, self.plaintext, self.hbone].contains(&port) || self.socks5 == Some(port)
-    }
-
-    /// Every port that would come back to the proxy.
-    pub fn illegal(&self) -> impl Iterator<Item = u16> {
-        [self.outbound, self.plaintext, self.hbone].into_iter().chain(self.socks5)
     }
 }

@@ -7,13 +7,16 @@ mod admin;
 mod ca;
 mod chaos;
 mod dns;
+mod document;
 mod drain;
 mod export;
 mod http2;
 mod inpod;
+mod inputs;
 mod join;
 mod listen;
 mod log;
+mod log_filter;
 mod node;
 mod otlp;
 mod pool;
@@ -27,9 +30,8 @@ mod tls;
 mod traces;
 mod upstream;
 mod value;
+mod var;
 mod xds;
-
-use std::collections::BTreeMap;
 
 use serde::Serialize;
 
@@ -42,9 +44,11 @@ pub use self::{
     export::{LogExport, MetricExport, OtlpConfig},
     http2::Http2Config,
     inpod::InpodConfig,
+    inputs::{Inputs, MESH_FILE},
     join::JoinConfig,
     listen::{ListenConfig, Ports},
-    log::{Directive, FilterError, LogConfig, LogFilter, LogFormat},
+    log::{LogConfig, LogFormat},
+    log_filter::{FilterError, LogFilter},
     node::{NodeConfig, ProxyMode, WorkloadInfo},
     otlp::{CollectorConfig, ExportQueue, OtlpEndpoint, OtlpProtocol},
     pool::PoolConfig,
@@ -55,47 +59,31 @@ pub use self::{
     tls::{Compliance, TlsConfig},
     traces::{Sampling, TraceConfig},
     upstream::{Address, RootSource, Secret, TokenSource, Upstream},
+    var::{Section, Var},
     xds::{LocalSource, XdsConfig},
 };
 use self::{proxy_config::ProxyConfig, reader::Reader};
 
-/// Where `main` finds the mesh file, relative to its working directory.
-pub const MESH_FILE: &str = "./etc/istio/config/mesh";
-
-/// Everything settings are read from.
-pub struct Inputs<'a> {
-    /// The environment.
-    pub vars: &'a BTreeMap<String, String>,
-    /// What [`MESH_FILE`] holds, if it exists.
-    pub mesh_file: Option<&'a str>,
-    /// Logical processors of this machine.
-    pub cores: usize,
-    /// Whether a path names an existing file.
-    pub file_exists: &'a dyn Fn(&str) -> bool,
-    /// Whether `FAKE_CA` may be asked for: only test builds have one.
-    pub fake_ca_allowed: bool,
-}
-
 /// Every setting, one section for each consumer.
 #[derive(Clone, Debug, Serialize)]
 pub struct Config {
-    /// Who this proxy is.
+    /// The identity of this proxy: its node, its pod, its cluster.
     pub node: NodeConfig,
-    /// Whom it gets its configuration and certificates from.
+    /// The servers that configuration and certificates come from.
     pub control: ControlConfig,
-    /// istio-cni and its pods.
+    /// istio-cni and the sockets in pods.
     pub inpod: InpodConfig,
-    /// What it listens on and how it serves.
+    /// Listeners, and how connections are served.
     pub listen: ListenConfig,
     /// Tunnels between proxies.
     pub tunnel: TunnelConfig,
-    /// TCP options of its sockets.
+    /// TCP options of the proxy's sockets.
     pub socket: SocketConfig,
-    /// How it stops.
+    /// How the proxy stops.
     pub drain: DrainConfig,
     /// The DNS proxy.
     pub dns: DnsConfig,
-    /// How long it waits for anything.
+    /// How long the proxy waits for anything.
     pub timeouts: TimeoutConfig,
     /// How the process runs.
     pub process: ProcessConfig,
@@ -104,14 +92,14 @@ pub struct Config {
     pub warnings: Vec<Invalid>,
 }
 
-/// Whom the proxy gets its configuration and certificates from.
+/// The servers that configuration and certificates come from.
 #[derive(Clone, Debug, Serialize)]
 pub struct ControlConfig {
     /// The discovery server.
     pub xds: XdsConfig,
     /// The certificate authority.
     pub ca: CaConfig,
-    /// What it shows to both.
+    /// The token that both servers are shown.
     pub token: TokenSource,
 }
 
@@ -149,43 +137,80 @@ pub struct ProcessConfig {
 /// Every value that is malformed, out of range or contradicts another.
 pub fn parse(inputs: &Inputs<'_>) -> Result<Config, Vec<Invalid>> {
     let mut r = Reader::new(inputs);
-    let proxy = ProxyConfig::read(&mut r);
-    let node = NodeConfig::read(&mut r, &proxy);
-    let dns = DnsConfig::read(&mut r, &proxy);
-    let xds = XdsConfig::read(&mut r, &proxy);
-    let listen = ListenConfig::read(&mut r);
-    if xds.on_demand && dns.enabled {
-        r.reject("XDS_ON_DEMAND", "the DNS proxy needs every service: set ISTIO_META_DNS_CAPTURE=false");
-    }
-    if !listen.proxy && !dns.enabled {
-        r.reject("ENABLE_PROXY", "the DNS proxy is off too, so nothing would run");
-    }
-    let config = Config {
-        control: ControlConfig { xds, ca: CaConfig::read(&mut r, &proxy), token: TokenSource::read(&mut r) },
-        inpod: InpodConfig::read(&mut r, &node.mode),
-        tunnel: TunnelConfig {
-            http2: Http2Config::read(&mut r),
-            pool: PoolConfig::read(&mut r),
-            tls: TlsConfig::read(&mut r),
-            join: JoinConfig::read(&mut r),
-        },
-        socket: SocketConfig::read(&mut r),
-        drain: DrainConfig::read(&mut r),
-        timeouts: TimeoutConfig::read(&mut r),
-        process: ProcessConfig {
-            log: LogConfig::read(&mut r),
-            admin: AdminConfig::read(&mut r, &proxy),
-            shards: ShardConfig::read(&mut r, &proxy),
-            chaos: ChaosConfig::read(&mut r),
-            otlp: OtlpConfig::read(&mut r),
-        },
-        node,
-        listen,
-        dns,
-        warnings: Vec::new(),
-    };
+    let config = read(&mut r);
     let warnings = r.finish()?;
     Ok(Config { warnings, ..config })
+}
+
+/// Every variable, by subject.
+pub fn variables() -> Vec<Section> {
+    let (_, mut sections) = reader::with_defaults(read);
+    sections.push(Section { title: "Accepted without effect", vars: var::IGNORED.iter().collect() });
+    sections
+}
+
+/// docs/settings.md.
+pub fn document() -> String {
+    document::settings(&variables())
+}
+
+fn read(r: &mut Reader<'_>) -> Config {
+    r.section("Who and where");
+    let proxy = ProxyConfig::read(r);
+    let node = NodeConfig::read(r, &proxy);
+    r.section("Control plane");
+    let xds = XdsConfig::read(r, &proxy);
+    let control = ControlConfig { xds, ca: CaConfig::read(r, &proxy), token: TokenSource::read(r) };
+    r.section("Pods and sockets");
+    let inpod = InpodConfig::read(r, &node.mode);
+    let listen = ListenConfig::read(r);
+    let socket = SocketConfig::read(r);
+    r.section("Names");
+    let dns = DnsConfig::read(r, &proxy);
+    r.section("Tunnels");
+    let tunnel = TunnelConfig::read(r);
+    r.section("Timeouts");
+    let timeouts = TimeoutConfig::read(r);
+    r.section("Stopping");
+    let drain = DrainConfig::read(r);
+    let process = ProcessConfig::read(r, &proxy);
+    if control.xds.on_demand && dns.enabled {
+        let reason = "the DNS proxy needs every service: set ISTIO_META_DNS_CAPTURE=false";
+        r.reject(&xds::ON_DEMAND, reason);
+    }
+    if !listen.proxy && !dns.enabled {
+        r.reject(&listen::ENABLE_PROXY, "the DNS proxy is off too, so nothing would run");
+    }
+    let warnings = Vec::new();
+    Config { node, control, inpod, listen, tunnel, socket, drain, dns, timeouts, process, warnings }
+}
+
+impl TunnelConfig {
+    fn read(r: &mut Reader<'_>) -> Self {
+        Self {
+            http2: Http2Config::read(r),
+            pool: PoolConfig::read(r),
+            tls: TlsConfig::read(r),
+            join: JoinConfig::read(r),
+        }
+    }
+}
+
+impl ProcessConfig {
+    fn read(r: &mut Reader<'_>, proxy: &ProxyConfig) -> Self {
+        r.section("Process");
+        let (log, admin) = (LogConfig::read(r), AdminConfig::read(r, proxy));
+        let (shards, chaos) = (ShardConfig::read(r, proxy), ChaosConfig::read(r));
+        r.section("Traces, logs and metrics");
+        Self { log, admin, shards, chaos, otlp: OtlpConfig::read(r) }
+    }
+}
+
+impl Default for Config {
+    /// The settings of an empty environment, for one processor.
+    fn default() -> Self {
+        reader::defaults(read)
+    }
 }
 
 impl Config {

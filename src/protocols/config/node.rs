@@ -1,4 +1,4 @@
-//! Who this proxy is (docs/spec/controlplane.md 2.2 and 4.2).
+//! The identity of this proxy (docs/spec/controlplane.md 2.2 and 4.2).
 
 use std::{
     collections::BTreeMap,
@@ -9,23 +9,76 @@ use http::HeaderValue;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{proxy_config::ProxyConfig, reader::Reader, summary};
+use super::{
+    proxy_config::ProxyConfig,
+    reader::{Reader, defaults},
+    summary,
+    var::Var,
+};
 use crate::protocols::identity::Identity;
 
-/// Who this proxy is.
+const NODE_NAME: Var =
+    Var::text("NODE_NAME", "", "The node's name. Without it every workload counts as local.");
+const POD_NAME: Var = Var::text("POD_NAME", "", OWN_POD);
+const POD_NAMESPACE: Var = Var::text("POD_NAMESPACE", "", OWN_POD);
+const SERVICE_ACCOUNT: Var = Var::text("SERVICE_ACCOUNT", "", OWN_POD);
+const OWN_POD: &str = "The proxy's own pod. If name, namespace and service account are all set, the pod is served on \
+    15008 too, so that 15020 can be scraped through the mesh.";
+const INSTANCE_IP: Var =
+    Var::new("INSTANCE_IP", "IP address", "1.1.1.1", "The proxy's address, as the control plane is told.");
+const NETWORK: Var = Var::text("NETWORK", "", "The node's network.");
+const ISTIO_META_CLUSTER_ID: Var = Var::text("ISTIO_META_CLUSTER_ID", "Kubernetes", CLUSTER);
+const CLUSTER_ID: Var = Var::text("CLUSTER_ID", "Kubernetes", CLUSTER);
+const CLUSTER: &str = "The node's cluster. The first one that is set counts.";
+const CLUSTER_DOMAIN: Var = Var::new(
+    "CLUSTER_DOMAIN",
+    "domain name",
+    "cluster.local",
+    "The suffix of services' names, for the DNS proxy.",
+);
+const TRUST_DOMAIN: Var = Var::text(
+    "TRUST_DOMAIN",
+    "cluster.local",
+    "No effect: identities carry the trust domain of their workload.",
+);
+const ISTIO_VERSION: Var = Var::text(
+    "ISTIO_META_ISTIO_VERSION",
+    "unknown",
+    "The mesh's release that the proxy was shipped with: the tag of `istio_build`.",
+);
+const METADATA_JSON: Var = Var::new(
+    "ISTIO_METAJSON_*",
+    "JSON",
+    "",
+    "Metadata for the control plane. A value that is no JSON is left out with a warning.",
+);
+const PROXY_MODE: Var = Var::new(
+    "PROXY_MODE",
+    "`shared` or `dedicated`",
+    "shared",
+    "For whom the proxy works. This version refuses `dedicated`.",
+);
+const PROXY_WORKLOAD_INFO: Var = Var::new(
+    "PROXY_WORKLOAD_INFO",
+    "namespace/name/service-account",
+    "",
+    "The workload of the dedicated mode.",
+);
+
+/// The identity of this proxy.
 #[derive(Clone, Debug, Serialize)]
 pub struct NodeConfig {
-    /// For whom it works.
+    /// For whom the proxy works.
     pub mode: ProxyMode,
-    /// Its node; without one every workload counts as local.
+    /// The name of the node. Without a name every workload counts as local.
     pub node_name: Option<String>,
-    /// Its own pod.
+    /// The name of the proxy's own pod.
     pub pod_name: Option<String>,
-    /// Its own pod's namespace.
+    /// The namespace of the proxy's own pod.
     pub pod_namespace: Option<String>,
-    /// Its own pod's service account.
+    /// The service account of the proxy's own pod.
     pub service_account: Option<String>,
-    /// Its own pod's address.
+    /// The address of the proxy's own pod.
     pub instance_ip: IpAddr,
     /// The node's network.
     pub network: String,
@@ -33,11 +86,11 @@ pub struct NodeConfig {
     pub cluster_id: String,
     /// The suffix of services' names in DNS.
     pub cluster_domain: String,
-    /// The trust domain of its own pod.
+    /// The trust domain of the proxy's own pod.
     pub trust_domain: String,
-    /// The mesh's release it was shipped with.
+    /// The release of the mesh that the proxy was shipped with.
     pub istio_version: String,
-    /// What it tells the discovery server about itself.
+    /// What the discovery server is told about the proxy.
     #[serde(serialize_with = "summary::keys")]
     pub metadata: BTreeMap<String, Value>,
 }
@@ -47,37 +100,47 @@ pub struct NodeConfig {
 pub enum ProxyMode {
     /// For the pods that istio-cni hands over.
     Shared,
-    /// For one workload.
+    /// The proxy works for one workload.
     Dedicated(WorkloadInfo),
 }
 
 /// A workload, as the control plane is asked for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct WorkloadInfo {
-    /// Its namespace.
+    /// The workload's namespace.
     pub namespace: String,
-    /// Its name.
+    /// The workload's name.
     pub name: String,
-    /// Its service account.
+    /// The workload's service account.
     pub service_account: String,
+}
+
+impl Default for NodeConfig {
+    fn default() -> Self {
+        defaults(|r| {
+            let proxy = ProxyConfig::read(r);
+            Self::read(r, &proxy)
+        })
+    }
 }
 
 impl NodeConfig {
     pub(super) fn read(r: &mut Reader<'_>, proxy: &ProxyConfig) -> Self {
-        let own = |r: &Reader<'_>, name| r.text(name).map(str::to_owned);
-        let ip = r.parse("INSTANCE_IP", |ip| ip.parse().map_err(|_| "not an IP address".to_owned()));
+        let own = |r: &Reader<'_>, var| r.text(var).map(str::to_owned);
+        let ip =
+            r.parse_or_default(&INSTANCE_IP, |ip| ip.parse().map_err(|_| "not an IP address".to_owned()));
         let mut config = Self {
             mode: ProxyMode::read(r),
-            node_name: own(r, "NODE_NAME"),
-            pod_name: r.parse("POD_NAME", node_id_part),
-            pod_namespace: r.parse("POD_NAMESPACE", node_id_part),
-            service_account: own(r, "SERVICE_ACCOUNT"),
-            instance_ip: ip.unwrap_or(IpAddr::V4(Ipv4Addr::new(1, 1, 1, 1))),
-            network: own(r, "NETWORK").unwrap_or_default(),
+            node_name: own(r, &NODE_NAME),
+            pod_name: r.parse(&POD_NAME, node_id_part),
+            pod_namespace: r.parse(&POD_NAMESPACE, node_id_part),
+            service_account: own(r, &SERVICE_ACCOUNT),
+            instance_ip: ip.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+            network: r.text_or_default(&NETWORK),
             cluster_id: cluster_id(r),
-            cluster_domain: r.parse("CLUSTER_DOMAIN", domain).unwrap_or_else(|| "cluster.local".into()),
-            trust_domain: r.parse("TRUST_DOMAIN", trust_domain).unwrap_or_else(|| "cluster.local".into()),
-            istio_version: own(r, "ISTIO_META_ISTIO_VERSION").unwrap_or_else(|| "unknown".into()),
+            cluster_domain: r.parse_or_default(&CLUSTER_DOMAIN, domain).unwrap_or_default(),
+            trust_domain: r.parse_or_default(&TRUST_DOMAIN, trust_domain).unwrap_or_default(),
+            istio_version: r.text_or_default(&ISTIO_VERSION),
             metadata: BTreeMap::new(),
         };
         config.metadata = metadata(r, &config, proxy);
@@ -100,7 +163,7 @@ fn metadata(r: &mut Reader<'_>, config: &NodeConfig, proxy: &ProxyConfig) -> BTr
     for (key, value) in &proxy.metadata {
         put(key, value);
     }
-    for (key, value) in r.prefixed("ISTIO_METAJSON_") {
+    for (key, value) in r.prefixed(&METADATA_JSON) {
         match serde_json::from_str(value) {
             Ok(value) => {
                 metadata.insert(key.to_owned(), value);
@@ -118,9 +181,9 @@ fn cluster_id(r: &mut Reader<'_>) -> String {
         Ok(_) => Ok(id.to_owned()),
         Err(_) => Err("not usable in an HTTP header".to_owned()),
     };
-    let first = r.parse("ISTIO_META_CLUSTER_ID", usable);
-    let second = r.parse("CLUSTER_ID", usable);
-    first.or(second).unwrap_or_else(|| "Kubernetes".into())
+    let first = r.parse(&ISTIO_META_CLUSTER_ID, usable);
+    let second = r.parse(&CLUSTER_ID, usable);
+    first.or(second).unwrap_or_else(|| CLUSTER_ID.default.into())
 }
 
 fn node_id_part(text: &str) -> Result<String, String> {
@@ -153,19 +216,19 @@ fn trust_domain(text: &str) -> Result<String, String> {
 
 impl ProxyMode {
     fn read(r: &mut Reader<'_>) -> Self {
-        let dedicated = r.parse("PROXY_MODE", |mode| match mode {
+        let dedicated = r.parse(&PROXY_MODE, |mode| match mode {
             "shared" => Ok(false),
             "dedicated" => Ok(true),
             _ => Err("not shared or dedicated".into()),
         });
+        let info = r.text(&PROXY_WORKLOAD_INFO);
         if dedicated != Some(true) {
             return Self::Shared;
         }
-        const INFO: &str = "PROXY_WORKLOAD_INFO";
-        if r.text(INFO).is_none() {
-            r.reject(INFO, "the dedicated mode needs namespace/name/service-account");
+        if info.is_none() {
+            r.reject(&PROXY_WORKLOAD_INFO, "the dedicated mode needs namespace/name/service-account");
         }
-        r.parse(INFO, WorkloadInfo::parse).map_or(Self::Shared, Self::Dedicated)
+        r.parse(&PROXY_WORKLOAD_INFO, WorkloadInfo::parse).map_or(Self::Shared, Self::Dedicated)
     }
 }
 

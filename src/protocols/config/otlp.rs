@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use http::{HeaderName, HeaderValue, Uri};
 use serde::{Serialize, Serializer};
 
-use super::{reader::Reader, summary, value};
+use super::{reader::Reader, summary, value, var::Var};
 
 /// Most attributes of the resource, and most headers.
 /// Limit: headers for the collector, or attributes of the resource: 64; past it: the setting is refused.
@@ -15,7 +15,7 @@ pub(super) const PAIRS_MAX: usize = 64;
 pub(super) const MILLIS_MAX: u64 = 600_000;
 /// Longest queue, in spans or log records.
 /// Limit: a setting of a queue or batch for exports: 1,000,000; past it: the setting is refused.
-const QUEUE_MAX: u64 = 1_000_000;
+const QUEUE_MAX: usize = 1_000_000;
 
 /// Where one kind of telemetry goes.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -37,11 +37,11 @@ pub struct CollectorConfig {
 /// A collector's address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OtlpEndpoint {
-    /// Whether it is reached by TLS.
+    /// The collector is reached by TLS.
     pub tls: bool,
     /// A DNS name or an IP address without brackets.
     pub host: String,
-    /// Its port.
+    /// The TCP port.
     pub port: u16,
     /// The path of requests; `/` for gRPC.
     pub path: String,
@@ -63,38 +63,116 @@ pub struct ExportQueue {
     pub items: usize,
     /// Spans or log records of one request.
     pub batch: usize,
-    /// How long they gather.
+    /// How long spans or log records gather before a request is made.
     #[serde(serialize_with = "summary::duration")]
     pub delay: Duration,
 }
 
 /// The variables of one kind of telemetry.
 pub(super) struct Names {
-    pub(super) exporter: &'static str,
+    pub(super) exporter: Var,
     /// An exporter that is none here: it is always on.
     pub(super) always: &'static str,
-    pub(super) endpoint: &'static str,
     /// What a collector's path ends in where only its base is given (the OTLP specification, "Endpoint URLs for
     /// OTLP/HTTP").
     pub(super) path: &'static str,
-    pub(super) protocol: &'static str,
-    pub(super) headers: &'static str,
-    pub(super) certificate: &'static str,
-    pub(super) timeout: &'static str,
-    pub(super) compression: &'static str,
-    pub(super) client_key: &'static str,
+    pub(super) collector: CollectorVars,
 }
 
-/// The variables of a queue: its length, a request's length, the delay.
-pub(super) type QueueNames = [&'static str; 3];
+/// The variables of a collector, of one kind of telemetry or of all.
+pub(super) struct CollectorVars {
+    endpoint: Var,
+    protocol: Var,
+    headers: Var,
+    certificate: Var,
+    timeout: Var,
+    compression: Var,
+    client_key: Var,
+}
+
+/// The variables of a queue.
+pub(super) struct QueueVars {
+    /// How many items may wait.
+    pub(super) items: Var,
+    /// A request's length.
+    pub(super) batch: Var,
+    /// How long items gather.
+    pub(super) delay: Var,
+}
+
+/// Those for all kinds.
+static ALL: CollectorVars = CollectorVars::new([
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_PROTOCOL",
+    "OTEL_EXPORTER_OTLP_HEADERS",
+    "OTEL_EXPORTER_OTLP_CERTIFICATE",
+    "OTEL_EXPORTER_OTLP_TIMEOUT",
+    "OTEL_EXPORTER_OTLP_COMPRESSION",
+    "OTEL_EXPORTER_OTLP_CLIENT_KEY",
+]);
+
+const SERVICE_NAME: Var = Var::text("OTEL_SERVICE_NAME", "warren", "`service.name` of the resource.");
+const RESOURCE: Var = Var::new(
+    "OTEL_RESOURCE_ATTRIBUTES",
+    "`key=value,…`, values percent-encoded",
+    "",
+    "The resource, beside `service.version`, `k8s.cluster.name`, `k8s.node.name`, `k8s.namespace.name` and \
+     `k8s.pod.name`.",
+);
+
+// === impl CollectorVars ===
+
+impl CollectorVars {
+    /// The variables of these names: endpoint, protocol, headers, certificate, timeout, compression, client key.
+    pub(super) const fn new(
+        [endpoint, protocol, headers, certificate, timeout, compression, client_key]: [&'static str; 7],
+    ) -> Self {
+        Self {
+            endpoint: Var::new(
+                endpoint,
+                "`http://` or `https://` address",
+                "",
+                "The collector; what is for one kind of telemetry counts before what is for all. For HTTP, that for all \
+                 gets `/v1/traces`, `/v1/logs` or `/v1/metrics` appended. Without one nothing is exported.",
+            ),
+            protocol: Var::new(
+                protocol,
+                "`http/protobuf` or `grpc`",
+                "http/protobuf",
+                "How the collector is spoken to.",
+            ),
+            headers: Var::new(
+                headers,
+                "`key=value,…`, values percent-encoded",
+                "",
+                "Headers of each request.",
+            ),
+            certificate: Var::new(
+                certificate,
+                "path",
+                "the system's roots",
+                "A PEM file with the roots of the collector's certificate.",
+            ),
+            timeout: Var::new(
+                timeout,
+                "milliseconds",
+                "10000",
+                "How long one request may take, with all its tries.",
+            ),
+            compression: Var::text(compression, "", "Refused: requests are not compressed."),
+            client_key: Var::text(client_key, "", "Refused: no certificate is shown to collectors."),
+        }
+    }
+}
 
 // === impl CollectorConfig ===
 
 impl CollectorConfig {
-    pub(super) fn read(r: &mut Reader<'_>, names: &Names) -> Option<Self> {
-        unsupported(r, names);
-        let protocol = protocol(r, names);
-        let (headers, roots, timeout) = (headers(r, names), roots(r, names), timeout(r, names));
+    pub(super) fn read(r: &mut Reader<'_>, names: &'static Names) -> Option<Self> {
+        let vars = &names.collector;
+        let protocol = protocol(r, vars);
+        let (headers, roots, timeout) = (headers(r, vars), roots(r, vars), timeout(r, vars));
+        unsupported(r, vars);
         let endpoint = OtlpEndpoint::read(r, protocol, names)?;
         Some(Self { endpoint, protocol, headers, roots, timeout })
     }
@@ -103,7 +181,7 @@ impl CollectorConfig {
 /// The value for one kind of telemetry, else the one for all; both are looked at.
 fn either<'a, T>(
     r: &mut Reader<'a>,
-    (own, all): (&str, &str),
+    (own, all): (&'static Var, &'static Var),
     parse: impl Fn(&'a str) -> Result<T, String>,
 ) -> Option<T> {
     let first = r.parse(own, &parse);
@@ -111,9 +189,8 @@ fn either<'a, T>(
     first.or(second)
 }
 
-fn protocol(r: &mut Reader<'_>, names: &Names) -> OtlpProtocol {
-    let names = (names.protocol, "OTEL_EXPORTER_OTLP_PROTOCOL");
-    let protocol = either(r, names, |name| match name {
+fn protocol(r: &mut Reader<'_>, vars: &'static CollectorVars) -> OtlpProtocol {
+    let protocol = either(r, (&vars.protocol, &ALL.protocol), |name| match name {
         "grpc" => Ok(OtlpProtocol::Grpc),
         "http/protobuf" => Ok(OtlpProtocol::Http),
         _ => Err("not grpc or http/protobuf".into()),
@@ -121,18 +198,18 @@ fn protocol(r: &mut Reader<'_>, names: &Names) -> OtlpProtocol {
     protocol.unwrap_or(OtlpProtocol::Http)
 }
 
-fn timeout(r: &mut Reader<'_>, names: &Names) -> Duration {
-    let names = (names.timeout, "OTEL_EXPORTER_OTLP_TIMEOUT");
-    let millis = either(r, names, |text| value::number(text, &(1..=MILLIS_MAX)));
-    Duration::from_millis(millis.unwrap_or(10_000))
+fn timeout(r: &mut Reader<'_>, vars: &'static CollectorVars) -> Duration {
+    let parse = |text: &str| value::number(text, &(1..=MILLIS_MAX));
+    let own = r.parse(&vars.timeout, parse);
+    let all = r.parse_or_default(&ALL.timeout, parse);
+    Duration::from_millis(own.or(all).unwrap_or_default())
 }
 
-fn roots(r: &mut Reader<'_>, names: &Names) -> Option<String> {
-    let names = (names.certificate, "OTEL_EXPORTER_OTLP_CERTIFICATE");
-    either(r, names, |path| Ok(path.to_owned()))
+fn roots(r: &mut Reader<'_>, vars: &'static CollectorVars) -> Option<String> {
+    either(r, (&vars.certificate, &ALL.certificate), |path| Ok(path.to_owned()))
 }
 
-fn headers(r: &mut Reader<'_>, names: &Names) -> Vec<(HeaderName, HeaderValue)> {
+fn headers(r: &mut Reader<'_>, vars: &'static CollectorVars) -> Vec<(HeaderName, HeaderValue)> {
     let parse = |text| {
         let usable = |(name, value): (String, String)| {
             let name =
@@ -142,8 +219,8 @@ fn headers(r: &mut Reader<'_>, names: &Names) -> Vec<(HeaderName, HeaderValue)> 
         };
         pairs(text)?.into_iter().map(usable).collect::<Result<Vec<_>, _>>()
     };
-    let first = r.parse_secret(names.headers, parse);
-    let second = r.parse_secret("OTEL_EXPORTER_OTLP_HEADERS", parse);
+    let first = r.parse_secret(&vars.headers, parse);
+    let second = r.parse_secret(&ALL.headers, parse);
     first.or(second).unwrap_or_default()
 }
 
@@ -153,8 +230,8 @@ fn sensitive(mut value: HeaderValue) -> HeaderValue {
 }
 
 pub(super) fn resource(r: &mut Reader<'_>) -> Vec<(String, String)> {
-    let mut resource = r.parse("OTEL_RESOURCE_ATTRIBUTES", pairs).unwrap_or_default();
-    if let Some(name) = r.text("OTEL_SERVICE_NAME") {
+    let mut resource = r.parse(&RESOURCE, pairs).unwrap_or_default();
+    if let Some(name) = r.text(&SERVICE_NAME) {
         resource.retain(|(key, _)| key != "service.name");
         resource.push(("service.name".into(), name.into()));
     }
@@ -162,12 +239,12 @@ pub(super) fn resource(r: &mut Reader<'_>) -> Vec<(String, String)> {
 }
 
 /// Settings that would be passed over in silence.
-fn unsupported(r: &mut Reader<'_>, names: &Names) {
-    for name in [names.compression, "OTEL_EXPORTER_OTLP_COMPRESSION"] {
-        r.parse(name, |_| Err::<(), _>("requests are not compressed: leave it unset".into()));
+fn unsupported(r: &mut Reader<'_>, vars: &'static CollectorVars) {
+    for var in [&vars.compression, &ALL.compression] {
+        r.parse(var, |_| Err::<(), _>("requests are not compressed: leave it unset".into()));
     }
-    for name in [names.client_key, "OTEL_EXPORTER_OTLP_CLIENT_KEY"] {
-        r.parse(name, |_| Err::<(), _>("no certificate is shown to collectors: leave it unset".into()));
+    for var in [&vars.client_key, &ALL.client_key] {
+        r.parse(var, |_| Err::<(), _>("no certificate is shown to collectors: leave it unset".into()));
     }
 }
 
@@ -204,7 +281,7 @@ fn decoded(text: &str) -> Option<String> {
 // === impl OtlpEndpoint ===
 
 impl OtlpEndpoint {
-    fn read(r: &mut Reader<'_>, protocol: OtlpProtocol, names: &Names) -> Option<Self> {
+    fn read(r: &mut Reader<'_>, protocol: OtlpProtocol, names: &'static Names) -> Option<Self> {
         let parse = |base| {
             move |text: &str| {
                 let endpoint = Self::parse(text)?;
@@ -215,8 +292,8 @@ impl OtlpEndpoint {
                 }
             }
         };
-        let own = r.parse(names.endpoint, parse(false));
-        let base = r.parse("OTEL_EXPORTER_OTLP_ENDPOINT", parse(true));
+        let own = r.parse(&names.collector.endpoint, parse(false));
+        let base = r.parse(&ALL.endpoint, parse(true));
         own.or(base)
     }
 
@@ -278,12 +355,11 @@ impl Serialize for OtlpEndpoint {
 // === impl ExportQueue ===
 
 impl ExportQueue {
-    pub(super) fn read(r: &mut Reader<'_>, [items, batch, delay]: QueueNames, default_delay: u64) -> Self {
-        let mut number = |name, most: u64| r.parse(name, |text| value::number(text, &(1..=most)));
-        let mut length =
-            |name, default| number(name, QUEUE_MAX).and_then(|n| usize::try_from(n).ok()).unwrap_or(default);
-        let (items, batch) = (length(items, 2048), length(batch, 512));
-        let delay = Duration::from_millis(number(delay, MILLIS_MAX).unwrap_or(default_delay));
+    pub(super) fn read(r: &mut Reader<'_>, vars: &'static QueueVars) -> Self {
+        let mut length = |var| r.parse_or_default(var, |text| value::number(text, &(1..=QUEUE_MAX)));
+        let (items, batch) = (length(&vars.items).unwrap_or(1), length(&vars.batch).unwrap_or(1));
+        let delay = r.parse_or_default(&vars.delay, |text| value::number(text, &(1..=MILLIS_MAX)));
+        let delay = Duration::from_millis(delay.unwrap_or_default());
         Self { items, batch: batch.min(items), delay }
     }
 }

@@ -4,7 +4,19 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{reader::Reader, summary};
+use super::{
+    reader::{Reader, defaults},
+    summary,
+    var::Var,
+};
+
+const MAX_STREAMS: Var = Var::number(
+    "POOL_MAX_STREAMS_PER_CONNECTION",
+    "100",
+    "Streams of one tunnel. More of them open another tunnel.",
+);
+const UNUSED_RELEASE: Var =
+    Var::duration("POOL_UNUSED_RELEASE_TIMEOUT", "5m", "How long a tunnel that nobody uses is kept.");
 
 /// No limit: a unit of time.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -13,18 +25,23 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 #[derive(Clone, Debug, Serialize)]
 pub struct PoolConfig {
     /// Streams of one connection.
-    pub max_streams: u16,
+    pub max_streams: usize,
     /// How long a connection nobody uses is kept.
     #[serde(serialize_with = "summary::duration")]
     pub unused_release: Duration,
 }
 
+impl Default for PoolConfig {
+    fn default() -> Self {
+        defaults(Self::read)
+    }
+}
+
 impl PoolConfig {
     pub(super) fn read(r: &mut Reader<'_>) -> Self {
-        let five_minutes = Duration::from_secs(300);
         Self {
-            max_streams: r.number("POOL_MAX_STREAMS_PER_CONNECTION", 100, 1..=u16::MAX),
-            unused_release: r.duration("POOL_UNUSED_RELEASE_TIMEOUT", five_minutes, Duration::ZERO..=DAY),
+            max_streams: r.number(&MAX_STREAMS, 1..=usize::from(u16::MAX)),
+            unused_release: r.duration(&UNUSED_RELEASE, Duration::ZERO..=DAY),
         }
     }
 }

@@ -5,11 +5,25 @@ use std::{collections::BTreeMap, fmt::Display, ops::RangeInclusive, str::FromStr
 use serde_json::{Map, Value};
 
 use super::{
+    inputs::MESH_FILE,
     reader::{Invalid, Origin, Reader},
-    shard::MAX_SHARDS,
     upstream::Address,
-    value,
+    value::{self, MAX_SHARDS},
+    var::Var,
 };
+
+pub(super) const PROXY_CONFIG: Var = Var::new(
+    "PROXY_CONFIG",
+    "YAML or JSON",
+    "",
+    "Goes over `defaultConfig` of the file `./etc/istio/config/mesh`. Read are `discoveryAddress`, `proxyAdminPort` \
+     (15000), `statsPort` (15020), `concurrency` and `proxyMetadata`.",
+);
+const METADATA: Var = Var::text(
+    "ISTIO_META_*",
+    "",
+    "Metadata for the control plane; goes over `proxyMetadata` of `PROXY_CONFIG`.",
+);
 
 /// Keys of the mesh file and of `PROXY_CONFIG`, merged.
 #[derive(Debug, Default)]
@@ -39,13 +53,21 @@ impl ProxyConfig {
                 Some(_) => note(r, Origin::MeshFile, "defaultConfig", "", "not a map".into()),
             }
         }
-        if let Some(text) = r.raw("PROXY_CONFIG")
+        if let Some(text) = r.raw(&PROXY_CONFIG)
             && let Some(keys) = document(r, Origin::Environment, text)
         {
             config.merge(r, Origin::Environment, keys);
         }
-        config.metadata.extend(r.prefixed("ISTIO_META_").map(|(k, v)| (k.to_owned(), v.to_owned())));
+        config.metadata.extend(r.prefixed(&METADATA).map(|(k, v)| (k.to_owned(), v.to_owned())));
         config
+    }
+
+    /// A setting that is metadata by its name: of the environment, else of `proxyMetadata`.
+    pub(super) fn metadata(&self, r: &Reader<'_>, var: &'static Var) -> Option<&str> {
+        // The environment's is in the metadata already.
+        let _ = r.raw(var);
+        let key = var.name.strip_prefix(METADATA.prefix())?;
+        self.metadata.get(key).map(String::as_str)
     }
 
     fn merge(&mut self, r: &mut Reader<'_>, origin: Origin, keys: Map<String, Value>) {
@@ -99,16 +121,16 @@ fn document(r: &mut Reader<'_>, origin: Origin, text: &str) -> Option<Map<String
 
 fn note(r: &mut Reader<'_>, origin: Origin, key: &str, value: &str, reason: String) {
     let (name, value) = match (origin, key) {
-        (Origin::MeshFile, "") => (super::MESH_FILE.into(), "…".into()),
+        (Origin::MeshFile, "") => (MESH_FILE.into(), "…".into()),
         (Origin::MeshFile, key) => (key.to_owned(), value.to_owned()),
-        (Origin::Environment, "") => ("PROXY_CONFIG".into(), "…".into()),
-        (Origin::Environment, key) => ("PROXY_CONFIG".into(), format!("{key}: {value}")),
+        (Origin::Environment, "") => (PROXY_CONFIG.name.into(), "…".into()),
+        (Origin::Environment, key) => (PROXY_CONFIG.name.into(), format!("{key}: {value}")),
     };
     r.note(Invalid { origin, name, value, reason });
 }
 
 fn metadata((key, value): (&String, &Value)) -> Option<(String, String)> {
-    let key = key.strip_prefix("ISTIO_META_").unwrap_or(key);
+    let key = key.strip_prefix(METADATA.prefix()).unwrap_or(key);
     Some((key.to_owned(), scalar(value)?))
 }
 

@@ -5,12 +5,25 @@ use serde::Serialize;
 use super::{
     proxy_config::ProxyConfig,
     reader::Reader,
-    value::{number, processors, share},
+    value::{MAX_SHARDS, number, processors, share},
+    var::Var,
 };
 
-/// The most threads the data plane can have.
-/// Limit: shards: 1024; past it: a setting above it is refused, and a computed number is cut to it.
-pub(super) const MAX_SHARDS: usize = 1024;
+const WORKER_THREADS: Var = Var::new(
+    "ZTUNNEL_WORKER_THREADS",
+    "number, or a share such as `50%`",
+    "reckoned from the processors",
+    "Shards; `0` is one for each processor. Without it, `concurrency` of `PROXY_CONFIG` counts; else the CPU limit, or \
+     the request if that is larger; else a quarter of the processors, the CPU request or 2, whichever is most.",
+);
+const CPU_LIMIT: Var = Var::new("ZTUNNEL_RESOURCE_CPU_LIMIT", "processors", "", "The CPU limit of the pod.");
+const CPU_REQUEST: Var =
+    Var::new("ZTUNNEL_RESOURCE_CPU_REQUEST", "processors", "", "The CPU request of the pod.");
+const DOWNWARD_CPU_LIMIT: Var = Var::number(
+    "ZTUNNEL_CPU_LIMIT",
+    "0",
+    "Processors to reckon with where there is no CPU limit; `0` is those of the machine.",
+);
 
 /// Threads of the data plane.
 #[derive(Clone, Debug, Serialize)]
@@ -22,21 +35,22 @@ pub struct ShardConfig {
 impl ShardConfig {
     pub(super) fn read(r: &mut Reader<'_>, proxy: &ProxyConfig) -> Self {
         // An empty quantity is a mistake, as it is for every number.
-        let quantity = |r: &mut Reader<'_>, name: &str| {
-            let value = processors(r.raw(name)?);
-            value.map_err(|reason| r.reject(name, reason)).ok().flatten()
+        let quantity = |r: &mut Reader<'_>, var: &'static Var| {
+            let value = processors(r.raw(var)?);
+            value.map_err(|reason| r.reject(var, reason)).ok().flatten()
         };
-        let limit = quantity(r, "ZTUNNEL_RESOURCE_CPU_LIMIT");
-        let request = quantity(r, "ZTUNNEL_RESOURCE_CPU_REQUEST");
-        let downward = r.number("ZTUNNEL_CPU_LIMIT", 0, 0..=usize::MAX);
+        let asked = r.raw(&WORKER_THREADS);
+        let limit = quantity(r, &CPU_LIMIT);
+        let request = quantity(r, &CPU_REQUEST);
+        let downward = r.number(&DOWNWARD_CPU_LIMIT, 0..=usize::MAX);
         let cpus = limit.or((downward > 0).then_some(downward)).unwrap_or(r.inputs.cores).max(1);
 
-        let asked = r.raw("ZTUNNEL_WORKER_THREADS").and_then(|text| {
+        let asked = asked.and_then(|text| {
             let threads = match text.strip_suffix('%') {
                 Some(percent) => share(percent, cpus),
                 None => number(text, &(0..=MAX_SHARDS)).map(|n| if n == 0 { cpus } else { n }),
             };
-            threads.map_err(|reason| r.reject("ZTUNNEL_WORKER_THREADS", reason)).ok()
+            threads.map_err(|reason| r.reject(&WORKER_THREADS, reason)).ok()
         });
         let concurrency = proxy.concurrency.map(|n| if n == 0 { cpus } else { n });
         let count = asked.or(concurrency).unwrap_or_else(|| match limit {

@@ -6,7 +6,33 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{reader::Reader, summary};
+use super::{
+    reader::{Reader, defaults},
+    summary,
+    var::Var,
+};
+
+const CONNECT: Var = Var::duration("WARREN_CONNECT_TIMEOUT", "10s", "For a TCP connection.");
+const TLS_HANDSHAKE: Var =
+    Var::duration("WARREN_TLS_HANDSHAKE_TIMEOUT", "5s", "For a TLS handshake, at either end.");
+const H2_SETTINGS: Var = Var::duration(
+    "WARREN_H2_SETTINGS_TIMEOUT",
+    "5s",
+    "For the start of HTTP/2, and for the answer to a tunnel's first PING.",
+);
+const CONNECT_RESPONSE: Var =
+    Var::duration("WARREN_CONNECT_RESPONSE_TIMEOUT", "20s", "For the answer to a CONNECT.");
+const WORKLOAD: Var = Var::duration(
+    "WARREN_WORKLOAD_TIMEOUT",
+    "5s",
+    "For a workload, or a policy it names, that the control plane has not sent.",
+);
+const CERTIFICATE: Var =
+    Var::duration("WARREN_CERTIFICATE_TIMEOUT", "10s", "For a certificate that is not issued yet.");
+const POLICY: Var = Var::duration("WARREN_POLICY_TIMEOUT", "5s", "No effect.");
+const PING_INTERVAL: Var =
+    Var::duration("WARREN_PING_INTERVAL", "10s", "Silence before the peer of a tunnel is sent a PING.");
+const PING: Var = Var::duration("WARREN_PING_TIMEOUT", "20s", "For the answer to a PING.");
 
 /// How long the proxy waits for anything.
 #[derive(Clone, Debug, Serialize)]
@@ -40,22 +66,25 @@ pub struct TimeoutConfig {
     pub ping: Duration,
 }
 
+impl Default for TimeoutConfig {
+    fn default() -> Self {
+        defaults(Self::read)
+    }
+}
+
 impl TimeoutConfig {
     pub(super) fn read(r: &mut Reader<'_>) -> Self {
-        let mut seconds = |name, default| {
-            let range = Duration::from_millis(1)..=Duration::from_secs(3600);
-            r.duration(name, Duration::from_secs(default), range)
-        };
+        let mut timeout = |var| r.duration(var, Duration::from_millis(1)..=Duration::from_secs(3600));
         Self {
-            connect: seconds("WARREN_CONNECT_TIMEOUT", 10),
-            tls_handshake: seconds("WARREN_TLS_HANDSHAKE_TIMEOUT", 5),
-            h2_settings: seconds("WARREN_H2_SETTINGS_TIMEOUT", 5),
-            connect_response: seconds("WARREN_CONNECT_RESPONSE_TIMEOUT", 20),
-            workload: seconds("WARREN_WORKLOAD_TIMEOUT", 5),
-            certificate: seconds("WARREN_CERTIFICATE_TIMEOUT", 10),
-            policy: seconds("WARREN_POLICY_TIMEOUT", 5),
-            ping_interval: seconds("WARREN_PING_INTERVAL", 10),
-            ping: seconds("WARREN_PING_TIMEOUT", 20),
+            connect: timeout(&CONNECT),
+            tls_handshake: timeout(&TLS_HANDSHAKE),
+            h2_settings: timeout(&H2_SETTINGS),
+            connect_response: timeout(&CONNECT_RESPONSE),
+            workload: timeout(&WORKLOAD),
+            certificate: timeout(&CERTIFICATE),
+            policy: timeout(&POLICY),
+            ping_interval: timeout(&PING_INTERVAL),
+            ping: timeout(&PING),
         }
     }
 }

@@ -2,10 +2,16 @@
 
 use serde::Serialize;
 
-use super::reader::Reader;
+use super::{reader::Reader, var::Var};
+
+const TLS12_ENABLED: Var = Var::flag("TLS12_ENABLED", "false", "TLS 1.2 is offered besides 1.3.");
+const COMPLIANCE_POLICY: Var =
+    Var::new("COMPLIANCE_POLICY", "`pqc`", "", "With `pqc`, X25519MLKEM768 is the only key exchange.");
+const CRL_PATH: Var =
+    Var::text("CRL_PATH", "", "No effect: a revoked certificate is accepted until it expires.");
 
 /// What is negotiated and who is refused.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct TlsConfig {
     /// TLS 1.2 is offered besides 1.3.
     pub tls12: bool,
@@ -25,16 +31,16 @@ pub enum Compliance {
 impl TlsConfig {
     pub(super) fn read(r: &mut Reader<'_>) -> Self {
         let config = Self {
-            tls12: r.boolean("TLS12_ENABLED", false),
-            compliance: r.parse("COMPLIANCE_POLICY", |policy| match policy {
+            tls12: r.boolean(&TLS12_ENABLED),
+            compliance: r.parse(&COMPLIANCE_POLICY, |policy| match policy {
                 "pqc" => Ok(Compliance::Pqc),
                 // One we do not know may ask for less than we would negotiate.
                 _ => Err("not pqc".into()),
             }),
-            crl_path: r.text("CRL_PATH").map(str::to_owned),
+            crl_path: r.text(&CRL_PATH).map(str::to_owned),
         };
         if config.tls12 && config.compliance.is_some() {
-            r.warn("TLS12_ENABLED", "true", "without effect: COMPLIANCE_POLICY=pqc needs TLS 1.3".into());
+            r.warn(TLS12_ENABLED.name, "true", "without effect: COMPLIANCE_POLICY=pqc needs TLS 1.3".into());
         }
         config
     }

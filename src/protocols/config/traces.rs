@@ -1,11 +1,22 @@
-//! Which traces are exported, and how: docs/settings.md, "Traces, logs and metrics".
+//! Which traces are exported, and how: README.md, "Traces, logs and metrics".
 
 use serde::Serialize;
 
 use super::{
     otlp::{CollectorConfig, ExportQueue},
     reader::Reader,
+    var::Var,
 };
+
+const SAMPLER: Var = Var::new(
+    "OTEL_TRACES_SAMPLER",
+    "`always_on`, `always_off` or `traceidratio`, each also with `parentbased_` before it",
+    "parentbased_always_on",
+    "Which traces are exported. A trace that was not chosen is exported all the same if its connection failed, except \
+     with `always_off` and `parentbased_always_off`.",
+);
+const SAMPLER_ARG: Var =
+    Var::new("OTEL_TRACES_SAMPLER_ARG", "number from 0 to 1", "1", "The ratio of `traceidratio`.");
 
 /// How traces are exported.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -31,12 +42,12 @@ pub struct Sampling {
 
 impl Sampling {
     pub(super) fn read(r: &mut Reader<'_>) -> Self {
-        let share = r.parse("OTEL_TRACES_SAMPLER_ARG", |text| {
+        let share = r.parse_or_default(&SAMPLER_ARG, |text| {
             let share = text.parse::<f64>().ok().filter(|share| (0.0..=1.0).contains(share));
             share.ok_or_else(|| "not a number from 0 to 1".to_owned())
         });
-        let share = share.unwrap_or(1.0);
-        let sampling = r.parse("OTEL_TRACES_SAMPLER", |name| {
+        let share = share.unwrap_or_default();
+        let sampling = r.parse_or_default(&SAMPLER, |name| {
             let (parent_based, root) =
                 name.strip_prefix("parentbased_").map_or((false, name), |root| (true, root));
             let ratio = match root {
@@ -51,7 +62,7 @@ impl Sampling {
             };
             Ok(Self { parent_based, ratio })
         });
-        sampling.unwrap_or(Self { parent_based: true, ratio: 1.0 })
+        sampling.unwrap_or(Self { parent_based: true, ratio: 0.0 })
     }
 
     /// Whether traces that are not exported are kept until it is known that they did not fail. Who switches traces off

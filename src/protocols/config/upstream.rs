@@ -1,6 +1,6 @@
 //! How a server of the control plane is reached and trusted (docs/spec/controlplane.md 2.1).
 
-use std::{fmt, net::IpAddr};
+use std::{borrow::Cow, fmt, net::IpAddr};
 
 use http::{HeaderName, HeaderValue, Uri};
 use rustls_pki_types::ServerName;
@@ -9,19 +9,27 @@ use serde::{Serialize, Serializer};
 use super::{
     reader::{Invalid, Reader},
     summary, value,
+    var::Var,
 };
 
-const ROOT_FILE: &str = "./var/run/secrets/istio/root-cert.pem";
+const KUBERNETES_SERVICE_HOST: Var =
+    Var::text("KUBERNETES_SERVICE_HOST", "", "Where it is set, the proxy runs in a cluster.");
+const AUTH_TOKEN: Var = Var::new(
+    "AUTH_TOKEN",
+    "path, or the token itself",
+    "`./var/run/secrets/tokens/istio-token` if that exists",
+    "What the proxy shows to the control plane. A file is read again for every call.",
+);
 const TOKEN_FILE: &str = "./var/run/secrets/tokens/istio-token";
 
 /// A server of the control plane.
 #[derive(Clone, Debug, Serialize)]
 pub struct Upstream {
-    /// Where it is.
+    /// The server's address.
     pub address: Address,
-    /// What its certificate has to chain to.
+    /// The roots that the server's certificate has to chain to.
     pub roots: RootSource,
-    /// A name its certificate may carry instead of the address's host.
+    /// A name that the server's certificate may carry instead of the address's host.
     pub alt_hostname: Option<String>,
     /// Headers for each call. Their values are marked sensitive.
     #[serde(serialize_with = "summary::header_names")]
@@ -33,7 +41,7 @@ pub struct Upstream {
 pub struct Address {
     /// A DNS name or an IP address without brackets.
     pub host: String,
-    /// Its port.
+    /// The TCP port.
     pub port: u16,
 }
 
@@ -67,27 +75,38 @@ pub struct Secret(Box<str>);
 
 /// The variables of one server.
 pub(super) struct Names {
-    pub(super) roots: &'static str,
-    pub(super) alt_hostname: &'static str,
-    pub(super) header_prefix: &'static str,
+    pub(super) roots: Var,
+    pub(super) alt_hostname: Var,
+    pub(super) headers: Var,
+}
+
+impl Names {
+    pub(super) const ROOTS_FORM: &str = "path, `SYSTEM` or PEM text";
+    pub(super) const ROOTS_DEFAULT: &str = "./var/run/secrets/istio/root-cert.pem";
+    pub(super) const ROOTS_HELP: &str = "The roots that the server's certificate chains to. A file is read again for \
+        each connection.";
+    pub(super) const HOSTNAME_FORM: &str = "hostname";
+    pub(super) const HOSTNAME_HELP: &str = "A second name that the server's certificate may carry.";
+    pub(super) const HEADERS_HELP: &str = "Headers of every call: the rest of the variable's name is that of the \
+        header.";
 }
 
 impl Upstream {
     /// Reads all variables, so that each bad one is heard of even if there is no address.
-    pub(super) fn read(r: &mut Reader<'_>, address: Option<Address>, names: &Names) -> Option<Self> {
-        let roots = RootSource::read(r, names.roots);
-        let alt_hostname = r.parse(names.alt_hostname, |name| match ServerName::try_from(name) {
+    pub(super) fn read(r: &mut Reader<'_>, address: Option<Address>, names: &'static Names) -> Option<Self> {
+        let roots = RootSource::read(r, &names.roots);
+        let alt_hostname = r.parse(&names.alt_hostname, |name| match ServerName::try_from(name) {
             Ok(ServerName::DnsName(_)) => Ok(name.to_owned()),
             _ => Err("not a hostname".into()),
         });
-        let headers = headers(r, names.header_prefix);
+        let headers = headers(r, &names.headers);
         address.map(|address| Self { address, roots, alt_hostname, headers })
     }
 }
 
-fn headers(r: &mut Reader<'_>, prefix: &'static str) -> Vec<(HeaderName, HeaderValue)> {
+fn headers(r: &mut Reader<'_>, var: &'static Var) -> Vec<(HeaderName, HeaderValue)> {
     let mut headers = Vec::new();
-    for (key, value) in r.prefixed(prefix) {
+    for (key, value) in r.prefixed(var) {
         let name = HeaderName::from_bytes(key.to_ascii_lowercase().as_bytes());
         match (name, HeaderValue::from_str(value)) {
             (Ok(name), Ok(mut value)) => {
@@ -97,7 +116,7 @@ fn headers(r: &mut Reader<'_>, prefix: &'static str) -> Vec<(HeaderName, HeaderV
             (name, _) => {
                 let what = if name.is_err() { "name" } else { "value" };
                 let reason = format!("not usable as the {what} of an HTTP header");
-                r.note(Invalid::env(&format!("{prefix}{key}"), "<redacted>", reason));
+                r.note(Invalid::env(&format!("{}{key}", var.prefix()), "<redacted>", reason));
             }
         }
     }
@@ -110,8 +129,8 @@ impl Address {
     /// Reads `host`, `host:port` or `https://host:port`.
     ///
     /// # Errors
-    /// Says what is wrong with it.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    /// The text is no address; the error says why.
+    pub fn parse(text: &str) -> Result<Self, String> {
         let with_scheme = if text.contains("://") { text.to_owned() } else { format!("https://{text}") };
         let uri: Uri = with_scheme.parse().map_err(|e| format!("not an address: {e}"))?;
         if uri.scheme_str() != Some("https") {
@@ -136,7 +155,7 @@ impl Address {
 
     /// The control plane of this cluster, or of this machine outside any.
     pub(super) fn standard(r: &Reader<'_>) -> Self {
-        let host = match r.raw("KUBERNETES_SERVICE_HOST") {
+        let host = match r.raw(&KUBERNETES_SERVICE_HOST) {
             Some(_) => "istiod.istio-system.svc",
             None => "localhost",
         };
@@ -144,12 +163,19 @@ impl Address {
     }
 }
 
+impl Address {
+    /// The host as it stands in an authority: an IPv6 address in brackets.
+    pub fn bracketed(&self) -> Cow<'_, str> {
+        match self.host.parse() {
+            Ok(IpAddr::V6(ip)) => format!("[{ip}]").into(),
+            _ => self.host.as_str().into(),
+        }
+    }
+}
+
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.host.parse() {
-            Ok(IpAddr::V6(ip)) => write!(f, "https://[{ip}]:{}", self.port),
-            _ => write!(f, "https://{}:{}", self.host, self.port),
-        }
+        write!(f, "https://{}:{}", self.bracketed(), self.port)
     }
 }
 
@@ -162,8 +188,8 @@ impl Serialize for Address {
 // === impl RootSource ===
 
 impl RootSource {
-    fn read(r: &Reader<'_>, name: &str) -> Self {
-        let value = r.text(name).unwrap_or(ROOT_FILE);
+    fn read(r: &Reader<'_>, var: &'static Var) -> Self {
+        let value = r.text(var).unwrap_or(var.default);
         if value == "SYSTEM" && !(r.inputs.file_exists)(value) {
             Self::System
         } else if value.contains("-----BEGIN") {
@@ -180,15 +206,15 @@ impl RootSource {
 impl TokenSource {
     pub(super) fn read(r: &mut Reader<'_>) -> Self {
         let exists = r.inputs.file_exists;
-        if r.raw("AUTH_TOKEN").is_none() {
+        if r.raw(&AUTH_TOKEN).is_none() {
             return if exists(TOKEN_FILE) { Self::File(TOKEN_FILE.into()) } else { Self::None };
         }
-        let token = r.parse_secret("AUTH_TOKEN", |value| {
+        let token = r.parse_secret(&AUTH_TOKEN, |value| {
             if exists(value) {
                 return Ok(Self::File(value.to_owned()));
             }
             match HeaderValue::from_str(value) {
-                Ok(_) => Ok(Self::Value(Secret(value.into()))),
+                Ok(_) => Ok(Self::Value(Secret::new(value))),
                 Err(_) => Err("neither a file nor usable in an HTTP header".into()),
             }
         });
@@ -199,6 +225,11 @@ impl TokenSource {
 // === impl Secret ===
 
 impl Secret {
+    /// Keeps `text`.
+    pub fn new(text: impl Into<Box<str>>) -> Self {
+        Self(text.into())
+    }
+
     /// The text itself, to be sent and nothing else.
     pub fn expose(&self) -> &str {
         &self.0

@@ -18,6 +18,10 @@ const UNITS: [(&str, u128); 7] = [
     ("ns", 1),
 ];
 
+/// The most threads that the data plane can have.
+/// Limit: shards: 1024; past it: a setting above it is refused, and a computed number is cut to it.
+pub(super) const MAX_SHARDS: usize = 1024;
+
 /// A billionth, the resolution of [`decimal`].
 const NANO: u128 = 1_000_000_000;
 

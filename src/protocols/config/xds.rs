@@ -7,7 +7,28 @@ use super::{
     reader::Reader,
     summary,
     upstream::{Address, Names, Upstream},
+    var::Var,
 };
+
+const XDS_ADDRESS: Var = Var::new(
+    "XDS_ADDRESS",
+    "address",
+    "`discoveryAddress`, else `istiod.istio-system.svc:15012` in a cluster, else `localhost:15012`",
+    "The discovery server, always by TLS. Set and empty, there is none.",
+);
+const NAMES: Names = Names {
+    roots: Var::new("XDS_ROOT_CA", Names::ROOTS_FORM, Names::ROOTS_DEFAULT, Names::ROOTS_HELP),
+    alt_hostname: Var::new("ALT_XDS_HOSTNAME", Names::HOSTNAME_FORM, "", Names::HOSTNAME_HELP),
+    headers: Var::text("XDS_HEADER_*", "", Names::HEADERS_HELP),
+};
+pub(super) const ON_DEMAND: Var = Var::flag(
+    "XDS_ON_DEMAND",
+    "false",
+    "Workloads and services are asked for as they are needed. This version refuses `true`.",
+);
+const LOCAL_XDS_PATH: Var =
+    Var::new("LOCAL_XDS_PATH", "path", "", "A YAML file with state of the mesh. This version refuses it.");
+const LOCAL_XDS: Var = Var::new("LOCAL_XDS", "YAML", "", "State of the mesh. This version refuses it.");
 
 /// Where the mesh's state comes from.
 #[derive(Clone, Debug, Serialize)]
@@ -31,25 +52,19 @@ pub enum LocalSource {
 
 impl XdsConfig {
     pub(super) fn read(r: &mut Reader<'_>, proxy: &ProxyConfig) -> Self {
-        let names =
-            Names { roots: "XDS_ROOT_CA", alt_hostname: "ALT_XDS_HOSTNAME", header_prefix: "XDS_HEADER_" };
-        let address = match r.raw("XDS_ADDRESS") {
+        let address = match r.raw(&XDS_ADDRESS) {
             Some("") => None,
-            Some(_) => r.parse("XDS_ADDRESS", Address::parse),
+            Some(_) => r.parse(&XDS_ADDRESS, Address::parse),
             None => Some(proxy.discovery_address.clone().unwrap_or_else(|| Address::standard(r))),
         };
-        let local = match (r.text("LOCAL_XDS_PATH"), r.text("LOCAL_XDS")) {
+        let local = match (r.text(&LOCAL_XDS_PATH), r.text(&LOCAL_XDS)) {
             (Some(_), Some(_)) => {
-                r.reject("LOCAL_XDS_PATH", "LOCAL_XDS is set too");
+                r.reject(&LOCAL_XDS_PATH, "LOCAL_XDS is set too");
                 None
             }
             (Some(path), None) => Some(LocalSource::File(path.to_owned())),
             (None, text) => text.map(|text| LocalSource::Inline(text.to_owned())),
         };
-        Self {
-            upstream: Upstream::read(r, address, &names),
-            on_demand: r.boolean("XDS_ON_DEMAND", false),
-            local,
-        }
+        Self { upstream: Upstream::read(r, address, &NAMES), on_demand: r.boolean(&ON_DEMAND), local }
     }
 }

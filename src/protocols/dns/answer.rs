@@ -22,20 +22,9 @@ const TTL: u32 = 30;
 /// Limit: room of an answer that is kept for an extension: 11 bytes; past it: the answer has fewer records.
 const OPT: usize = 11;
 
-/// What a client says of the extensions it knows, and hears back (RFC 6891).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Edns {
-    /// Bytes of a datagram that it takes.
-    pub payload: u16,
-    /// Of the extensions.
-    pub version: u8,
-    /// It wants signatures.
-    pub dnssec_ok: bool,
-}
-
 /// The header of an answer.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Says {
+pub(super) struct AnswerFlags {
     pub(super) authoritative: bool,
     pub(super) recursion: bool,
     pub(super) truncated: bool,
@@ -45,19 +34,19 @@ pub(super) struct Says {
 /// The answer to `query` for `host` that says what `found` holds, in at most `limit` bytes: what does not fit is left out,
 /// and said to be.
 pub fn found(query: &Query, host: &str, found: &Found, limit: usize) -> Vec<u8> {
-    let says = Says { authoritative: true, recursion: true, truncated: false, rcode: Rcode::NOERROR };
+    let flags = AnswerFlags { authoritative: true, recursion: true, truncated: false, rcode: Rcode::NOERROR };
     // Compressed, records would have the name as the question has it, whose case is the client's.
     if query.question.qname().iter().flat_map(Label::iter).any(|byte| byte.is_ascii_uppercase()) {
-        return compose(Vec::new(), (query, limit), says, |answers| push(answers, host, found), |_| Ok(()));
+        return compose(Vec::new(), (query, limit), flags, |answers| push(answers, host, found), |_| Ok(()));
     }
-    compose(compressed(), (query, limit), says, |answers| push(answers, host, found), |_| Ok(()))
+    compose(compressed(), (query, limit), flags, |answers| push(answers, host, found), |_| Ok(()))
         .into_target()
 }
 
 /// The answer to `query` that says nothing but `rcode`.
 pub fn error(query: &Query, rcode: Rcode) -> Vec<u8> {
-    let says = Says { authoritative: false, recursion: true, truncated: false, rcode };
-    compose(Vec::new(), (query, query.datagram()), says, |_| Ok(()), |_| Ok(()))
+    let flags = AnswerFlags { authoritative: false, recursion: true, truncated: false, rcode };
+    compose(Vec::new(), (query, query.datagram()), flags, |_| Ok(()), |_| Ok(()))
 }
 
 pub(super) fn compressed() -> StaticCompressor<Vec<u8>> {
@@ -69,7 +58,7 @@ pub(super) fn compressed() -> StaticCompressor<Vec<u8>> {
 pub(super) fn compose<T: Composer<AppendError = Infallible>>(
     target: T,
     (query, limit): (&Query, usize),
-    says: Says,
+    flags: AnswerFlags,
     answers: impl FnOnce(&mut AnswerBuilder<T>) -> Result<(), PushError>,
     additionals: impl FnOnce(&mut AdditionalBuilder<T>) -> Result<(), PushError>,
 ) -> T {
@@ -79,16 +68,16 @@ pub(super) fn compose<T: Composer<AppendError = Infallible>>(
     let header = message.header_mut();
     header.set_id(query.id);
     header.set_qr(true);
-    header.set_aa(says.authoritative);
+    header.set_aa(flags.authoritative);
     header.set_rd(query.recursion_desired);
-    header.set_ra(says.recursion);
-    header.set_rcode(says.rcode);
+    header.set_ra(flags.recursion);
+    header.set_rcode(flags.rcode);
     let mut question = message.question();
     // A question is shorter than the least that a datagram may hold.
     let _ = question.push(&query.question);
     let mut section = question.answer();
     // What fits stays: not every client asks again by TCP.
-    if answers(&mut section).is_err() || says.truncated {
+    if answers(&mut section).is_err() || flags.truncated {
         section.header_mut().set_tc(true);
     }
     let mut rest = section.additional();

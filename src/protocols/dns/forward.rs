@@ -14,7 +14,7 @@ use domain::{
 };
 
 use super::{
-    answer::{Says, compose, compressed},
+    answer::{AnswerFlags, compose, compressed},
     query::Query,
 };
 
@@ -41,7 +41,7 @@ type Relayed<'a> = Record<ParsedName<&'a [u8]>, AllRecordData<&'a [u8], ParsedNa
 pub struct Answer(Message<Vec<u8>>);
 
 /// The message that puts `query`'s question to a name server under `id`.
-pub fn question(query: &Query, id: u16) -> Vec<u8> {
+pub fn query(query: &Query, id: u16) -> Vec<u8> {
     let mut message = MessageBuilder::new_vec();
     let header = message.header_mut();
     header.set_id(id);
@@ -103,7 +103,7 @@ impl Answer {
         let header = self.0.header();
         let answers = records(self.0.answer()?)?;
         let additionals = records(self.0.additional()?)?;
-        let says = Says {
+        let flags = AnswerFlags {
             authoritative: false,
             recursion: header.ra(),
             truncated: header.tc(),
@@ -111,9 +111,9 @@ impl Answer {
         };
         // Each name is looked for among those that are written already, which is of use for few.
         Ok(if answers.len() + additionals.len() <= COMPRESSED {
-            fill(compressed(), (query, limit), says, [&answers, &additionals]).into_target()
+            fill(compressed(), (query, limit), flags, [&answers, &additionals]).into_target()
         } else {
-            fill(Vec::new(), (query, limit), says, [&answers, &additionals])
+            fill(Vec::new(), (query, limit), flags, [&answers, &additionals])
         })
     }
 }
@@ -125,11 +125,11 @@ fn records(section: RecordSection<'_, Vec<u8>>) -> Result<Vec<Relayed<'_>>, Pars
 fn fill<T: Composer<AppendError = Infallible>>(
     target: T,
     query: (&Query, usize),
-    says: Says,
+    flags: AnswerFlags,
     [answers, additionals]: [&[Relayed<'_>]; 2],
 ) -> T {
     let mut additionals = additionals.iter().filter(|record| record.rtype() != Rtype::OPT);
     let put = |section: &mut AnswerBuilder<T>| answers.iter().try_for_each(|record| section.push(record));
     let beside = |section: &mut AdditionalBuilder<T>| additionals.try_for_each(|record| section.push(record));
-    compose(target, query, says, put, beside)
+    compose(target, query, flags, put, beside)
 }

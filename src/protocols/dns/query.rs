@@ -6,7 +6,7 @@ use domain::base::{
     name::Label,
 };
 
-use super::{answer::Edns, lookup::Family};
+use super::lookup::Family;
 use crate::protocols::labels::UNKNOWN;
 
 /// The longest answer to who does not say that it takes longer ones (RFC 1035 section 4.2.1).
@@ -25,6 +25,17 @@ pub struct Query {
     pub question: Question<Name<Vec<u8>>>,
     /// The extensions it knows, if any (RFC 6891).
     pub edns: Option<Edns>,
+}
+
+/// What a client says of the extensions it knows, and hears back (RFC 6891).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Edns {
+    /// Bytes of a datagram that it takes.
+    pub payload: u16,
+    /// Of the extensions.
+    pub version: u8,
+    /// It wants signatures.
+    pub dnssec_ok: bool,
 }
 
 /// Why there is no question in what came.

@@ -264,7 +264,7 @@ fn served(asked: &[u8]) -> Message {
 #[test]
 fn what_a_name_server_says_goes_on_without_its_authority() {
     let query = parsed(&question("Out.Example.", RecordType::A));
-    let asked = forward::question(&query, 4242);
+    let asked = forward::query(&query, 4242);
     let put = Message::from_vec(&asked).unwrap();
     assert_eq!((put.metadata.id, put.metadata.recursion_desired), (4242, true));
     assert_eq!(put.queries[0].name().to_ascii(), "Out.Example.", "as it was asked");
@@ -286,7 +286,7 @@ fn what_a_name_server_says_goes_on_without_its_authority() {
 #[test]
 fn only_what_answers_the_question_is_believed() {
     let query = parsed(&question("out.example.", RecordType::A));
-    let asked = forward::question(&query, 4242);
+    let asked = forward::query(&query, 4242);
     let forged = |change: &dyn Fn(&mut Message)| {
         let mut message = served(&asked);
         change(&mut message);

@@ -11,11 +11,12 @@ use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, uri::Author
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
-    CLIENT_HEADER_LIST, Http2Settings, MAX_PENDING_RESETS, MAX_RESET_STREAMS, SEND_BUFFER,
+    CLIENT_HEADER_LIST, MAX_PENDING_RESETS, MAX_RESET_STREAMS, SEND_BUFFER,
     headers::{BAGGAGE, FORWARDED, FORWARDED_NETWORK, TRACEPARENT, TraceParent},
     side::StreamSide,
+    uncoupled_window,
 };
-use crate::protocols::addr::HboneAddr;
+use crate::protocols::{addr::HboneAddr, config::Http2Config};
 
 /// Streams opened before the peer's settings are known.
 /// Limit: streams on a tunnel before the peer's limit is known: 100; past it: another tunnel is dialled.
@@ -61,12 +62,12 @@ pub enum ConnectError {
 /// The connection broke.
 pub async fn handshake<Io: AsyncRead + AsyncWrite + Unpin>(
     io: Io,
-    settings: &Http2Settings,
+    config: &Http2Config,
 ) -> Result<(SendRequest<Bytes>, Connection<Io, Bytes>), h2::Error> {
     h2::client::Builder::new()
-        .initial_window_size(settings.stream_window)
-        .initial_connection_window_size(settings.uncoupled_window())
-        .max_frame_size(settings.frame_size)
+        .initial_window_size(config.stream_window)
+        .initial_connection_window_size(uncoupled_window(config))
+        .max_frame_size(config.frame_size)
         .max_header_list_size(CLIENT_HEADER_LIST)
         .initial_max_send_streams(INITIAL_STREAMS)
         .max_concurrent_reset_streams(MAX_RESET_STREAMS)
@@ -77,21 +78,21 @@ pub async fn handshake<Io: AsyncRead + AsyncWrite + Unpin>(
         .await
 }
 
-/// Opens a stream and waits for its 200; the answer's headers come with it. What was `said` already, maybe nothing, is
-/// sent along: as much as the caller keeps for the case that it has to ask again.
+/// Opens a stream and waits for its 200; the headers of the answer are returned with the stream. `early_data`, which may
+/// be empty, is sent along with the request. The caller keeps a copy for the case that the request is made again.
 ///
 /// # Errors
 /// See [`ConnectError`]. There is no timeout: the caller bounds it.
 pub async fn connect(
     mut tunnel: SendRequest<Bytes>,
     request: ConnectRequest,
-    said: Bytes,
+    early_data: Bytes,
 ) -> Result<(StreamSide, HeaderMap), ConnectError> {
     let request = request.into_http()?;
     poll_fn(|cx| tunnel.poll_ready(cx)).await.map_err(unsent)?;
     let (response, mut send) = tunnel.send_request(request, false).map_err(unsent)?;
-    if !said.is_empty() {
-        send.send_data(said, false).map_err(unsent)?;
+    if !early_data.is_empty() {
+        send.send_data(early_data, false).map_err(unsent)?;
     }
     // The handle counts against the tunnel's life; the stream itself keeps it alive.
     drop(tunnel);

@@ -9,19 +9,11 @@ pub mod side;
 #[cfg(test)]
 mod tests;
 
-/// HTTP/2 settings and bounds of a tunnel (docs/spec/dataplane.md 2.2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Http2Settings {
-    /// Initial window of a stream in bytes.
-    pub stream_window: u32,
-    /// Window of the whole connection in bytes; at least what all streams together may hold.
-    pub connection_window: u32,
-    /// Largest frame we accept in bytes.
-    pub frame_size: u32,
-    /// Streams a peer may open on one connection.
-    pub max_streams: u32,
-}
+use super::config::Http2Config;
 
+/// Streams that a peer may open on one tunnel (docs/spec/dataplane.md 2.2).
+/// Limit: streams on a tunnel that a peer dialled: 200; past it: HTTP/2 refuses the stream.
+pub const MAX_PEER_STREAMS: u32 = 200;
 /// Bytes of request headers a server accepts.
 /// Limit: header list of a request: 64 KiB; past it: the stream is refused.
 const SERVER_HEADER_LIST: u32 = 64 * 1024;
@@ -39,22 +31,11 @@ const MAX_PENDING_RESETS: usize = 64;
 /// Limit: bytes that a stream has queued for sending: 512 KiB; past it: the stream's relay waits.
 const SEND_BUFFER: usize = 512 * 1024;
 
-// === impl Http2Settings ===
-
-impl Default for Http2Settings {
-    fn default() -> Self {
-        Self { stream_window: 4 << 20, connection_window: 16 << 20, frame_size: 1 << 20, max_streams: 200 }
-    }
-}
-
-impl Http2Settings {
-    /// The connection window that no sum of stalled streams can use up, so that one stalled reader never stops
-    /// another stream: the configured one, or all streams' windows together if that is more.
-    /// Limit: window of a tunnel: all windows of its streams together, at most 2^31 - 1 bytes; past it: the peer
-    /// waits.
-    pub fn uncoupled_window(&self) -> u32 {
-        let all = u64::from(self.stream_window) * (u64::from(self.max_streams) + 1);
-        let most = u64::from(u32::MAX >> 1);
-        u32::try_from(u64::from(self.connection_window).max(all).min(most)).unwrap_or(u32::MAX >> 1)
-    }
+/// The connection window that no sum of stalled streams can use up, so that one stalled reader never stops another
+/// stream: the configured one, or all streams' windows together if that is more.
+/// Limit: window of a tunnel: all windows of its streams together, at most 2^31 - 1 bytes; past it: the peer waits.
+fn uncoupled_window(config: &Http2Config) -> u32 {
+    let all = u64::from(config.stream_window) * (u64::from(MAX_PEER_STREAMS) + 1);
+    let most = u64::from(u32::MAX >> 1);
+    u32::try_from(u64::from(config.connection_window).max(all).min(most)).unwrap_or(u32::MAX >> 1)
 }

@@ -9,10 +9,14 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
-    Http2Settings, MAX_PENDING_RESETS, MAX_RESET_STREAMS, SEND_BUFFER, SERVER_HEADER_LIST,
+    MAX_PEER_STREAMS, MAX_PENDING_RESETS, MAX_RESET_STREAMS, SEND_BUFFER, SERVER_HEADER_LIST,
     headers::{self, BAGGAGE, FORWARDED_NETWORK},
+    uncoupled_window,
 };
-use crate::protocols::addr::{AuthorityError, HboneAddr};
+use crate::protocols::{
+    addr::{AuthorityError, HboneAddr},
+    config::Http2Config,
+};
 
 /// Resets by ourselves that a peer may provoke, in all its connection's life, until that is closed (CVE-2025-8671).
 /// Limit: resets that a peer may provoke in a connection's life: 1024; past it: the connection ends.
@@ -46,14 +50,14 @@ pub enum BadRequest {
 /// The peer speaks something else, or the connection broke.
 pub async fn handshake<Io: AsyncRead + AsyncWrite + Unpin>(
     io: Io,
-    settings: &Http2Settings,
+    config: &Http2Config,
 ) -> Result<Connection<Io, Bytes>, h2::Error> {
     h2::server::Builder::new()
-        .initial_window_size(settings.stream_window)
-        .initial_connection_window_size(settings.uncoupled_window())
-        .max_frame_size(settings.frame_size)
+        .initial_window_size(config.stream_window)
+        .initial_connection_window_size(uncoupled_window(config))
+        .max_frame_size(config.frame_size)
         .max_header_list_size(SERVER_HEADER_LIST)
-        .max_concurrent_streams(settings.max_streams)
+        .max_concurrent_streams(MAX_PEER_STREAMS)
         .max_concurrent_reset_streams(MAX_RESET_STREAMS)
         .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
         .max_local_error_reset_streams(Some(MAX_LOCAL_RESETS))

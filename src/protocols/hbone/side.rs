@@ -6,7 +6,7 @@ use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
 
 use super::super::{
-    relay::{End, Fault, Side},
+    relay::{End, RelayError, Side},
     tls::buffer::Buffers,
 };
 
@@ -69,7 +69,7 @@ impl Side for StreamSide {
         let _ = self.recv.flow_control().release_capacity(n);
     }
 
-    fn poll_room(&mut self, cx: &mut Context<'_>, want: usize) -> Poll<Result<usize, Option<Fault>>> {
+    fn poll_room(&mut self, cx: &mut Context<'_>, want: usize) -> Poll<Result<usize, Option<RelayError>>> {
         // Also when a little is left over: it would make for tiny frames.
         if !std::mem::replace(&mut self.reserved, true) || self.send.capacity() < want {
             self.send.reserve_capacity(want);
@@ -87,7 +87,7 @@ impl Side for StreamSide {
         }
     }
 
-    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<Option<Fault>> {
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<Option<RelayError>> {
         if std::mem::take(&mut self.reserved) {
             self.send.reserve_capacity(0);
         }
@@ -96,7 +96,7 @@ impl Side for StreamSide {
         }
         match ready!(self.send.poll_reset(cx)) {
             Ok(Reason::NO_ERROR | Reason::CANCEL | Reason::STREAM_CLOSED) => Poll::Ready(None),
-            Ok(reason) => Poll::Ready(Some(Fault::PeerReset(reason))),
+            Ok(reason) => Poll::Ready(Some(RelayError::PeerReset(reason))),
             Err(error) => Poll::Ready(fault(error)),
         }
     }
@@ -106,7 +106,7 @@ impl Side for StreamSide {
         _: &mut Context<'_>,
         chunk: &mut Bytes,
         last: bool,
-    ) -> Poll<Result<(), Option<Fault>>> {
+    ) -> Poll<Result<(), Option<RelayError>>> {
         self.finished |= last;
         let sent = self.send.send_data(std::mem::take(chunk), last);
         Poll::Ready(sent.map_err(fault))
@@ -124,12 +124,12 @@ impl Side for StreamSide {
 
 /// What an HTTP/2 error means to a relayed connection: NO_ERROR, CANCEL and STREAM_CLOSED say no more than that the
 /// peer went away (docs/spec/dataplane.md 2.7).
-fn fault(error: h2::Error) -> Option<Fault> {
+fn fault(error: h2::Error) -> Option<RelayError> {
     match error.reason() {
         Some(Reason::NO_ERROR | Reason::CANCEL | Reason::STREAM_CLOSED) if !error.is_go_away() => None,
-        Some(reason) if error.is_remote() && error.is_reset() => Some(Fault::PeerReset(reason)),
+        Some(reason) if error.is_remote() && error.is_reset() => Some(RelayError::PeerReset(reason)),
         // No reason and no I/O error: sending on a stream that the peer has reset already.
         None if !error.is_io() => None,
-        _ => Some(Fault::Tunnel(error)),
+        _ => Some(RelayError::Tunnel(error)),
     }
 }

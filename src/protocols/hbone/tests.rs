@@ -17,7 +17,6 @@ use tokio::{
 };
 
 use super::{
-    Http2Settings,
     client::{self, ConnectRequest},
     headers::TraceParent,
     io::coalesced,
@@ -25,7 +24,8 @@ use super::{
     side::StreamSide,
 };
 use crate::protocols::{
-    relay::{Fault, Meter, TcpSide, relay, tests::tcp},
+    config::Http2Config,
+    relay::{Meter, RelayError, TcpSide, relay, tests::tcp},
     tls::buffer::Buffers,
 };
 
@@ -40,16 +40,16 @@ impl Meter for Uncounted {
 }
 
 type Accepted = (Request<RecvStream>, SendResponse<Bytes>);
-type Relayed = JoinHandle<Result<(), Fault>>;
+type Relayed = JoinHandle<Result<(), RelayError>>;
 
-async fn opener(io: DuplexStream, settings: &Http2Settings) -> SendRequest<Bytes> {
+async fn opener(io: DuplexStream, settings: &Http2Config) -> SendRequest<Bytes> {
     let (io, mut flush) = coalesced(io);
     let (send, connection) = flush.drive(client::handshake(io, settings)).await.unwrap().unwrap();
     spawn_local(async move { flush.drive(connection).await });
     send
 }
 
-async fn acceptor(io: DuplexStream, settings: Http2Settings) -> mpsc::Receiver<Accepted> {
+async fn acceptor(io: DuplexStream, settings: Http2Config) -> mpsc::Receiver<Accepted> {
     let (tell, accepted) = mpsc::channel(200);
     spawn_local(async move {
         let (io, mut flush) = coalesced(io);
@@ -67,7 +67,7 @@ async fn acceptor(io: DuplexStream, settings: Http2Settings) -> mpsc::Receiver<A
 /// A tunnel with small windows through a narrow pipe.
 async fn tunnel() -> (SendRequest<Bytes>, mpsc::Receiver<Accepted>) {
     let settings =
-        Http2Settings { stream_window: 100_000, connection_window: 100_000, ..Http2Settings::default() };
+        Http2Config { stream_window: 100_000, connection_window: 100_000, ..Http2Config::default() };
     let (near, far) = duplex(50_000);
     let accepted = acceptor(far, settings).await;
     (opener(near, &settings).await, accepted)
@@ -227,7 +227,7 @@ async fn idle_streams_hold_nothing_of_the_window_their_peer_allows() {
                 });
             }
         });
-        let send = opener(near, &Http2Settings::default()).await;
+        let send = opener(near, &Http2Config::default()).await;
         let mut conns = Vec::new();
         for _ in 0..12 {
             let (mut client, a) = tcp().await;
@@ -280,7 +280,7 @@ async fn half_closed(relay: impl FnOnce(StreamSide, TcpStream) -> Relayed) {
             _ = is_halved => {}
         }
     });
-    let send = opener(near, &Http2Settings::default()).await;
+    let send = opener(near, &Http2Config::default()).await;
     let (mut client, a) = tcp().await;
     let relay = relay(open(&send).await, a);
     // The client has been told of the end and keeps its own half, silently.

@@ -1,5 +1,8 @@
 //! What is shared by decoding workloads and services (docs/spec/protos.md 1).
 
+#[cfg(test)]
+mod tests;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;

@@ -9,6 +9,7 @@ pub mod decode;
 #[cfg(test)]
 pub(crate) mod fixtures;
 pub mod gateway;
+mod index;
 mod ledger;
 pub mod policy;
 pub mod service;
@@ -17,52 +18,30 @@ pub mod workload;
 pub mod writer;
 
 #[cfg(test)]
-mod decode_tests;
-#[cfg(test)]
-mod lookup_tests;
-#[cfg(test)]
-mod writer_tests;
+mod tests;
 
 use std::{
     net::IpAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
 };
 
-use arc_swap::ArcSwap;
 use ipnet::IpNet;
-use parking_lot::Mutex;
 use smallvec::SmallVec;
 
+use self::tables::Tables;
 pub use self::{
     decode::{DecodeError, Ports, ServiceName},
     gateway::{ApplicationTunnel, Gateway, GatewayDestination, TunnelHeader, WeightedWaypoint},
     policy::PolicyTable,
     service::{Endpoints, Service},
+    tables::LocalNode,
     workload::{Membership, Place, TunnelProtocol, Workload},
     writer::{Applied, Change, MeshWriter, SLICE, push_order},
-};
-use self::{
-    ledger::Ledger,
-    tables::{Index, Keys, PrefixLengths, Version},
 };
 
 /// Everything known of the mesh. Cloning copies a reference.
 #[derive(Clone)]
 pub struct Mesh(Arc<Tables>);
-
-/// Where this proxy runs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LocalNode {
-    /// The network it belongs to; empty is the default one.
-    pub network: String,
-    /// The node's name. Without one, every workload counts as local, and none is prefetched a certificate for.
-    pub node: Option<String>,
-    /// The DNS domain of the cluster.
-    pub cluster_domain: String,
-}
 
 /// A pod as the node's CNI plugin names it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -75,54 +54,17 @@ pub struct WorkloadInfo {
     pub service_account: String,
 }
 
-struct Tables {
-    local: LocalNode,
-    keys: Keys,
-    workloads: Index<Workload>,
-    by_address: Index<Workload>,
-    by_hostname: Index<Workload>,
-    local_pods: Index<Workload>,
-    services: ServiceTables,
-    endpoints: Index<Endpoints>,
-    policies: ArcSwap<PolicyTable>,
-    workload_count: AtomicUsize,
-    service_count: AtomicUsize,
-    ledger: Mutex<Ledger>,
-}
-
-#[derive(Default)]
-struct ServiceTables {
-    by_name: Index<Service>,
-    by_host: Index<Service>,
-    by_vip: Index<Service>,
-    by_cidr: Index<Service>,
-    prefixes: PrefixLengths,
-}
-
 // === impl Mesh ===
 
 impl Mesh {
     /// Nothing known yet.
     pub fn new(local: LocalNode) -> Self {
-        Self(Arc::new(Tables {
-            local,
-            keys: Keys::default(),
-            workloads: Index::default(),
-            by_address: Index::default(),
-            by_hostname: Index::default(),
-            local_pods: Index::default(),
-            services: ServiceTables::default(),
-            endpoints: Index::default(),
-            policies: ArcSwap::default(),
-            workload_count: AtomicUsize::new(0),
-            service_count: AtomicUsize::new(0),
-            ledger: Mutex::default(),
-        }))
+        Self(Arc::new(Tables::new(local)))
     }
 
     /// A writer of these tables. There should be one at a time; see [`MeshWriter`].
     pub fn writer(&self) -> MeshWriter {
-        MeshWriter { tables: Arc::clone(&self.0) }
+        MeshWriter::new(Arc::clone(&self.0))
     }
 
     /// Where this proxy runs.
@@ -302,51 +244,5 @@ pub(in crate::protocols) enum Sight {
 impl Sight {
     fn sees(self, service: &Service, client_namespace: &str) -> bool {
         self == Self::ControlPlane || service.visible_to(client_namespace)
-    }
-}
-
-// === impl Tables ===
-
-impl Tables {
-    fn workload(&self, uid: &str) -> Option<Arc<Workload>> {
-        self.workloads.find(self.keys.name(uid), |workload| workload.uid() == uid)
-    }
-
-    fn service(&self, namespace: &str, hostname: &str) -> Option<Arc<Service>> {
-        let key = self.keys.service(namespace, hostname);
-        self.services.by_name.find(key, |service| service.key().parts() == (namespace, hostname))
-    }
-
-    fn endpoints(&self, service: &ServiceName) -> Option<Arc<Endpoints>> {
-        let (namespace, hostname) = service.parts();
-        self.endpoints.find(self.keys.service(namespace, hostname), |found| found.service() == service)
-    }
-
-    fn is_local(&self, workload: &Workload) -> bool {
-        self.local.node.as_deref().is_none_or(|node| node == workload.node())
-    }
-
-    fn is_on_named_node(&self, workload: &Workload) -> bool {
-        self.local.node.as_deref() == Some(workload.node())
-    }
-}
-
-// === impl Version ===
-
-impl Version for Workload {
-    fn same(&self, other: &Self) -> bool {
-        self.uid() == other.uid()
-    }
-}
-
-impl Version for Service {
-    fn same(&self, other: &Self) -> bool {
-        self.key() == other.key()
-    }
-}
-
-impl Version for Endpoints {
-    fn same(&self, other: &Self) -> bool {
-        self.service() == other.service()
     }
 }

@@ -552,5 +552,4 @@ impl PartialEq for ByKey {
 impl Eq for ByKey {}
 
 #[cfg(test)]
-#[path = "policy_tests.rs"]
 mod tests;

@@ -1,5 +1,8 @@
 //! The one writer of the tables.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},
@@ -9,12 +12,12 @@ use foldhash::{HashSet, HashSetExt};
 use smallvec::SmallVec;
 
 use super::{
-    Tables,
     decode::DecodeError,
+    index::{Index, Version},
     ledger::Ledger,
     policy::PolicyTable,
     service::{CidrVip, Service},
-    tables::{Index, Version},
+    tables::Tables,
     workload::Workload,
 };
 use crate::protocols::{identity::Identity, pb::workload as pb};
@@ -42,7 +45,7 @@ pub enum Change {
 /// Limit: workloads, services and policies: as many as the control plane sends, without a bound here; past it: memory
 /// grows.
 pub struct MeshWriter {
-    pub(super) tables: Arc<Tables>,
+    tables: Arc<Tables>,
 }
 
 /// What a slice changed.
@@ -105,6 +108,11 @@ pub fn push_order(updates: Vec<Change>, removals: Vec<String>) -> impl Iterator<
 // === impl MeshWriter ===
 
 impl MeshWriter {
+    /// A writer of `tables`.
+    pub(super) fn new(tables: Arc<Tables>) -> Self {
+        Self { tables }
+    }
+
     /// Applies `changes` in their order. To keep a large push from holding up its thread, call this with
     /// `changes.by_ref().take(SLICE)` until nothing is left, yielding in between; what a slice changed is visible when
     /// it ends. Readers go on all the time.

@@ -1,5 +1,8 @@
 //! Which endpoint of a service, and which of its addresses (docs/spec/dataplane.md 3.3).
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
@@ -7,7 +10,10 @@ use std::{
 
 use rand::Rng;
 
-use super::{HBONE_PORT, Pick, Sans, Upstream};
+use super::{
+    hop::{HBONE_PORT, Sans, Upstream},
+    request::Pick,
+};
 use crate::protocols::mesh::{
     Endpoints, Mesh, Place, Service, TunnelProtocol, Workload,
     service::{BalancingMode, Scope},
@@ -46,40 +52,40 @@ pub(super) struct Chosen {
     pub(super) service: Option<Arc<Service>>,
     /// The port of the application, waypoint or gateway.
     pub(super) port: u16,
-    pub(super) reach: Reach,
+    pub(super) dial_target: DialTarget,
 }
 
-/// What is known to dial.
+/// How a workload is dialled.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Reach {
+pub(super) enum DialTarget {
     Ip(IpAddr),
     Host(Arc<str>),
-    /// Nothing; but there is a gateway to its network.
+    /// The workload has neither address nor name, but there is a gateway to its network.
     Gateway,
 }
 
 /// An endpoint that may be used.
 struct Eligible {
     port: u16,
-    reach: Reach,
+    dial_target: DialTarget,
 }
 
 // === impl Chosen ===
 
 impl Chosen {
     /// A workload asked for directly.
-    pub(super) fn direct(workload: Arc<Workload>, port: u16, reach: Reach) -> Self {
-        Self { workload, service: None, port, reach }
+    pub(super) fn direct(workload: Arc<Workload>, port: u16, dial_target: DialTarget) -> Self {
+        Self { workload, service: None, port, dial_target }
     }
 
     /// What to dial, on `port`; the other arguments are those of a choice. `None` if there is only a gateway.
     pub(super) fn upstream(&self, port: u16, hint: IpAddr) -> Option<Upstream> {
-        match &self.reach {
-            Reach::Ip(ip) => Some(Upstream::Ip(SocketAddr::new(*ip, port))),
-            Reach::Host(host) => {
+        match &self.dial_target {
+            DialTarget::Ip(ip) => Some(Upstream::Ip(SocketAddr::new(*ip, port))),
+            DialTarget::Host(host) => {
                 Some(Upstream::Host { host: Arc::clone(host), port, prefer_v6: hint.is_ipv6() })
             }
-            Reach::Gateway => None,
+            DialTarget::Gateway => None,
         }
     }
 
@@ -103,14 +109,14 @@ pub(super) fn choose(
 ) -> Option<Chosen> {
     let endpoints = mesh.endpoints(service)?;
     let choice = Choice { service, wanted };
-    let (workload, Eligible { port, reach }) = match service.balancing().mode {
+    let (workload, Eligible { port, dial_target }) = match service.balancing().mode {
         BalancingMode::Passthrough => return None,
         BalancingMode::Standard => {
             choice.draw(&endpoints, pick).or_else(|| choice.weigh_all(&endpoints, pick))
         }
         BalancingMode::Strict | BalancingMode::Failover => choice.weigh_all(&endpoints, pick),
     }?;
-    Some(Chosen { workload: Arc::clone(workload), service: Some(Arc::clone(service)), port, reach })
+    Some(Chosen { workload: Arc::clone(workload), service: Some(Arc::clone(service)), port, dial_target })
 }
 
 struct Choice<'a> {
@@ -212,15 +218,15 @@ impl Choice<'_> {
         // A gateway is dialled itself, whatever network it is on; others there are reached through one.
         let beyond =
             self.wanted.purpose != Purpose::Gateway && workload.network() != self.wanted.source.network();
-        let reach = reach(workload, self.wanted.hint, Some(self.service));
-        let reach = reach.filter(|reach| beyond || *reach != Reach::Gateway)?;
-        if let Reach::Ip(ip) = reach
+        let dial_target = dial_target(workload, self.wanted.hint, Some(self.service));
+        let dial_target = dial_target.filter(|dial_target| beyond || *dial_target != DialTarget::Gateway)?;
+        if let DialTarget::Ip(ip) = dial_target
             && !beyond
             && pick.excludes(SocketAddr::new(ip, self.dialled_port(workload, port)))
         {
             return None;
         }
-        Some(Eligible { port, reach })
+        Some(Eligible { port, dial_target })
     }
 
     fn dialled_port(&self, workload: &Workload, port: u16) -> u16 {
@@ -250,19 +256,23 @@ impl Choice<'_> {
 
 /// What to dial of `workload`: the address asked for if it is its own, else the first its service allows of that
 /// family, else the first it allows, else its name, else a gateway.
-pub(super) fn reach(workload: &Workload, hint: IpAddr, service: Option<&Service>) -> Option<Reach> {
+pub(super) fn dial_target(
+    workload: &Workload,
+    hint: IpAddr,
+    service: Option<&Service>,
+) -> Option<DialTarget> {
     let addresses = workload.addresses();
     if addresses.contains(&hint) {
-        return Some(Reach::Ip(hint));
+        return Some(DialTarget::Ip(hint));
     }
     let families = service.and_then(Service::ip_families);
     let allowed = || addresses.iter().filter(|&&ip| families.is_none_or(|families| families.accepts(ip)));
     let same_family = allowed().find(|ip| ip.is_ipv6() == hint.is_ipv6());
     if let Some(&ip) = same_family.or_else(|| allowed().next()) {
-        return Some(Reach::Ip(ip));
+        return Some(DialTarget::Ip(ip));
     }
     if let Some(hostname) = workload.hostname() {
-        return Some(Reach::Host(Arc::clone(hostname)));
+        return Some(DialTarget::Host(Arc::clone(hostname)));
     }
-    workload.network_gateway().map(|_| Reach::Gateway)
+    workload.network_gateway().map(|_| DialTarget::Gateway)
 }

@@ -10,7 +10,7 @@ mod tests;
 
 use std::{net::SocketAddr, time::Duration};
 
-use super::{Route, RouteError, is_at_destination};
+use super::{error::RouteError, hop::Route, local::is_at_destination};
 use crate::protocols::{
     addr::HboneAddr,
     hbone::client::ConnectError,
@@ -19,7 +19,7 @@ use crate::protocols::{
 
 /// Bounds of trying again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct FailoverLimits {
     /// Endpoints tried for one connection.
     pub endpoints: usize,
     /// Tunnels to one endpoint tried for one connection, where the tunnel itself fails.
@@ -31,7 +31,7 @@ pub struct Limits {
 /// The attempts of one connection.
 #[derive(Debug)]
 pub struct Failover {
-    limits: Limits,
+    limits: FailoverLimits,
     attempts: usize,
     /// Endpoints that failed for this connection.
     failed: Vec<SocketAddr>,
@@ -64,7 +64,7 @@ pub enum NoAttempt {
 
 /// What to do after a failed attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum AfterFailure {
     /// Ask for another attempt. The endpoint is unhealthy for other connections too.
     TryNext,
     /// The connection fails with the error of this attempt.
@@ -166,9 +166,9 @@ pub enum AttemptError {
 /// The status by which a peer says that it could not reach the application (docs/spec/dataplane.md 2.4).
 const UNAVAILABLE: u16 = 503;
 
-// === impl Limits ===
+// === impl FailoverLimits ===
 
-impl Limits {
+impl FailoverLimits {
     /// The bounds in use.
     /// Limit: attempts of one connection: 3 endpoints, 2 tunnels to each, 1 s while another endpoint can be had; past
     /// it: the last failure is the connection's.
@@ -179,7 +179,7 @@ impl Limits {
 
 impl Failover {
     /// A connection that has made no attempt yet. `unhealthy` are the endpoints that failed for others lately.
-    pub fn new(limits: Limits, unhealthy: Vec<SocketAddr>) -> Self {
+    pub fn new(limits: FailoverLimits, unhealthy: Vec<SocketAddr>) -> Self {
         Self { limits, attempts: 0, failed: Vec::new(), unhealthy }
     }
 
@@ -225,12 +225,12 @@ impl Failover {
     }
 
     /// What to do after `attempt`, which was made to `to`, has failed with `error`.
-    pub fn failed(&mut self, attempt: &Attempt, to: SocketAddr, error: &AttemptError) -> Verdict {
+    pub fn failed(&mut self, attempt: &Attempt, to: SocketAddr, error: &AttemptError) -> AfterFailure {
         if attempt.is_last || !error.permits_retry() {
-            return Verdict::GiveUp;
+            return AfterFailure::GiveUp;
         }
         self.failed.push(to);
-        Verdict::TryNext
+        AfterFailure::TryNext
     }
 
     fn attempt(&self, route: &Route) -> Attempt {

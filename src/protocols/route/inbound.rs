@@ -1,13 +1,17 @@
 //! Inbound decisions (docs/spec/dataplane.md 4).
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
 };
 
-use super::{IllegalPorts, waypoint};
+use super::waypoint;
 use crate::protocols::{
     addr::{HboneAddr, OrigDst},
+    config::Ports,
     mesh::{ApplicationTunnel, Gateway, Mesh, Service, TunnelHeader, Workload},
 };
 
@@ -96,7 +100,7 @@ impl InboundError {
 pub fn inbound_hbone(
     mesh: &Mesh,
     request: &InboundHbone<'_>,
-    ports: &IllegalPorts,
+    ports: &Ports,
 ) -> Result<Inbound, InboundError> {
     let InboundHbone { local, dst, authority, localhost_app_tunnel } = *request;
     // The address in the authority only ever says whether the request is meant for this pod.
@@ -120,7 +124,7 @@ pub fn inbound_hbone(
     let tunnel = local.application_tunnel();
     let target = SocketAddr::new(pod, tunnel.and_then(|tunnel| tunnel.port).unwrap_or(port));
     // The port asked for, not only the one it is turned into.
-    if ports.contains(port) || ports.contains(target.port()) {
+    if ports.is_illegal(port) || ports.is_illegal(target.port()) {
         return Err(InboundError::Recursive);
     }
     let proxied = matches!(tunnel, Some(ApplicationTunnel { protocol: TunnelHeader::Proxy, .. }));
@@ -143,8 +147,8 @@ pub fn inbound_hbone(
 ///
 /// # Errors
 /// [`InboundError::Recursive`].
-pub fn inbound_plaintext(dst: OrigDst, ports: &IllegalPorts) -> Result<Inbound, InboundError> {
-    if ports.contains(dst.port()) {
+pub fn inbound_plaintext(dst: OrigDst, ports: &Ports) -> Result<Inbound, InboundError> {
+    if ports.is_illegal(dst.port()) {
         return Err(InboundError::Recursive);
     }
     Ok(Inbound { target: dst.addr(), dial: dst.addr(), proxy_header_dst: None, service: None })

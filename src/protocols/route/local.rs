@@ -1,8 +1,11 @@
 //! Which hops may end inside the proxy that serves both pods.
 
+#[cfg(test)]
+mod tests;
+
 use std::net::SocketAddr;
 
-use super::{HBONE_PORT, Source};
+use super::{hop::HBONE_PORT, request::Source};
 use crate::protocols::{addr::HboneAddr, mesh::Workload};
 
 /// Whether a hop to `to`, which asks for `authority`, is served where the destination itself is: by its node's proxy,

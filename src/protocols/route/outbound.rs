@@ -1,10 +1,15 @@
 //! Outbound decisions (docs/spec/dataplane.md 3.1).
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use super::{
-    HBONE_PORT, Hop, Pick, Route, RouteError, Source, Upstream,
-    balance::{self, Chosen, Purpose, Reach, Wanted},
+    balance::{self, Chosen, DialTarget, Purpose, Wanted},
+    error::RouteError,
+    hop::{HBONE_PORT, Hop, Route, Upstream},
+    request::{Pick, Source},
     waypoint::{self, Found},
 };
 use crate::protocols::{
@@ -12,7 +17,7 @@ use crate::protocols::{
     mesh::{Gateway, Mesh, Service, Sight, TunnelProtocol, Workload},
 };
 
-/// Decides where a connection of `src` to `dst` goes. [`IllegalPorts::check_outbound`](super::IllegalPorts) has been
+/// Decides where a connection of `src` to `dst` goes. [`check_outbound`](super::check_outbound()) has been
 /// asked before, and the source workload is known.
 ///
 /// # Errors
@@ -58,7 +63,7 @@ impl Call<'_> {
         self.mesh.service_by_vip(network, self.dst.ip(), self.src.workload.namespace())
     }
 
-    /// The route to the waypoint of `service`, which is tunnelled twice if the waypoint is on another network.
+    /// The route by way of a service.
     fn service_waypoint(
         &self,
         service: &Arc<Service>,
@@ -77,7 +82,7 @@ impl Call<'_> {
             .ok_or_else(|| self.nothing_left(pick, RouteError::UnknownWaypoint(gateway.to_string())))
     }
 
-    /// The error for a choice that came out empty: `otherwise`, unless endpoints were avoided.
+    /// The error for a choice that came out empty: `otherwise`, unless endpoints were excluded.
     fn nothing_left(&self, pick: &Pick<'_>, otherwise: RouteError) -> RouteError {
         if pick.excluded.is_empty() { otherwise } else { RouteError::NoHealthyUpstream(self.dst) }
     }
@@ -108,12 +113,12 @@ impl Call<'_> {
                 let chosen = balance::choose(self.mesh, &service, &wanted, pick);
                 chosen.map(Some).ok_or(RouteError::NoHealthyUpstream(self.dst))
             }
-            Some(Found::Workload(workload)) => Ok(Some(Chosen::direct(workload, port, Reach::Ip(ip)))),
+            Some(Found::Workload(workload)) => Ok(Some(Chosen::direct(workload, port, DialTarget::Ip(ip)))),
             None => Ok(None),
         }
     }
 
-    /// The route to a chosen workload: through its network's gateway, through its waypoint, or directly.
+    /// The route to a workload: through its waypoint, by HBONE, or directly.
     fn deliver(
         &self,
         chosen: &Chosen,
@@ -170,7 +175,7 @@ impl Call<'_> {
         self.route(hop, Some(near.workload), Some(service), pick)
     }
 
-    /// The route as if there was no mesh.
+    /// The route that would be taken if there was no mesh.
     fn passthrough(&self, pick: &Pick<'_>) -> Result<Route, RouteError> {
         self.route(Hop::Tcp { to: Upstream::Ip(self.dst.addr()) }, None, None, pick)
     }

@@ -5,8 +5,8 @@ use std::{net::IpAddr, sync::Arc};
 use rand::Rng;
 
 use super::{
-    Pick, Source,
-    balance::{self, Chosen, Purpose, Reach, Wanted},
+    balance::{self, Chosen, DialTarget, Purpose, Wanted},
+    request::{Pick, Source},
 };
 use crate::protocols::mesh::{
     Gateway, GatewayDestination, Mesh, Service, Sight, Workload, service::BalancingMode,
@@ -86,9 +86,10 @@ pub(super) fn resolve(
         }
         Found::Workload(workload) => {
             let beyond = purpose != Purpose::Gateway && workload.network() != source.workload.network();
-            let reach = balance::reach(&workload, hint, None);
-            let reach = reach.filter(|reach| beyond || *reach != Reach::Gateway)?;
-            Some(Chosen::direct(workload, port, reach))
+            let dial_target = balance::dial_target(&workload, hint, None);
+            let dial_target =
+                dial_target.filter(|dial_target| beyond || *dial_target != DialTarget::Gateway)?;
+            Some(Chosen::direct(workload, port, dial_target))
         }
     }
 }

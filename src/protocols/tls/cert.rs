@@ -14,11 +14,12 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, TrustAnchor, UnixTime};
 
 use super::{
-    TlsOptions, client, server,
-    verify::{Trust, peer_identity},
+    client, server,
+    verify::{Revocations, Trust, peer_identity},
 };
 use crate::protocols::{
     ca::chain::{Certificate, Chain},
+    config::TlsConfig,
     identity::Identity,
 };
 
@@ -61,10 +62,19 @@ impl WorkloadCert {
     ///
     /// # Errors
     /// The key is not the leaf's, no root is usable, or the options contradict each other.
-    pub fn new(
+    pub fn new(chain: Chain, key: &PrivateKeyDer<'_>, tls: &TlsConfig) -> Result<Self, CertificateError> {
+        Self::revocable(chain, key, tls, None)
+    }
+
+    /// The same, with peers' certificates looked up as revoked.
+    ///
+    /// # Errors
+    /// As [`WorkloadCert::new`].
+    pub fn revocable(
         chain: Chain,
         key: &PrivateKeyDer<'_>,
-        options: &TlsOptions,
+        tls: &TlsConfig,
+        revocations: Option<Arc<dyn Revocations>>,
     ) -> Result<Self, CertificateError> {
         let key = any_supported_type(key).map_err(CertificateError::Key)?;
         let path = std::iter::once(&chain.leaf).chain(&chain.intermediates).map(|c| c.der.clone()).collect();
@@ -75,11 +85,11 @@ impl WorkloadCert {
         let trust = Trust {
             anchors: anchors.into(),
             algorithms: default_provider().signature_verification_algorithms,
-            revocations: options.revocations.clone(),
+            revocations,
         };
-        let server = server::config(&chain.identity, key.clone(), trust.clone(), options)
+        let server = server::config(&chain.identity, key.clone(), trust.clone(), tls)
             .map_err(CertificateError::Options)?;
-        let client = client::template(key, trust.clone(), options).map_err(CertificateError::Options)?;
+        let client = client::template(key, trust.clone(), tls).map_err(CertificateError::Options)?;
         Ok(Self { chain, unusable_roots, trust, server: Arc::new(server), client })
     }
 

@@ -3,33 +3,32 @@
 use std::sync::Arc;
 
 use rustls::{
-    ClientConfig, DigitallySignedStruct, SignatureScheme,
+    ClientConfig,
     client::{
         Resumption,
-        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        danger::{ServerCertVerified, ServerCertVerifier},
     },
-    crypto::{verify_tls12_signature, verify_tls13_signature},
     sign::{CertifiedKey, SingleCertAndKey},
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use webpki::KeyUsage;
 
 use super::{
-    ALPN_H2, TlsOptions,
     fault::{Names, PeerFault},
-    verify::Trust,
+    options::{self, ALPN_H2},
+    verify::{Trust, signatures_by_trust},
 };
-use crate::protocols::identity::Identity;
+use crate::protocols::{config::TlsConfig, identity::Identity};
 
 /// A configuration that accepts nobody: what [`expecting`] makes configurations from.
 pub(super) fn template(
     key: Arc<CertifiedKey>,
     trust: Trust,
-    options: &TlsOptions,
+    tls: &TlsConfig,
 ) -> Result<ClientConfig, rustls::Error> {
     let nobody = OneOf { expected: Box::default(), trust };
-    let mut config = ClientConfig::builder_with_provider(options.provider())
-        .with_protocol_versions(options.versions())?
+    let mut config = ClientConfig::builder_with_provider(options::provider(tls))
+        .with_protocol_versions(options::versions(tls))?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(nobody))
         .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
@@ -94,25 +93,5 @@ impl ServerCertVerifier for OneOf {
         self.check(end_entity, intermediates, now).map(|()| ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, dss, &self.trust.algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &self.trust.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.trust.algorithms.supported_schemes()
-    }
+    signatures_by_trust!();
 }

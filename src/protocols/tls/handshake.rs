@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use super::{
     buffer::Buffers,
     record::RecordError,
-    stream::{Keys, TlsStream},
+    stream::{Keys, Received, TlsStream},
 };
 
 /// Most bytes of handshake the peer may have sent without completing a step.
@@ -95,15 +95,6 @@ pub async fn accept<Io: AsyncRead + AsyncWrite + Unpin>(
 
 fn owned(chain: &[CertificateDer<'_>]) -> Vec<CertificateDer<'static>> {
     chain.iter().map(|c| c.clone().into_owned()).collect()
-}
-
-/// What had arrived behind the handshake when it completed.
-#[derive(Debug, Default)]
-pub(super) struct Received {
-    /// Bytes not yet decrypted.
-    pub(super) ciphertext: BytesMut,
-    /// Application data that rustls has decrypted already.
-    pub(super) plaintext: BytesMut,
 }
 
 /// Both sides of a handshake, which rustls has as two types.

@@ -7,13 +7,12 @@ mod cert;
 mod client;
 mod fault;
 pub mod handshake;
+mod options;
 pub mod record;
 mod server;
 pub mod stream;
 mod verify;
 
-#[cfg(test)]
-mod stream_tests;
 #[cfg(test)]
 pub(crate) mod test_ca;
 #[cfg(test)]
@@ -21,65 +20,5 @@ mod tests;
 
 pub use cert::{CertificateError, WorkloadCert};
 pub use fault::{PeerFault, TlsFault};
+pub use options::ALPN_H2;
 pub use verify::{Revocations, peer_identity};
-
-use std::sync::Arc;
-
-use rustls::{
-    SupportedProtocolVersion,
-    crypto::{
-        CryptoProvider, SupportedKxGroup,
-        aws_lc_rs::{self, cipher_suite, kx_group},
-    },
-    version::{TLS12, TLS13},
-};
-
-/// The one application protocol between proxies.
-pub const ALPN_H2: &[u8] = b"h2";
-
-static EVERY_GROUP: [&dyn SupportedKxGroup; 4] =
-    [kx_group::X25519, kx_group::SECP256R1, kx_group::SECP384R1, kx_group::X25519MLKEM768];
-static POST_QUANTUM_GROUP: [&dyn SupportedKxGroup; 1] = [kx_group::X25519MLKEM768];
-static NEWEST: [&SupportedProtocolVersion; 1] = [&TLS13];
-static NEWEST_AND_TLS12: [&SupportedProtocolVersion; 2] = [&TLS13, &TLS12];
-
-/// What the operator chose for every TLS connection of this process.
-#[derive(Clone, Debug, Default)]
-pub struct TlsOptions {
-    /// Also speak TLS 1.2 (`TLS12_ENABLED`).
-    pub tls12: bool,
-    /// X25519MLKEM768 is the only key exchange (`COMPLIANCE_POLICY=pqc`). Exists in TLS 1.3 only, so it wins
-    /// over `tls12`.
-    pub pqc_only: bool,
-    /// Where peers' certificates are looked up as revoked. None: nowhere.
-    pub revocations: Option<Arc<dyn Revocations>>,
-}
-
-// === impl TlsOptions ===
-
-impl TlsOptions {
-    /// Suites and groups, in the order of preference: AES-256 before AES-128, X25519 first (its key share is the
-    /// only one sent).
-    pub fn provider(&self) -> Arc<CryptoProvider> {
-        let mut suites = vec![cipher_suite::TLS13_AES_256_GCM_SHA384, cipher_suite::TLS13_AES_128_GCM_SHA256];
-        if self.tls12 && !self.pqc_only {
-            suites.extend([
-                cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
-                cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
-                cipher_suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
-                cipher_suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
-            ]);
-        }
-        let groups: &[&dyn SupportedKxGroup] = if self.pqc_only { &POST_QUANTUM_GROUP } else { &EVERY_GROUP };
-        Arc::new(CryptoProvider {
-            cipher_suites: suites,
-            kx_groups: groups.to_vec(),
-            ..aws_lc_rs::default_provider()
-        })
-    }
-
-    /// The protocol versions, newest first.
-    pub fn versions(&self) -> &'static [&'static SupportedProtocolVersion] {
-        if self.tls12 && !self.pqc_only { &NEWEST_AND_TLS12 } else { &NEWEST }
-    }
-}

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use rustls::{
-    DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme,
-    client::danger::HandshakeSignatureValid,
-    crypto::{verify_tls12_signature, verify_tls13_signature},
+    DistinguishedName, ServerConfig,
     server::{
         NoServerSessionStorage,
         danger::{ClientCertVerified, ClientCertVerifier},
@@ -16,11 +14,11 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use webpki::KeyUsage;
 
 use super::{
-    ALPN_H2, TlsOptions,
     fault::{Names, PeerFault},
-    verify::{Trust, identities},
+    options::{self, ALPN_H2},
+    verify::{Trust, identities, signatures_by_trust},
 };
-use crate::protocols::identity::Identity;
+use crate::protocols::{config::TlsConfig, identity::Identity};
 
 /// The configuration of every listener of one identity. A client certificate is required; no session is
 /// resumed, so every connection is verified against the roots and revocations of its own time.
@@ -28,11 +26,11 @@ pub(super) fn config(
     own: &Identity,
     key: Arc<CertifiedKey>,
     trust: Trust,
-    options: &TlsOptions,
+    tls: &TlsConfig,
 ) -> Result<ServerConfig, rustls::Error> {
     let verifier = OwnTrustDomain::new(own, &trust);
-    let mut config = ServerConfig::builder_with_provider(options.provider())
-        .with_protocol_versions(options.versions())?
+    let mut config = ServerConfig::builder_with_provider(options::provider(tls))
+        .with_protocol_versions(options::versions(tls))?
         .with_client_cert_verifier(Arc::new(verifier))
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
     config.alpn_protocols = vec![ALPN_H2.to_vec()];
@@ -91,25 +89,5 @@ impl ClientCertVerifier for OwnTrustDomain {
         self.check(end_entity, intermediates, now).map(|()| ClientCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, dss, &self.trust.algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &self.trust.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.trust.algorithms.supported_schemes()
-    }
+    signatures_by_trust!();
 }

@@ -1,5 +1,8 @@
 //! The byte stream of an established TLS connection, over large buffers borrowed only while bytes are in them.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     io,
     pin::Pin,
@@ -15,7 +18,6 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
     buffer::{Buffers, Window, append},
-    handshake::Received,
     record::{
         ALERT, DATA, HANDSHAKE, HEADER_LEN, MAX_FRAGMENT, OVERHEAD, Opened, Protection, RecordError,
         RecordHead, Version,
@@ -64,6 +66,15 @@ pub(super) struct Keys {
     open: Protection,
     schedule: Schedule,
     version: Version,
+}
+
+/// What had arrived behind the handshake when it completed.
+#[derive(Debug, Default)]
+pub(super) struct Received {
+    /// Bytes not yet decrypted.
+    pub(super) ciphertext: BytesMut,
+    /// Application data that rustls has decrypted already.
+    pub(super) plaintext: BytesMut,
 }
 
 /// rustls' key schedule of an established connection.

@@ -1,6 +1,9 @@
 //! An authority for tests: a root, perhaps intermediates, and leaves with any names.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
@@ -8,8 +11,8 @@ use rcgen::{
 };
 use rustls_pki_types::PrivateKeyDer;
 
-use super::{TlsOptions, WorkloadCert};
-use crate::protocols::{ca::chain::Chain, identity::Identity};
+use super::{Revocations, WorkloadCert};
+use crate::protocols::{ca::chain::Chain, config::TlsConfig, identity::Identity};
 
 /// An authority.
 pub(crate) struct TestCa {
@@ -119,7 +122,7 @@ impl TestCa {
     }
 
     pub(crate) fn workload(&self, identity: &Identity) -> WorkloadCert {
-        self.issue(identity).workload(&TlsOptions::default())
+        self.issue(identity).workload(&TlsConfig::default())
     }
 
     fn dress(&self, params: &mut CertificateParams) {
@@ -142,8 +145,14 @@ impl Issued {
         self
     }
 
-    pub(crate) fn workload(&self, options: &TlsOptions) -> WorkloadCert {
+    pub(crate) fn workload(&self, tls: &TlsConfig) -> WorkloadCert {
         let chain = Chain::parse(&self.chain_pems(), None).unwrap();
-        WorkloadCert::new(chain, &self.key, options).unwrap()
+        WorkloadCert::new(chain, &self.key, tls).unwrap()
+    }
+
+    /// A certificate whose owner refuses peers that are revoked.
+    pub(crate) fn checking(&self, revocations: Arc<dyn Revocations>) -> WorkloadCert {
+        let chain = Chain::parse(&self.chain_pems(), None).unwrap();
+        WorkloadCert::revocable(chain, &self.key, &TlsConfig::default(), Some(revocations)).unwrap()
     }
 }

@@ -14,7 +14,11 @@ use super::{
     test_ca::{Issued, TestCa, seconds_from_now},
     *,
 };
-use crate::protocols::{ca::chain::Chain, identity::Identity};
+use crate::protocols::{
+    ca::chain::Chain,
+    config::{Compliance, TlsConfig},
+    identity::Identity,
+};
 
 fn id(trust_domain: &str, account: &str) -> Identity {
     Identity::new(trust_domain, "default", account).unwrap()
@@ -184,7 +188,7 @@ impl rustls::client::ResolvesClientCert for NoCert {
 #[tokio::test]
 async fn chains_are_held_against_every_root_and_through_every_intermediate() {
     let (one, two) = (TestCa::new("one"), TestCa::new("two").with_intermediate("a").with_intermediate("b"));
-    let options = TlsOptions::default();
+    let options = TlsConfig::default();
     let both = |ca: &TestCa, who: &Identity| ca.issue(who).trusting(&[&one, &two]).workload(&options);
     for (client, server) in [(&one, &two), (&two, &one), (&two, &two)] {
         between(&both(client, &web()), &both(server, &db()), &[db()]).await.unwrap();
@@ -206,7 +210,7 @@ async fn chains_are_held_against_every_root_and_through_every_intermediate() {
 #[tokio::test]
 async fn a_root_of_the_same_name_and_another_key_vouches_for_nobody() {
     let (ours, forged) = (TestCa::new("root"), TestCa::new("root"));
-    let stranger = forged.issue(&web()).trusting(&[&ours]).workload(&TlsOptions::default());
+    let stranger = forged.issue(&web()).trusting(&[&ours]).workload(&TlsConfig::default());
     let refused = fault(between(&stranger, &ours.workload(&db()), &[db()]).await);
     assert!(matches!(refused, TlsFault::PeerCertificate(_)), "{refused:?}");
 }
@@ -217,7 +221,7 @@ async fn times_and_purposes_are_held_to() {
     let lifetimes = [(-7_200, -3_600, "expired"), (3_600, 7_200, "not valid yet")];
     for (from, until, text) in lifetimes {
         let ca = TestCa::new("root").with_lifetime(seconds_from_now(from), seconds_from_now(until));
-        let server = ca.issue(&db()).workload(&TlsOptions::default());
+        let server = ca.issue(&db()).workload(&TlsConfig::default());
         let client = good_client_of(&ca);
         let refused = fault(between(&client, &server, &[db()]).await).to_string();
         assert!(refused.contains(text), "{text}: {refused}");
@@ -239,7 +243,7 @@ async fn times_and_purposes_are_held_to() {
 
 /// A sound client that trusts `ca`.
 fn good_client_of(ca: &TestCa) -> WorkloadCert {
-    TestCa::new("elsewhere").issue(&web()).trusting(&[ca]).workload(&TlsOptions::default())
+    TestCa::new("elsewhere").issue(&web()).trusting(&[ca]).workload(&TlsConfig::default())
 }
 
 #[tokio::test]
@@ -272,25 +276,25 @@ fn with_own_name(issued: Issued, name: &Identity) -> WorkloadCert {
         .collect();
     chain.leaf.der = real[0].clone();
     chain.roots[0].der = real[real.len() - 1].clone();
-    WorkloadCert::new(chain, &issued.key, &TlsOptions::default()).unwrap()
+    WorkloadCert::new(chain, &issued.key, &TlsConfig::default()).unwrap()
 }
 
 #[tokio::test]
 async fn post_quantum_only_and_tls12_are_what_they_say() {
     let ca = TestCa::new("root");
-    let with = |who: &Identity, options: &TlsOptions| ca.issue(who).workload(options);
-    let pqc = TlsOptions { pqc_only: true, tls12: true, ..TlsOptions::default() };
+    let with = |who: &Identity, options: &TlsConfig| ca.issue(who).workload(options);
+    let pqc = TlsConfig { compliance: Some(Compliance::Pqc), tls12: true, ..TlsConfig::default() };
     let (c, _) = between(&with(&web(), &pqc), &with(&db(), &pqc), &[db()]).await.unwrap();
     assert_eq!(c.get_ref().1.negotiated_key_exchange_group().unwrap().name(), NamedGroup::X25519MLKEM768);
     assert_eq!(c.get_ref().1.protocol_version(), Some(ProtocolVersion::TLSv1_3));
     // A default client offers that group too.
     between(&ca.workload(&web()), &with(&db(), &pqc), &[db()]).await.unwrap();
 
-    let both = TlsOptions { tls12: true, ..TlsOptions::default() };
+    let both = TlsConfig { tls12: true, ..TlsConfig::default() };
     let issued = ca.issue(&db());
     let path = Chain::parse(&issued.chain_pems(), None).unwrap().leaf.der;
-    let old = ServerConfig::builder_with_provider(both.provider())
-        .with_protocol_versions(&[&TLS12])
+    let old = ServerConfig::builder_with_provider(options::provider(&both))
+        .with_protocol_versions(&[&rustls::version::TLS12])
         .unwrap()
         .with_no_client_auth()
         .with_single_cert(vec![path], issued.key.clone_key())
@@ -309,7 +313,7 @@ fn a_certificate_needs_its_own_key_and_a_root_that_is_one() {
     let ca = TestCa::new("root");
     let (mine, other) = (ca.issue(&web()), ca.issue(&web()));
     let chain = || Chain::parse(&mine.chain_pems(), Some(&web())).unwrap();
-    let options = TlsOptions::default();
+    let options = TlsConfig::default();
     let refused = WorkloadCert::new(chain(), &other.key, &options).unwrap_err();
     assert!(matches!(refused, CertificateError::OtherKey));
     let mut rootless = chain();
@@ -376,10 +380,8 @@ async fn a_revoked_peer_is_refused_in_both_directions_and_others_are_not() {
     let list = list.signed_by(ca.issuer()).unwrap();
     let list = CertRevocationList::from(OwnedCertRevocationList::from_der(list.der()).unwrap());
     for (lists, refuses) in [(vec![list], true), (vec![], false)] {
-        let checked =
-            TlsOptions { revocations: Some(Arc::new(Revoked(lists.into()))), ..TlsOptions::default() };
-        let plain = TlsOptions::default();
-        let good = leaf(1, &db()).workload(&checked);
+        let plain = TlsConfig::default();
+        let good = leaf(1, &db()).checking(Arc::new(Revoked(lists.into())));
         let bad = leaf(66, &web()).workload(&plain);
         for result in [between(&bad, &good, &[db()]).await, between(&good, &bad, &[web()]).await] {
             if refuses {

@@ -91,3 +91,32 @@ fn refusal(error: webpki::Error) -> rustls::Error {
     }
     .into()
 }
+
+/// The methods of a verifier with a field `trust` that check the signatures of a handshake. rustls asks for them in both
+/// of its traits, for clients and for servers.
+macro_rules! signatures_by_trust {
+    () => {
+        fn verify_tls12_signature(
+            &self,
+            message: &[u8],
+            cert: &rustls_pki_types::CertificateDer<'_>,
+            dss: &rustls::DigitallySignedStruct,
+        ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+            rustls::crypto::verify_tls12_signature(message, cert, dss, &self.trust.algorithms)
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            cert: &rustls_pki_types::CertificateDer<'_>,
+            dss: &rustls::DigitallySignedStruct,
+        ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+            rustls::crypto::verify_tls13_signature(message, cert, dss, &self.trust.algorithms)
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+            self.trust.algorithms.supported_schemes()
+        }
+    };
+}
+pub(super) use signatures_by_trust;

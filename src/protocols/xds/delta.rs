@@ -9,10 +9,10 @@ use prost::Message;
 use tonic::Code;
 
 use super::{
-    Kind, Rejected, XdsState,
-    aside::Aside,
+    Rejected, ResourceType, XdsState,
     backoff::End,
     held::{Push, is_on_demand},
+    quarantined::Quarantined,
 };
 use crate::protocols::pb::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource, Status};
 
@@ -34,7 +34,7 @@ pub struct DeltaStream {
     announced_bytes: usize,
     /// Addresses were not announced: the first response is all there is.
     whole_addresses: bool,
-    aside: Aside,
+    quarantined: Quarantined,
 }
 
 /// What to do with a response.
@@ -51,7 +51,7 @@ pub enum Step {
 #[derive(Debug)]
 pub struct Apply {
     /// Their type.
-    pub kind: Kind,
+    pub kind: ResourceType,
     /// In the order they came, without versions.
     pub resources: Vec<Resource>,
     /// Names to remove after that.
@@ -76,14 +76,20 @@ pub struct Retry(Push);
 impl DeltaStream {
     /// A new stream, and the requests to open it with, in order.
     pub fn open(state: XdsState, node: &Node, on_demand: bool) -> (Self, Vec<DeltaDiscoveryRequest>) {
-        let aside = Aside::default();
-        let mut stream =
-            Self { state, on_demand, answered: false, announced_bytes: 0, whole_addresses: false, aside };
-        let requests = Kind::ALL.into_iter().map(|kind| stream.hello(kind, node)).collect();
+        let quarantined = Quarantined::default();
+        let mut stream = Self {
+            state,
+            on_demand,
+            answered: false,
+            announced_bytes: 0,
+            whole_addresses: false,
+            quarantined,
+        };
+        let requests = ResourceType::ALL.into_iter().map(|kind| stream.hello(kind, node)).collect();
         (stream, requests)
     }
 
-    fn hello(&mut self, kind: Kind, node: &Node) -> DeltaDiscoveryRequest {
+    fn hello(&mut self, kind: ResourceType, node: &Node) -> DeltaDiscoveryRequest {
         let on_demand = is_on_demand(kind, self.on_demand);
         if on_demand {
             // Announced as wanted, which asks for them.
@@ -100,7 +106,7 @@ impl DeltaStream {
             ..DeltaDiscoveryRequest::default()
         };
         // Addresses only: to conclude a removal from silence could widen access, were it policies.
-        if kind == Kind::Address && !on_demand {
+        if kind == ResourceType::Address && !on_demand {
             self.announced_bytes = request.encoded_len();
             if self.state.is_too_big(kind, self.announced_bytes) {
                 request.initial_resource_versions = HashMap::new();
@@ -115,15 +121,15 @@ impl DeltaStream {
         self.answered = true;
         let DeltaDiscoveryResponse { type_url, nonce, mut resources, removed_resources: mut removed, .. } =
             response;
-        let Some(kind) = Kind::of(&type_url) else {
+        let Some(kind) = ResourceType::of(&type_url) else {
             return Step::Answer(answer(type_url, nonce, &[]));
         };
-        if kind == Kind::Address && self.whole_addresses {
+        if kind == ResourceType::Address && self.whole_addresses {
             removed.extend(self.state.others(kind, &resources));
             self.whole_addresses = false;
         }
         for name in resources.iter().map(|resource| &resource.name).chain(&removed) {
-            self.aside.forget(kind, name);
+            self.quarantined.forget(kind, name);
         }
         let push = self.state.begin(kind, &mut resources, &removed);
         Step::Apply(Apply { kind, resources, removed }, Pending { push, nonce })
@@ -138,22 +144,22 @@ impl DeltaStream {
     }
 
     /// Keeps those of `rejected` that may be tried again, at `now`.
-    pub fn put_aside(&mut self, now: Instant, kind: Kind, rejected: Vec<Rejected>) {
+    pub fn put_aside(&mut self, now: Instant, kind: ResourceType, rejected: Vec<Rejected>) {
         for later in rejected.into_iter().filter_map(|rejected| rejected.later) {
             // Without room, it is tried when the control plane sends it again.
-            self.aside.keep(kind, later.resource, now + later.after);
+            self.quarantined.keep(kind, later.resource, now + later.after);
         }
     }
 
     /// When [`Self::retry`] has something to do.
     pub fn next_retry(&self) -> Option<Instant> {
-        self.aside.next_due()
+        self.quarantined.next_due()
     }
 
     /// What is to be tried again at `now`: apply it, then call [`Self::retried`]. To be asked again until nothing is
     /// left.
     pub fn retry(&mut self, now: Instant) -> Option<(Apply, Retry)> {
-        let (kind, mut resources) = self.aside.take_due(now)?;
+        let (kind, mut resources) = self.quarantined.take_due(now)?;
         let push = self.state.begin(kind, &mut resources, &[]);
         Some((Apply { kind, resources, removed: Vec::new() }, Retry(push)))
     }
@@ -171,7 +177,7 @@ impl DeltaStream {
         }
         let names = self.state.take_demands();
         (!names.is_empty()).then(|| DeltaDiscoveryRequest {
-            type_url: Kind::Address.type_url().to_owned(),
+            type_url: ResourceType::Address.type_url().to_owned(),
             resource_names_subscribe: names,
             ..DeltaDiscoveryRequest::default()
         })
@@ -195,7 +201,7 @@ impl DeltaStream {
             && !self.whole_addresses
             && self.announced_bytes >= TOO_BIG_BYTES_MIN
         {
-            self.state.was_too_big(Kind::Address, self.announced_bytes);
+            self.state.was_too_big(ResourceType::Address, self.announced_bytes);
         }
     }
 }

@@ -16,7 +16,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::{Kind, Rejected};
+use super::{resource::ResourceType, sink::Rejected};
 use crate::protocols::pb::ads::Resource;
 
 /// Names asked for on demand that wait to be sent.
@@ -78,7 +78,7 @@ pub enum DemandError {
 /// A response being applied: what its outcome will change.
 #[derive(Debug)]
 pub(super) struct Push {
-    kind: Kind,
+    kind: ResourceType,
     entries: Vec<Entry>,
     removed: Vec<Arc<str>>,
 }
@@ -99,19 +99,21 @@ impl XdsState {
     }
 
     /// How many names of `kind` the control plane would be told.
-    pub fn len(&self, kind: Kind) -> usize {
+    pub fn len(&self, kind: ResourceType) -> usize {
         self.with(kind, |book| book.names.len())
     }
 
     /// Whether no name of any kind is held.
     pub fn is_empty(&self) -> bool {
-        Kind::ALL.into_iter().all(|kind| self.len(kind) == 0)
+        ResourceType::ALL.into_iter().all(|kind| self.len(kind) == 0)
     }
 
     /// Whether every type asked for as a whole has had a response that was applied without rejection
     /// (docs/spec/controlplane.md 2.6). Never becomes false again.
     pub fn is_synced(&self, on_demand: bool) -> bool {
-        Kind::ALL.into_iter().all(|kind| is_on_demand(kind, on_demand) || self.with(kind, |book| book.acked))
+        ResourceType::ALL
+            .into_iter()
+            .all(|kind| is_on_demand(kind, on_demand) || self.with(kind, |book| book.acked))
     }
 
     /// Queues `name` to be asked for; asking twice is asking once.
@@ -139,7 +141,7 @@ impl XdsState {
     /// The queued names that are new, from now on known as wanted.
     pub(super) fn take_demands(&self) -> Vec<String> {
         let queued = mem::take(&mut *self.0.demands.lock());
-        self.with(Kind::Address, |book| {
+        self.with(ResourceType::Address, |book| {
             let new = queued.into_iter().filter(|name| !book.names.contains_key(name));
             let new: Vec<_> = new.collect();
             let texts = new.iter().map(|name| name.to_string()).collect();
@@ -149,7 +151,7 @@ impl XdsState {
     }
 
     /// What to announce on a new stream.
-    pub(super) fn versions(&self, kind: Kind) -> HashMap<String, String> {
+    pub(super) fn versions(&self, kind: ResourceType) -> HashMap<String, String> {
         self.with(kind, |book| {
             let version = |holding: &Holding| match holding {
                 Holding::At(version) => version.to_string(),
@@ -160,17 +162,17 @@ impl XdsState {
     }
 
     /// Whether an announcement of this size has failed before.
-    pub(super) fn is_too_big(&self, kind: Kind, bytes: usize) -> bool {
+    pub(super) fn is_too_big(&self, kind: ResourceType, bytes: usize) -> bool {
         self.with(kind, |book| book.too_big_bytes.is_some_and(|limit| bytes >= limit))
     }
 
     /// An announcement of this size has failed.
-    pub(super) fn was_too_big(&self, kind: Kind, bytes: usize) {
+    pub(super) fn was_too_big(&self, kind: ResourceType, bytes: usize) {
         self.with(kind, |book| book.too_big_bytes = Some(bytes));
     }
 
     /// All names of `kind` that may be held and are not among `resources`.
-    pub(super) fn others(&self, kind: Kind, resources: &[Resource]) -> Vec<String> {
+    pub(super) fn others(&self, kind: ResourceType, resources: &[Resource]) -> Vec<String> {
         let named: HashSet<&str, foldhash::fast::RandomState> =
             resources.iter().map(|r| r.name.as_str()).collect();
         self.with(kind, |book| {
@@ -180,7 +182,7 @@ impl XdsState {
     }
 
     /// Before a response is applied: casts doubt on all it names, and takes the versions out of `resources`.
-    pub(super) fn begin(&self, kind: Kind, resources: &mut [Resource], removed: &[String]) -> Push {
+    pub(super) fn begin(&self, kind: ResourceType, resources: &mut [Resource], removed: &[String]) -> Push {
         self.with(kind, |book| {
             let mut enter = |resource: &mut Resource| {
                 let version = Arc::from(mem::take(&mut resource.version));
@@ -229,12 +231,12 @@ impl XdsState {
         });
     }
 
-    fn with<T>(&self, kind: Kind, f: impl FnOnce(&mut Book) -> T) -> T {
+    fn with<T>(&self, kind: ResourceType, f: impl FnOnce(&mut Book) -> T) -> T {
         let mut books = self.0.books.lock();
         let [address, authorization] = &mut *books;
         let result = f(match kind {
-            Kind::Address => &mut *address,
-            Kind::Authorization => &mut *authorization,
+            ResourceType::Address => &mut *address,
+            ResourceType::Authorization => &mut *authorization,
         });
         self.0.names.store(address.names.len() + authorization.names.len(), Ordering::Relaxed);
         result
@@ -245,12 +247,12 @@ impl XdsState {
 
 impl Push {
     /// The type of its resources.
-    pub(super) fn kind(&self) -> Kind {
+    pub(super) fn kind(&self) -> ResourceType {
         self.kind
     }
 }
 
 /// Whether `kind` is asked for by name; policies never are.
-pub(super) fn is_on_demand(kind: Kind, on_demand: bool) -> bool {
-    on_demand && kind == Kind::Address
+pub(super) fn is_on_demand(kind: ResourceType, on_demand: bool) -> bool {
+    on_demand && kind == ResourceType::Address
 }

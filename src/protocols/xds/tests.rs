@@ -7,7 +7,7 @@ use prost_types::Any;
 use tonic::Code;
 
 use super::{
-    DemandError, Kind, Later, Rejected, XdsState,
+    DemandError, Later, Rejected, ResourceType, XdsState,
     backoff::End,
     delta::{Apply, DeltaStream, NACK_BYTES_MAX, Pending, Step, nack_text},
 };
@@ -26,7 +26,12 @@ fn resource(name: &str, version: &str) -> Resource {
     }
 }
 
-fn response(kind: Kind, nonce: &str, named: &[(&str, &str)], removed: &[&str]) -> DeltaDiscoveryResponse {
+fn response(
+    kind: ResourceType,
+    nonce: &str,
+    named: &[(&str, &str)],
+    removed: &[&str],
+) -> DeltaDiscoveryResponse {
     DeltaDiscoveryResponse {
         type_url: kind.type_url().into(),
         nonce: nonce.into(),
@@ -52,7 +57,7 @@ fn push(stream: &mut DeltaStream, response: DeltaDiscoveryResponse, bad: &[&str]
     stream.applied(pending, &rejected(bad))
 }
 
-fn announced(state: &XdsState, kind: Kind) -> BTreeMap<String, String> {
+fn announced(state: &XdsState, kind: ResourceType) -> BTreeMap<String, String> {
     let (_, hello) = open(state, false);
     hello
         .into_iter()
@@ -70,7 +75,7 @@ fn versions(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
 #[test]
 fn a_first_stream_asks_for_everything_address_first() {
     let (_, hello) = open(&XdsState::new(), false);
-    let expected = Kind::ALL.map(|kind| DeltaDiscoveryRequest {
+    let expected = ResourceType::ALL.map(|kind| DeltaDiscoveryRequest {
         node: Some(Node { id: "me".into(), ..Node::default() }),
         type_url: kind.type_url().into(),
         ..DeltaDiscoveryRequest::default()
@@ -84,29 +89,29 @@ fn a_first_stream_asks_for_everything_address_first() {
 fn an_answer_carries_type_and_nonce_and_the_rejected_if_any() {
     let state = XdsState::new();
     let (mut stream, _) = open(&state, false);
-    let ack = push(&mut stream, response(Kind::Authorization, "n1", &[("a", "")], &[]), &[]);
-    let bare = |kind: Kind, nonce: &str| DeltaDiscoveryRequest {
+    let ack = push(&mut stream, response(ResourceType::Authorization, "n1", &[("a", "")], &[]), &[]);
+    let bare = |kind: ResourceType, nonce: &str| DeltaDiscoveryRequest {
         type_url: kind.type_url().into(),
         response_nonce: nonce.into(),
         ..DeltaDiscoveryRequest::default()
     };
-    assert_eq!(ack, bare(Kind::Authorization, "n1"));
+    assert_eq!(ack, bare(ResourceType::Authorization, "n1"));
 
-    let empty = push(&mut stream, response(Kind::Address, "n2", &[], &[]), &[]);
-    assert_eq!(empty, bare(Kind::Address, "n2"));
+    let empty = push(&mut stream, response(ResourceType::Address, "n2", &[], &[]), &[]);
+    assert_eq!(empty, bare(ResourceType::Address, "n2"));
 
     let pair = [("a", "1"), ("b", "2")];
-    let mut nack = push(&mut stream, response(Kind::Address, "n3", &pair, &[]), &["a", "b"]);
+    let mut nack = push(&mut stream, response(ResourceType::Address, "n3", &pair, &[]), &["a", "b"]);
     let status = nack.error_detail.take().unwrap();
     assert_eq!((status.code, status.message.as_str()), (0, "a: bad; b: bad"));
-    assert_eq!(nack, bare(Kind::Address, "n3"));
+    assert_eq!(nack, bare(ResourceType::Address, "n3"));
 }
 
 #[test]
 fn an_unknown_type_is_acked_and_not_applied() {
     let state = XdsState::new();
     let (mut stream, _) = open(&state, false);
-    let mut strange = response(Kind::Address, "n", &[("a", "1")], &[]);
+    let mut strange = response(ResourceType::Address, "n", &[("a", "1")], &[]);
     strange.type_url = "type.googleapis.com/else".into();
     let Step::Answer(ack) = stream.received(strange) else { panic!("applied") };
     assert_eq!((ack.type_url.as_str(), ack.response_nonce.as_str()), ("type.googleapis.com/else", "n"));
@@ -119,52 +124,56 @@ fn versions_survive_a_reconnect_without_rejected_and_removed_names() {
     let state = XdsState::new();
     let (mut stream, _) = open(&state, false);
     let first = [("a", "1"), ("b", "1"), ("c", "1"), ("d", "1")];
-    push(&mut stream, response(Kind::Address, "1", &first, &[]), &["b"]);
-    push(&mut stream, response(Kind::Address, "2", &[("a", "2"), ("c", "2")], &["d", "never-held"]), &["c"]);
-    push(&mut stream, response(Kind::Authorization, "3", &[("ns/p", "")], &[]), &[]);
+    push(&mut stream, response(ResourceType::Address, "1", &first, &[]), &["b"]);
+    push(
+        &mut stream,
+        response(ResourceType::Address, "2", &[("a", "2"), ("c", "2")], &["d", "never-held"]),
+        &["c"],
+    );
+    push(&mut stream, response(ResourceType::Authorization, "3", &[("ns/p", "")], &[]), &[]);
     drop(stream);
     // The last good version of `c` is still held, and that is what is said.
-    assert_eq!(announced(&state, Kind::Address), versions(&[("a", "2"), ("c", "1")]));
-    assert_eq!(announced(&state, Kind::Authorization), versions(&[("ns/p", "")]));
+    assert_eq!(announced(&state, ResourceType::Address), versions(&[("a", "2"), ("c", "1")]));
+    assert_eq!(announced(&state, ResourceType::Authorization), versions(&[("ns/p", "")]));
 }
 
 #[test]
 fn a_push_cut_half_way_leaves_names_without_versions() {
     let state = XdsState::new();
     let (mut stream, _) = open(&state, false);
-    push(&mut stream, response(Kind::Address, "1", &[("a", "1"), ("b", "1"), ("c", "1")], &[]), &[]);
+    push(&mut stream, response(ResourceType::Address, "1", &[("a", "1"), ("b", "1"), ("c", "1")], &[]), &[]);
     let (apply, pending) =
-        receive(&mut stream, response(Kind::Address, "2", &[("a", "2"), ("new", "2")], &["b"]));
+        receive(&mut stream, response(ResourceType::Address, "2", &[("a", "2"), ("new", "2")], &["b"]));
     assert_eq!(apply.removed, ["b"]);
     drop((apply, pending, stream));
     let doubtful = [("a", ""), ("b", ""), ("c", "1"), ("new", "")];
-    assert_eq!(announced(&state, Kind::Address), versions(&doubtful));
+    assert_eq!(announced(&state, ResourceType::Address), versions(&doubtful));
 }
 
 #[test]
 fn a_name_sent_twice_and_rejected_is_in_doubt() {
     let state = XdsState::new();
     let (mut stream, _) = open(&state, false);
-    push(&mut stream, response(Kind::Address, "1", &[("a", "1")], &[]), &[]);
-    push(&mut stream, response(Kind::Address, "2", &[("a", "2"), ("a", "3")], &[]), &["a"]);
-    assert_eq!(announced(&state, Kind::Address), versions(&[("a", "")]));
-    push(&mut stream, response(Kind::Address, "3", &[("a", "4"), ("a", "5")], &[]), &[]);
-    assert_eq!(announced(&state, Kind::Address), versions(&[("a", "5")]));
+    push(&mut stream, response(ResourceType::Address, "1", &[("a", "1")], &[]), &[]);
+    push(&mut stream, response(ResourceType::Address, "2", &[("a", "2"), ("a", "3")], &[]), &["a"]);
+    assert_eq!(announced(&state, ResourceType::Address), versions(&[("a", "")]));
+    push(&mut stream, response(ResourceType::Address, "3", &[("a", "4"), ("a", "5")], &[]), &[]);
+    assert_eq!(announced(&state, ResourceType::Address), versions(&[("a", "5")]));
 }
 
 #[test]
 fn synced_after_an_acked_response_of_each_type_and_for_good() {
     let state = XdsState::new();
     let (mut stream, _) = open(&state, false);
-    push(&mut stream, response(Kind::Address, "1", &[("a", "1")], &[]), &["a"]);
-    push(&mut stream, response(Kind::Authorization, "2", &[], &[]), &[]);
+    push(&mut stream, response(ResourceType::Address, "1", &[("a", "1")], &[]), &["a"]);
+    push(&mut stream, response(ResourceType::Authorization, "2", &[], &[]), &[]);
     assert!(!state.is_synced(false), "a refused response does not count");
     assert!(state.is_synced(true), "types asked for on demand are not awaited");
-    let (_, pending) = receive(&mut stream, response(Kind::Address, "3", &[], &[]));
+    let (_, pending) = receive(&mut stream, response(ResourceType::Address, "3", &[], &[]));
     assert!(!state.is_synced(false), "not yet applied");
     stream.applied(pending, &[]);
     assert!(state.is_synced(false));
-    push(&mut stream, response(Kind::Address, "4", &[("a", "2")], &[]), &["a"]);
+    push(&mut stream, response(ResourceType::Address, "4", &[("a", "2")], &[]), &["a"]);
     assert!(state.is_synced(false));
 }
 
@@ -183,14 +192,14 @@ fn on_demand_subscribes_to_nothing_and_then_to_names_once() {
         state.demand(name).unwrap();
     }
     let expected = DeltaDiscoveryRequest {
-        type_url: Kind::Address.type_url().into(),
+        type_url: ResourceType::Address.type_url().into(),
         resource_names_subscribe: vec!["net/10.0.0.1".into()],
         ..DeltaDiscoveryRequest::default()
     };
     assert_eq!(stream.demanded(), Some(expected));
 
     let (_, pending) =
-        receive(&mut stream, response(Kind::Address, "1", &[("early", "1")], &["net/10.0.0.1"]));
+        receive(&mut stream, response(ResourceType::Address, "1", &[("early", "1")], &["net/10.0.0.1"]));
     stream.applied(pending, &[]);
     assert_eq!(
         open(&state, true).1[0].initial_resource_versions,
@@ -213,7 +222,7 @@ fn what_is_tried_again_is_held_without_a_version_and_a_newer_one_takes_its_place
     let (state, now) = (XdsState::new(), std::time::Instant::now());
     let after = std::time::Duration::from_secs(30);
     let (mut stream, _) = open(&state, false);
-    let pushed = response(Kind::Address, "1", &[("new", "v1"), ("old", "v1"), ("gone", "v1")], &[]);
+    let pushed = response(ResourceType::Address, "1", &[("new", "v1"), ("old", "v1"), ("gone", "v1")], &[]);
     let (apply, pending) = receive(&mut stream, pushed);
     let later = |resource: &Resource| {
         let later = Some(Box::new(Later { resource: resource.clone(), after }));
@@ -221,17 +230,17 @@ fn what_is_tried_again_is_held_without_a_version_and_a_newer_one_takes_its_place
     };
     let refused: Vec<Rejected> = apply.resources.iter().map(later).collect();
     stream.applied(pending, &refused);
-    stream.put_aside(now, Kind::Address, refused);
-    assert_eq!(announced(&state, Kind::Address), versions(&[]), "none is held");
-    push(&mut stream, response(Kind::Address, "2", &[("old", "v2")], &["gone"]), &[]);
+    stream.put_aside(now, ResourceType::Address, refused);
+    assert_eq!(announced(&state, ResourceType::Address), versions(&[]), "none is held");
+    push(&mut stream, response(ResourceType::Address, "2", &[("old", "v2")], &["gone"]), &[]);
     assert_eq!((stream.next_retry(), stream.retry(now).is_some()), (Some(now + after), false));
 
     let (apply, retry) = stream.retry(now + after).unwrap();
     let names: Vec<_> = apply.resources.iter().map(|resource| resource.name.as_str()).collect();
-    assert_eq!((apply.kind, names, apply.removed.is_empty()), (Kind::Address, vec!["new"], true));
+    assert_eq!((apply.kind, names, apply.removed.is_empty()), (ResourceType::Address, vec!["new"], true));
     stream.retried(retry, &[]);
     // Held, so that its removal is told; at a version nobody kept.
-    assert_eq!(announced(&state, Kind::Address), versions(&[("new", ""), ("old", "v2")]));
+    assert_eq!(announced(&state, ResourceType::Address), versions(&[("new", ""), ("old", "v2")]));
     assert!(stream.retry(now + after).is_none() && stream.next_retry().is_none());
 }
 
@@ -261,15 +270,15 @@ fn an_announcement_the_server_found_too_large_is_replaced_by_asking_for_all() {
     let names: Vec<String> =
         (0..20_000).map(|i| format!("cluster//Pod/some-namespace/a-pod-name-{i}")).collect();
     let named: Vec<(&str, &str)> = names.iter().map(|n| (n.as_str(), "0123456789abcdef")).collect();
-    push(&mut stream, response(Kind::Address, "1", &named, &[]), &[]);
-    push(&mut stream, response(Kind::Authorization, "2", &[("p", "")], &[]), &[]);
+    push(&mut stream, response(ResourceType::Address, "1", &named, &[]), &[]);
+    push(&mut stream, response(ResourceType::Authorization, "2", &[("p", "")], &[]), &[]);
     let too_large = End::Refused { code: Some(Code::ResourceExhausted), error: String::new() };
     // Nothing was announced, so that was not it.
     stream.ended(&too_large);
     let (mut stream, hello) = open(&state, false);
     assert_eq!(hello[0].initial_resource_versions.len(), 20_000);
     // What was answered was not too large to ask.
-    push(&mut stream, response(Kind::Address, "2", &[], &[]), &[]);
+    push(&mut stream, response(ResourceType::Address, "2", &[], &[]), &[]);
     stream.ended(&too_large);
 
     let (stream, hello) = open(&state, false);
@@ -280,19 +289,19 @@ fn an_announcement_the_server_found_too_large_is_replaced_by_asking_for_all() {
     assert_eq!(hello[1].initial_resource_versions.len(), 1, "policies are never concluded to be gone");
 
     // What it knows no more is missing from the first response only.
-    let (apply, pending) = receive(&mut stream, response(Kind::Address, "3", &named[1..], &[]));
+    let (apply, pending) = receive(&mut stream, response(ResourceType::Address, "3", &named[1..], &[]));
     assert_eq!(apply.removed, [names[0].as_str()]);
     stream.applied(pending, &[]);
-    let (apply, pending) = receive(&mut stream, response(Kind::Address, "4", &named[..1], &[]));
+    let (apply, pending) = receive(&mut stream, response(ResourceType::Address, "4", &named[..1], &[]));
     assert!(apply.removed.is_empty());
     stream.applied(pending, &[]);
-    assert_eq!(state.len(Kind::Address), 20_000);
+    assert_eq!(state.len(ResourceType::Address), 20_000);
 
     // Still too large, so still all; once less is held, versions are announced again.
     let (mut stream, hello) = open(&state, false);
     assert!(hello[0].initial_resource_versions.is_empty());
-    push(&mut stream, response(Kind::Address, "5", &named[..10], &[]), &[]);
-    assert_eq!(announced(&state, Kind::Address).len(), 10);
+    push(&mut stream, response(ResourceType::Address, "5", &named[..10], &[]), &[]);
+    assert_eq!(announced(&state, ResourceType::Address).len(), 10);
 }
 
 /// What a random run does next.
@@ -343,7 +352,7 @@ impl World {
             .collect();
         let gone: Vec<String> = self.told.keys().filter(|n| !self.truth.contains_key(*n)).cloned().collect();
         self.told = self.truth.iter().map(|(n, (v, _))| (n.clone(), v.clone())).collect();
-        let mut message = response(Kind::Address, "n", &[], &[]);
+        let mut message = response(ResourceType::Address, "n", &[], &[]);
         message.resources = changed;
         message.removed_resources = gone;
         let (apply, pending) = receive(self.stream.as_mut().unwrap(), message);
@@ -408,7 +417,7 @@ proptest! {
         world.reconnect();
         for op in &ops {
             world.run(op);
-            let announced = announced(&world.state, Kind::Address);
+            let announced = announced(&world.state, ResourceType::Address);
             for (name, version) in &world.tables {
                 let said = announced.get(name);
                 prop_assert!(said.is_some(), "{name} is held and not announced");
@@ -426,6 +435,6 @@ proptest! {
         world.push(Cut::Done);
         let truth: BTreeMap<String, String> = world.truth.iter().map(|(n, (v, _))| (n.clone(), v.clone())).collect();
         prop_assert_eq!(&world.tables, &truth);
-        prop_assert_eq!(announced(&world.state, Kind::Address), truth);
+        prop_assert_eq!(announced(&world.state, ResourceType::Address), truth);
     }
 }

@@ -25,8 +25,8 @@ use tonic_prost::ProstCodec;
 
 use super::http::Client;
 use crate::{
-    actors::control::grpc::{self, GrpcTarget, RootSource},
-    protocols::config::{CollectorConfig, OtlpEndpoint, OtlpProtocol},
+    actors::control::grpc::{self, GrpcTarget},
+    protocols::config::{Address, CollectorConfig, OtlpEndpoint, OtlpProtocol, RootSource, TlsConfig},
 };
 
 /// Pause after the first try that failed; each further one doubles it.
@@ -189,15 +189,12 @@ impl Way {
 }
 
 fn target(config: &CollectorConfig) -> GrpcTarget {
-    let roots = config.roots.as_ref().map_or(RootSource::System, |path| RootSource::File(path.into()));
+    let (host, port) = (config.endpoint.host.clone(), config.endpoint.port);
+    let roots = config.roots.as_ref().map_or(RootSource::System, |path| RootSource::File(path.clone()));
     GrpcTarget {
-        host: config.endpoint.host.clone(),
-        port: config.endpoint.port,
-        roots,
-        alt_hostname: None,
-        tls12: true,
-        post_quantum_only: false,
+        tls: TlsConfig { tls12: true, ..TlsConfig::default() },
         connect_timeout: config.timeout,
+        ..GrpcTarget::at(Address { host, port }, roots)
     }
 }
 

@@ -72,7 +72,7 @@ impl Client {
         if self.tls {
             return exchange(grpc::http1(&self.target).await?, request).await;
         }
-        let stream = TcpStream::connect((self.target.host.as_str(), self.target.port)).await;
+        let stream = TcpStream::connect((self.target.address.host.as_str(), self.target.address.port)).await;
         exchange(stream.map_err(PostError::Tcp)?, request).await
     }
 }

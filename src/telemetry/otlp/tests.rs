@@ -17,10 +17,9 @@ use opentelemetry_proto::tonic::{
 use prost::Message as _;
 
 use crate::{
-    protocols::config::{self, Inputs},
+    protocols::config::{self, Inputs, LogFormat},
     telemetry::{
         export::Export,
-        line::LogFormat,
         log::{LogHandle, Logging},
         metrics::Metrics,
         trace::span::{SpanKind, Step},

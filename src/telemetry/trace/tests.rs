@@ -15,11 +15,11 @@ use tonic::{Request, Response, Status, transport::server::TcpIncoming};
 use super::span::{Connection, SpanKind, Spans, Step, trace_of};
 use crate::{
     protocols::{
-        config::{self, Inputs},
+        config::{self, Inputs, LogFormat},
         hbone::headers::TraceParent,
         outcome::{Failure, Outcome},
     },
-    telemetry::{export::Export, line::LogFormat, log::Logging},
+    telemetry::{export::Export, log::Logging},
 };
 
 mod tls;

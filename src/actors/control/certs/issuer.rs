@@ -18,9 +18,10 @@ use tokio::sync::Mutex;
 use tonic::{Request, Status, transport::Channel};
 
 use crate::{
-    actors::control::grpc::{self, AuthHeaders, GrpcError, GrpcTarget, RootSource},
+    actors::control::grpc::{self, AuthHeaders, GrpcError, GrpcTarget},
     protocols::{
         ca::IssueError,
+        config::RootSource,
         identity::Identity,
         pb::ca::{IstioCertificateRequest, istio_certificate_service_client::IstioCertificateServiceClient},
     },
@@ -148,7 +149,7 @@ impl CaIssuer {
 
     async fn roots_mark(&self) -> Option<RootsMark> {
         let RootSource::File(path) = &self.target.roots else { return None };
-        let path: PathBuf = path.clone();
+        let path = PathBuf::from(path);
         tokio::task::spawn_blocking(move || mark(&path)).await.ok()?.ok()
     }
 

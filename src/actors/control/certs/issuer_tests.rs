@@ -6,11 +6,12 @@ use tonic::{Code, Request, Response, Status, service::Routes};
 use super::*;
 use crate::{
     actors::control::grpc::{
-        AuthHeaders, GrpcTarget, RootSource, Token, TokenSource,
+        AuthHeaders, GrpcTarget,
         peer::{Authority, target},
     },
     protocols::{
         ca::{IssueError, csr},
+        config::{RootSource, Secret, TlsConfig, TokenSource},
         pb::ca::{
             IstioCertificateRequest, IstioCertificateResponse,
             istio_certificate_service_server::{IstioCertificateService, IstioCertificateServiceServer},
@@ -93,12 +94,12 @@ fn web() -> Identity {
 }
 
 fn headers() -> AuthHeaders {
-    AuthHeaders::new(TokenSource::Literal(Token::new("secret")), "east", []).unwrap()
+    AuthHeaders::new(&TokenSource::Value(Secret::new("secret")), "east", &[]).unwrap()
 }
 
 async fn certs(target: GrpcTarget, request_timeout: Duration) -> Certs {
     let issuer = CaIssuer::new(target, headers(), true);
-    let config = CertsConfig { request_timeout, ..CertsConfig::new(TTL, TlsOptions::default()) };
+    let config = CertsConfig { request_timeout, ..CertsConfig::new(TTL, TlsConfig::default()) };
     let certs = Certs::new(config, Arc::new(issuer));
     let actor = run_alone(CertsActor, certs.shared.clone()).await.unwrap();
     certs.address.publish(actor);
@@ -197,7 +198,7 @@ async fn a_restarted_authority_is_found_again() {
     let peer = tls.serve(ca.routes()).await;
     let front = Front::new(peer.addr).await;
     let mut target = tls.target(&peer);
-    target.port = front.port;
+    target.address.port = front.port;
     let issuer = CaIssuer::new(target, headers(), true);
     ask(&issuer).await.unwrap();
     drop(peer);
@@ -246,8 +247,11 @@ async fn a_swapped_root_file_is_used_by_the_next_request_and_a_bad_one_keeps_the
     let (ca, tls) = (Ca::new([]), Authority::new());
     let peer = tls.serve(ca.routes()).await;
     dir.swap("v1", &tls.pem());
-    let issuer =
-        CaIssuer::new(target(&peer, RootSource::File(dir.path().join("root-cert.pem"))), headers(), true);
+    let issuer = CaIssuer::new(
+        target(&peer, RootSource::File(dir.path().join("root-cert.pem").to_string_lossy().into_owned())),
+        headers(),
+        true,
+    );
     ask(&issuer).await.unwrap();
     ask(&issuer).await.unwrap();
     assert_eq!(issuer.attempts(), 1);

@@ -34,8 +34,9 @@ use crate::{
     dataplane::certificates::{Certificates, Held},
     protocols::{
         ca::{CertError, schedule::Limits},
+        config::TlsConfig,
         identity::Identity,
-        tls::{TlsOptions, WorkloadCert},
+        tls::WorkloadCert,
     },
     supervisor::{Address, AddressError, ChildSpec},
     telemetry::trace::span,
@@ -59,7 +60,7 @@ pub struct CertsConfig {
     /// the identity of this proxy's token, whatever its name.
     pub impersonate: bool,
     /// What every TLS connection of this process speaks.
-    pub tls: TlsOptions,
+    pub tls: TlsConfig,
     /// Bounds of the schedule.
     pub limits: Limits,
     /// The wall clock: [`SystemTime::now`] but in tests.
@@ -87,7 +88,7 @@ struct Shared {
 
 impl CertsConfig {
     /// The defaults of shared mode, for certificates of `ttl`.
-    pub fn new(ttl: Duration, tls: TlsOptions) -> Self {
+    pub fn new(ttl: Duration, tls: TlsConfig) -> Self {
         Self {
             ttl,
             request_timeout: REQUEST_TIMEOUT,

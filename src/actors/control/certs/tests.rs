@@ -10,6 +10,7 @@ use super::*;
 use crate::{
     protocols::{
         ca::IssueError,
+        config::TlsConfig,
         tls::test_ca::{TestCa, seconds_from_now},
     },
     supervisor::{Mailbox, Strategy, SupervisorSpec, Tree, faults, run_alone},
@@ -114,7 +115,7 @@ async fn world(mood: Mood) -> World {
         most: AtomicUsize::new(0),
         wall: wall.clone(),
     });
-    let config = CertsConfig { wall, ..CertsConfig::new(HOUR, TlsOptions::default()) };
+    let config = CertsConfig { wall, ..CertsConfig::new(HOUR, TlsConfig::default()) };
     let certs = Certs::new(config, ca.clone());
     let actor = run(&certs).await;
     World { certs, ca, actor }

@@ -64,23 +64,25 @@ pub(super) async fn open(target: &GrpcTarget, protocol: &[u8]) -> Result<TlsStre
 
     let mut config = timeout_at(deadline, tls::config(target)).await.map_err(|_| late(Step::Roots))??;
     config.alpn_protocols = vec![protocol.to_vec()];
-    let name = tls::server_name(&target.host)
-        .map_err(|reason| GrpcError::LocalAddress { address: target.host.clone(), reason })?;
+    let name = tls::server_name(&target.address.host)
+        .map_err(|reason| GrpcError::LocalAddress { address: target.address.host.clone(), reason })?;
     let addrs = timeout_at(deadline, resolve(target)).await.map_err(|_| late(Step::Resolve))??;
     let tcp = dial(target, &addrs, deadline).await?;
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
     match timeout_at(deadline, connector.connect(name, tcp)).await {
         Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(e)) => {
-            Err(GrpcError::PeerTls { host: target.host.clone(), port: target.port, source: Arc::new(e) })
-        }
+        Ok(Err(e)) => Err(GrpcError::PeerTls {
+            host: target.address.host.clone(),
+            port: target.address.port,
+            source: Arc::new(e),
+        }),
         Err(_) => Err(late(Step::Tls)),
     }
 }
 
 async fn resolve(target: &GrpcTarget) -> Result<Vec<SocketAddr>, GrpcError> {
-    let fail = |reason: String| GrpcError::Resolve { host: target.host.clone(), reason };
-    let found = tokio::net::lookup_host((target.host.as_str(), target.port)).await;
+    let fail = |reason: String| GrpcError::Resolve { host: target.address.host.clone(), reason };
+    let found = tokio::net::lookup_host((target.address.host.as_str(), target.address.port)).await;
     let addrs: Vec<_> = found.map_err(|e| fail(e.to_string()))?.collect();
     if addrs.is_empty() { Err(fail("the name has no address".into())) } else { Ok(addrs) }
 }
@@ -105,7 +107,7 @@ async fn dial(target: &GrpcTarget, addrs: &[SocketAddr], deadline: Instant) -> R
 }
 
 fn tcp_error(target: &GrpcTarget, addr: SocketAddr, source: io::Error) -> GrpcError {
-    GrpcError::Tcp { host: target.host.clone(), addr, source: Arc::new(source) }
+    GrpcError::Tcp { host: target.address.host.clone(), addr, source: Arc::new(source) }
 }
 
 fn prepare(tcp: &TcpStream) -> io::Result<()> {

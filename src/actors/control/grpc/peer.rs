@@ -27,7 +27,8 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{service::Routes, transport::Server, transport::server::Connected};
 
-use super::{GrpcTarget, RootSource};
+use super::GrpcTarget;
+use crate::protocols::config::{Address, RootSource};
 
 /// A certificate authority of its own.
 pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -120,7 +121,7 @@ impl Drop for Peer {
 }
 
 pub(crate) fn target(peer: &Peer, roots: RootSource) -> GrpcTarget {
-    GrpcTarget::new(&format!("localhost:{}", peer.addr.port()), roots).unwrap()
+    GrpcTarget::at(Address { host: "localhost".into(), port: peer.addr.port() }, roots)
 }
 
 pub(crate) async fn serve(config: Arc<ServerConfig>, routes: Routes) -> Peer {

@@ -1,5 +1,9 @@
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
+use http::{HeaderName, HeaderValue};
 use tokio::net::TcpListener;
 use tonic::{Request, service::Routes};
 
@@ -7,6 +11,7 @@ use super::{
     peer::{Authority, Cert, Peer, serve, target},
     *,
 };
+use crate::protocols::config::{Compliance, Secret, TokenSource};
 
 async fn try_connect(ca: &Authority, cert: &Cert<'_>, alt: Option<&str>) -> Result<(), GrpcError> {
     let peer = serve(ca.config(cert), Routes::default()).await;
@@ -53,7 +58,7 @@ async fn an_address_in_digits_is_checked_against_the_certificates_addresses() {
     let ca = Authority::new();
     let peer = serve(ca.config(&Cert::of(&["127.0.0.1"])), Routes::default()).await;
     let roots = RootSource::Inline(ca.pem());
-    let by_ip = GrpcTarget::new(&format!("https://127.0.0.1:{}", peer.addr.port()), roots).unwrap();
+    let by_ip = GrpcTarget::at(at("127.0.0.1", peer.addr.port()), roots);
     connect(&by_ip).await.unwrap();
     assert!(matches!(connect(&ca.target(&peer)).await, Err(GrpcError::PeerTls { .. })));
 }
@@ -63,14 +68,16 @@ async fn tls_1_2_is_offered_only_when_asked_for() {
     let ca = Authority::new();
     let peer = serve(ca.config(&Cert::of(&["localhost"]).tls12()), Routes::default()).await;
     assert!(matches!(connect(&ca.target(&peer)).await, Err(GrpcError::PeerTls { .. })));
-    connect(&GrpcTarget { tls12: true, ..ca.target(&peer) }).await.unwrap();
+    let tls = TlsConfig { tls12: true, ..TlsConfig::default() };
+    connect(&GrpcTarget { tls, ..ca.target(&peer) }).await.unwrap();
 }
 
 #[tokio::test]
 async fn post_quantum_key_exchange_alone_is_possible() {
     let ca = Authority::new();
     let peer = ca.serve(Routes::default()).await;
-    connect(&GrpcTarget { post_quantum_only: true, ..ca.target(&peer) }).await.unwrap();
+    let tls = TlsConfig { compliance: Some(Compliance::Pqc), ..TlsConfig::default() };
+    connect(&GrpcTarget { tls, ..ca.target(&peer) }).await.unwrap();
 }
 
 #[tokio::test]
@@ -78,7 +85,7 @@ async fn roots_are_read_for_every_connection_and_a_missing_file_is_named() {
     let (ca, other) = (Authority::new(), Authority::new());
     let peer = ca.serve(Routes::default()).await;
     let file = scratch("roots").join("root-cert.pem");
-    let target = target(&peer, RootSource::File(file.clone()));
+    let target = target(&peer, RootSource::File(text(&file)));
 
     std::fs::write(&file, other.pem()).unwrap();
     assert!(matches!(connect(&target).await, Err(GrpcError::PeerTls { .. })));
@@ -108,8 +115,7 @@ async fn a_peer_mute_in_tls_or_refusing_tcp_ends_in_an_error_that_names_the_step
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let ca = Authority::new();
-    let address = format!("127.0.0.1:{}", addr.port());
-    let mut target = GrpcTarget::new(&address, RootSource::Inline(ca.pem())).unwrap();
+    let mut target = GrpcTarget::at(at("127.0.0.1", addr.port()), RootSource::Inline(ca.pem()));
     assert_eq!(target.connect_timeout, Duration::from_secs(5));
     target.connect_timeout = Duration::from_millis(50);
     let error = connect(&target).await.unwrap_err();
@@ -140,26 +146,36 @@ async fn a_later_request_on_a_dead_channel_still_tells_the_failed_step() {
 }
 
 #[test]
-fn addresses() {
-    let parse = |a: &str| GrpcTarget::new(a, RootSource::System).map(|t| t.to_string());
+fn a_target_is_shown_as_an_authority() {
     for (address, expected) in [
         ("https://istiod.istio-system.svc:15012", "istiod.istio-system.svc:15012"),
-        ("istiod:15012", "istiod:15012"),
         ("https://istiod", "istiod:443"),
         ("https://10.0.0.1:1", "10.0.0.1:1"),
         ("https://[fd00::1]:15012/", "[fd00::1]:15012"),
     ] {
-        assert_eq!(parse(address).unwrap(), expected);
-    }
-    for bad in ["http://istiod:15012", "unix:///x", "", "https://", "a b:1", "istiod:99999", "istiod:"] {
-        let error = parse(bad).expect_err(bad);
-        assert!(matches!(&error, GrpcError::LocalAddress { address, .. } if address == bad), "{error}");
+        let target = GrpcTarget::at(Address::parse(address).unwrap(), RootSource::System);
+        assert_eq!(target.to_string(), expected);
     }
 }
 
-fn headers(token: TokenSource, extra: &[(&str, &str)]) -> Result<AuthHeaders, GrpcError> {
-    let extra: Vec<_> = extra.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-    AuthHeaders::new(token, "Kubernetes", extra)
+fn headers(token: TokenSource, extra: &[(&'static str, &'static str)]) -> AuthHeaders {
+    let extra: Vec<_> = extra
+        .iter()
+        .map(|(name, value)| {
+            let mut value = HeaderValue::from_static(value);
+            value.set_sensitive(true);
+            (HeaderName::from_static(name), value)
+        })
+        .collect();
+    AuthHeaders::new(&token, "Kubernetes", &extra).unwrap()
+}
+
+fn at(host: &str, port: u16) -> Address {
+    Address { host: host.into(), port }
+}
+
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
 }
 
 async fn signed(headers: &AuthHeaders) -> Result<Vec<(String, String)>, GrpcError> {
@@ -175,7 +191,7 @@ fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
 #[tokio::test]
 async fn a_token_file_is_read_for_every_request_and_untrimmed() {
     let file = scratch("token").join("istio-token");
-    let headers = headers(TokenSource::File(file.clone()), &[("X_Custom", "1")]).unwrap();
+    let headers = headers(TokenSource::File(text(&file)), &[("x_custom", "1")]);
     for token in ["one", "two", " three "] {
         std::fs::write(&file, token).unwrap();
         let bearer = format!("Bearer {token}");
@@ -193,20 +209,18 @@ async fn a_token_file_is_read_for_every_request_and_untrimmed() {
 
 #[tokio::test]
 async fn without_a_token_only_extra_headers_are_sent() {
-    let none = headers(TokenSource::None, &[("a", "b")]).unwrap();
+    let none = headers(TokenSource::None, &[("a", "b")]);
     assert_eq!(signed(&none).await.unwrap(), pairs(&[("a", "b")]));
-    let literal = headers(TokenSource::Literal(Token::new("t")), &[("authorization", "mine")]).unwrap();
+    let literal = headers(TokenSource::Value(Secret::new("t")), &[("authorization", "mine")]);
     let expected = [("authorization", "mine"), ("clusterid", "Kubernetes")];
     assert_eq!(signed(&literal).await.unwrap(), pairs(&expected));
 }
 
 #[test]
-fn bad_headers_are_named_and_secrets_are_not_shown() {
-    for bad in [("sp ace", "v"), ("name", "line\nend")] {
-        let error = headers(TokenSource::None, &[bad]).unwrap_err();
-        assert!(error.to_string().contains(bad.0), "{error}");
-    }
-    let shown =
-        format!("{:?}", headers(TokenSource::Literal(Token::new("s3cret")), &[("a", "hidden")]).unwrap());
+fn a_bad_cluster_is_named_and_secrets_are_not_shown() {
+    let error = AuthHeaders::new(&TokenSource::None, "line\nend", &[]).unwrap_err();
+    assert!(error.to_string().contains("clusterid"), "{error}");
+    let token = TokenSource::Value(Secret::new("s3cret"));
+    let shown = format!("{:?}", headers(token, &[("a", "hidden")]));
     assert!(!shown.contains("s3cret") && !shown.contains("hidden"), "{shown}");
 }

@@ -14,7 +14,8 @@ use rustls::{
     version::{TLS12, TLS13},
 };
 
-use super::{GrpcError, GrpcTarget, RootSource, read_file};
+use super::{GrpcError, GrpcTarget, read_file};
+use crate::protocols::config::{Compliance, RootSource};
 
 /// webpki's judgement, with a second name to accept.
 #[derive(Debug)]
@@ -43,14 +44,14 @@ pub(super) async fn config(target: &GrpcTarget) -> Result<ClientConfig, GrpcErro
         tracing::warn!(target: "grpc", %origin, bad, "ignored root certificates that are not valid ones");
     }
 
-    let provider = Arc::new(provider(target.post_quantum_only));
+    let provider = Arc::new(provider(target.tls.compliance == Some(Compliance::Pqc)));
     let alt = target.alt_hostname.as_deref().map(server_name).transpose().map_err(|reason| {
         GrpcError::LocalAddress { address: target.alt_hostname.clone().unwrap_or_default(), reason }
     })?;
     let webpki = WebPkiServerVerifier::builder_with_provider(Arc::new(store), Arc::clone(&provider))
         .build()
         .map_err(|e| fail(e.to_string()))?;
-    let versions: &[_] = if target.tls12 { &[&TLS13, &TLS12] } else { &[&TLS13] };
+    let versions: &[_] = if target.tls.tls12 { &[&TLS13, &TLS12] } else { &[&TLS13] };
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(versions)
         .map_err(|e| fail(e.to_string()))?
@@ -82,10 +83,10 @@ fn provider(post_quantum_only: bool) -> CryptoProvider {
 async fn roots(source: &RootSource) -> Result<(String, Vec<CertificateDer<'static>>), GrpcError> {
     match source {
         RootSource::File(path) => {
-            let pem = read_file(path)
+            let pem = read_file(Path::new(path))
                 .await
                 .map_err(|e| GrpcError::LocalRootsUnreadable { path: path.clone(), source: Arc::new(e) })?;
-            let origin = path.display().to_string();
+            let origin = path.clone();
             let certs = parse(&origin, &pem)?;
             Ok((origin, certs))
         }

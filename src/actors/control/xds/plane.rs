@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use http::{HeaderName, HeaderValue};
 use parking_lot::Mutex;
 use prost_types::Any;
 use tokio::{
@@ -18,17 +19,18 @@ use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap, service
 use super::{Bounds, Xds, XdsMetrics, XdsSettings, XdsStatus};
 use crate::{
     actors::control::grpc::{
-        AuthHeaders, GrpcTarget, Token, TokenSource,
+        AuthHeaders, GrpcTarget,
         peer::{Authority, Cert, Peer, serve},
     },
     protocols::{
+        config::{Secret, TokenSource},
         pb::ads::{
             DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource,
             aggregated_discovery_service_server::{
                 AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
             },
         },
-        xds::{Kind, Later, Rejected, Sink, SinkDown, XdsState, backoff::Termination},
+        xds::{Later, Rejected, ResourceType, Sink, SinkDown, XdsState, backoff::Termination},
     },
     supervisor::{Backoff, Intensity, Strategy, SupervisorSpec, Tree},
 };
@@ -108,7 +110,7 @@ pub(super) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
 }
 
 pub(super) fn response(
-    kind: Kind,
+    kind: ResourceType,
     nonce: &str,
     named: &[(&str, &str)],
     removed: &[&str],
@@ -326,10 +328,11 @@ impl XdsMetrics for Counts {
 // === impl Client ===
 
 pub(super) fn settings(target: GrpcTarget) -> XdsSettings {
-    let token = TokenSource::Literal(Token::new("a-token"));
+    let token = TokenSource::Value(Secret::new("a-token"));
+    let team = (HeaderName::from_static("x_team"), HeaderValue::from_static("mesh"));
     XdsSettings {
         target,
-        headers: AuthHeaders::new(token, "Kubernetes", [("X_Team".to_owned(), "mesh".to_owned())]).unwrap(),
+        headers: AuthHeaders::new(&token, "Kubernetes", &[team]).unwrap(),
         node: Node { id: "me".into(), ..Node::default() },
         on_demand: false,
         bounds: Bounds::STANDARD,

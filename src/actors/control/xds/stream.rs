@@ -16,7 +16,7 @@ use crate::{
             aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
         },
         xds::{
-            Kind, Rejected, Sink,
+            Rejected, ResourceType, Sink,
             backoff::End,
             delta::{self, Apply, DeltaStream, Pending, Step},
         },
@@ -183,7 +183,7 @@ impl<S: Sink> Conversation<'_, S> {
     }
 
     /// Says what was refused of so many, and keeps what may be tried again.
-    fn refused(&mut self, kind: Kind, updates: usize, rejected: Vec<Rejected>) {
+    fn refused(&mut self, kind: ResourceType, updates: usize, rejected: Vec<Rejected>) {
         if !rejected.is_empty() {
             self.xds.0.metrics.rejected(kind.type_url(), rejected.len());
             log_rejected(kind, updates, &rejected);
@@ -242,7 +242,7 @@ fn mute(Bounds { first_answer, .. }: &Bounds) -> End {
     End::Stalled(format!("the control plane has not answered within {first_answer:?}"))
 }
 
-fn log_rejected(kind: Kind, updates: usize, rejected: &[Rejected]) {
+fn log_rejected(kind: ResourceType, updates: usize, rejected: &[Rejected]) {
     let count = rejected.len();
     let reasons = delta::nack_text(rejected);
     tracing::warn!(target: "xds", %kind, count, updates, %reasons, "refused resources; the rest is applied");

@@ -10,10 +10,11 @@ use super::{
     plane::{Client, Fault, Plane, response, settings, versions},
 };
 use crate::{
-    actors::control::grpc::{AuthHeaders, GrpcTarget, RootSource, TokenSource, peer::Cert},
+    actors::control::grpc::{AuthHeaders, GrpcTarget, peer::Cert},
     protocols::{
+        config::{Address, RootSource, TokenSource},
         pb::ads::DeltaDiscoveryRequest,
-        xds::{DemandError, Kind, backoff::Termination},
+        xds::{DemandError, ResourceType, backoff::Termination},
     },
 };
 
@@ -23,7 +24,11 @@ fn scratch(name: &str) -> std::path::PathBuf {
     dir
 }
 
-fn ack(kind: Kind, nonce: &str) -> DeltaDiscoveryRequest {
+fn text(path: &std::path::Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+fn ack(kind: ResourceType, nonce: &str) -> DeltaDiscoveryRequest {
     DeltaDiscoveryRequest {
         type_url: kind.type_url().into(),
         response_nonce: nonce.into(),
@@ -48,23 +53,27 @@ async fn a_stream_is_signed_asks_for_all_applies_and_acks() {
     }
     assert!(!client.status.borrow().connected);
     let mut stream = call.accept().await;
-    for (request, kind) in stream.hello.iter().zip(Kind::ALL) {
+    for (request, kind) in stream.hello.iter().zip(ResourceType::ALL) {
         assert_eq!(request.type_url, kind.type_url());
         assert_eq!(request.node.as_ref().unwrap().id, "me");
         assert!(request.initial_resource_versions.is_empty() && request.resource_names_subscribe.is_empty());
     }
 
     let pair = [("a", "v1"), ("b", "v1")];
-    assert_eq!(stream.push(response(Kind::Address, "1", &pair, &[])).await, ack(Kind::Address, "1"));
+    assert_eq!(
+        stream.push(response(ResourceType::Address, "1", &pair, &[])).await,
+        ack(ResourceType::Address, "1")
+    );
     client.until("connected", |s| s.connected).await;
     assert!(!client.status.borrow().synced);
-    let empty = stream.push(response(Kind::Authorization, "2", &[], &[])).await;
-    assert_eq!(empty, ack(Kind::Authorization, "2"));
+    let empty = stream.push(response(ResourceType::Authorization, "2", &[], &[])).await;
+    assert_eq!(empty, ack(ResourceType::Authorization, "2"));
     client.until("synced", |s| s.synced).await;
-    stream.push(response(Kind::Address, "3", &[], &["b"])).await;
+    stream.push(response(ResourceType::Address, "3", &[], &["b"])).await;
     assert_eq!(client.tables.held(), [("a".to_owned(), "v1".to_owned())].into());
 
-    let (address, policy) = (Kind::Address.type_url().to_owned(), Kind::Authorization.type_url().to_owned());
+    let (address, policy) =
+        (ResourceType::Address.type_url().to_owned(), ResourceType::Authorization.type_url().to_owned());
     assert_eq!(*client.counts.messages.lock(), [(address.clone(), 4), (policy, 0), (address, 0)]);
     assert_eq!(client.ends(), []);
 }
@@ -74,8 +83,8 @@ async fn a_bad_resource_is_refused_by_name_and_the_rest_is_applied() {
     let mut plane = Plane::start().await;
     let mut client = Client::start(settings(plane.target())).await;
     let mut stream = plane.stream().await;
-    stream.push(response(Kind::Authorization, "0", &[], &[])).await;
-    let mut mixed = response(Kind::Address, "1", &[("a", "v1"), ("b", "bad"), ("c", "v1")], &[]);
+    stream.push(response(ResourceType::Authorization, "0", &[], &[])).await;
+    let mut mixed = response(ResourceType::Address, "1", &[("a", "v1"), ("b", "bad"), ("c", "v1")], &[]);
     mixed.resources[2].resource = None;
     let nack = stream.push(mixed).await;
     assert_eq!(nack.response_nonce, "1");
@@ -83,7 +92,7 @@ async fn a_bad_resource_is_refused_by_name_and_the_rest_is_applied() {
     assert_eq!(client.tables.held(), [("a".to_owned(), "v1".to_owned())].into());
     assert!(!client.status.borrow().synced, "a refused response does not make ready");
 
-    stream.push(response(Kind::Address, "2", &[("b", "v2")], &[])).await;
+    stream.push(response(ResourceType::Address, "2", &[("b", "v2")], &[])).await;
     client.until("synced", |s| s.synced).await;
     assert_eq!(*client.counts.rejected.lock(), [2]);
 }
@@ -93,7 +102,7 @@ async fn an_unknown_type_is_acked_and_goes_nowhere() {
     let mut plane = Plane::start().await;
     let client = Client::start(settings(plane.target())).await;
     let mut stream = plane.stream().await;
-    let mut strange = response(Kind::Address, "1", &[("a", "v1")], &[]);
+    let mut strange = response(ResourceType::Address, "1", &[("a", "v1")], &[]);
     strange.type_url = "type.googleapis.com/else".into();
     let answer = stream.push(strange).await;
     assert_eq!((answer.type_url.as_str(), answer.error_detail), ("type.googleapis.com/else", None));
@@ -114,18 +123,18 @@ async fn a_new_stream_announces_what_the_old_one_brought() {
         let nonce = i.to_string();
         if i == 0 {
             let first = [("a", "v1"), ("b", "v1"), ("c", "bad")];
-            stream.push(response(Kind::Address, &nonce, &first, &[])).await;
-            stream.push(response(Kind::Authorization, &nonce, &[("p", "")], &[])).await;
+            stream.push(response(ResourceType::Address, &nonce, &first, &[])).await;
+            stream.push(response(ResourceType::Authorization, &nonce, &[("p", "")], &[])).await;
         } else {
             assert_eq!(versions(&stream.hello[0]), [("a", "v1"), ("b", "v1")].into());
             assert_eq!(versions(&stream.hello[1]), [("p", "")].into());
-            stream.push(response(Kind::Address, &nonce, &[], &[])).await;
+            stream.push(response(ResourceType::Address, &nonce, &[], &[])).await;
         }
         stream.end(status).await;
     }
     client.until_error("trouble").await;
     let mut last = plane.stream().await;
-    last.push(response(Kind::Address, "x", &[], &["a"])).await;
+    last.push(response(ResourceType::Address, "x", &[], &["a"])).await;
     assert_eq!(client.ends(), ends.map(|(_, reason)| reason));
     assert!(client.status.borrow().synced, "a lost stream does not revert it");
     let held = client.tables.held();
@@ -137,7 +146,7 @@ async fn the_token_is_read_for_every_stream_and_its_absence_is_a_refused_connect
     let file = scratch("token").join("istio-token");
     std::fs::write(&file, "one").unwrap();
     let mut plane = Plane::start().await;
-    let headers = AuthHeaders::new(TokenSource::File(file.clone()), "Kubernetes", []).unwrap();
+    let headers = AuthHeaders::new(&TokenSource::File(text(&file)), "Kubernetes", &[]).unwrap();
     let mut client = Client::start(XdsSettings { headers, ..settings(plane.target()) }).await;
     let call = plane.call().await;
     assert_eq!(call.metadata.get("authorization").unwrap(), "Bearer one");
@@ -161,7 +170,7 @@ async fn refusals_are_retried_for_ever_and_said() {
         client.until_error("Unauthenticated: authentication failure").await;
     }
     let mut stream = plane.stream().await;
-    stream.push(response(Kind::Address, "1", &[("a", "v1")], &[])).await;
+    stream.push(response(ResourceType::Address, "1", &[("a", "v1")], &[])).await;
     client.until("connected", |s| s.connected).await;
     assert_eq!(client.ends(), [Termination::ConnectionError; 4]);
 }
@@ -170,7 +179,7 @@ async fn refusals_are_retried_for_ever_and_said() {
 async fn a_wrong_or_missing_root_is_said_and_its_repair_needs_no_restart() {
     let file = scratch("roots").join("root-cert.pem");
     let (mut plane, other) = (Plane::start().await, Plane::start().await);
-    let target = GrpcTarget { roots: RootSource::File(file.clone()), ..plane.target() };
+    let target = GrpcTarget { roots: RootSource::File(text(&file)), ..plane.target() };
     let mut client = Client::start(settings(target)).await;
     client.until_error("root-cert.pem").await;
     assert_eq!(client.kinds_of_ends(), ["Error"].into());
@@ -181,7 +190,7 @@ async fn a_wrong_or_missing_root_is_said_and_its_repair_needs_no_restart() {
 
     std::fs::write(&file, plane.ca.pem()).unwrap();
     let mut stream = plane.stream().await;
-    stream.push(response(Kind::Address, "1", &[], &[])).await;
+    stream.push(response(ResourceType::Address, "1", &[], &[])).await;
     client.until("connected", |s| s.connected).await;
 }
 
@@ -201,7 +210,10 @@ async fn a_response_of_100_000_resources_is_one_response() {
     let names: Vec<String> = (0..100_000).map(|i| format!("cluster//Pod/ns/pod-{i}")).collect();
     let payload = "x".repeat(300);
     let named: Vec<(&str, &str)> = names.iter().map(|n| (n.as_str(), payload.as_str())).collect();
-    assert_eq!(stream.push(response(Kind::Address, "1", &named, &[])).await, ack(Kind::Address, "1"));
+    assert_eq!(
+        stream.push(response(ResourceType::Address, "1", &named, &[])).await,
+        ack(ResourceType::Address, "1")
+    );
     assert_eq!(client.tables.held().len(), 100_000);
     assert_eq!(client.counts.messages.lock()[0].1, 30_000_000);
 }
@@ -225,7 +237,9 @@ async fn a_server_mute_in_tls_is_given_up() {
     let plane = Plane::start().await;
     let connect_timeout = Duration::from_millis(50);
     let port = listener.local_addr().unwrap().port();
-    let mut client = Client::start(settings(GrpcTarget { port, connect_timeout, ..plane.target() })).await;
+    let address = Address { host: "localhost".into(), port };
+    let target = GrpcTarget { address, connect_timeout, ..plane.target() };
+    let mut client = Client::start(settings(target)).await;
     client.until_error("the TLS handshake of localhost").await;
     assert_eq!(client.kinds_of_ends(), ["ConnectionError"].into());
 }
@@ -235,9 +249,9 @@ async fn a_killed_client_is_restarted_and_announces_what_the_tables_hold() {
     let mut plane = Plane::start().await;
     let client = Client::start(settings(plane.target())).await;
     let mut stream = plane.stream().await;
-    stream.push(response(Kind::Address, "1", &[("a", "v1"), ("b", "v1"), ("c", "v1")], &[])).await;
+    stream.push(response(ResourceType::Address, "1", &[("a", "v1"), ("b", "v1"), ("c", "v1")], &[])).await;
     client.tables.close_gate();
-    stream.send(response(Kind::Address, "2", &[("a", "v2"), ("new", "v2")], &["b"])).await;
+    stream.send(response(ResourceType::Address, "2", &[("a", "v2"), ("new", "v2")], &["b"])).await;
     client.tables.entered(2).await;
 
     client.tree.handle().kill("root/xds").unwrap();
@@ -246,7 +260,7 @@ async fn a_killed_client_is_restarted_and_announces_what_the_tables_hold() {
     let mut stream = plane.stream().await;
     // Whatever the cut push touched is named, so that its removal is told, and without a version.
     assert_eq!(versions(&stream.hello[0]), [("a", ""), ("b", ""), ("c", "v1"), ("new", "")].into());
-    stream.push(response(Kind::Address, "3", &[("a", "v2"), ("new", "v2")], &["b"])).await;
+    stream.push(response(ResourceType::Address, "3", &[("a", "v2"), ("new", "v2")], &["b"])).await;
     let held = [("a", "v2"), ("c", "v1"), ("new", "v2")];
     assert_eq!(client.tables.held(), held.map(|(k, v)| (k.to_owned(), v.to_owned())).into());
 }
@@ -258,13 +272,13 @@ async fn nothing_is_acked_before_it_is_applied() {
     let mut stream = plane.stream().await;
     client.tables.close_gate();
     for nonce in ["1", "2"] {
-        stream.send(response(Kind::Address, nonce, &[(nonce, "v")], &[])).await;
+        stream.send(response(ResourceType::Address, nonce, &[(nonce, "v")], &[])).await;
     }
     for (i, nonce) in ["1", "2"].into_iter().enumerate() {
         client.tables.entered(i + 1).await;
         assert_eq!(client.tables.held().len(), i);
         client.tables.open_gate();
-        assert_eq!(stream.request().await, ack(Kind::Address, nonce));
+        assert_eq!(stream.request().await, ack(ResourceType::Address, nonce));
     }
 }
 
@@ -275,18 +289,18 @@ async fn tables_that_are_gone_or_stuck_cost_the_stream_and_the_push_is_asked_for
     let mut client = Client::start(XdsSettings { bounds, ..settings(plane.target()) }).await;
     let stream = plane.stream().await;
     client.tables.fail_once(Fault::Down);
-    stream.send(response(Kind::Address, "1", &[("a", "v1")], &[])).await;
+    stream.send(response(ResourceType::Address, "1", &[("a", "v1")], &[])).await;
     client.until_error("the mesh is restarting").await;
 
     let stream = plane.stream().await;
     assert_eq!(versions(&stream.hello[0]), [("a", "")].into());
     client.tables.close_gate();
-    stream.send(response(Kind::Address, "2", &[("a", "v1")], &[])).await;
+    stream.send(response(ResourceType::Address, "2", &[("a", "v1")], &[])).await;
     client.until_error("took longer").await;
 
     client.tables.open_gate();
     let mut stream = plane.stream().await;
-    stream.push(response(Kind::Address, "3", &[("a", "v1")], &[])).await;
+    stream.push(response(ResourceType::Address, "3", &[("a", "v1")], &[])).await;
     assert_eq!(client.ends(), [Termination::Error; 2]);
 }
 
@@ -296,10 +310,10 @@ async fn a_panic_while_applying_is_a_crash_the_supervisor_repairs() {
     let client = Client::start(settings(plane.target())).await;
     let mut stream = plane.stream().await;
     client.tables.fail_once(Fault::Panic);
-    stream.send(response(Kind::Address, "1", &[("a", "v1")], &[])).await;
+    stream.send(response(ResourceType::Address, "1", &[("a", "v1")], &[])).await;
     stream.closed().await;
     stream = plane.stream().await;
-    stream.push(response(Kind::Address, "2", &[("a", "v1")], &[])).await;
+    stream.push(response(ResourceType::Address, "2", &[("a", "v1")], &[])).await;
     let node = client.tree.handle().find("root/xds").unwrap();
     assert_eq!(node.restarts, 1);
     assert!(node.last_exit.unwrap().reason.contains("a bug"));
@@ -327,7 +341,7 @@ async fn on_demand_names_are_asked_for_when_needed() {
     let request = stream.request().await;
     assert_eq!(request.resource_names_subscribe, ["net/10.0.0.1"]);
     assert!(request.response_nonce.is_empty() && request.node.is_none());
-    stream.push(response(Kind::Address, "1", &[("net/10.0.0.1", "v1")], &[])).await;
+    stream.push(response(ResourceType::Address, "1", &[("net/10.0.0.1", "v1")], &[])).await;
     assert_eq!(client.tables.held().len(), 1);
 }
 
@@ -343,12 +357,15 @@ async fn what_was_refused_for_a_time_is_applied_on_the_same_stream_without_being
     let mut plane = Plane::start().await;
     let client = Client::start(settings(plane.target())).await;
     let mut stream = plane.stream().await;
-    let nack = stream.push(response(Kind::Address, "1", &[("a", "later"), ("b", "v1")], &[])).await;
+    let nack = stream.push(response(ResourceType::Address, "1", &[("a", "later"), ("b", "v1")], &[])).await;
     assert_eq!(nack.error_detail.unwrap().message, "a: not now");
     assert_eq!(client.tables.held(), [("b".to_owned(), "v1".to_owned())].into());
     client.tables.entered(2).await;
     // Behind what was tried again.
-    assert_eq!(stream.push(response(Kind::Address, "2", &[], &[])).await, ack(Kind::Address, "2"));
+    assert_eq!(
+        stream.push(response(ResourceType::Address, "2", &[], &[])).await,
+        ack(ResourceType::Address, "2")
+    );
     assert!(client.tables.held().contains_key("a"));
     stream.end(None).await;
     let stream = plane.stream().await;
@@ -365,7 +382,7 @@ async fn a_flood_of_ended_streams_is_one_message_at_a_time() {
         let mut stream = plane.stream().await;
         // The stream before has been heard of, and nothing else: the next begins only then.
         assert_eq!((node().load.depth, client.ends().len()), (0, ended));
-        stream.push(response(Kind::Address, "1", &[("a", "v1")], &[])).await;
+        stream.push(response(ResourceType::Address, "1", &[("a", "v1")], &[])).await;
         stream.end(Some(Status::unknown("the usual"))).await;
     }
     client.tree.handle().probe("root/xds", Duration::from_secs(60)).await.unwrap();

@@ -7,12 +7,14 @@ use http::StatusCode;
 
 use super::*;
 use crate::protocols::{
+    addr::OrigDst,
     mesh::fixtures::{addr, service},
     outcome::ResponseFlag,
-    route::{Hop, OrigDst, Upstream},
+    route::{Hop, Upstream},
 };
 
-const LIMITS: Limits = Limits { endpoints: 3, tunnels: 2, slow_after: Duration::from_secs(1) };
+const LIMITS: FailoverLimits =
+    FailoverLimits { endpoints: 3, tunnels: 2, slow_after: Duration::from_secs(1) };
 
 /// Endpoints of a service: a route leads to the first one that is not excluded.
 struct Endpoints(Vec<SocketAddr>);
@@ -62,7 +64,7 @@ fn status(status: StatusCode, sent_along: bool) -> AttemptError {
 }
 
 /// The endpoints that a connection tries while each fails with `refused`, and how it ends.
-fn tries(endpoints: &Endpoints, unhealthy: &[&str]) -> (Vec<String>, Result<Verdict, NoAttempt>) {
+fn tries(endpoints: &Endpoints, unhealthy: &[&str]) -> (Vec<String>, Result<AfterFailure, NoAttempt>) {
     let unhealthy = unhealthy.iter().map(|text| addr(text)).collect();
     let (mut failover, mut tried) = (Failover::new(LIMITS, unhealthy), Vec::new());
     loop {
@@ -72,8 +74,8 @@ fn tries(endpoints: &Endpoints, unhealthy: &[&str]) -> (Vec<String>, Result<Verd
         };
         tried.push(endpoint(&route).to_string());
         assert_eq!((attempt.number, failover.attempts()), (tried.len(), tried.len()));
-        if failover.failed(&attempt, endpoint(&route), &refused()) == Verdict::GiveUp {
-            return (tried, Ok(Verdict::GiveUp));
+        if failover.failed(&attempt, endpoint(&route), &refused()) == AfterFailure::GiveUp {
+            return (tried, Ok(AfterFailure::GiveUp));
         }
     }
 }
@@ -82,8 +84,8 @@ fn tries(endpoints: &Endpoints, unhealthy: &[&str]) -> (Vec<String>, Result<Verd
 fn endpoints_are_tried_in_this_order() {
     let (a, b, c, d) = ("10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80", "10.0.0.4:80");
     let all_failed = || Err(NoAttempt::AllFailed(nothing_left()));
-    let give_up = || Ok(Verdict::GiveUp);
-    type Row<'a> = (&'a str, &'a [&'a str], &'a [&'a str], &'a [&'a str], Result<Verdict, NoAttempt>);
+    let give_up = || Ok(AfterFailure::GiveUp);
+    type Row<'a> = (&'a str, &'a [&'a str], &'a [&'a str], &'a [&'a str], Result<AfterFailure, NoAttempt>);
     let table: [Row<'_>; 9] = [
         ("at most three endpoints are tried", &[a, b, c, d], &[], &[a, b, c], give_up()),
         ("the last one's failure has been reported already", &[a, b], &[], &[a, b], all_failed()),
@@ -114,7 +116,7 @@ fn a_route_without_a_service_is_tried_once() {
     let (attempt, _) = failover.next(|_| Ok(to(only))).unwrap();
     assert!(attempt.is_last, "without a service there is one endpoint");
     assert!(!failover.replaces_slow(&attempt, (only, WaitingFor::Endpoint), |_| Ok(to(only))));
-    assert_eq!(failover.failed(&attempt, only, &refused()), Verdict::GiveUp);
+    assert_eq!(failover.failed(&attempt, only, &refused()), AfterFailure::GiveUp);
 }
 
 #[test]
@@ -201,7 +203,7 @@ fn each_error_permits_what_it_says_of_the_application() {
             (Endpoints::new(&["10.0.0.1:80", "10.0.0.2:80"]), Failover::new(LIMITS, vec![]));
         let (attempt, route) = failover.next(|excluded| endpoints.route(excluded)).unwrap();
         let verdict = failover.failed(&attempt, endpoint(&route), error);
-        assert_eq!(verdict == Verdict::TryNext, *tries_next, "{error:?}: {why}");
+        assert_eq!(verdict == AfterFailure::TryNext, *tries_next, "{error:?}: {why}");
     }
     let cut = AttemptError::Cut;
     assert_eq!(
@@ -237,7 +239,8 @@ fn only_a_failed_tunnel_is_replaced_and_once() {
 fn a_slow_endpoint_is_given_up_only_for_another_one() {
     let (a, b) = ("10.0.0.1:80", "10.0.0.2:80");
     use WaitingFor::*;
-    let table: [(&[&str], &[&str], WaitingFor, bool, &str); 4] = [
+    type Row<'a> = (&'a [&'a str], &'a [&'a str], WaitingFor, bool, &'a str);
+    let table: [Row<'_>; 4] = [
         (&[a, b], &[], Endpoint, true, "the other one may be faster"),
         (&[a, b], &[b], Endpoint, true, "an unhealthy endpoint may be well again"),
         (&[a], &[], Endpoint, false, "the last one is waited for as long as it may take"),

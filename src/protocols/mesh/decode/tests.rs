@@ -1,6 +1,6 @@
 //! Decoding of workloads and services: what is refused, what is filled in.
 
-use super::{
+use crate::protocols::mesh::{
     ApplicationTunnel, Change, DecodeError, Gateway, GatewayDestination, Service, TunnelHeader,
     TunnelProtocol, Workload,
     fixtures::{Svc, Wl, gateway, ip, octets, pod, ports, service},

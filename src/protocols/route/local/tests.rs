@@ -1,7 +1,7 @@
 //! Which hops may be joined, one case a line.
 
-use super::{Source, is_between_pods};
 use crate::protocols::mesh::fixtures::{TestMesh, addr, ip, pod};
+use crate::protocols::route::{Source, is_between_pods};
 
 #[test]
 fn only_a_pod_asked_for_itself_by_a_pod_that_speaks_as_itself_may_be_joined() {

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use proptest::{collection::vec, prelude::*, sample::select};
 
-use super::{
+use crate::protocols::mesh::{
     Change, Mesh, SLICE, ServiceName,
     fixtures::{TestMesh, Wl, ip, pod, service},
     push_order,
@@ -78,8 +78,11 @@ fn a_health_policy_may_change_at_any_time() {
 #[test]
 fn a_workload_that_changes_leaves_nothing_behind() {
     let mut t = TestMesh::new().with(service(WEB, "")).with(web("a").hostname("a.example").local());
-    let info =
-        super::WorkloadInfo { name: "a".into(), namespace: "ns1".into(), service_account: "sa-a".into() };
+    let info = crate::protocols::mesh::WorkloadInfo {
+        name: "a".into(),
+        namespace: "ns1".into(),
+        service_account: "sa-a".into(),
+    };
     assert!(t.mesh.local_workload(&info).is_some());
     t.put(pod("a", "10.0.0.2").of("other", &[]));
     assert!(t.mesh.workload_by_ip("", ip("10.0.0.1")).is_none());
@@ -136,7 +139,7 @@ fn what_is_pushed_again_as_it_was_changes_nothing() {
     let mut t = TestMesh::new().with(web("a").local().hbone()).with(service(WEB, "10.1.0.1 10.2.0.0/16"));
     let (workload, service_before) = (t.pod("a"), t.mesh.service("ns1", WEB).unwrap());
     let applied = t.put(web("a").local().hbone());
-    assert_eq!(applied, super::Applied::default());
+    assert_eq!(applied, crate::protocols::mesh::Applied::default());
     assert_eq!(t.put(service(WEB, "10.1.0.1 10.2.0.0/16")).services, 0);
     assert!(Arc::ptr_eq(&workload, &t.pod("a")));
     assert!(Arc::ptr_eq(&service_before, &t.mesh.service("ns1", WEB).unwrap()));
@@ -172,7 +175,11 @@ fn identities_of_the_own_node_appear_with_the_first_tunnel_and_vanish_with_the_l
     };
     let sa = |w: Wl| w.edit(|pb| pb.service_account = "sa".into());
     let mut t = TestMesh::new();
-    let check = |applied: super::Applied, appeared: &[&str], vanished: &[&str], local: bool, step: &str| {
+    let check = |applied: crate::protocols::mesh::Applied,
+                 appeared: &[&str],
+                 vanished: &[&str],
+                 local: bool,
+                 step: &str| {
         assert_eq!(text(&applied.identities_appeared), appeared, "{step}");
         assert_eq!(text(&applied.identities_vanished), vanished, "{step}");
         assert_eq!(applied.local_changed, local, "{step}");

@@ -104,11 +104,11 @@ async fn a_reset_of_one_side_ends_both_without_a_fault() {
 #[tokio::test]
 async fn what_a_client_did_before_is_gone_on_with() {
     let before = [
-        (Said::Nothing, "then", 4),
-        (Said::Passed(6), "then", 10),
-        (Said::Held(Bytes::from_static(b"first ")), "first then", 10),
+        (ClientBytes::NotRead, "then", 4),
+        (ClientBytes::Forwarded(6), "then", 10),
+        (ClientBytes::Pending(Bytes::from_static(b"first ")), "first then", 10),
         // Nothing more is read of it.
-        (Said::Ended(End::Finished), "", 0),
+        (ClientBytes::Ended(End::Finished), "", 0),
     ];
     for (said, arrives, counted) in before {
         let ((mut client, a), (b, mut server)) = (tcp().await, tcp().await);

@@ -2,9 +2,10 @@
 
 use rand::{SeedableRng, rngs::SmallRng};
 
-use super::{Hop, IllegalPorts, Pick, Route, RouteError, Source, Upstream, outbound};
+use crate::protocols::route::{Hop, Pick, Route, RouteError, Source, Upstream, check_outbound, outbound};
 use crate::protocols::{
     addr::OrigDst,
+    config::ListenConfig,
     mesh::fixtures::{TestMesh, addr, ip, pod, service},
     pb::workload::load_balancing::Mode,
 };
@@ -32,7 +33,7 @@ fn text(route: Result<Route, RouteError>) -> String {
         Upstream::Ip(addr) => addr.to_string(),
         Upstream::Host { host, port, .. } => format!("{host}:{port}"),
     };
-    let names = |sans: &super::Sans| {
+    let names = |sans: &crate::protocols::route::Sans| {
         let names: Vec<&str> = sans.iter().map(|san| san.service_account()).collect();
         format!("[{}]", names.join(" "))
     };
@@ -306,7 +307,7 @@ fn a_pod_whose_address_is_also_a_service_is_never_dialled_past_the_service() {
 #[test]
 fn calls_to_the_proxys_own_ports_are_refused_on_loopback_and_on_own_addresses() {
     let t = TestMesh::new().with(pod("client", "10.0.0.99 fd00::99"));
-    let ports = IllegalPorts::new([15001, 15006, 15008]);
+    let ports = ListenConfig::default().ports;
     let workload = t.pod("client");
     let source = Source { workload: &workload, client: ip(CLIENT) };
     for (dst, refused) in [
@@ -320,7 +321,7 @@ fn calls_to_the_proxys_own_ports_are_refused_on_loopback_and_on_own_addresses() 
         ("10.0.0.1:15008", false),
         ("10.0.0.99:80", false),
     ] {
-        let verdict = ports.check_outbound(&source, OrigDst::new(addr(dst)));
+        let verdict = check_outbound(&ports, &source, OrigDst::new(addr(dst)));
         assert_eq!(verdict, if refused { Err(RouteError::Recursive) } else { Ok(()) }, "{dst}");
     }
     assert_eq!(RouteError::Recursive.to_string(), "attempted recursive call to ourselves");

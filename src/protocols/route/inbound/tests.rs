@@ -1,15 +1,16 @@
 //! Inbound decisions, one case a line.
 
-use super::{
-    IllegalPorts, Inbound, InboundError, InboundHbone, inbound_hbone, inbound_plaintext, inbound_service,
+use crate::protocols::route::{
+    Inbound, InboundError, InboundHbone, inbound_hbone, inbound_plaintext, inbound_service,
 };
 use crate::protocols::{
     addr::OrigDst,
+    config::{ListenConfig, Ports},
     mesh::fixtures::{TestMesh, addr, pod, service},
 };
 
-fn ports() -> IllegalPorts {
-    IllegalPorts::new([15001, 15006, 15008])
+fn ports() -> Ports {
+    ListenConfig::default().ports
 }
 
 fn ask(t: &TestMesh, pod: &str, dst: &str, authority: &str) -> Result<Inbound, InboundError> {

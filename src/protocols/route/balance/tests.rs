@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr};
 
 use rand::{SeedableRng, rngs::SmallRng};
 
-use super::{Hop, Pick, Route, RouteError, Source, Upstream, outbound};
+use crate::protocols::route::{Hop, Pick, Route, RouteError, Source, Upstream, outbound};
 use crate::protocols::{
     addr::{HboneAddr, OrigDst},
     mesh::fixtures::{Svc, TestMesh, Wl, addr, ip, pod, service},

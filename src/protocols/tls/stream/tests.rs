@@ -10,7 +10,7 @@ use rustls::{
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, duplex};
 
-use super::{
+use crate::protocols::tls::{
     buffer::Buffers,
     handshake::{self, HandshakeError},
     stream::TlsStream,

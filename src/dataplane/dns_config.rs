@@ -1,0 +1,41 @@
+//! How the DNS proxy answers names.
+
+use std::fs;
+
+use crate::protocols::{
+    config::{Config, DnsConfig},
+    dns::resolvers::Resolvers,
+};
+
+/// How names are answered.
+#[derive(Clone, Debug)]
+pub(crate) struct DnsProxyConfig {
+    /// The settings of the DNS proxy.
+    pub(crate) dns: DnsConfig,
+    /// The cluster's domain, in lower case.
+    pub(crate) domain: String,
+    /// Name servers for names that are none of the mesh's.
+    pub(crate) resolvers: Resolvers,
+}
+
+// === impl DnsProxyConfig ===
+
+impl DnsProxyConfig {
+    /// Reads the node's resolv.conf. Without one, only names of the mesh are answered. `None`: the DNS proxy is off.
+    pub(crate) fn read(config: &Config) -> Option<Self> {
+        let (dns, path) = (&config.dns, &config.dns.resolv_conf);
+        if !dns.enabled {
+            return None;
+        }
+        let text = fs::read(path).unwrap_or_else(|error| {
+            tracing::warn!(target: "dns", path, %error, "no name servers: cannot read resolv.conf");
+            Vec::new()
+        });
+        let (resolvers, complaints) = Resolvers::parse(&text);
+        for complaint in complaints {
+            tracing::warn!(target: "dns", path, complaint, "passed over in resolv.conf");
+        }
+        let domain = config.node.cluster_domain.to_ascii_lowercase();
+        Some(Self { dns: dns.clone(), domain, resolvers })
+    }
+}

@@ -1,0 +1,327 @@
+//! Indexes that are read while they are written.
+//!
+//! Every index maps the hash of a key to the values that have it. The key itself is not stored: a value says by itself
+//! whether it is meant, so values of different keys with one hash may share an entry, and an entry is 24 bytes whatever
+//! the key is. A value is replaced in place, under the lock of its own entry's shard and of no other.
+
+use std::{
+    cmp::Ordering,
+    hash::{BuildHasher, Hasher},
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{self, AtomicU64},
+    },
+};
+
+use dashmap::{DashMap, Entry};
+use ipnet::IpNet;
+
+/// Small enough that no reader waits for the growth of a shard of 100,000 entries for long.
+/// Limit: parts of an index, each with a lock: 64; past it: keys share a part and its lock.
+const SHARDS: usize = 64;
+
+/// A value that knows which resource it is a version of.
+pub(super) trait Version {
+    /// Whether both are versions of one resource.
+    fn same(&self, other: &Self) -> bool;
+}
+
+/// Values by the hash of one of their keys.
+pub(super) struct Index<T> {
+    entries: DashMap<u64, Holders<T>, Prehashed>,
+}
+
+/// The values of one entry: nearly always one.
+enum Holders<T> {
+    One(Arc<T>),
+    Many(Box<[Arc<T>]>),
+}
+
+/// Hashes keys; each process differently, so that no one can prepare collisions.
+#[derive(Default)]
+pub(super) struct Keys {
+    state: foldhash::quality::RandomState,
+}
+
+/// The prefix lengths any CIDR address has, as bits, for lookups of the longest one.
+#[derive(Default)]
+pub(super) struct PrefixLengths {
+    v4: AtomicU64,
+    v6: [AtomicU64; 3],
+}
+
+/// Keys are hashes already.
+#[derive(Clone, Copy, Default)]
+struct Prehashed;
+
+#[derive(Default)]
+struct TakeHash(u64);
+
+// === impl Index ===
+
+impl<T> Default for Index<T> {
+    fn default() -> Self {
+        Self { entries: DashMap::with_hasher_and_shard_amount(Prehashed, SHARDS) }
+    }
+}
+
+impl<T: Version> Index<T> {
+    /// Stores `value` in the place of an earlier version, else behind the other values of that key. Returns whether
+    /// there was no earlier version.
+    pub(super) fn put(&self, key: u64, value: &Arc<T>) -> bool {
+        // What is replaced is dropped when no lock is held any more.
+        let replaced = match self.entries.entry(key) {
+            Entry::Vacant(entry) => {
+                entry.insert(Holders::One(Arc::clone(value)));
+                None
+            }
+            Entry::Occupied(mut entry) => entry.get_mut().put(value),
+        };
+        replaced.is_none()
+    }
+
+    /// Removes the version of `value`, whichever it is. Returns whether there was one.
+    pub(super) fn remove(&self, key: u64, value: &T) -> bool {
+        let mut removed = None;
+        let empty = self.entries.remove_if_mut(&key, |_, holders| match holders {
+            Holders::One(held) => held.same(value),
+            Holders::Many(_) => {
+                removed = holders.remove(value);
+                false
+            }
+        });
+        removed.is_some() || empty.is_some()
+    }
+
+    /// The value that `is_meant`.
+    pub(super) fn find(&self, key: u64, is_meant: impl Fn(&T) -> bool) -> Option<Arc<T>> {
+        let entry = self.entries.get(&key)?;
+        entry.as_slice().iter().find(|value| is_meant(value)).cloned()
+    }
+
+    /// The greatest of those meant; of equals the one stored last.
+    pub(super) fn best(
+        &self,
+        key: u64,
+        is_meant: impl Fn(&T) -> bool,
+        order: impl Fn(&T, &T) -> Ordering,
+    ) -> Option<Arc<T>> {
+        let entry = self.entries.get(&key)?;
+        let meant = entry.as_slice().iter().filter(|value| is_meant(value));
+        meant.max_by(|a, b| order(a, b)).cloned()
+    }
+
+    /// Calls `each` with every value of the key, which must not come back here.
+    pub(super) fn each(&self, key: u64, mut each: impl FnMut(&Arc<T>)) {
+        if let Some(entry) = self.entries.get(&key) {
+            entry.as_slice().iter().for_each(&mut each);
+        }
+    }
+
+    /// All values, for dumps and counts only: one shard after the other is locked while it is copied.
+    pub(super) fn values(&self) -> Vec<Arc<T>> {
+        self.entries.iter().flat_map(|entry| entry.as_slice().to_vec()).collect()
+    }
+}
+
+// === impl Holders ===
+
+impl<T: Version> Holders<T> {
+    fn as_slice(&self) -> &[Arc<T>] {
+        match self {
+            Self::One(value) => std::slice::from_ref(value),
+            Self::Many(values) => values,
+        }
+    }
+
+    fn put(&mut self, value: &Arc<T>) -> Option<Arc<T>> {
+        let held = match self {
+            Self::One(held) => std::slice::from_mut(held),
+            Self::Many(held) => held,
+        };
+        if let Some(earlier) = held.iter_mut().find(|held| held.same(value)) {
+            return Some(std::mem::replace(earlier, Arc::clone(value)));
+        }
+        *self = Self::Many(held.iter().chain([value]).map(Arc::clone).collect());
+        None
+    }
+
+    fn remove(&mut self, value: &T) -> Option<Arc<T>> {
+        let removed = self.as_slice().iter().find(|held| held.same(value)).cloned()?;
+        let mut left: Vec<_> =
+            self.as_slice().iter().filter(|held| !held.same(value)).map(Arc::clone).collect();
+        *self = match left.pop() {
+            Some(last) if left.is_empty() => Self::One(last),
+            Some(last) => {
+                left.push(last);
+                Self::Many(left.into_boxed_slice())
+            }
+            // `Many` never holds fewer than two.
+            None => return Some(removed),
+        };
+        Some(removed)
+    }
+}
+
+// === impl Keys ===
+
+impl Keys {
+    pub(super) fn name(&self, name: &str) -> u64 {
+        self.state.hash_one(name)
+    }
+
+    pub(super) fn service(&self, namespace: &str, hostname: &str) -> u64 {
+        self.state.hash_one((namespace, hostname))
+    }
+
+    pub(super) fn pod(&self, namespace: &str, name: &str, service_account: &str) -> u64 {
+        self.state.hash_one((namespace, name, service_account))
+    }
+
+    pub(super) fn address(&self, network: &str, ip: IpAddr) -> u64 {
+        let mut hasher = self.state.build_hasher();
+        hasher.write(network.as_bytes());
+        match ip {
+            IpAddr::V4(ip) => hasher.write_u32(ip.to_bits()),
+            IpAddr::V6(ip) => hasher.write_u128(ip.to_bits()),
+        }
+        hasher.finish()
+    }
+
+    pub(super) fn cidr(&self, network: &str, cidr: &IpNet) -> u64 {
+        self.state.hash_one((network, cidr))
+    }
+}
+
+// === impl PrefixLengths ===
+
+impl PrefixLengths {
+    fn word(&self, v6: bool, length: u8) -> Option<(&AtomicU64, u64)> {
+        let bit = 1_u64 << (length % 64);
+        if v6 { self.v6.get(usize::from(length / 64)).map(|word| (word, bit)) } else { Some((&self.v4, bit)) }
+    }
+
+    pub(super) fn set(&self, v6: bool, length: u8) {
+        if let Some((word, bit)) = self.word(v6, length) {
+            word.fetch_or(bit, atomic::Ordering::AcqRel);
+        }
+    }
+
+    pub(super) fn clear(&self, v6: bool, length: u8) {
+        if let Some((word, bit)) = self.word(v6, length) {
+            word.fetch_and(!bit, atomic::Ordering::AcqRel);
+        }
+    }
+
+    /// The lengths in use for one family, in ascending order.
+    pub(super) fn iter(&self, v6: bool) -> impl Iterator<Item = u8> + '_ {
+        let words = if v6 { self.v6.as_slice() } else { std::slice::from_ref(&self.v4) };
+        (0_u8..).step_by(64).zip(words).flat_map(|(base, word)| {
+            let mut left = word.load(atomic::Ordering::Acquire);
+            std::iter::from_fn(move || {
+                let bit = u8::try_from(left.trailing_zeros()).ok().filter(|&bit| bit < 64)?;
+                left &= left - 1;
+                Some(base + bit)
+            })
+        })
+    }
+}
+
+// === impl Prehashed ===
+
+impl BuildHasher for Prehashed {
+    type Hasher = TakeHash;
+
+    fn build_hasher(&self) -> TakeHash {
+        TakeHash::default()
+    }
+}
+
+impl Hasher for TakeHash {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, PartialEq)]
+    struct Item(u32, &'static str);
+
+    impl Version for Item {
+        fn same(&self, other: &Self) -> bool {
+            self.0 == other.0
+        }
+    }
+
+    fn held(index: &Index<Item>, key: u64) -> Vec<&'static str> {
+        let mut all = Vec::new();
+        index.each(key, |item| all.push(item.1));
+        all
+    }
+
+    #[test]
+    fn versions_are_replaced_in_place_and_others_kept() {
+        let index = Index::default();
+        let a1 = Arc::new(Item(1, "a1"));
+        assert!(index.put(7, &a1));
+        assert!(index.put(7, &Arc::new(Item(2, "b1"))));
+        assert!(index.put(7, &Arc::new(Item(3, "c1"))));
+        assert!(!index.put(7, &Arc::new(Item(1, "a2"))));
+        assert_eq!(held(&index, 7), ["a2", "b1", "c1"]);
+        assert!(index.remove(7, &Item(2, "")));
+        assert!(!index.remove(7, &Item(2, "")));
+        assert_eq!(held(&index, 7), ["a2", "c1"]);
+        assert!(index.remove(7, &a1));
+        assert!(!index.remove(7, &a1));
+        assert!(!index.remove(8, &a1));
+        assert_eq!(held(&index, 7), ["c1"]);
+        assert!(index.remove(7, &Item(3, "")));
+        assert!(held(&index, 7).is_empty() && index.values().is_empty());
+    }
+
+    #[test]
+    fn the_greatest_wins_and_of_equals_the_latest() {
+        let index = Index::default();
+        for (id, name) in [(1, "b"), (2, "c"), (3, "c"), (4, "a")] {
+            index.put(0, &Arc::new(Item(id, name)));
+        }
+        let best = |is_meant: fn(&Item) -> bool| {
+            index.best(0, is_meant, |a, b| a.1.cmp(b.1)).map(|item| item.0) //
+        };
+        assert_eq!(best(|_| true), Some(3));
+        assert_eq!(best(|item| item.1 < "c"), Some(1));
+        assert_eq!(best(|_| false), None);
+        assert_eq!(index.find(0, |item| item.0 == 2).map(|item| item.0), Some(2));
+    }
+
+    #[test]
+    fn prefix_lengths_come_in_order() {
+        let lengths = PrefixLengths::default();
+        for length in [128, 0, 63, 64, 127] {
+            lengths.set(true, length);
+        }
+        lengths.set(false, 8);
+        lengths.clear(true, 127);
+        assert_eq!(lengths.iter(true).collect::<Vec<_>>(), [0, 63, 64, 128]);
+        assert_eq!(lengths.iter(false).collect::<Vec<_>>(), [8]);
+    }
+
+    #[test]
+    fn an_entry_is_24_bytes() {
+        assert_eq!(size_of::<(u64, Holders<Item>)>(), 24);
+    }
+}

@@ -1,0 +1,32 @@
+//! What a route depends on besides the mesh.
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::protocols::mesh::Workload;
+
+/// The pod that opens a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Source<'a> {
+    /// The pod, as the mesh knows it.
+    pub workload: &'a Workload,
+    /// The address that the pod connects from.
+    pub client: IpAddr,
+}
+
+/// What a choice among endpoints depends on besides the mesh.
+pub struct Pick<'a> {
+    /// Chance.
+    pub rng: &'a mut dyn rand::RngCore,
+    /// Addresses that no route may lead to, as endpoints there have failed. If nothing else is left,
+    /// there is [`RouteError::NoHealthyUpstream`].
+    pub excluded: &'a [SocketAddr],
+}
+
+// === impl Pick ===
+
+impl Pick<'_> {
+    /// Whether `addr` must not be chosen.
+    pub(super) fn excludes(&self, addr: SocketAddr) -> bool {
+        self.excluded.contains(&addr)
+    }
+}

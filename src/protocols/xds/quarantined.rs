@@ -1,0 +1,126 @@
+//! Resources that are quarantined: refused for now, and tried again after a time. The control plane sends a resource
+//! again only when the resource changes. Quarantined resources are forgotten with their stream, as the next stream brings
+//! everything that was refused.
+
+use std::{collections::BTreeMap, time::Instant};
+
+use prost::Message;
+
+use super::resource::ResourceType;
+use crate::protocols::pb::ads::Resource;
+
+/// How many resources are kept. A further one is tried again when the control plane sends it.
+const QUARANTINED_MAX: usize = 1024;
+/// How many bytes the resources that are kept may have together.
+const QUARANTINED_BYTES_MAX: usize = 16 << 20;
+
+/// The quarantined resources, by type and name.
+#[derive(Debug, Default)]
+pub(super) struct Quarantined {
+    kept: BTreeMap<(ResourceType, String), Entry>,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct Entry {
+    resource: Resource,
+    bytes: usize,
+    due: Instant,
+}
+
+// === impl Quarantined ===
+
+impl Quarantined {
+    /// Keeps `resource` until `due` and returns true, or returns false if there is no room.
+    pub(super) fn keep(&mut self, kind: ResourceType, resource: Resource, due: Instant) -> bool {
+        self.forget(kind, &resource.name);
+        let bytes = resource.encoded_len();
+        if self.kept.len() >= QUARANTINED_MAX || bytes > QUARANTINED_BYTES_MAX.saturating_sub(self.bytes) {
+            return false;
+        }
+        self.bytes += bytes;
+        self.kept.insert((kind, resource.name.clone()), Entry { resource, bytes, due });
+        true
+    }
+
+    /// Forgets the resource `name`: another version has come, or the control plane has removed the resource.
+    pub(super) fn forget(&mut self, kind: ResourceType, name: &str) {
+        if self.kept.is_empty() {
+            return;
+        }
+        if let Some(entry) = self.kept.remove(&(kind, name.to_owned())) {
+            self.bytes = self.bytes.saturating_sub(entry.bytes);
+        }
+    }
+
+    /// When the next resource is due.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        self.kept.values().map(|entry| entry.due).min()
+    }
+
+    /// Takes the resources of one type that are due at `now`.
+    pub(super) fn take_due(&mut self, now: Instant) -> Option<(ResourceType, Vec<Resource>)> {
+        let (kind, _) = self.kept.iter().find(|(_, entry)| entry.due <= now)?.0.clone();
+        let is_due = |(of, _): &(ResourceType, String), entry: &mut Entry| *of == kind && entry.due <= now;
+        let due: Vec<Entry> = self.kept.extract_if(.., is_due).map(|(_, entry)| entry).collect();
+        self.bytes = self.bytes.saturating_sub(due.iter().map(|entry| entry.bytes).sum());
+        Some((kind, due.into_iter().map(|entry| entry.resource).collect()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use prost_types::Any;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn resource(name: &str, bytes: usize) -> Resource {
+        let value = vec![0; bytes];
+        Resource { name: name.into(), resource: Some(Any { value, ..Any::default() }), ..Resource::default() }
+    }
+
+    #[test]
+    fn each_is_due_at_its_time_once_and_a_later_version_takes_its_place() {
+        let (mut quarantined, start) = (Quarantined::default(), Instant::now());
+        assert_eq!((quarantined.next_due(), quarantined.take_due(start)), (None, None));
+        assert!(quarantined.keep(ResourceType::Address, resource("a", 1), start + 3 * SECOND));
+        assert!(quarantined.keep(ResourceType::Authorization, resource("a", 1), start + 2 * SECOND));
+        assert!(quarantined.keep(ResourceType::Address, resource("b", 1), start + SECOND));
+        assert!(quarantined.keep(ResourceType::Address, resource("c", 1), start + SECOND));
+        quarantined.forget(ResourceType::Address, "c");
+        assert_eq!((quarantined.next_due(), quarantined.take_due(start)), (Some(start + SECOND), None));
+        assert_eq!(
+            quarantined.take_due(start + SECOND),
+            Some((ResourceType::Address, vec![resource("b", 1)]))
+        );
+        assert!(
+            quarantined.keep(ResourceType::Authorization, resource("a", 9), start + 2 * SECOND),
+            "in its place"
+        );
+        let then = start + 5 * SECOND;
+        assert_eq!(quarantined.take_due(then), Some((ResourceType::Address, vec![resource("a", 1)])));
+        assert_eq!(quarantined.take_due(then), Some((ResourceType::Authorization, vec![resource("a", 9)])));
+        assert_eq!((quarantined.take_due(then), quarantined.bytes), (None, 0));
+    }
+
+    #[test]
+    fn there_is_room_for_so_many_and_for_so_many_bytes() {
+        let (mut quarantined, now) = (Quarantined::default(), Instant::now());
+        assert!(!quarantined.keep(ResourceType::Address, resource("large", QUARANTINED_BYTES_MAX), now));
+        for n in 0..QUARANTINED_MAX {
+            assert!(quarantined.keep(ResourceType::Address, resource(&n.to_string(), 10), now));
+        }
+        assert!(!quarantined.keep(ResourceType::Address, resource("one more", 10), now));
+        assert!(quarantined.keep(ResourceType::Address, resource("7", QUARANTINED_BYTES_MAX / 2), now));
+        assert!(
+            !quarantined.keep(ResourceType::Address, resource("8", QUARANTINED_BYTES_MAX / 2), now),
+            "and 8 is let go of"
+        );
+        assert_eq!(quarantined.take_due(now).unwrap().1.len(), QUARANTINED_MAX - 1);
+        assert_eq!(quarantined.bytes, 0);
+    }
+}
