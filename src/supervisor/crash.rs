@@ -63,6 +63,8 @@ pub struct CrashReport {
     pub at: SystemTime,
     /// The tree path of the actor, or the name of the task.
     pub path: Arc<str>,
+    /// The name that people know it by, or know the part of the tree by that it belonged to.
+    pub shown_as: Option<Arc<str>>,
     /// What it was: `xds`, `capture`; for tasks `xds/stream`.
     pub kind: Box<str>,
     /// How it died.
@@ -85,6 +87,7 @@ pub struct CrashReport {
 /// Who died, and how.
 struct Dead<'a> {
     path: Arc<str>,
+    shown_as: Option<Arc<str>>,
     kind: &'a str,
     death: Death,
 }
@@ -134,10 +137,15 @@ pub(super) fn take_panic() -> Option<Panic> {
 
 /// Reports the panic of a task that was just caught on this thread. `path`: its place in the tree, or its name.
 pub fn report_task_panic(path: &str, kind: &str, message: &str) {
+    report_task_panic_as(None, path, kind, message);
+}
+
+/// The same, with the name that people know its place in the tree by.
+pub fn report_task_panic_as(shown_as: Option<Arc<str>>, path: &str, kind: &str, message: &str) {
     let last = Last { panic: take_panic(), ..Last::default() };
     file(
         &OF_TASKS,
-        Dead { path: path.into(), kind: kind_of(kind), death: Death::TaskPanicked },
+        Dead { path: path.into(), shown_as, kind: kind_of(kind), death: Death::TaskPanicked },
         message,
         last,
     );
@@ -145,11 +153,12 @@ pub fn report_task_panic(path: &str, kind: &str, message: &str) {
 
 /// Reports the end of the actor at `node`, whose record is `last`.
 pub(super) fn report(node: &Node, death: Death, reason: &str, last: Last) {
-    file(&node.reports, Dead { path: node.path.clone(), kind: node.kind_label, death }, reason, last);
+    let (path, shown_as) = (node.path.clone(), node.shown_as.clone());
+    file(&node.reports, Dead { path, shown_as, kind: node.kind_label, death }, reason, last);
 }
 
 fn file(reports: &Reports, dead: Dead<'_>, reason: &str, last: Last) {
-    let Dead { path, kind, death } = dead;
+    let Dead { path, shown_as, kind, death } = dead;
     // A start that fails is tried again and again: it must not push everything else out.
     if death == Death::StartFailed && reports.know(&path, reason) {
         return;
@@ -159,6 +168,7 @@ fn file(reports: &Reports, dead: Dead<'_>, reason: &str, last: Last) {
         number: LAST_NUMBER.fetch_add(1, Ordering::Relaxed) + 1,
         at: SystemTime::now(),
         path,
+        shown_as,
         kind: kind.into(),
         death,
         reason: cut(reason, REASON_CHARS),
@@ -290,6 +300,7 @@ impl CrashReport {
             target: "supervisor",
             report = self.number,
             path = &*self.path,
+            name = self.shown_as.as_deref(),
             kind = &*self.kind,
             death = self.death.as_str(),
             reason = self.reason.as_str(),

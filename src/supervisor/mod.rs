@@ -67,7 +67,7 @@ mod watchdog;
 mod tests;
 
 pub use self::address::{Address, AddressError};
-pub use self::crash::{CrashReport, Death, MAX_REPORTS, note_panic, report_task_panic};
+pub use self::crash::{CrashReport, Death, MAX_REPORTS, note_panic, report_task_panic, report_task_panic_as};
 pub use self::door::Fault;
 #[cfg(test)]
 pub(crate) use self::door::run_alone;

@@ -23,6 +23,8 @@ pub struct NodeSnapshot {
     pub path: Arc<str>,
     /// The last part of the path.
     pub id: Arc<str>,
+    /// The name that people know it by: its own, or that of the nearest supervisor above it that has one.
+    pub shown_as: Option<Arc<str>>,
     /// What it is, in the application's words: `xds`, `capture`.
     pub kind_label: &'static str,
     /// Worker or supervisor.
@@ -102,6 +104,7 @@ pub enum NotReached {
 pub(super) struct Node {
     pub(super) path: Arc<str>,
     pub(super) id: Arc<str>,
+    pub(super) shown_as: Option<Arc<str>>,
     pub(super) kind_label: &'static str,
     kind: Kind,
     /// Its start and its stop, hung or not, take no longer than this together.
@@ -172,6 +175,7 @@ impl Node {
         Arc::new(Self {
             path,
             id: spec.id.clone(),
+            shown_as: spec.shown_as.clone().or_else(|| parent?.shown_as.clone()),
             kind_label: spec.label,
             kind: spec.kind,
             patience: spec.patience(),
@@ -325,6 +329,7 @@ impl Node {
         NodeSnapshot {
             path: self.path.clone(),
             id: self.id.clone(),
+            shown_as: self.shown_as.clone(),
             kind_label: self.kind_label,
             kind: self.kind,
             state,

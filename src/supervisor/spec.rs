@@ -98,6 +98,7 @@ pub struct ChildSpec {
     pub(super) id: Arc<str>,
     pub(super) kind: Kind,
     pub(super) label: &'static str,
+    pub(super) shown_as: Option<Arc<str>>,
     pub(super) restart: Restart,
     pub(super) stop_within: Duration,
     pub(super) start_timeout: Duration,
@@ -113,6 +114,7 @@ pub struct SupervisorSpec {
     intensity: Intensity,
     backoff: Backoff,
     stop_within: Option<Duration>,
+    shown_as: Option<Arc<str>>,
     children: Vec<ChildSpec>,
 }
 
@@ -191,6 +193,7 @@ impl ChildSpec {
             id,
             kind: Kind::Worker,
             label: "actor",
+            shown_as: None,
             restart: Restart::Permanent,
             stop_within: Duration::from_secs(5),
             start_timeout: Duration::from_secs(5),
@@ -216,6 +219,7 @@ impl ChildSpec {
             id,
             kind: Kind::Supervisor,
             label,
+            shown_as: None,
             restart: Restart::Permanent,
             stop_within,
             start_timeout,
@@ -300,7 +304,8 @@ impl From<SupervisorSpec> for ChildSpec {
         // Children stop one after the other, and one that was just starting is let finish first.
         let all = || spec.children.iter().map(ChildSpec::patience).fold(KILL_GRACE, Duration::saturating_add);
         let stop_within = spec.stop_within.unwrap_or_else(all);
-        Self::supervising(spec.blueprint(), "supervisor", stop_within)
+        let shown_as = spec.shown_as.clone();
+        Self { shown_as, ..Self::supervising(spec.blueprint(), "supervisor", stop_within) }
     }
 }
 
@@ -315,6 +320,7 @@ impl SupervisorSpec {
             intensity: Intensity::default(),
             backoff: Backoff::default(),
             stop_within: None,
+            shown_as: None,
             children: Vec::new(),
         }
     }
@@ -335,6 +341,13 @@ impl SupervisorSpec {
     /// one after the other.
     pub fn stop_within(mut self, budget: Duration) -> Self {
         self.stop_within = Some(budget);
+        self
+    }
+
+    /// The name that people know it by, where its id says little to them. Snapshots, events and crash reports of the
+    /// supervisor and of everything below it carry the name. Default: none.
+    pub fn shown_as(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.shown_as = Some(name.into());
         self
     }
 
