@@ -80,11 +80,12 @@ pub async fn accept(shard: Shard, pod: Arc<Pod>, kind: ListenerKind, listener: S
             Ok(accepted) => begin(&shard, &pod, kind, accepted),
             Err(error) if is_about_one_connection(&error) => {}
             Err(error) if is_exhaustion(&error) => {
-                tracing::warn!(target: "capture", uid = &*pod.uid, kind = kind.name(), %error, "cannot accept");
+                tracing::warn!(target: "capture", uid = &*pod.uid, pod = %pod.name(), kind = kind.name(), %error, "cannot accept");
                 sleep(EXHAUSTED_PAUSE).await;
             }
             Err(error) => {
-                tracing::error!(target: "capture", uid = &*pod.uid, kind = kind.name(), %error, "listener failed");
+                let name = pod.name();
+                tracing::error!(target: "capture", uid = &*pod.uid, pod = %name, kind = kind.name(), %error, "listener failed");
                 return;
             }
         }
@@ -120,7 +121,7 @@ fn begin(shard: &Shard, pod: &Arc<Pod>, kind: ListenerKind, (stream, peer): (Tcp
 }
 
 fn refuse(pod: &Pod, peer: SocketAddr, error: &io::Error) {
-    tracing::warn!(target: "capture", uid = &*pod.uid, %peer, %error, "connection refused");
+    tracing::warn!(target: "capture", uid = &*pod.uid, pod = %pod.name(), %peer, %error, "connection refused");
 }
 
 fn serve(shard: &Shard, arriving: Arriving, kind: ListenerKind, (stream, peer): (TcpStream, SocketAddr)) {

@@ -29,7 +29,7 @@ use crate::{
         outcome::Unroutable,
     },
     runtime::conns::ConnSet,
-    supervisor::report_task_panic,
+    supervisor::report_task_panic_as,
     sys::{netns::NetNs, pacing::PathScope},
 };
 
@@ -192,8 +192,9 @@ impl Pod {
     pub fn task_panicked(&self, kind: &'static str, shard: usize, message: &str) {
         self.node.metrics.actors.task_panicked(kind);
         let path = format!("root/dataplane/pods/{}/conns/{kind}", self.uid);
-        tracing::error!(target: "supervisor", path, shard, message, "connection task panicked");
-        report_task_panic(&path, kind, message);
+        let name = self.name();
+        tracing::error!(target: "supervisor", path, name = &*name, shard, message, "connection task panicked");
+        report_task_panic_as(Some(name), &path, kind, message);
     }
 
     /// `namespace/name`.

@@ -200,9 +200,12 @@ impl Pods {
         let up = self.supervisor.ids().await;
         for pod in self.all().iter().filter(|pod| !up.contains(&pod.uid)) {
             match self.supervisor.start(pod.tree()).await {
-                Ok(()) => tracing::warn!(target: "pods", uid = &*pod.uid, "pod served again"),
+                Ok(()) => {
+                    tracing::warn!(target: "pods", uid = &*pod.uid, pod = %pod.name(), "pod served again")
+                }
                 Err(error) => {
-                    tracing::error!(target: "pods", uid = &*pod.uid, %error, "pod cannot be served again");
+                    let name = pod.name();
+                    tracing::error!(target: "pods", uid = &*pod.uid, pod = %name, %error, "pod cannot be served again");
                     // Not listed, it is handed over once more.
                     self.end(pod).await;
                 }
@@ -216,7 +219,7 @@ impl Pods {
         pod.conns.cut_all(cut::POD);
         pod.peers.cut_all(cut::POD);
         if let Err(error) = self.supervisor.stop(&pod.uid).await {
-            tracing::warn!(target: "pods", uid = &*pod.uid, %error, "pod did not stop in order");
+            tracing::warn!(target: "pods", uid = &*pod.uid, pod = %pod.name(), %error, "pod did not stop in order");
         }
         self.pods.remove_if(&pod.uid, |_, held| held.serial == pod.serial);
         self.node.unhealthy.forget(&pod.uid);
@@ -228,7 +231,8 @@ impl Pods {
         };
         if timeout(CLOSE_WITHIN, closed).await.is_err() {
             let left = pod.conns.len() + pod.peers.len() + pod.dialled.len();
-            tracing::warn!(target: "pods", uid = &*pod.uid, left, "a pod has ended whose connections have not");
+            let name = pod.name();
+            tracing::warn!(target: "pods", uid = &*pod.uid, pod = %name, left, "a pod has ended whose connections have not");
         }
         pod.leave_shards();
     }
@@ -240,10 +244,10 @@ impl zds::Pods for Pods {
             self.end(&old).await;
             self.node.metrics.pods.stopped();
         }
-        let uid = spec.uid.clone();
+        let (uid, name) = (spec.uid.clone(), format!("{}/{}", spec.info.namespace, spec.info.name));
         let started = self.begin(spec).await;
         if let Err(error) = &started {
-            tracing::warn!(target: "pods", uid = &*uid, error, "pod cannot be served");
+            tracing::warn!(target: "pods", uid = &*uid, pod = name, error, "pod cannot be served");
         }
         started
     }
@@ -252,6 +256,7 @@ impl zds::Pods for Pods {
         if let Some(pod) = self.find(uid) {
             self.end(&pod).await;
             self.node.metrics.pods.stopped();
+            tracing::info!(target: "pods", uid, pod = %pod.name(), "pod no longer served");
         }
     }
 
@@ -272,6 +277,7 @@ impl Pod {
     /// then what it needs.
     fn tree(self: &Arc<Self>) -> SupervisorSpec {
         let mut tree = SupervisorSpec::new(self.uid.clone(), Strategy::OneForOne)
+            .shown_as(self.name())
             .intensity(Intensity { restarts: 10, within: Duration::from_secs(30) })
             .stop_within(STOP_WITHIN)
             .dynamic(DynamicSpec::new("tunnels", self.tunnels.supervisor()).intensity(CHILD_RESTARTS))
@@ -301,7 +307,8 @@ impl Pod {
                 shard.pools.borrow_mut().remove(&pod.serial);
                 // A thread that stays behind keeps the namespace alive, no more.
                 if let Err(error) = netns::leave_sticky(&pod.netns, &shard.home) {
-                    tracing::warn!(target: "pods", uid = &*pod.uid, %error, "shard stays in the pod's namespace");
+                    let name = pod.name();
+                    tracing::warn!(target: "pods", uid = &*pod.uid, pod = %name, %error, "shard stays in the pod's namespace");
                 }
             };
             if let Err(error) = self.node.shards.run_on(index, leave) {
