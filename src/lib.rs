@@ -6,6 +6,7 @@ compile_error!(
 );
 
 pub mod actors;
+pub mod command_line;
 pub mod dataplane;
 #[cfg(feature = "lab")]
 pub mod lab;

@@ -1,13 +1,15 @@
 //! The binary: reads the settings, starts the tree, and waits for its end.
 
-use std::{collections::BTreeMap, path::Path, process::ExitCode};
+use std::{collections::BTreeMap, ffi::OsString, io::Write, net::SocketAddr, path::Path, process::ExitCode};
 
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum, error::ErrorKind};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use warren::{
     actors::{
-        admin::cli,
+        admin::cli::{self, AdminCommand},
         tree::{self, Proxy},
     },
+    command_line, help_heading,
     protocols::config::{self, Config, Inputs, MESH_FILE},
     sys::limits,
     telemetry::{export::Export, log::Logging},
@@ -16,47 +18,127 @@ use warren::{
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const USAGE: &str = "\
-warren: the node proxy of an ambient service mesh
-
-Usage: warren [COMMAND]
-
-Commands:
-  proxy       run the node proxy (the default; further arguments are ignored)
-  lab         raise a mesh of network namespaces on this machine, to try and to break it
-  tree        draw the supervision tree of a running proxy
-  crashes     list what died in a running proxy, and why
-  quarantine  list what a running proxy has set aside
-  chaos       break something in a running proxy, on purpose
-  version     print the version
-  help        print this
-
-Settings are environment variables; see docs/settings.md.
-";
-
 /// Exit statuses of the proxy (docs/spec/controlplane.md 8.3).
 const DONE: u8 = 0;
 const FAILED: u8 = 1;
 
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("WARREN_GIT_REVISION"), ")");
+const PROXY: &str = "proxy";
+
+#[cfg(feature = "lab")]
+const EXAMPLES: &str = concat!(
+    help_heading!("Examples"),
+    "  warren lab demo                           see a mesh work, break and recover, in a minute
+  warren lab up deploy/lab/two-nodes.yaml   raise a mesh and keep it until Ctrl-C
+  warren tree --watch                       watch the actors of the proxy on this node
+  warren completions bash > /etc/bash_completion.d/warren
+
+Settings of the proxy are environment variables; README.md lists them."
+);
+#[cfg(not(feature = "lab"))]
+const EXAMPLES: &str = concat!(
+    help_heading!("Examples"),
+    "  warren tree --watch                       watch the actors of the proxy on this node
+  warren completions bash > /etc/bash_completion.d/warren
+
+Settings of the proxy are environment variables; README.md lists them."
+);
+
+/// The node proxy of an ambient service mesh
+#[derive(Debug, Parser)]
+#[command(name = "warren", bin_name = "warren", version = VERSION, styles = command_line::STYLES)]
+#[command(after_help = EXAMPLES)]
+struct CommandLine {
+    /// For tree, crashes, quarantine and chaos: the proxy's admin server [default: 127.0.0.1:15000]
+    #[arg(long, value_name = "ADDR")]
+    admin: Option<SocketAddr>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the node proxy, as `warren` without arguments does
+    #[command(
+        after_help = "All settings are environment variables. Further arguments are accepted and ignored."
+    )]
+    Proxy {
+        #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        ignored: Vec<OsString>,
+    },
+    #[command(flatten)]
+    Admin(AdminCommand),
+    #[cfg(feature = "lab")]
+    Lab(warren::lab::cli::LabArgs),
+    /// Print the completions of a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Print the version
+    Version,
+}
+
+/// A shell that completions are made for.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Shell {
+    Bash,
+    Zsh,
+    Fish,
+}
+
 fn main() -> ExitCode {
-    let args: Vec<String> = std::env::args_os().skip(1).map(|a| a.to_string_lossy().into_owned()).collect();
-    match args.first().map(String::as_str) {
-        None | Some("proxy") => proxy(),
-        Some(name @ ("tree" | "crashes" | "quarantine" | "chaos")) => {
-            cli::main(name, args.get(1..).unwrap_or_default())
+    let args: Vec<OsString> = std::env::args_os().collect();
+    // The proxy is started without the parser of the other commands.
+    if is_proxy(args.get(1..).unwrap_or_default()) {
+        return proxy();
+    }
+    let CommandLine { admin, command } = match command_line::parse(args.iter().cloned()) {
+        Ok(line) => line,
+        Err(code) => return code,
+    };
+    match command {
+        Some(Command::Admin(command)) => cli::run(&command, admin),
+        _ if admin.is_some() => {
+            let message = "--admin is for tree, crashes, quarantine and chaos";
+            let mut definition = CommandLine::command();
+            let error = definition.error(ErrorKind::ArgumentConflict, message);
+            command_line::refuse(&error, &definition, &args)
         }
-        Some("version" | "--version" | "-V") => {
-            println!("warren {} ({})", env!("CARGO_PKG_VERSION"), env!("WARREN_GIT_REVISION"));
-            ExitCode::SUCCESS
-        }
-        Some("help" | "--help" | "-h") => {
-            print!("{USAGE}");
-            ExitCode::SUCCESS
-        }
+        None | Some(Command::Proxy { .. }) => proxy(),
         #[cfg(feature = "lab")]
-        Some("lab") => warren::lab::main(args.get(1..).unwrap_or_default()),
-        Some(other) => {
-            eprintln!("Error: unknown command {other:?}\n\n{USAGE}");
+        Some(Command::Lab(args)) => warren::lab::cli::run(args, warren::lab::cli::MeshFile),
+        Some(Command::Completions { shell }) => completions(shell),
+        Some(Command::Version) => {
+            println!("warren {VERSION}");
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+/// Whether the arguments, without the program's name, start the proxy: there are none, or the first is `proxy`. What
+/// follows is ignored, as charts of the reference pass more, except for a sole question for help.
+fn is_proxy(args: &[OsString]) -> bool {
+    match args {
+        [] => true,
+        [_, help] if help == "--help" || help == "-h" => false,
+        [command, ..] => command == PROXY,
+    }
+}
+
+fn completions(shell: Shell) -> ExitCode {
+    let shell = match shell {
+        Shell::Bash => clap_complete::Shell::Bash,
+        Shell::Zsh => clap_complete::Shell::Zsh,
+        Shell::Fish => clap_complete::Shell::Fish,
+    };
+    // What generates them takes a failed write for impossible.
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut CommandLine::command(), "warren", &mut script);
+    match std::io::stdout().write_all(&script) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("Error: cannot write: {error}");
             ExitCode::FAILURE
         }
     }

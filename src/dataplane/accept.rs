@@ -185,7 +185,7 @@ pub(crate) async fn accept(
         Ok(listener) => listener,
         Err(error) => return tracing::error!(target: "capture", %error, "cannot watch the listener"),
     };
-    let (kind, uid) = (acceptor.kind(), acceptor.id().uid.clone());
+    let (kind, id) = (acceptor.kind(), acceptor.id().clone());
     let _counted = Accepting::new(&listeners, kind);
     // Held, so that the fair queue stays.
     let _spawner = acceptor.spawner(&shard);
@@ -211,11 +211,11 @@ pub(crate) async fn accept(
             Ok(accepted) => begin(&shard, &acceptor, accepted),
             Err(error) if is_about_one_connection(&error) => {}
             Err(error) if is_exhaustion(&error) => {
-                tracing::warn!(target: "capture", uid = &*uid, kind = kind.name(), %error, "cannot accept");
+                tracing::warn!(target: "capture", uid = &*id.uid, pod = %id.name(), kind = kind.name(), %error, "cannot accept");
                 sleep(EXHAUSTED_PAUSE).await;
             }
             Err(error) => {
-                tracing::error!(target: "capture", uid = &*uid, kind = kind.name(), %error, "listener failed");
+                tracing::error!(target: "capture", uid = &*id.uid, pod = %id.name(), kind = kind.name(), %error, "listener failed");
                 return;
             }
         }
@@ -253,7 +253,7 @@ fn begin(shard: &Shard, acceptor: &Acceptor, (stream, peer): (TcpStream, SocketA
 }
 
 fn refuse(id: &PodId, peer: SocketAddr, error: &io::Error) {
-    tracing::warn!(target: "capture", uid = &*id.uid, %peer, %error, "connection refused");
+    tracing::warn!(target: "capture", uid = &*id.uid, pod = %id.name(), %peer, %error, "connection refused");
 }
 
 thread_local! {

@@ -7,6 +7,7 @@ pub mod cli;
 pub mod cni;
 pub mod control;
 pub mod demo;
+pub mod embedded;
 pub mod hosts;
 pub mod net;
 mod node;
@@ -17,9 +18,3 @@ pub mod state;
 pub mod testing;
 pub mod topology;
 pub mod world;
-
-/// `warren lab` with the arguments that follow these two words. Call it before any thread is started: it may run
-/// this program again, in namespaces of its own.
-pub fn main(args: &[String]) -> std::process::ExitCode {
-    cli::run(args.iter().cloned(), world::MeshFile)
-}

@@ -42,7 +42,7 @@ use crate::{
     supervisor::{
         TaskExit, WatchPanics,
         faults::{Tripwire, tripwire},
-        report_task_panic, watch_panics,
+        report_task_panic, report_task_panic_as, watch_panics,
     },
     sys::{
         cputime::ThreadTime,
@@ -430,9 +430,9 @@ impl std::ops::Deref for Shard {
     }
 }
 
-/// Keeps a crash report of a task of a shard's user that has panicked.
-pub(crate) fn report_panic(path: &str, kind: &str, message: &str) {
-    report_task_panic(path, kind, message);
+/// Keeps a crash report of a task of a shard's user that has panicked. `name`: what people know its user by.
+pub(crate) fn report_panic(name: Arc<str>, path: &str, kind: &str, message: &str) {
+    report_task_panic_as(Some(name), path, kind, message);
 }
 
 /// Work of this kind, whose panic `on_panic` hears of, after all that it held is dropped.

@@ -128,6 +128,7 @@ impl ChildSpec {
             id,
             kind: NodeKind::Worker,
             label: "actor",
+            shown_as: None,
             start_timeout: Duration::from_secs(5),
             stop_within: Duration::from_secs(5),
             hung_after: None,
@@ -138,6 +139,12 @@ impl ChildSpec {
     /// A child that `start` starts.
     pub(super) fn new(profile: Profile, start: impl Fn(Place) -> Starting + Send + Sync + 'static) -> Self {
         Self { profile, restart: Restart::Permanent, start: Arc::new(start) }
+    }
+
+    /// The name that people know it by.
+    pub(super) fn shown_as(mut self, name: Option<Arc<str>>) -> Self {
+        self.profile.shown_as = name;
+        self
     }
 
     /// Which exits ask for a restart. Default: every one.

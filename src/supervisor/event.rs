@@ -85,15 +85,15 @@ impl Observer {
     }
 
     pub(super) fn tell(&self, node: &Node, kind: EventKind) {
-        let path = &node.path;
+        let (path, name) = (&node.path, node.profile.shown_as.as_deref());
         match &kind {
-            EventKind::Restarted { .. } => tracing::info!(target: "supervisor", path = %path, "{kind}"),
-            EventKind::Finished => tracing::debug!(target: "supervisor", path = %path, "{kind}"),
-            EventKind::Killed { .. } => tracing::warn!(target: "supervisor", path = %path, "{kind}"),
+            EventKind::Restarted { .. } => tracing::info!(target: "supervisor", path = %path, name, "{kind}"),
+            EventKind::Finished => tracing::debug!(target: "supervisor", path = %path, name, "{kind}"),
+            EventKind::Killed { .. } => tracing::warn!(target: "supervisor", path = %path, name, "{kind}"),
             EventKind::Crashed { .. }
             | EventKind::StartFailed { .. }
             | EventKind::Quarantined { .. }
-            | EventKind::GaveUp { .. } => tracing::error!(target: "supervisor", path = %path, "{kind}"),
+            | EventKind::GaveUp { .. } => tracing::error!(target: "supervisor", path = %path, name, "{kind}"),
         }
         let event = Event { path: path.clone(), kind_label: node.profile.label, kind };
         // A panic here would take all children of the supervisor down.

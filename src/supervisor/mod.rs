@@ -71,7 +71,7 @@ pub use address::{Address, AddressError};
 pub use child::{ChildSpec, StartError};
 pub use diagnostics::{
     CrashReport, Death, ExitNote, Handled, Load, MAX_REPORTS, NodeKind, NodeSnapshot, NodeState, TraceOf,
-    note_panic, report_task_panic,
+    note_panic, report_task_panic, report_task_panic_as,
 };
 pub use dynamic::{DynamicChildren, StopError};
 pub use event::{Event, EventKind};

@@ -61,6 +61,8 @@ pub(super) struct Profile {
     pub(super) kind: NodeKind,
     /// What it is, in the application's words.
     pub(super) label: &'static str,
+    /// The name that people know the node by: its own, or that of the nearest supervisor above that has one.
+    pub(super) shown_as: Option<Arc<str>>,
     /// How long a start may take.
     pub(super) start_timeout: Duration,
     /// How long a graceful stop may take.
@@ -121,16 +123,18 @@ impl Profile {
 impl Node {
     /// The node of a root, whose tree names traces by `trace_of`.
     pub(super) fn root(profile: &Profile, trace_of: TraceOf) -> Arc<Self> {
-        Self::make(profile.id.clone(), profile, trace_of, Arc::default())
+        Self::make(profile.id.clone(), profile.clone(), trace_of, Arc::default())
     }
 
     /// A node under the node at `parent`.
     pub(super) fn new(parent: &Node, profile: &Profile) -> Arc<Self> {
         let path = format!("{}/{}", parent.path, profile.id).into();
+        let shown_as = profile.shown_as.clone().or_else(|| parent.profile.shown_as.clone());
+        let profile = Profile { shown_as, ..profile.clone() };
         Self::make(path, profile, parent.record.trace_of(), parent.shared.clone())
     }
 
-    fn make(path: Arc<str>, profile: &Profile, trace_of: TraceOf, shared: Arc<Shared>) -> Arc<Self> {
+    fn make(path: Arc<str>, profile: Profile, trace_of: TraceOf, shared: Arc<Shared>) -> Arc<Self> {
         let live = Live {
             state: NodeState::Down,
             restarts: 0,
@@ -141,8 +145,8 @@ impl Node {
         };
         Arc::new(Self {
             path,
-            profile: profile.clone(),
             record: Record::new(shared.handled.of(profile.label), trace_of),
+            profile,
             failing_starts: FailingStarts::default(),
             shared,
             live: Mutex::new(live),
@@ -151,7 +155,8 @@ impl Node {
 
     /// Reports a death of its actor: how and why, and what was recorded until then.
     pub(super) fn report(&self, death: Death, reason: &str, recorded: Recorded) {
-        let dead = Dead { path: self.path.clone(), kind: self.profile.label, death };
+        let Profile { label, ref shown_as, .. } = self.profile;
+        let dead = Dead { path: self.path.clone(), shown_as: shown_as.clone(), kind: label, death };
         self.shared.reports.file(dead, reason, recorded);
     }
 
@@ -299,6 +304,7 @@ impl Node {
         NodeSnapshot {
             path: self.path.clone(),
             id: self.profile.id.clone(),
+            shown_as: self.profile.shown_as.clone(),
             kind_label: self.profile.label,
             kind: self.profile.kind,
             state,

@@ -29,6 +29,7 @@ pub struct SupervisorOf<C> {
     intensity: Intensity,
     backoff: Backoff,
     stop_within: Option<Duration>,
+    shown_as: Option<Arc<str>>,
     children: C,
 }
 
@@ -51,7 +52,7 @@ pub struct Dynamic {
 impl<C> SupervisorOf<C> {
     fn of(id: Arc<str>, children: C) -> Self {
         let (intensity, backoff) = (Intensity::default(), Backoff::default());
-        Self { id, intensity, backoff, stop_within: None, children }
+        Self { id, intensity, backoff, stop_within: None, shown_as: None, children }
     }
 
     /// How many restarts it tolerates. Past that a supervisor of a fixed list gives up; a dynamic one counts for each
@@ -71,6 +72,13 @@ impl<C> SupervisorOf<C> {
     /// list may take one after the other; 30 s for dynamic children, which stop all at once.
     pub fn stop_within(mut self, budget: Duration) -> Self {
         self.stop_within = Some(budget);
+        self
+    }
+
+    /// The name that people know the supervisor by, where its id says little to them. Snapshots, events and crash reports
+    /// of the supervisor and of everything below it carry the name. Default: none.
+    pub fn shown_as(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.shown_as = Some(name.into());
         self
     }
 
@@ -130,7 +138,7 @@ impl From<SupervisorSpec> for ChildSpec {
         let one_by_one = list.iter().map(|child| child.profile.start_and_stop());
         let stop_within =
             spec.stop_within.unwrap_or_else(|| one_by_one.fold(KILL_GRACE, Duration::saturating_add));
-        supervising(spec.blueprint(), "supervisor", stop_within, |_, _| {})
+        supervising(spec.blueprint(), "supervisor", stop_within, |_, _| {}).shown_as(spec.shown_as)
     }
 }
 
@@ -143,6 +151,7 @@ impl From<DynamicSpec> for ChildSpec {
         supervising(blueprint, "dynamic", stop_within, move |supervisor, node| {
             handle.serve(supervisor, node);
         })
+        .shown_as(spec.shown_as)
     }
 }
 
@@ -158,6 +167,7 @@ fn supervising(
         id: blueprint.id.clone(),
         kind: NodeKind::Supervisor,
         label,
+        shown_as: None,
         start_timeout: starts.fold(KILL_GRACE, Duration::saturating_add),
         stop_within,
         hung_after: None,

@@ -55,6 +55,7 @@ pub(crate) async fn run_alone<A: Actor>(
         id: "alone".into(),
         kind: super::diagnostics::NodeKind::Worker,
         label: "alone",
+        shown_as: None,
         start_timeout: Duration::MAX,
         stop_within: Duration::MAX,
         hung_after: None,

@@ -36,7 +36,8 @@ pub fn the_commands_draw_break_and_are_refused() {
         (1, "Error: the proxy refuses: no actor is called \"nobody\": see /actors\n")
     );
     let (code, _, said) = warren(&node, &["chaos", "kill"]);
-    assert!(code == 2 && said.contains("Usage: warren tree"), "{said}");
+    let missing = "Error: the following required arguments were not provided: <ID>\n";
+    assert_eq!((code, said), (2, format!("{missing}See `warren chaos kill --help`.\n")));
 
     drop(lab.take_proxy("one").unwrap());
     let (code, _, said) = warren(&node, &["tree"]);

@@ -11,8 +11,9 @@ use serde_json::Value;
 use warren::lab::{
     apps::{Route, http},
     control::mesh_file::Mesh,
+    embedded::Embedded,
     testing::{program, scratch},
-    world::{Embedded, Launch, Options, World},
+    world::{Launch, Options, World},
 };
 
 pub type Lab = World<Embedded>;

@@ -5,17 +5,27 @@ use std::{
     time::Instant,
 };
 
-use warren::lab::{
-    cli::{self, MeshSource, UpArgs},
-    hosts::Host,
-    testing::scratch,
-    topology::{HostPlan, PodPlan, Topology},
-    world::{Access, ServiceError, Services},
+use clap::Parser;
+use warren::{
+    command_line,
+    lab::{
+        cli::{self, LabArgs, MeshSource, UpArgs},
+        hosts::Host,
+        testing::scratch,
+        topology::{HostPlan, PodPlan, Topology},
+        world::{Access, ServiceError, Services},
+    },
 };
 
 use crate::support::*;
 
 const HELPER: &str = "LAB_NET_CLI";
+
+#[derive(Debug, Parser)]
+struct Line {
+    #[command(flatten)]
+    lab: LabArgs,
+}
 
 /// A mesh file with a line a pod, `NAME IP`, and nobody who serves it.
 struct Lines;
@@ -69,7 +79,10 @@ impl Services for Nobody {
 /// In a process that a test started: the command line, and for `fetch URL-HOST` a client in its own network.
 pub fn helper() -> Option<ExitCode> {
     env::var_os(HELPER)?;
-    Some(cli::run(env::args().skip(1), Lines))
+    Some(match command_line::parse::<Line>(env::args_os()) {
+        Ok(line) => cli::run(line.lab, Lines),
+        Err(code) => code,
+    })
 }
 
 fn lab(args: &[&str]) -> Command {

@@ -8,9 +8,10 @@ use warren::lab::{
         load,
     },
     control::mesh_file::Mesh,
+    embedded::Embedded,
     hosts::Role,
     testing::{program, scratch},
-    world::{Embedded, Launch, Options, World, readiness},
+    world::{Launch, Options, World, readiness},
 };
 
 use crate::support::*;

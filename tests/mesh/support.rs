@@ -9,10 +9,11 @@ use std::{
 use socket2::{Domain, Socket, Type};
 use warren::lab::{
     control::{ca::CaOptions, mesh_file::Mesh},
+    embedded::Embedded,
     net::Namespace,
     testing::{program, scratch},
     topology::Topology,
-    world::{Embedded, Launch, Options, World},
+    world::{Launch, Options, World},
 };
 
 /// Two nodes under two proxies.

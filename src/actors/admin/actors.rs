@@ -38,8 +38,10 @@ pub fn set_aside(quarantine: Quarantine, handle: Arc<OnceLock<TreeHandle>>) -> P
             if node.state == NodeState::Quarantined {
                 // When it is tried again is known to its supervisor alone.
                 let (name, crashes) = (&*node.path, node.restarts);
-                shown
-                    .push(json!({"kind": "actor", "name": name, "crashes": crashes, "retryInSeconds": null}));
+                let shown_as = node.shown_as.as_deref();
+                shown.push(json!({
+                    "kind": "actor", "name": name, "shownAs": shown_as, "crashes": crashes, "retryInSeconds": null,
+                }));
             }
             left.extend(node.children);
         }
@@ -62,7 +64,7 @@ fn node(node: &NodeSnapshot) -> Value {
         let at = OffsetDateTime::from(exit.at).format(&Rfc3339).unwrap_or_default();
         json!({"at": at, "reason": exit.reason})
     });
-    json!({
+    let mut shown = json!({
         "path": &*node.path,
         "id": &*node.id,
         "is": node.kind_label,
@@ -73,7 +75,11 @@ fn node(node: &NodeSnapshot) -> Value {
         "mailbox": {"depth": node.load.depth, "oldestMs": ms(node.load.oldest)},
         "handlers": handlers(&node.load),
         "children": nodes(&node.children),
-    })
+    });
+    if let (Some(name), Some(fields)) = (&node.shown_as, shown.as_object_mut()) {
+        fields.insert("name".to_owned(), json!(&**name));
+    }
+    shown
 }
 
 fn handlers(load: &Load) -> Value {
@@ -103,6 +109,7 @@ mod tests {
         let leaf = NodeSnapshot {
             path: "root/xds".into(),
             id: "xds".into(),
+            shown_as: Some("default/web".into()),
             kind_label: "xds",
             kind: NodeKind::Worker,
             state: NodeState::BackingOff,
@@ -124,6 +131,7 @@ mod tests {
         let root = NodeSnapshot {
             path: "root".into(),
             id: "root".into(),
+            shown_as: None,
             kind_label: "supervisor",
             kind: NodeKind::Supervisor,
             state: NodeState::Up,
@@ -134,11 +142,12 @@ mod tests {
         };
         let value = nodes(&[root]);
         assert_eq!(value[0]["lastExit"], Value::Null);
+        assert!(value[0].get("name").is_none());
         assert_eq!(value[0]["handlers"]["now"], Value::Null);
         assert_eq!(
             value[0]["children"][0],
             json!({
-                "path": "root/xds", "id": "xds", "is": "xds", "kind": "worker",
+                "path": "root/xds", "id": "xds", "name": "default/web", "is": "xds", "kind": "worker",
                 "state": NodeState::BackingOff.as_str(), "restarts": 2,
                 "lastExit": {"at": "1970-01-02T00:00:00Z", "reason": "panicked: \"x\""},
                 "mailbox": {"depth": 3, "oldestMs": 1.5},

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use clap::{Args, Subcommand};
 use tokio::time::sleep;
 
 use super::{
@@ -15,53 +16,115 @@ use super::{
     crashes,
     draw::{Aside, Shown, draw, list},
 };
-
-const USAGE: &str = "\
-Usage: warren tree [--watch] [--admin ADDR]
-       warren crashes [NUMBER] [--admin ADDR]
-       warren quarantine [--admin ADDR]
-       warren chaos kill|hang|panic ID [--ms N] [--admin ADDR]
-       warren chaos slow ID [--ms N] [--for S] [--admin ADDR]
-       warren chaos fail-starts ID [--times N] [--admin ADDR]
-       warren chaos panic-task KIND [--times N] [--admin ADDR]
-
-  tree          draw the supervision tree of a running proxy; --watch: again every second
-  crashes       list the crash reports of a running proxy, or show one in full
-  quarantine    list what is set aside for crashing, and when it is tried again
-  chaos         break something in a proxy that runs with WARREN_CHAOS=true
-    kill        kill the actor ID: its path in the tree, or the end of it
-    hang        let it not answer, for 5000 ms unless --ms says otherwise
-    panic       let it panic
-    slow        let each message wait 100 ms longer, or --ms, for 10 s, or --for seconds
-    fail-starts let its next start fail, or the next N; 0 takes it back
-    panic-task  let the next task of this KIND panic, or the next N; \"warren chaos tasks\" lists the kinds
-
-  --admin ADDR  where the proxy's admin port is; default 127.0.0.1:15000
-";
+use crate::help_heading;
 
 /// How often a watched tree is drawn.
 /// Limit: time between two drawings of `warren tree --watch`: 1 s; past it: the tree is drawn again.
 const REDRAW: Duration = Duration::from_secs(1);
 
-/// What was asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Command {
-    admin: SocketAddr,
-    what: What,
+const CHAOS_EXAMPLES: &str = concat!(
+    help_heading!("Examples"),
+    "  warren chaos kill xds                      kill the actor whose path ends in xds
+  warren chaos hang root/telemetry --ms 250  let it not answer for a quarter of a second
+  warren chaos tasks                         list the kinds of tasks
+  warren chaos panic-task tunnel/dial        let the next dial of a tunnel panic
+
+The proxy must have been started with WARREN_CHAOS=true."
+);
+
+/// What is asked of a running proxy.
+#[allow(missing_docs, reason = "clap takes a comment on a group of options for the help of the command")]
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+pub enum AdminCommand {
+    /// Draw the supervision tree of a running proxy
+    Tree {
+        /// Draw it again every second
+        #[arg(long)]
+        watch: bool,
+        #[command(flatten)]
+        admin: AdminPort,
+    },
+    /// List what has crashed in a running proxy, and why
+    Crashes {
+        /// Show the report of this number in full
+        number: Option<u64>,
+        #[command(flatten)]
+        admin: AdminPort,
+    },
+    /// List what a running proxy has set aside for crashing, and when it tries again
+    Quarantine {
+        #[command(flatten)]
+        admin: AdminPort,
+    },
+    /// Break something in a running proxy, on purpose
+    #[command(after_help = CHAOS_EXAMPLES)]
+    Chaos {
+        #[command(subcommand)]
+        fault: ChaosCommand,
+        /// Address and port of the proxy's admin server [default: 127.0.0.1:15000]
+        #[arg(long = "admin", value_name = "ADDR", global = true)]
+        admin: Option<SocketAddr>,
+    },
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum What {
-    /// Draw the tree, perhaps again and again.
-    Tree(bool),
-    /// List the crash reports, or show one.
-    Crashes(Option<u64>),
-    /// List what is set aside.
-    Quarantine,
-    /// List the kinds of tasks.
+/// Where a proxy is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Args)]
+pub struct AdminPort {
+    /// Address and port of the proxy's admin server [default: 127.0.0.1:15000]
+    #[arg(long, value_name = "ADDR")]
+    admin: Option<SocketAddr>,
+}
+
+/// What is broken, and how.
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+pub enum ChaosCommand {
+    /// Kill an actor
+    Kill {
+        /// Path of the actor in the tree, or the end of the path
+        id: String,
+    },
+    /// Let an actor panic
+    Panic {
+        /// Path of the actor in the tree, or the end of the path
+        id: String,
+    },
+    /// Let an actor not answer for a while
+    Hang {
+        /// Path of the actor in the tree, or the end of the path
+        id: String,
+        /// For how many milliseconds [default: 5000]
+        #[arg(long, value_name = "N")]
+        ms: Option<u64>,
+    },
+    /// Let each message of an actor wait longer for a while
+    Slow {
+        /// Path of the actor in the tree, or the end of the path
+        id: String,
+        /// By how many milliseconds [default: 100]
+        #[arg(long, value_name = "N")]
+        ms: Option<u64>,
+        /// For how many seconds [default: 10]
+        #[arg(long = "for", value_name = "S")]
+        seconds: Option<u64>,
+    },
+    /// Let the next starts of an actor fail
+    FailStarts {
+        /// Path of the actor in the tree, or the end of the path
+        id: String,
+        /// How many starts; 0 takes it back [default: 1]
+        #[arg(long, value_name = "N")]
+        times: Option<u64>,
+    },
+    /// Let the next tasks of a kind panic
+    PanicTask {
+        /// Kind of task, as `warren chaos tasks` lists it
+        kind: String,
+        /// How many tasks [default: 1]
+        #[arg(long, value_name = "N")]
+        times: Option<u64>,
+    },
+    /// List the kinds of tasks
     Tasks,
-    /// Post to this path.
-    Break(String),
 }
 
 /// Why the command failed.
@@ -79,20 +142,14 @@ enum CommandError {
     Write(#[from] io::Error),
 }
 
-/// `warren NAME ARGS`, where NAME is `tree`, `crashes`, `quarantine` or `chaos`.
-pub fn main(name: &str, args: &[String]) -> ExitCode {
-    let command = match parse(name, args) {
-        Ok(command) => command,
-        Err(error) => {
-            eprintln!("Error: {error}\n\n{USAGE}");
-            return ExitCode::from(2);
-        }
-    };
+/// Asks what the command line says, at the address that it gives or at `default`.
+pub fn run(command: &AdminCommand, default: Option<SocketAddr>) -> ExitCode {
+    let admin = command.admin().or(default).unwrap_or((Ipv4Addr::LOCALHOST, 15000).into());
     let done = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(CommandError::Write)
-        .and_then(|runtime| runtime.block_on(run(&command)));
+        .and_then(|runtime| runtime.block_on(perform(command, admin)));
     match done {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever read has seen enough.
@@ -104,88 +161,23 @@ pub fn main(name: &str, args: &[String]) -> ExitCode {
     }
 }
 
-fn parse(name: &str, args: &[String]) -> Result<Command, String> {
-    let mut admin = SocketAddr::from((Ipv4Addr::LOCALHOST, 15000));
-    let (mut watch, mut ms, mut times, mut lasting) = (false, None, None, None);
-    let mut words: Vec<&str> = Vec::new();
-    let mut args = args.iter().map(String::as_str);
-    while let Some(arg) = args.next() {
-        let (option, inline) = match arg.split_once('=') {
-            Some((option, value)) if option.starts_with("--") => (option, Some(value)),
-            _ => (arg, None),
-        };
-        let mut value = || inline.or_else(|| args.next()).ok_or_else(|| format!("{option} needs a value"));
-        match option {
-            "--admin" => {
-                let value = value()?;
-                admin = value.parse().map_err(|_| format!("--admin {value:?} is no ADDRESS:PORT"))?;
-            }
-            "--ms" => ms = Some(number("--ms", value()?)?),
-            "--for" => lasting = Some(number("--for", value()?)?),
-            "--times" => times = Some(number("--times", value()?)?),
-            "--watch" => watch = true,
-            other if other.starts_with('-') => return Err(format!("unknown option {other}")),
-            word => words.push(word),
-        }
-    }
-    let given = [("ms", ms), ("for", lasting), ("times", times)];
-    let given: Vec<(&str, u64)> =
-        given.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
-    let what = match (name, words.as_slice(), given.as_slice(), watch) {
-        ("tree", [], [], watch) => What::Tree(watch),
-        ("crashes", [], [], false) => What::Crashes(None),
-        ("crashes", [wanted], [], false) => What::Crashes(Some(number("NUMBER", wanted)?)),
-        ("quarantine", [], [], false) => What::Quarantine,
-        ("chaos", ["tasks"], [], false) => What::Tasks,
-        ("chaos", [verb, id], given, false) if takes(verb).is_some_and(|known| subset(given, known)) => {
-            let (whose, verb) = match *verb {
-                "panic-task" => ("tasks", "panic"),
-                verb => ("actors", verb),
-            };
-            let query: Vec<String> = given.iter().map(|(name, value)| format!("{name}={value}")).collect();
-            let query = if query.is_empty() { String::new() } else { format!("?{}", query.join("&")) };
-            What::Break(format!("/{whose}/{}/{verb}{query}", encode(id)))
-        }
-        (name, words, ..) => return Err(format!("cannot make sense of {name} {}", words.join(" "))),
-    };
-    Ok(Command { admin, what })
-}
-
-/// The options of a verb of `warren chaos`, if there is such a verb.
-fn takes(verb: &str) -> Option<&'static [&'static str]> {
-    Some(match verb {
-        "kill" | "panic" => &[],
-        "hang" => &["ms"],
-        "slow" => &["ms", "for"],
-        "fail-starts" | "panic-task" => &["times"],
-        _ => return None,
-    })
-}
-
-fn subset(given: &[(&str, u64)], known: &[&str]) -> bool {
-    given.iter().all(|(name, _)| known.contains(name))
-}
-
-fn number(option: &str, value: &str) -> Result<u64, String> {
-    value.parse().map_err(|_| format!("{option} {value:?} is no number"))
-}
-
-async fn run(command: &Command) -> Result<(), CommandError> {
-    let admin = command.admin;
-    match &command.what {
-        What::Crashes(wanted) => {
+async fn perform(command: &AdminCommand, admin: SocketAddr) -> Result<(), CommandError> {
+    match command {
+        AdminCommand::Crashes { number, .. } => {
             let shown = serde_json::from_str(&asked(admin, "GET", "/crashes").await?)?;
-            let none = || CommandError::NoReport(wanted.unwrap_or_default());
-            print(&crashes::draw(&shown, *wanted).ok_or_else(none)?)
+            let none = || CommandError::NoReport(number.unwrap_or_default());
+            print(&crashes::draw(&shown, *number).ok_or_else(none)?)
         }
-        What::Quarantine => {
+        AdminCommand::Quarantine { .. } => {
             let aside: Vec<Aside> = serde_json::from_str(&asked(admin, "GET", "/quarantine").await?)?;
             print(&list(&aside))
         }
-        What::Tasks => print(&asked(admin, "GET", "/tasks").await?),
-        What::Break(path) => print(&asked(admin, "POST", path).await?),
-        What::Tree(false) => print(&tree(admin).await?),
-        What::Tree(true) => loop {
+        AdminCommand::Chaos { fault, .. } => {
+            let (method, target) = fault.request();
+            print(&asked(admin, method, &target).await?)
+        }
+        AdminCommand::Tree { watch: false, .. } => print(&tree(admin).await?),
+        AdminCommand::Tree { watch: true, .. } => loop {
             // A proxy that is away is what somebody who watches wants to see.
             let shown = tree(admin).await.unwrap_or_else(|error| format!("{error}\n"));
             let clear = if io::stdout().is_terminal() { "\x1b[H\x1b[2J" } else { "" };
@@ -216,61 +208,39 @@ fn print(text: &str) -> Result<(), CommandError> {
     Ok(out.flush()?)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+// === impl AdminCommand ===
 
-    fn parsed(line: &str) -> Result<(String, What), String> {
-        let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
-        let (name, args) = words.split_first().expect("a command");
-        parse(name, args).map(|command| (command.admin.to_string(), command.what))
-    }
-
-    #[test]
-    fn commands_become_requests() {
-        let post = |path: &str| What::Break(path.to_owned());
-        for (line, admin, what) in [
-            ("tree", "127.0.0.1:15000", What::Tree(false)),
-            ("crashes", "127.0.0.1:15000", What::Crashes(None)),
-            ("crashes 7", "127.0.0.1:15000", What::Crashes(Some(7))),
-            ("tree --watch --admin 127.0.0.1:1", "127.0.0.1:1", What::Tree(true)),
-            ("quarantine", "127.0.0.1:15000", What::Quarantine),
-            ("chaos tasks --admin=[::1]:1", "[::1]:1", What::Tasks),
-            ("chaos kill root/xds", "127.0.0.1:15000", post("/actors/root/xds/kill")),
-            ("chaos hang a --ms 250", "127.0.0.1:15000", post("/actors/a/hang?ms=250")),
-            ("chaos hang a", "127.0.0.1:15000", post("/actors/a/hang")),
-            ("chaos slow a --for 3 --ms=20", "127.0.0.1:15000", post("/actors/a/slow?ms=20&for=3")),
-            ("chaos fail-starts a --times 5", "127.0.0.1:15000", post("/actors/a/fail-starts?times=5")),
-            ("chaos panic [::1]:1", "127.0.0.1:15000", post("/actors/%5B::1%5D:1/panic")),
-            (
-                "chaos panic-task xds/stream --times=2",
-                "127.0.0.1:15000",
-                post("/tasks/xds/stream/panic?times=2"),
-            ),
-        ] {
-            assert_eq!(parsed(line), Ok((admin.to_owned(), what)), "{line}");
-        }
-    }
-
-    #[test]
-    fn mistakes_are_named() {
-        for (line, error) in [
-            ("tree x", "cannot make sense of tree x"),
-            ("crashes x", "NUMBER \"x\" is no number"),
-            ("tree --ms 3", "cannot make sense of tree "),
-            ("tree --admin", "--admin needs a value"),
-            ("tree --admin 15000", "--admin \"15000\" is no ADDRESS:PORT"),
-            ("quarantine x", "cannot make sense of quarantine x"),
-            ("chaos", "cannot make sense of chaos "),
-            ("chaos kill", "cannot make sense of chaos kill"),
-            ("chaos kill a --ms 3", "cannot make sense of chaos kill a"),
-            ("chaos hang a --ms x", "--ms \"x\" is no number"),
-            ("chaos hang a --for 3", "cannot make sense of chaos hang a"),
-            ("chaos slow a --times 3", "cannot make sense of chaos slow a"),
-            ("chaos maim a", "cannot make sense of chaos maim a"),
-            ("chaos kill a --force", "unknown option --force"),
-        ] {
-            assert_eq!(parsed(line), Err(error.to_owned()), "{line}");
+impl AdminCommand {
+    fn admin(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tree { admin, .. } | Self::Crashes { admin, .. } | Self::Quarantine { admin } => {
+                admin.admin
+            }
+            Self::Chaos { admin, .. } => *admin,
         }
     }
 }
+
+// === impl ChaosCommand ===
+
+impl ChaosCommand {
+    /// Method and target of the request that does it.
+    fn request(&self) -> (&'static str, String) {
+        let (whose, id, verb, options) = match self {
+            Self::Tasks => return ("GET", "/tasks".to_owned()),
+            Self::Kill { id } => ("actors", id, "kill", vec![]),
+            Self::Panic { id } => ("actors", id, "panic", vec![]),
+            Self::Hang { id, ms } => ("actors", id, "hang", vec![("ms", ms)]),
+            Self::Slow { id, ms, seconds } => ("actors", id, "slow", vec![("ms", ms), ("for", seconds)]),
+            Self::FailStarts { id, times } => ("actors", id, "fail-starts", vec![("times", times)]),
+            Self::PanicTask { kind, times } => ("tasks", kind, "panic", vec![("times", times)]),
+        };
+        let given = |(name, value): &(&str, &Option<u64>)| value.map(|value| format!("{name}={value}"));
+        let query: Vec<String> = options.iter().filter_map(given).collect();
+        let query = if query.is_empty() { String::new() } else { format!("?{}", query.join("&")) };
+        ("POST", format!("/{whose}/{}/{verb}{query}", encode(id)))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use super::{
     actors::ms,
     console::{Provider, ProviderError, provider},
-    draw::printable,
+    draw::{beside, printable},
 };
 use crate::supervisor::{CrashReport, Handled, TreeHandle};
 
@@ -38,6 +38,7 @@ fn report(report: &CrashReport) -> Value {
         "number": report.number,
         "at": at,
         "path": &*report.path,
+        "name": report.shown_as.as_deref(),
         "is": &*report.kind,
         "death": report.death.as_str(),
         "reason": report.reason,
@@ -75,8 +76,8 @@ pub fn draw(shown: &Value, number: Option<u64>) -> Option<String> {
     // Writing to a string does not fail.
     if let Some(number) = number {
         let report = reports.iter().find(|report| report["number"] == number)?;
-        const NAMES: [&str; 11] = [
-            "number", "at", "path", "is", "death", "reason", "again", "handling", "trace", "waiting",
+        const NAMES: [&str; 12] = [
+            "number", "at", "path", "name", "is", "death", "reason", "again", "handling", "trace", "waiting",
             "location",
         ];
         for name in NAMES {
@@ -108,7 +109,7 @@ pub fn draw(shown: &Value, number: Option<u64>) -> Option<String> {
             report["number"].to_string(),
             text(&report["at"]),
             text(&report["death"]),
-            text(&report["path"]),
+            text(&report["path"]) + &beside(report["name"].as_str()),
             text(&report["reason"])
         );
     }
@@ -123,7 +124,7 @@ mod tests {
     #[test]
     fn reports_are_listed_and_one_is_shown_in_full() {
         let report = json!({
-            "number": 7, "at": "2026-01-02T03:04:05Z", "path": "root/xds", "is": "xds", "death": "killed",
+            "number": 7, "at": "2026-01-02T03:04:05Z", "path": "root/xds", "name": "default/web", "is": "xds", "death": "killed",
             "reason": "a\u{1b}b", "again": 0, "handling": {"kind": "ended", "ms": 1.5}, "trace": null, "waiting": 2,
             "location": null,
             "messages": [{"kind": "tick", "span": "step", "trace": trace(0xfe), "agoMs": 3.0, "waitedMs": 0.5,
@@ -133,10 +134,11 @@ mod tests {
         let shown = json!({"dropped": 1, "reports": [report]});
         let list = draw(&shown, None).unwrap();
         let (line, rest) = list.split_once('\n').unwrap();
-        assert_eq!(line, "   7  2026-01-02T03:04:05Z  killed         root/xds  a b");
+        assert_eq!(line, "   7  2026-01-02T03:04:05Z  killed         root/xds (default/web)  a b");
         assert_eq!(rest, "1 reports, 1 older ones dropped\n");
         let one = draw(&shown, Some(7)).unwrap();
         assert!(one.contains(" step 000000000000000000000000000000fe\n"), "{one}");
+        assert!(one.contains("name      default/web\n"), "{one}");
         assert!(one.contains("message   tick") && one.ends_with("frame     warren::run\n"), "{one}");
         assert_eq!(draw(&shown, Some(8)), None);
     }

@@ -13,6 +13,7 @@ const HEADINGS: [&str; 9] =
 #[serde(rename_all = "camelCase")]
 pub struct Shown {
     id: String,
+    name: Option<String>,
     is: String,
     state: String,
     restarts: u64,
@@ -56,6 +57,7 @@ struct Exit {
 pub struct Aside {
     kind: String,
     name: String,
+    shown_as: Option<String>,
     crashes: u64,
     retry_in_seconds: Option<u64>,
 }
@@ -69,7 +71,7 @@ struct Row {
 pub fn draw(roots: &[Shown], colours: bool) -> String {
     let mut rows = vec![Row { cells: HEADINGS.map(str::to_owned), colour: BOLD }];
     for root in roots {
-        rows.push(root.row(""));
+        rows.push(root.row("", None));
         root.below("", &mut rows);
     }
     let mut widths = [0; 9];
@@ -86,10 +88,12 @@ pub fn list(aside: &[Aside]) -> String {
     if aside.is_empty() {
         return "nothing is set aside\n".to_owned();
     }
-    let width = aside.iter().map(|aside| aside.name.chars().count()).max().unwrap_or(0).max("NAME".len());
+    let names: Vec<String> =
+        aside.iter().map(|aside| printable(&aside.name) + &beside(aside.shown_as.as_deref())).collect();
+    let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0).max("NAME".len());
     let mut lines = format!("{:8}  {:width$}  CRASHES  NEXT TRY\n", "KIND", "NAME");
-    for aside in aside {
-        let (kind, name) = (printable(&aside.kind), printable(&aside.name));
+    for (aside, name) in aside.iter().zip(&names) {
+        let kind = printable(&aside.kind);
         let next =
             aside.retry_in_seconds.map_or_else(|| "later".to_owned(), |seconds| format!("in {seconds} s"));
         lines.push_str(&format!("{kind:8}  {name:width$}  {:<7}  {next}\n", aside.crashes));
@@ -110,19 +114,21 @@ impl Shown {
         let last = self.children.len().saturating_sub(1);
         for (index, child) in self.children.iter().enumerate() {
             let (branch, beside) = if index == last { ("└─ ", "   ") } else { ("├─ ", "│  ") };
-            rows.push(child.row(&format!("{indent}{branch}")));
+            rows.push(child.row(&format!("{indent}{branch}"), self.name.as_deref()));
             child.below(&format!("{indent}{beside}"), rows);
         }
     }
 
-    fn row(&self, branch: &str) -> Row {
+    /// Its line. The name stands where a part of the tree begins that has it, not at all that is below.
+    fn row(&self, branch: &str, name_above: Option<&str>) -> Row {
         let colour = match self.state.as_str() {
             "up" => GREEN,
             "quarantined" | "down" => RED,
             _ => YELLOW,
         };
         let crash = self.last_exit.as_ref().map_or_else(String::new, Exit::line);
-        let id = printable(&self.id);
+        let name = self.name.as_deref().filter(|name| name_above != Some(*name));
+        let id = printable(&self.id) + &beside(name);
         let cells = [
             format!("{branch}{id}"),
             printable(&self.is),
@@ -198,6 +204,11 @@ impl Row {
     }
 }
 
+/// A name in brackets, to be shown beside an id; nothing if there is none.
+pub(super) fn beside(name: Option<&str>) -> String {
+    name.map_or_else(String::new, |name| format!(" ({})", printable(name)))
+}
+
 /// A time in the unit that fits it.
 fn time(ms: f64) -> String {
     match ms {
@@ -235,6 +246,9 @@ mod tests {
         let inner = json!({"path": "p", "id": "inner", "is": "supervisor", "kind": "supervisor", "state": "up",
             "restarts": 0, "lastExit": null, "mailbox": {"depth": 0, "oldestMs": 0.0}, "handlers": idle(),
             "children": [leaf("a", "up", json!(null)), leaf("b", "down", crash)]});
+        let mut inner = inner;
+        inner["name"] = json!("default/web");
+        inner["children"][0]["name"] = json!("default/web");
         let root = json!([{"path": "root", "id": "root", "is": "supervisor", "kind": "supervisor", "state": "up",
             "restarts": 0, "lastExit": null, "mailbox": {"depth": 0, "oldestMs": 0.0}, "handlers": idle(),
             "children": [inner, busy]}]);
@@ -244,12 +258,12 @@ mod tests {
     #[test]
     fn a_tree_is_drawn_in_columns() {
         let want = "\
-ACTOR     KIND        STATE        RESTARTS  QUEUE    BUSY   LONGEST     NOW        LAST CRASH
-root      supervisor  up           0                  500us
-├─ inner  supervisor  up           0                  500us
-│  ├─ a   worker      up           2                  500us
-│  └─ b   worker      down         2                  500us                         2026-01-02T03:04:05Z boom  [2J!
-└─ c      worker      backing-off  2         12 1.5s  2.1s   2.0s apply  40ms tick
+ACTOR                   KIND        STATE        RESTARTS  QUEUE    BUSY   LONGEST     NOW        LAST CRASH
+root                    supervisor  up           0                  500us
+├─ inner (default/web)  supervisor  up           0                  500us
+│  ├─ a                 worker      up           2                  500us
+│  └─ b                 worker      down         2                  500us                         2026-01-02T03:04:05Z boom  [2J!
+└─ c                    worker      backing-off  2         12 1.5s  2.1s   2.0s apply  40ms tick
 ";
         assert_eq!(draw(&shown(), false), want);
     }
@@ -259,13 +273,13 @@ root      supervisor  up           0                  500us
         assert_eq!(list(&[]), "nothing is set aside\n");
         let aside: Vec<Aside> = serde_json::from_value(json!([
             {"kind": "peer", "name": "10.0.0.1:15008", "crashes": 2, "retryInSeconds": 29},
-            {"kind": "actor", "name": "root/a\n", "crashes": 6, "retryInSeconds": null},
+            {"kind": "actor", "name": "root/a\n", "shownAs": "default/web", "crashes": 6, "retryInSeconds": null},
         ]))
         .unwrap();
         let want = "\
-KIND      NAME            CRASHES  NEXT TRY
-peer      10.0.0.1:15008  2        in 29 s
-actor     root/a          6        later
+KIND      NAME                   CRASHES  NEXT TRY
+peer      10.0.0.1:15008         2        in 29 s
+actor     root/a  (default/web)  6        later
 ";
         assert_eq!(list(&aside), want);
     }

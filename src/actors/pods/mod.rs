@@ -213,9 +213,11 @@ impl Pods {
         let up = self.supervisor.ids().await;
         for pod in self.all().iter().filter(|pod| !up.contains(&pod.id.uid)) {
             match self.supervisor.start(pod.tree()).await {
-                Ok(()) => tracing::warn!(target: "pods", uid = &*pod.id.uid, "pod served again"),
+                Ok(()) => {
+                    tracing::warn!(target: "pods", uid = &*pod.id.uid, pod = %pod.id.name(), "pod served again")
+                }
                 Err(error) => {
-                    tracing::error!(target: "pods", uid = &*pod.id.uid, %error, "pod cannot be served again");
+                    tracing::error!(target: "pods", uid = &*pod.id.uid, pod = %pod.id.name(), %error, "pod cannot be served again");
                     // Not listed, it is handed over once more.
                     self.end(pod).await;
                 }
@@ -229,7 +231,7 @@ impl Pods {
         self.node.hops.directory.remove(&pod.inbound);
         pod.cut();
         if let Err(error) = self.supervisor.stop(&pod.id.uid).await {
-            tracing::warn!(target: "pods", uid = &*pod.id.uid, %error, "pod did not stop in order");
+            tracing::warn!(target: "pods", uid = &*pod.id.uid, pod = %pod.id.name(), %error, "pod did not stop in order");
         }
         self.pods.remove_if(&pod.id.uid, |_, held| held.id.serial == pod.id.serial);
         self.node.unhealthy.forget(&pod.id.uid);
@@ -240,7 +242,7 @@ impl Pods {
         };
         if timeout(CLOSE_WITHIN, closed).await.is_err() {
             let left = conns.live.len() + conns.peers.len() + conns.dialled.len();
-            tracing::warn!(target: "pods", uid = &*pod.id.uid, left, "a pod has ended whose connections have not");
+            tracing::warn!(target: "pods", uid = &*pod.id.uid, pod = %pod.id.name(), left, "a pod has ended whose connections have not");
         }
         pod.leave_shards();
     }
@@ -252,10 +254,10 @@ impl zds::Pods for Pods {
             self.end(&old).await;
             self.node.metrics.pods.stopped();
         }
-        let uid = spec.uid.clone();
+        let (uid, name) = (spec.uid.clone(), format!("{}/{}", spec.info.namespace, spec.info.name));
         let started = self.begin(spec).await;
         if let Err(error) = &started {
-            tracing::warn!(target: "pods", uid = &*uid, error, "pod cannot be served");
+            tracing::warn!(target: "pods", uid = &*uid, pod = name, error, "pod cannot be served");
         }
         started
     }
@@ -264,6 +266,7 @@ impl zds::Pods for Pods {
         if let Some(pod) = self.find(uid) {
             self.end(&pod).await;
             self.node.metrics.pods.stopped();
+            tracing::info!(target: "pods", uid, pod = %pod.id.name(), "pod no longer served");
         }
     }
 
@@ -284,6 +287,7 @@ impl Pod {
     /// then what it needs.
     fn tree(self: &Arc<Self>) -> SupervisorSpec {
         let mut tree = SupervisorSpec::new(self.id.uid.clone(), Strategy::OneForOne)
+            .shown_as(self.id.name())
             .intensity(Intensity { restarts: 10, within: Duration::from_secs(30) })
             .stop_within(STOP_WITHIN)
             .dynamic(DynamicSpec::new("tunnels", self.tunnels.supervisor()).intensity(CHILD_RESTARTS))

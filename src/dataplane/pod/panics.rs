@@ -7,6 +7,7 @@ use crate::{runtime::shard::report_panic, telemetry::metrics::Metrics};
 pub(crate) fn report(metrics: &Metrics, pod: &PodId, kind: &'static str, shard: usize, message: &str) {
     metrics.actors.task_panicked(kind);
     let path = format!("root/dataplane/pods/{}/conns/{kind}", pod.uid);
-    tracing::error!(target: "supervisor", path, shard, message, "connection task panicked");
-    report_panic(&path, kind, message);
+    let name = pod.name();
+    tracing::error!(target: "supervisor", path, name = &*name, shard, message, "connection task panicked");
+    report_panic(name, &path, kind, message);
 }

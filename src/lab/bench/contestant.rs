@@ -41,6 +41,34 @@ pub(super) enum LeftOut {
     Envoy,
     #[error("{name}: {} is no program, left out", path.display())]
     Binary { name: String, path: PathBuf },
+    #[error("--binary {0}: there is one of that name already")]
+    Twice(String),
+}
+
+/// Those that are there, and why others are not.
+///
+/// # Errors
+/// A wrong name, or a binary that is none. What is not installed is no error.
+pub(super) fn choose(
+    against: &[String],
+    binaries: &[(String, PathBuf)],
+) -> Result<(Vec<Contestant>, Vec<String>), LeftOut> {
+    let (mut found, mut left_out) = (Vec::<Contestant>::new(), Vec::new());
+    for name in against {
+        match Contestant::find(name) {
+            Ok(contestant) if !found.contains(&contestant) => found.push(contestant),
+            Ok(_) => {}
+            Err(unknown @ LeftOut::Unknown(_)) => return Err(unknown),
+            Err(missing) => left_out.push(missing.to_string()),
+        }
+    }
+    for (name, path) in binaries {
+        if found.iter().any(|known| known.name == *name) || DEFAULT.contains(&name.as_str()) {
+            return Err(LeftOut::Twice(name.clone()));
+        }
+        found.push(Contestant::binary(name, path)?);
+    }
+    Ok((found, left_out))
 }
 
 // === impl Contestant ===

@@ -4,10 +4,11 @@
 //! rounds. Clients and servers are threads of this program in the pods' namespaces, so that nothing but the proxies has
 //! to be installed. Nothing outlives the command, however it ends.
 
+mod args;
 mod contestant;
+mod error;
 mod figures;
 mod measure;
-mod options;
 mod pair;
 mod plot;
 mod results;
@@ -27,77 +28,51 @@ use std::{
 use serde_json::json;
 
 use self::{
-    contestant::Contestant,
-    measure::{Found, Measure},
-    options::{HELP, Options},
+    contestant::{Contestant, choose},
+    error::BenchError,
+    measure::{Effort, Found, Measure},
     results::Results,
     stand::Stand,
 };
 use super::{
-    apps::AppError,
-    control::mesh_file::MeshFileError,
     net::cell::{self, Entered},
-    process::ProcessError,
     state::Directory,
-    topology::TopologyError,
-    world::{ServiceError, WorldError},
 };
-use crate::sys::{lab, limits};
+use crate::{
+    command_line::WRONG_USAGE,
+    sys::{lab, limits},
+};
 
-const NAME: &str = "bench";
+pub use self::args::BenchArgs;
+
 const SIGNALS: [i32; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
 /// How often signals are looked for.
 const LOOK: Duration = Duration::from_millis(500);
-/// The exit code for a wrong command line.
-const USAGE: u8 = 2;
-
-/// Why something could not be measured.
-#[derive(Debug, thiserror::Error)]
-enum BenchError {
-    #[error(transparent)]
-    World(#[from] WorldError),
-    #[error(transparent)]
-    Service(#[from] ServiceError),
-    #[error(transparent)]
-    App(#[from] AppError),
-    #[error(transparent)]
-    Process(#[from] ProcessError),
-    #[error(transparent)]
-    Mesh(#[from] MeshFileError),
-    #[error(transparent)]
-    Topology(#[from] TopologyError),
-    #[error("cannot configure the pair: {0}")]
-    Pair(#[source] io::Error),
-    #[error("{failures} of {of} failed: {first}")]
-    Failed { failures: u64, of: u64, first: String },
-    #[error("the mesh has no such pod or proxy")]
-    Layout,
-}
 
 /// What is under way.
 struct Run {
-    options: Options,
+    args: BenchArgs,
+    effort: Effort,
+    contestants: Vec<Contestant>,
+    /// Contestants that are not installed, and what to do about it.
+    left_out: Vec<String>,
     directory: PathBuf,
     results: Results,
     begun: Instant,
 }
 
-/// Runs the command with the arguments that follow its name. Call it first in `main`, while the process has one
-/// thread: it runs this program again in namespaces of its own, and this program as the proxies.
+/// Runs the command as the lab called `name`. Call it first in `main`, while the process has one thread: it runs this
+/// program again in namespaces of its own, and this program as the proxies.
 ///
 /// # Errors
 /// There is no cell, no directory for the mesh, or a file cannot be written. What cannot be measured is shown and makes
 /// the exit code a failing one; a goal that is not met does not.
-pub fn run(args: &[String]) -> Result<ExitCode, Box<dyn Error>> {
-    let options = match Options::parse(args) {
-        Ok(Some(options)) => options,
-        Ok(None) => {
-            print!("{HELP}");
-            return Ok(ExitCode::SUCCESS);
-        }
+pub fn run(name: &str, args: BenchArgs) -> Result<ExitCode, Box<dyn Error>> {
+    let (contestants, left_out) = match choose(&args.against(), &args.binaries) {
+        Ok(chosen) => chosen,
         Err(error) => {
-            eprintln!("warren lab bench: {error}\n\n{HELP}");
-            return Ok(ExitCode::from(USAGE));
+            eprintln!("Error: {error}\nSee `warren lab bench --help`.");
+            return Ok(ExitCode::from(WRONG_USAGE));
         }
     };
     if let Entered::Finished(code) = cell::enter()? {
@@ -106,16 +81,18 @@ pub fn run(args: &[String]) -> Result<ExitCode, Box<dyn Error>> {
     // Before any thread starts, so that all of them hold the signals back.
     lab::block_signals(&SIGNALS)?;
     limits::raise_open_files()?;
-    let directory = Directory::of(NAME)?;
+    let directory = Directory::of(name)?;
     directory.create()?;
     let watched = directory.clone();
     // Owned by nobody: its very purpose is to end the process, and it ends with it.
     thread::Builder::new().name("bench-watch".to_owned()).spawn(move || watch(&watched))?;
-    for missing in &options.left_out {
+    for missing in &left_out {
         eprintln!("{missing}");
     }
     let path = directory.path().to_owned();
-    let mut run = Run { options, directory: path, results: Results::default(), begun: Instant::now() };
+    let effort = Effort::of(args.seconds);
+    let (results, begun) = (Results::default(), Instant::now());
+    let mut run = Run { args, effort, contestants, left_out, directory: path, results, begun };
     run.rounds();
     run.show()?;
     if run.results.failures.is_empty() {
@@ -153,9 +130,9 @@ impl Run {
     /// Every round raises all meshes anew; every second one takes the contestants in reverse order, so that none
     /// always has the machine after the same other.
     fn rounds(&mut self) {
-        let stands = stands(&self.options.measures);
-        for round in 0..self.options.rounds {
-            let mut contestants = self.options.contestants.clone();
+        let stands = stands(&self.args.measures());
+        for round in 0..self.args.rounds {
+            let mut contestants = self.contestants.clone();
             if round % 2 == 1 {
                 contestants.reverse();
             }
@@ -174,7 +151,7 @@ impl Run {
 
     /// Takes all these on one mesh. The first failure ends it: the mesh may not be what it was.
     fn stand(&mut self, round: u32, contestant: &Contestant, measures: &[Measure]) {
-        let (effort, mut at) = (self.options.effort, "raising the mesh");
+        let (effort, mut at) = (self.effort, "raising the mesh".to_owned());
         let mut take = |run: &mut Self| -> Result<(), BenchError> {
             let bulk = measures.first().map_or(0, |measure| measure.bulk(&effort));
             let layout = measures.first().map(|measure| measure.layout()).ok_or(BenchError::Layout)?;
@@ -188,7 +165,7 @@ impl Run {
                 run.progress(&format!(
                     "round {} of {}: {}: {at}",
                     round + 1,
-                    run.options.rounds,
+                    run.args.rounds,
                     contestant.name
                 ));
                 let found: Found = measure.take(&mut stand, contestant, &effort)?;
@@ -213,8 +190,7 @@ impl Run {
     }
 
     fn show(&self) -> Result<(), Box<dyn Error>> {
-        let Options { rounds, effort, contestants, left_out, .. } = &self.options;
-        let seconds = effort.time.as_secs_f64();
+        let Self { args: BenchArgs { rounds, seconds, .. }, effort, contestants, left_out, .. } = self;
         let (version, revision) = (env!("CARGO_PKG_VERSION"), env!("WARREN_GIT_REVISION"));
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let short = revision.get(..12).unwrap_or(revision);
@@ -231,11 +207,11 @@ impl Run {
             "version": version, "revision": revision, "cores": cores, "rounds": rounds, "seconds": seconds,
             "workloads": effort.workloads, "idle_connections": effort.idle, "left_out": left_out,
         });
-        if let Some(path) = &self.options.json {
+        if let Some(path) = &self.args.json {
             let text = serde_json::to_string_pretty(&self.results.json(contestants, head))?;
             write(path, &format!("{text}\n"))?;
         }
-        if let Some(path) = &self.options.plot {
+        if let Some(path) = &self.args.plot {
             match plot::svg(&self.results, contestants, &note) {
                 Some(drawing) => write(path, &drawing)?,
                 None => println!("no plot: nothing was measured without a proxy"),
@@ -272,8 +248,7 @@ mod tests {
     #[test]
     fn measurements_of_the_same_mesh_share_it() {
         use Measure::*;
-        let all: Vec<Measure> = measure::MEASURES.iter().map(|(measure, ..)| *measure).collect();
-        let stands = stands(&all);
+        let stands = stands(clap::ValueEnum::value_variants());
         assert_eq!(stands[0], [Start, Idle, Tp1, Tp1r, Tp8, Lat1, Rps, Cps]);
         assert_eq!(stands[1..], [vec![Hot, Neighbour, Stalled], vec![Local], vec![Stall], vec![Bulk]]);
     }

@@ -9,17 +9,18 @@ use std::{
 };
 
 use super::{
-    BenchError,
     contestant::{Contestant, Kind},
+    error::BenchError,
     pair,
 };
 use crate::lab::{
     apps::{Background, Route, Stop, background_thread, echo, requests, throughput},
     control::mesh_file::Mesh,
+    embedded::Embedded,
     net::{Namespace, fabric::UPLINK},
     process::{Process, Usage},
     topology::Topology,
-    world::{Embedded, Launch, Options, World},
+    world::{Launch, Options, World},
 };
 
 /// How long anything may take that is expected to happen at once. Generous: the machine may be busy.

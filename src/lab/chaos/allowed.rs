@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::traffic::Flow;
+use super::flow::Flow;
 use crate::lab::node::Seen;
 
 /// What holds unless another file is given.

@@ -1,139 +1,88 @@
 //! The command line of `warren lab chaos`.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, str::FromStr, time::Duration};
+
+use clap::Args;
 
 /// What to break, and for how long.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
 pub struct ChaosArgs {
-    /// What chance is drawn from.
-    pub seed: u64,
-    /// Go on in rounds for so long; unset: one round of the matrix, a minute of the soak.
-    pub duration: Option<Duration>,
-    /// Pairs of a kind and a fault, `*` for any; none: all.
-    pub only: Vec<(String, String)>,
-    /// Instead of what is allowed usually.
-    pub allowed: Option<PathBuf>,
-    /// Where the results go as JSON.
-    pub json: Option<PathBuf>,
-    /// Where the results go as Markdown.
-    pub markdown: Option<PathBuf>,
-    /// Results of earlier runs, as JSON, that belong into the same tables.
-    pub add: Vec<PathBuf>,
-    /// One random kill a second instead of the matrix.
-    pub soak: bool,
+    /// Seed of all random choices
+    #[arg(long, value_name = "N", default_value_t = 1, help_heading = "What to break")]
+    pub(super) seed: u64,
+    /// Go on in rounds, in random order, for a time such as 90s, 5m or 1h
+    #[arg(long, value_name = "TIME", value_parser = duration, help_heading = "What to break")]
+    pub(super) duration: Option<Duration>,
+    /// These faults alone, such as xds/kill or */panic; faults are kill, panic, hang, slow and start
+    #[arg(long, value_name = "KIND/FAULT,...", value_delimiter = ',', help_heading = "What to break")]
+    pub(super) only: Vec<Choice>,
+    /// Kill one random actor a second instead
+    #[arg(long, help_heading = "What to break")]
+    pub(super) soak: bool,
+    /// What the loss of each kind may cost, in YAML [default: built in]
+    #[arg(long, value_name = "FILE", help_heading = "Results")]
+    pub(super) allowed: Option<PathBuf>,
+    /// Write the results there as JSON
+    #[arg(long, value_name = "FILE", help_heading = "Results")]
+    pub(super) json: Option<PathBuf>,
+    /// Write the results there as tables in Markdown
+    #[arg(long, value_name = "FILE", help_heading = "Results")]
+    pub(super) markdown: Option<PathBuf>,
+    /// Take results that --json has written earlier into the tables; may be given several times
+    #[arg(long, value_name = "FILE", help_heading = "Results")]
+    pub(super) add: Vec<PathBuf>,
 }
 
-/// A mistake on the command line.
+/// A kind of actor and a fault; `*` stands for any.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Choice {
+    kind: String,
+    fault: String,
+}
+
+/// A choice that is none.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ArgsError {
-    /// A seed that is no number.
-    #[error("--seed takes a whole number, not {0:?}")]
-    Seed(String),
-    /// A duration that is none.
-    #[error("--duration takes a time such as 90s, 5m or 1h, not {0:?}")]
-    Duration(String),
-    /// A choice that is none.
-    #[error("--only takes KIND/FAULT, such as xds/kill, */panic or pods/*, not {0:?}")]
-    Only(String),
-    /// Nothing fits the choices.
-    #[error("--only leaves nothing to do: no such kind or fault")]
-    Nothing,
+#[error("not KIND/FAULT, such as xds/kill, */panic or pods/*")]
+pub struct ChoiceError;
+
+/// Up to some days; not zero.
+fn duration(text: &str) -> Result<Duration, String> {
+    let read = || {
+        let unit = text.trim_start_matches(|c: char| c.is_ascii_digit());
+        let number: u64 = text.strip_suffix(unit)?.parse().ok()?;
+        let seconds = match unit {
+            "" | "s" => 1,
+            "m" => 60,
+            "h" => 3600,
+            _ => return None,
+        };
+        (1..=1_000_000).contains(&number).then(|| Duration::from_secs(number * seconds))
+    };
+    read().ok_or_else(|| "not a time such as 90s, 5m or 1h".to_owned())
+}
+
+// === impl Choice ===
+
+impl FromStr for Choice {
+    type Err = ChoiceError;
+
+    fn from_str(text: &str) -> Result<Self, ChoiceError> {
+        let pair = text.rsplit_once('/').filter(|(kind, fault)| !kind.is_empty() && !fault.is_empty());
+        let (kind, fault) = pair.ok_or(ChoiceError)?;
+        Ok(Self { kind: kind.to_owned(), fault: fault.to_owned() })
+    }
 }
 
 // === impl ChaosArgs ===
 
-impl Default for ChaosArgs {
-    fn default() -> Self {
-        Self {
-            seed: 1,
-            duration: None,
-            only: Vec::new(),
-            allowed: None,
-            json: None,
-            markdown: None,
-            add: Vec::new(),
-            soak: false,
-        }
-    }
-}
-
 impl ChaosArgs {
-    /// Whether an option is one of these; it takes a value if so.
-    pub fn knows(option: &str) -> bool {
-        ["--seed", "--duration", "--only", "--allowed", "--json", "--markdown", "--add"].contains(&option)
-    }
-
-    /// Takes in an option and its value.
-    ///
-    /// # Errors
-    /// The value is none for this option.
-    pub fn set(&mut self, option: &str, value: String) -> Result<(), ArgsError> {
-        match option {
-            "--seed" => self.seed = value.parse().map_err(|_| ArgsError::Seed(value))?,
-            "--duration" => self.duration = Some(duration(&value).ok_or(ArgsError::Duration(value))?),
-            "--allowed" => self.allowed = Some(value.into()),
-            "--json" => self.json = Some(value.into()),
-            "--markdown" => self.markdown = Some(value.into()),
-            "--add" => self.add.push(value.into()),
-            _ => {
-                for choice in value.split(',') {
-                    let pair =
-                        choice.rsplit_once('/').filter(|(kind, fault)| !kind.is_empty() && !fault.is_empty());
-                    let (kind, fault) = pair.ok_or_else(|| ArgsError::Only(choice.to_owned()))?;
-                    self.only.push((kind.to_owned(), fault.to_owned()));
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// Whether this is to be done.
     pub(super) fn wants(&self, kind: &str, fault: &str) -> bool {
         let fits = |wanted: &str, is: &str| wanted == "*" || wanted == is;
-        self.only.is_empty() || self.only.iter().any(|(k, f)| fits(k, kind) && fits(f, fault))
+        self.only.is_empty()
+            || self.only.iter().any(|only| fits(&only.kind, kind) && fits(&only.fault, fault))
     }
-}
-
-/// Up to some years; none for zero.
-fn duration(text: &str) -> Option<Duration> {
-    let unit = text.trim_start_matches(|c: char| c.is_ascii_digit());
-    let number: u64 = text.strip_suffix(unit)?.parse().ok()?;
-    let seconds = match unit {
-        "" | "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        _ => return None,
-    };
-    (1..=1_000_000).contains(&number).then(|| Duration::from_secs(number * seconds))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn choices_are_pairs_and_a_star_is_anything() {
-        let mut args = ChaosArgs::default();
-        assert!(args.wants("xds", "kill"));
-        args.set("--only", "xds/kill,*/panic".to_owned()).unwrap();
-        args.set("--only", "admin stats/*".to_owned()).unwrap();
-        let wanted = [("xds", "kill"), ("mesh", "panic"), ("admin stats", "slow")];
-        assert!(wanted.iter().all(|(kind, fault)| args.wants(kind, fault)));
-        assert!(!args.wants("xds", "hang"));
-    }
-
-    #[test]
-    fn mistakes_are_named() {
-        for (option, value, error) in [
-            ("--seed", "x", "--seed takes a whole number, not \"x\""),
-            ("--duration", "0s", "--duration takes a time such as 90s, 5m or 1h, not \"0s\""),
-            ("--duration", "5d", "--duration takes a time such as 90s, 5m or 1h, not \"5d\""),
-            ("--only", "xds", "--only takes KIND/FAULT, such as xds/kill, */panic or pods/*, not \"xds\""),
-        ] {
-            let refused = ChaosArgs::default().set(option, value.to_owned()).unwrap_err();
-            assert_eq!(refused.to_string(), error);
-        }
-        assert_eq!(duration("90"), Some(Duration::from_secs(90)));
-        assert_eq!(duration("2h"), Some(Duration::from_secs(7200)));
-    }
-}
+mod tests;

@@ -7,7 +7,9 @@
 
 mod allowed;
 mod args;
+mod flow;
 mod markdown;
+mod matrix;
 mod short;
 mod soak;
 mod stage;
@@ -15,36 +17,20 @@ mod table;
 mod traffic;
 mod trial;
 
-use std::{
-    env,
-    error::Error,
-    fs,
-    io::Stdout,
-    path::PathBuf,
-    process::ExitCode,
-    time::{Duration, Instant},
-};
-
-use rand::{SeedableRng, rngs::SmallRng, seq::SliceRandom};
+use std::{env, error::Error, fs, io::Stdout, path::PathBuf, process::ExitCode, time::Duration};
 
 use self::{
-    allowed::{Allowed, Fault, Kind, STANDARD},
+    allowed::{Allowed, STANDARD},
     stage::Stage,
     trial::Outcome,
 };
-use super::{
-    run,
-    show::{Evidence, Show, seconds},
-    state::Directory,
-};
+use super::{run, show::Show, state::Directory};
 
-pub use self::args::{ArgsError, ChaosArgs};
+pub use self::args::ChaosArgs;
 pub use self::short::{Short, Verdict};
 
 /// One round of everything takes no longer, whatever happens.
 const ROUND: Duration = Duration::from_secs(1800);
-/// Columns of a trial's name in front of its own.
-const KIND: usize = 17;
 
 /// Runs it as the lab called `name`, at most one of a name at a time. Call it first in `main`, while the process has one
 /// thread: it runs this program again in namespaces of its own, and this program as the proxies.
@@ -90,7 +76,7 @@ fn play(
         soak::run(&mut stage, args, allowed, show)?;
         return Ok(stage.world.lower()?);
     }
-    let new = matrix(&mut stage, args, allowed, show)?;
+    let new = matrix::run(&mut stage, args, allowed, show)?;
     show.section("The worst of each kind (times without those of the failing starts)");
     table::by_kind(&new).iter().for_each(|line| show.text(line));
     if let Some(path) = &args.json {
@@ -102,62 +88,4 @@ fn play(
     }
     show.doing("taking the mesh down");
     Ok(stage.world.lower()?)
-}
-
-/// All trials, in rounds until the time is over.
-fn matrix(
-    stage: &mut Stage,
-    args: &ChaosArgs,
-    allowed: &Allowed,
-    show: &mut Show<Stdout>,
-) -> Result<Vec<Outcome>, Box<dyn Error>> {
-    let mut rng = SmallRng::seed_from_u64(args.seed);
-    let mut trials = trials(args, allowed)?;
-    let begun = Instant::now();
-    let mut outcomes = Vec::new();
-    for kind in &allowed.kinds {
-        if let Some(reason) = &kind.spared {
-            show.note(&format!("{} is spared: {reason}", kind.kind));
-        }
-    }
-    for round in 1_u32.. {
-        if args.duration.is_some() {
-            trials.shuffle(&mut rng);
-        }
-        show.section(&format!("Round {round}: {} trials", trials.len()));
-        show.text(&format!("    {:22} {}", "", table::header()));
-        for (number, &(kind, fault)) in trials.iter().enumerate() {
-            let (at, name) = (number + 1, format!("{:KIND$} {fault}", kind.kind));
-            let since = seconds(begun.elapsed());
-            show.doing(&format!("{at} of {}: {fault} of {}, {since} so far", trials.len(), kind.kind));
-            let outcome = trial::run(stage, allowed, (kind, fault), &mut rng)
-                .map_err(|error| format!("{fault} of {}: {error}", kind.kind))?;
-            let line = table::cells(&outcome);
-            let complaints = || [line.clone()].iter().chain(&outcome.complaints).cloned().collect::<Vec<_>>();
-            let shown =
-                if outcome.holds() { Ok(Evidence::new(line.clone())) } else { Err(complaints().join("\n")) };
-            show.fact(&name, shown);
-            outcomes.push(outcome);
-            if args.duration.is_some_and(|duration| begun.elapsed() >= duration) {
-                return Ok(outcomes);
-            }
-        }
-        if args.duration.is_none() {
-            break;
-        }
-    }
-    Ok(outcomes)
-}
-
-/// What is to be done: each kind in each way, but for what the command line leaves out.
-fn trials<'a>(args: &ChaosArgs, allowed: &'a Allowed) -> Result<Vec<(&'a Kind, Fault)>, ArgsError> {
-    let wanted = |kind: &&Kind| kind.spared.is_none();
-    let trials: Vec<(&Kind, Fault)> = allowed
-        .kinds
-        .iter()
-        .filter(wanted)
-        .flat_map(|kind| Fault::ALL.map(|fault| (kind, fault)))
-        .filter(|(kind, fault)| args.wants(&kind.kind, fault.word()))
-        .collect();
-    if trials.is_empty() { Err(ArgsError::Nothing) } else { Ok(trials) }
 }

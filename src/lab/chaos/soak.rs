@@ -15,10 +15,11 @@ use rand::{Rng, SeedableRng, rngs::SmallRng, seq::IndexedRandom};
 use serde_json::json;
 
 use super::{
-    ChaosArgs,
     allowed::{Allowed, Fault},
+    args::ChaosArgs,
+    flow::Flow,
     stage::{SOON, Stage, pause, text},
-    traffic::{Flow, Load, STREAMS},
+    traffic::{Load, STREAMS},
 };
 use crate::lab::{
     node::{Node, Seen, wait},

@@ -11,14 +11,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::traffic::Flow;
+use super::flow::Flow;
 use crate::lab::{
     apps::{Background, Route, Stop, background_thread, http},
     control::mesh_file::Mesh,
+    embedded::Embedded,
     net::Namespace,
     node::{Node, wait},
-    world::{Embedded, Launch, Options, World, readiness},
+    world::{Launch, Options, World, readiness},
 };
+
+/// The port of the pods' web servers.
+pub(super) const WEB: u16 = 8080;
 
 const MESH: &str = include_str!("mesh.yaml");
 
@@ -93,7 +97,12 @@ impl Stage {
 
     /// Waits until all flows are served.
     pub(super) fn settle(&self) -> Result<(), String> {
-        Flow::ALL.iter().try_for_each(|flow| wait(UP, || flow.is_served(self)))
+        Flow::ALL.iter().try_for_each(|flow| wait(UP, || self.serves(*flow)))
+    }
+
+    /// One request of this flow, which must be answered soon.
+    pub(super) fn serves(&self, flow: Flow) -> Result<(), String> {
+        self.get(flow.ends(), WEB).map_err(|error| format!("{flow:?}: {error}"))
     }
 
     /// A node, to be asked and broken.
@@ -116,7 +125,7 @@ impl Stage {
     }
 
     /// One request, which must be answered soon.
-    pub(super) fn get(&self, ends: (&str, &str), port: u16) -> Result<(), String> {
+    fn get(&self, ends: (&str, &str), port: u16) -> Result<(), String> {
         match http::get(&self.route(ends, port)?, "server", SOON).map_err(text)?.status {
             200 => Ok(()),
             status => Err(format!("status {status}")),

@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
-use super::stage::{Stage, text};
+use super::{
+    flow::Flow,
+    stage::{Stage, WEB, text},
+};
 use crate::lab::apps::{
     Background,
     echo::{self, Pacing},
@@ -25,22 +26,7 @@ const LOST: Duration = Duration::from_secs(20);
 /// Longer than a trial or a leg of a soak takes.
 const TIME: Duration = Duration::from_secs(300);
 
-const WEB: u16 = 8080;
 const ECHO: u16 = 9000;
-
-/// A data path through node one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) enum Flow {
-    /// Outbound, through the client's tunnel to server-1.
-    First,
-    /// Outbound, through its tunnel to server-2.
-    Second,
-    /// Inbound, through a peer's tunnel.
-    Inbound,
-    /// Inbound, in plaintext.
-    Plaintext,
-}
 
 /// The traffic of one flow.
 pub(super) struct Load {
@@ -58,28 +44,6 @@ pub(super) struct Flowed {
     pub(super) streams: echo::Report,
     /// Its requests, a connection each.
     pub(super) requests: load::Report,
-}
-
-// === impl Flow ===
-
-impl Flow {
-    /// All.
-    pub(super) const ALL: [Self; 4] = [Self::First, Self::Second, Self::Inbound, Self::Plaintext];
-
-    /// The pods it goes from and to.
-    pub(super) fn ends(self) -> (&'static str, &'static str) {
-        match self {
-            Self::First => ("client", "server-1"),
-            Self::Second => ("client", "server-2"),
-            Self::Inbound => ("server-1", "near"),
-            Self::Plaintext => ("bare", "near"),
-        }
-    }
-
-    /// One request, which must be answered soon.
-    pub(super) fn is_served(self, stage: &Stage) -> Result<(), String> {
-        stage.get(self.ends(), WEB).map_err(|error| format!("{self:?}: {error}"))
-    }
 }
 
 // === impl Load ===

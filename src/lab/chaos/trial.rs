@@ -3,13 +3,14 @@
 use std::time::{Duration, Instant};
 
 use rand::{Rng, rngs::SmallRng};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::{
     allowed::{Allowed, Fault, Kind, Told},
+    flow::Flow,
     stage::{Answers, SOON, Stage, pause, text},
-    traffic::{Flow, Flowed, Load},
+    traffic::{Flowed, Load},
 };
 use crate::lab::node::{Node, Seen, wait};
 
@@ -79,7 +80,7 @@ pub(super) fn run(
     let course = course(&one, (kind, fault), &before, &actor)?;
     pause(stage.steady);
     let mut complaints: Vec<String> = course.complaint.into_iter().collect();
-    complaints.extend(Flow::ALL.iter().filter_map(|flow| flow.is_served(stage).err()));
+    complaints.extend(Flow::ALL.iter().filter_map(|flow| stage.serves(*flow).err()));
     complaints.extend(stage.is_ready().err());
     let answers = probe.finish()?;
     let flowed = Load::finish(loads)?;
@@ -219,7 +220,9 @@ impl Outcome {
 
 /// Times in results: milliseconds.
 mod milliseconds {
-    use super::{Deserialize, Deserializer, Duration, Serialize, Serializer};
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
     pub(super) fn serialize<S: Serializer>(
         time: &Option<Duration>,

@@ -9,13 +9,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::UpArgs;
+use super::source::{MeshSource, UpArgs};
 use crate::{
     lab::{
         net::cell::{self, Entered},
         state::{Directory, ProgramState, State},
-        topology::Topology,
-        world::{Launch, Options, Services, World},
+        world::{Launch, Options, World},
     },
     sys::lab,
 };
@@ -24,21 +23,6 @@ const SIGNALS: [i32; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
 /// How often the mesh file is looked at.
 const LOOK: Duration = Duration::from_millis(500);
 const READY_LIMIT: Duration = Duration::from_secs(30);
-
-/// What a mesh file means.
-pub trait MeshSource {
-    /// The control plane and CNIs that serve it.
-    type Services: Services;
-
-    /// The hosts of the file. Errors: a text that shows what is wrong and where.
-    fn topology(&self, up: &UpArgs) -> Result<Topology, String>;
-
-    /// The control plane and CNIs, not started yet.
-    fn services(&self, up: &UpArgs) -> Result<Self::Services, String>;
-
-    /// Makes the control plane serve what the file says now. The hosts have been brought in line already.
-    fn reload(&self, up: &UpArgs, services: &mut Self::Services) -> Result<(), String>;
-}
 
 /// A mesh that is up.
 struct Running<'a, M: MeshSource> {

@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use self::stage::Stage;
+use self::stage::{MESH, Stage};
 use super::{
     control::mesh_file::Mesh,
     run,
@@ -28,8 +28,6 @@ use super::{
 
 /// The demo is over by then, whatever happens.
 const LIMIT: Duration = Duration::from_secs(58);
-
-const MESH: &str = include_str!("mesh.yaml");
 
 /// Runs the demo as the lab called `name`, at most one of a name at a time. Call it first in `main`, while the process
 /// has one thread: it runs this program again in namespaces of its own, and this program as the proxies.

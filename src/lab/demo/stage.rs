@@ -12,11 +12,15 @@ use crate::lab::{
         ca::{CaOptions, Issued},
         mesh_file::{Mesh, Pod},
     },
+    embedded::Embedded,
     net::Namespace,
     node::Node,
     topology::Topology,
-    world::{Embedded, Launch, Options, World, WorldError},
+    world::{Launch, Options, World, WorldError},
 };
+
+/// The mesh file.
+pub(super) const MESH: &str = include_str!("mesh.yaml");
 
 /// How long anything may take that is expected to happen at once. Generous: the machine may be busy.
 pub(super) const SOON: Duration = Duration::from_secs(5);
@@ -230,7 +234,6 @@ pub(super) fn text(error: impl std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lab::demo::MESH;
 
     #[test]
     fn the_mesh_has_everybody_and_the_marker() {

@@ -12,6 +12,7 @@ use std::{
 
 use self::{child::Outcome, options::Options};
 use super::net::cell::{self, Entered};
+use crate::command_line;
 
 mod child;
 mod options;
@@ -88,12 +89,9 @@ pub fn main(suite: &Suite<'_>) -> ExitCode {
     if let Ok(name) = env::var(TEST) {
         return ExitCode::from(run_inside(suite, &name));
     }
-    let options = match Options::parse(env::args().skip(1)) {
+    let options: Options = match command_line::parse(env::args_os()) {
         Ok(options) => options,
-        Err(error) => {
-            eprintln!("error: {error}");
-            return ExitCode::from(2);
-        }
+        Err(code) => return code,
     };
     let cases = cases(suite);
     let chosen: Vec<&Case> = cases.iter().filter(|case| options.wants(&case.name)).collect();
@@ -167,7 +165,7 @@ fn run_all(suite: &Suite<'_>, chosen: &[&Case], filtered_out: usize, options: &O
         print!("test {} ... ", case.name);
         // Only so that the name shows while the test runs.
         let _ = io::Write::flush(&mut io::stdout());
-        let outcome = bench.run(case, TEST_LIMIT, options.capture).unwrap_or_else(Outcome::could_not_run);
+        let outcome = bench.run(case, TEST_LIMIT, !options.nocapture).unwrap_or_else(Outcome::could_not_run);
         println!("{}", if outcome.passed { "ok" } else { "FAILED" });
         if !outcome.passed {
             failures.push((case.name.as_str(), outcome.output));

@@ -16,11 +16,9 @@ use super::{
     topology::{HostPlan, PodPlan, Topology, TopologyError},
 };
 
-mod embedded;
 mod proxy;
 mod services;
 
-pub use self::embedded::{Embedded, MeshFile};
 pub use self::proxy::{Launch, READINESS_PORT, readiness};
 pub use self::services::{Access, ServiceError, Services};
 

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::Access;
+use super::services::Access;
 use crate::lab::{
     apps::{Route, http},
     hosts::Host,

@@ -129,6 +129,8 @@ pub struct Counts {
 pub struct Pending {
     /// The Kubernetes uid.
     pub uid: Arc<str>,
+    /// `namespace/name`, unless the pod is only kept from an earlier connection.
+    pub name: Option<String>,
     /// Why.
     pub reason: String,
 }
@@ -188,6 +190,20 @@ enum State<N> {
 struct Waiting {
     uid: Arc<str>,
     until: Instant,
+}
+
+// === impl State ===
+
+impl<N> State<N> {
+    /// `namespace/name` of the pod that is to be served.
+    fn pod_name(&self) -> Option<String> {
+        match self {
+            Self::Starting { pod, .. } | Self::Stopping { then: Some(pod), .. } | Self::Failed(pod) => {
+                Some(format!("{}/{}", pod.info.namespace, pod.info.name))
+            }
+            Self::Running(_) | Self::Stopping { then: None, .. } => None,
+        }
+    }
 }
 
 // === impl Ask ===
@@ -262,7 +278,9 @@ impl<N: Clone> Session<N> {
         let pending: Vec<Pending> = self
             .pods
             .iter()
-            .filter_map(|(uid, e)| Some(Pending { uid: uid.clone(), reason: e.trouble.clone()? }))
+            .filter_map(|(uid, e)| {
+                Some(Pending { uid: uid.clone(), name: e.state.pod_name(), reason: e.trouble.clone()? })
+            })
             .collect();
         let running = self.pods.values().filter(|e| matches!(e.state, State::Running(_))).count();
         Status {
@@ -498,7 +516,10 @@ impl Status {
             Link::Snapshot => Some("istio-cni has not yet named all pods".to_owned()),
             Link::Live => None,
         };
-        let pods = self.pending.iter().map(|p| format!("pod {}: {}", p.uid, p.reason));
+        let pods = self.pending.iter().map(|Pending { uid, name, reason }| match name {
+            Some(name) => format!("pod {name} ({uid}): {reason}"),
+            None => format!("pod {uid}: {reason}"),
+        });
         let parts: Vec<String> = link.into_iter().chain(pods).collect();
         match (self.ready, parts.is_empty()) {
             (true, _) => None,

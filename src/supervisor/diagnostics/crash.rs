@@ -58,6 +58,8 @@ pub struct CrashReport {
     pub at: SystemTime,
     /// The tree path of the actor, or the name of the task.
     pub path: Arc<str>,
+    /// The name that people know it by, or know the part of the tree by that it belonged to.
+    pub shown_as: Option<Arc<str>>,
     /// What it was: `xds`, `capture`; for tasks `xds/stream`.
     pub kind: Box<str>,
     /// How it died.
@@ -80,6 +82,7 @@ pub struct CrashReport {
 /// Who died, and how.
 pub(crate) struct Dead<'a> {
     pub(crate) path: Arc<str>,
+    pub(crate) shown_as: Option<Arc<str>>,
     pub(crate) kind: &'a str,
     pub(crate) death: Death,
 }
@@ -105,8 +108,13 @@ static RESOLVING: AtomicBool = AtomicBool::new(false);
 
 /// Reports the panic of a task that was just caught on this thread. `path`: its place in the tree, or its name.
 pub fn report_task_panic(path: &str, kind: &str, message: &str) {
+    report_task_panic_as(None, path, kind, message);
+}
+
+/// The same, with the name that people know its place in the tree by.
+pub fn report_task_panic_as(shown_as: Option<Arc<str>>, path: &str, kind: &str, message: &str) {
     let recorded = Recorded { panic: take_panic(), ..Recorded::default() };
-    let dead = Dead { path: path.into(), kind: kind_of(kind), death: Death::TaskPanicked };
+    let dead = Dead { path: path.into(), shown_as, kind: kind_of(kind), death: Death::TaskPanicked };
     OF_TASKS.file(dead, message, recorded);
 }
 
@@ -131,7 +139,7 @@ fn log_once(report: Arc<CrashReport>, span: Span) {
 impl Reports {
     /// Reports a death: why, and what was recorded until then.
     pub(crate) fn file(&self, dead: Dead<'_>, reason: &str, recorded: Recorded) {
-        let Dead { path, kind, death } = dead;
+        let Dead { path, shown_as, kind, death } = dead;
         // A start that fails is tried again and again: it must not push everything else out.
         if death == Death::StartFailed && self.counts_again(&path, reason) {
             return;
@@ -141,6 +149,7 @@ impl Reports {
             number: LAST_NUMBER.fetch_add(1, Ordering::Relaxed) + 1,
             at: SystemTime::now(),
             path,
+            shown_as,
             kind: kind.into(),
             death,
             reason: cut(reason, REASON_CHARS),
@@ -253,6 +262,7 @@ impl CrashReport {
             target: "supervisor",
             report = self.number,
             path = &*self.path,
+            name = self.shown_as.as_deref(),
             kind = &*self.kind,
             death = self.death.as_str(),
             reason = self.reason.as_str(),

@@ -10,7 +10,7 @@ mod watchdog;
 
 #[cfg(test)]
 pub(super) use self::{panics::frames, record::MESSAGES_KEPT};
-pub use crash::{CrashReport, Death, MAX_REPORTS, report_task_panic};
+pub use crash::{CrashReport, Death, MAX_REPORTS, report_task_panic, report_task_panic_as};
 pub(super) use crash::{Dead, Reports};
 pub(super) use mailbox_gauge::MailboxGauge;
 pub use panics::note_panic;

@@ -11,6 +11,8 @@ pub struct NodeSnapshot {
     pub path: Arc<str>,
     /// The last part of the path.
     pub id: Arc<str>,
+    /// The name that people know it by: its own, or that of the nearest supervisor above it that has one.
+    pub shown_as: Option<Arc<str>>,
     /// What it is, in the application's words: `xds`, `capture`.
     pub kind_label: &'static str,
     /// Worker or supervisor.

@@ -262,3 +262,20 @@ async fn a_snapshot_shows_states_restarts_and_last_exits_of_a_hung_tree() {
     assert_eq!(handle.find("root/inn").expect_err("is no node").path, "root/inn");
     assert!(handle.kill("rootless").is_err());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_supervisors_name_is_that_of_everything_below_it() {
+    let world = World::default();
+    let [a, b] = ["a", "b"].map(|id| world.worker(id));
+    let inner = sup("inner", Strategy::OneForOne).shown_as("default/web").child(b.spec());
+    let tree = world.start(root(Strategy::OneForOne).child(a.spec()).supervisor(inner)).await;
+    b.tell(Msg::Panic);
+    settle().await;
+    let shown_as = |path| tree.handle().find(path).expect("exists").shown_as;
+    assert_eq!((shown_as("root"), shown_as("root/a")), (None, None));
+    assert_eq!(shown_as("root/inner").as_deref(), Some("default/web"));
+    assert_eq!(shown_as("root/inner/b").as_deref(), Some("default/web"));
+    let (reports, _) = tree.handle().crashes();
+    let report = reports.iter().find(|report| &*report.path == "root/inner/b").expect("it crashed");
+    assert_eq!(report.shown_as.as_deref(), Some("default/web"));
+}

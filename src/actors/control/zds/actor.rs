@@ -39,6 +39,8 @@ pub(super) struct State {
 /// What is under way for a pod.
 struct Operation {
     number: u64,
+    /// The pod's `namespace/name`, where the operation is its start.
+    name: Option<Arc<str>>,
     /// Held by the work itself, so that the next operation begins only when this one's future is dropped.
     turn: Arc<Mutex<()>>,
     _task: OwnedTask,
@@ -95,16 +97,16 @@ impl<P: Pods> Actor for ZdsActor<P> {
             }
             Msg::Disconnected => Event::Disconnected,
             Msg::PodStarted(number, uid, result) => {
-                state.ended(number, &uid);
+                let name = state.ended(number, &uid);
+                let pod = name.as_deref();
                 match &result {
-                    Ok(()) => tracing::info!(pod = %uid, "pod served"),
-                    Err(why) => tracing::warn!(pod = %uid, "pod not served: {why}"),
+                    Ok(()) => tracing::info!(uid = %uid, pod, "pod served"),
+                    Err(why) => tracing::warn!(uid = %uid, pod, "pod not served: {why}"),
                 }
                 Event::PodStarted(number, uid, result)
             }
             Msg::PodStopped(number, uid) => {
-                state.ended(number, &uid);
-                tracing::info!(pod = %uid, "pod no longer served");
+                drop(state.ended(number, &uid));
                 Event::PodStopped(number, uid)
             }
             Msg::Tick => {
@@ -134,6 +136,7 @@ impl<P: Pods> Actor for ZdsActor<P> {
 impl State {
     fn start<P: Pods>(&mut self, pods: &P, myself: &Mailbox<Msg>, number: u64, pod: Pod<NetNs>) {
         let Pod { uid, info, netns } = pod;
+        let name = format!("{}/{}", info.namespace, info.name).into();
         let spec = PodSpec { uid: uid.clone(), info, netns: netns.handle, id: netns.id };
         let (pods, myself, of) = (pods.clone(), myself.clone(), uid.clone());
         let (told, whose) = (myself.clone(), uid.clone());
@@ -151,7 +154,7 @@ impl State {
             };
             let _ = myself.cast(Msg::PodStarted(number, of, result));
         };
-        self.operate(number, uid, work, on_panic);
+        self.operate((number, uid, Some(name)), work, on_panic);
     }
 
     fn stop<P: Pods>(&mut self, pods: &P, myself: &Mailbox<Msg>, number: u64, uid: Arc<str>) {
@@ -161,20 +164,19 @@ impl State {
         let work = async move {
             match watch_panics(timeout(POD_OPERATION_LIMIT, pods.stop(&of))).await {
                 Ok(Ok(())) => {}
-                Ok(Err(_)) => tracing::error!(pod = %of, "pod not stopped within {POD_OPERATION_LIMIT:?}"),
-                Err(panic) => tracing::error!(pod = %of, "panic while stopping a pod: {panic}"),
+                Ok(Err(_)) => tracing::error!(uid = %of, "pod not stopped within {POD_OPERATION_LIMIT:?}"),
+                Err(panic) => tracing::error!(uid = %of, "panic while stopping a pod: {panic}"),
             }
             let _ = myself.cast(Msg::PodStopped(number, of));
         };
-        self.operate(number, uid, work, on_panic);
+        self.operate((number, uid, None), work, on_panic);
     }
 
     /// Does `work` for the pod, after giving up what is under way for it. It reports its own end; `on_panic` does so in
     /// its place.
     fn operate(
         &mut self,
-        number: u64,
-        uid: Arc<str>,
+        (number, uid, name): (u64, Arc<str>, Option<Arc<str>>),
         work: impl Future<Output = ()> + Send + 'static,
         on_panic: impl FnOnce(String) + Send + 'static,
     ) {
@@ -193,13 +195,13 @@ impl State {
                 }
             },
         );
-        self.operations.insert(uid, Operation { number, turn, _task: task });
+        self.operations.insert(uid, Operation { number, name, turn, _task: task });
     }
 
-    fn ended(&mut self, number: u64, uid: &Arc<str>) {
-        if self.operations.get(uid).is_some_and(|operation| operation.number == number) {
-            self.operations.remove(uid);
-        }
+    /// Forgets an operation that has ended, unless another has taken its place. Gives the pod's name if it is known.
+    fn ended(&mut self, number: u64, uid: &Arc<str>) -> Option<Arc<str>> {
+        let is_latest = self.operations.get(uid).is_some_and(|operation| operation.number == number);
+        if is_latest { self.operations.remove(uid)?.name } else { None }
     }
 
     /// Sees to it that [`Msg::Tick`] comes when the core wants it.

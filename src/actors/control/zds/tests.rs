@@ -265,7 +265,10 @@ async fn a_pod_that_cannot_start_is_refused_and_named_and_the_others_go_on() {
     let status = world.status(|s| s.session.link == Link::Live).await;
     assert!(!status.session.ready);
     let detail = status.detail().unwrap();
-    assert!(detail.contains("pod bad: port 15001 is taken") && detail.contains("pod worse"), "{detail}");
+    assert!(
+        detail.contains("pod shop/bad (bad): port 15001 is taken") && detail.contains("pod shop/worse"),
+        "{detail}"
+    );
     // Once it can start, the agent's next attempt is good; nothing else was disturbed.
     world.pods.mood("bad", Mood::Work);
     world.pods.mood("worse", Mood::Work);

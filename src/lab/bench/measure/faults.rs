@@ -13,7 +13,7 @@ use crate::lab::{
         echo::{self, Report},
         requests, throughput,
     },
-    bench::{BenchError, stand::SOON},
+    bench::{error::BenchError, stand::SOON},
     control::{ControlPlane, mesh_file::Mesh},
 };
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Found, Stand, traffic::LIMIT};
 use crate::lab::{
     apps::{bulk::Direction, throughput},
-    bench::BenchError,
+    bench::error::BenchError,
 };
 
 /// Streams at a time, and the keys of what they carry and of the busiest shard's part.

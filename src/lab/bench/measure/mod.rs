@@ -7,51 +7,54 @@ mod traffic;
 
 use std::time::Duration;
 
+use clap::ValueEnum;
+
 use super::{
-    BenchError,
     contestant::{Contestant, Kind},
+    error::BenchError,
     stand::{Layout, Stand},
 };
 
 /// Figures by their keys.
 pub(super) type Found = Vec<(&'static str, f64)>;
 
-/// One measurement.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// One measurement. Each is described as the command line and the progress show it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(super) enum Measure {
+    /// start and resident memory
     Start,
+    /// memory of idle connections
     Idle,
+    /// 1 stream from the client
     Tp1,
+    /// 1 stream to the client
     Tp1r,
+    /// 8 streams
     Tp8,
+    /// 1 connection
     Lat1,
+    /// requests
     Rps,
+    /// new connections
     Cps,
+    /// one busy pod of several
     Hot,
+    /// pods of one node
     Local,
+    /// a neighbour that opens connections
     Neighbour,
+    /// readers that stopped
     Stalled,
+    /// pushes
     Stall,
+    /// 100,000 workloads
     Bulk,
 }
 
-/// All of them: names of the command line, and what they are about.
-pub(super) const MEASURES: [(Measure, &str, &str); 14] = [
-    (Measure::Start, "start", "start and resident memory"),
-    (Measure::Idle, "idle", "memory of idle connections"),
-    (Measure::Tp1, "tp1", "1 stream from the client"),
-    (Measure::Tp1r, "tp1r", "1 stream to the client"),
-    (Measure::Tp8, "tp8", "8 streams"),
-    (Measure::Lat1, "lat1", "1 connection"),
-    (Measure::Rps, "rps", "requests"),
-    (Measure::Cps, "cps", "new connections"),
-    (Measure::Hot, "hot", "one busy pod of several"),
-    (Measure::Local, "local", "pods of one node"),
-    (Measure::Neighbour, "neighbour", "a neighbour that opens connections"),
-    (Measure::Stalled, "stalled", "readers that stopped"),
-    (Measure::Stall, "stall", "pushes"),
-    (Measure::Bulk, "bulk", "100,000 workloads"),
-];
+/// Connections held idle for a measurement of a second or more; fewer for a shorter one.
+const IDLE: usize = 4000;
+/// Workloads of a large mesh; fewer for a measurement of less than a second.
+const WORKLOADS: u32 = 100_000;
 
 /// What a measurement may take.
 #[derive(Clone, Copy, Debug)]
@@ -64,17 +67,28 @@ pub(super) struct Effort {
     pub(super) workloads: u32,
 }
 
+// === impl Effort ===
+
+impl Effort {
+    /// The effort of measurements that go on for `seconds`. Short ones, which only show that all works, are of small
+    /// things.
+    pub(super) fn of(seconds: f64) -> Self {
+        let part = seconds.min(1.0);
+        Self {
+            time: Duration::from_secs_f64(seconds),
+            idle: ((IDLE as f64 * part) as usize).max(1),
+            workloads: (f64::from(WORKLOADS) * part) as u32,
+        }
+    }
+}
+
 // === impl Measure ===
 
 impl Measure {
-    /// The one of that name.
-    pub(super) fn named(name: &str) -> Option<Self> {
-        MEASURES.iter().find(|(_, known, _)| *known == name).map(|(measure, ..)| *measure)
-    }
-
     /// What it is about, in words.
-    pub(super) fn about(self) -> &'static str {
-        MEASURES.iter().find(|(measure, ..)| *measure == self).map_or("", |(_, _, about)| about)
+    pub(super) fn about(self) -> String {
+        let value = self.to_possible_value();
+        value.and_then(|value| value.get_help().map(ToString::to_string)).unwrap_or_default()
     }
 
     /// The mesh it needs; those that need the same share one.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Found, Stand};
 use crate::lab::{
     apps::requests,
-    bench::{BenchError, stand::SOON},
+    bench::{error::BenchError, stand::SOON},
     process::Usage,
 };
 

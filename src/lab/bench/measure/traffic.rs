@@ -9,7 +9,7 @@ use crate::lab::{
         requests::{self, Report},
         throughput,
     },
-    bench::BenchError,
+    bench::error::BenchError,
     process::Usage,
 };
 

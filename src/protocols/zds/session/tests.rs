@@ -142,13 +142,13 @@ fn a_start_that_fails_is_refused_pending_and_retried_every_5_s() {
     let mut case = Case::live(&[]);
     case.expect(add("bad", 1), &["start bad#1@1"]);
     case.expect(failed(1, "bad", "port taken"), &["nack port taken"]).ready(false).counts(0, 1, 0, 0);
-    assert_eq!(case.core.status().detail().unwrap(), "pod bad: port taken");
+    assert_eq!(case.core.status().detail().unwrap(), "pod shop/bad (bad): port taken");
     // Another pod is not concerned.
     case.expect(add("good", 2), &["start good#2@2"]).expect(started(2, "good"), &["ack"]).ready(false);
     case.after(RETRY_EVERY - Duration::from_millis(1), &[]);
     case.after(Duration::from_millis(1), &["start bad#3@1"]).ready(false);
     case.expect(failed(3, "bad", "still taken"), &[]).ready(false);
-    assert_eq!(case.core.status().detail().unwrap(), "pod bad: still taken");
+    assert_eq!(case.core.status().detail().unwrap(), "pod shop/bad (bad): still taken");
     case.after(RETRY_EVERY, &["start bad#4@1"]);
     case.expect(started(4, "bad"), &[]).ready(true).counts(2, 0, 2, 0);
     assert_eq!(case.core.next_wake(), None);

@@ -12,19 +12,16 @@ use std::{
 
 use tokio::runtime::Handle;
 
-use super::{Access, Options, ServiceError, Services, World, WorldError};
-use crate::{
-    lab::{
-        apps::{Background, background},
-        cli::{MeshSource, UpArgs},
-        cni::{Cni, CniError, CniPod},
-        control::{self, ControlPlane, Source, ca::CaOptions, mesh_file::Mesh},
-        hosts::Host,
-        net::Namespace,
-        topology::{PodPlan, Topology},
-    },
-    protocols::zds::PodInfo,
+use super::{
+    apps::{Background, background},
+    cni::{Cni, CniError, CniPod},
+    control::{self, ControlPlane, Source, ca::CaOptions, mesh_file::Mesh},
+    hosts::Host,
+    net::Namespace,
+    topology::{PodPlan, Topology},
+    world::{Access, Options, ServiceError, Services, World, WorldError},
 };
+use crate::protocols::zds::PodInfo;
 
 /// Where the control plane listens (docs/spec/controlplane.md 2.1).
 const CONTROL_PORT: u16 = 15012;
@@ -40,10 +37,6 @@ pub struct Embedded {
     cnis: BTreeMap<String, Running<Cni>>,
     control: Option<Running<ControlPlane>>,
 }
-
-/// A mesh file on the command line.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct MeshFile;
 
 /// A service, and the thread whose runtime it works on; dropped in this order.
 struct Running<T> {
@@ -183,24 +176,6 @@ impl World<Embedded> {
     pub fn restart_proxy(&mut self, node: &str) -> Result<(), WorldError> {
         drop(self.take_proxy(node)?);
         self.start_proxies()
-    }
-}
-
-impl MeshSource for MeshFile {
-    type Services = Embedded;
-
-    fn topology(&self, up: &UpArgs) -> Result<Topology, String> {
-        let mesh = Mesh::read(&up.file).map_err(|error| error.to_string())?;
-        Topology::of(&mesh, up.dns).map_err(|error| error.to_string())
-    }
-
-    fn services(&self, up: &UpArgs) -> Result<Embedded, String> {
-        Mesh::read(&up.file).map(Embedded::new).map_err(|error| error.to_string())
-    }
-
-    fn reload(&self, up: &UpArgs, services: &mut Embedded) -> Result<(), String> {
-        let mesh = Mesh::read(&up.file).map_err(|error| error.to_string())?;
-        services.update(mesh).map_err(|error| error.to_string())
     }
 }
 

@@ -1,0 +1,34 @@
+//! Why something could not be measured.
+
+use std::io;
+
+use crate::lab::{
+    apps::AppError,
+    control::mesh_file::MeshFileError,
+    process::ProcessError,
+    topology::TopologyError,
+    world::{ServiceError, WorldError},
+};
+
+/// Why something could not be measured.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BenchError {
+    #[error(transparent)]
+    World(#[from] WorldError),
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+    #[error(transparent)]
+    App(#[from] AppError),
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+    #[error(transparent)]
+    Mesh(#[from] MeshFileError),
+    #[error(transparent)]
+    Topology(#[from] TopologyError),
+    #[error("cannot configure the pair: {0}")]
+    Pair(#[source] io::Error),
+    #[error("{failures} of {of} failed: {first}")]
+    Failed { failures: u64, of: u64, first: String },
+    #[error("the mesh has no such pod or proxy")]
+    Layout,
+}
