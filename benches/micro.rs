@@ -51,7 +51,7 @@ use warren::{
     },
     runtime::shard::watched,
     telemetry::{
-        trace::span::{Kind, Spans, Step},
+        trace::span::{SpanKind, Spans, Step},
         traffic::TrafficTable,
     },
 };
@@ -210,7 +210,7 @@ fn tracing_off() {
     repeat("tracing, a connection, off", || {
         let work = async {
             for name in ["capture", "wait for identity", "route", "CONNECT", "relay"] {
-                let step = Step::new(name, Kind::Internal);
+                let step = Step::new(name, SpanKind::Internal);
                 step.within(async { black_box(()) }).await;
                 step.describe(|span| _ = span.failed("bench", name));
             }

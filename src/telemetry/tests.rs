@@ -189,7 +189,7 @@ fn plain_lines_have_five_columns_whatever_they_carry() {
         tracing::info!(display = %evil, text = evil, debug = ?Some(evil), "{evil}");
     });
     assert_eq!(lines.len(), 3);
-    assert_eq!(columns(&lines[0]), ["info", "actors::telemetry::tests", "no fields", ""]);
+    assert_eq!(columns(&lines[0]), ["info", "telemetry::tests", "no fields", ""]);
     assert_eq!(columns(&lines[1]), ["info", "actors::x:xds{id=3 name=\"a b\"}", "in span", ""]);
     let evil = "a\\tb\\nc\\u{1b}[2J\\u{9b}";
     let fields = format!("display={evil} text=\"{evil}\" debug=Some(\"{evil}\")");
