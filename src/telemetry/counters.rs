@@ -2,7 +2,7 @@
 
 use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use dashmap::DashMap;
@@ -30,13 +30,12 @@ pub struct Sampled {
     pub name: &'static str,
     /// What it counts.
     pub help: &'static str,
-    /// Rendered labels, since when they are counted, and the count.
-    pub samples: Vec<(Box<str>, SystemTime, u64)>,
+    /// Rendered labels and the count.
+    pub samples: Vec<(Box<str>, u64)>,
 }
 
 #[derive(Debug)]
 struct Cell {
-    since: SystemTime,
     count: AtomicU64,
     /// When a sweep first saw this count.
     seen: Mutex<Option<(Instant, u64)>>,
@@ -88,7 +87,7 @@ impl BoundedCounters {
     /// What there is now.
     pub fn sampled(&self) -> Sampled {
         let sample = |cell: dashmap::mapref::multiple::RefMulti<'_, Box<str>, Cell>| {
-            (cell.key().clone(), cell.since, cell.count.load(Relaxed))
+            (cell.key().clone(), cell.count.load(Relaxed))
         };
         Sampled { name: self.name, help: self.help, samples: self.series.iter().map(sample).collect() }
     }
@@ -110,7 +109,7 @@ impl BoundedCounters {
 
 impl Cell {
     fn new() -> Self {
-        Self { since: SystemTime::now(), count: AtomicU64::new(0), seen: Mutex::new(None) }
+        Self { count: AtomicU64::new(0), seen: Mutex::new(None) }
     }
 
     fn is_wanted(&self, now: Instant, idle: Duration) -> bool {

@@ -4,19 +4,13 @@
 
 use std::{future::Future, io, pin::Pin, sync::Arc, sync::mpsc as std_mpsc, thread, time::Duration};
 
-use opentelemetry_proto::tonic::resource::v1::Resource;
-use opentelemetry_sdk::trace::SdkTracer;
+use opentelemetry_sdk::{Resource, trace::SdkTracer};
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
 use super::{
     metrics::{Metrics, MetricsError},
-    otlp::{
-        self, Collector,
-        logs::Records,
-        metrics::Push,
-        queue::{self, Counts, Delivery},
-    },
+    otlp::{self, Batch, Collector, Counts, Delivery, logs::Records, metrics::Push, queue},
     trace,
 };
 use crate::protocols::config::{CollectorConfig, NodeConfig, OtlpConfig};
@@ -148,17 +142,16 @@ impl Drop for Export {
 // === impl Setup ===
 
 impl Setup<'_> {
-    fn delivery(
+    fn delivery<B: Batch>(
         &mut self,
         collector: &CollectorConfig,
         counts: Result<Counts, prometheus::Error>,
         what: &'static str,
-    ) -> Result<Delivery, ExportError> {
+    ) -> Result<Delivery<B>, ExportError> {
         let fail = |reason| ExportError::Settings { what, reason };
         let counts = counts.map_err(|error| fail(error.to_string()))?;
-        let collector = Collector::new(collector).map_err(fail)?;
         self.counts.push(counts.clone());
-        Ok(Delivery::new(collector, self.resource, &counts, what))
+        Delivery::new(Collector::new(collector, self.resource), &counts, what).map_err(fail)
     }
 }
 

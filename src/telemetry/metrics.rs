@@ -4,10 +4,7 @@
 //! into each other. Families of fixed labels live in a `prometheus` registry; those whose labels come from outside in
 //! [`TrafficTable`] and [`BoundedCounters`], which have bounds.
 
-use std::{
-    sync::Arc,
-    time::{Instant, SystemTime},
-};
+use std::{sync::Arc, time::Instant};
 
 use prometheus::{
     IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, core::Collector, proto::MetricFamily,
@@ -31,7 +28,6 @@ pub const OPENMETRICS: &str = "application/openmetrics-text;charset=utf-8;versio
 /// Every metric, with a typed method for each event.
 #[derive(Debug)]
 pub struct Metrics {
-    since: SystemTime,
     registry: Registry,
     traffic: TrafficTable,
     sockets: [IntGauge; 2],
@@ -50,8 +46,6 @@ pub struct Metrics {
 /// All metrics at one moment, but that the series of connections go on counting.
 #[derive(Debug)]
 pub struct Snapshot {
-    /// Since when the gathered families count.
-    pub since: SystemTime,
     /// The series of connections.
     pub traffic: Vec<Arc<Series>>,
     /// The families whose labels come from outside.
@@ -138,7 +132,6 @@ impl Metrics {
         let sockets = gauges(r, "istio_tcp_sockets_open", "Accepted sockets that are open", &["reporter"])?;
         let side = |reporter: Reporter| sockets.with_label_values(&[reporter.as_str()]);
         let metrics = Self {
-            since: SystemTime::now(),
             traffic: TrafficTable::default(),
             sockets: [side(Reporter::Source), side(Reporter::Destination)],
             on_demand_dns: on_demand_dns(),
@@ -186,7 +179,6 @@ impl Metrics {
     pub fn snapshot(&self) -> Snapshot {
         self.gauges.read(&self.traffic);
         Snapshot {
-            since: self.since,
             traffic: self.traffic.series(),
             counters: self.bounded().map(BoundedCounters::sampled).collect(),
             gathered: self.registry.gather(),

@@ -11,7 +11,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use dashmap::{DashMap, Entry};
@@ -49,7 +49,6 @@ pub struct Traffic {
 /// The counts of one label set.
 #[derive(Debug)]
 pub struct Series {
-    since: SystemTime,
     /// Labels up to the response flag's value, and what follows it.
     head: Box<str>,
     tail: Box<str>,
@@ -282,11 +281,6 @@ impl Family {
 // === impl Series ===
 
 impl Series {
-    /// Since when it counts.
-    pub fn since(&self) -> SystemTime {
-        self.since
-    }
-
     /// Its labels as they are rendered, with the flag of a good end.
     pub fn labels(&self) -> String {
         [&self.head, ResponseFlag::Ok.as_str(), &self.tail].concat()
@@ -308,7 +302,6 @@ impl Series {
             label_into(&mut tail, name, value);
         }
         Self {
-            since: SystemTime::now(),
             head: head.into(),
             tail: tail.into(),
             opened: AtomicU64::new(0),

@@ -1,28 +1,33 @@
 //! HTTP/1.1 to a collector: a connection for each request, which comes every few seconds.
 
-use std::io;
+use std::{io, sync::Arc};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, header, uri::InvalidUri};
+use http::{HeaderMap, HeaderValue, Request, Response, header, uri::InvalidUri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use opentelemetry_http::{HttpClient, HttpError};
+use prost::Message;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
 };
 
+use super::collector::{Answers, Rejected};
 use crate::actors::control::grpc::{self, GrpcError, GrpcTarget};
 
 /// Most bytes of an answer, as gRPC takes.
 const MAX_ANSWER: usize = 4 << 20;
 
-/// Sends requests to one collector. The caller bounds the time.
+/// Sends requests to one collector. The exporter bounds the time.
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) target: GrpcTarget,
     pub(super) tls: bool,
     pub(super) path: String,
+    pub(super) headers: HeaderMap,
+    pub(super) answers: Arc<Answers>,
 }
 
 /// Why a request was not answered.
@@ -48,26 +53,56 @@ pub(super) enum PostError {
     Answer(Box<dyn std::error::Error + Send + Sync>),
 }
 
+/// The protocol's answers, which have one shape for spans, log records and metrics (`Export…ServiceResponse`).
+#[derive(Clone, PartialEq, Message)]
+struct ExportResponse {
+    #[prost(message, optional, tag = "1")]
+    partial_success: Option<PartialSuccess>,
+}
+
+/// The protocol's `Export…PartialSuccess`.
+#[derive(Clone, PartialEq, Message)]
+struct PartialSuccess {
+    #[prost(int64, tag = "1")]
+    rejected: i64,
+    #[prost(string, tag = "2")]
+    error_message: String,
+}
+
 // === impl Client ===
 
+#[tonic::async_trait]
+impl HttpClient for Client {
+    async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+        match self.post(request).await {
+            Ok(answer) => {
+                *self.answers.error.lock() = None;
+                if answer.status().is_success() {
+                    *self.answers.rejected.lock() = rejected(answer.body());
+                }
+                Ok(answer)
+            }
+            Err(error) => {
+                *self.answers.error.lock() = Some(error.to_string());
+                Err(error.into())
+            }
+        }
+    }
+}
+
 impl Client {
-    /// Posts `body` with `headers`.
-    ///
-    /// # Errors
-    /// See [`PostError`].
-    pub(super) async fn post(
-        &self,
-        headers: &HeaderMap,
-        body: Vec<u8>,
-    ) -> Result<Response<Bytes>, PostError> {
-        let mut request = Request::new(Full::new(Bytes::from(body)));
-        *request.method_mut() = Method::POST;
+    /// Posts the body of `request`, with the headers of the settings.
+    async fn post(&self, request: Request<Bytes>) -> Result<Response<Bytes>, PostError> {
+        let mut request = request.map(Full::new);
         *request.uri_mut() = self.path.parse()?;
-        *request.headers_mut() = headers.clone();
+        let content_type = request.headers_mut().remove(header::CONTENT_TYPE);
+        *request.headers_mut() = self.headers.clone();
         let own = request.headers_mut();
         own.insert(header::HOST, HeaderValue::from_str(&self.target.to_string())?);
-        own.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
         own.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        if let Some(content_type) = content_type {
+            own.insert(header::CONTENT_TYPE, content_type);
+        }
         if self.tls {
             return exchange(grpc::http1(&self.target).await?, request).await;
         }
@@ -93,6 +128,41 @@ async fn exchange<Io: AsyncRead + AsyncWrite + Unpin + Send>(
         ended = &mut connection => {
             ended?;
             answered.await
+        }
+    }
+}
+
+/// What the collector did not take, and why. Some collectors answer with nothing, or with JSON: they reject nothing.
+fn rejected(answer: &[u8]) -> Option<Rejected> {
+    let partial = ExportResponse::decode(answer).ok()?.partial_success?;
+    let items = u64::try_from(partial.rejected).unwrap_or_default();
+    let reason = partial.error_message;
+    (items > 0 || !reason.is_empty()).then_some(Rejected { items, reason })
+}
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry_proto::tonic::collector::logs::v1::{
+        ExportLogsPartialSuccess, ExportLogsServiceResponse,
+    };
+
+    use super::*;
+
+    #[test]
+    fn an_answer_without_complaint_rejects_nothing() {
+        let answer = |rejected_log_records, message: &str| {
+            let partial = ExportLogsPartialSuccess { rejected_log_records, error_message: message.into() };
+            ExportLogsServiceResponse { partial_success: Some(partial) }.encode_to_vec()
+        };
+        let told = |items, reason: &str| Some(Rejected { items, reason: reason.into() });
+        for (answer, want) in [
+            (Vec::new(), None),
+            (b"{\"partialSuccess\":{}}".to_vec(), None),
+            (answer(0, ""), None),
+            (answer(-1, "odd"), told(0, "odd")),
+            (answer(2, ""), told(2, "")),
+        ] {
+            assert_eq!(rejected(&answer), want, "{answer:?}");
         }
     }
 }

@@ -1,14 +1,16 @@
-//! The export to a collector by OTLP: README.md, "Traces, logs and metrics".
+//! The export to a collector by OTLP: docs/telemetry.md.
 //!
-//! The SDK's own exporters are not used: they take no metrics but those of its instruments, and one sender of the
-//! protocol's messages does for all three.
+//! The exporters are those of `opentelemetry-otlp`. The queues before them are ours, and so are their connections.
 
 mod collector;
+mod delivery;
 mod http;
+mod instruments;
 pub(super) mod logs;
 pub(super) mod metrics;
 mod points;
 pub(super) mod queue;
+mod spans;
 #[cfg(test)]
 mod tests;
 
@@ -19,14 +21,15 @@ use std::{
     task::Poll,
 };
 
-use opentelemetry_proto::tonic::{
-    common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value::Value},
-    resource::v1::Resource,
-};
+use opentelemetry::{InstrumentationScope, KeyValue};
+use opentelemetry_sdk::Resource;
 
 use crate::protocols::config::NodeConfig;
 
-pub(super) use self::collector::Collector;
+pub(super) use self::{
+    collector::{Batch, Collector},
+    delivery::{Counts, Delivery},
+};
 
 thread_local! {
     /// Whether the calling thread is one of the exporter's.
@@ -62,23 +65,13 @@ pub(super) fn resource(settings: &[(String, String)], node: &NodeConfig) -> Reso
         ("k8s.namespace.name", node.pod_namespace.as_deref()),
         ("k8s.pod.name", node.pod_name.as_deref()),
     ];
-    let is_set = |key: &str| settings.iter().any(|(name, _)| name == key);
-    let known = known.into_iter().filter(|(key, _)| !is_set(key));
-    let known = known.filter_map(|(key, value)| Some(text(key, value?)));
-    let set = settings.iter().map(|(key, value)| text(key, value));
-    Resource { attributes: known.chain(set).collect(), ..Resource::default() }
+    let known = known.into_iter().filter_map(|(key, value)| Some(KeyValue::new(key, value?.to_owned())));
+    let set = settings.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone()));
+    // The last value of a key counts.
+    Resource::builder_empty().with_attributes(known.chain(set)).build()
 }
 
-/// What made the telemetry: a part of this program.
-pub(super) fn scope(name: &str) -> InstrumentationScope {
-    let version = env!("CARGO_PKG_VERSION").to_owned();
-    InstrumentationScope { name: name.to_owned(), version, ..InstrumentationScope::default() }
-}
-
-fn text(key: &str, value: &str) -> KeyValue {
-    attribute(key.to_owned(), Value::StringValue(value.to_owned()))
-}
-
-fn attribute(key: String, value: Value) -> KeyValue {
-    KeyValue { key, value: Some(AnyValue { value: Some(value) }), ..KeyValue::default() }
+/// The part of this program that made the telemetry.
+pub(super) fn scope(name: &'static str) -> InstrumentationScope {
+    InstrumentationScope::builder(name).with_version(env!("CARGO_PKG_VERSION")).build()
 }

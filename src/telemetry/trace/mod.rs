@@ -11,22 +11,14 @@ pub mod span;
 mod tests;
 
 use opentelemetry::trace::{SpanContext, TracerProvider as _};
-use opentelemetry_proto::tonic::{
-    collector::trace::v1::ExportTraceServiceRequest,
-    resource::v1::Resource,
-    trace::v1::{ResourceSpans, ScopeSpans, Span as Sent},
-};
 use opentelemetry_sdk::{
-    Resource as SdkResource,
+    Resource,
     error::OTelSdkResult,
     trace::{SdkTracer, SdkTracerProvider, Span, SpanData, SpanProcessor},
 };
 
 use self::{hold::Held, sample::Sampler};
-use super::otlp::{
-    self,
-    queue::{Item, Queue},
-};
+use super::otlp::{queue::Queue, scope};
 use crate::protocols::config::Sampling;
 
 /// What becomes of a span that has ended: exported, kept until its trace has ended, or let go of.
@@ -40,31 +32,11 @@ struct Fate {
 pub(super) fn tracer(sampling: Sampling, queue: Queue<SpanData>) -> SdkTracer {
     let provider = SdkTracerProvider::builder()
         .with_sampler(Sampler::new(sampling))
-        // Requests have theirs.
-        .with_resource(SdkResource::builder_empty().build())
+        // The exporter has its own.
+        .with_resource(Resource::builder_empty().build())
         .with_span_processor(Fate { queue, held: Held::default() })
         .build();
-    provider.tracer("warren")
-}
-
-// === impl SpanData ===
-
-impl Item for SpanData {
-    type Request = ExportTraceServiceRequest;
-
-    /// Their number is the bound: what they hold is ours.
-    fn bytes(&self) -> usize {
-        0
-    }
-
-    fn request(batch: Vec<Self>, resource: &Resource) -> ExportTraceServiceRequest {
-        let spans = batch.into_iter().map(Sent::from).collect();
-        let scope_spans =
-            vec![ScopeSpans { scope: Some(otlp::scope("warren")), spans, ..ScopeSpans::default() }];
-        let resource = Some(resource.clone());
-        let resource_spans = vec![ResourceSpans { resource, scope_spans, ..ResourceSpans::default() }];
-        ExportTraceServiceRequest { resource_spans }
-    }
+    provider.tracer_with_scope(scope("warren"))
 }
 
 // === impl Fate ===
