@@ -1,11 +1,12 @@
 //! The binary: reads the settings, starts the tree, and waits for its end.
 
-use std::{collections::BTreeMap, path::Path, process::ExitCode};
+use std::{collections::BTreeMap, path::Path, process::ExitCode, sync::Arc};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use warren::{
     actors::{
         admin::cli,
+        telemetry::CollectorDialer,
         tree::{self, Proxy},
     },
     protocols::config::{self, Config, Inputs, MESH_FILE},
@@ -80,7 +81,8 @@ fn proxy() -> ExitCode {
             config::LogFormat::Json => LogFormat::Json,
         };
         let filter = log.filter.to_string().parse().map_err(|e| format!("RUST_LOG: {e}"))?;
-        let export = Export::start(&config.process.otlp, &config.node).map_err(|e| e.to_string())?;
+        let export = Export::start(&config.process.otlp, &config.node, Arc::new(CollectorDialer))
+            .map_err(|e| e.to_string())?;
         let logging = Logging::install(format, filter, export).map_err(|e| format!("logging: {e}"))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|e| format!("runtime: {e}"))?;

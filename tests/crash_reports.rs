@@ -13,11 +13,12 @@ use std::{
 use parking_lot::Mutex;
 use ractor::ActorProcessingErr;
 use warren::{
+    actors::telemetry::panics,
     supervisor::{
         Actor, Address, ChildSpec, CrashReport, Death, Described, Fault, Mailbox, OwnedTask, Strategy,
         SupervisorSpec, Tree,
     },
-    telemetry::{line::LogFormat, log::Logging, metrics::Metrics, panics},
+    telemetry::{line::LogFormat, log::Logging, metrics::Metrics},
 };
 
 const LIMIT: Duration = Duration::from_secs(25);

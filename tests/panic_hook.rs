@@ -3,7 +3,10 @@
 use std::{io, sync::Arc};
 
 use parking_lot::Mutex;
-use warren::telemetry::{line::LogFormat, log::Logging, metrics::Metrics, panics};
+use warren::{
+    actors::telemetry::panics,
+    telemetry::{line::LogFormat, log::Logging, metrics::Metrics},
+};
 
 #[derive(Clone, Default)]
 struct Kept(Arc<Mutex<Vec<u8>>>);

@@ -29,6 +29,7 @@ use super::{
     pods::{Pods, unhealthy::UnhealthyPods},
     quarantine::Quarantine,
     settings,
+    telemetry::{ActorLoads, Outages, count_event, panics},
 };
 use crate::{
     dataplane::{
@@ -44,13 +45,11 @@ use crate::{
     supervisor::{Event, Intensity, StartError, Strategy, SupervisorSpec, Tree, TreeHandle},
     sys::{netns::NetNs, socket::wildcard},
     telemetry::{
-        self,
-        load::ActorLoads,
         log::Logging,
-        metrics::{Metrics, Termination},
+        metrics::{Metrics, MetricsError, Termination},
         shards::ShardLoads,
         state_gauge::StateGauge,
-        trace::{outage::Outages, span::trace_of},
+        trace::span::trace_of,
     },
 };
 
@@ -85,7 +84,7 @@ pub enum BootError {
     Start(#[from] StartError),
     /// The metrics contradict each other.
     #[error("metrics: {0}")]
-    Metrics(#[from] telemetry::metrics::MetricsError),
+    Metrics(#[from] MetricsError),
     /// `/proc` cannot be read.
     #[error("own network namespace: {0}")]
     Namespace(std::io::Error),
@@ -135,7 +134,7 @@ pub async fn boot(config: &Config, logging: &Logging) -> Result<Proxy, BootError
     let parts = parts(config, logging, &readiness, (ask, seen.clone()))?;
     let (metrics, outages, pods) = (parts.metrics.clone(), Outages::default(), parts.pods.clone());
     let on_event = move |event: &Event| {
-        metrics.actors.observe(event.kind_label, &event.kind);
+        count_event(&metrics.actors, event.kind_label, &event.kind);
         outages.observe(event);
         pods.heard(event);
     };
@@ -191,7 +190,7 @@ fn parts(
     if let Some(export) = logging.export() {
         export.attach(&metrics)?;
     }
-    telemetry::panics::install(metrics.clone());
+    panics::install(metrics.clone());
     metrics.register(ActorLoads::new(seen.clone())?)?;
     let tree = seen.clone();
     let aside = move || tree.get().map(TreeHandle::quarantined_by_kind).unwrap_or_default();

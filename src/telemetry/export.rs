@@ -8,6 +8,7 @@ use opentelemetry_sdk::{Resource, trace::SdkTracer};
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
+pub use super::otlp::{DialError, Dialing, TlsDialer};
 use super::{
     metrics::{Metrics, MetricsError},
     otlp::{self, Batch, Collector, Counts, Delivery, logs::Records, metrics::Push, queue},
@@ -53,6 +54,7 @@ type Works = Vec<Pin<Box<dyn Future<Output = ()> + Send>>>;
 /// What is needed to set up one kind of telemetry.
 struct Setup<'a> {
     resource: &'a Resource,
+    dialer: Arc<dyn TlsDialer>,
     closing: watch::Receiver<()>,
     counts: Vec<Counts>,
     works: Works,
@@ -61,11 +63,16 @@ struct Setup<'a> {
 // === impl Export ===
 
 impl Export {
-    /// Begins to export what `config` asks for, if that is anything. A collector that cannot be reached is no error.
+    /// Begins to export what `config` asks for, if that is anything. A collector that cannot be reached is no error;
+    /// `dialer` reaches those behind TLS.
     ///
     /// # Errors
     /// See [`ExportError`].
-    pub fn start(config: &OtlpConfig, node: &NodeConfig) -> Result<Option<Self>, ExportError> {
+    pub fn start(
+        config: &OtlpConfig,
+        node: &NodeConfig,
+        dialer: Arc<dyn TlsDialer>,
+    ) -> Result<Option<Self>, ExportError> {
         if config.traces.is_none() && config.logs.is_none() && config.metrics.is_none() {
             return Ok(None);
         }
@@ -75,7 +82,7 @@ impl Export {
         let entered = runtime.enter();
         let resource = otlp::resource(&config.resource, node);
         let (close, closing) = watch::channel(());
-        let mut setup = Setup { resource: &resource, closing, counts: Vec::new(), works: Vec::new() };
+        let mut setup = Setup { resource: &resource, dialer, closing, counts: Vec::new(), works: Vec::new() };
         let mut tracer = None;
         if let Some(traces) = &config.traces {
             let delivery = setup.delivery(&traces.collector, Counts::spans(), "traces")?;
@@ -151,7 +158,8 @@ impl Setup<'_> {
         let fail = |reason| ExportError::Settings { what, reason };
         let counts = counts.map_err(|error| fail(error.to_string()))?;
         self.counts.push(counts.clone());
-        Delivery::new(Collector::new(collector, self.resource), &counts, what).map_err(fail)
+        Delivery::new(Collector::new(collector, self.resource, self.dialer.clone()), &counts, what)
+            .map_err(fail)
     }
 }
 

@@ -17,10 +17,7 @@ use super::{
     process,
     traffic::{SERIES_IDLE, Series, Traffic, TrafficTable},
 };
-use crate::{
-    protocols::labels::{Endpoint, Reporter, TrafficLabels, or_unknown},
-    supervisor::EventKind,
-};
+use crate::protocols::labels::{Endpoint, Reporter, TrafficLabels, or_unknown};
 
 /// The media type of a scrape by a client that asked for it.
 pub const OPENMETRICS: &str = "application/openmetrics-text;charset=utf-8;version=1.0.0";
@@ -356,17 +353,6 @@ impl ActorMetrics {
         self.crashes.with_label_values(&[kind]).inc();
     }
 
-    /// Counts what a tree's observer was told of an actor of `kind`.
-    pub fn observe(&self, kind: &'static str, what: &EventKind) {
-        match what {
-            EventKind::Restarted { .. } => self.restarted(kind),
-            EventKind::Crashed { .. } | EventKind::StartFailed { .. } | EventKind::GaveUp { .. } => {
-                self.crashed(kind)
-            }
-            EventKind::Finished | EventKind::Quarantined { .. } | EventKind::Killed { .. } => {}
-        }
-    }
-
     /// Says how much input of `kind` is set aside.
     pub fn set_aside(&self, kind: &'static str, inputs: u64) {
         self.set_aside.with_label_values(&[kind]).set(signed(inputs));
@@ -378,7 +364,7 @@ impl ActorMetrics {
     }
 
     /// The panic hook ran.
-    pub(super) fn panicked(&self) {
+    pub(crate) fn panicked(&self) {
         self.panics.inc();
     }
 }

@@ -1,6 +1,6 @@
 //! The exporters of `opentelemetry-otlp`, over our gRPC channel or our HTTP client.
 
-use std::{sync::Arc, time::Duration};
+use std::{error::Error, fmt, pin::Pin, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderValue, header::USER_AGENT};
 use opentelemetry_otlp::{
@@ -8,16 +8,15 @@ use opentelemetry_otlp::{
 };
 use opentelemetry_sdk::{Resource, error::OTelSdkResult};
 use parking_lot::Mutex;
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
 use tonic::{
     metadata::MetadataMap,
     transport::{Channel, Endpoint},
 };
 
 use super::http::Client;
-use crate::{
-    actors::control::grpc::{self, GrpcTarget, RootSource},
-    protocols::config::{CollectorConfig, OtlpEndpoint, OtlpProtocol},
-};
+use crate::protocols::config::{CollectorConfig, OtlpEndpoint, OtlpProtocol};
 
 /// Pause after the first try that failed. The pause doubles with each further failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -34,7 +33,26 @@ pub(in crate::telemetry) struct Collector {
     config: CollectorConfig,
     headers: HeaderMap,
     resource: Resource,
+    dialer: Arc<dyn TlsDialer>,
 }
+
+/// Makes TLS connections to collectors.
+pub trait TlsDialer: fmt::Debug + Send + Sync {
+    /// A gRPC channel to `collector` that connects with its first request.
+    ///
+    /// # Errors
+    /// The endpoint is none.
+    fn channel(&self, collector: &CollectorConfig) -> Result<Channel, DialError>;
+
+    /// A connection to `collector` for HTTP/1.1, within the collector's timeout.
+    fn http1(&self, collector: &CollectorConfig) -> Dialing;
+}
+
+/// Why a dialer has no connection.
+pub type DialError = Box<dyn Error + Send + Sync>;
+
+/// A connection that is being made.
+pub type Dialing = Pin<Box<dyn Future<Output = Result<TlsStream<TcpStream>, DialError>> + Send>>;
 
 /// Telemetry of one kind that is sent in one request.
 pub(in crate::telemetry) trait Batch: Send + Sized + 'static {
@@ -91,11 +109,15 @@ pub(super) struct Http {
 // === impl Collector ===
 
 impl Collector {
-    /// The collector of `config`, which is told of `resource`.
-    pub(in crate::telemetry) fn new(config: &CollectorConfig, resource: &Resource) -> Self {
+    /// The collector of `config`, which is told of `resource` and dialled by `dialer` where it is behind TLS.
+    pub(in crate::telemetry) fn new(
+        config: &CollectorConfig,
+        resource: &Resource,
+        dialer: Arc<dyn TlsDialer>,
+    ) -> Self {
         let mut headers: HeaderMap<HeaderValue> = config.headers.iter().cloned().collect();
         headers.entry(USER_AGENT).or_insert(HeaderValue::from_static(AGENT));
-        Self { config: config.clone(), headers, resource: resource.clone() }
+        Self { config: config.clone(), headers, resource: resource.clone(), dialer }
     }
 
     /// Where requests go.
@@ -121,35 +143,21 @@ impl Collector {
         let (endpoint, timeout) = (&self.config.endpoint, self.config.timeout);
         if self.config.protocol == OtlpProtocol::Http {
             let client = Client {
-                target: self.target(),
-                tls: endpoint.tls,
-                path: endpoint.path.clone(),
+                config: self.config.clone(),
+                dialer: self.dialer.clone(),
                 headers: self.headers.clone(),
                 answers: answers.clone(),
             };
             return Ok(Transport::Http(Http { client, endpoint: endpoint.to_string(), timeout }));
         }
         let channel = if endpoint.tls {
-            grpc::lazily(&self.target()).map_err(|error| error.to_string())?
+            self.dialer.channel(&self.config).map_err(|error| error.to_string())?
         } else {
             let endpoint = Endpoint::from_shared(endpoint.to_string()).map_err(|error| error.to_string())?;
             endpoint.connect_timeout(timeout).connect_lazy()
         };
         let metadata = MetadataMap::from_headers(self.headers.clone());
         Ok(Transport::Grpc(Grpc { channel, metadata, timeout }))
-    }
-
-    fn target(&self) -> GrpcTarget {
-        let roots = &self.config.roots;
-        GrpcTarget {
-            host: self.config.endpoint.host.clone(),
-            port: self.config.endpoint.port,
-            roots: roots.as_ref().map_or(RootSource::System, |path| RootSource::File(path.into())),
-            alt_hostname: None,
-            tls12: true,
-            post_quantum_only: false,
-            connect_timeout: self.config.timeout,
-        }
     }
 }
 

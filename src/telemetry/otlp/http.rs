@@ -14,8 +14,8 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::collector::{Answers, Rejected};
-use crate::actors::control::grpc::{self, GrpcError, GrpcTarget};
+use super::collector::{Answers, DialError, Rejected, TlsDialer};
+use crate::protocols::config::{CollectorConfig, OtlpEndpoint};
 
 /// Most bytes of an answer, as gRPC takes.
 const MAX_ANSWER: usize = 4 << 20;
@@ -23,9 +23,8 @@ const MAX_ANSWER: usize = 4 << 20;
 /// Sends requests to one collector. The exporter bounds the time.
 #[derive(Debug)]
 pub(super) struct Client {
-    pub(super) target: GrpcTarget,
-    pub(super) tls: bool,
-    pub(super) path: String,
+    pub(super) config: CollectorConfig,
+    pub(super) dialer: Arc<dyn TlsDialer>,
     pub(super) headers: HeaderMap,
     pub(super) answers: Arc<Answers>,
 }
@@ -34,8 +33,8 @@ pub(super) struct Client {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PostError {
     /// TLS does not stand.
-    #[error(transparent)]
-    Tls(#[from] GrpcError),
+    #[error("{0}")]
+    Tls(DialError),
     /// TCP does not stand.
     #[error("cannot connect: {0}")]
     Tcp(io::Error),
@@ -94,20 +93,30 @@ impl Client {
     /// Posts the body of `request`, with the headers of the settings.
     async fn post(&self, request: Request<Bytes>) -> Result<Response<Bytes>, PostError> {
         let mut request = request.map(Full::new);
-        *request.uri_mut() = self.path.parse()?;
+        let to = &self.config.endpoint;
+        *request.uri_mut() = to.path.parse()?;
         let content_type = request.headers_mut().remove(header::CONTENT_TYPE);
         *request.headers_mut() = self.headers.clone();
         let own = request.headers_mut();
-        own.insert(header::HOST, HeaderValue::from_str(&self.target.to_string())?);
+        own.insert(header::HOST, HeaderValue::from_str(&authority(to))?);
         own.insert(header::CONNECTION, HeaderValue::from_static("close"));
         if let Some(content_type) = content_type {
             own.insert(header::CONTENT_TYPE, content_type);
         }
-        if self.tls {
-            return exchange(grpc::http1(&self.target).await?, request).await;
+        if to.tls {
+            return exchange(self.dialer.http1(&self.config).await.map_err(PostError::Tls)?, request).await;
         }
-        let stream = TcpStream::connect((self.target.host.as_str(), self.target.port)).await;
+        let stream = TcpStream::connect((to.host.as_str(), to.port)).await;
         exchange(stream.map_err(PostError::Tcp)?, request).await
+    }
+}
+
+/// The collector's host and port.
+fn authority(to: &OtlpEndpoint) -> String {
+    if to.host.contains(':') {
+        format!("[{}]:{}", to.host, to.port)
+    } else {
+        format!("{}:{}", to.host, to.port)
     }
 }
 

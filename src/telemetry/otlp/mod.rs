@@ -26,6 +26,7 @@ use opentelemetry_sdk::Resource;
 
 use crate::protocols::config::NodeConfig;
 
+pub use self::collector::{DialError, Dialing, TlsDialer};
 pub(super) use self::{
     collector::{Batch, Collector},
     delivery::{Counts, Delivery},

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     io::{Read, Write},
     net::TcpListener,
-    sync::mpsc,
+    sync::{Arc, mpsc},
     thread,
     time::Duration,
 };
@@ -23,7 +23,10 @@ use crate::{
         line::LogFormat,
         log::{LogHandle, Logging},
         metrics::Metrics,
-        trace::span::{SpanKind, Step},
+        trace::{
+            span::{SpanKind, Step},
+            tests::NoTls,
+        },
     },
 };
 
@@ -79,7 +82,7 @@ fn exported(vars: &[(&str, &str)], filter: &str, work: impl FnOnce(&LogHandle)) 
         fake_ca_allowed: false,
     });
     let config = config.unwrap();
-    let export = Export::start(&config.process.otlp, &config.node).unwrap().unwrap();
+    let export = Export::start(&config.process.otlp, &config.node, Arc::new(NoTls)).unwrap().unwrap();
     let metrics = Metrics::new("x").unwrap();
     export.attach(&metrics).unwrap();
     let made = Logging::with(std::io::sink(), LogFormat::Plain, filter.parse().unwrap(), Some(export));

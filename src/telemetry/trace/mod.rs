@@ -4,11 +4,10 @@
 //! Without a collector nobody asks for that target and a span costs the test of a static.
 
 mod hold;
-pub mod outage;
 mod sample;
 pub mod span;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use opentelemetry::trace::{SpanContext, TracerProvider as _};
 use opentelemetry_sdk::{

@@ -10,22 +10,41 @@ use opentelemetry_proto::tonic::{
     trace::v1::Span as Sent,
 };
 use parking_lot::Mutex;
-use tonic::{Request, Response, Status, transport::server::TcpIncoming};
+use tonic::{
+    Request, Response, Status,
+    transport::{Channel, server::TcpIncoming},
+};
 
 use super::span::{Connection, SpanKind, Spans, Step, trace_of};
 use crate::{
     protocols::{
-        config::{self, Inputs},
+        config::{self, CollectorConfig, Inputs},
         hbone::headers::TraceParent,
         outcome::{Failure, Outcome},
     },
-    telemetry::{export::Export, line::LogFormat, log::Logging},
+    telemetry::{
+        export::{DialError, Dialing, Export, TlsDialer},
+        line::LogFormat,
+        log::Logging,
+    },
 };
 
-mod tls;
+/// For collectors that are not behind TLS.
+#[derive(Debug)]
+pub(in crate::telemetry) struct NoTls;
+
+impl TlsDialer for NoTls {
+    fn channel(&self, _: &CollectorConfig) -> Result<Channel, DialError> {
+        Err("there is no TLS".into())
+    }
+
+    fn http1(&self, _: &CollectorConfig) -> Dialing {
+        Box::pin(async { Err("there is no TLS".into()) })
+    }
+}
 
 #[derive(Clone, Default)]
-struct Received(Arc<Mutex<Vec<Sent>>>);
+pub(crate) struct Received(pub(crate) Arc<Mutex<Vec<Sent>>>);
 
 #[tonic::async_trait]
 impl TraceService for Received {
@@ -56,12 +75,12 @@ impl Received {
         (received, endpoint)
     }
 
-    fn take(&self, request: ExportTraceServiceRequest) {
+    pub(crate) fn take(&self, request: ExportTraceServiceRequest) {
         let scopes = request.resource_spans.into_iter().flat_map(|part| part.scope_spans);
         self.0.lock().extend(scopes.flat_map(|scope| scope.spans));
     }
 
-    fn find(&self, name: &str) -> Sent {
+    pub(crate) fn find(&self, name: &str) -> Sent {
         let spans = self.0.lock();
         spans.iter().find(|span| span.name == name).cloned().unwrap_or_else(|| panic!("no {name}: {spans:?}"))
     }
@@ -75,11 +94,16 @@ fn traced(endpoint: &str, sampler: &str, filter: &str, work: impl Future<Output 
         ("OTEL_TRACES_SAMPLER", sampler),
         ("OTEL_TRACES_SAMPLER_ARG", "0.000000000001"),
     ];
-    traced_by(&vars, filter, work)
+    traced_by(&vars, filter, Arc::new(NoTls), work)
 }
 
 /// The same with all variables as given.
-fn traced_by(vars: &[(&str, &str)], filter: &str, work: impl Future<Output = ()>) -> String {
+pub(crate) fn traced_by(
+    vars: &[(&str, &str)],
+    filter: &str,
+    dialer: Arc<dyn TlsDialer>,
+    work: impl Future<Output = ()>,
+) -> String {
     let vars: BTreeMap<String, String> =
         vars.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
     let config = config::parse(&Inputs {
@@ -90,7 +114,7 @@ fn traced_by(vars: &[(&str, &str)], filter: &str, work: impl Future<Output = ()>
         fake_ca_allowed: false,
     });
     let config = config.unwrap();
-    let export = Export::start(&config.process.otlp, &config.node).unwrap();
+    let export = Export::start(&config.process.otlp, &config.node, dialer).unwrap();
     let log = Log::default();
     let made = Logging::with(log.clone(), LogFormat::Plain, filter.parse().unwrap(), export);
     let (dispatch, logging) = made.unwrap();
@@ -124,7 +148,7 @@ impl Log {
 }
 
 /// A connection with one step and a log line, which ends as `outcome` says.
-async fn connection(from: Option<TraceParent>, outcome: Outcome) {
+pub(crate) async fn connection(from: Option<TraceParent>, outcome: Outcome) {
     let logged = tracing::debug_span!(target: "conn", "outbound");
     let work = async move {
         let step = Step::new("policy", SpanKind::Internal);

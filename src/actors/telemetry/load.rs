@@ -12,8 +12,10 @@ use prometheus::{
     proto::MetricFamily,
 };
 
-use super::metrics::MetricsError;
-use crate::supervisor::{NodeSnapshot, TreeHandle};
+use crate::{
+    supervisor::{NodeSnapshot, TreeHandle},
+    telemetry::metrics::MetricsError,
+};
 
 /// Mailboxes and handlers by the kind of actor. Kinds are words of the program: there are about twenty.
 pub struct ActorLoads {
