@@ -15,7 +15,7 @@ use tonic::{
     transport::{Channel, server::TcpIncoming},
 };
 
-use super::span::{Connection, SpanKind, Spans, Step, trace_of};
+use super::span::{Connection, SpanKind, Spans, Step, describe, trace_of};
 use crate::{
     protocols::{
         config::{self, CollectorConfig, Inputs},
@@ -205,6 +205,47 @@ fn a_step_tells_its_peer_who_it_is() {
         (told.trace_id.to_be_bytes().into(), told.span_id.to_be_bytes().into())
     );
     assert!(told.sampled);
+}
+
+#[test]
+fn work_runs_inside_a_step_that_says_how_it_ended() {
+    let (received, endpoint) = Received::serve();
+    traced(&endpoint, "always_on", "info", async {
+        let outer = Step::new("outer", SpanKind::Internal);
+        let work = async {
+            let inner = async {
+                describe(|span| _ = span.set("inside", 1));
+                tokio::task::yield_now().await;
+                Err::<(), _>("refused")
+            };
+            let mut kept = Box::pin(Step::run("inner", SpanKind::Client, inner).describe(|span, result| {
+                span.result("connect", result);
+            }));
+            assert_eq!(kept.as_mut().await, Err("refused"));
+            // The future is still there, and the step has ended.
+            assert_eq!(Step::run("silent", SpanKind::Internal, async { 7 }).await, 7);
+            drop(Step::run("dropped", SpanKind::Internal, std::future::pending::<()>()));
+            drop(kept);
+        };
+        outer.within(work).await;
+    });
+    let outer = received.find("outer");
+    let (inner, silent) = (received.find("inner"), received.find("silent"));
+    assert!(inner.end_time_unix_nano <= silent.start_time_unix_nano, "{inner:?} {silent:?}");
+    for span in [&inner, &silent, &received.find("dropped")] {
+        assert_eq!(span.parent_span_id, outer.span_id, "{span:?}");
+    }
+    let keys: Vec<&str> = inner.attributes.iter().map(|pair| pair.key.as_str()).collect();
+    assert!(keys.contains(&"inside") && keys.contains(&"error.type"), "{keys:?}");
+    let said = [inner, silent].map(|span| span.status.map(|status| status.message).unwrap_or_default());
+    assert_eq!(said, ["refused", ""]);
+}
+
+#[test]
+fn work_runs_the_same_while_traces_are_off() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let run = Step::run("off", SpanKind::Internal, async { 7 }).describe(|_, _| panic!("there is no span"));
+    assert_eq!(runtime.block_on(run), 7);
 }
 
 #[test]
