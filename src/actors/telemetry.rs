@@ -23,7 +23,7 @@ use crate::{
     },
 };
 
-pub use self::{dialer::CollectorDialer, load::ActorLoads, outage::Outages};
+pub use self::{dialer::CollectorDialer, load::of_actors, outage::Outages};
 
 /// How often it looks.
 const EVERY: Duration = Duration::from_secs(60);

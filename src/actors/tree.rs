@@ -29,7 +29,7 @@ use super::{
     pods::{Pods, unhealthy::UnhealthyPods},
     quarantine::Quarantine,
     settings,
-    telemetry::{ActorLoads, Outages, count_event, panics},
+    telemetry::{Outages, count_event, of_actors, panics},
 };
 use crate::{
     dataplane::{
@@ -47,8 +47,7 @@ use crate::{
     telemetry::{
         log::Logging,
         metrics::{Metrics, MetricsError, Termination},
-        shards::ShardLoads,
-        state_gauge::StateGauge,
+        shards, state_gauge,
         trace::span::trace_of,
     },
 };
@@ -191,10 +190,10 @@ fn parts(
         export.attach(&metrics)?;
     }
     panics::install(metrics.clone());
-    metrics.register(ActorLoads::new(seen.clone())?)?;
+    metrics.register(of_actors(seen.clone())?)?;
     let tree = seen.clone();
     let aside = move || tree.get().map(TreeHandle::quarantined_by_kind).unwrap_or_default();
-    metrics.register(StateGauge::of_quarantined_actors(aside)?)?;
+    metrics.register(state_gauge::of_quarantined_actors(aside)?)?;
     let mesh = Mesh::new(LocalNode {
         network: config.node.network.clone(),
         node: config.node.node_name.clone(),
@@ -205,7 +204,7 @@ fn parts(
     let tables = MeshTables::new(mesh.clone(), certs.clone(), quarantine.clone());
     let xds = xds(config, &metrics)?;
     let shards = Shards::new(config.process.shards.count);
-    metrics.register(ShardLoads::new(shards.clone())?)?;
+    metrics.register(shards::of_shards(shards.clone())?)?;
     let node = Arc::new(Node {
         mesh,
         mesh_changed: tables.changed(),
@@ -238,10 +237,10 @@ fn parts(
 /// Has certificates and pods counted by their states.
 fn count(metrics: &Metrics, certs: &Certs, pods: &Pods, zds: &Zds) -> Result<(), BootError> {
     let certs = certs.clone();
-    metrics.register(StateGauge::of_certificates(move || certs.by_state())?)?;
+    metrics.register(state_gauge::of_certificates(move || certs.by_state())?)?;
     let (pods, hand_over) = (pods.clone(), zds.status());
     metrics
-        .register(StateGauge::of_pods(move || pods.by_state(hand_over.borrow().session.counts.pending))?)?;
+        .register(state_gauge::of_pods(move || pods.by_state(hand_over.borrow().session.counts.pending))?)?;
     Ok(())
 }
 

@@ -152,7 +152,7 @@ impl Setup<'_> {
     fn delivery<B: Batch>(
         &mut self,
         collector: &CollectorConfig,
-        counts: Result<Counts, prometheus::Error>,
+        counts: Result<Counts, MetricsError>,
         what: &'static str,
     ) -> Result<Delivery<B>, ExportError> {
         let fail = |reason| ExportError::Settings { what, reason };

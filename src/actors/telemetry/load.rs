@@ -6,85 +6,42 @@ use std::{
     time::Duration,
 };
 
-use prometheus::{
-    CounterVec, GaugeVec, IntCounterVec, IntGaugeVec, Opts,
-    core::{Collector, Desc},
-    proto::MetricFamily,
-};
-
 use crate::{
     supervisor::{NodeSnapshot, TreeHandle},
-    telemetry::metrics::MetricsError,
+    telemetry::series::{
+        Computed, MetricsError, Readings,
+        declared::{HANDLER_SECONDS, MAILBOX_DEPTH, MAILBOX_OLDEST, MESSAGES},
+    },
 };
 
-/// Mailboxes and handlers by the kind of actor. Kinds are words of the program: there are about twenty.
-pub struct ActorLoads {
-    tree: Arc<OnceLock<TreeHandle>>,
-    depth: IntGaugeVec,
-    oldest: GaugeVec,
-    handled: IntCounterVec,
-    busy: CounterVec,
+/// Mailboxes and handlers by the kind of actor, of the tree that `tree` is set to once it is up. Kinds are words of the
+/// program: there are about twenty.
+///
+/// # Errors
+/// A name is none: a mistake in the declarations.
+pub fn of_actors(tree: Arc<OnceLock<TreeHandle>>) -> Result<Computed, MetricsError> {
+    let families = &[MAILBOX_DEPTH, MAILBOX_OLDEST, MESSAGES, HANDLER_SECONDS];
+    Computed::new(families, move |readings| {
+        if let Some(tree) = tree.get() {
+            read(tree, readings);
+        }
+    })
 }
 
-// === impl ActorLoads ===
-
-impl ActorLoads {
-    /// Of the tree that `tree` is set to once it is up.
-    ///
-    /// # Errors
-    /// A name is none: a mistake in this file.
-    pub fn new(tree: Arc<OnceLock<TreeHandle>>) -> Result<Self, MetricsError> {
-        let kind = &["kind"];
-        let depth = Opts::new("warren_actor_mailbox_depth", "Messages that wait, over all actors of a kind");
-        let oldest = Opts::new(
-            "warren_actor_mailbox_oldest_seconds",
-            "Longest that a message waits now, of all actors of a kind",
-        );
-        let handled = Opts::new("warren_actor_messages_total", "Messages handled");
-        let busy = Opts::new("warren_actor_handler_seconds_total", "Time in handlers, awaits included");
-        Ok(Self {
-            tree,
-            depth: IntGaugeVec::new(depth, kind)?,
-            oldest: GaugeVec::new(oldest, kind)?,
-            handled: IntCounterVec::new(handled, kind)?,
-            busy: CounterVec::new(busy, kind)?,
-        })
+fn read(tree: &TreeHandle, readings: &mut Readings) {
+    let mut waiting: BTreeMap<&'static str, (usize, Duration)> = BTreeMap::new();
+    let mut left: Vec<NodeSnapshot> = tree.snapshot();
+    while let Some(node) = left.pop() {
+        let (depth, oldest) = waiting.entry(node.kind_label).or_default();
+        *depth += node.load.depth;
+        *oldest = node.load.oldest.max(*oldest);
+        left.extend(node.children);
     }
-
-    fn read(&self, tree: &TreeHandle) {
-        let mut waiting: BTreeMap<&'static str, (usize, Duration)> = BTreeMap::new();
-        let mut left: Vec<NodeSnapshot> = tree.snapshot();
-        while let Some(node) = left.pop() {
-            let (depth, oldest) = waiting.entry(node.kind_label).or_default();
-            *depth += node.load.depth;
-            *oldest = node.load.oldest.max(*oldest);
-            left.extend(node.children);
-        }
-        for (kind, handled, busy) in tree.handled_by_kind() {
-            let (depth, oldest) = waiting.get(kind).copied().unwrap_or_default();
-            self.depth.with_label_values(&[kind]).set(i64::try_from(depth).unwrap_or(i64::MAX));
-            self.oldest.with_label_values(&[kind]).set(oldest.as_secs_f64());
-            let counter = self.handled.with_label_values(&[kind]);
-            counter.inc_by(handled.saturating_sub(counter.get()));
-            let counter = self.busy.with_label_values(&[kind]);
-            counter.inc_by((busy.as_secs_f64() - counter.get()).max(0.0));
-        }
-    }
-
-    fn families(&self) -> [&dyn Collector; 4] {
-        [&self.depth, &self.oldest, &self.handled, &self.busy]
-    }
-}
-
-impl Collector for ActorLoads {
-    fn desc(&self) -> Vec<&Desc> {
-        self.families().into_iter().flat_map(Collector::desc).collect()
-    }
-
-    fn collect(&self) -> Vec<MetricFamily> {
-        if let Some(tree) = self.tree.get() {
-            self.read(tree);
-        }
-        self.families().into_iter().flat_map(Collector::collect).collect()
+    for (kind, handled, busy) in tree.handled_by_kind() {
+        let (depth, oldest) = waiting.get(kind).copied().unwrap_or_default();
+        readings.put(MAILBOX_DEPTH, &[kind], depth as f64);
+        readings.put(MAILBOX_OLDEST, &[kind], oldest.as_secs_f64());
+        readings.put(MESSAGES, &[kind], handled as f64);
+        readings.put(HANDLER_SECONDS, &[kind], busy.as_secs_f64());
     }
 }

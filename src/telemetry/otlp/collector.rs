@@ -1,28 +1,35 @@
 //! The exporters of `opentelemetry-otlp`, over our gRPC channel or our HTTP client.
 
-use std::{error::Error, fmt, pin::Pin, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderValue, header::USER_AGENT};
 use opentelemetry_otlp::{
     ExporterBuildError, Protocol, RetryPolicy, WithExportConfig, WithHttpConfig, WithTonicConfig,
 };
 use opentelemetry_sdk::{Resource, error::OTelSdkResult};
-use parking_lot::Mutex;
-use tokio::net::TcpStream;
-use tokio_rustls::client::TlsStream;
 use tonic::{
     metadata::MetadataMap,
     transport::{Channel, Endpoint},
 };
 
-use super::http::Client;
+use super::{
+    dialer::TlsDialer,
+    http::{Answers, Client},
+};
 use crate::protocols::config::{CollectorConfig, OtlpEndpoint, OtlpProtocol};
 
-/// Pause after the first try that failed. The pause doubles with each further failure.
+/// Pause after the first try that failed.
+///
+/// Limit: pause before a request to the collector is tried again, at first: 100 ms, and up to 100 ms of chance; past it:
+/// the pause doubles.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// Longest pause, unless the collector asks for a longer one.
+///
+/// Limit: pause before a request to the collector is tried again, at most: 2 s; past it: the pause stays as long.
 const LAST_PAUSE: Duration = Duration::from_secs(2);
 /// Most that chance adds to a pause.
+///
+/// No limit: the spread of a pause.
 const JITTER: Duration = Duration::from_millis(100);
 /// Name by which the exporter asks.
 const AGENT: &str = concat!("warren/", env!("CARGO_PKG_VERSION"));
@@ -35,24 +42,6 @@ pub(in crate::telemetry) struct Collector {
     resource: Resource,
     dialer: Arc<dyn TlsDialer>,
 }
-
-/// Makes TLS connections to collectors.
-pub trait TlsDialer: fmt::Debug + Send + Sync {
-    /// A gRPC channel to `collector` that connects with its first request.
-    ///
-    /// # Errors
-    /// The endpoint is none.
-    fn channel(&self, collector: &CollectorConfig) -> Result<Channel, DialError>;
-
-    /// A connection to `collector` for HTTP/1.1, within the collector's timeout.
-    fn http1(&self, collector: &CollectorConfig) -> Dialing;
-}
-
-/// Why a dialer has no connection.
-pub type DialError = Box<dyn Error + Send + Sync>;
-
-/// A connection that is being made.
-pub type Dialing = Pin<Box<dyn Future<Output = Result<TlsStream<TcpStream>, DialError>> + Send>>;
 
 /// Telemetry of one kind that is sent in one request.
 pub(in crate::telemetry) trait Batch: Send + Sized + 'static {
@@ -68,22 +57,6 @@ pub(in crate::telemetry) trait Batch: Send + Sized + 'static {
 
     /// Sends the batch, again and again while the collector may take it and there is time.
     fn export(self, exporter: &Self::Exporter) -> impl Future<Output = OTelSdkResult> + Send;
-}
-
-/// What our HTTP client learns of a request and the exporter does not pass on.
-#[derive(Debug, Default)]
-pub(in crate::telemetry) struct Answers {
-    /// Why the last try got no answer.
-    pub(super) error: Mutex<Option<String>>,
-    /// What the collector left out of the request that it took.
-    pub(super) rejected: Mutex<Option<Rejected>>,
-}
-
-/// Parts of a request that the collector did not take.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Rejected {
-    pub(super) items: u64,
-    pub(super) reason: String,
 }
 
 /// How requests are sent.
@@ -190,16 +163,6 @@ impl Http {
             .with_protocol(Protocol::HttpBinary)
             .with_timeout(self.timeout)
             .with_retry_policy(retries())
-    }
-}
-
-// === impl Answers ===
-
-impl Answers {
-    /// Forgets what earlier requests were told.
-    pub(super) fn clear(&self) {
-        *self.error.lock() = None;
-        *self.rejected.lock() = None;
     }
 }
 

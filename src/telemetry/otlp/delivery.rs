@@ -2,11 +2,17 @@
 
 use std::sync::Arc;
 
-use prometheus::{IntCounter, IntCounterVec, Opts};
+use prometheus::{IntCounter, IntCounterVec, Registry};
 use tokio::time::timeout;
 
-use super::collector::{Answers, Batch, Collector};
-use crate::telemetry::metrics::{Metrics, MetricsError};
+use super::{
+    collector::{Batch, Collector},
+    http::Answers,
+};
+use crate::telemetry::{
+    metrics::Metrics,
+    series::{Declaration, MetricsError, declared},
+};
 
 /// Sends batches of one kind to a collector.
 pub(in crate::telemetry) struct Delivery<B: Batch> {
@@ -112,37 +118,27 @@ impl<B: Batch> Delivery<B> {
 
 impl Counts {
     /// Of spans.
-    pub(in crate::telemetry) fn spans() -> Result<Self, prometheus::Error> {
-        Self::new([
-            ("warren_trace_spans_exported_total", "Spans a collector took"),
-            ("warren_trace_spans_dropped_total", "Spans that no collector got"),
-            ("warren_trace_export_failures_total", "Requests with spans a collector did not take"),
-        ])
+    pub(in crate::telemetry) fn spans() -> Result<Self, MetricsError> {
+        Self::new([declared::SPANS_EXPORTED, declared::SPANS_DROPPED, declared::SPAN_FAILURES])
     }
 
     /// Of log records.
-    pub(in crate::telemetry) fn records() -> Result<Self, prometheus::Error> {
-        Self::new([
-            ("warren_log_records_exported_total", "Log records a collector took"),
-            ("warren_log_records_dropped_total", "Log records that no collector got"),
-            ("warren_log_export_failures_total", "Requests with log records a collector did not take"),
-        ])
+    pub(in crate::telemetry) fn records() -> Result<Self, MetricsError> {
+        Self::new([declared::RECORDS_EXPORTED, declared::RECORDS_DROPPED, declared::RECORD_FAILURES])
     }
 
     /// Of exports of all metrics.
-    pub(in crate::telemetry) fn exports() -> Result<Self, prometheus::Error> {
-        Self::new([
-            ("warren_metric_exports_total", "Exports of all metrics that a collector took whole"),
-            ("warren_metric_exports_dropped_total", "Exports of metrics that no collector got, or not whole"),
-            ("warren_metric_export_failures_total", "Requests with metrics a collector did not take"),
-        ])
+    pub(in crate::telemetry) fn exports() -> Result<Self, MetricsError> {
+        Self::new([declared::EXPORTS, declared::EXPORTS_DROPPED, declared::EXPORT_FAILURES])
     }
 
-    fn new([exported, dropped, failures]: [(&str, &str); 3]) -> Result<Self, prometheus::Error> {
+    fn new([exported, dropped, failures]: [&Declaration; 3]) -> Result<Self, MetricsError> {
+        // The export begins before there are metrics: what it counts joins their registry later.
+        let none = &Registry::new();
         Ok(Self {
-            exported: IntCounter::new(exported.0, exported.1)?,
-            dropped: IntCounterVec::new(Opts::new(dropped.0, dropped.1), &["reason"])?,
-            failures: IntCounter::new(failures.0, failures.1)?,
+            exported: exported.counter(none)?,
+            dropped: dropped.counters(none)?,
+            failures: failures.counter(none)?,
         })
     }
 

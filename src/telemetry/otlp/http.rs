@@ -8,16 +8,19 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use opentelemetry_http::{HttpClient, HttpError};
+use parking_lot::Mutex;
 use prost::Message;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
 };
 
-use super::collector::{Answers, DialError, Rejected, TlsDialer};
+use super::dialer::{DialError, TlsDialer};
 use crate::protocols::config::{CollectorConfig, OtlpEndpoint};
 
-/// Most bytes of an answer, as gRPC takes.
+/// Bytes of an answer, as gRPC takes.
+///
+/// Limit: a collector's answer: 4 MiB; past it: the request failed.
 const MAX_ANSWER: usize = 4 << 20;
 
 /// Sends requests to one collector. The exporter bounds the time.
@@ -27,6 +30,22 @@ pub(super) struct Client {
     pub(super) dialer: Arc<dyn TlsDialer>,
     pub(super) headers: HeaderMap,
     pub(super) answers: Arc<Answers>,
+}
+
+/// What our HTTP client learns of a request and the exporter does not pass on.
+#[derive(Debug, Default)]
+pub(in crate::telemetry) struct Answers {
+    /// Why the last try got no answer.
+    pub(super) error: Mutex<Option<String>>,
+    /// What the collector left out of the request that it took.
+    pub(super) rejected: Mutex<Option<Rejected>>,
+}
+
+/// Parts of a request that the collector did not take.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Rejected {
+    pub(super) items: u64,
+    pub(super) reason: String,
 }
 
 /// Why a request was not answered.
@@ -138,6 +157,16 @@ async fn exchange<Io: AsyncRead + AsyncWrite + Unpin + Send>(
             ended?;
             answered.await
         }
+    }
+}
+
+// === impl Answers ===
+
+impl Answers {
+    /// Forgets what earlier requests were told.
+    pub(super) fn clear(&self) {
+        *self.error.lock() = None;
+        *self.rejected.lock() = None;
     }
 }
 

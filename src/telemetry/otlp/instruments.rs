@@ -27,9 +27,12 @@ use super::{
     points::{LABEL_SETS, Page, Points},
     scope,
 };
-use crate::protocols::outcome::ResponseFlag;
+use crate::{protocols::outcome::ResponseFlag, telemetry::metrics::describe};
 
-/// Most points of one family in a slice: a label set has one for each flag. The SDK keeps room for them.
+/// Points of one family in a slice: a label set has one for each flag. The SDK keeps room for them.
+///
+/// Limit: points of one family in one request with metrics: 800; past it: the SDK counts them as one, which a slice does
+/// not come to.
 const POINTS: usize = LABEL_SETS * ResponseFlag::ALL.len();
 
 /// The instruments of all families, and what reads them.
@@ -57,7 +60,7 @@ struct Shared(Arc<ManualReader>);
 // === impl Instruments ===
 
 impl Instruments {
-    /// Without any family yet. `resource` is told to the collector.
+    /// Of all families that are declared, which begin to count now. `resource` is told to the collector.
     pub(super) fn new(resource: &Resource) -> Self {
         let reader = Arc::new(ManualReader::builder().with_temporality(Temporality::Cumulative).build());
         let provider = SdkMeterProvider::builder()
@@ -66,7 +69,12 @@ impl Instruments {
             .with_view(|_: &_| Stream::builder().with_cardinality_limit(POINTS).build().ok())
             .build();
         let meter = provider.meter_with_scope(scope("warren"));
-        Self { _provider: provider, reader, meter, families: HashMap::new() }
+        let mut instruments = Self { _provider: provider, reader, meter, families: HashMap::new() };
+        let declared = describe().iter();
+        let pages = declared.flat_map(|family| Page::all(family.name, family.kind, family.help));
+        // The SDK's first reading gives back the room that its instruments begin with.
+        instruments.read(pages.collect());
+        instruments
     }
 
     /// A slice of the metrics, as the exporter takes it.

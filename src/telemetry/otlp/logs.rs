@@ -29,7 +29,8 @@ use tracing_subscriber::{
 };
 
 use super::{
-    collector::{Answers, Batch, Collector, Transport, unbuilt},
+    collector::{Batch, Collector, Transport, unbuilt},
+    http::Answers,
     is_exporter,
     queue::{Item, Queue},
     scope,
@@ -37,8 +38,12 @@ use super::{
 use crate::telemetry::trace::span::TARGET;
 
 /// Longest text of a record's body or of one of its attributes.
+///
+/// Limit: text of a log record or of one of its attributes: 16 KiB; past it: the text is cut.
 const TEXT_BYTES: usize = 16 << 10;
 /// What a record counts for besides its texts: times, severity, ids.
+///
+/// No limit: the fixed part of a record's size.
 const RECORD_BYTES: usize = 64;
 
 /// Makes records of the log's events, and queues them.

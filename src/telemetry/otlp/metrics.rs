@@ -13,8 +13,9 @@ use tokio::{
 };
 
 use super::{
-    collector::{Answers, Batch, Collector, Transport, unbuilt},
+    collector::{Batch, Collector, Transport, unbuilt},
     delivery::{Delivery, NotTaken},
+    http::Answers,
     instruments::Instruments,
     points::Slices,
 };

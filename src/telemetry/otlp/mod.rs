@@ -4,6 +4,7 @@
 
 mod collector;
 mod delivery;
+mod dialer;
 mod http;
 mod instruments;
 pub(super) mod logs;
@@ -26,7 +27,7 @@ use opentelemetry_sdk::Resource;
 
 use crate::protocols::config::NodeConfig;
 
-pub use self::collector::{DialError, Dialing, TlsDialer};
+pub use self::dialer::{DialError, Dialing, TlsDialer};
 pub(super) use self::{
     collector::{Batch, Collector},
     delivery::{Counts, Delivery},

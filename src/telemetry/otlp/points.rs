@@ -6,25 +6,33 @@
 use std::{sync::Arc, vec};
 
 use opentelemetry::KeyValue;
-use prometheus::proto::{Metric as Gathered, MetricFamily, MetricType};
+use prometheus::proto::MetricFamily;
 
-use crate::{
-    protocols::labels::FLAG,
-    telemetry::{
-        counters::Sampled,
-        metrics::Snapshot,
-        openmetrics::{labels, unit},
-        traffic::{FAMILIES, Family, Series},
-    },
+use crate::telemetry::{
+    metrics::Snapshot,
+    series::{Declaration, Encoder, Group, Header, Kind, Labels, Sample, Sampled, Value, gathered, unit},
 };
 
-/// Most label sets in one slice. A label set of connections is some five points of about a kilobyte.
+/// Label sets in one slice. A label set of connections is some five points of about a kilobyte.
+///
+/// Limit: label sets in one request with metrics: 100; past it: another request is made.
 pub(super) const LABEL_SETS: usize = 100;
 
 /// A snapshot in slices, each for one request.
-pub(super) struct Slices {
-    traffic: vec::IntoIter<Arc<Series>>,
-    rest: vec::IntoIter<Page>,
+pub(super) struct Slices(vec::IntoIter<Piece>);
+
+/// A part of a slice.
+enum Piece {
+    Sets(&'static [&'static Declaration], Vec<Arc<dyn Sampled>>),
+    Gathered(MetricFamily),
+}
+
+/// Makes pages of families.
+#[derive(Default)]
+struct Pages {
+    pages: Vec<Page>,
+    /// Where the pages of the family at hand begin.
+    begin: usize,
 }
 
 /// A family, or a part of one.
@@ -51,19 +59,13 @@ pub(super) enum Points {
 impl Slices {
     /// Of `snapshot`.
     pub(super) fn of(snapshot: Snapshot) -> Self {
-        let mut rest = Vec::new();
-        for family in snapshot.counters {
-            for samples in family.samples.chunks(LABEL_SETS) {
-                rest.push(counters(&family, samples));
-            }
+        let mut pieces = Vec::new();
+        for Group { declarations, sets } in snapshot.groups {
+            pieces.extend(sets.chunks(LABEL_SETS).map(|sets| Piece::Sets(declarations, sets.to_vec())));
         }
-        for mut family in snapshot.gathered {
-            let metrics = family.take_metric();
-            for metrics in metrics.chunks(LABEL_SETS) {
-                rest.extend(gathered(&family, metrics));
-            }
-        }
-        Self { traffic: snapshot.traffic.into_iter(), rest: rest.into_iter() }
+        // Their labels are words of the program: none has many.
+        pieces.extend(snapshot.gathered.into_iter().map(Piece::Gathered));
+        Self(pieces.into_iter())
     }
 }
 
@@ -71,117 +73,121 @@ impl Iterator for Slices {
     type Item = Vec<Page>;
 
     fn next(&mut self) -> Option<Vec<Page>> {
-        let series: Vec<Arc<Series>> = self.traffic.by_ref().take(LABEL_SETS).collect();
-        if !series.is_empty() {
-            return Some(connections(&series));
-        }
-        let (mut slice, mut points): (Vec<Page>, usize) = (Vec::new(), 0);
-        while let Some(next) = self.rest.as_slice().first() {
-            points += next.points.len();
-            if points > LABEL_SETS && !slice.is_empty() {
+        let (mut pages, mut sets) = (Pages::default(), 0);
+        while let Some(next) = self.0.as_slice().first() {
+            sets += next.len();
+            if sets > LABEL_SETS && !pages.pages.is_empty() {
                 break;
             }
-            slice.extend(self.rest.next());
+            match self.0.next()? {
+                Piece::Sets(declarations, sets) => Group { declarations, sets }.encode(&mut pages),
+                Piece::Gathered(family) => gathered(&family, &mut pages),
+            }
         }
-        (!slice.is_empty()).then_some(slice)
+        (!pages.pages.is_empty()).then_some(pages.pages)
     }
 }
 
-/// The families of connections, as far as `series` count in them.
-fn connections(series: &[Arc<Series>]) -> Vec<Page> {
-    let known: Vec<Vec<KeyValue>> = series.iter().map(|series| attributes(&series.labels())).collect();
-    let family = |family: &Family| {
-        let mut points = Vec::new();
-        for (series, known) in series.iter().zip(&known) {
-            family.each(series, &mut |flag, count| {
-                let mut attributes = known.clone();
-                if let Some(at) = attributes.iter_mut().find(|pair| pair.key.as_str() == FLAG) {
-                    *at = KeyValue::new(FLAG, flag.as_str());
+// === impl Piece ===
+
+impl Piece {
+    /// How many label sets there are.
+    fn len(&self) -> usize {
+        match self {
+            Self::Sets(_, sets) => sets.len(),
+            Self::Gathered(family) => family.get_metric().len(),
+        }
+    }
+}
+
+// === impl Pages ===
+
+impl Encoder for Pages {
+    fn family(&mut self, header: &Header<'_>) {
+        self.begin = self.pages.len();
+        self.pages.extend(Page::all(header.name, header.kind, header.help));
+    }
+
+    fn sample(&mut self, _: &Header<'_>, sample: &Sample<'_>) {
+        let own = attributes(sample.labels);
+        match (self.pages.get_mut(self.begin..), &sample.value) {
+            (Some([buckets, counts, sums]), Value::Histogram(histogram)) => {
+                let bounds = histogram.up_to.iter().map(|(bound, count)| (bound.to_string(), *count));
+                for (bound, count) in bounds.chain([("+Inf".to_owned(), histogram.count)]) {
+                    let mut attributes = own.clone();
+                    attributes.push(KeyValue::new("le", bound));
+                    buckets.points.push(attributes, count as f64);
                 }
-                points.push((attributes, count));
-            });
-        }
-        Page::new(family.name, family.help, Points::Counter(points))
-    };
-    FAMILIES.iter().map(family).filter(|page| page.points.len() > 0).collect()
-}
-
-fn counters(family: &Sampled, samples: &[(Box<str>, u64)]) -> Page {
-    let points = samples.iter().map(|(labels, count)| (attributes(labels), *count)).collect();
-    Page::new(family.name, family.help, Points::Counter(points))
-}
-
-fn gathered(family: &MetricFamily, metrics: &[Gathered]) -> Vec<Page> {
-    let (name, help) = (family.name(), family.help());
-    let all = |value: fn(&Gathered) -> f64| metrics.iter().map(|m| (own(m), value(m))).collect();
-    match family.get_field_type() {
-        MetricType::COUNTER => {
-            vec![Page::new(name, help, Points::Sum(all(|metric| metric.get_counter().get_value())))]
-        }
-        MetricType::HISTOGRAM => histogram((name, help), metrics),
-        _ => vec![Page::new(name, help, Points::Gauge(all(|metric| metric.get_gauge().get_value())))],
-    }
-}
-
-/// A histogram as a scrape has it: counts up to each bound, their sum, and how many there are. The SDK has no observable
-/// histogram.
-fn histogram((name, help): (&str, &str), metrics: &[Gathered]) -> Vec<Page> {
-    let mut buckets = Vec::new();
-    for metric in metrics {
-        let histogram = metric.get_histogram();
-        let finite = histogram.get_bucket().iter().filter(|bucket| bucket.upper_bound().is_finite());
-        let bounds = finite.map(|bucket| (bucket.upper_bound().to_string(), bucket.cumulative_count()));
-        for (bound, count) in bounds.chain([("+Inf".to_owned(), histogram.get_sample_count())]) {
-            let mut attributes = own(metric);
-            attributes.push(KeyValue::new("le", bound));
-            buckets.push((attributes, count));
+                counts.points.push(own.clone(), histogram.count as f64);
+                sums.points.push(own, histogram.sum);
+            }
+            (Some([page]), Value::Count(count)) => page.points.push_count(own, *count),
+            (Some([page]), Value::Number(number)) => page.points.push(own, *number),
+            // A family's samples are of its type.
+            _ => {}
         }
     }
-    let counts = metrics.iter().map(|m| (own(m), m.get_histogram().get_sample_count())).collect();
-    let sums = metrics.iter().map(|m| (own(m), m.get_histogram().get_sample_sum())).collect();
-    vec![
-        Page::new(&format!("{name}_bucket"), help, Points::Counter(buckets)),
-        Page::new(&format!("{name}_count"), help, Points::Counter(counts)),
-        Page { unit: ucum(name), ..Page::new(&format!("{name}_sum"), help, Points::Sum(sums)) },
-    ]
 }
 
 // === impl Page ===
 
 impl Page {
-    fn new(name: &str, help: &str, points: Points) -> Self {
-        Self { name: name.to_owned(), help: help.to_owned(), unit: ucum(name), points }
+    /// The empty pages of a family. A histogram is as a scrape has it: counts up to each bound, how many there are, and
+    /// their sum. The SDK has no observable histogram.
+    pub(super) fn all(name: &str, kind: Kind, help: &str) -> Vec<Self> {
+        let page = |suffix: &str, points| {
+            let unit = if suffix.is_empty() || suffix == "_sum" { ucum(name) } else { "" };
+            Self { name: format!("{name}{suffix}"), help: help.to_owned(), unit, points }
+        };
+        let (whole, fractional) = (Points::Counter(Vec::new()), Points::Sum(Vec::new()));
+        match kind {
+            Kind::Counter if unit(name) == Some("seconds") => vec![page("", fractional)],
+            Kind::Counter => vec![page("", whole)],
+            Kind::Gauge => vec![page("", Points::Gauge(Vec::new()))],
+            Kind::Histogram(_) => {
+                let counts = Points::Counter(Vec::new());
+                vec![page("_bucket", whole), page("_count", counts), page("_sum", fractional)]
+            }
+        }
     }
 }
 
 // === impl Points ===
 
 impl Points {
-    pub(super) fn len(&self) -> usize {
+    fn push_count(&mut self, attributes: Vec<KeyValue>, count: u64) {
         match self {
-            Self::Counter(points) => points.len(),
-            Self::Sum(points) | Self::Gauge(points) => points.len(),
+            Self::Counter(points) => points.push((attributes, count)),
+            Self::Sum(_) | Self::Gauge(_) => self.push(attributes, count as f64),
+        }
+    }
+
+    fn push(&mut self, attributes: Vec<KeyValue>, number: f64) {
+        match self {
+            // The registry has whole numbers as others.
+            Self::Counter(points) => points.push((attributes, number as u64)),
+            Self::Sum(points) | Self::Gauge(points) => points.push((attributes, number)),
         }
     }
 }
 
-/// The unit that a family's name ends in.
+/// The code for the unit that a family's name ends in.
 fn ucum(name: &str) -> &'static str {
-    match unit(name.strip_suffix("_total").unwrap_or(name)) {
+    match unit(name) {
         Some("bytes") => "By",
         Some("seconds") => "s",
         _ => "",
     }
 }
 
-/// Labels as they are rendered for a scrape, as attributes.
-fn attributes(rendered: &str) -> Vec<KeyValue> {
-    labels(rendered).map(|(name, value)| KeyValue::new(name.to_owned(), value)).collect()
-}
-
-fn own(metric: &Gathered) -> Vec<KeyValue> {
-    let pair = |name: &str, value: &str| KeyValue::new(name.to_owned(), value.to_owned());
-    metric.get_label().iter().map(|label| pair(label.name(), label.value())).collect()
+fn attributes(labels: Labels<'_>) -> Vec<KeyValue> {
+    match labels {
+        Labels::Set(set) => set.iter().map(|(name, value)| KeyValue::new(name, value.to_owned())).collect(),
+        Labels::Pairs(pairs) => {
+            let pair = |name: &str, value: &str| KeyValue::new(name.to_owned(), value.to_owned());
+            pairs.iter().map(|label| pair(label.name(), label.value())).collect()
+        }
+    }
 }
 
 #[cfg(test)]

@@ -19,9 +19,13 @@ use super::{
 };
 use crate::protocols::config::ExportQueue;
 
-/// Most bytes that wait, where items say how many they are.
+/// Bytes that wait, where items say how many they are.
+///
+/// Limit: bytes of log records that wait for the collector: 16 MiB; past it: the record is dropped, and counted.
 const QUEUE_BYTES: usize = 16 << 20;
 /// Bytes after which a request takes no further item: collectors take 4 MiB.
+///
+/// Limit: bytes of log records in one request: 2 MiB and one record; past it: another request is made.
 const REQUEST_BYTES: usize = 2 << 20;
 
 /// What can wait in a queue. Many of them are a batch.

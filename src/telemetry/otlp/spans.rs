@@ -9,7 +9,8 @@ use opentelemetry_sdk::{
 };
 
 use super::{
-    collector::{Answers, Batch, Collector, Transport, unbuilt},
+    collector::{Batch, Collector, Transport, unbuilt},
+    http::Answers,
     queue::Item,
 };
 

@@ -98,7 +98,7 @@ fn counters_and_gauges_of_the_registry_keep_their_names_and_values() {
     let restarts = find(&all, "warren_actor_restarts_total");
     assert!(matches!(&restarts.data, Some(Data::Sum(sum)) if sum.is_monotonic));
     let point = &points(restarts)[0];
-    assert_eq!((point.value, value(point, "kind")), (Some(Number::AsDouble(1.0)), "xds"));
+    assert_eq!((point.value, value(point, "kind")), (Some(Number::AsInt(1)), "xds"));
     assert!(point.start_time_unix_nano > 0);
     let build = find(&all, "istio_build");
     assert!(matches!(build.data, Some(Data::Gauge(_))));
@@ -162,7 +162,7 @@ fn a_histogram_becomes_its_buckets_its_count_and_its_sum_and_units_are_named() {
     registry.register(Box::new(busy.clone())).unwrap();
     [0.25, 0.75, 3.0, 4.0].iter().for_each(|time| times.observe(*time));
     busy.with_label_values(&["x"]).inc_by(0.5);
-    let snapshot = Snapshot { traffic: Vec::new(), counters: Vec::new(), gathered: registry.gather() };
+    let snapshot = Snapshot { groups: Vec::new(), gathered: registry.gather() };
     let all = sent(&mut Instruments::new(&Resource::builder_empty().build()), snapshot);
     let buckets = points(find(&all, "lookup_seconds_bucket")).iter();
     let mut buckets: Vec<_> = buckets.map(|point| (value(point, "le"), point.value.unwrap())).collect();
