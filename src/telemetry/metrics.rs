@@ -97,7 +97,7 @@ pub struct PodMetrics {
 pub struct ActorMetrics {
     restarts: IntCounterVec,
     crashes: IntCounterVec,
-    set_aside: IntGaugeVec,
+    quarantined: IntGaugeVec,
     task_panics: IntCounterVec,
     panics: IntCounter,
 }
@@ -310,7 +310,7 @@ impl ActorMetrics {
         Ok(Self {
             restarts: declared::RESTARTS.counters(r)?,
             crashes: declared::CRASHES.counters(r)?,
-            set_aside: declared::QUARANTINED_INPUT.gauges(r)?,
+            quarantined: declared::QUARANTINED_INPUT.gauges(r)?,
             task_panics: declared::TASK_PANICS.counters(r)?,
             panics: declared::PANICS.counter(r)?,
         })
@@ -326,9 +326,9 @@ impl ActorMetrics {
         self.crashes.with_label_values(&[kind]).inc();
     }
 
-    /// Says how much input of `kind` is set aside.
-    pub fn set_aside(&self, kind: &'static str, inputs: u64) {
-        self.set_aside.with_label_values(&[kind]).set(signed(inputs));
+    /// Says how much input of `kind` is in quarantine.
+    pub fn quarantined(&self, kind: &'static str, inputs: u64) {
+        self.quarantined.with_label_values(&[kind]).set(signed(inputs));
     }
 
     /// A task's owner was told that it panicked.

@@ -176,6 +176,6 @@ fn retries() -> RetryPolicy {
 }
 
 /// The text of an exporter's error of construction.
-pub(super) fn unbuilt(error: &ExporterBuildError) -> String {
+pub(super) fn build_error(error: &ExporterBuildError) -> String {
     error.to_string()
 }

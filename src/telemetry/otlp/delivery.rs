@@ -28,7 +28,7 @@ pub(in crate::telemetry) struct Delivery<B: Batch> {
 
 /// The collector did not take a request.
 #[derive(Debug)]
-pub(super) struct NotTaken;
+pub(super) struct ExportFailed;
 
 /// What became of what was to be exported.
 #[derive(Clone, Debug)]
@@ -68,7 +68,7 @@ impl<B: Batch> Delivery<B> {
     ///
     /// # Errors
     /// The collector did not take any part.
-    pub(super) async fn send(&mut self, batch: B) -> Result<u64, NotTaken> {
+    pub(super) async fn send(&mut self, batch: B) -> Result<u64, ExportFailed> {
         let result = self.export(batch).await;
         let (what, endpoint) = (self.what, self.collector.endpoint());
         let was_failing = std::mem::replace(&mut self.failing, result.is_err());
@@ -80,7 +80,7 @@ impl<B: Batch> Delivery<B> {
             } else {
                 tracing::warn!(target: "otlp", %endpoint, error, "cannot export {what}");
             }
-            return Err(NotTaken);
+            return Err(ExportFailed);
         }
         if was_failing {
             tracing::info!(target: "otlp", %endpoint, "{what} are exported again");

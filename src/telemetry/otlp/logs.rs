@@ -29,9 +29,9 @@ use tracing_subscriber::{
 };
 
 use super::{
-    collector::{Batch, Collector, Transport, unbuilt},
+    collector::{Batch, Collector, Transport, build_error},
     http::Answers,
-    is_exporter,
+    is_exporter_thread,
     queue::{Item, Queue},
     scope,
 };
@@ -48,7 +48,7 @@ const RECORD_BYTES: usize = 64;
 
 /// Makes records of the log's events, and queues them.
 #[derive(Debug)]
-pub(in crate::telemetry) struct Records {
+pub(in crate::telemetry) struct LogRecordLayer {
     /// Makes empty records. It has no processor, so nothing is emitted.
     logger: SdkLogger,
     queue: Queue<Record>,
@@ -77,11 +77,11 @@ struct Fields<'a> {
 
 /// Text up to its bound.
 #[derive(Default)]
-struct Bounded(String);
+struct BoundedText(String);
 
-// === impl Records ===
+// === impl LogRecordLayer ===
 
-impl Records {
+impl LogRecordLayer {
     pub(in crate::telemetry) fn new(queue: Queue<Record>) -> Self {
         let logger = SdkLoggerProvider::builder().build().logger("warren");
         Self { logger, queue, dispatch: OnceLock::new() }
@@ -112,7 +112,7 @@ impl Records {
     }
 }
 
-impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Records {
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for LogRecordLayer {
     fn on_register_dispatch(&self, dispatch: &Dispatch) {
         // The first is the only one.
         let _ = self.dispatch.set(dispatch.downgrade());
@@ -133,7 +133,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Records {
     }
 
     fn on_event(&self, event: &Event<'_>, cx: Context<'_, S>) {
-        if is_exporter() {
+        if is_exporter_thread() {
             return;
         }
         let mut attributes = Vec::new();
@@ -193,7 +193,7 @@ impl Batch for Vec<Record> {
             Transport::Grpc(grpc) => grpc.configure(builder.with_tonic()).build(),
             Transport::Http(http) => http.configure(builder.with_http()).build(),
         };
-        let mut exporter = built.map_err(|error| unbuilt(&error))?;
+        let mut exporter = built.map_err(|error| build_error(&error))?;
         exporter.set_resource(collector.resource());
         Ok(exporter)
     }
@@ -223,7 +223,7 @@ impl<'a> Fields<'a> {
     }
 
     fn put_text(&mut self, field: &Field, text: fmt::Arguments<'_>) {
-        let mut bounded = Bounded::default();
+        let mut bounded = BoundedText::default();
         // Fails once the bound is reached: what is there by then stands.
         let _ = bounded.write_fmt(text);
         if self.span.is_none() && field.name() == "message" {
@@ -263,9 +263,9 @@ impl Visit for Fields<'_> {
     }
 }
 
-// === impl Bounded ===
+// === impl BoundedText ===
 
-impl Write for Bounded {
+impl Write for BoundedText {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         let room = TEXT_BYTES - self.0.len();
         if text.len() <= room {

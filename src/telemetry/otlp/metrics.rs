@@ -13,8 +13,8 @@ use tokio::{
 };
 
 use super::{
-    collector::{Batch, Collector, Transport, unbuilt},
-    delivery::{Delivery, NotTaken},
+    collector::{Batch, Collector, Transport, build_error},
+    delivery::{Delivery, ExportFailed},
     http::Answers,
     instruments::Instruments,
     points::Slices,
@@ -22,7 +22,7 @@ use super::{
 use crate::telemetry::metrics::Metrics;
 
 /// The work of exporting metrics.
-pub(in crate::telemetry) struct Push {
+pub(in crate::telemetry) struct PeriodicExport {
     pub(in crate::telemetry) delivery: Delivery<ResourceMetrics>,
     /// From one export to the next.
     pub(in crate::telemetry) interval: Duration,
@@ -30,9 +30,9 @@ pub(in crate::telemetry) struct Push {
     pub(in crate::telemetry) timeout: Duration,
 }
 
-// === impl Push ===
+// === impl PeriodicExport ===
 
-impl Push {
+impl PeriodicExport {
     /// Exports the metrics, once they are given, until the sender of `closing` is dropped, and then a last time.
     pub(in crate::telemetry) async fn run(
         mut self,
@@ -56,7 +56,7 @@ impl Push {
             match done {
                 Ok(Ok(0)) => counts.exported(1),
                 Ok(Ok(_)) => counts.dropped("rejected", 1),
-                Ok(Err(NotTaken)) => counts.dropped("export failed", 1),
+                Ok(Err(ExportFailed)) => counts.dropped("export failed", 1),
                 Err(_) => counts.dropped("timed out", 1),
             }
             if last {
@@ -68,7 +68,11 @@ impl Push {
 
     /// Sends all there is, request by request, and says how many points the collector rejected. What follows a request
     /// that was not taken is not tried.
-    async fn export(&mut self, metrics: &Metrics, instruments: &mut Instruments) -> Result<u64, NotTaken> {
+    async fn export(
+        &mut self,
+        metrics: &Metrics,
+        instruments: &mut Instruments,
+    ) -> Result<u64, ExportFailed> {
         let mut rejected = 0;
         for slice in Slices::of(metrics.snapshot()) {
             rejected += self.delivery.send(instruments.read(slice)).await?;
@@ -93,7 +97,7 @@ impl Batch for ResourceMetrics {
             Transport::Grpc(grpc) => grpc.configure(builder.with_tonic()).build(),
             Transport::Http(http) => http.configure(builder.with_http()).build(),
         };
-        built.map_err(|error| unbuilt(&error))
+        built.map_err(|error| build_error(&error))
     }
 
     async fn export(self, exporter: &MetricExporter) -> OTelSdkResult {

@@ -39,20 +39,20 @@ thread_local! {
 }
 
 /// Makes the calling thread one whose events are not exported: each export would be cause for another.
-pub(super) fn begin_thread() {
+pub(super) fn mark_exporter_thread() {
     EXPORTS.set(true);
 }
 
 /// Whether the calling thread is one of the exporter's.
-fn is_exporter() -> bool {
+fn is_exporter_thread() -> bool {
     EXPORTS.get()
 }
 
-/// Runs `works` side by side until each has ended.
-pub(super) async fn all(mut works: Vec<Pin<Box<dyn Future<Output = ()> + Send>>>) {
+/// Runs `exports` side by side until each has ended.
+pub(super) async fn run_all(mut exports: Vec<Pin<Box<dyn Future<Output = ()> + Send>>>) {
     poll_fn(|cx| {
-        works.retain_mut(|work| work.as_mut().poll(cx).is_pending());
-        if works.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+        exports.retain_mut(|export| export.as_mut().poll(cx).is_pending());
+        if exports.is_empty() { Poll::Ready(()) } else { Poll::Pending }
     })
     .await;
 }

@@ -15,7 +15,7 @@ use tokio::{
 
 use super::{
     collector::Batch,
-    delivery::{Counts, Delivery, NotTaken},
+    delivery::{Counts, Delivery, ExportFailed},
 };
 use crate::protocols::config::ExportQueue;
 
@@ -44,14 +44,14 @@ pub(in crate::telemetry) struct Queue<T> {
 #[derive(Debug)]
 struct Shared {
     /// The queue is half full.
-    hurry: Notify,
+    half_full: Notify,
     /// Bytes of what waits.
     bytes: AtomicUsize,
     counts: Counts,
 }
 
 /// The exporter's side of a queue.
-pub(in crate::telemetry) struct Work<T>
+pub(in crate::telemetry) struct QueueExporter<T>
 where
     Vec<T>: Batch,
 {
@@ -65,14 +65,14 @@ where
 pub(in crate::telemetry) fn queue<T: Item>(
     limits: ExportQueue,
     delivery: Delivery<Vec<T>>,
-) -> (Queue<T>, Work<T>)
+) -> (Queue<T>, QueueExporter<T>)
 where
     Vec<T>: Batch,
 {
     let (queue, items) = mpsc::channel(limits.items);
     let counts = delivery.counts().clone();
-    let shared = Arc::new(Shared { hurry: Notify::new(), bytes: AtomicUsize::new(0), counts });
-    (Queue { items: queue, shared: shared.clone() }, Work { items, shared, limits, delivery })
+    let shared = Arc::new(Shared { half_full: Notify::new(), bytes: AtomicUsize::new(0), counts });
+    (Queue { items: queue, shared: shared.clone() }, QueueExporter { items, shared, limits, delivery })
 }
 
 // === impl Queue ===
@@ -88,14 +88,14 @@ impl<T: Item> Queue<T> {
             return shared.counts.dropped("queue full", 1);
         }
         if self.items.capacity() <= self.items.max_capacity() / 2 || waiting > QUEUE_BYTES / 2 {
-            shared.hurry.notify_one();
+            shared.half_full.notify_one();
         }
     }
 }
 
-// === impl Work ===
+// === impl QueueExporter ===
 
-impl<T: Item> Work<T>
+impl<T: Item> QueueExporter<T>
 where
     Vec<T>: Batch,
 {
@@ -106,7 +106,7 @@ where
             let last = tokio::select! {
                 biased;
                 _ = closing.changed() => true,
-                () = shared.hurry.notified() => false,
+                () = shared.half_full.notified() => false,
                 () = sleep(self.limits.delay) => false,
             };
             while let Some(batch) = self.batch() {
@@ -139,7 +139,7 @@ where
                 counts.exported(items - rejected);
                 counts.dropped("rejected", rejected);
             }
-            Err(NotTaken) => counts.dropped("export failed", items),
+            Err(ExportFailed) => counts.dropped("export failed", items),
         }
     }
 }

@@ -9,7 +9,7 @@ use opentelemetry_sdk::{
 };
 
 use super::{
-    collector::{Batch, Collector, Transport, unbuilt},
+    collector::{Batch, Collector, Transport, build_error},
     http::Answers,
     queue::Item,
 };
@@ -30,7 +30,7 @@ impl Batch for Vec<SpanData> {
             Transport::Grpc(grpc) => grpc.configure(builder.with_tonic()).build(),
             Transport::Http(http) => http.configure(builder.with_http()).build(),
         };
-        let mut exporter = built.map_err(|error| unbuilt(&error))?;
+        let mut exporter = built.map_err(|error| build_error(&error))?;
         exporter.set_resource(collector.resource());
         Ok(exporter)
     }

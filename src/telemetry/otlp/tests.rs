@@ -275,7 +275,7 @@ fn what_the_exporter_says_is_not_exported() {
         tracing::info!(target: "main", "first");
         let dispatch = tracing::dispatcher::get_default(Clone::clone);
         let of_the_exporter = move || {
-            super::begin_thread();
+            super::mark_exporter_thread();
             tracing::dispatcher::with_default(&dispatch, || tracing::info!(target: "main", "second"));
         };
         thread::spawn(of_the_exporter).join().unwrap();

@@ -31,7 +31,7 @@ use crate::protocols::labels::or_unknown;
 pub(crate) struct Family<C> {
     declarations: &'static [&'static Declaration],
     limit: usize,
-    sets: DashMap<Kept<C>, (), RandomState>,
+    sets: DashMap<SetKey<C>, (), RandomState>,
     kept: AtomicUsize,
     overflowed: AtomicU64,
 }
@@ -47,7 +47,7 @@ pub(crate) struct Set<C> {
 
 /// A set as the map's key: its values are all that counts.
 #[derive(Debug)]
-struct Kept<C>(Arc<Set<C>>);
+struct SetKey<C>(Arc<Set<C>>);
 
 thread_local! {
     /// The label set being looked up: its buffer is used again and again.
@@ -103,7 +103,7 @@ impl<C: Cell> Family<C> {
 
     fn insert<R>(&self, values: &[u8], work: impl FnOnce(&Arc<Set<C>>) -> R) -> R {
         let set = Arc::new(Set::new(values, self.declarations));
-        match self.sets.entry(Kept(set)) {
+        match self.sets.entry(SetKey(set)) {
             Entry::Occupied(entry) => work(&entry.key().0),
             Entry::Vacant(entry) => {
                 self.kept.fetch_add(1, Relaxed);
@@ -204,23 +204,23 @@ impl<C: Cell> Sampled for Set<C> {
     }
 }
 
-// === impl Kept ===
+// === impl SetKey ===
 
-impl<C> Borrow<[u8]> for Kept<C> {
+impl<C> Borrow<[u8]> for SetKey<C> {
     fn borrow(&self) -> &[u8] {
         &self.0.values
     }
 }
 
-impl<C> PartialEq for Kept<C> {
+impl<C> PartialEq for SetKey<C> {
     fn eq(&self, other: &Self) -> bool {
         self.0.values == other.0.values
     }
 }
 
-impl<C> Eq for Kept<C> {}
+impl<C> Eq for SetKey<C> {}
 
-impl<C> Hash for Kept<C> {
+impl<C> Hash for SetKey<C> {
     fn hash<H: Hasher>(&self, state: &mut H) {
         // As the bytes of a lookup are hashed.
         self.0.values.hash(state);

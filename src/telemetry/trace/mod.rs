@@ -3,9 +3,9 @@
 //! Spans are `tracing`'s, of one target that nothing else uses, so that neither the log nor its filter know of them.
 //! Without a collector nobody asks for that target and a span costs the test of a static.
 
-mod hold;
 mod sample;
 pub mod span;
+mod tail_buffer;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -16,15 +16,15 @@ use opentelemetry_sdk::{
     trace::{SdkTracer, SdkTracerProvider, Span, SpanData, SpanProcessor},
 };
 
-use self::{hold::Held, sample::Sampler};
+use self::{sample::Sampler, tail_buffer::TailBuffer};
 use super::otlp::{queue::Queue, scope};
 use crate::protocols::config::Sampling;
 
 /// What becomes of a span that has ended: exported, kept until its trace has ended, or let go of.
 #[derive(Debug)]
-struct Fate {
+struct TailSampler {
     queue: Queue<SpanData>,
-    held: Held,
+    held: TailBuffer,
 }
 
 /// What makes spans, which go to `queue` as far as they are chosen.
@@ -33,14 +33,14 @@ pub(super) fn tracer(sampling: Sampling, queue: Queue<SpanData>) -> SdkTracer {
         .with_sampler(Sampler::new(sampling))
         // The exporter has its own.
         .with_resource(Resource::builder_empty().build())
-        .with_span_processor(Fate { queue, held: Held::default() })
+        .with_span_processor(TailSampler { queue, held: TailBuffer::default() })
         .build();
     provider.tracer_with_scope(scope("warren"))
 }
 
-// === impl Fate ===
+// === impl TailSampler ===
 
-impl SpanProcessor for Fate {
+impl SpanProcessor for TailSampler {
     fn on_start(&self, _: &mut Span, _: &opentelemetry::Context) {}
 
     fn on_end(&self, span: SpanData) {
