@@ -1,12 +1,16 @@
 //! The binary: reads the settings, starts the tree, and waits for its end.
 
-use std::{collections::BTreeMap, ffi::OsString, io::Write, net::SocketAddr, path::Path, process::ExitCode};
+use std::{
+    collections::BTreeMap, ffi::OsString, io::Write, net::SocketAddr, path::Path, process::ExitCode,
+    sync::Arc,
+};
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum, error::ErrorKind};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use warren::{
     actors::{
         admin::cli::{self, AdminCommand},
+        telemetry::CollectorDialer,
         tree::{self, Proxy},
     },
     command_line, help_heading,
@@ -157,7 +161,8 @@ fn proxy() -> ExitCode {
     };
     let run = || -> Result<u8, String> {
         let log = &config.process.log;
-        let export = Export::start(&config.process.otlp, &config.node).map_err(|e| e.to_string())?;
+        let export = Export::start(&config.process.otlp, &config.node, Arc::new(CollectorDialer))
+            .map_err(|e| e.to_string())?;
         let logging =
             Logging::install(log.format, log.filter.clone(), export).map_err(|e| format!("logging: {e}"))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

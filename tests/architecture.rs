@@ -6,6 +6,8 @@ use std::collections::BTreeSet;
 
 #[path = "architecture/documents.rs"]
 mod documents;
+#[path = "architecture/limits.rs"]
+mod limits;
 #[path = "architecture/modules.rs"]
 mod modules;
 #[path = "architecture/source.rs"]

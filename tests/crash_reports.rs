@@ -13,12 +13,13 @@ use std::{
 use parking_lot::Mutex;
 use ractor::ActorProcessingErr;
 use warren::{
+    actors::telemetry::panics,
     protocols::config::LogFormat,
     supervisor::{
         Actor, Address, ChildSpec, CrashReport, Death, Described, Fault, Mailbox, OwnedTask, Strategy,
         SupervisorSpec, Tree,
     },
-    telemetry::{log::Logging, metrics::Metrics, panics},
+    telemetry::{log::Logging, metrics::Metrics},
 };
 
 const LIMIT: Duration = Duration::from_secs(25);

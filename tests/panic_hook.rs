@@ -4,8 +4,9 @@ use std::{io, sync::Arc};
 
 use parking_lot::Mutex;
 use warren::{
+    actors::telemetry::panics,
     protocols::config::LogFormat,
-    telemetry::{log::Logging, metrics::Metrics, panics},
+    telemetry::{log::Logging, metrics::Metrics},
 };
 
 #[derive(Clone, Default)]

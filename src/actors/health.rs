@@ -131,7 +131,7 @@ impl Health {
         let aside = self.quarantine.list();
         for kind in INPUTS {
             let inputs = aside.iter().filter(|input| input.kind == kind).count();
-            self.metrics.actors.set_aside(kind, inputs as u64);
+            self.metrics.actors.quarantined(kind, inputs as u64);
         }
     }
 

@@ -1,5 +1,13 @@
-//! The telemetry actor: housekeeping of the metrics. Metrics and log work without it; while it is down, nothing but
+//! Telemetry that knows actors: metrics and traces of the tree, the panic hook, the dialer of collectors. And the
+//! telemetry actor: housekeeping of the metrics. Metrics and log work without it; while it is down, nothing but
 //! the forgetting of idle series waits.
+
+mod dialer;
+mod load;
+mod outage;
+pub mod panics;
+#[cfg(test)]
+mod tests;
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,9 +16,14 @@ use tokio::time::Instant;
 
 use super::HUNG_AFTER;
 use crate::{
-    supervisor::{Actor, Address, ChildSpec, Described, Mailbox},
-    telemetry::{metrics::Metrics, queue::LogQueue},
+    supervisor::{Actor, Address, ChildSpec, Described, EventKind, Mailbox},
+    telemetry::{
+        metrics::{ActorMetrics, Metrics},
+        queue::LogQueue,
+    },
 };
+
+pub use self::{dialer::CollectorDialer, load::of_actors, outage::Outages};
 
 /// How often it looks.
 /// Limit: time between two sweeps of idle series: 60 s; past it: idle series are swept.
@@ -23,6 +36,17 @@ pub fn child(metrics: &Arc<Metrics>, log: &LogQueue) -> ChildSpec {
     ChildSpec::actor("telemetry", &Address::new("telemetry"), make)
         .kind_label("telemetry")
         .hung_after(HUNG_AFTER)
+}
+
+/// Counts what a tree's observer was told of an actor of `kind`.
+pub fn count_event(metrics: &ActorMetrics, kind: &'static str, what: &EventKind) {
+    match what {
+        EventKind::Restarted { .. } => metrics.restarted(kind),
+        EventKind::Crashed { .. } | EventKind::StartFailed { .. } | EventKind::GaveUp { .. } => {
+            metrics.crashed(kind);
+        }
+        EventKind::Finished | EventKind::Quarantined { .. } | EventKind::Killed { .. } => {}
+    }
 }
 
 struct Telemetry {
@@ -61,39 +85,5 @@ impl Actor for Telemetry {
         self.metrics.sweep(Instant::now().into_std());
         self.metrics.log_lines_lost(self.log.lost());
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        protocols::labels::{Reporter, TrafficLabels},
-        supervisor::{Strategy, SupervisorSpec, Tree},
-        telemetry::queue::QueueLimits,
-    };
-
-    #[tokio::test(start_paused = true)]
-    async fn idle_series_are_forgotten_and_a_kill_forgets_nothing_else() {
-        let metrics = Metrics::new("x").unwrap();
-        let log = LogQueue::start(std::io::sink(), QueueLimits::default()).unwrap();
-        let spec = SupervisorSpec::new("root", Strategy::OneForOne).child(child(&metrics, &log));
-        let tree = Tree::start(spec).await.unwrap();
-        let has_traffic = || metrics.encode().contains("istio_tcp_connections_opened");
-
-        let open = metrics.traffic(&TrafficLabels::unknown(Reporter::Source));
-        tokio::time::sleep(Duration::from_secs(7200)).await;
-        assert!(has_traffic(), "a connection is open");
-        tree.handle().kill("root/telemetry").unwrap();
-        while tree.handle().find("root/telemetry").unwrap().restarts == 0 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        assert!(has_traffic(), "the metrics are not the actor's");
-        drop(open);
-        tokio::time::sleep(Duration::from_secs(3500)).await;
-        assert!(has_traffic());
-        tokio::time::sleep(Duration::from_secs(300)).await;
-        assert!(!has_traffic());
-        tree.stop().await;
     }
 }

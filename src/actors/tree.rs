@@ -28,6 +28,7 @@ use super::{
     health::Health,
     pods::{Pods, node::Node, unhealthy::UnhealthyPods},
     quarantine::Quarantine,
+    telemetry::{Outages, count_event, of_actors, panics},
 };
 use crate::{
     dataplane::{
@@ -43,13 +44,10 @@ use crate::{
     supervisor::{Event, Intensity, StartError, Strategy, SupervisorSpec, Tree, TreeHandle},
     sys::{netns::NetNs, socket::wildcard},
     telemetry::{
-        self,
-        load::ActorLoads,
         log::Logging,
-        metrics::{Metrics, Termination},
-        shards::ShardLoads,
-        state_gauge::StateGauge,
-        trace::{outage::Outages, span::trace_of},
+        metrics::{Metrics, MetricsError, Termination},
+        shards, state_gauge,
+        trace::span::trace_of,
     },
 };
 
@@ -91,7 +89,7 @@ pub enum BootError {
     Start(#[from] StartError),
     /// The metrics contradict each other.
     #[error("metrics: {0}")]
-    Metrics(#[from] telemetry::metrics::MetricsError),
+    Metrics(#[from] MetricsError),
     /// `/proc` cannot be read.
     #[error("own network namespace: {0}")]
     Namespace(std::io::Error),
@@ -141,7 +139,7 @@ pub async fn boot(config: &Config, logging: &Logging) -> Result<Proxy, BootError
     let parts = parts(config, logging, &readiness, (ask, seen.clone()))?;
     let (metrics, outages, pods) = (parts.metrics.clone(), Outages::default(), parts.pods.clone());
     let on_event = move |event: &Event| {
-        metrics.actors.observe(event.kind_label, &event.kind);
+        count_event(&metrics.actors, event.kind_label, &event.kind);
         outages.observe(event);
         pods.heard(event);
     };
@@ -197,11 +195,11 @@ fn parts(
     if let Some(export) = logging.export() {
         export.attach(&metrics)?;
     }
-    telemetry::panics::install(metrics.clone());
-    metrics.register(ActorLoads::new(seen.clone())?)?;
+    panics::install(metrics.clone());
+    metrics.register(of_actors(seen.clone())?)?;
     let tree = seen.clone();
     let aside = move || tree.get().map(TreeHandle::quarantined_by_kind).unwrap_or_default();
-    metrics.register(StateGauge::of_quarantined_actors(aside)?)?;
+    metrics.register(state_gauge::of_quarantined_actors(aside)?)?;
     let mesh = Mesh::new(LocalNode {
         network: config.node.network.clone(),
         node: config.node.node_name.clone(),
@@ -212,7 +210,7 @@ fn parts(
     let tables = MeshTables::new(mesh.clone(), certs.clone(), quarantine.clone());
     let xds = xds(config, &metrics)?;
     let shards = Shards::new(config.process.shards.count);
-    metrics.register(ShardLoads::new(shards.clone())?)?;
+    metrics.register(shards::of_shards(shards.clone())?)?;
     let home = NetNs::current().map_err(BootError::Namespace)?;
     let hops = NextHops {
         suspects: Suspects::default(),
@@ -249,10 +247,10 @@ fn parts(
 /// Has certificates and pods counted by their states.
 fn count(metrics: &Metrics, certs: &Certs, pods: &Pods, zds: &Zds) -> Result<(), BootError> {
     let certs = certs.clone();
-    metrics.register(StateGauge::of_certificates(move || certs.by_state())?)?;
+    metrics.register(state_gauge::of_certificates(move || certs.by_state())?)?;
     let (pods, hand_over) = (pods.clone(), zds.status());
     metrics
-        .register(StateGauge::of_pods(move || pods.by_state(hand_over.borrow().session.counts.pending))?)?;
+        .register(state_gauge::of_pods(move || pods.by_state(hand_over.borrow().session.counts.pending))?)?;
     Ok(())
 }
 

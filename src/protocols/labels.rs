@@ -6,8 +6,8 @@
 /// What a label says when its value is missing or empty.
 pub const UNKNOWN: &str = "unknown";
 
-/// Labels of a series that come before `response_flags`, in the order of the contract.
-pub const BEFORE_FLAG: [&str; 21] = [
+/// All labels of a series, in the order of the contract.
+pub const TRAFFIC: [&str; 27] = [
     "reporter",
     "source_workload",
     "source_canonical_service",
@@ -29,16 +29,19 @@ pub const BEFORE_FLAG: [&str; 21] = [
     "destination_version",
     "destination_cluster",
     "request_protocol",
+    "response_flags",
+    "connection_security_policy",
+    "source_region",
+    "source_zone",
+    "destination_region",
+    "destination_zone",
 ];
 
-/// The label between the ones of [`BEFORE_FLAG`] and [`SECURITY`].
-pub const FLAG: &str = "response_flags";
-
-/// The label that follows `response_flags`.
-pub const SECURITY: &str = "connection_security_policy";
-
-/// Labels that end the set, all or none of them.
-pub const LOCALITY: [&str; 4] = ["source_region", "source_zone", "destination_region", "destination_zone"];
+/// The place of `response_flags` among [`TRAFFIC`]. Before it come the values of [`TrafficLabels::before_flag`], after it
+/// those of [`TrafficLabels::security`] and [`TrafficLabels::locality`].
+///
+/// No limit: a place.
+pub const FLAG_AT: usize = 21;
 
 /// Which side of a connection this proxy serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -181,7 +184,7 @@ impl<'a> TrafficLabels<'a> {
         }
     }
 
-    /// Values of [`BEFORE_FLAG`].
+    /// Values of the labels before `response_flags`.
     pub fn before_flag(&self) -> [&'a str; 21] {
         let [a, b, c, d, e, f, g, h] = self.source.values();
         let [i, j, k, l, m, n, o, p] = self.destination.values();
@@ -192,7 +195,7 @@ impl<'a> TrafficLabels<'a> {
         [reporter, a, b, c, d, e, f, g, h, host, namespace, name, i, j, k, l, m, n, o, p, "tcp"]
     }
 
-    /// Values of [`LOCALITY`], or none when nothing is known of either workload.
+    /// Values of the last four labels, or none when nothing is known of either workload.
     pub fn locality(&self) -> Option<[&'a str; 4]> {
         (self.source.is_known() || self.destination.is_known()).then(|| {
             [
@@ -245,11 +248,19 @@ mod tests {
             service: ServiceName { hostname: Some("host"), namespace: Some("hns"), name: Some("hname") },
             security: Security::MutualTls,
         };
-        let text: Vec<String> = BEFORE_FLAG
-            .iter()
-            .zip(labels.before_flag())
-            .map(|(name, value)| format!("{name}={value}"))
-            .collect();
+        assert_eq!(
+            TRAFFIC[FLAG_AT..],
+            [
+                "response_flags",
+                "connection_security_policy",
+                "source_region",
+                "source_zone",
+                "destination_region",
+                "destination_zone"
+            ]
+        );
+        let text: Vec<String> =
+            TRAFFIC.iter().zip(labels.before_flag()).map(|(name, value)| format!("{name}={value}")).collect();
         assert_eq!(
             text.join(" "),
             "reporter=destination source_workload=sw source_canonical_service=ss source_canonical_revision=sr \

@@ -2,21 +2,16 @@
 
 use std::time::{Duration, Instant};
 
-use foldhash::HashMap;
-use parking_lot::Mutex;
-use prometheus::{HistogramOpts, HistogramVec, Registry};
-
-use super::{counters::BoundedCounters, metrics::MetricsError};
-use crate::protocols::labels::{UNKNOWN, or_unknown};
+use super::series::{
+    Counter, Family, Group, Timer,
+    declared::{DNS_FAILED, DNS_FORWARDED, DNS_REQUESTS, DNS_TOOK},
+};
+use crate::protocols::labels::or_unknown;
 
 /// Label sets of each family: types of records, transports and services of one node.
+///
 /// Limit: label sets of each family of the DNS proxy, each for an hour: 2000; past it: counted as `unknown`.
 const SERIES: usize = 2000;
-/// Bounds of the buckets of forwarding, in seconds.
-const BUCKETS: [f64; 6] = [0.0005, 0.001, 0.01, 0.1, 1.0, 5.0];
-
-const LABELS: [&str; 4] =
-    ["request_query_type", "request_protocol", "source_canonical_service", "source_canonical_revision"];
 
 /// How a question came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,12 +38,10 @@ pub struct Asked<'a> {
 /// The `istio_dns_` families.
 #[derive(Debug)]
 pub struct DnsMetrics {
-    asked: BoundedCounters,
-    forwarded: BoundedCounters,
-    failed: BoundedCounters,
-    took: HistogramVec,
-    /// When each label set of `took` was last used.
-    timed: Mutex<HashMap<[Box<str>; LABELS.len()], Instant>>,
+    asked: Family<Counter>,
+    forwarded: Family<Counter>,
+    failed: Family<Counter>,
+    took: Family<Timer>,
 }
 
 // === impl Transport ===
@@ -65,7 +58,7 @@ impl Transport {
 // === impl Asked ===
 
 impl<'a> Asked<'a> {
-    fn values(&self) -> [&'a str; LABELS.len()] {
+    fn values(&self) -> [&'a str; 4] {
         let known = |text| or_unknown(Some(text));
         [self.kind, self.transport.as_str(), known(self.service), known(self.revision)]
     }
@@ -74,19 +67,13 @@ impl<'a> Asked<'a> {
 // === impl DnsMetrics ===
 
 impl DnsMetrics {
-    pub(super) fn new(registry: &Registry) -> Result<Self, MetricsError> {
-        let name = "istio_dns_upstream_request_duration_seconds";
-        let how = HistogramOpts::new(name, "Time that name servers took to answer").buckets(BUCKETS.to_vec());
-        let took = HistogramVec::new(how, &LABELS)?;
-        registry.register(Box::new(took.clone()))?;
-        let family = |name, help| BoundedCounters::new(name, help, &LABELS, SERIES);
-        Ok(Self {
-            asked: family("istio_dns_requests_total", "Questions that pods have asked"),
-            forwarded: family("istio_dns_upstream_requests_total", "Questions put to name servers"),
-            failed: family("istio_dns_upstream_failures_total", "Questions that no name server answered"),
-            took,
-            timed: Mutex::default(),
-        })
+    pub(super) fn new() -> Self {
+        Self {
+            asked: Family::new(&[DNS_REQUESTS], SERIES),
+            forwarded: Family::new(&[DNS_FORWARDED], SERIES),
+            failed: Family::new(&[DNS_FAILED], SERIES),
+            took: Family::new(&[DNS_TOOK], SERIES),
+        }
     }
 
     /// A question came.
@@ -106,33 +93,19 @@ impl DnsMetrics {
 
     /// So long it took until a name server had answered, or none had.
     pub fn took(&self, labels: &Asked<'_>, time: Duration) {
-        let mut values = labels.values();
-        let mut timed = self.timed.lock();
-        let (now, full) = (Instant::now(), timed.len() >= SERIES);
-        match timed.get_mut(&values.map(Box::from)) {
-            Some(used) => *used = now,
-            // Past the limit all are one.
-            None if full => values = [UNKNOWN; LABELS.len()],
-            None => _ = timed.insert(values.map(Box::from), now),
-        }
-        // Under the lock, or a sweep might drop the set in between.
-        self.took.with_label_values(&values).observe(time.as_secs_f64());
+        self.took.observe(&labels.values(), time);
     }
 
-    pub(super) fn counters(&self) -> [&BoundedCounters; 3] {
-        [&self.asked, &self.forwarded, &self.failed]
+    pub(super) fn groups(&self) -> [Group; 4] {
+        [self.asked.group(), self.forwarded.group(), self.failed.group(), self.took.group()]
     }
 
-    /// Drops the label sets of the histogram that nobody used for `idle`.
+    /// Drops the label sets that nobody used for `idle`.
     pub(super) fn sweep(&self, now: Instant, idle: Duration) {
-        self.timed.lock().retain(|set, used| {
-            let keep = now.saturating_duration_since(*used) < idle;
-            if !keep {
-                // What is not there need not be dropped.
-                let _ = self.took.remove_label_values(&set.each_ref().map(AsRef::as_ref));
-            }
-            keep
-        });
+        for counters in [&self.asked, &self.forwarded, &self.failed] {
+            counters.sweep(now, idle);
+        }
+        self.took.sweep(now, idle);
     }
 }
 
@@ -142,13 +115,12 @@ mod tests {
 
     #[test]
     fn label_sets_of_the_histogram_are_bounded_and_forgotten() {
-        let registry = Registry::new();
-        let names = DnsMetrics::new(&registry).unwrap();
+        let names = DnsMetrics::new();
         let took = |kind: &str| {
             let labels = Asked { kind, transport: Transport::Udp, service: "", revision: "v1" };
             names.took(&labels, Duration::from_millis(20));
         };
-        let sets = || registry.gather().first().map_or(0, |family| family.get_metric().len());
+        let sets = || names.took.len();
         for number in 0..SERIES + 5 {
             took(&format!("type{number}"));
         }
@@ -157,8 +129,8 @@ mod tests {
         names.sweep(now, hour);
         assert_eq!(sets(), SERIES + 1);
         names.sweep(now + hour * 2, hour);
-        assert_eq!(sets(), 1, "only what is counted together stays");
+        assert_eq!(sets(), 0);
         took("a");
-        assert_eq!(sets(), 2);
+        assert_eq!(sets(), 1);
     }
 }

@@ -4,19 +4,14 @@
 
 use std::{future::Future, io, pin::Pin, sync::Arc, sync::mpsc as std_mpsc, thread, time::Duration};
 
-use opentelemetry_proto::tonic::resource::v1::Resource;
-use opentelemetry_sdk::trace::SdkTracer;
+use opentelemetry_sdk::{Resource, trace::SdkTracer};
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
+pub use super::otlp::{DialError, Dialing, TlsDialer};
 use super::{
     metrics::{Metrics, MetricsError},
-    otlp::{
-        self, Collector,
-        logs::Records,
-        metrics::Push,
-        queue::{self, Counts, Delivery},
-    },
+    otlp::{self, Batch, Collector, Counts, Delivery, logs::LogRecordLayer, metrics::PeriodicExport, queue},
     trace,
 };
 use crate::protocols::config::{CollectorConfig, NodeConfig, OtlpConfig};
@@ -30,7 +25,7 @@ const FLUSH_WITHIN: Duration = Duration::from_secs(1);
 pub struct Export {
     tracer: Option<SdkTracer>,
     /// Until the log has it.
-    records: Mutex<Option<Records>>,
+    records: Mutex<Option<LogRecordLayer>>,
     /// Until there are metrics.
     metrics: Mutex<Option<oneshot::Sender<Arc<Metrics>>>>,
     counts: Vec<Counts>,
@@ -55,59 +50,66 @@ pub enum ExportError {
 }
 
 /// What the thread does.
-type Works = Vec<Pin<Box<dyn Future<Output = ()> + Send>>>;
+type Exports = Vec<Pin<Box<dyn Future<Output = ()> + Send>>>;
 
 /// What is needed to set up one kind of telemetry.
 struct Setup<'a> {
     resource: &'a Resource,
+    dialer: Arc<dyn TlsDialer>,
     closing: watch::Receiver<()>,
     counts: Vec<Counts>,
-    works: Works,
+    exports: Exports,
 }
 
 // === impl Export ===
 
 impl Export {
-    /// Begins to export what `config` asks for, if that is anything. A collector that cannot be reached is no error.
+    /// Begins to export what `config` asks for, if that is anything. A collector that cannot be reached is no error;
+    /// `dialer` reaches those behind TLS.
     ///
     /// # Errors
     /// See [`ExportError`].
-    pub fn start(config: &OtlpConfig, node: &NodeConfig) -> Result<Option<Self>, ExportError> {
+    pub fn start(
+        config: &OtlpConfig,
+        node: &NodeConfig,
+        dialer: Arc<dyn TlsDialer>,
+    ) -> Result<Option<Self>, ExportError> {
         if config.traces.is_none() && config.logs.is_none() && config.metrics.is_none() {
             return Ok(None);
         }
-        let marked = otlp::begin_thread;
+        let mark = otlp::mark_exporter_thread;
         let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().on_thread_start(marked).build()?;
+            tokio::runtime::Builder::new_current_thread().enable_all().on_thread_start(mark).build()?;
         let entered = runtime.enter();
         let resource = otlp::resource(&config.resource, node);
         let (close, closing) = watch::channel(());
-        let mut setup = Setup { resource: &resource, closing, counts: Vec::new(), works: Vec::new() };
+        let mut setup =
+            Setup { resource: &resource, dialer, closing, counts: Vec::new(), exports: Vec::new() };
         let mut tracer = None;
         if let Some(traces) = &config.traces {
             let delivery = setup.delivery(&traces.collector, Counts::spans(), "traces")?;
-            let (spans, work) = queue::queue(traces.queue, delivery);
-            setup.works.push(Box::pin(work.run(setup.closing.clone())));
+            let (spans, exporter) = queue::queue(traces.queue, delivery);
+            setup.exports.push(Box::pin(exporter.run(setup.closing.clone())));
             tracer = Some(trace::tracer(traces.sampling, spans));
         }
         let mut records = None;
         if let Some(logs) = &config.logs {
             let delivery = setup.delivery(&logs.collector, Counts::records(), "logs")?;
-            let (queue, work) = queue::queue(logs.queue, delivery);
-            setup.works.push(Box::pin(work.run(setup.closing.clone())));
-            records = Some(Records::new(queue));
+            let (queue, exporter) = queue::queue(logs.queue, delivery);
+            setup.exports.push(Box::pin(exporter.run(setup.closing.clone())));
+            records = Some(LogRecordLayer::new(queue));
         }
         let mut metrics = None;
         if let Some(export) = &config.metrics {
             let delivery = setup.delivery(&export.collector, Counts::exports(), "metrics")?;
-            let (give, given) = oneshot::channel();
-            let push = Push { delivery, interval: export.interval, timeout: export.timeout };
-            setup.works.push(Box::pin(push.run(given, setup.closing.clone())));
+            let (give, metrics_given) = oneshot::channel();
+            let export = PeriodicExport { delivery, interval: export.interval, timeout: export.timeout };
+            setup.exports.push(Box::pin(export.run(metrics_given, setup.closing.clone())));
             metrics = Some(give);
         }
-        let Setup { counts, works, .. } = setup;
+        let Setup { counts, exports, .. } = setup;
         drop(entered);
-        let ended = spawn(runtime, works)?;
+        let ended = spawn(runtime, exports)?;
         let (records, metrics) = (Mutex::new(records), Mutex::new(metrics));
         Ok(Some(Self { tracer, records, metrics, counts, close: Some(close), ended }))
     }
@@ -118,7 +120,7 @@ impl Export {
     }
 
     /// What takes the log's events, if they are exported; once.
-    pub(super) fn records(&self) -> Option<Records> {
+    pub(super) fn records(&self) -> Option<LogRecordLayer> {
         self.records.lock().take()
     }
 
@@ -149,28 +151,28 @@ impl Drop for Export {
 // === impl Setup ===
 
 impl Setup<'_> {
-    fn delivery(
+    fn delivery<B: Batch>(
         &mut self,
         collector: &CollectorConfig,
-        counts: Result<Counts, prometheus::Error>,
+        counts: Result<Counts, MetricsError>,
         what: &'static str,
-    ) -> Result<Delivery, ExportError> {
+    ) -> Result<Delivery<B>, ExportError> {
         let fail = |reason| ExportError::Settings { what, reason };
         let counts = counts.map_err(|error| fail(error.to_string()))?;
-        let collector = Collector::new(collector).map_err(fail)?;
         self.counts.push(counts.clone());
-        Ok(Delivery::new(collector, self.resource, &counts, what))
+        Delivery::new(Collector::new(collector, self.resource, self.dialer.clone()), &counts, what)
+            .map_err(fail)
     }
 }
 
 /// Starts the thread. What is given back tells of its end.
-fn spawn(runtime: tokio::runtime::Runtime, works: Works) -> io::Result<std_mpsc::Receiver<()>> {
+fn spawn(runtime: tokio::runtime::Runtime, exports: Exports) -> io::Result<std_mpsc::Receiver<()>> {
     let (end, ended) = std_mpsc::channel();
     thread::Builder::new().name("otlp".to_owned()).spawn(move || {
         // Held until the thread ends, also by a panic.
         let _end = end;
-        otlp::begin_thread();
-        runtime.block_on(otlp::all(works));
+        otlp::mark_exporter_thread();
+        runtime.block_on(otlp::run_all(exports));
     })?;
     Ok(ended)
 }

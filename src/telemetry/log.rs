@@ -166,7 +166,7 @@ where
         let (targets, reload) = reload::Layer::new(filter::targets(filter));
         apply = Some(Box::new(move |targets| reload.reload(targets)));
         let events = targets.and(logged());
-        // Records name the spans they belong to, if there are any.
+        // LogRecordLayer name the spans they belong to, if there are any.
         layer = Some(match tracer {
             Some(_) => records.with_filter(events.or(traced())).boxed(),
             None => records.with_filter(events).boxed(),

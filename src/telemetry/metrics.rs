@@ -1,29 +1,33 @@
 //! All metrics of the process (docs/spec/controlplane.md 5.2).
 //!
 //! One value, shared by reference: there is no global registry, so that two proxies of one test process do not count
-//! into each other. Families of fixed labels live in a `prometheus` registry; those whose labels come from outside in
-//! [`TrafficTable`] and [`BoundedCounters`], which have bounds.
+//! into each other. Families whose label values are words of the program live in a `prometheus` registry. Those whose
+//! values come from outside are bounded families of ours, for the registry's have neither bound nor sweep.
 
-use std::{
-    sync::Arc,
-    time::{Instant, SystemTime},
-};
+use std::{sync::Arc, time::Instant};
 
 use prometheus::{
-    IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, core::Collector, proto::MetricFamily,
+    IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, core::Collector, proto::MetricFamily,
 };
 
+pub use super::series::{Declaration, Kind, MetricsError};
 use super::{
-    counters::{BoundedCounters, Sampled},
     dns::DnsMetrics,
     openmetrics::Exposition,
     process,
-    traffic::{SERIES_IDLE, Series, Traffic, TrafficTable},
+    series::{Counter, Family, Group, declared, gathered},
+    traffic::{SERIES_IDLE, Traffic, TrafficTable},
 };
-use crate::{
-    protocols::labels::{Endpoint, Reporter, TrafficLabels, or_unknown},
-    supervisor::EventKind,
-};
+use crate::protocols::labels::{Endpoint, Reporter, TrafficLabels, or_unknown};
+
+/// Host names that are resolved on demand and counted apart.
+///
+/// Limit: host names with a count of their own, each for an hour: 2000; past it: counted as `unknown`.
+const HOSTNAMES: usize = 2000;
+/// Type URLs that are counted apart. A control plane can name any type.
+///
+/// Limit: type URLs with a count of their own, each for an hour: 16; past it: counted as `unknown`.
+const TYPE_URLS: usize = 16;
 
 /// The media type of a scrape by a client that asked for it.
 pub const OPENMETRICS: &str = "application/openmetrics-text;charset=utf-8;version=1.0.0";
@@ -31,11 +35,10 @@ pub const OPENMETRICS: &str = "application/openmetrics-text;charset=utf-8;versio
 /// Every metric, with a typed method for each event.
 #[derive(Debug)]
 pub struct Metrics {
-    since: SystemTime,
     registry: Registry,
     traffic: TrafficTable,
     sockets: [IntGauge; 2],
-    on_demand_dns: BoundedCounters,
+    on_demand_dns: Family<Counter>,
     /// Counting of the control-plane connection.
     pub xds: XdsMetrics,
     /// Counting of the DNS proxy.
@@ -47,17 +50,12 @@ pub struct Metrics {
     gauges: ProcessGauges,
 }
 
-/// All metrics at one moment, but that the series of connections go on counting.
-#[derive(Debug)]
-pub struct Snapshot {
-    /// Since when the gathered families count.
-    pub since: SystemTime,
-    /// The series of connections.
-    pub traffic: Vec<Arc<Series>>,
-    /// The families whose labels come from outside.
-    pub counters: Vec<Sampled>,
+/// All metrics at one moment, but that the sets of bounded families go on counting.
+pub(super) struct Snapshot {
+    /// The bounded families.
+    pub(super) groups: Vec<Group>,
     /// The families of the registry.
-    pub gathered: Vec<MetricFamily>,
+    pub(super) gathered: Vec<MetricFamily>,
 }
 
 /// Why a control-plane stream ended (docs/spec/controlplane.md 2.5).
@@ -77,9 +75,9 @@ pub enum Termination {
 #[derive(Debug)]
 pub struct XdsMetrics {
     terminations: IntCounterVec,
-    messages: BoundedCounters,
-    message_bytes: BoundedCounters,
-    rejections: BoundedCounters,
+    messages: Family<Counter>,
+    message_bytes: Family<Counter>,
+    rejections: Family<Counter>,
 }
 
 /// The `workload_manager_` families and ours beside them.
@@ -99,7 +97,7 @@ pub struct PodMetrics {
 pub struct ActorMetrics {
     restarts: IntCounterVec,
     crashes: IntCounterVec,
-    set_aside: IntGaugeVec,
+    quarantined: IntGaugeVec,
     task_panics: IntCounterVec,
     panics: IntCounter,
 }
@@ -118,10 +116,10 @@ struct ProcessGauges {
 #[derive(Debug)]
 pub struct Held(IntGauge);
 
-/// The metrics could not be set up: a name is used twice or is none.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot register a metric: {0}")]
-pub struct MetricsError(#[from] prometheus::Error);
+/// All families there are: name, type, help and labels.
+pub fn describe() -> &'static [&'static Declaration] {
+    declared::ALL
+}
 
 // === impl Metrics ===
 
@@ -133,17 +131,16 @@ impl Metrics {
     pub fn new(istio_version: &str) -> Result<Arc<Self>, MetricsError> {
         let registry = Registry::new();
         let r = &registry;
-        let build = gauges(r, "istio_build", "Version of the proxy", &["component", "tag"])?;
+        let build = declared::BUILD.gauges(r)?;
         build.with_label_values(&["ztunnel", istio_version]).set(1);
-        let sockets = gauges(r, "istio_tcp_sockets_open", "Accepted sockets that are open", &["reporter"])?;
+        let sockets = declared::SOCKETS.gauges(r)?;
         let side = |reporter: Reporter| sockets.with_label_values(&[reporter.as_str()]);
         let metrics = Self {
-            since: SystemTime::now(),
             traffic: TrafficTable::default(),
             sockets: [side(Reporter::Source), side(Reporter::Destination)],
-            on_demand_dns: on_demand_dns(),
+            on_demand_dns: Family::new(&[declared::ON_DEMAND_DNS], HOSTNAMES),
             xds: XdsMetrics::new(r)?,
-            dns: DnsMetrics::new(r)?,
+            dns: DnsMetrics::new(),
             pods: PodMetrics::new(r)?,
             actors: ActorMetrics::new(r)?,
             gauges: ProcessGauges::new(r)?,
@@ -183,31 +180,22 @@ impl Metrics {
     }
 
     /// What a scrape holds, as values. Reads `/proc`.
-    pub fn snapshot(&self) -> Snapshot {
+    pub(super) fn snapshot(&self) -> Snapshot {
         self.gauges.read(&self.traffic);
-        Snapshot {
-            since: self.since,
-            traffic: self.traffic.series(),
-            counters: self.bounded().map(BoundedCounters::sampled).collect(),
-            gathered: self.registry.gather(),
-        }
+        let groups = [self.traffic.group()].into_iter().chain(self.bounded().map(Family::group));
+        Snapshot { groups: groups.chain(self.dns.groups()).collect(), gathered: self.registry.gather() }
     }
 
-    fn bounded(&self) -> impl Iterator<Item = &BoundedCounters> {
-        [&self.on_demand_dns, &self.xds.messages, &self.xds.message_bytes, &self.xds.rejections]
-            .into_iter()
-            .chain(self.dns.counters())
+    fn bounded(&self) -> impl Iterator<Item = &Family<Counter>> {
+        [&self.on_demand_dns, &self.xds.messages, &self.xds.message_bytes, &self.xds.rejections].into_iter()
     }
 
     /// The body of a scrape. Reads `/proc`; takes milliseconds when there are thousands of series.
     pub fn encode(&self) -> String {
-        self.gauges.read(&self.traffic);
         let mut body = Exposition::with_capacity(16 * 1024 + self.traffic.len() * 4096);
-        self.traffic.encode(&mut body);
-        for counters in self.bounded() {
-            counters.encode(&mut body);
-        }
-        body.gathered(&self.registry.gather());
+        let Snapshot { groups, gathered: families } = self.snapshot();
+        groups.iter().for_each(|group| group.encode(&mut body));
+        families.iter().for_each(|family| gathered(family, &mut body));
         body.finish()
     }
 
@@ -223,22 +211,6 @@ impl Metrics {
     pub fn log_lines_lost(&self, lines: u64) {
         self.gauges.log_lines_lost.set(signed(lines));
     }
-}
-
-fn on_demand_dns() -> BoundedCounters {
-    const LABELS: [&str; 9] = [
-        "source_workload",
-        "source_canonical_service",
-        "source_canonical_revision",
-        "source_workload_namespace",
-        "source_principal",
-        "source_app",
-        "source_version",
-        "source_cluster",
-        "hostname",
-    ];
-    let help = "Resolutions of hostnames of workloads without addresses";
-    BoundedCounters::new("istio_on_demand_dns_total", help, &LABELS, 2000)
 }
 
 // === impl Termination ===
@@ -259,15 +231,11 @@ impl Termination {
 
 impl XdsMetrics {
     fn new(r: &Registry) -> Result<Self, MetricsError> {
-        let help = "Control-plane streams that ended";
-        let terminations = counters(r, "istio_xds_connection_terminations_total", help, &["reason"])?;
-        // A control plane can name any type: few are kept.
-        let by_url = |name, help| BoundedCounters::new(name, help, &["url"], 16);
         Ok(Self {
-            terminations,
-            messages: by_url("istio_xds_message_total", "Responses of the control plane"),
-            message_bytes: by_url("istio_xds_message_bytes_total", "Bytes of resources of the control plane"),
-            rejections: by_url("warren_xds_rejected_resources_total", "Resources that could not be applied"),
+            terminations: declared::XDS_TERMINATIONS.counters(r)?,
+            messages: Family::new(&[declared::XDS_MESSAGES], TYPE_URLS),
+            message_bytes: Family::new(&[declared::XDS_BYTES], TYPE_URLS),
+            rejections: Family::new(&[declared::XDS_REJECTED], TYPE_URLS),
         })
     }
 
@@ -293,18 +261,13 @@ impl XdsMetrics {
 impl PodMetrics {
     fn new(r: &Registry) -> Result<Self, MetricsError> {
         Ok(Self {
-            active: gauge(r, "workload_manager_active_proxy_count", "Pods that are proxied")?,
-            pending: gauge(r, "workload_manager_pending_proxy_count", "Pods that wait for another attempt")?,
-            started: counter(r, "workload_manager_proxies_started_total", "Pods whose proxy was started")?,
-            stopped: counter(r, "workload_manager_proxies_stopped_total", "Pods whose proxy was stopped")?,
-            unhealthy: gauges(r, "warren_pods_unhealthy", "Pods that fell out of the mesh", &["reason"])?,
-            repairs: counters(
-                r,
-                "warren_pod_repairs_total",
-                "What audits of pods have put right",
-                &["what"],
-            )?,
-            tunnels: gauge(r, "warren_tunnels", "Tunnels to peers")?,
+            active: declared::ACTIVE.gauge(r)?,
+            pending: declared::PENDING.gauge(r)?,
+            started: declared::STARTED.counter(r)?,
+            stopped: declared::STOPPED.counter(r)?,
+            unhealthy: declared::UNHEALTHY.gauges(r)?,
+            repairs: declared::REPAIRS.counters(r)?,
+            tunnels: declared::TUNNELS.gauge(r)?,
         })
     }
 
@@ -344,13 +307,12 @@ impl PodMetrics {
 
 impl ActorMetrics {
     fn new(r: &Registry) -> Result<Self, MetricsError> {
-        let kind = &["kind"];
         Ok(Self {
-            restarts: counters(r, "warren_actor_restarts_total", "Actors started again", kind)?,
-            crashes: counters(r, "warren_actor_crashes_total", "Actors that failed or were killed", kind)?,
-            set_aside: gauges(r, "warren_quarantined", "Input set aside for crashing its handler", kind)?,
-            task_panics: counters(r, "warren_task_panics_total", "Tasks that panicked", kind)?,
-            panics: counter(r, "warren_panics_total", "Panics, wherever they were caught")?,
+            restarts: declared::RESTARTS.counters(r)?,
+            crashes: declared::CRASHES.counters(r)?,
+            quarantined: declared::QUARANTINED_INPUT.gauges(r)?,
+            task_panics: declared::TASK_PANICS.counters(r)?,
+            panics: declared::PANICS.counter(r)?,
         })
     }
 
@@ -364,20 +326,9 @@ impl ActorMetrics {
         self.crashes.with_label_values(&[kind]).inc();
     }
 
-    /// Counts what a tree's observer was told of an actor of `kind`.
-    pub fn observe(&self, kind: &'static str, what: &EventKind) {
-        match what {
-            EventKind::Restarted { .. } => self.restarted(kind),
-            EventKind::Crashed { .. } | EventKind::StartFailed { .. } | EventKind::GaveUp { .. } => {
-                self.crashed(kind)
-            }
-            EventKind::Finished | EventKind::Quarantined { .. } | EventKind::Killed { .. } => {}
-        }
-    }
-
-    /// Says how much input of `kind` is set aside.
-    pub fn set_aside(&self, kind: &'static str, inputs: u64) {
-        self.set_aside.with_label_values(&[kind]).set(signed(inputs));
+    /// Says how much input of `kind` is in quarantine.
+    pub fn quarantined(&self, kind: &'static str, inputs: u64) {
+        self.quarantined.with_label_values(&[kind]).set(signed(inputs));
     }
 
     /// A task's owner was told that it panicked.
@@ -386,7 +337,7 @@ impl ActorMetrics {
     }
 
     /// The panic hook ran.
-    pub(super) fn panicked(&self) {
+    pub(crate) fn panicked(&self) {
         self.panics.inc();
     }
 }
@@ -395,13 +346,12 @@ impl ActorMetrics {
 
 impl ProcessGauges {
     fn new(r: &Registry) -> Result<Self, MetricsError> {
-        let overflow = "Connections counted as unknown for want of room for their labels";
         Ok(Self {
-            open_fds: gauge(r, "process_open_fds", "Number of open file descriptors")?,
-            max_fds: gauge(r, "process_max_fds", "Most file descriptors the process may open")?,
-            traffic_series: gauge(r, "warren_traffic_series", "Label sets of connections that are kept")?,
-            traffic_overflow: gauge(r, "warren_traffic_overflowed_connections", overflow)?,
-            log_lines_lost: gauge(r, "warren_log_lines_lost", "Log lines lost because nobody read them")?,
+            open_fds: declared::OPEN_FDS.gauge(r)?,
+            max_fds: declared::MAX_FDS.gauge(r)?,
+            traffic_series: declared::TRAFFIC_SERIES.gauge(r)?,
+            traffic_overflow: declared::TRAFFIC_OVERFLOWED.gauge(r)?,
+            log_lines_lost: declared::LOG_LINES_LOST.gauge(r)?,
         })
     }
 
@@ -433,95 +383,5 @@ fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-fn gauge(registry: &Registry, name: &str, help: &str) -> Result<IntGauge, MetricsError> {
-    let gauge = IntGauge::new(name, help)?;
-    registry.register(Box::new(gauge.clone()))?;
-    Ok(gauge)
-}
-
-fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, MetricsError> {
-    let gauges = IntGaugeVec::new(Opts::new(name, help), labels)?;
-    registry.register(Box::new(gauges.clone()))?;
-    Ok(gauges)
-}
-
-fn counter(registry: &Registry, name: &str, help: &str) -> Result<IntCounter, MetricsError> {
-    let counter = IntCounter::new(name, help)?;
-    registry.register(Box::new(counter.clone()))?;
-    Ok(counter)
-}
-
-fn counters(
-    registry: &Registry,
-    name: &str,
-    help: &str,
-    labels: &[&str],
-) -> Result<IntCounterVec, MetricsError> {
-    let counters = IntCounterVec::new(Opts::new(name, help), labels)?;
-    registry.register(Box::new(counters.clone()))?;
-    Ok(counters)
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[track_caller]
-    fn has(text: &str, line: &str) {
-        assert!(text.lines().any(|have| have == line), "{line:?} is not in\n{text}");
-    }
-
-    #[test]
-    fn a_scrape_holds_the_families_of_the_contract() {
-        let metrics = Metrics::new("1.30.3").unwrap();
-        let _socket = metrics.socket(Reporter::Source);
-        drop(metrics.socket(Reporter::Destination));
-        metrics.xds.terminated(Termination::Reconnect);
-        metrics.xds.message("type.googleapis.com/istio.workload.Address", 1000);
-        metrics.pods.proxies(3, 1);
-        metrics.pods.started();
-        metrics.actors.restarted("xds");
-        metrics.on_demand_dns(&Endpoint { workload: Some("w"), ..Endpoint::default() }, "db.example.com");
-        let text = metrics.encode();
-        for line in [
-            "# TYPE istio_build gauge",
-            "istio_build{component=\"ztunnel\",tag=\"1.30.3\"} 1",
-            "istio_tcp_sockets_open{reporter=\"source\"} 1",
-            "istio_tcp_sockets_open{reporter=\"destination\"} 0",
-            "# TYPE istio_xds_connection_terminations counter",
-            "istio_xds_connection_terminations_total{reason=\"Reconnect\"} 1",
-            "istio_xds_message_total{url=\"type.googleapis.com/istio.workload.Address\"} 1",
-            "# UNIT istio_xds_message_bytes bytes",
-            "istio_xds_message_bytes_total{url=\"type.googleapis.com/istio.workload.Address\"} 1000",
-            "workload_manager_active_proxy_count 3",
-            "workload_manager_pending_proxy_count 1",
-            "workload_manager_proxies_started_total 1",
-            "workload_manager_proxies_stopped_total 0",
-            "warren_actor_restarts_total{kind=\"xds\"} 1",
-            "istio_on_demand_dns_total{source_workload=\"w\",source_canonical_service=\"unknown\",\
-             source_canonical_revision=\"unknown\",source_workload_namespace=\"unknown\",source_principal=\"unknown\",\
-             source_app=\"unknown\",source_version=\"unknown\",source_cluster=\"unknown\",hostname=\"db.example.com\"} 1",
-        ] {
-            has(&text, line);
-        }
-        assert!(!text.contains("warren_actor_crashes"), "a family without samples is left out");
-        assert!(text.lines().any(|line| line.starts_with("process_open_fds ")));
-        assert!(text.ends_with("# EOF\n"));
-    }
-
-    #[test]
-    fn two_proxies_of_one_process_count_apart() {
-        let (a, b) = (Metrics::new("x").unwrap(), Metrics::new("x").unwrap());
-        a.pods.started();
-        has(&b.encode(), "workload_manager_proxies_started_total 0");
-    }
-
-    #[test]
-    fn later_parts_add_families_of_their_own() {
-        let metrics = Metrics::new("x").unwrap();
-        let family = || IntCounter::new("warren_later_total", "Later").unwrap();
-        metrics.register(family()).unwrap();
-        assert!(metrics.register(family()).is_err(), "the name is taken");
-        has(&metrics.encode(), "warren_later_total 0");
-    }
-}
+mod tests;

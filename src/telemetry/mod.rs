@@ -1,21 +1,17 @@
 //! Metrics, access log, logging, and what is exported of all that.
 
 pub mod access;
-pub mod counters;
 pub mod dns;
-#[cfg(test)]
-mod document;
 pub mod export;
 pub mod filter;
 pub mod line;
-pub mod load;
 pub mod log;
 pub mod metrics;
-pub mod openmetrics;
+pub(crate) mod openmetrics;
 mod otlp;
-pub mod panics;
 mod process;
 pub mod queue;
+pub(crate) mod series;
 pub mod shards;
 pub mod state_gauge;
 #[cfg(test)]

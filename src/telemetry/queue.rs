@@ -2,7 +2,7 @@
 //! (docs/spec/controlplane.md 6.1).
 //!
 //! Queue and thread belong to the process, not to an actor: whatever restarts, no line is lost. A full queue makes
-//! writers wait, as the contract wants, but not for ever: when nothing could be written for [`PATIENCE`], lines are
+//! writers wait, as the contract wants, but not for ever: when nothing could be written for [`WRITER_WAIT`], lines are
 //! counted as lost until the reader takes some again. A dead log reader must not take the node's traffic with it.
 
 use std::{
@@ -23,12 +23,9 @@ pub const LINES: usize = 10_000;
 /// Limit: bytes of log lines that wait for the reader of standard output: 16 MiB; past it: writers wait.
 const BYTES: usize = 16 << 20;
 /// How long a writer waits for room before lines are lost.
-/// Limit: wait of a log line's writer while the reader makes no progress: 5 s; past it: lines are lost and counted
-/// until the reader goes on.
-pub const PATIENCE: Duration = Duration::from_secs(5);
+pub const WRITER_WAIT: Duration = Duration::from_secs(5);
 /// How long lines gather: it saves connections from waking the thread, line by line.
-/// Limit: gathering of log lines for one write: 5 ms; past it: the lines are written.
-const NAP: Duration = Duration::from_millis(5);
+const GATHER_DELAY: Duration = Duration::from_millis(5);
 /// A buffer that grew larger is not kept.
 /// Limit: buffer that the log's writer keeps: 1 MiB; past it: the buffer is given back.
 const KEPT_BUFFER: usize = 1 << 20;
@@ -43,7 +40,7 @@ pub struct QueueLimits {
     /// Most lines waiting.
     pub lines: usize,
     /// How long a writer waits for room.
-    pub patience: Duration,
+    pub writer_wait: Duration,
 }
 
 /// One line on its way into the queue.
@@ -67,7 +64,7 @@ struct State {
     /// Lines taken out and not written yet.
     in_flight: usize,
     lost: u64,
-    /// Writers do not wait any more: nothing was written for the whole patience.
+    /// Writers do not wait any more: nothing was written for the whole wait.
     stalled: bool,
     /// The thread waits to be told of work.
     asleep: bool,
@@ -78,7 +75,7 @@ struct State {
 
 impl Default for QueueLimits {
     fn default() -> Self {
-        Self { lines: LINES, patience: PATIENCE }
+        Self { lines: LINES, writer_wait: WRITER_WAIT }
     }
 }
 
@@ -165,7 +162,7 @@ impl Shared {
     }
 
     fn wait_for_room(&self, state: &mut MutexGuard<'_, State>) {
-        let deadline = Instant::now() + self.limits.patience;
+        let deadline = Instant::now() + self.limits.writer_wait;
         while !self.has_room(state) && !state.stalled && !state.closed {
             self.work.notify_one();
             if self.room.wait_until(state, deadline).timed_out() && !self.has_room(state) {
@@ -201,7 +198,7 @@ impl Shared {
             // Not asleep meanwhile: lines that come now need nobody to wake this thread.
             let mut state = self.state.lock();
             if !state.closed && state.lines < self.limits.lines / 2 {
-                self.work.wait_for(&mut state, NAP);
+                self.work.wait_for(&mut state, GATHER_DELAY);
             }
         }
     }
@@ -265,11 +262,11 @@ mod tests {
 
     fn gated(
         lines: usize,
-        patience: Duration,
+        writer_wait: Duration,
     ) -> (LogQueue, mpsc::Receiver<Vec<u8>>, mpsc::Sender<io::Result<()>>) {
         let (begun, seen) = mpsc::channel();
         let (open, go) = mpsc::channel();
-        (LogQueue::start(Gate { begun, go }, QueueLimits { lines, patience }).unwrap(), seen, open)
+        (LogQueue::start(Gate { begun, go }, QueueLimits { lines, writer_wait }).unwrap(), seen, open)
     }
 
     #[test]

@@ -1,72 +1,50 @@
 //! How many there are of something by its state: counted when somebody asks, so that it is never out of date and never
 //! missing.
 
-use prometheus::{
-    IntGaugeVec, Opts,
-    core::{Collector, Desc},
-    proto::MetricFamily,
+use super::series::{
+    Computed, Declaration, MetricsError,
+    declared::{CERTIFICATES, PODS, QUARANTINED_ACTORS},
 };
-
-use super::metrics::MetricsError;
 
 /// How many there are of each state or kind. All of them are named, also those of which there are none.
 pub type Counts = Vec<(&'static str, u64)>;
 
-/// A gauge with one label, whose samples are what a count gives.
-pub struct StateGauge {
-    gauge: IntGaugeVec,
-    count: Box<dyn Fn() -> Counts + Send + Sync>,
+/// Pods, by state.
+///
+/// # Errors
+/// The family's name is none: a mistake in its declaration.
+pub fn of_pods(count: impl Fn() -> Counts + Send + Sync + 'static) -> Result<Computed, MetricsError> {
+    by_state(&[PODS], PODS, count)
 }
 
-// === impl Census ===
-
-impl StateGauge {
-    /// Pods, by state.
-    ///
-    /// # Errors
-    /// The family's name is none: a mistake in this file.
-    pub fn of_pods(count: impl Fn() -> Counts + Send + Sync + 'static) -> Result<Self, MetricsError> {
-        Self::new(("warren_pods", "Pods by state", "state"), count)
-    }
-
-    /// Certificates, by state.
-    ///
-    /// # Errors
-    /// As [`StateGauge::of_pods`].
-    pub fn of_certificates(count: impl Fn() -> Counts + Send + Sync + 'static) -> Result<Self, MetricsError> {
-        Self::new(("warren_certificates", "Certificates by state", "state"), count)
-    }
-
-    /// Actors in quarantine, by kind.
-    ///
-    /// # Errors
-    /// As [`StateGauge::of_pods`].
-    pub fn of_quarantined_actors(
-        count: impl Fn() -> Counts + Send + Sync + 'static,
-    ) -> Result<Self, MetricsError> {
-        Self::new(("warren_actors_quarantined", "Actors set aside for failing again", "kind"), count)
-    }
-
-    fn new(
-        (name, help, label): (&str, &str, &str),
-        count: impl Fn() -> Counts + Send + Sync + 'static,
-    ) -> Result<Self, MetricsError> {
-        let gauge = IntGaugeVec::new(Opts::new(name, help), &[label])?;
-        Ok(Self { gauge, count: Box::new(count) })
-    }
+/// Certificates, by state.
+///
+/// # Errors
+/// As [`of_pods`].
+pub fn of_certificates(count: impl Fn() -> Counts + Send + Sync + 'static) -> Result<Computed, MetricsError> {
+    by_state(&[CERTIFICATES], CERTIFICATES, count)
 }
 
-impl Collector for StateGauge {
-    fn desc(&self) -> Vec<&Desc> {
-        self.gauge.desc()
-    }
+/// Actors in quarantine, by kind.
+///
+/// # Errors
+/// As [`of_pods`].
+pub fn of_quarantined_actors(
+    count: impl Fn() -> Counts + Send + Sync + 'static,
+) -> Result<Computed, MetricsError> {
+    by_state(&[QUARANTINED_ACTORS], QUARANTINED_ACTORS, count)
+}
 
-    fn collect(&self) -> Vec<MetricFamily> {
-        for (value, number) in (self.count)() {
-            self.gauge.with_label_values(&[value]).set(i64::try_from(number).unwrap_or(i64::MAX));
+fn by_state(
+    families: &'static [&'static Declaration],
+    family: &'static Declaration,
+    count: impl Fn() -> Counts + Send + Sync + 'static,
+) -> Result<Computed, MetricsError> {
+    Computed::new(families, move |readings| {
+        for (state, number) in count() {
+            readings.put(family, &[state], number as f64);
         }
-        self.gauge.collect()
-    }
+    })
 }
 
 #[cfg(test)]
@@ -84,7 +62,7 @@ mod tests {
         let (metrics, full) = (Metrics::new("x").unwrap(), Arc::new(AtomicU64::new(0)));
         let now = full.clone();
         let count = move || vec![("empty", 0), ("full", now.load(Ordering::Relaxed))];
-        metrics.register(StateGauge::of_pods(count).unwrap()).unwrap();
+        metrics.register(of_pods(count).unwrap()).unwrap();
         for number in [0, 3, 1] {
             full.store(number, Ordering::Relaxed);
             let text = metrics.encode();

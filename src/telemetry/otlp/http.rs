@@ -1,37 +1,59 @@
 //! HTTP/1.1 to a collector: a connection for each request, which comes every few seconds.
 
-use std::io;
+use std::{io, sync::Arc};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, header, uri::InvalidUri};
+use http::{HeaderMap, HeaderValue, Request, Response, header, uri::InvalidUri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use opentelemetry_http::{HttpClient, HttpError};
+use parking_lot::Mutex;
+use prost::Message;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
 };
 
-use crate::actors::control::grpc::{self, GrpcError, GrpcTarget};
+use super::dialer::{DialError, TlsDialer};
+use crate::protocols::config::{CollectorConfig, OtlpEndpoint};
 
-/// Most bytes of an answer, as gRPC takes.
+/// Bytes of an answer, as gRPC takes.
+///
 /// Limit: a collector's answer: 4 MiB; past it: the request failed.
 const MAX_ANSWER: usize = 4 << 20;
 
-/// Sends requests to one collector. The caller bounds the time.
+/// Sends requests to one collector. The exporter bounds the time.
 #[derive(Debug)]
 pub(super) struct Client {
-    pub(super) target: GrpcTarget,
-    pub(super) tls: bool,
-    pub(super) path: String,
+    pub(super) config: CollectorConfig,
+    pub(super) dialer: Arc<dyn TlsDialer>,
+    pub(super) headers: HeaderMap,
+    pub(super) answers: Arc<Answers>,
+}
+
+/// What our HTTP client learns of a request and the exporter does not pass on.
+#[derive(Debug, Default)]
+pub(in crate::telemetry) struct Answers {
+    /// Why the last try got no answer.
+    pub(super) error: Mutex<Option<String>>,
+    /// What the collector left out of the request that it took.
+    pub(super) rejected: Mutex<Option<Rejected>>,
+}
+
+/// Parts of a request that the collector did not take.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Rejected {
+    pub(super) items: u64,
+    pub(super) reason: String,
 }
 
 /// Why a request was not answered.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PostError {
     /// TLS does not stand.
-    #[error(transparent)]
-    Tls(#[from] GrpcError),
+    #[error("{0}")]
+    Tls(DialError),
     /// TCP does not stand.
     #[error("cannot connect: {0}")]
     Tcp(io::Error),
@@ -49,31 +71,71 @@ pub(super) enum PostError {
     Answer(Box<dyn std::error::Error + Send + Sync>),
 }
 
+/// The protocol's answers, which have one shape for spans, log records and metrics (`Export…ServiceResponse`).
+#[derive(Clone, PartialEq, Message)]
+struct ExportResponse {
+    #[prost(message, optional, tag = "1")]
+    partial_success: Option<PartialSuccess>,
+}
+
+/// The protocol's `Export…PartialSuccess`.
+#[derive(Clone, PartialEq, Message)]
+struct PartialSuccess {
+    #[prost(int64, tag = "1")]
+    rejected: i64,
+    #[prost(string, tag = "2")]
+    error_message: String,
+}
+
 // === impl Client ===
 
-impl Client {
-    /// Posts `body` with `headers`.
-    ///
-    /// # Errors
-    /// See [`PostError`].
-    pub(super) async fn post(
-        &self,
-        headers: &HeaderMap,
-        body: Vec<u8>,
-    ) -> Result<Response<Bytes>, PostError> {
-        let mut request = Request::new(Full::new(Bytes::from(body)));
-        *request.method_mut() = Method::POST;
-        *request.uri_mut() = self.path.parse()?;
-        *request.headers_mut() = headers.clone();
-        let own = request.headers_mut();
-        own.insert(header::HOST, HeaderValue::from_str(&self.target.to_string())?);
-        own.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
-        own.insert(header::CONNECTION, HeaderValue::from_static("close"));
-        if self.tls {
-            return exchange(grpc::http1(&self.target).await?, request).await;
+#[tonic::async_trait]
+impl HttpClient for Client {
+    async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+        match self.post(request).await {
+            Ok(answer) => {
+                *self.answers.error.lock() = None;
+                if answer.status().is_success() {
+                    *self.answers.rejected.lock() = rejected(answer.body());
+                }
+                Ok(answer)
+            }
+            Err(error) => {
+                *self.answers.error.lock() = Some(error.to_string());
+                Err(error.into())
+            }
         }
-        let stream = TcpStream::connect((self.target.address.host.as_str(), self.target.address.port)).await;
+    }
+}
+
+impl Client {
+    /// Posts the body of `request`, with the headers of the settings.
+    async fn post(&self, request: Request<Bytes>) -> Result<Response<Bytes>, PostError> {
+        let mut request = request.map(Full::new);
+        let to = &self.config.endpoint;
+        *request.uri_mut() = to.path.parse()?;
+        let content_type = request.headers_mut().remove(header::CONTENT_TYPE);
+        *request.headers_mut() = self.headers.clone();
+        let own = request.headers_mut();
+        own.insert(header::HOST, HeaderValue::from_str(&authority(to))?);
+        own.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        if let Some(content_type) = content_type {
+            own.insert(header::CONTENT_TYPE, content_type);
+        }
+        if to.tls {
+            return exchange(self.dialer.http1(&self.config).await.map_err(PostError::Tls)?, request).await;
+        }
+        let stream = TcpStream::connect((to.host.as_str(), to.port)).await;
         exchange(stream.map_err(PostError::Tcp)?, request).await
+    }
+}
+
+/// The collector's host and port.
+fn authority(to: &OtlpEndpoint) -> String {
+    if to.host.contains(':') {
+        format!("[{}]:{}", to.host, to.port)
+    } else {
+        format!("{}:{}", to.host, to.port)
     }
 }
 
@@ -94,6 +156,51 @@ async fn exchange<Io: AsyncRead + AsyncWrite + Unpin + Send>(
         ended = &mut connection => {
             ended?;
             answered.await
+        }
+    }
+}
+
+// === impl Answers ===
+
+impl Answers {
+    /// Forgets what earlier requests were told.
+    pub(super) fn clear(&self) {
+        *self.error.lock() = None;
+        *self.rejected.lock() = None;
+    }
+}
+
+/// What the collector did not take, and why. Some collectors answer with nothing, or with JSON: they reject nothing.
+fn rejected(answer: &[u8]) -> Option<Rejected> {
+    let partial = ExportResponse::decode(answer).ok()?.partial_success?;
+    let items = u64::try_from(partial.rejected).unwrap_or_default();
+    let reason = partial.error_message;
+    (items > 0 || !reason.is_empty()).then_some(Rejected { items, reason })
+}
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry_proto::tonic::collector::logs::v1::{
+        ExportLogsPartialSuccess, ExportLogsServiceResponse,
+    };
+
+    use super::*;
+
+    #[test]
+    fn an_answer_without_complaint_rejects_nothing() {
+        let answer = |rejected_log_records, message: &str| {
+            let partial = ExportLogsPartialSuccess { rejected_log_records, error_message: message.into() };
+            ExportLogsServiceResponse { partial_success: Some(partial) }.encode_to_vec()
+        };
+        let told = |items, reason: &str| Some(Rejected { items, reason: reason.into() });
+        for (answer, want) in [
+            (Vec::new(), None),
+            (b"{\"partialSuccess\":{}}".to_vec(), None),
+            (answer(0, ""), None),
+            (answer(-1, "odd"), told(0, "odd")),
+            (answer(2, ""), told(2, "")),
+        ] {
+            assert_eq!(rejected(&answer), want, "{answer:?}");
         }
     }
 }

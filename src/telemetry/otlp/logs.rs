@@ -2,18 +2,20 @@
 
 use std::{
     fmt::{self, Debug, Write},
-    sync::OnceLock,
-    time::{SystemTime, UNIX_EPOCH},
+    sync::{Arc, OnceLock},
+    time::SystemTime,
 };
 
-use opentelemetry::trace::TraceContextExt as _;
-use opentelemetry_proto::tonic::{
-    collector::logs::v1::ExportLogsServiceRequest,
-    common::v1::{AnyValue, KeyValue, any_value::Value},
-    logs::v1::{LogRecord, ResourceLogs, ScopeLogs, SeverityNumber},
-    resource::v1::Resource,
+use opentelemetry::{
+    Key,
+    logs::{AnyValue, LogRecord as _, Logger as _, LoggerProvider as _, Severity},
+    trace::{SpanContext, TraceContextExt as _},
 };
-use prost::Message as _;
+use opentelemetry_otlp::LogExporter;
+use opentelemetry_sdk::{
+    error::OTelSdkResult,
+    logs::{LogBatch, LogExporter as _, SdkLogRecord, SdkLogger, SdkLoggerProvider},
+};
 use tracing::{
     Dispatch, Event, Level, Subscriber,
     dispatcher::WeakDispatch,
@@ -27,19 +29,28 @@ use tracing_subscriber::{
 };
 
 use super::{
-    attribute, is_exporter,
+    collector::{Batch, Collector, Transport, build_error},
+    http::Answers,
+    is_exporter_thread,
     queue::{Item, Queue},
     scope,
 };
 use crate::telemetry::trace::span::TARGET;
 
 /// Longest text of a record's body or of one of its attributes.
+///
 /// Limit: text of a log record or of one of its attributes: 16 KiB; past it: the text is cut.
 const TEXT_BYTES: usize = 16 << 10;
+/// What a record counts for besides its texts: times, severity, ids.
+///
+/// No limit: the fixed part of a record's size.
+const RECORD_BYTES: usize = 64;
 
 /// Makes records of the log's events, and queues them.
 #[derive(Debug)]
-pub(in crate::telemetry) struct Records {
+pub(in crate::telemetry) struct LogRecordLayer {
+    /// Makes empty records. It has no processor, so nothing is emitted.
+    logger: SdkLogger,
     queue: Queue<Record>,
     /// Where the events come from, to ask for the traces of their spans.
     dispatch: OnceLock<WeakDispatch>,
@@ -48,45 +59,60 @@ pub(in crate::telemetry) struct Records {
 /// An event to be exported.
 #[derive(Debug)]
 pub(in crate::telemetry) struct Record {
-    target: &'static str,
-    record: LogRecord,
+    record: SdkLogRecord,
+    bytes: usize,
 }
 
 /// The fields of a span of the log, as attributes of the records inside.
 #[derive(Debug, Default)]
-struct SpanFields(Vec<KeyValue>);
+struct SpanFields(Vec<(Key, AnyValue)>);
 
 /// Fields as they are visited.
 struct Fields<'a> {
     /// The span they are of, if they are none of the event's own.
     span: Option<&'a str>,
-    attributes: &'a mut Vec<KeyValue>,
+    attributes: &'a mut Vec<(Key, AnyValue)>,
     message: Option<String>,
 }
 
 /// Text up to its bound.
 #[derive(Default)]
-struct Bounded(String);
+struct BoundedText(String);
 
-// === impl Records ===
+// === impl LogRecordLayer ===
 
-impl Records {
+impl LogRecordLayer {
     pub(in crate::telemetry) fn new(queue: Queue<Record>) -> Self {
-        Self { queue, dispatch: OnceLock::new() }
+        let logger = SdkLoggerProvider::builder().build().logger("warren");
+        Self { logger, queue, dispatch: OnceLock::new() }
     }
 
-    /// The trace and the span, and whether the trace is exported.
-    fn trace<S: for<'a> LookupSpan<'a>>(&self, span: &SpanRef<'_, S>) -> Option<(Vec<u8>, Vec<u8>, u32)> {
+    /// The context of the exported span that is `span`.
+    fn trace<S: for<'a> LookupSpan<'a>>(&self, span: &SpanRef<'_, S>) -> Option<SpanContext> {
         let dispatch = self.dispatch.get()?.upgrade()?;
         let context = tracing_opentelemetry::get_otel_context(&span.id(), &dispatch)?;
         let context = context.span().span_context().clone();
-        let flags = u32::from(context.trace_flags().to_u8());
-        let ids = (context.trace_id().to_bytes().to_vec(), context.span_id().to_bytes().to_vec());
-        context.is_valid().then_some((ids.0, ids.1, flags))
+        context.is_valid().then_some(context)
+    }
+
+    fn record(&self, event: &Event<'_>, message: String, attributes: Vec<(Key, AnyValue)>) -> Record {
+        let texts = |pair: &(Key, AnyValue)| pair.0.as_str().len() + bytes(&pair.1);
+        let bytes = RECORD_BYTES + message.len() + attributes.iter().map(texts).sum::<usize>();
+        let (severity, name) = severity(*event.metadata().level());
+        let now = SystemTime::now();
+        let mut record = self.logger.create_log_record();
+        record.set_target(event.metadata().target());
+        record.set_timestamp(now);
+        record.set_observed_timestamp(now);
+        record.set_severity_number(severity);
+        record.set_severity_text(name);
+        record.set_body(message.into());
+        record.add_attributes(attributes);
+        Record { record, bytes }
     }
 }
 
-impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Records {
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for LogRecordLayer {
     fn on_register_dispatch(&self, dispatch: &Dispatch) {
         // The first is the only one.
         let _ = self.dispatch.set(dispatch.downgrade());
@@ -107,7 +133,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Records {
     }
 
     fn on_event(&self, event: &Event<'_>, cx: Context<'_, S>) {
-        if is_exporter() {
+        if is_exporter_thread() {
             return;
         }
         let mut attributes = Vec::new();
@@ -122,95 +148,88 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Records {
                 attributes.extend_from_slice(&fields.0);
             }
         }
-        let (trace_id, span_id, flags) = trace.unwrap_or_default();
-        let (severity, name) = severity(*event.metadata().level());
-        let now = nanos(SystemTime::now());
-        let record = LogRecord {
-            time_unix_nano: now,
-            observed_time_unix_nano: now,
-            severity_number: severity.into(),
-            severity_text: name.to_owned(),
-            body: Some(AnyValue { value: Some(Value::StringValue(message)) }),
-            attributes,
-            flags,
-            trace_id,
-            span_id,
-            ..LogRecord::default()
-        };
-        self.queue.push(Record { target: event.metadata().target(), record });
+        let mut record = self.record(event, message, attributes);
+        if let Some(trace) = trace {
+            let (id, span, flags) = (trace.trace_id(), trace.span_id(), trace.trace_flags());
+            record.record.set_trace_context(id, span, Some(flags));
+        }
+        self.queue.push(record);
     }
 }
 
-/// Nanoseconds since 1970.
-pub(super) fn nanos(time: SystemTime) -> u64 {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+/// The specification's number, and the word of the log's lines.
+fn severity(level: Level) -> (Severity, &'static str) {
+    match level {
+        Level::ERROR => (Severity::Error, "error"),
+        Level::WARN => (Severity::Warn, "warn"),
+        Level::INFO => (Severity::Info, "info"),
+        Level::DEBUG => (Severity::Debug, "debug"),
+        Level::TRACE => (Severity::Trace, "trace"),
+    }
 }
 
-/// The specification's number, and the word of the log's lines.
-fn severity(level: Level) -> (SeverityNumber, &'static str) {
-    match level {
-        Level::ERROR => (SeverityNumber::Error, "error"),
-        Level::WARN => (SeverityNumber::Warn, "warn"),
-        Level::INFO => (SeverityNumber::Info, "info"),
-        Level::DEBUG => (SeverityNumber::Debug, "debug"),
-        Level::TRACE => (SeverityNumber::Trace, "trace"),
+/// How long a value is: a text, or a number.
+fn bytes(value: &AnyValue) -> usize {
+    match value {
+        AnyValue::String(text) => text.as_str().len(),
+        _ => size_of::<u64>(),
     }
 }
 
 // === impl Record ===
 
 impl Item for Record {
-    type Request = ExportLogsServiceRequest;
-
     fn bytes(&self) -> usize {
-        self.record.encoded_len()
+        self.bytes
+    }
+}
+
+impl Batch for Vec<Record> {
+    type Exporter = LogExporter;
+
+    fn exporter(collector: &Collector, answers: &Arc<Answers>) -> Result<LogExporter, String> {
+        let builder = LogExporter::builder();
+        let built = match collector.transport(answers)? {
+            Transport::Grpc(grpc) => grpc.configure(builder.with_tonic()).build(),
+            Transport::Http(http) => http.configure(builder.with_http()).build(),
+        };
+        let mut exporter = built.map_err(|error| build_error(&error))?;
+        exporter.set_resource(collector.resource());
+        Ok(exporter)
     }
 
-    /// Events of one target are one scope.
-    fn request(batch: Vec<Self>, resource: &Resource) -> ExportLogsServiceRequest {
-        let mut scopes: Vec<(&'static str, ScopeLogs)> = Vec::new();
-        for Record { target, record } in batch {
-            match scopes.iter_mut().find(|(name, _)| *name == target) {
-                Some((_, logs)) => logs.log_records.push(record),
-                None => {
-                    let log_records = vec![record];
-                    let logs = ScopeLogs { scope: Some(scope(target)), log_records, ..ScopeLogs::default() };
-                    scopes.push((target, logs));
-                }
-            }
-        }
-        let scope_logs = scopes.into_iter().map(|(_, logs)| logs).collect();
-        let resource = Some(resource.clone());
-        let resource_logs = vec![ResourceLogs { resource, scope_logs, ..ResourceLogs::default() }];
-        ExportLogsServiceRequest { resource_logs }
+    /// The exporter makes events of one target one scope.
+    async fn export(self, exporter: &LogExporter) -> OTelSdkResult {
+        let scope = scope("warren");
+        let records: Vec<_> = self.iter().map(|record| (&record.record, &scope)).collect();
+        exporter.export(LogBatch::new(&records)).await
     }
 }
 
 // === impl Fields ===
 
 impl<'a> Fields<'a> {
-    fn of(span: Option<&'a str>, attributes: &'a mut Vec<KeyValue>) -> Self {
+    fn of(span: Option<&'a str>, attributes: &'a mut Vec<(Key, AnyValue)>) -> Self {
         Self { span, attributes, message: None }
     }
 
-    fn put(&mut self, field: &Field, value: Value) {
+    fn put(&mut self, field: &Field, value: impl Into<AnyValue>) {
         let name = field.name().strip_prefix("r#").unwrap_or(field.name());
         let key = match self.span {
-            Some(span) => format!("{span}.{name}"),
-            None => name.to_owned(),
+            Some(span) => Key::new(format!("{span}.{name}")),
+            None => Key::new(name),
         };
-        self.attributes.push(attribute(key, value));
+        self.attributes.push((key, value.into()));
     }
 
     fn put_text(&mut self, field: &Field, text: fmt::Arguments<'_>) {
-        let mut bounded = Bounded::default();
+        let mut bounded = BoundedText::default();
         // Fails once the bound is reached: what is there by then stands.
         let _ = bounded.write_fmt(text);
         if self.span.is_none() && field.name() == "message" {
             self.message = Some(bounded.0);
         } else {
-            self.put(field, Value::StringValue(bounded.0));
+            self.put(field, bounded.0);
         }
     }
 }
@@ -225,28 +244,28 @@ impl Visit for Fields<'_> {
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.put(field, Value::IntValue(value));
+        self.put(field, value);
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
         match i64::try_from(value) {
-            Ok(value) => self.put(field, Value::IntValue(value)),
+            Ok(value) => self.put(field, value),
             Err(_) => self.put_text(field, format_args!("{value}")),
         }
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.put(field, Value::BoolValue(value));
+        self.put(field, value);
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
-        self.put(field, Value::DoubleValue(value));
+        self.put(field, value);
     }
 }
 
-// === impl Bounded ===
+// === impl BoundedText ===
 
-impl Write for Bounded {
+impl Write for BoundedText {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         let room = TEXT_BYTES - self.0.len();
         if text.len() <= room {

@@ -1,14 +1,11 @@
 //! All metrics, exported at an interval.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{sync::Arc, time::Duration};
 
-use opentelemetry_proto::tonic::{
-    collector::metrics::v1::ExportMetricsServiceRequest,
-    metrics::v1::{Metric, ResourceMetrics, ScopeMetrics},
-    resource::v1::Resource,
+use opentelemetry_otlp::MetricExporter;
+use opentelemetry_sdk::{
+    error::OTelSdkResult,
+    metrics::{Temporality, data::ResourceMetrics, exporter::PushMetricExporter as _},
 };
 use tokio::{
     sync::{oneshot, watch},
@@ -16,24 +13,26 @@ use tokio::{
 };
 
 use super::{
+    collector::{Batch, Collector, Transport, build_error},
+    delivery::{Delivery, ExportFailed},
+    http::Answers,
+    instruments::Instruments,
     points::Slices,
-    queue::{Delivery, NotTaken},
-    scope,
 };
 use crate::telemetry::metrics::Metrics;
 
 /// The work of exporting metrics.
-pub(in crate::telemetry) struct Push {
-    pub(in crate::telemetry) delivery: Delivery,
+pub(in crate::telemetry) struct PeriodicExport {
+    pub(in crate::telemetry) delivery: Delivery<ResourceMetrics>,
     /// From one export to the next.
     pub(in crate::telemetry) interval: Duration,
     /// How long one export may take.
     pub(in crate::telemetry) timeout: Duration,
 }
 
-// === impl Push ===
+// === impl PeriodicExport ===
 
-impl Push {
+impl PeriodicExport {
     /// Exports the metrics, once they are given, until the sender of `closing` is dropped, and then a last time.
     pub(in crate::telemetry) async fn run(
         mut self,
@@ -42,6 +41,7 @@ impl Push {
     ) {
         // Not given if the process ended first.
         let Ok(metrics) = given.await else { return };
+        let mut instruments = Instruments::new(self.delivery.collector().resource());
         let mut ticks = interval_at(Instant::now() + self.interval, self.interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
@@ -51,12 +51,12 @@ impl Push {
                 _ = ticks.tick() => false,
             };
             let begun = Instant::now();
-            let done = timeout(self.timeout, self.export(&metrics)).await;
+            let done = timeout(self.timeout, self.export(&metrics, &mut instruments)).await;
             let counts = self.delivery.counts();
             match done {
                 Ok(Ok(0)) => counts.exported(1),
                 Ok(Ok(_)) => counts.dropped("rejected", 1),
-                Ok(Err(NotTaken)) => counts.dropped("export failed", 1),
+                Ok(Err(ExportFailed)) => counts.dropped("export failed", 1),
                 Err(_) => counts.dropped("timed out", 1),
             }
             if last {
@@ -68,11 +68,14 @@ impl Push {
 
     /// Sends all there is, request by request, and says how many points the collector rejected. What follows a request
     /// that was not taken is not tried.
-    async fn export(&mut self, metrics: &Metrics) -> Result<u64, NotTaken> {
+    async fn export(
+        &mut self,
+        metrics: &Metrics,
+        instruments: &mut Instruments,
+    ) -> Result<u64, ExportFailed> {
         let mut rejected = 0;
-        for slice in Slices::of(metrics.snapshot(), SystemTime::now()) {
-            let request = request(slice, self.delivery.resource());
-            rejected += self.delivery.send(&request).await?;
+        for slice in Slices::of(metrics.snapshot()) {
+            rejected += self.delivery.send(instruments.read(slice)).await?;
         }
         Ok(rejected)
     }
@@ -83,12 +86,23 @@ fn skipped(took: Duration, interval: Duration) -> u64 {
     u64::try_from(took.as_millis() / interval.as_millis().max(1)).unwrap_or(u64::MAX)
 }
 
-fn request(metrics: Vec<Metric>, resource: &Resource) -> ExportMetricsServiceRequest {
-    let scope_metrics =
-        vec![ScopeMetrics { scope: Some(scope("warren")), metrics, ..ScopeMetrics::default() }];
-    let resource = Some(resource.clone());
-    let resource_metrics = vec![ResourceMetrics { resource, scope_metrics, ..ResourceMetrics::default() }];
-    ExportMetricsServiceRequest { resource_metrics }
+// === impl ResourceMetrics ===
+
+impl Batch for ResourceMetrics {
+    type Exporter = MetricExporter;
+
+    fn exporter(collector: &Collector, answers: &Arc<Answers>) -> Result<MetricExporter, String> {
+        let builder = MetricExporter::builder().with_temporality(Temporality::Cumulative);
+        let built = match collector.transport(answers)? {
+            Transport::Grpc(grpc) => grpc.configure(builder.with_tonic()).build(),
+            Transport::Http(http) => http.configure(builder.with_http()).build(),
+        };
+        built.map_err(|error| build_error(&error))
+    }
+
+    async fn export(self, exporter: &MetricExporter) -> OTelSdkResult {
+        exporter.export(&self).await
+    }
 }
 
 #[cfg(test)]

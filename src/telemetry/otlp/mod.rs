@@ -1,14 +1,17 @@
-//! The export to a collector by OTLP: docs/settings.md, "Traces, logs and metrics".
+//! The export to a collector by OTLP: docs/telemetry.md.
 //!
-//! The SDK's own exporters are not used: they take no metrics but those of its instruments, and one sender of the
-//! protocol's messages does for all three.
+//! The exporters are those of `opentelemetry-otlp`. The queues before them are ours, and so are their connections.
 
 mod collector;
+mod delivery;
+mod dialer;
 mod http;
+mod instruments;
 pub(super) mod logs;
 pub(super) mod metrics;
 mod points;
 pub(super) mod queue;
+mod spans;
 #[cfg(test)]
 mod tests;
 
@@ -19,14 +22,16 @@ use std::{
     task::Poll,
 };
 
-use opentelemetry_proto::tonic::{
-    common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value::Value},
-    resource::v1::Resource,
-};
+use opentelemetry::{InstrumentationScope, KeyValue};
+use opentelemetry_sdk::Resource;
 
 use crate::protocols::config::NodeConfig;
 
-pub(super) use self::collector::Collector;
+pub use self::dialer::{DialError, Dialing, TlsDialer};
+pub(super) use self::{
+    collector::{Batch, Collector},
+    delivery::{Counts, Delivery},
+};
 
 thread_local! {
     /// Whether the calling thread is one of the exporter's.
@@ -34,20 +39,20 @@ thread_local! {
 }
 
 /// Makes the calling thread one whose events are not exported: each export would be cause for another.
-pub(super) fn begin_thread() {
+pub(super) fn mark_exporter_thread() {
     EXPORTS.set(true);
 }
 
 /// Whether the calling thread is one of the exporter's.
-fn is_exporter() -> bool {
+fn is_exporter_thread() -> bool {
     EXPORTS.get()
 }
 
-/// Runs `works` side by side until each has ended.
-pub(super) async fn all(mut works: Vec<Pin<Box<dyn Future<Output = ()> + Send>>>) {
+/// Runs `exports` side by side until each has ended.
+pub(super) async fn run_all(mut exports: Vec<Pin<Box<dyn Future<Output = ()> + Send>>>) {
     poll_fn(|cx| {
-        works.retain_mut(|work| work.as_mut().poll(cx).is_pending());
-        if works.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+        exports.retain_mut(|export| export.as_mut().poll(cx).is_pending());
+        if exports.is_empty() { Poll::Ready(()) } else { Poll::Pending }
     })
     .await;
 }
@@ -62,23 +67,13 @@ pub(super) fn resource(settings: &[(String, String)], node: &NodeConfig) -> Reso
         ("k8s.namespace.name", node.pod_namespace.as_deref()),
         ("k8s.pod.name", node.pod_name.as_deref()),
     ];
-    let is_set = |key: &str| settings.iter().any(|(name, _)| name == key);
-    let known = known.into_iter().filter(|(key, _)| !is_set(key));
-    let known = known.filter_map(|(key, value)| Some(text(key, value?)));
-    let set = settings.iter().map(|(key, value)| text(key, value));
-    Resource { attributes: known.chain(set).collect(), ..Resource::default() }
+    let known = known.into_iter().filter_map(|(key, value)| Some(KeyValue::new(key, value?.to_owned())));
+    let set = settings.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone()));
+    // The last value of a key counts.
+    Resource::builder_empty().with_attributes(known.chain(set)).build()
 }
 
-/// What made the telemetry: a part of this program.
-pub(super) fn scope(name: &str) -> InstrumentationScope {
-    let version = env!("CARGO_PKG_VERSION").to_owned();
-    InstrumentationScope { name: name.to_owned(), version, ..InstrumentationScope::default() }
-}
-
-fn text(key: &str, value: &str) -> KeyValue {
-    attribute(key.to_owned(), Value::StringValue(value.to_owned()))
-}
-
-fn attribute(key: String, value: Value) -> KeyValue {
-    KeyValue { key, value: Some(AnyValue { value: Some(value) }), ..KeyValue::default() }
+/// The part of this program that made the telemetry.
+pub(super) fn scope(name: &'static str) -> InstrumentationScope {
+    InstrumentationScope::builder(name).with_version(env!("CARGO_PKG_VERSION")).build()
 }

@@ -4,13 +4,13 @@ use std::{
     collections::BTreeMap,
     io::{Read, Write},
     net::TcpListener,
-    sync::mpsc,
+    sync::{Arc, mpsc},
     thread,
     time::Duration,
 };
 
 use opentelemetry_proto::tonic::{
-    collector::logs::v1::ExportLogsServiceRequest,
+    collector::logs::v1::{ExportLogsPartialSuccess, ExportLogsServiceRequest, ExportLogsServiceResponse},
     common::v1::{KeyValue, any_value::Value},
     logs::v1::LogRecord,
 };
@@ -22,13 +22,21 @@ use crate::{
         export::Export,
         log::{LogHandle, Logging},
         metrics::Metrics,
-        trace::span::{SpanKind, Step},
+        trace::{
+            span::{SpanKind, Step},
+            tests::NoTls,
+        },
     },
 };
 
 /// A collector that answers HTTP requests with these statuses, one after another and then with 200, and gives the bodies
 /// of those it took.
 fn collector(statuses: &'static [u16]) -> (String, mpsc::Receiver<Vec<u8>>) {
+    answering(statuses, Vec::new())
+}
+
+/// The same with `answer` as the body of each answer.
+fn answering(statuses: &'static [u16], answer: Vec<u8>) -> (String, mpsc::Receiver<Vec<u8>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     let (took, taken) = mpsc::channel();
@@ -49,7 +57,10 @@ fn collector(statuses: &'static [u16]) -> (String, mpsc::Receiver<Vec<u8>>) {
                 }
             };
             let status = statuses.next().unwrap_or(200);
-            write!(stream, "HTTP/1.1 {status} x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").unwrap();
+            let length = answer.len();
+            write!(stream, "HTTP/1.1 {status} x\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n")
+                .unwrap();
+            stream.write_all(&answer).unwrap();
             if status == 200 && took.send(body).is_err() {
                 return;
             }
@@ -70,7 +81,7 @@ fn exported(vars: &[(&str, &str)], filter: &str, work: impl FnOnce(&LogHandle)) 
         fake_ca_allowed: false,
     });
     let config = config.unwrap();
-    let export = Export::start(&config.process.otlp, &config.node).unwrap().unwrap();
+    let export = Export::start(&config.process.otlp, &config.node, Arc::new(NoTls)).unwrap().unwrap();
     let metrics = Metrics::new("x").unwrap();
     export.attach(&metrics).unwrap();
     let made = Logging::with(std::io::sink(), LogFormat::Plain, filter.parse().unwrap(), Some(export));
@@ -131,7 +142,8 @@ fn events_become_records_with_their_fields_and_those_of_their_spans() {
         tracing::debug!(target: "access", "not let through");
         tracing::info!(target: "main", long = "é".repeat(20_000).as_str(), "second");
     });
-    let records = records(taken.try_iter());
+    let mut records = records(taken.try_iter());
+    records.sort_by(|a, b| a.0.cmp(&b.0));
     assert_eq!(records.iter().map(|(scope, _)| scope.as_str()).collect::<Vec<_>>(), ["access", "main"]);
     let first = &records[0].1;
     assert_eq!(
@@ -215,6 +227,26 @@ fn what_may_be_taken_later_is_sent_again_and_the_rest_is_counted() {
 }
 
 #[test]
+fn what_the_collector_leaves_out_is_counted() {
+    let partial = ExportLogsPartialSuccess { rejected_log_records: 2, error_message: "too long".into() };
+    let answer = ExportLogsServiceResponse { partial_success: Some(partial) };
+    let (endpoint, taken) = answering(&[], answer.encode_to_vec());
+    let text = exported(&logs_only(&endpoint), "info", |_| {
+        for n in 0..3 {
+            tracing::info!(target: "main", n, "x");
+        }
+    });
+    assert_eq!(records(taken.try_iter()).len(), 3);
+    for line in [
+        "warren_log_records_exported_total 1",
+        "warren_log_records_dropped_total{reason=\"rejected\"} 2",
+        "warren_log_export_failures_total 0",
+    ] {
+        assert!(text.lines().any(|have| have == line), "{line}: {text}");
+    }
+}
+
+#[test]
 fn records_past_the_bound_are_dropped_and_counted() {
     let dead = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let endpoint = format!("http://{dead}");
@@ -242,7 +274,7 @@ fn what_the_exporter_says_is_not_exported() {
         tracing::info!(target: "main", "first");
         let dispatch = tracing::dispatcher::get_default(Clone::clone);
         let of_the_exporter = move || {
-            super::begin_thread();
+            super::mark_exporter_thread();
             tracing::dispatcher::with_default(&dispatch, || tracing::info!(target: "main", "second"));
         };
         thread::spawn(of_the_exporter).join().unwrap();

@@ -3,73 +3,44 @@
 //! Spans are `tracing`'s, of one target that nothing else uses, so that neither the log nor its filter know of them.
 //! Without a collector nobody asks for that target and a span costs the test of a static.
 
-mod hold;
-pub mod outage;
 mod sample;
 pub mod span;
+mod tail_buffer;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use opentelemetry::trace::{SpanContext, TracerProvider as _};
-use opentelemetry_proto::tonic::{
-    collector::trace::v1::ExportTraceServiceRequest,
-    resource::v1::Resource,
-    trace::v1::{ResourceSpans, ScopeSpans, Span as Sent},
-};
 use opentelemetry_sdk::{
-    Resource as SdkResource,
+    Resource,
     error::OTelSdkResult,
     trace::{SdkTracer, SdkTracerProvider, Span, SpanData, SpanProcessor},
 };
 
-use self::{hold::Held, sample::Sampler};
-use super::otlp::{
-    self,
-    queue::{Item, Queue},
-};
+use self::{sample::Sampler, tail_buffer::TailBuffer};
+use super::otlp::{queue::Queue, scope};
 use crate::protocols::config::Sampling;
 
 /// What becomes of a span that has ended: exported, kept until its trace has ended, or let go of.
 #[derive(Debug)]
-struct Fate {
+struct TailSampler {
     queue: Queue<SpanData>,
-    held: Held,
+    held: TailBuffer,
 }
 
 /// What makes spans, which go to `queue` as far as they are chosen.
 pub(super) fn tracer(sampling: Sampling, queue: Queue<SpanData>) -> SdkTracer {
     let provider = SdkTracerProvider::builder()
         .with_sampler(Sampler::new(sampling))
-        // Requests have theirs.
-        .with_resource(SdkResource::builder_empty().build())
-        .with_span_processor(Fate { queue, held: Held::default() })
+        // The exporter has its own.
+        .with_resource(Resource::builder_empty().build())
+        .with_span_processor(TailSampler { queue, held: TailBuffer::default() })
         .build();
-    provider.tracer("warren")
+    provider.tracer_with_scope(scope("warren"))
 }
 
-// === impl SpanData ===
+// === impl TailSampler ===
 
-impl Item for SpanData {
-    type Request = ExportTraceServiceRequest;
-
-    /// Their number is the bound: what they hold is ours.
-    fn bytes(&self) -> usize {
-        0
-    }
-
-    fn request(batch: Vec<Self>, resource: &Resource) -> ExportTraceServiceRequest {
-        let spans = batch.into_iter().map(Sent::from).collect();
-        let scope_spans =
-            vec![ScopeSpans { scope: Some(otlp::scope("warren")), spans, ..ScopeSpans::default() }];
-        let resource = Some(resource.clone());
-        let resource_spans = vec![ResourceSpans { resource, scope_spans, ..ResourceSpans::default() }];
-        ExportTraceServiceRequest { resource_spans }
-    }
-}
-
-// === impl Fate ===
-
-impl SpanProcessor for Fate {
+impl SpanProcessor for TailSampler {
     fn on_start(&self, _: &mut Span, _: &opentelemetry::Context) {}
 
     fn on_end(&self, span: SpanData) {

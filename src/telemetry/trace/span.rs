@@ -2,12 +2,20 @@
 //!
 //! Names of attributes are those of the OpenTelemetry semantic conventions where these have one, else `warren.…`.
 
-use std::{cell::OnceCell, fmt::Display, future::Future, net::SocketAddr};
+use std::{
+    cell::OnceCell,
+    fmt::Display,
+    future::Future,
+    net::SocketAddr,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
 
 use opentelemetry::{
     KeyValue, Value,
     trace::{SpanContext, SpanId, Status, TraceContextExt, TraceFlags, TraceId, TraceState},
 };
+use pin_project_lite::pin_project;
 use tracing::{Instrument, Span, instrument::Instrumented};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
@@ -30,6 +38,20 @@ pub enum SpanKind {
 /// A span of a step. It ends with the value, also when the work is dropped half-way; disabled while traces are off.
 #[derive(Debug)]
 pub struct Step(Span);
+
+pin_project! {
+    /// Work inside a step of its own, from [`Step::run`]. The step ends with the work, or when the work is dropped.
+    #[must_use = "futures do nothing unless polled"]
+    pub struct Run<F, D> {
+        #[pin]
+        work: Instrumented<F>,
+        step: Option<Step>,
+        describe: Option<D>,
+    }
+}
+
+/// Says of the output of a step's work what belongs into the step's span.
+type Describe<T> = fn(Attributes<'_>, &T);
 
 /// The spans that a connection is set up in.
 #[derive(Debug)]
@@ -161,6 +183,12 @@ impl Step {
         Self(made(name, kind, Parent::Current))
     }
 
+    /// `work` inside a step of its own, which is inside the span that the calling task is in.
+    pub fn run<F: Future>(name: &'static str, kind: SpanKind, work: F) -> Run<F, Describe<F::Output>> {
+        let step = Self::new(name, kind);
+        Run { work: step.within(work), step: Some(step), describe: None }
+    }
+
     /// A step inside `parent`; without one, the first of a trace.
     pub fn inside(parent: Option<&Span>, name: &'static str, kind: SpanKind) -> Self {
         Self(made(name, kind, parent.map_or(Parent::None, Parent::Span)))
@@ -200,6 +228,29 @@ impl Step {
 impl Drop for Step {
     fn drop(&mut self) {
         end(&self.0);
+    }
+}
+
+// === impl Run ===
+
+impl<F: Future, D> Run<F, D> {
+    /// Has `describe` write into the step's span once the work is done. While traces are off it is not called.
+    pub fn describe<E: FnOnce(Attributes<'_>, &F::Output)>(self, describe: E) -> Run<F, E> {
+        Run { work: self.work, step: self.step, describe: Some(describe) }
+    }
+}
+
+impl<F: Future, D: FnOnce(Attributes<'_>, &F::Output)> Future for Run<F, D> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        let output = ready!(this.work.poll(cx));
+        // The step ends here, although the caller may keep this future for longer.
+        if let (Some(step), Some(describe)) = (this.step.take(), this.describe.take()) {
+            step.describe(|span| describe(span, &output));
+        }
+        Poll::Ready(output)
     }
 }
 

@@ -10,22 +10,40 @@ use opentelemetry_proto::tonic::{
     trace::v1::Span as Sent,
 };
 use parking_lot::Mutex;
-use tonic::{Request, Response, Status, transport::server::TcpIncoming};
+use tonic::{
+    Request, Response, Status,
+    transport::{Channel, server::TcpIncoming},
+};
 
-use super::span::{Connection, SpanKind, Spans, Step, trace_of};
+use super::span::{Connection, SpanKind, Spans, Step, describe, trace_of};
 use crate::{
     protocols::{
-        config::{self, Inputs, LogFormat},
+        config::{self, CollectorConfig, Inputs, LogFormat},
         hbone::headers::TraceParent,
         outcome::{Failure, Outcome},
     },
-    telemetry::{export::Export, log::Logging},
+    telemetry::{
+        export::{DialError, Dialing, Export, TlsDialer},
+        log::Logging,
+    },
 };
 
-mod tls;
+/// For collectors that are not behind TLS.
+#[derive(Debug)]
+pub(in crate::telemetry) struct NoTls;
+
+impl TlsDialer for NoTls {
+    fn channel(&self, _: &CollectorConfig) -> Result<Channel, DialError> {
+        Err("there is no TLS".into())
+    }
+
+    fn http1(&self, _: &CollectorConfig) -> Dialing {
+        Box::pin(async { Err("there is no TLS".into()) })
+    }
+}
 
 #[derive(Clone, Default)]
-struct Received(Arc<Mutex<Vec<Sent>>>);
+pub(crate) struct Received(pub(crate) Arc<Mutex<Vec<Sent>>>);
 
 #[tonic::async_trait]
 impl TraceService for Received {
@@ -56,12 +74,12 @@ impl Received {
         (received, endpoint)
     }
 
-    fn take(&self, request: ExportTraceServiceRequest) {
+    pub(crate) fn take(&self, request: ExportTraceServiceRequest) {
         let scopes = request.resource_spans.into_iter().flat_map(|part| part.scope_spans);
         self.0.lock().extend(scopes.flat_map(|scope| scope.spans));
     }
 
-    fn find(&self, name: &str) -> Sent {
+    pub(crate) fn find(&self, name: &str) -> Sent {
         let spans = self.0.lock();
         spans.iter().find(|span| span.name == name).cloned().unwrap_or_else(|| panic!("no {name}: {spans:?}"))
     }
@@ -75,11 +93,16 @@ fn traced(endpoint: &str, sampler: &str, filter: &str, work: impl Future<Output 
         ("OTEL_TRACES_SAMPLER", sampler),
         ("OTEL_TRACES_SAMPLER_ARG", "0.000000000001"),
     ];
-    traced_by(&vars, filter, work)
+    traced_by(&vars, filter, Arc::new(NoTls), work)
 }
 
 /// The same with all variables as given.
-fn traced_by(vars: &[(&str, &str)], filter: &str, work: impl Future<Output = ()>) -> String {
+pub(crate) fn traced_by(
+    vars: &[(&str, &str)],
+    filter: &str,
+    dialer: Arc<dyn TlsDialer>,
+    work: impl Future<Output = ()>,
+) -> String {
     let vars: BTreeMap<String, String> =
         vars.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
     let config = config::parse(&Inputs {
@@ -90,7 +113,7 @@ fn traced_by(vars: &[(&str, &str)], filter: &str, work: impl Future<Output = ()>
         fake_ca_allowed: false,
     });
     let config = config.unwrap();
-    let export = Export::start(&config.process.otlp, &config.node).unwrap();
+    let export = Export::start(&config.process.otlp, &config.node, dialer).unwrap();
     let log = Log::default();
     let made = Logging::with(log.clone(), LogFormat::Plain, filter.parse().unwrap(), export);
     let (dispatch, logging) = made.unwrap();
@@ -124,7 +147,7 @@ impl Log {
 }
 
 /// A connection with one step and a log line, which ends as `outcome` says.
-async fn connection(from: Option<TraceParent>, outcome: Outcome) {
+pub(crate) async fn connection(from: Option<TraceParent>, outcome: Outcome) {
     let logged = tracing::debug_span!(target: "conn", "outbound");
     let work = async move {
         let step = Step::new("policy", SpanKind::Internal);
@@ -181,6 +204,47 @@ fn a_step_tells_its_peer_who_it_is() {
         (told.trace_id.to_be_bytes().into(), told.span_id.to_be_bytes().into())
     );
     assert!(told.sampled);
+}
+
+#[test]
+fn work_runs_inside_a_step_that_says_how_it_ended() {
+    let (received, endpoint) = Received::serve();
+    traced(&endpoint, "always_on", "info", async {
+        let outer = Step::new("outer", SpanKind::Internal);
+        let work = async {
+            let inner = async {
+                describe(|span| _ = span.set("inside", 1));
+                tokio::task::yield_now().await;
+                Err::<(), _>("refused")
+            };
+            let mut kept = Box::pin(Step::run("inner", SpanKind::Client, inner).describe(|span, result| {
+                span.result("connect", result);
+            }));
+            assert_eq!(kept.as_mut().await, Err("refused"));
+            // The future is still there, and the step has ended.
+            assert_eq!(Step::run("silent", SpanKind::Internal, async { 7 }).await, 7);
+            drop(Step::run("dropped", SpanKind::Internal, std::future::pending::<()>()));
+            drop(kept);
+        };
+        outer.within(work).await;
+    });
+    let outer = received.find("outer");
+    let (inner, silent) = (received.find("inner"), received.find("silent"));
+    assert!(inner.end_time_unix_nano <= silent.start_time_unix_nano, "{inner:?} {silent:?}");
+    for span in [&inner, &silent, &received.find("dropped")] {
+        assert_eq!(span.parent_span_id, outer.span_id, "{span:?}");
+    }
+    let keys: Vec<&str> = inner.attributes.iter().map(|pair| pair.key.as_str()).collect();
+    assert!(keys.contains(&"inside") && keys.contains(&"error.type"), "{keys:?}");
+    let said = [inner, silent].map(|span| span.status.map(|status| status.message).unwrap_or_default());
+    assert_eq!(said, ["refused", ""]);
+}
+
+#[test]
+fn work_runs_the_same_while_traces_are_off() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let run = Step::run("off", SpanKind::Internal, async { 7 }).describe(|_, _| panic!("there is no span"));
+    assert_eq!(runtime.block_on(run), 7);
 }
 
 #[test]

@@ -19,7 +19,7 @@ const SPANS: usize = 64;
 
 /// The spans held.
 #[derive(Debug, Default)]
-pub(super) struct Held([Mutex<Stripe>; STRIPES]);
+pub(super) struct TailBuffer([Mutex<Stripe>; STRIPES]);
 
 #[derive(Debug, Default)]
 struct Stripe {
@@ -35,9 +35,9 @@ struct Trace {
     spans: Vec<SpanData>,
 }
 
-// === impl Held ===
+// === impl TailBuffer ===
 
-impl Held {
+impl TailBuffer {
     /// Takes a span that ended. Once the first span of this process in its trace has ended in failure, gives all there
     /// is of it.
     pub(super) fn ended(&self, span: SpanData) -> Vec<SpanData> {
@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn a_trace_that_failed_is_given_whole_and_others_are_let_go_of() {
-        let held = Held::default();
+        let held = TailBuffer::default();
         for (trace, first) in [(1, span(1, 1, 0)), (2, failed(span(2, 1, 0)))] {
             assert_eq!(held.ended(span(trace, 3, 2)).len(), 0);
             assert_eq!(held.ended(span(trace, 2, 1)).len(), 0);
@@ -162,7 +162,7 @@ mod tests {
 
     #[test]
     fn the_two_ends_of_a_connection_fail_apart() {
-        let held = Held::default();
+        let held = TailBuffer::default();
         held.ended(span(1, 2, 1));
         held.ended(span(1, 12, 11));
         let far = SpanData { parent_span_is_remote: true, ..span(1, 11, 2) };
@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn what_is_held_is_bounded_and_the_oldest_goes() {
-        let held = Held::default();
+        let held = TailBuffer::default();
         let stripes = STRIPES as u128;
         let traces = TRACES as u128;
         for n in 0..3 * traces {

@@ -1,7 +1,16 @@
 //! A collector behind TLS: by gRPC, by HTTP, and one that is not the one meant.
 
-use std::{path::PathBuf, sync::mpsc};
+use std::{
+    future::Future,
+    path::PathBuf,
+    sync::{Arc, mpsc},
+    thread,
+};
 
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTraceServiceRequest, trace_service_server::TraceServiceServer,
+};
+use parking_lot::Mutex;
 use prost::Message;
 use rustls::ServerConfig;
 use tokio::{
@@ -11,8 +20,14 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tonic::service::Routes;
 
-use super::*;
-use crate::actors::control::grpc::peer::{Authority, Cert};
+use crate::{
+    actors::{
+        control::grpc::peer::{Authority, Cert},
+        telemetry::CollectorDialer,
+    },
+    protocols::outcome::Outcome,
+    telemetry::trace::tests::{Received, connection, traced_by},
+};
 
 /// A collector's port, and what it makes of those who come.
 struct Stub {
@@ -72,7 +87,7 @@ impl Stub {
             ("OTEL_EXPORTER_OTLP_CERTIFICATE", file.to_str().unwrap()),
             ("OTEL_TRACES_SAMPLER", "always_on"),
         ];
-        traced_by(&vars, "info", connection(None, Outcome::Complete));
+        traced_by(&vars, "info", Arc::new(CollectorDialer), connection(None, Outcome::Complete));
         std::fs::remove_file(file).unwrap();
     }
 }

@@ -5,8 +5,10 @@ use std::collections::VecDeque;
 use opentelemetry::KeyValue;
 use parking_lot::Mutex;
 
-use super::span::{self, SpanKind, Step};
-use crate::supervisor::{Event, EventKind};
+use crate::{
+    supervisor::{Event, EventKind},
+    telemetry::trace::span::{self, SpanKind, Step},
+};
 
 /// Outages under way that are remembered; past it the oldest is exported as it is.
 /// Limit: outages of actors under way that are traced: 256; past it: the oldest is exported as it is.

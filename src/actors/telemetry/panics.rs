@@ -2,8 +2,10 @@
 
 use std::{cell::Cell, panic, sync::Arc};
 
-use super::metrics::Metrics;
-use crate::supervisor::{note_panic, observe_task_panics};
+use crate::{
+    supervisor::{note_panic, observe_task_panics},
+    telemetry::metrics::Metrics,
+};
 
 /// Logs every panic under the target `panic` and counts it in `warren_panics_total`; those of tasks that an actor owns
 /// in `warren_task_panics_total` too. Replaces the hook before it.

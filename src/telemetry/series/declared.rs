@@ -1,0 +1,135 @@
+//! All families of metrics there are (docs/spec, controlplane.md section 5.2, and ours beside them).
+
+use super::declaration::{Declaration, Kind};
+use crate::protocols::labels::TRAFFIC;
+
+/// Each line: the constant, the family's name, type, labels and help.
+macro_rules! declare {
+    ($($id:ident = $name:literal, $kind:expr, $labels:expr, $help:literal;)*) => {
+        $(pub(crate) const $id: &Declaration =
+            &Declaration { name: $name, kind: $kind, help: $help, labels: $labels };)*
+
+        /// All families, in no order.
+        pub const ALL: &[&Declaration] = &[$($id),*];
+    };
+}
+
+const COUNTER: Kind = Kind::Counter;
+const GAUGE: Kind = Kind::Gauge;
+/// Upper bounds of the times of name servers, in seconds.
+const DNS_SECONDS: Kind = Kind::Histogram(&[0.0005, 0.001, 0.01, 0.1, 1.0, 5.0]);
+
+const DNS: &[&str] =
+    &["request_query_type", "request_protocol", "source_canonical_service", "source_canonical_revision"];
+const ON_DEMAND: &[&str] = &[
+    "source_workload",
+    "source_canonical_service",
+    "source_canonical_revision",
+    "source_workload_namespace",
+    "source_principal",
+    "source_app",
+    "source_version",
+    "source_cluster",
+    "hostname",
+];
+
+declare! {
+    // Connections.
+    OPENED = "istio_tcp_connections_opened_total", COUNTER, &TRAFFIC, "TCP connections opened";
+    CLOSED = "istio_tcp_connections_closed_total", COUNTER, &TRAFFIC, "TCP connections closed";
+    FAILED = "istio_tcp_connections_failed_total", COUNTER, &TRAFFIC, "TCP connections that did not end well";
+    RECEIVED = "istio_tcp_received_bytes_total", COUNTER, &TRAFFIC, "Bytes from client to server";
+    SENT = "istio_tcp_sent_bytes_total", COUNTER, &TRAFFIC, "Bytes from server to client";
+    SOCKETS = "istio_tcp_sockets_open", GAUGE, &["reporter"], "Accepted sockets that are open";
+    TRAFFIC_SERIES = "warren_traffic_series", GAUGE, &[], "Label sets of connections that are kept";
+    TRAFFIC_OVERFLOWED = "warren_traffic_overflowed_connections", GAUGE, &[],
+        "Connections counted as unknown for want of room for their labels";
+    TUNNELS = "warren_tunnels", GAUGE, &[], "Tunnels to peers";
+
+    // The control plane.
+    XDS_TERMINATIONS = "istio_xds_connection_terminations_total", COUNTER, &["reason"],
+        "Control-plane streams that ended";
+    XDS_MESSAGES = "istio_xds_message_total", COUNTER, &["url"], "Responses of the control plane";
+    XDS_BYTES = "istio_xds_message_bytes_total", COUNTER, &["url"], "Bytes of resources of the control plane";
+    XDS_REJECTED = "warren_xds_rejected_resources_total", COUNTER, &["url"], "Resources that could not be applied";
+
+    // Names.
+    ON_DEMAND_DNS = "istio_on_demand_dns_total", COUNTER, ON_DEMAND,
+        "Resolutions of hostnames of workloads without addresses";
+    DNS_REQUESTS = "istio_dns_requests_total", COUNTER, DNS, "Questions that pods have asked";
+    DNS_FORWARDED = "istio_dns_upstream_requests_total", COUNTER, DNS, "Questions put to name servers";
+    DNS_FAILED = "istio_dns_upstream_failures_total", COUNTER, DNS, "Questions that no name server answered";
+    DNS_TOOK = "istio_dns_upstream_request_duration_seconds", DNS_SECONDS, DNS,
+        "Time that name servers took to answer";
+
+    // Pods.
+    ACTIVE = "workload_manager_active_proxy_count", GAUGE, &[], "Pods that are proxied";
+    PENDING = "workload_manager_pending_proxy_count", GAUGE, &[], "Pods that wait for another attempt";
+    STARTED = "workload_manager_proxies_started_total", COUNTER, &[], "Pods whose proxy was started";
+    STOPPED = "workload_manager_proxies_stopped_total", COUNTER, &[], "Pods whose proxy was stopped";
+    PODS = "warren_pods", GAUGE, &["state"], "Pods by state";
+    UNHEALTHY = "warren_pods_unhealthy", GAUGE, &["reason"], "Pods that fell out of the mesh";
+    REPAIRS = "warren_pod_repairs_total", COUNTER, &["what"], "What audits of pods have put right";
+    CERTIFICATES = "warren_certificates", GAUGE, &["state"], "Certificates by state";
+
+    // Actors and shards.
+    RESTARTS = "warren_actor_restarts_total", COUNTER, &["kind"], "Actors started again";
+    CRASHES = "warren_actor_crashes_total", COUNTER, &["kind"], "Actors that failed or were killed";
+    QUARANTINED_ACTORS = "warren_actors_quarantined", GAUGE, &["kind"], "Actors set aside for failing again";
+    QUARANTINED_INPUT = "warren_quarantined", GAUGE, &["kind"], "Input set aside for crashing its handler";
+    TASK_PANICS = "warren_task_panics_total", COUNTER, &["kind"], "Tasks that panicked";
+    PANICS = "warren_panics_total", COUNTER, &[], "Panics, wherever they were caught";
+    MAILBOX_DEPTH = "warren_actor_mailbox_depth", GAUGE, &["kind"],
+        "Messages that wait, over all actors of a kind";
+    MAILBOX_OLDEST = "warren_actor_mailbox_oldest_seconds", GAUGE, &["kind"],
+        "Longest that a message waits now, of all actors of a kind";
+    MESSAGES = "warren_actor_messages_total", COUNTER, &["kind"], "Messages handled";
+    HANDLER_SECONDS = "warren_actor_handler_seconds_total", COUNTER, &["kind"],
+        "Time in handlers, awaits included";
+    SHARD_CONNECTIONS = "warren_shard_connections", GAUGE, &["shard"], "Connections of applications now";
+    SHARD_TUNNELS = "warren_shard_tunnels", GAUGE, &["shard"], "Tunnels now, by either end";
+    SHARD_TAKEN = "warren_shard_taken_total", COUNTER, &["shard"], "Connections and tunnels taken";
+    SHARD_SECONDS = "warren_shard_cpu_seconds_total", COUNTER, &["shard"],
+        "Processor time of the shard's threads";
+
+    // The process and its telemetry.
+    BUILD = "istio_build", GAUGE, &["component", "tag"], "Version of the proxy";
+    OPEN_FDS = "process_open_fds", GAUGE, &[], "Number of open file descriptors";
+    MAX_FDS = "process_max_fds", GAUGE, &[], "Most file descriptors the process may open";
+    LOG_LINES_LOST = "warren_log_lines_lost", GAUGE, &[], "Log lines lost because nobody read them";
+    SPANS_EXPORTED = "warren_trace_spans_exported_total", COUNTER, &[], "Spans a collector took";
+    SPANS_DROPPED = "warren_trace_spans_dropped_total", COUNTER, &["reason"], "Spans that no collector got";
+    SPAN_FAILURES = "warren_trace_export_failures_total", COUNTER, &[],
+        "Requests with spans a collector did not take";
+    RECORDS_EXPORTED = "warren_log_records_exported_total", COUNTER, &[], "Log records a collector took";
+    RECORDS_DROPPED = "warren_log_records_dropped_total", COUNTER, &["reason"],
+        "Log records that no collector got";
+    RECORD_FAILURES = "warren_log_export_failures_total", COUNTER, &[],
+        "Requests with log records a collector did not take";
+    EXPORTS = "warren_metric_exports_total", COUNTER, &[], "Exports of all metrics that a collector took whole";
+    EXPORTS_DROPPED = "warren_metric_exports_dropped_total", COUNTER, &["reason"],
+        "Exports of metrics that no collector got, or not whole";
+    EXPORT_FAILURES = "warren_metric_export_failures_total", COUNTER, &[],
+        "Requests with metrics a collector did not take";
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn names_are_told_apart_and_say_what_they_are() {
+        let names: BTreeSet<&str> = ALL.iter().map(|family| family.name).collect();
+        assert_eq!(names.len(), ALL.len());
+        for family in ALL {
+            let name = family.name;
+            assert_eq!(name.ends_with("_total"), family.kind == Kind::Counter, "{name}");
+            assert!(name.chars().all(|c| c.is_ascii_lowercase() || c == '_'), "{name}");
+            assert!(!family.help.ends_with('.') && !family.help.is_empty(), "{name}");
+            let labels: BTreeSet<&&str> = family.labels.iter().collect();
+            assert_eq!(labels.len(), family.labels.len(), "{name}");
+        }
+    }
+}

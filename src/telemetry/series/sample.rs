@@ -1,0 +1,114 @@
+//! Families and their samples on their way to an encoder.
+
+use std::sync::Arc;
+
+use prometheus::proto::{Metric, MetricFamily, MetricType};
+
+use super::{
+    declaration::{Declaration, Kind},
+    labels::Labels,
+};
+
+/// Makes something of the families it is given, one after another.
+pub(crate) trait Encoder {
+    /// A family begins. It has samples.
+    fn family(&mut self, header: &Header<'_>);
+
+    /// A sample of the family that began last.
+    fn sample(&mut self, header: &Header<'_>, sample: &Sample<'_>);
+}
+
+/// What an encoder has to know of a family.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Header<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) kind: Kind,
+    pub(crate) help: &'a str,
+}
+
+/// A value and its labels.
+#[derive(Debug)]
+pub(crate) struct Sample<'a> {
+    pub(crate) labels: Labels<'a>,
+    pub(crate) value: Value,
+}
+
+/// A value.
+#[derive(Debug)]
+pub(crate) enum Value {
+    /// A whole number.
+    Count(u64),
+    /// A number.
+    Number(f64),
+    /// A histogram.
+    Histogram(Buckets),
+}
+
+/// A histogram's numbers.
+#[derive(Debug)]
+pub(crate) struct Buckets {
+    /// Each finite upper bound, and how many observations are not above it.
+    pub(crate) up_to: Vec<(f64, u64)>,
+    /// How many observations there are.
+    pub(crate) count: u64,
+    /// Their sum.
+    pub(crate) sum: f64,
+}
+
+/// A label set whose samples can be read.
+pub(crate) trait Sampled: Send + Sync {
+    /// The samples of one of the family's declarations.
+    fn samples(&self, declaration: &Declaration, emit: &mut dyn FnMut(&Sample<'_>));
+}
+
+/// Families that share their label sets, as they are kept now. The sets go on counting.
+pub(crate) struct Group {
+    pub(crate) declarations: &'static [&'static Declaration],
+    pub(crate) sets: Vec<Arc<dyn Sampled>>,
+}
+
+// === impl Group ===
+
+impl Group {
+    /// Gives the families to `encoder`, as far as they have samples.
+    pub(crate) fn encode(&self, encoder: &mut dyn Encoder) {
+        for declaration in self.declarations {
+            let header = Header { name: declaration.name, kind: declaration.kind, help: declaration.help };
+            let mut begun = false;
+            for set in &self.sets {
+                set.samples(declaration, &mut |sample| {
+                    if !std::mem::replace(&mut begun, true) {
+                        encoder.family(&header);
+                    }
+                    encoder.sample(&header, sample);
+                });
+            }
+        }
+    }
+}
+
+/// Gives a family of the registry to `encoder`, if it has samples.
+pub(crate) fn gathered(family: &MetricFamily, encoder: &mut dyn Encoder) {
+    let (kind, value): (Kind, fn(&Metric) -> Value) = match family.get_field_type() {
+        MetricType::COUNTER => (Kind::Counter, |metric| Value::Number(metric.get_counter().get_value())),
+        MetricType::HISTOGRAM => (Kind::Histogram(&[]), |metric| Value::Histogram(buckets(metric))),
+        _ => (Kind::Gauge, |metric| Value::Number(metric.get_gauge().get_value())),
+    };
+    let header = Header { name: family.name(), kind, help: family.help() };
+    if !family.get_metric().is_empty() {
+        encoder.family(&header);
+    }
+    for metric in family.get_metric() {
+        encoder.sample(&header, &Sample { labels: Labels::Pairs(metric.get_label()), value: value(metric) });
+    }
+}
+
+fn buckets(metric: &Metric) -> Buckets {
+    let histogram = metric.get_histogram();
+    let finite = histogram.get_bucket().iter().filter(|bucket| bucket.upper_bound().is_finite());
+    Buckets {
+        up_to: finite.map(|bucket| (bucket.upper_bound(), bucket.cumulative_count())).collect(),
+        count: histogram.get_sample_count(),
+        sum: histogram.get_sample_sum(),
+    }
+}
