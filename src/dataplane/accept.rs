@@ -3,15 +3,12 @@
 use std::{
     cell::Cell,
     io,
-    net::{SocketAddr, TcpListener as StdListener},
+    net::{SocketAddr, TcpListener, TcpStream as StdStream},
     sync::Arc,
     time::Duration,
 };
 
-use tokio::{
-    net::{TcpListener, TcpStream},
-    time::sleep,
-};
+use tokio::{net::TcpStream, time::sleep};
 
 use super::{
     connection, inbound,
@@ -20,7 +17,10 @@ use super::{
     pod::{Arriving, Pod},
     tunnel::pool::PodPool,
 };
-use crate::{runtime::shard::Shard, sys::pacing::PathScope};
+use crate::{
+    runtime::shard::Shard,
+    sys::{pacing::PathScope, shared_socket::Shared},
+};
 
 /// Pause after the process or the kernel ran out of something an accept needs.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
@@ -50,8 +50,8 @@ impl Drop for Accepting {
 
 /// Accepts on this shard until the pod drains or the socket fails. What the kernel has accepted before a drain is served
 /// still: nobody else can, it would be reset.
-pub async fn accept(shard: Shard, pod: Arc<Pod>, kind: ListenerKind, listener: StdListener) {
-    let listener = match TcpListener::from_std(listener) {
+pub async fn accept(shard: Shard, pod: Arc<Pod>, kind: ListenerKind, listener: Shared<TcpListener>) {
+    let listener = match listener.watch().await {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(target: "capture", %error, "cannot watch the listener"),
     };
@@ -94,8 +94,9 @@ pub async fn accept(shard: Shard, pod: Arc<Pod>, kind: ListenerKind, listener: S
     }
 }
 
-/// Begins what was accepted on the shard that it is best on, before a byte of it is read.
-fn begin(shard: &Shard, pod: &Arc<Pod>, kind: ListenerKind, (stream, peer): (TcpStream, SocketAddr)) {
+/// Begins what was accepted on the shard that it is best on, before a byte of it is read. Only that shard's runtime ever
+/// watches it.
+fn begin(shard: &Shard, pod: &Arc<Pod>, kind: ListenerKind, (stream, peer): (StdStream, SocketAddr)) {
     if kind != ListenerKind::Outbound
         && let Some(scope) = pod.unpaced(PathScope::Network)
     {
@@ -107,16 +108,14 @@ fn begin(shard: &Shard, pod: &Arc<Pod>, kind: ListenerKind, (stream, peer): (Tcp
         ListenerKind::Outbound | ListenerKind::Plaintext => shard.shards.balance().connection(shard.index()),
     };
     let pod = pod.arriving();
-    if to == shard.index() {
-        return serve(shard, pod, kind, (stream, peer));
-    }
-    match stream.into_std() {
-        Ok(stream) => shard.hand_over(to, move |shard| match TcpStream::from_std(stream) {
-            Ok(stream) => serve(shard, pod, kind, (stream, peer)),
-            Err(error) => refuse(&pod, peer, &error),
-        }),
+    let serve = move |shard: &Shard| match TcpStream::from_std(stream) {
+        Ok(stream) => serve(shard, pod, kind, (stream, peer)),
         Err(error) => refuse(&pod, peer, &error),
+    };
+    if to == shard.index() {
+        return serve(shard);
     }
+    shard.hand_over(to, serve);
 }
 
 fn refuse(pod: &Pod, peer: SocketAddr, error: &io::Error) {

@@ -30,7 +30,7 @@ use crate::{
     },
     runtime::conns::ConnSet,
     supervisor::report_task_panic,
-    sys::{netns::NetNs, pacing::PathScope},
+    sys::{netns::NetNs, pacing::PathScope, shared_socket::Shared},
 };
 
 static SERIAL: AtomicU64 = AtomicU64::new(1);
@@ -58,7 +58,7 @@ pub struct Pod {
     /// The actors of its tunnels to peers.
     pub tunnels: Tunnels,
     /// Its listening sockets, which outlive the actors that accept on them.
-    pub listeners: Mutex<HashMap<ListenerKind, TcpListener>>,
+    pub listeners: Mutex<HashMap<ListenerKind, Shared<TcpListener>>>,
     /// Its DNS proxy, but for the actor.
     pub dns: DnsState,
     /// The actors of its listeners.

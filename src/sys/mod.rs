@@ -11,5 +11,6 @@ pub mod netns;
 pub mod netns_fingerprint;
 pub mod pacing;
 pub mod probe;
+pub mod shared_socket;
 pub mod socket;
 pub mod splice;

@@ -159,7 +159,8 @@ impl Known {
         let listeners = pod.listeners.lock();
         let serves = |kind: &ListenerKind| {
             let shards = pod.node.shards.living();
-            pod.accept_loops.count(*kind) >= shards && listeners.get(kind).is_some_and(probe::is_listening)
+            pod.accept_loops.count(*kind) >= shards
+                && listeners.get(kind).is_some_and(|held| probe::is_listening(held))
         };
         let steady = |fingerprint: &NetnsFingerprint| {
             listeners.get(&ListenerKind::Outbound).is_some_and(|listener| fingerprint.is_steady(listener))
@@ -262,7 +263,7 @@ async fn follow(pod: &Arc<Pod>, family: &str, canary: &Canary) -> Finding {
 /// Whether connections wait in the outbound listener: the kernel drops what finds its queue full.
 fn is_flooded(pod: &Pod) -> bool {
     let listeners = pod.listeners.lock();
-    let waiting = listeners.get(&ListenerKind::Outbound).map(probe::waiting);
+    let waiting = listeners.get(&ListenerKind::Outbound).map(|held| probe::waiting(held));
     waiting.is_some_and(|waiting| waiting.is_ok_and(|waiting| waiting.now > 0))
 }
 

@@ -3,7 +3,7 @@
 
 use std::{
     io,
-    net::TcpListener as StdListener,
+    net::TcpListener,
     sync::{Arc, atomic::Ordering},
 };
 
@@ -18,6 +18,7 @@ use crate::{
     sys::{
         pacing::PathScope,
         probe,
+        shared_socket::Shared,
         socket::{self, Listen},
     },
 };
@@ -196,7 +197,7 @@ impl Capture {
             return Ok(None);
         }
         let mut repaired = None;
-        let listens = self.pod.listeners.lock().get(&self.kind).is_some_and(probe::is_listening);
+        let listens = self.pod.listeners.lock().get(&self.kind).is_some_and(|held| probe::is_listening(held));
         if !listens {
             // Their sockets are of no use any more.
             state.loops.clear();
@@ -217,10 +218,10 @@ impl Capture {
     }
 
     /// The pod's listening socket: the one already held, or a new one.
-    fn listener(&self) -> io::Result<StdListener> {
+    fn listener(&self) -> io::Result<Shared<TcpListener>> {
         let mut listeners = self.pod.listeners.lock();
         if let Some(held) = listeners.get(&self.kind) {
-            return held.try_clone();
+            return Ok(held.clone());
         }
         let settings = &self.pod.node.settings;
         let local = self.kind == ListenerKind::Outbound;
@@ -250,20 +251,19 @@ impl Capture {
             self.pod.transparent.store(bound.transparent, Ordering::Relaxed);
         }
         self.pod.paced.store(bound.paced, Ordering::Relaxed);
-        let ours = bound.listener.try_clone()?;
-        listeners.insert(self.kind, bound.listener);
-        Ok(ours)
+        let listener = Shared::new(bound.listener);
+        listeners.insert(self.kind, listener.clone());
+        Ok(listener)
     }
 
     fn accept_on(
         &self,
         index: usize,
-        listener: &StdListener,
+        listener: &Shared<TcpListener>,
         myself: &Mailbox<Msg>,
         state: &mut State,
     ) -> Result<(), AcceptError> {
-        let (pod, kind, listener, actor) =
-            (self.pod.clone(), self.kind, listener.try_clone()?, myself.clone());
+        let (pod, kind, listener, actor) = (self.pod.clone(), self.kind, listener.clone(), myself.clone());
         state.last += 1;
         let number = state.last;
         let make = move |shard| accept(shard, pod, kind, listener);

@@ -7,20 +7,24 @@ use std::{
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::{dataplane::dns::DnsSettings, dataplane::pod::Pod, protocols::config::DnsAddr};
+use crate::{
+    dataplane::{dns::DnsSettings, pod::Pod},
+    protocols::config::DnsAddr,
+    sys::shared_socket::Shared,
+};
 
 /// A port that nobody asks from (discard).
 const NOBODY: u16 = 9;
 /// Connections that wait for a listener.
 const BACKLOG: i32 = 128;
 
-/// The sockets of one pod: a UDP and a TCP one of each address.
-#[derive(Debug)]
+/// The sockets of one pod: a UDP and a TCP one of each address. Clones share them.
+#[derive(Clone, Debug)]
 pub struct Sockets {
     /// For datagrams.
-    pub datagrams: Vec<UdpSocket>,
+    pub datagrams: Vec<Shared<UdpSocket>>,
     /// For connections.
-    pub listeners: Vec<TcpListener>,
+    pub listeners: Vec<Shared<TcpListener>>,
 }
 
 // === impl Sockets ===
@@ -36,7 +40,7 @@ impl Sockets {
             Some(held) => held,
             None => held.insert(Self::bind(pod)?),
         };
-        sockets.try_clone().map_err(|error| format!("cannot share the sockets of the DNS proxy: {error}"))
+        Ok(sockets.clone())
     }
 
     fn bind(pod: &Pod) -> Result<Self, String> {
@@ -46,8 +50,8 @@ impl Sockets {
             let bound = pod.netns.enter(|| open(addr, pod.node.settings.reuse_port)).and_then(|bound| bound);
             match bound {
                 Ok((datagrams, listener)) => {
-                    sockets.datagrams.push(datagrams);
-                    sockets.listeners.push(listener);
+                    sockets.datagrams.push(Shared::new(datagrams));
+                    sockets.listeners.push(Shared::new(listener));
                 }
                 // A pod may be without IPv6 on a node that has it.
                 Err(error) if !sockets.datagrams.is_empty() && addr.is_ipv6() && is_unknown(&error) => {}
@@ -69,13 +73,6 @@ impl Sockets {
                 tracing::warn!(target: "dns", %error, "a socket that is given up may still be asked");
             }
         }
-    }
-
-    fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self {
-            datagrams: self.datagrams.iter().map(UdpSocket::try_clone).collect::<Result<_, _>>()?,
-            listeners: self.listeners.iter().map(TcpListener::try_clone).collect::<Result<_, _>>()?,
-        })
     }
 }
 
