@@ -177,7 +177,9 @@ fn root(parts: &Parts, logging: &Logging) -> SupervisorSpec {
                 .intensity(Intensity { restarts: 60, within: Duration::from_secs(60) })
                 .stop_within(settings::STOP_WITHIN)
                 .dynamic(parts.pods.spec())
-                .child(parts.zds.child(parts.pods.clone())),
+                .child(parts.zds.child(parts.pods.clone()))
+                // Last, so that its loss restarts nobody else.
+                .child(parts.pods.audit()),
         )
 }
 

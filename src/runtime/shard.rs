@@ -71,14 +71,14 @@ pub struct Shards(Arc<All>);
 struct All {
     slots: Box<[Slot]>,
     balance: Balancer,
+    /// Counts the threads that all slots have had.
+    replaced: watch::Sender<u64>,
 }
 
 /// A shard as others see it. It outlives the thread behind it, which may be replaced.
 struct Slot {
     jobs: Mutex<mpsc::Sender<Job>>,
     load: Arc<ShardStats>,
-    /// Counts the threads this slot has had; changes when a new one serves.
-    generation: watch::Sender<u64>,
     /// Whether a thread serves.
     alive: Arc<watch::Sender<bool>>,
 }
@@ -169,11 +169,11 @@ impl Shards {
         let slot = |_| {
             let (jobs, _) = mpsc::channel(1);
             let alive = Arc::new(watch::Sender::new(false));
-            Slot { jobs: Mutex::new(jobs), load: Arc::default(), generation: watch::Sender::new(0), alive }
+            Slot { jobs: Mutex::new(jobs), load: Arc::default(), alive }
         };
         let slots: Box<[Slot]> = (0..count.max(1)).map(slot).collect();
         let balance = Balancer::new(slots.iter().map(|slot| slot.load.clone()));
-        Self(Arc::new(All { slots, balance }))
+        Self(Arc::new(All { slots, balance, replaced: watch::Sender::new(0) }))
     }
 
     /// Number of shards.
@@ -191,9 +191,9 @@ impl Shards {
         &self.0.balance
     }
 
-    /// Changes when the thread of shard `index` is replaced; what was placed on it must be placed again.
-    pub fn generation(&self, index: usize) -> Option<watch::Receiver<u64>> {
-        self.0.slots.get(index).map(|slot| slot.generation.subscribe())
+    /// Changes when a shard gets another thread; what was placed on the one before must be placed again.
+    pub fn replaced(&self) -> watch::Receiver<u64> {
+        self.0.replaced.subscribe()
     }
 
     /// Whether shard `index` has a thread; false once it has ended, for whatever reason.
@@ -249,7 +249,7 @@ impl Shards {
         *slot.jobs.lock() = jobs;
         self.0.balance.serves(index, time);
         slot.alive.send_replace(true);
-        slot.generation.send_modify(|generation| *generation += 1);
+        self.0.replaced.send_modify(|threads| *threads += 1);
         Ok(())
     }
 

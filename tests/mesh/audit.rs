@@ -12,7 +12,6 @@ use socket2::{Domain, Socket, Type};
 use warren::{
     lab::{
         apps::{Stop, background_thread},
-        control::mesh_file::Mesh,
         hosts::Role,
         net::redirect::{Redirection, set_mute},
         world::readiness,
@@ -207,10 +206,9 @@ fn flood(stop: Stop) -> u64 {
 
 pub fn a_flooded_listener_is_no_lost_redirection() {
     let lab = raise_breakable(MESH);
-    let uid = Mesh::parse(MESH).unwrap().pod("client").unwrap().kubernetes_uid();
-    let (pod, path) = (lab.pod("client").unwrap(), format!("root/dataplane/pods/{uid}/audit"));
+    let (pod, path) = (lab.pod("client").unwrap(), "root/dataplane/audit");
     let overflows = || pod.run(|| counter("netstat", "TcpExt:", "ListenOverflows")).unwrap();
-    let restarts = || actors(&lab, "one", &path)[0]["restarts"].as_u64().unwrap();
+    let restarts = || actors(&lab, "one", path)[0]["restarts"].as_u64().unwrap();
     let flooding = background_thread(pod, flood).unwrap();
     let overflow = |more: u64| {
         let before = overflows();

@@ -8,13 +8,12 @@ use std::{
 };
 
 use ractor::{ActorProcessingErr, RpcReplyPort};
-use tokio::sync::watch;
 
 use crate::{
     actors::settings::HUNG_AFTER,
     dataplane::{accept::accept, listener::ListenerKind, pod::Pod},
     runtime::shard::{PlaceError, Placed},
-    supervisor::{Actor, Address, ChildSpec, Described, Mailbox, OwnedTask, TaskExit},
+    supervisor::{Actor, Address, ChildSpec, Described, Mailbox, TaskExit},
     sys::{
         pacing::PathScope,
         probe,
@@ -27,11 +26,9 @@ use crate::{
 pub enum Msg {
     /// The accept loop of this number ended. At most one for each placed loop.
     Ended(u64, TaskExit),
-    /// The thread of a shard was replaced. At most one outstanding a shard.
-    ShardReplaced(usize),
-    /// The watch over a shard's thread has panicked. At most one a watch.
-    WatchLost(usize),
-    /// Look after the socket and the loops: what was repaired, or cannot be. One at a time, from the pod's audit.
+    /// The thread of a shard was replaced: place the loop that it lacks. One for each replacement, from the audit.
+    ShardReplaced,
+    /// Look after the socket and the loops: what was repaired, or cannot be. One at a time, from the audit.
     Audit(RpcReplyPort<Result<Option<Repair>, String>>),
 }
 
@@ -65,7 +62,6 @@ struct Capture {
 struct State {
     loops: Vec<Loop>,
     last: u64,
-    _watches: Vec<OwnedTask>,
 }
 
 /// An accept loop.
@@ -113,8 +109,7 @@ impl Described for Msg {
     fn kind(&self) -> &'static str {
         match self {
             Self::Ended(..) => "loop-ended",
-            Self::ShardReplaced(_) => "shard-replaced",
-            Self::WatchLost(_) => "watch-lost",
+            Self::ShardReplaced => "shard-replaced",
             Self::Audit(_) => "audit",
         }
     }
@@ -131,7 +126,7 @@ impl Actor for Capture {
             format!("cannot listen on port {port} ({kind}) in the pod: {error}")
         })?;
         let shards = &self.pod.node.shards;
-        let mut state = State { loops: Vec::with_capacity(shards.count()), last: 0, _watches: Vec::new() };
+        let mut state = State { loops: Vec::with_capacity(shards.count()), last: 0 };
         for index in 0..shards.count() {
             match self.accept_on(index, &listener, &myself, &mut state) {
                 Ok(()) => {}
@@ -140,11 +135,6 @@ impl Actor for Capture {
                 Err(error) => return Err(error.into()),
             }
         }
-        let watches = (0..shards.count()).filter_map(|index| {
-            let generation = shards.generation(index)?;
-            Some(watch_shard(index, generation, myself.clone()))
-        });
-        state._watches = watches.collect();
         Ok(state)
     }
 
@@ -156,13 +146,9 @@ impl Actor for Capture {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             Msg::Ended(number, exit) => self.ended(number, &exit, state)?,
-            Msg::WatchLost(index) => return Err(format!("the watch over shard {index} panicked").into()),
             // Nothing may be bound again once the pod drains.
-            Msg::ShardReplaced(_) if *self.pod.draining.borrow() => {}
-            Msg::ShardReplaced(index) => {
-                state.loops.retain(|held| held.shard != index);
-                self.accept_on(index, &self.listener()?, &myself, state)?;
-            }
+            Msg::ShardReplaced if *self.pod.draining.borrow() => {}
+            Msg::ShardReplaced => drop(self.fill(&myself, state)?),
             Msg::Audit(reply) => {
                 let looked = self.audit(&myself, state);
                 // The audit may have been restarted meanwhile.
@@ -204,17 +190,23 @@ impl Capture {
             self.pod.listeners.lock().remove(&self.kind);
             repaired = Some(Repair::Listener);
         }
-        let shards = &self.pod.node.shards;
+        let filled = self.fill(myself, state)?;
+        Ok(repaired.or(filled.then_some(Repair::AcceptLoop)))
+    }
+
+    /// Places the loops that are missing on shards that live. Whether there were any.
+    fn fill(&self, myself: &Mailbox<Msg>, state: &mut State) -> Result<bool, AcceptError> {
+        let (shards, mut filled) = (&self.pod.node.shards, false);
         for index in 0..shards.count() {
             let alive = shards.alive(index).is_some_and(|alive| *alive.borrow());
             let accepts = state.loops.iter().any(|held| held.shard == index && !held.placed.is_finished());
             if alive && !accepts {
                 state.loops.retain(|held| held.shard != index);
                 self.accept_on(index, &self.listener()?, myself, state)?;
-                repaired = repaired.or(Some(Repair::AcceptLoop));
+                filled = true;
             }
         }
-        Ok(repaired)
+        Ok(filled)
     }
 
     /// The pod's listening socket: the one already held, or a new one.
@@ -272,22 +264,4 @@ impl Capture {
         state.loops.push(Loop { number, shard: index, placed });
         Ok(())
     }
-}
-
-fn watch_shard(index: usize, mut generation: watch::Receiver<u64>, actor: Mailbox<Msg>) -> OwnedTask {
-    generation.mark_unchanged();
-    let told = actor.clone();
-    let watching = async move {
-        while generation.changed().await.is_ok() {
-            if actor.cast(Msg::ShardReplaced(index)).is_err() {
-                return;
-            }
-        }
-    };
-    let on_exit = move |exit| {
-        if let TaskExit::Panicked { .. } = exit {
-            let _ = told.cast(Msg::WatchLost(index));
-        }
-    };
-    OwnedTask::spawn(format!("capture/watch/{index}"), watching, on_exit)
 }

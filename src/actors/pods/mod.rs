@@ -20,7 +20,10 @@ use std::{
 use dashmap::DashMap;
 use tokio::time::{sleep, timeout};
 
-use self::unhealthy::{Reason, Unhealthy};
+use self::{
+    audit::AuditBook,
+    unhealthy::{Reason, Unhealthy},
+};
 use super::{
     control::zds::{self, PodSpec},
     quarantine::{Input, digest},
@@ -32,7 +35,8 @@ use crate::{
     },
     protocols::{mesh::WorkloadInfo, zds::NetnsId},
     supervisor::{
-        DynamicChildren, DynamicSpec, Event, EventKind, Intensity, StartError, Strategy, SupervisorSpec,
+        ChildSpec, DynamicChildren, DynamicSpec, Event, EventKind, Intensity, StartError, Strategy,
+        SupervisorSpec,
     },
     sys::netns::{self, NetNs},
 };
@@ -59,6 +63,8 @@ pub struct Pods {
     pods: Arc<DashMap<Arc<str>, Arc<Pod>>>,
     supervisor: DynamicChildren,
     closing: Arc<AtomicBool>,
+    /// What is known of the pods by audits.
+    audits: Arc<AuditBook>,
 }
 
 // === impl Pods ===
@@ -66,12 +72,23 @@ pub struct Pods {
 impl Pods {
     /// No pods yet.
     pub fn new(node: Arc<Node>) -> Self {
-        Self { node, pods: Arc::default(), supervisor: DynamicChildren::new("pods"), closing: Arc::default() }
+        Self {
+            node,
+            pods: Arc::default(),
+            supervisor: DynamicChildren::new("pods"),
+            closing: Arc::default(),
+            audits: Arc::default(),
+        }
     }
 
     /// The supervisor of the pods' supervisors.
     pub fn spec(&self) -> DynamicSpec {
         DynamicSpec::new("pods", &self.supervisor).intensity(CHILD_RESTARTS).stop_within(STOP_WITHIN * 2)
+    }
+
+    /// The actor that audits the pods.
+    pub fn audit(&self) -> ChildSpec {
+        audit::child(self)
     }
 
     /// The pod `uid`, if it is served.
@@ -212,6 +229,7 @@ impl Pods {
 
     async fn end(&self, pod: &Arc<Pod>) {
         pod.stop_accepting();
+        self.audits.forget(pod.serial);
         self.node.directory.remove(pod);
         pod.conns.cut_all(cut::POD);
         pod.peers.cut_all(cut::POD);
@@ -283,7 +301,7 @@ impl Pod {
         if !self.is_own && self.node.settings.dns.is_some() {
             tree = tree.child(dns::child(self));
         }
-        tree.child(audit::child(self))
+        tree
     }
 
     /// Closes the listeners, tells peers to open no more streams, admits nothing.

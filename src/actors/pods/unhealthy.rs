@@ -1,14 +1,6 @@
 //! Pods that are served and have fallen out of the mesh: who, and why. Readiness and metrics follow it.
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, sync::Arc};
 
 use tokio::sync::watch;
 
@@ -41,7 +33,6 @@ pub struct Unhealthy {
 #[derive(Clone, Debug, Default)]
 pub struct UnhealthyPods {
     now: watch::Sender<BTreeMap<Arc<str>, Named>>,
-    audited: Arc<AtomicUsize>,
 }
 
 /// A pod's name and its trouble.
@@ -50,10 +41,6 @@ pub struct Named {
     pod: Arc<str>,
     unhealthy: Unhealthy,
 }
-
-/// Counts a pod as audited.
-#[derive(Debug)]
-pub struct Audited(Arc<AtomicUsize>);
 
 /// Where canaries are awaited: the last that came, of each family.
 #[derive(Debug)]
@@ -116,23 +103,6 @@ impl UnhealthyPods {
     /// The pods in trouble, now and as it changes.
     pub fn now(&self) -> watch::Receiver<BTreeMap<Arc<str>, Named>> {
         self.now.subscribe()
-    }
-
-    /// Counts a pod as audited while the value lives.
-    pub fn audited(&self) -> Audited {
-        self.audited.fetch_add(1, Ordering::Relaxed);
-        Audited(self.audited.clone())
-    }
-
-    /// How many pods are audited.
-    pub fn pods(&self) -> usize {
-        self.audited.load(Ordering::Relaxed)
-    }
-}
-
-impl Drop for Audited {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
