@@ -178,7 +178,8 @@ fn root(parts: &Parts, logging: &Logging) -> SupervisorSpec {
                 .stop_within(settings::STOP_WITHIN)
                 .dynamic(parts.pods.spec())
                 .child(parts.zds.child(parts.pods.clone()))
-                // Last, so that its loss restarts nobody else.
+                // After the others, so that the loss of these restarts nobody but the audit.
+                .child(parts.pods.policy())
                 .child(parts.pods.audit()),
         )
 }

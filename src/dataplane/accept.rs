@@ -4,6 +4,7 @@ use std::{
     cell::Cell,
     io,
     net::{SocketAddr, TcpListener, TcpStream as StdStream},
+    rc::Rc,
     sync::Arc,
     time::Duration,
 };
@@ -29,22 +30,26 @@ const LEFT_OVER: u32 = 2048;
 /// Connections accepted until other tasks of the shard get their turn.
 const BURST: u32 = 8;
 
-/// Counts an accept loop while it lives.
-struct Accepting(Arc<Pod>, ListenerKind);
+/// Counts an accept loop while it lives, and holds what its connections go on by.
+struct Accepting {
+    pod: Arc<Pod>,
+    pool: Rc<PodPool>,
+    kind: ListenerKind,
+}
 
 // === impl Accepting ===
 
 impl Accepting {
-    fn new(pod: &Arc<Pod>, kind: ListenerKind) -> Self {
+    fn new(pod: &Arc<Pod>, shard: &Shard, kind: ListenerKind) -> Self {
         pod.accept_loops.begin(kind);
-        Self(pod.clone(), kind)
+        Self { pod: pod.clone(), pool: PodPool::of(pod, shard), kind }
     }
 }
 
 impl Drop for Accepting {
     fn drop(&mut self) {
-        let Self(pod, kind) = self;
-        pod.accept_loops.end(*kind);
+        self.pool.release(self.kind);
+        self.pod.accept_loops.end(self.kind);
     }
 }
 
@@ -55,9 +60,7 @@ pub async fn accept(shard: Shard, pod: Arc<Pod>, kind: ListenerKind, listener: S
         Ok(listener) => listener,
         Err(error) => return tracing::error!(target: "capture", %error, "cannot watch the listener"),
     };
-    let _counted = Accepting::new(&pod, kind);
-    // Held, so that its lane stays.
-    let _spawner = PodPool::of(&pod, &shard).spawner(&pod, &shard, kind);
+    let _accepting = Accepting::new(&pod, &shard, kind);
     let mut draining = pod.draining.subscribe();
     let mut left = LEFT_OVER;
     loop {

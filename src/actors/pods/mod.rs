@@ -86,6 +86,11 @@ impl Pods {
         DynamicSpec::new("pods", &self.supervisor).intensity(CHILD_RESTARTS).stop_within(STOP_WITHIN * 2)
     }
 
+    /// The actor that re-checks the pods' connections when policies change.
+    pub fn policy(&self) -> ChildSpec {
+        policy::child(self)
+    }
+
     /// The actor that audits the pods.
     pub fn audit(&self) -> ChildSpec {
         audit::child(self)
@@ -293,7 +298,6 @@ impl Pod {
             .intensity(Intensity { restarts: 10, within: Duration::from_secs(30) })
             .stop_within(STOP_WITHIN)
             .dynamic(DynamicSpec::new("tunnels", self.tunnels.supervisor()).intensity(CHILD_RESTARTS))
-            .child(policy::child(self))
             .child(conns::child(self));
         for &kind in self.kinds() {
             tree = tree.child(capture::child(self, kind));

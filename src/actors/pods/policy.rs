@@ -1,4 +1,5 @@
-//! Re-checks a pod's live inbound connections when policies or workloads change (contract/dataplane.md section 4.4).
+//! Re-checks the pods' live inbound connections when policies or workloads change (contract/dataplane.md section 4.4).
+//! One actor does so for all pods.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -8,23 +9,24 @@ use std::{
 use ractor::{ActorProcessingErr, RpcReplyPort};
 use tokio::time::sleep;
 
+use super::Pods;
 use crate::{
     dataplane::{
         connection::verdict,
-        node::cut,
+        node::{Node, cut},
         pod::{ConnInfo, Pod},
     },
     protocols::labels::Reporter,
     runtime::conns::Conn,
-    supervisor::{Actor, Address, ChildSpec, Described, Mailbox, OwnedTask},
+    supervisor::{Actor, Address, ChildSpec, Described, Mailbox, OwnedTask, report_task_panic, watch_panics},
 };
 
-/// It has this long for all connections, which it checks in slices.
+/// It has this long for all connections of all pods, which it checks in slices.
 const HUNG_AFTER: Duration = Duration::from_secs(10);
 /// Connections checked until other actors get their turn.
 const SLICE: usize = 256;
 
-struct Policy(Arc<Pod>);
+struct Policy(Pods);
 
 /// Messages of the actor.
 pub enum Msg {
@@ -34,10 +36,10 @@ pub enum Msg {
     Check(bool, RpcReplyPort<usize>),
 }
 
-/// The actor that re-checks the connections of `pod`.
-pub fn child(pod: &Arc<Pod>) -> ChildSpec {
-    let pod = pod.clone();
-    let make = move || (Policy(pod.clone()), ());
+/// The actor that re-checks the connections of `pods`.
+pub fn child(pods: &Pods) -> ChildSpec {
+    let pods = pods.clone();
+    let make = move || (Policy(pods.clone()), ());
     ChildSpec::actor("policy", &Address::new("policy"), make).kind_label("policy").hung_after(HUNG_AFTER)
 }
 
@@ -58,7 +60,7 @@ impl Actor for Policy {
     async fn pre_start(&self, myself: Mailbox<Msg>, (): ()) -> Result<OwnedTask, ActorProcessingErr> {
         let actor = myself.clone();
         let lost = move |_| myself.stop(Some("the watch ended".into()));
-        Ok(OwnedTask::spawn("policy/watch", watch(self.0.clone(), actor), lost))
+        Ok(OwnedTask::spawn("policy/watch", watch(self.0.node.clone(), actor), lost))
     }
 
     async fn handle(
@@ -68,16 +70,26 @@ impl Actor for Policy {
         _: &mut OwnedTask,
     ) -> Result<(), ActorProcessingErr> {
         let Msg::Check(final_word, reply) = message;
-        let unknown = check(&self.0, final_word).await;
+        let (mut unknown, mut panicked) = (0, None);
+        for pod in self.0.all() {
+            // What crashes the check of one pod must not keep the others from being checked.
+            match watch_panics(check(&pod, final_word)).await {
+                Ok(of_this) => unknown += of_this,
+                Err(message) => {
+                    report_task_panic(&format!("root/dataplane/pods/{}/conns", pod.uid), "policy", &message);
+                    panicked = Some(format!("the check of pod {} panicked: {message}", pod.uid));
+                }
+            }
+        }
         // Only a watch that was replaced meanwhile does not wait for the answer.
         let _ = reply.send(unknown);
-        Ok(())
+        panicked.map_or(Ok(()), |why| Err(why.into()))
     }
 }
 
 /// Has everything checked once at the start, for changes missed while the actor was down, and after each change.
-async fn watch(pod: Arc<Pod>, actor: Mailbox<Msg>) {
-    let mut changes = pod.node.mesh_changed.clone();
+async fn watch(node: Arc<Node>, actor: Mailbox<Msg>) {
+    let mut changes = node.mesh_changed.clone();
     let mut final_word = false;
     loop {
         if !final_word {
@@ -88,7 +100,7 @@ async fn watch(pod: Arc<Pod>, actor: Mailbox<Msg>) {
             changes.changed().await
         } else {
             // A policy that is named but not known may come with the next push; it is not waited for without end.
-            let patience = pod.node.settings.timeouts.workload;
+            let patience = node.settings.timeouts.workload;
             tokio::select! {
                 changed = changes.changed() => changed,
                 () = sleep(patience) => {

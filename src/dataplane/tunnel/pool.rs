@@ -2,7 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    rc::{Rc, Weak},
+    rc::Rc,
     sync::Arc,
     time::Instant,
 };
@@ -31,8 +31,8 @@ const ROUNDS: usize = 64;
 pub struct PodPool {
     /// The pod's outbound connections on this shard.
     backlog: Backlog,
-    /// Where captured connections of each kind go on, while there are any.
-    spawners: [RefCell<Weak<ConnSpawner>>; 3],
+    /// Where captured connections of each kind go on, from the first one to the end of the accept loop.
+    spawners: [RefCell<Option<Rc<ConnSpawner>>>; 3],
     peers: RefCell<HashMap<TunnelKey, Rc<Peer>>>,
 }
 
@@ -68,18 +68,23 @@ impl PodPool {
         shard.pools.borrow_mut().entry(pod.serial).or_default().clone()
     }
 
-    /// Where connections of `pod` of this kind go on here, whichever shard accepted them: one lane for all, while somebody
-    /// holds it.
+    /// Where connections of `pod` of this kind go on here, whichever shard accepted them: one queue for all. The first one
+    /// makes it, so a pod without connections has none.
     pub fn spawner(&self, pod: &Arc<Pod>, shard: &Shard, kind: ListenerKind) -> Rc<ConnSpawner> {
         let mut held = kind.pick(&self.spawners).borrow_mut();
-        if let Some(spawner) = held.upgrade() {
-            return spawner;
+        if let Some(spawner) = &*held {
+            return spawner.clone();
         }
         // Nothing of the others goes out through the pod's own tunnels.
         let backlog = if kind == ListenerKind::Outbound { self.backlog.clone() } else { Backlog::default() };
         let spawner = Rc::new(ConnSpawner::new(shard, pod, backlog));
-        *held = Rc::downgrade(&spawner);
+        *held = Some(spawner.clone());
         spawner
+    }
+
+    /// Lets go of what connections of this kind go on by. It ends with the last of them.
+    pub fn release(&self, kind: ListenerKind) {
+        kind.pick(&self.spawners).take();
     }
 
     /// For a tunnel of the pod's, which sends on what its outbound connections bring.
