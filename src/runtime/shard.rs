@@ -14,7 +14,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     thread,
 };
 
@@ -137,6 +137,19 @@ pin_project! {
         #[pin]
         future: Option<F>,
         lease: Arc<TaskLease>,
+    }
+}
+
+pin_project! {
+    /// Says how a placed task has ended. A named future, for the same reason as [`Watched`].
+    ///
+    /// The fields drop in this order: what the task held is free when its end is reported.
+    struct PlacedTask<F> {
+        #[pin]
+        task: WatchPanics<LeasedTask<F>>,
+        shard: usize,
+        kind: &'static str,
+        report: Option<ExitReport>,
     }
 }
 
@@ -280,17 +293,8 @@ impl Shards {
         let report = ExitReport(Some(Box::new(on_exit)));
         self.run_on(index, move |shard| {
             let future = Some(tripwire(kind, make(shard.clone())));
-            let task = LeasedTask { future, lease: theirs };
-            shard.spawn(async move {
-                match watch_panics(task).await {
-                    Ok(Some(())) => report.end(TaskExit::Done),
-                    Ok(None) => report.end(TaskExit::Aborted),
-                    Err(message) => {
-                        report_task_panic(&format!("shard-{index}/{kind}"), kind, &message);
-                        report.end(TaskExit::Panicked { message });
-                    }
-                }
-            });
+            let task = watch_panics(LeasedTask { future, lease: theirs });
+            shard.spawn(PlacedTask { task, shard: index, kind, report: Some(report) });
         })?;
         Ok(Placed { lease })
     }
@@ -445,6 +449,27 @@ impl Drop for Placed {
     fn drop(&mut self) {
         self.lease.released.store(true, Ordering::Release);
         self.lease.waker.wake();
+    }
+}
+
+impl<F: Future<Output = ()>> Future for PlacedTask<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.project();
+        let exit = match ready!(this.task.poll(cx)) {
+            Ok(Some(())) => TaskExit::Done,
+            Ok(None) => TaskExit::Aborted,
+            Err(message) => {
+                let path = format!("shard-{}/{}", this.shard, this.kind);
+                report_task_panic(&path, this.kind, &message);
+                TaskExit::Panicked { message }
+            }
+        };
+        if let Some(report) = this.report.take() {
+            report.end(exit);
+        }
+        Poll::Ready(())
     }
 }
 

@@ -24,6 +24,8 @@ use crate::{
 
 /// Peers of a pod that may have a tunnel actor at a time.
 pub const MAX_PEERS: usize = 4096;
+/// Parts of a pod's map of tunnel actors. Only a missed tunnel takes the lock of one.
+const PARTS: usize = 2;
 
 /// The tunnels of a pod. Cheap to clone.
 #[derive(Clone)]
@@ -55,7 +57,8 @@ struct TunnelState {
 impl Tunnels {
     /// No tunnels yet, of the pod `uid`.
     pub fn new(uid: &str) -> Self {
-        Self { actors: Arc::default(), supervisor: DynamicChildren::new(&format!("pod/{uid}/tunnels")) }
+        let actors = DashMap::with_hasher_and_shard_amount(Default::default(), PARTS);
+        Self { actors: Arc::new(actors), supervisor: DynamicChildren::new(&format!("pod/{uid}/tunnels")) }
     }
 
     /// The supervisor of the tunnel actors.
