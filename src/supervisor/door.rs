@@ -21,7 +21,7 @@ use tokio::{
     sync::Notify,
     time::{Instant, sleep},
 };
-use tracing::Span;
+use tracing::{Instrument, Span};
 
 use super::{
     faults::blow,
@@ -238,9 +238,9 @@ impl<A: Actor> ractor::Actor for Reachable<A> {
         state: &mut A::State,
     ) -> Result<(), ActorProcessingErr> {
         let waited = self.queue.leave().map_or(Duration::ZERO, |sent| sent.elapsed());
-        let handling = self.node.record.handling(message.kind(), waited, span);
+        let handling = self.node.record.handling(message.kind(), waited, span.clone());
         self.node.door.drag().await;
-        let done = self.actor.handle(self.mailbox(myself), message, state).await;
+        let done = self.actor.handle(self.mailbox(myself), message, state).instrument(span).await;
         handling.done();
         done
     }
