@@ -181,7 +181,10 @@ fn root(parts: &Parts, logging: &Logging) -> SupervisorSpec {
                 .intensity(Intensity { restarts: 60, within: Duration::from_secs(60) })
                 .stop_within(DATA_PLANE_STOP_WITHIN)
                 .dynamic(parts.pods.spec())
-                .child(parts.zds.child(parts.pods.clone())),
+                .child(parts.zds.child(parts.pods.clone()))
+                // After the others, so that the loss of these restarts nobody but the audit.
+                .child(parts.pods.policy())
+                .child(parts.pods.audit()),
         )
 }
 

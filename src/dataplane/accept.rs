@@ -3,17 +3,14 @@
 use std::{
     cell::{Cell, RefCell},
     io,
-    net::{SocketAddr, TcpListener as StdListener},
-    rc::{Rc, Weak},
+    net::{SocketAddr, TcpListener, TcpStream as StdStream},
+    rc::Rc,
     sync::Arc,
     time::Duration,
 };
 
 use foldhash::HashMap;
-use tokio::{
-    net::{TcpListener, TcpStream},
-    time::sleep,
-};
+use tokio::{net::TcpStream, time::sleep};
 
 use super::{
     inbound,
@@ -32,6 +29,7 @@ use super::{
 };
 use crate::{
     runtime::{fair_queue::Backlog, shard::Shard, spawner::ConnSpawner},
+    sys::shared_socket::Shared,
     telemetry::metrics::Metrics,
 };
 
@@ -56,12 +54,18 @@ pub(crate) enum Acceptor {
     Plaintext(Arc<InboundContext>),
 }
 
-/// Counts an accept loop while it lives.
-struct Accepting(Arc<Listeners>, ListenerKind);
+/// Counts an accept loop while it lives, and holds where its connections run.
+struct Accepting {
+    listeners: Arc<Listeners>,
+    shard: Shard,
+    serial: u64,
+    kind: ListenerKind,
+}
 
-/// Where the captured connections of each pod and kind run on one shard, while there are any.
+/// Where the captured connections of each pod and kind run on one shard, from the first connection to the end of the
+/// accept loop.
 #[derive(Default)]
-struct Spawners(RefCell<HashMap<(u64, ListenerKind), Weak<ConnSpawner>>>);
+struct Spawners(RefCell<HashMap<(u64, ListenerKind), Rc<ConnSpawner>>>);
 
 // === impl Acceptor ===
 
@@ -107,15 +111,14 @@ impl Acceptor {
         }
     }
 
-    /// Where connections of this kind run on `shard`, whichever shard accepted them: one fair queue for all, while
-    /// somebody holds it.
+    /// Where connections of this kind run on `shard`, whichever shard accepted them: one fair queue for all. The first
+    /// connection makes it, so a pod without connections has none.
     fn spawner(&self, shard: &Shard) -> Rc<ConnSpawner> {
         let (id, kind) = (self.id(), self.kind());
         let spawners = shard.local::<Spawners>();
-        let mut spawners = spawners.0.borrow_mut();
-        let held = spawners.entry((id.serial, kind)).or_default();
-        if let Some(spawner) = held.upgrade() {
-            return spawner;
+        let key = (id.serial, kind);
+        if let Some(spawner) = spawners.0.borrow().get(&key) {
+            return spawner.clone();
         }
         // Only what outbound connections bring goes out through the pod's own tunnels.
         let backlog = match kind {
@@ -125,7 +128,7 @@ impl Acceptor {
         let (metrics, id, index) = (self.metrics().clone(), id.clone(), shard.index());
         let on_panic = move |kind, message: &str| panics::report(&metrics, &id, kind, index, message);
         let spawner = Rc::new(ConnSpawner::new(shard, backlog, on_panic));
-        *held = Rc::downgrade(&spawner);
+        spawners.0.borrow_mut().insert(key, spawner.clone());
         spawner
     }
 
@@ -160,16 +163,19 @@ pub(crate) fn forget(shard: &Shard, serial: u64) {
 // === impl Accepting ===
 
 impl Accepting {
-    fn new(listeners: &Arc<Listeners>, kind: ListenerKind) -> Self {
+    fn new(acceptor: &Acceptor, listeners: &Arc<Listeners>, shard: &Shard) -> Self {
+        let (serial, kind) = (acceptor.id().serial, acceptor.kind());
         listeners.accept_loops.begin(kind);
-        Self(listeners.clone(), kind)
+        Self { listeners: listeners.clone(), shard: shard.clone(), serial, kind }
     }
 }
 
 impl Drop for Accepting {
     fn drop(&mut self) {
-        let Self(listeners, kind) = self;
-        listeners.accept_loops.end(*kind);
+        // The fair queue ends with the last connection on it.
+        let spawner = self.shard.local::<Spawners>().0.borrow_mut().remove(&(self.serial, self.kind));
+        drop(spawner);
+        self.listeners.accept_loops.end(self.kind);
     }
 }
 
@@ -179,16 +185,14 @@ pub(crate) async fn accept(
     shard: Shard,
     acceptor: Acceptor,
     listeners: Arc<Listeners>,
-    listener: StdListener,
+    listener: Shared<TcpListener>,
 ) {
-    let listener = match TcpListener::from_std(listener) {
+    let listener = match listener.watch().await {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(target: "capture", %error, "cannot watch the listener"),
     };
     let (kind, id) = (acceptor.kind(), acceptor.id().clone());
-    let _counted = Accepting::new(&listeners, kind);
-    // Held, so that the fair queue stays.
-    let _spawner = acceptor.spawner(&shard);
+    let _accepting = Accepting::new(&acceptor, &listeners, &shard);
     let mut draining = acceptor.conns().draining();
     let mut left = LEFT_OVER;
     loop {
@@ -225,8 +229,9 @@ pub(crate) async fn accept(
     }
 }
 
-/// Begins an accepted connection on the shard that suits it best, before a byte of it is read.
-fn begin(shard: &Shard, acceptor: &Acceptor, (stream, peer): (TcpStream, SocketAddr)) {
+/// Begins an accepted connection on the shard that suits it best, before a byte of it is read. Only that shard's runtime
+/// ever watches it.
+fn begin(shard: &Shard, acceptor: &Acceptor, (stream, peer): (StdStream, SocketAddr)) {
     if acceptor.kind() != ListenerKind::Outbound {
         acceptor.network().settle_accepted(&stream);
     }
@@ -236,20 +241,14 @@ fn begin(shard: &Shard, acceptor: &Acceptor, (stream, peer): (TcpStream, SocketA
         ListenerKind::Outbound | ListenerKind::Plaintext => shard.shards.balance().connection(shard.index()),
     };
     let (acceptor, arriving) = (acceptor.clone(), acceptor.conns().arriving());
-    if to == shard.index() {
-        return acceptor.serve(shard, arriving, (stream, peer));
-    }
-    let id = acceptor.id().clone();
-    let handed = move |stream| {
-        shard.hand_over(to, move |shard| match TcpStream::from_std(stream) {
-            Ok(stream) => acceptor.serve(shard, arriving, (stream, peer)),
-            Err(error) => refuse(acceptor.id(), peer, &error),
-        });
+    let serve = move |shard: &Shard| match TcpStream::from_std(stream) {
+        Ok(stream) => acceptor.serve(shard, arriving, (stream, peer)),
+        Err(error) => refuse(acceptor.id(), peer, &error),
     };
-    match stream.into_std() {
-        Ok(stream) => handed(stream),
-        Err(error) => refuse(&id, peer, &error),
+    if to == shard.index() {
+        return serve(shard);
     }
+    shard.hand_over(to, serve);
 }
 
 fn refuse(id: &PodId, peer: SocketAddr, error: &io::Error) {

@@ -9,7 +9,7 @@ use foldhash::HashMap;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::sys::probe;
+use crate::sys::{probe, shared_socket::Shared};
 
 /// Which traffic a listener captures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -30,7 +30,7 @@ pub(crate) struct AcceptLoops([AtomicUsize; 3]);
 #[derive(Debug, Default)]
 pub(crate) struct Listeners {
     /// The listening sockets.
-    pub(crate) sockets: Mutex<HashMap<ListenerKind, TcpListener>>,
+    pub(crate) sockets: Mutex<HashMap<ListenerKind, Shared<TcpListener>>>,
     /// How many accept loops there are.
     pub(crate) accept_loops: AcceptLoops,
 }

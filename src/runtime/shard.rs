@@ -15,7 +15,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     thread,
 };
 
@@ -73,14 +73,14 @@ pub struct Shards(Arc<All>);
 struct All {
     slots: Box<[Slot]>,
     balance: Balancer,
+    /// Counts the threads that all slots have had.
+    replaced: watch::Sender<u64>,
 }
 
 /// A shard as others see it. It outlives the thread behind it, which may be replaced.
 struct Slot {
     jobs: Mutex<mpsc::Sender<Job>>,
     load: Arc<ShardStats>,
-    /// Counts the threads this slot has had; changes when a new one serves.
-    generation: watch::Sender<u64>,
     /// Whether a thread serves.
     alive: Arc<watch::Sender<bool>>,
 }
@@ -141,6 +141,19 @@ pin_project! {
 }
 
 pin_project! {
+    /// Says how a placed task has ended. A named future, for the same reason as [`Watched`].
+    ///
+    /// The fields drop in this order: what the task held is free when its end is reported.
+    struct PlacedTask<F> {
+        #[pin]
+        task: WatchPanics<LeasedTask<F>>,
+        shard: usize,
+        kind: &'static str,
+        report: Option<ExitReport>,
+    }
+}
+
+pin_project! {
     /// A named future rather than a block: a block would hold the work twice.
     struct Watched<F, P> {
         #[pin]
@@ -169,11 +182,11 @@ impl Shards {
         let slot = |_| {
             let (jobs, _) = mpsc::channel(1);
             let alive = Arc::new(watch::Sender::new(false));
-            Slot { jobs: Mutex::new(jobs), load: Arc::default(), generation: watch::Sender::new(0), alive }
+            Slot { jobs: Mutex::new(jobs), load: Arc::default(), alive }
         };
         let slots: Box<[Slot]> = (0..count.max(1)).map(slot).collect();
         let balance = Balancer::new(slots.iter().map(|slot| slot.load.clone()));
-        Self(Arc::new(All { slots, balance }))
+        Self(Arc::new(All { slots, balance, replaced: watch::Sender::new(0) }))
     }
 
     /// Number of shards.
@@ -191,9 +204,9 @@ impl Shards {
         &self.0.balance
     }
 
-    /// Changes when the thread of shard `index` is replaced; what was placed on it must be placed again.
-    pub fn generation(&self, index: usize) -> Option<watch::Receiver<u64>> {
-        self.0.slots.get(index).map(|slot| slot.generation.subscribe())
+    /// Changes when a shard gets another thread; what was placed on the one before must be placed again.
+    pub fn replaced(&self) -> watch::Receiver<u64> {
+        self.0.replaced.subscribe()
     }
 
     /// Whether shard `index` has a thread; false once it has ended, for whatever reason.
@@ -248,7 +261,7 @@ impl Shards {
         *slot.jobs.lock() = jobs;
         self.0.balance.serves(index, time);
         slot.alive.send_replace(true);
-        slot.generation.send_modify(|generation| *generation += 1);
+        self.0.replaced.send_modify(|threads| *threads += 1);
         Ok(())
     }
 
@@ -279,17 +292,8 @@ impl Shards {
         let report = ExitReport(Some(Box::new(on_exit)));
         self.run_on(index, move |shard| {
             let future = Some(tripwire(kind, make(shard.clone())));
-            let task = LeasedTask { future, lease: theirs };
-            shard.spawn(async move {
-                match watch_panics(task).await {
-                    Ok(Some(())) => report.end(TaskExit::Done),
-                    Ok(None) => report.end(TaskExit::Aborted),
-                    Err(message) => {
-                        report_task_panic(&format!("shard-{index}/{kind}"), kind, &message);
-                        report.end(TaskExit::Panicked { message });
-                    }
-                }
-            });
+            let task = watch_panics(LeasedTask { future, lease: theirs });
+            shard.spawn(PlacedTask { task, shard: index, kind, report: Some(report) });
         })?;
         Ok(Placed { lease })
     }
@@ -457,6 +461,27 @@ impl Drop for Placed {
     fn drop(&mut self) {
         self.lease.released.store(true, Ordering::Release);
         self.lease.waker.wake();
+    }
+}
+
+impl<F: Future<Output = ()>> Future for PlacedTask<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.project();
+        let exit = match ready!(this.task.poll(cx)) {
+            Ok(Some(())) => TaskExit::Done,
+            Ok(None) => TaskExit::Aborted,
+            Err(message) => {
+                let path = format!("shard-{}/{}", this.shard, this.kind);
+                report_task_panic(&path, this.kind, &message);
+                TaskExit::Panicked { message }
+            }
+        };
+        if let Some(report) = this.report.take() {
+            report.end(exit);
+        }
+        Poll::Ready(())
     }
 }
 

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use ractor::{
     Actor as _, ActorCell, ActorProcessingErr, ActorRef, SpawnErr, SupervisionEvent, concurrency::JoinHandle,
 };
-use tracing::Span;
+use tracing::{Instrument, Span};
 
 use super::{
     actor::{Actor, Described},
@@ -138,10 +138,12 @@ impl<A: Actor> ractor::Actor for Supervised<A> {
         match letter {
             Letter::Message { message, span } => {
                 let waited = self.gauge.leave().map_or(Duration::ZERO, |sent| sent.elapsed());
-                let handling = self.node.record.handling(message.kind(), waited, span);
+                let handling = self.node.record.handling(message.kind(), waited, span.clone());
                 let _watched = self.watch(&myself, self.node.profile.hung_after);
                 slowness.delay().await;
-                let done = self.actor.handle(self.mailbox(myself), message, inner).await;
+                let handle = self.actor.handle(self.mailbox(myself), message, inner);
+                // The handler runs inside the span that the message was sent from.
+                let done = handle.instrument(span).await;
                 handling.done();
                 done
             }

@@ -11,5 +11,7 @@ pub mod netns;
 pub mod netns_fingerprint;
 pub mod pacing;
 pub mod probe;
+pub mod rule_events;
+pub mod shared_socket;
 pub mod socket;
 pub mod splice;

@@ -1,43 +1,27 @@
-//! A cheap look into a pod's namespace: whether the rules that redirect its connections are as they were, and whether its
-//! interface is still up. No rule is read. nf_tables counts its changes, and of a table of the legacy `iptables` the
-//! kernel tells the size and the hooks without its rules.
+//! A cheap look into a pod's namespace: whether its interface is up, and whether the tables of the legacy `iptables` are
+//! as they were. No rule is read: of a legacy table the kernel tells the size and the hooks. Changes of nf_tables rules
+//! are told by [`RuleEvents`].
 
 use std::{
     ffi::CStr,
-    fs,
-    io::{self, Read},
-    mem,
+    fs, io, mem,
     net::TcpListener,
     os::fd::{AsRawFd, RawFd},
 };
 
-use socket2::{Domain, Protocol, Socket, Type};
+use super::{probe, rule_events::RuleEvents};
 
-use super::probe;
-
-/// `nlmsghdr` and `nfgenmsg`.
-/// No limit: the length of a header that the kernel fixes.
-const HEAD: usize = 20;
-/// Longer than the one answer there is.
-/// Limit: the kernel's answer about nf_tables: 256 bytes; past it: the pod is examined every second.
-const ANSWER: usize = 256;
-/// The generation of a ruleset that nobody has touched.
-/// No limit: a number that the kernel fixes.
-const UNTOUCHED: u32 = 1;
 /// Tables of a family whose shape is kept: the legacy `iptables` has five.
 /// Limit: tables of the legacy iptables that are looked at, a family: 8; past it: the pod is examined every second.
 const TABLES: usize = 8;
 /// `IPT_SO_GET_INFO` and `IP6T_SO_GET_INFO`, of linux/netfilter_ipv4/ip_tables.h and its sister.
 const GET_INFO: libc::c_int = 64;
 
-/// What the network of a pod was like, and the socket in its namespace by which that is asked again.
+/// What the network of a pod was like.
 /// Limit: descriptors that the audits of a pod keep: 1 socket; past it: the pod is examined every second without it.
 #[derive(Debug)]
 pub struct NetnsFingerprint {
-    socket: Socket,
     interface: Interface,
-    /// None where the kernel has no nf_tables.
-    generation: Option<u32>,
     legacy: Vec<(Family, Shape)>,
 }
 
@@ -61,92 +45,45 @@ struct Shape {
     numbers: [u32; 13],
 }
 
-// === impl Pulse ===
+// === impl NetnsFingerprint ===
 
 impl NetnsFingerprint {
-    /// Takes it in the thread's current namespace, to which `listener` belongs; `None` where no interface is up, or no
-    /// rules are found whose changes would show.
+    /// Takes it in the thread's current namespace, to which `listener` and `rules` belong; `None` where no interface is
+    /// up, or where no rules are found whose changes would show. `last`: the interface that was up when last looked at.
     ///
     /// # Errors
     /// The kernel does not tell, or the process or the kernel has run out of something.
-    pub fn take(listener: &TcpListener) -> io::Result<Option<Self>> {
-        let Some(interface) = probe::network()? else { return Ok(None) };
-        let (domain, protocol) = (Domain::from(libc::AF_NETLINK), Protocol::from(libc::NETLINK_NETFILTER));
-        let socket = Socket::new(domain, Type::RAW.nonblocking(), Some(protocol))?;
-        let generation = match ask_generation(&socket) {
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => None,
-            answered => Some(answered?),
-        };
+    pub fn take(
+        listener: &TcpListener,
+        rules: Option<&RuleEvents>,
+        last: Option<Interface>,
+    ) -> io::Result<Option<Self>> {
+        let still = last.filter(|last| last.is_up(listener.as_raw_fd()).unwrap_or(false));
+        let found = if still.is_some() { still } else { probe::network()? };
+        let Some(interface) = found else { return Ok(None) };
         let mut legacy = Vec::new();
         for family in Family::of(listener)? {
             for name in family.tables()? {
                 legacy.push((*family, family.shape(listener.as_raw_fd(), name)?));
             }
         }
-        let seen = generation.is_some_and(|generation| generation > UNTOUCHED) || !legacy.is_empty();
-        Ok(seen.then_some(Self { socket, interface, generation, legacy }))
+        let shows = !legacy.is_empty() || rules.map_or(Ok(false), RuleEvents::is_touched)?;
+        Ok(shows.then_some(Self { interface, legacy }))
     }
 
-    /// Whether the interface is up, and the rules are as they were. What it cannot ask has changed. Rules of the legacy
-    /// `iptables` that take the place of as many others of the same length look the same.
+    /// The interface that was up.
+    pub fn interface(&self) -> Interface {
+        self.interface
+    }
+
+    /// Whether the interface is up, and the legacy tables are as they were. What cannot be asked has changed. Legacy rules
+    /// that take the place of as many others of the same length look the same.
     pub fn is_steady(&self, listener: &TcpListener) -> bool {
-        let counted = |before| ask_generation(&self.socket).is_ok_and(|now| now == before);
         let shaped = |(family, before): &(Family, Shape)| {
             family.shape(listener.as_raw_fd(), before.name).is_ok_and(|now| now == *before)
         };
-        self.interface.is_up(self.socket.as_raw_fd()).unwrap_or(false)
-            && self.generation.is_none_or(counted)
-            && self.legacy.iter().all(shaped)
+        self.interface.is_up(listener.as_raw_fd()).unwrap_or(false) && self.legacy.iter().all(shaped)
     }
-}
-
-/// Asks for the number of the namespace's nf_tables ruleset, another one after each change by `nft` or today's
-/// `iptables`.
-fn ask_generation(socket: &Socket) -> io::Result<u32> {
-    let mut question = [0; HEAD];
-    let kind = (libc::NFNL_SUBSYS_NFTABLES << 8 | libc::NFT_MSG_GETGEN) as u16;
-    let flags = libc::NLM_F_REQUEST as u16;
-    let head = [&(HEAD as u32).to_ne_bytes()[..], &kind.to_ne_bytes(), &flags.to_ne_bytes()];
-    question.iter_mut().zip(head.into_iter().flatten()).for_each(|(to, from)| *to = *from);
-    socket.send(&question)?;
-    let mut answer = [0; ANSWER];
-    // The kernel has answered before the question was sent off.
-    let mut reader = socket;
-    let length = reader.read(&mut answer)?;
-    generation(answer.get(..length).unwrap_or_default())
-}
-
-/// Reads the answer: a message head, `nfgenmsg`, and attributes, one of which is the number.
-fn generation(answer: &[u8]) -> io::Result<u32> {
-    const NEW: libc::c_int = libc::NFNL_SUBSYS_NFTABLES << 8 | libc::NFT_MSG_NEWGEN;
-    const ID: libc::c_int = 1;
-    let malformed = || io::Error::from(io::ErrorKind::InvalidData);
-    let length = chunk(answer, 0).map(u32::from_ne_bytes).ok_or_else(malformed)?;
-    let answer = answer.get(..length as usize).ok_or_else(malformed)?;
-    match chunk(answer, 4).map(u16::from_ne_bytes).ok_or_else(malformed)?.into() {
-        libc::NLMSG_ERROR => {
-            let code = chunk(answer, 16).map(i32::from_ne_bytes).ok_or_else(malformed)?;
-            Err(io::Error::from_raw_os_error(code.checked_neg().ok_or_else(malformed)?))
-        }
-        NEW => {
-            let mut rest = answer.get(HEAD..).ok_or_else(malformed)?;
-            loop {
-                let length = chunk(rest, 0).map(u16::from_ne_bytes).ok_or_else(malformed)?;
-                let kind = chunk(rest, 2).map(u16::from_ne_bytes).ok_or_else(malformed)?;
-                let value = rest.get(4..usize::from(length)).ok_or_else(malformed)?;
-                if libc::c_int::from(kind) == ID {
-                    return value.try_into().map(u32::from_be_bytes).map_err(|_| malformed());
-                }
-                rest = rest.get(usize::from(length).next_multiple_of(4)..).ok_or_else(malformed)?;
-            }
-        }
-        _ => Err(malformed()),
-    }
-}
-
-/// The bytes of a number that begins at `at`.
-fn chunk<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
-    bytes.get(at..)?.first_chunk::<N>().copied()
 }
 
 // === impl Interface ===
@@ -229,45 +166,6 @@ fn names(text: &[u8]) -> io::Result<Vec<[u8; 32]>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn message(kind: u16, rest: &[u8]) -> Vec<u8> {
-        let mut message = u32::try_from(16 + rest.len()).unwrap().to_ne_bytes().to_vec();
-        message.extend(kind.to_ne_bytes());
-        message.extend([0; 10]);
-        message.extend(rest);
-        message
-    }
-
-    const ANSWERED: u16 = 0x0a0f;
-    /// `nfgenmsg`, an attribute of three bytes, the number.
-    const NUMBER: [u8; 20] = [0, 0, 0, 0, 7, 0, 3, 0, b'n', b'f', 0, 0, 8, 0, 1, 0, 0, 0, 1, 7];
-
-    #[test]
-    fn an_answer_is_a_number_or_an_error_and_never_a_guess() {
-        let number = message(ANSWERED, &NUMBER);
-        assert_eq!(generation(&number).unwrap(), 263);
-        let refused = generation(&message(2, &(-libc::EPERM).to_ne_bytes())).unwrap_err();
-        assert_eq!(refused.raw_os_error(), Some(libc::EPERM));
-        for short in 0..number.len() {
-            assert!(generation(&number[..short]).is_err(), "cut at {short}");
-            assert!(generation(&message(ANSWERED, &NUMBER[..short.min(NUMBER.len() - 1)])).is_err());
-        }
-    }
-
-    #[test]
-    fn malformed_answers_are_refused() {
-        // The length of the whole message, of an attribute, of the number; an attribute that is too short to be one.
-        for (at, byte) in [(0, 255), (20, 255), (28, 7), (28, 0), (20, 0), (20, 3)] {
-            let mut answer = message(ANSWERED, &NUMBER);
-            answer[at] = byte;
-            assert_eq!(generation(&answer).unwrap_err().kind(), io::ErrorKind::InvalidData, "{at}: {byte}");
-        }
-        for (kind, rest) in
-            [(ANSWERED, &NUMBER[..4]), (3, &NUMBER[..]), (2, &[]), (2, &i32::MIN.to_ne_bytes())]
-        {
-            assert_eq!(generation(&message(kind, rest)).unwrap_err().kind(), io::ErrorKind::InvalidData);
-        }
-    }
 
     #[test]
     fn lists_of_tables_are_read_up_to_a_bound() {

@@ -84,14 +84,13 @@ pub fn a_lost_shard_is_replaced_and_everything_is_placed_again() {
 }
 
 /// The kind, and what makes such a task run: the loss of an actor, or something else.
-const OTHERS: [(&str, Option<&str>); 17] = [
+const OTHERS: [(&str, Option<&str>); 16] = [
     ("admin/accept", None),
     ("http", None),
     ("supervisor/watchdog", Some("root/telemetry")),
     ("capture/accept", Some("")),
     ("zds/pod", Some("late")),
     ("certs/request", Some("late")),
-    ("capture/watch", Some("outbound")),
     ("certs/timer", Some("root/certs")),
     ("health/watch", Some("root/admin/health")),
     ("policy/watch", Some("policy")),

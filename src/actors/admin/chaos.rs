@@ -16,11 +16,10 @@ use crate::supervisor::{
 };
 
 /// The tasks of the process that can be made to panic, and what each does.
-pub const TASKS: [(&str, &str); 26] = [
+pub const TASKS: [(&str, &str); 25] = [
     ("admin/accept", "accepts connections of an admin, stats or readiness server"),
-    ("audit/look", "audits a pod"),
+    ("audit/look", "audits the pods"),
     ("capture/accept", "accepts connections of a pod on a shard"),
-    ("capture/watch", "tells a capture of a shard's new thread"),
     ("certs/request", "asks the authority for a certificate"),
     ("certs/timer", "wakes the schedule of certificates"),
     ("health/watch", "follows what readiness depends on"),

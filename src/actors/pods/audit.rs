@@ -1,63 +1,104 @@
-//! The audit of a pod: finds what no actor crashed over. Its listeners listen and are accepted from on every shard, its
-//! namespace has a network, and an ordinary connection of the pod still reaches the proxy. What can be repaired is; what
-//! cannot is named in readiness, metrics and log.
+//! The audit of the pods: finds what no actor crashed over. One actor audits all of them.
 //!
-//! The canary is one connection from inside the pod, without our mark, to an address that no network has. The pod's own
-//! rules must turn it to 15001, where it is known by that address and dropped before anything is counted or logged. With
-//! the rules gone it is one packet with a hop limit of 1, which the node itself drops. The way in (PREROUTING) cannot be
-//! tried from inside: what a pod sends to itself never passes there. Both ways are rules of one table, which come and go
-//! together.
-//!
-//! A canary costs a connection for each family. So what came out well is known for a while, as long as what can be asked
-//! cheaply is as it was: the listeners listen, the shards accept, the interface is up, and the kernel says that the rules
-//! are those that the canary came by.
+//! A pod is examined when it is new, when something of it has changed, every second while something is wrong with it, and
+//! every 30 s in any case. Changes of nf_tables rules are told by the kernel. Lost accept loops, interfaces that are down
+//! and changed tables of the legacy `iptables` are found by a look at each pod every second, which takes microseconds.
 
-use std::{sync::Arc, time::Duration};
+mod examine;
 
+use std::{collections::BTreeMap, ops::Bound, sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
 use ractor::ActorProcessingErr;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
-use tokio::time::{Instant, timeout};
-
-use super::{
-    capture::Msg as Ask,
-    pod::Pod,
-    unhealthy::{Reason, Unhealthy},
+use tokio::{
+    task::{AbortHandle, JoinError, JoinSet},
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
+
+use self::examine::{Finding, examine};
+use super::{capture::Msg as CaptureMsg, node::Node, pod::Pod, table::PodTable};
 use crate::{
     actors::HUNG_AFTER,
     dataplane::listener::ListenerKind,
     supervisor::{Actor, Address, ChildSpec, Described, Mailbox, OwnedTask},
     sys::{
-        netns_fingerprint::NetnsFingerprint,
-        probe::{self, Canary, Flight},
+        netns_fingerprint::{Interface, NetnsFingerprint},
+        rule_events::{RuleEventQueue, RuleEvents},
     },
 };
 
-/// A pod is audited this often, give or take [`JITTER`].
-/// Limit: time between two audits of a pod: 1 s, spread by 10 %; past it: the next audit is due.
-const EVERY: Duration = Duration::from_secs(1);
+/// Each pod is looked at this often.
+const LOOK: Duration = Duration::from_secs(1);
+/// Pods looked at in one go. More pods than that take turns.
+const LOOKS_AT_ONCE: usize = 500;
 /// A pod in which nothing has changed is examined this often all the same, give or take [`JITTER`]: for what changes
 /// without a trace.
 /// Limit: time until a pod in which nothing has changed is examined again: 30 s, spread by 10 %; past it: the pod is
 /// examined.
 const THOROUGH: Duration = Duration::from_secs(30);
-/// Audits of all pods in a second, at most; with more pods than that each waits longer.
-/// Limit: audits of all pods in a second: 500; past it: the audits of each pod are further apart.
-const AUDITS_A_SECOND: u32 = 500;
-/// Audits drift apart by this much.
+/// Examinations of pods that came at once drift apart by this much.
 /// No limit: the spread of a pause.
 const JITTER: f64 = 0.1;
-/// How long a capture may take to look after itself; its restart is waited for meanwhile.
-/// Limit: answer of a listener's actor to an audit, its restart included: 500 ms; past it: the pod is named.
-const CAPTURE_WITHIN: Duration = Duration::from_millis(500);
-/// How long a canary may fly. The kernel answers at once or never; only its acceptance takes a turn of a shard.
-/// Limit: flight of a canary: 300 ms; past it: the canary is lost.
-const FLIGHT: Duration = Duration::from_millis(300);
-/// Canaries lost in a row until the redirection is.
-/// Limit: canaries that are lost in a row: 2; past it: the pod is named.
-const CANARIES: u32 = 2;
+/// The least time between two examinations of a pod, however often something changes in it.
+const LEAST_GAP: Duration = Duration::from_millis(500);
+/// The least time between two looks for what the kernel has told.
+const CALM: Duration = Duration::from_millis(100);
 
-struct Audit(Arc<Pod>);
+/// The audits of all pods. What is known of the pods outlives the actor, which forgets all of it when it starts.
+#[derive(Clone)]
+pub(crate) struct Audits {
+    pods: PodTable,
+    node: Arc<Node>,
+    book: Arc<AuditBook>,
+}
+
+/// What is known of the pods.
+#[derive(Debug, Default)]
+struct AuditBook(Mutex<BTreeMap<u64, Entry>>);
+
+/// What is known of a pod.
+struct Entry {
+    pod: Arc<Pod>,
+    rules: Option<RuleEvents>,
+    /// The interface that was up when last looked at.
+    interface: Option<Interface>,
+    /// What was so when all was well.
+    sound: Option<Sound>,
+    /// Something was wrong when last examined.
+    wrong: bool,
+    /// Something has changed since the examination under way began.
+    changed: bool,
+    under_way: Option<AbortHandle>,
+    not_before: Instant,
+}
+
+/// What was so when all was well.
+struct Sound {
+    /// Of its network; the proxy's own pod has no rules, and the host's network.
+    fingerprint: Option<NetnsFingerprint>,
+    until: Instant,
+}
+
+/// Why a pod is examined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    Unknown,
+    Wrong,
+    Rules,
+    Look,
+    Time,
+}
+
+/// The end of an examination.
+struct Examined {
+    serial: u64,
+    /// How the pod was before, if a change would show.
+    before: Option<Sound>,
+    finding: Finding,
+}
+
+struct Audit(Audits);
 
 /// The actor has no messages but the end of its look-out.
 enum Msg {
@@ -65,29 +106,34 @@ enum Msg {
     Lost,
 }
 
-/// What was so when all was well.
-struct Known {
-    /// Of its network; the proxy's own pod has no rules, and the host's network.
-    fingerprint: Option<NetnsFingerprint>,
-    until: Instant,
+/// The look-out.
+struct Auditor {
+    audits: Audits,
+    running: JoinSet<Examined>,
+    /// The pod that was looked at last.
+    last: u64,
+    rng: SmallRng,
 }
 
-/// What an audit found.
-#[derive(Debug, PartialEq, Eq)]
-enum Finding {
-    /// All is well.
-    Sound,
-    /// It could not be tried now: what was known stays.
-    Unclear,
-    /// This is wrong.
-    Wrong(Unhealthy),
-}
+// === impl Audits ===
 
-/// The actor that audits `pod`.
-pub(crate) fn child(pod: &Arc<Pod>) -> ChildSpec {
-    let pod = pod.clone();
-    let make = move || (Audit(pod.clone()), ());
-    ChildSpec::actor("audit", &Address::new("audit"), make).kind_label("audit").hung_after(HUNG_AFTER)
+impl Audits {
+    /// Audits of `pods`, of which nothing is known yet.
+    pub(crate) fn new(pods: PodTable, node: Arc<Node>) -> Self {
+        Self { pods, node, book: Arc::default() }
+    }
+
+    /// The actor.
+    pub(crate) fn child(&self) -> ChildSpec {
+        let audits = self.clone();
+        let make = move || (Audit(audits.clone()), ());
+        ChildSpec::actor("audit", &Address::new("audit"), make).kind_label("audit").hung_after(HUNG_AFTER)
+    }
+
+    /// Forgets a pod, and holds nothing of it any more.
+    pub(crate) fn forget(&self, serial: u64) {
+        self.book.0.lock().remove(&serial);
+    }
 }
 
 impl Described for Msg {
@@ -104,8 +150,11 @@ impl Actor for Audit {
     type Arguments = ();
 
     async fn pre_start(&self, myself: Mailbox<Msg>, (): ()) -> Result<OwnedTask, ActorProcessingErr> {
+        self.0.book.0.lock().clear();
+        let told =
+            RuleEventQueue::new().map_err(|error| format!("cannot wait for word of rules: {error}"))?;
         let lost = move |_| drop(myself.cast(Msg::Lost));
-        Ok(OwnedTask::spawn("audit/look", look(self.0.clone()), lost))
+        Ok(OwnedTask::spawn("audit/look", look(self.0.clone(), told), lost))
     }
 
     async fn handle(
@@ -114,182 +163,262 @@ impl Actor for Audit {
         Msg::Lost: Msg,
         _: &mut OwnedTask,
     ) -> Result<(), ActorProcessingErr> {
-        Err("the audits of the pod ended".into())
+        Err("the audits of the pods ended".into())
     }
 }
 
-/// Audits until the pod drains: from then on it is to have no listeners.
-async fn look(pod: Arc<Pod>) {
-    let unhealthy = &pod.node.unhealthy;
-    let _audited = unhealthy.audited();
-    let mut rng = SmallRng::from_os_rng();
-    let mut draining = pod.conns().draining();
-    // Pods that came at once are not audited at once.
-    let mut pause = pause(unhealthy.pods()).mul_f64(rng.random());
-    let mut known = None::<Known>;
-    while timeout(pause, draining.wait_for(|draining| *draining)).await.is_err() {
-        let drift = rng.random_range(1.0 - JITTER..1.0 + JITTER);
-        pause = self::pause(unhealthy.pods()).mul_f64(drift);
-        if known.as_ref().is_some_and(|known| known.holds(&pod)) {
-            continue;
-        }
-        // Taken before, so that what changes meanwhile is a change.
-        let before = Known::now(&pod, THOROUGH.mul_f64(drift));
-        let finding = examine(&pod).await;
-        known = before.filter(|_| finding == Finding::Sound);
-        match finding {
-            Finding::Unclear => {}
-            _ if pod.conns().is_draining() => {}
-            Finding::Sound => unhealthy.tell(&pod.id, None),
-            Finding::Wrong(why) => unhealthy.tell(&pod.id, Some(why)),
-        }
-    }
-    std::future::pending().await
-}
-
-// === impl Known ===
-
-impl Known {
-    /// How the pod is now; none where a change would not show.
-    fn now(pod: &Pod, lasts: Duration) -> Option<Self> {
-        let until = Instant::now() + lasts;
-        if pod.id.is_own {
-            return Some(Self { fingerprint: None, until });
-        }
-        let listeners = pod.listeners.sockets.lock();
-        let listener = listeners.get(&ListenerKind::Outbound)?;
-        let fingerprint =
-            pod.network().netns.enter(|| NetnsFingerprint::take(listener)).and_then(|taken| taken).ok()??;
-        Some(Self { fingerprint: Some(fingerprint), until })
-    }
-
-    /// Whether the pod is still so.
-    fn holds(&self, pod: &Pod) -> bool {
-        let listeners = pod.listeners.sockets.lock();
-        let serves = |kind: &ListenerKind| {
-            let shards = pod.node.shards.living();
-            pod.listeners.accept_loops.count(*kind) >= shards
-                && listeners.get(kind).is_some_and(probe::is_listening)
+async fn look(audits: Audits, told: RuleEventQueue) {
+    let mut replaced = audits.node.shards.replaced();
+    let (running, rng) = (JoinSet::new(), SmallRng::from_os_rng());
+    let mut auditor = Auditor { audits, running, last: 0, rng };
+    let mut looks = interval(LOOK);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut calm = Instant::now();
+    loop {
+        let changed = async {
+            sleep_until(calm).await;
+            told.ready().await
         };
+        tokio::select! {
+            _ = looks.tick() => auditor.look(&told),
+            changed = changed => match changed {
+                Ok(changed) => {
+                    calm = Instant::now() + CALM;
+                    auditor.rules_changed(&changed, &told);
+                }
+                Err(error) => return tracing::error!(target: "audit", %error, "no word of rules any more"),
+            },
+            Some(examined) = auditor.running.join_next() => auditor.finish(examined),
+            Ok(()) = replaced.changed() => auditor.shard_replaced(),
+        }
+    }
+}
+
+// === impl AuditBook ===
+
+impl AuditBook {
+    /// Takes note of how a pod is before it is examined; `None` where a change would not show.
+    fn before(&self, serial: u64, lasts: Duration) -> Option<Sound> {
+        let mut book = self.0.lock();
+        let entry = book.get_mut(&serial)?;
+        let until = Instant::now() + lasts;
+        if entry.pod.id.is_own {
+            return Some(Sound { fingerprint: None, until });
+        }
+        let fingerprint = entry.fingerprint()?;
+        entry.interface = Some(fingerprint.interface());
+        Some(Sound { fingerprint: Some(fingerprint), until })
+    }
+}
+
+// === impl Entry ===
+
+impl Entry {
+    /// Why the pod should be examined now, if it should.
+    fn cause(&self, now: Instant) -> Option<Cause> {
+        if self.under_way.is_some() || now < self.not_before {
+            return None;
+        }
+        match &self.sound {
+            _ if self.changed => Some(Cause::Rules),
+            None if self.wrong => Some(Cause::Wrong),
+            None => Some(Cause::Unknown),
+            Some(sound) if now >= sound.until => Some(Cause::Time),
+            Some(sound) => (!sound.holds(&self.pod)).then_some(Cause::Look),
+        }
+    }
+
+    fn fingerprint(&self) -> Option<NetnsFingerprint> {
+        let listeners = self.pod.listeners.sockets.lock();
+        let listener = listeners.get(&ListenerKind::Outbound)?;
+        let take = || NetnsFingerprint::take(listener, self.rules.as_ref(), self.interface);
+        self.pod.network().netns.enter(take).and_then(|taken| taken).ok()?
+    }
+
+    /// Listens for changes of the pod's rules, if it does not yet. Whether all changes of rules can show from now on.
+    fn listen(&mut self, told: &RuleEventQueue) -> bool {
+        if self.rules.is_some() || self.pod.id.is_own {
+            return true;
+        }
+        let opened = self.pod.network().netns.enter(RuleEvents::open).and_then(|opened| opened);
+        let added = opened.and_then(|rules| match rules {
+            Some(rules) => told.add(&rules, self.pod.id.serial).map(|()| Some(rules)),
+            None => Ok(None),
+        });
+        match added {
+            Ok(rules) => {
+                self.rules = rules;
+                true
+            }
+            Err(error) => {
+                tracing::debug!(target: "audit", uid = &*self.pod.id.uid, %error, "no word of changed rules");
+                false
+            }
+        }
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        // It holds sockets in the pod's namespace, which is about to be taken down.
+        if let Some(under_way) = &self.under_way {
+            under_way.abort();
+        }
+    }
+}
+
+impl std::fmt::Debug for Entry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Entry").field("pod", &self.pod.id.uid).finish_non_exhaustive()
+    }
+}
+
+// === impl Sound ===
+
+impl Sound {
+    /// Whether the pod is still so. Takes no system call for its listeners: one that is shut down ends its accept loops.
+    fn holds(&self, pod: &Pod) -> bool {
+        let shards = pod.node.shards.living();
+        let accepts = |kind: &ListenerKind| pod.listeners.accept_loops.count(*kind) >= shards;
+        let listeners = pod.listeners.sockets.lock();
         let steady = |fingerprint: &NetnsFingerprint| {
             listeners.get(&ListenerKind::Outbound).is_some_and(|listener| fingerprint.is_steady(listener))
         };
-        Instant::now() < self.until
-            && pod.kinds().iter().all(serves)
-            && self.fingerprint.as_ref().is_none_or(steady)
+        pod.kinds().iter().all(accepts) && self.fingerprint.as_ref().is_none_or(steady)
     }
 }
 
-/// From one audit of a pod to the next, when so many are audited.
-fn pause(pods: usize) -> Duration {
-    let pods = u32::try_from(pods).unwrap_or(u32::MAX);
-    EVERY.max(Duration::from_secs(1) * pods / AUDITS_A_SECOND)
-}
+// === impl Cause ===
 
-async fn examine(pod: &Arc<Pod>) -> Finding {
-    for &kind in pod.kinds() {
-        if let Err(why) = capture(pod, kind).await {
-            let detail = format!("port {} ({}): {why}", kind.port(), kind.name());
-            return Finding::Wrong(Unhealthy::new(Reason::Listener, detail));
+impl Cause {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Wrong => "wrong",
+            Self::Rules => "rules",
+            Self::Look => "look",
+            Self::Time => "time",
         }
     }
-    // The proxy's own pod has no rules, and the host's network.
-    if pod.id.is_own { Finding::Sound } else { network(pod).await }
 }
 
-/// Has the listener and its accept loops looked after by whom they belong to.
-async fn capture(pod: &Pod, kind: ListenerKind) -> Result<(), String> {
-    let looked = pod.captures.of(kind).call(CAPTURE_WITHIN, Ask::Audit).await;
-    let repaired = looked.map_err(|error| error.to_string())??;
-    if let Some(what) = repaired {
-        pod.node.metrics.pods.repaired(what.as_str());
-        let (kind, uid) = (kind.name(), &*pod.id.uid);
-        tracing::warn!(target: "audit", uid, pod = %pod.id.name(), kind, what = what.as_str(), "repaired");
-    }
-    Ok(())
-}
+// === impl Auditor ===
 
-/// Tries the pod's network and redirection.
-async fn network(pod: &Arc<Pod>) -> Finding {
-    let mut found = Finding::Unclear;
-    for _ in 0..CANARIES {
-        found = try_once(pod).await;
-        if !matches!(found, Finding::Wrong(_)) {
-            break;
-        }
-    }
-    found
-}
-
-async fn try_once(pod: &Arc<Pod>) -> Finding {
-    let ipv6 = pod.node.config.listen.ipv6_enabled;
-    let sent = pod.network().netns.enter(|| {
-        let network = probe::network();
-        (network, Canary::send(false), if ipv6 { Canary::send(true) } else { Ok(None) })
-    });
-    let (network, v4, v6) = match sent {
-        Ok(sent) => sent,
-        Err(error) => {
-            let detail = format!("its network namespace cannot be entered: {error}");
-            return Finding::Wrong(Unhealthy::new(Reason::Network, detail));
-        }
-    };
-    if matches!(network, Ok(None)) {
-        let detail = "its network namespace has no interface that is up, other than loopback";
-        return Finding::Wrong(Unhealthy::new(Reason::Network, detail));
-    }
-    let mut found = Finding::Sound;
-    for (family, sent) in [("IPv4", v4), ("IPv6", v6)] {
-        let fate = match sent {
-            Ok(None) => Finding::Sound,
-            Ok(Some(canary)) => follow(pod, family, &canary).await,
-            // It never left: by a rule of the pod, or for want of ports or memory.
-            Err(error) if error.raw_os_error() == Some(libc::EPERM) => lost(family, &error.to_string()),
-            Err(_) => Finding::Unclear,
+impl Auditor {
+    /// Looks at all pods, or at the next ones of many, and examines those that it is time for.
+    fn look(&mut self, told: &RuleEventQueue) {
+        self.register();
+        let now = Instant::now();
+        let looked: Vec<(u64, Option<Cause>)> = {
+            let book = self.audits.book.0.lock();
+            let after = book.range((Bound::Excluded(self.last), Bound::Unbounded));
+            let round = after.chain(book.range(..=self.last)).take(LOOKS_AT_ONCE);
+            round.map(|(serial, entry)| (*serial, entry.cause(now))).collect()
         };
-        match fate {
-            Finding::Sound => {}
-            Finding::Unclear => found = Finding::Unclear,
-            wrong @ Finding::Wrong(_) => return wrong,
+        self.last = looked.last().map_or(0, |(serial, _)| *serial);
+        for (serial, cause) in looked {
+            if let Some(cause) = cause {
+                self.begin(serial, cause, told);
+            }
         }
     }
-    found
-}
 
-async fn follow(pod: &Arc<Pod>, family: &str, canary: &Canary) -> Finding {
-    if timeout(FLIGHT, pod.outbound.canaries.arrival(canary.from())).await.is_ok() {
-        return Finding::Sound;
+    /// Takes in pods that have come, and lets go of those that have gone or are to go.
+    fn register(&mut self) {
+        let pods = self.audits.pods.all();
+        // Pods that came at once are not examined at once.
+        let spread = LOOK.mul_f64(1.0_f64.max(pods.len() as f64 / LOOKS_AT_ONCE as f64));
+        let mut book = self.audits.book.0.lock();
+        book.retain(|_, entry| !entry.pod.conns().is_draining());
+        for pod in pods.into_iter().filter(|pod| !pod.conns().is_draining()) {
+            let not_before = Instant::now() + spread.mul_f64(self.rng.random());
+            book.entry(pod.id.serial).or_insert(Entry {
+                pod,
+                rules: None,
+                interface: None,
+                sound: None,
+                wrong: false,
+                changed: false,
+                under_way: None,
+                not_before,
+            });
+        }
     }
-    match canary.flight() {
-        // It is in the queue of whoever listens, and nobody but we and our successor do.
-        Flight::Answered => Finding::Sound,
-        Flight::Silent if is_flooded(pod) => Finding::Unclear,
-        Flight::Silent => lost(family, "it does not arrive"),
-        Flight::Refused(error) => lost(family, &error.to_string()),
+
+    /// The kernel has told of changed rules of these pods.
+    fn rules_changed(&mut self, serials: &[u64], told: &RuleEventQueue) {
+        for &serial in serials {
+            let cause = {
+                let mut book = self.audits.book.0.lock();
+                let Some(entry) = book.get_mut(&serial) else { continue };
+                if let Some(rules) = &entry.rules {
+                    rules.drain();
+                }
+                entry.changed = true;
+                entry.cause(Instant::now())
+            };
+            if let Some(cause) = cause {
+                self.begin(serial, cause, told);
+            }
+        }
     }
-}
 
-/// Whether connections wait in the outbound listener: the kernel drops what finds its queue full.
-fn is_flooded(pod: &Pod) -> bool {
-    let listeners = pod.listeners.sockets.lock();
-    let waiting = listeners.get(&ListenerKind::Outbound).map(probe::waiting);
-    waiting.is_some_and(|waiting| waiting.is_ok_and(|waiting| waiting.now > 0))
-}
+    /// Has a pod examined.
+    fn begin(&mut self, serial: u64, cause: Cause, told: &RuleEventQueue) {
+        let lasts = THOROUGH.mul_f64(self.rng.random_range(1.0 - JITTER..1.0 + JITTER));
+        let book = self.audits.book.clone();
+        let mut entries = book.0.lock();
+        let Some(entry) = entries.get_mut(&serial) else { return };
+        tracing::debug!(target: "audit", uid = &*entry.pod.id.uid, cause = cause.as_str(), "examined");
+        let shows = entry.listen(told);
+        // Before the pod is looked at, so that what changes meanwhile is a change.
+        entry.changed = false;
+        entry.not_before = Instant::now() + LEAST_GAP;
+        let (pod, wrong, theirs) = (entry.pod.clone(), entry.wrong, book.clone());
+        let examining = async move {
+            let before = theirs.before(serial, lasts).filter(|_| shows);
+            let has_network = before.as_ref().is_some_and(|before| before.fingerprint.is_some());
+            let finding = examine(&pod, wrong, has_network).await;
+            Examined { serial, before, finding }
+        };
+        entry.under_way = Some(self.running.spawn(examining));
+    }
 
-fn lost(family: &str, why: &str) -> Finding {
-    let detail =
-        format!("{family} connections are not redirected to port {}: {why}", ListenerKind::Outbound.port());
-    Finding::Wrong(Unhealthy::new(Reason::Redirection, detail))
-}
+    fn finish(&mut self, examined: Result<Examined, JoinError>) {
+        let Examined { serial, before, finding } = match examined {
+            Ok(examined) => examined,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            // Its pod has gone.
+            Err(_) => return,
+        };
+        let mut book = self.audits.book.0.lock();
+        let Some(entry) = book.get_mut(&serial) else { return };
+        entry.under_way = None;
+        entry.sound = before.filter(|_| finding == Finding::Sound);
+        entry.wrong = match finding {
+            Finding::Unclear => entry.wrong,
+            Finding::Sound => false,
+            Finding::Wrong(_) => true,
+        };
+        let pod = entry.pod.clone();
+        drop(book);
+        if pod.conns().is_draining() {
+            return;
+        }
+        match finding {
+            Finding::Unclear => {}
+            Finding::Sound => pod.node.unhealthy.tell(&pod.id, None),
+            Finding::Wrong(why) => pod.node.unhealthy.tell(&pod.id, Some(why)),
+        }
+    }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn many_pods_are_audited_less_often_and_never_faster_than_the_bound() {
-        assert_eq!(pause(1), EVERY);
-        assert_eq!(pause(500), EVERY);
-        assert_eq!(pause(4096), Duration::from_millis(8192));
+    /// A shard has another thread: whoever captures has it accept.
+    fn shard_replaced(&self) {
+        for pod in self.audits.pods.all() {
+            for &kind in pod.kinds() {
+                // One that is just starting places its loops by itself.
+                let _ = pod.captures.of(kind).cast(CaptureMsg::ShardReplaced);
+            }
+        }
     }
 }

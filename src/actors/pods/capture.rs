@@ -1,10 +1,9 @@
 //! Capture: an actor a listener of a pod. It owns the accept loops on the shards; the listening sockets outlive it, so
 //! that a connection waiting to be accepted survives its restart.
 
-use std::{io, net::TcpListener as StdListener, sync::Arc};
+use std::{io, net::TcpListener, sync::Arc};
 
 use ractor::{ActorProcessingErr, RpcReplyPort};
-use tokio::sync::watch;
 
 use crate::{
     actors::HUNG_AFTER,
@@ -14,10 +13,11 @@ use crate::{
         listener::{ListenerKind, Listeners},
     },
     runtime::shard::{PlaceError, Placed, Shards},
-    supervisor::{Actor, Address, ChildSpec, Described, Mailbox, OwnedTask, TaskExit},
+    supervisor::{Actor, Address, ChildSpec, Described, Mailbox, TaskExit},
     sys::{
         pacing::PathScope,
         probe,
+        shared_socket::Shared,
         socket::{self, Listen},
     },
 };
@@ -26,11 +26,9 @@ use crate::{
 pub(crate) enum Msg {
     /// The accept loop of this number ended. At most one for each placed loop.
     Ended(u64, TaskExit),
-    /// The thread of a shard was replaced. At most one outstanding a shard.
-    ShardReplaced(usize),
-    /// The watch over a shard's thread has panicked. At most one a watch.
-    WatchLost(usize),
-    /// Look after the socket and the loops: what was repaired, or cannot be. One at a time, from the pod's audit.
+    /// The thread of a shard was replaced: place the loop that it lacks. One for each replacement, from the audit.
+    ShardReplaced,
+    /// Look after the socket and the loops: what was repaired, or cannot be. One at a time, from the audit.
     Audit(RpcReplyPort<Result<Option<Repair>, String>>),
 }
 
@@ -73,7 +71,6 @@ pub(crate) struct Capture {
 pub(crate) struct State {
     loops: Vec<Loop>,
     last: u64,
-    _watches: Vec<OwnedTask>,
 }
 
 /// An accept loop.
@@ -125,8 +122,7 @@ impl Described for Msg {
     fn kind(&self) -> &'static str {
         match self {
             Self::Ended(..) => "loop-ended",
-            Self::ShardReplaced(_) => "shard-replaced",
-            Self::WatchLost(_) => "watch-lost",
+            Self::ShardReplaced => "shard-replaced",
             Self::Audit(_) => "audit",
         }
     }
@@ -143,7 +139,7 @@ impl Actor for Capture {
             format!("cannot listen on port {port} ({kind}) in the pod: {error}")
         })?;
         let shards = &self.shards;
-        let mut state = State { loops: Vec::with_capacity(shards.count()), last: 0, _watches: Vec::new() };
+        let mut state = State { loops: Vec::with_capacity(shards.count()), last: 0 };
         for index in 0..shards.count() {
             match self.accept_on(index, &listener, &myself, &mut state) {
                 Ok(()) => {}
@@ -152,11 +148,6 @@ impl Actor for Capture {
                 Err(error) => return Err(error.into()),
             }
         }
-        let watches = (0..shards.count()).filter_map(|index| {
-            let generation = shards.generation(index)?;
-            Some(watch_shard(index, generation, myself.clone()))
-        });
-        state._watches = watches.collect();
         Ok(state)
     }
 
@@ -168,13 +159,9 @@ impl Actor for Capture {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             Msg::Ended(number, exit) => self.ended(number, &exit, state)?,
-            Msg::WatchLost(index) => return Err(format!("the watch over shard {index} panicked").into()),
             // Nothing may be bound again once the pod drains.
-            Msg::ShardReplaced(_) if self.acceptor.conns().is_draining() => {}
-            Msg::ShardReplaced(index) => {
-                state.loops.retain(|held| held.shard != index);
-                self.accept_on(index, &self.listener()?, &myself, state)?;
-            }
+            Msg::ShardReplaced if self.acceptor.conns().is_draining() => {}
+            Msg::ShardReplaced => drop(self.fill(&myself, state)?),
             Msg::Audit(reply) => {
                 let looked = self.audit(&myself, state);
                 // The audit may have been restarted meanwhile.
@@ -214,32 +201,42 @@ impl Capture {
             return Ok(None);
         }
         let mut repaired = None;
-        let listens =
-            self.listeners.sockets.lock().get(&self.acceptor.kind()).is_some_and(probe::is_listening);
+        let listens = self
+            .listeners
+            .sockets
+            .lock()
+            .get(&self.acceptor.kind())
+            .is_some_and(|held| probe::is_listening(held));
         if !listens {
             // Their sockets are of no use any more.
             state.loops.clear();
             self.listeners.sockets.lock().remove(&self.acceptor.kind());
             repaired = Some(Repair::Listener);
         }
-        let shards = &self.shards;
+        let filled = self.fill(myself, state)?;
+        Ok(repaired.or(filled.then_some(Repair::AcceptLoop)))
+    }
+
+    /// Places the loops that are missing on shards that live. Whether there were any.
+    fn fill(&self, myself: &Mailbox<Msg>, state: &mut State) -> Result<bool, AcceptError> {
+        let (shards, mut filled) = (&self.shards, false);
         for index in 0..shards.count() {
             let alive = shards.alive(index).is_some_and(|alive| *alive.borrow());
             let accepts = state.loops.iter().any(|held| held.shard == index && !held.placed.is_finished());
             if alive && !accepts {
                 state.loops.retain(|held| held.shard != index);
                 self.accept_on(index, &self.listener()?, myself, state)?;
-                repaired = repaired.or(Some(Repair::AcceptLoop));
+                filled = true;
             }
         }
-        Ok(repaired)
+        Ok(filled)
     }
 
     /// The pod's listening socket: the one already held, or a new one.
-    fn listener(&self) -> io::Result<StdListener> {
+    fn listener(&self) -> io::Result<Shared<TcpListener>> {
         let mut listeners = self.listeners.sockets.lock();
         if let Some(held) = listeners.get(&self.acceptor.kind()) {
-            return held.try_clone();
+            return Ok(held.clone());
         }
         let (kind, config, network) = (self.acceptor.kind(), &self.config, self.acceptor.network());
         let local = kind == ListenerKind::Outbound;
@@ -266,20 +263,20 @@ impl Capture {
         };
         let bound = bound?;
         network.found_out((!local).then_some(bound.transparent), bound.paced);
-        let ours = bound.listener.try_clone()?;
-        listeners.insert(kind, bound.listener);
-        Ok(ours)
+        let listener = Shared::new(bound.listener);
+        listeners.insert(kind, listener.clone());
+        Ok(listener)
     }
 
     fn accept_on(
         &self,
         index: usize,
-        listener: &StdListener,
+        listener: &Shared<TcpListener>,
         myself: &Mailbox<Msg>,
         state: &mut State,
     ) -> Result<(), AcceptError> {
         let (acceptor, listeners) = (self.acceptor.clone(), self.listeners.clone());
-        let (listener, actor) = (listener.try_clone()?, myself.clone());
+        let (listener, actor) = (listener.clone(), myself.clone());
         state.last += 1;
         let number = state.last;
         let make = move |shard| accept(shard, acceptor, listeners, listener);
@@ -288,22 +285,4 @@ impl Capture {
         state.loops.push(Loop { number, shard: index, placed });
         Ok(())
     }
-}
-
-fn watch_shard(index: usize, mut generation: watch::Receiver<u64>, actor: Mailbox<Msg>) -> OwnedTask {
-    generation.mark_unchanged();
-    let told = actor.clone();
-    let watching = async move {
-        while generation.changed().await.is_ok() {
-            if actor.cast(Msg::ShardReplaced(index)).is_err() {
-                return;
-            }
-        }
-    };
-    let on_exit = move |exit| {
-        if let TaskExit::Panicked { .. } = exit {
-            let _ = told.cast(Msg::WatchLost(index));
-        }
-    };
-    OwnedTask::spawn(format!("capture/watch/{index}"), watching, on_exit)
 }

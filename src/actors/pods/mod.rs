@@ -7,6 +7,7 @@ mod dns;
 pub(crate) mod node;
 pub(crate) mod pod;
 mod policy;
+mod table;
 mod tunnel;
 pub(crate) mod unhealthy;
 
@@ -19,13 +20,14 @@ use std::{
     time::Duration,
 };
 
-use dashmap::DashMap;
 use tokio::time::{sleep, timeout};
 
 use self::{
+    audit::Audits,
     capture::Capture,
     node::Node,
     pod::Pod,
+    table::PodTable,
     unhealthy::{Reason, Unhealthy},
 };
 use super::{
@@ -36,7 +38,8 @@ use crate::{
     dataplane::pod::conns::cut,
     protocols::{mesh::WorkloadInfo, zds::NetnsId},
     supervisor::{
-        DynamicChildren, DynamicSpec, Event, EventKind, Intensity, StartError, Strategy, SupervisorSpec,
+        ChildSpec, DynamicChildren, DynamicSpec, Event, EventKind, Intensity, StartError, Strategy,
+        SupervisorSpec,
     },
     sys::netns::NetNs,
 };
@@ -69,9 +72,10 @@ const TAKEN_LOOK: Duration = Duration::from_millis(5);
 #[derive(Clone)]
 pub struct Pods {
     node: Arc<Node>,
-    pods: Arc<DashMap<Arc<str>, Arc<Pod>>>,
+    table: PodTable,
     supervisor: DynamicChildren,
     closing: Arc<AtomicBool>,
+    audits: Audits,
 }
 
 // === impl Pods ===
@@ -79,7 +83,9 @@ pub struct Pods {
 impl Pods {
     /// No pods yet.
     pub(crate) fn new(node: Arc<Node>) -> Self {
-        Self { node, pods: Arc::default(), supervisor: DynamicChildren::new("pods"), closing: Arc::default() }
+        let (table, supervisor) = (PodTable::default(), DynamicChildren::new("pods"));
+        let audits = Audits::new(table.clone(), node.clone());
+        Self { node, table, supervisor, closing: Arc::default(), audits }
     }
 
     /// The supervisor of the pods' supervisors.
@@ -87,9 +93,19 @@ impl Pods {
         DynamicSpec::new("pods", &self.supervisor).intensity(CHILD_RESTARTS).stop_within(STOP_WITHIN * 2)
     }
 
+    /// The actor that re-checks the pods' connections when policies change.
+    pub(crate) fn policy(&self) -> ChildSpec {
+        policy::child(&self.table, &self.node)
+    }
+
+    /// The actor that audits the pods.
+    pub(crate) fn audit(&self) -> ChildSpec {
+        self.audits.child()
+    }
+
     /// The pod `uid`, if it is served.
     pub(crate) fn find(&self, uid: &str) -> Option<Arc<Pod>> {
-        self.pods.get(uid).map(|pod| pod.clone())
+        self.table.find(uid)
     }
 
     /// Takes note of a pod whose supervisor was set aside.
@@ -104,14 +120,14 @@ impl Pods {
 
     /// All pods.
     pub(crate) fn all(&self) -> Vec<Arc<Pod>> {
-        self.pods.iter().map(|pod| pod.clone()).collect()
+        self.table.all()
     }
 
     /// How many pods there are in each state, `pending` of which are not served yet.
     pub(crate) fn by_state(&self, pending: u64) -> Vec<(&'static str, u64)> {
         let named = self.node.unhealthy.now().borrow().clone();
         let (mut up, mut unhealthy) = (0, 0);
-        for pod in self.pods.iter().filter(|pod| !pod.id.is_own) {
+        for pod in self.table.all().iter().filter(|pod| !pod.id.is_own) {
             let number = if named.contains_key(&pod.id.uid) { &mut unhealthy } else { &mut up };
             *number += 1;
         }
@@ -158,7 +174,7 @@ impl Pods {
     /// The port is taken.
     pub(crate) async fn start_own(&self, info: WorkloadInfo) -> Result<(), StartError> {
         let pod = Pod::own(info, &self.node);
-        self.pods.insert(pod.id.uid.clone(), pod.clone());
+        self.table.insert(&pod);
         self.supervisor.start(pod.tree()).await
     }
 
@@ -166,7 +182,7 @@ impl Pods {
         if self.closing.load(Ordering::Relaxed) {
             return Err("the proxy is shutting down".into());
         }
-        if self.pods.len() >= MAX_PODS {
+        if self.table.len() >= MAX_PODS {
             return Err(format!("this node serves {MAX_PODS} pods already"));
         }
         let name = format!("{}/{}", spec.info.namespace, spec.info.name);
@@ -190,7 +206,7 @@ impl Pods {
             service_account: spec.info.service_account.to_string(),
         };
         let pod = Pod::new(spec.uid.clone(), info, netns, &self.node);
-        self.pods.insert(pod.id.uid.clone(), pod.clone());
+        self.table.insert(&pod);
         match self.supervisor.start(pod.tree()).await {
             Ok(()) => {
                 self.node.hops.directory.add(&pod.inbound);
@@ -228,12 +244,13 @@ impl Pods {
     async fn end(&self, pod: &Arc<Pod>) {
         let (conns, dns) = (pod.conns(), pod.dns.state.under_way());
         pod.stop_accepting();
+        self.audits.forget(pod.id.serial);
         self.node.hops.directory.remove(&pod.inbound);
         pod.cut();
         if let Err(error) = self.supervisor.stop(&pod.id.uid).await {
             tracing::warn!(target: "pods", uid = &*pod.id.uid, pod = %pod.id.name(), %error, "pod did not stop in order");
         }
-        self.pods.remove_if(&pod.id.uid, |_, held| held.id.serial == pod.id.serial);
+        self.table.remove(pod);
         self.node.unhealthy.forget(&pod.id.uid);
         // Nobody reads questions any more that could be admitted.
         dns.cut_all(cut::POD);
@@ -291,7 +308,6 @@ impl Pod {
             .intensity(Intensity { restarts: 10, within: Duration::from_secs(30) })
             .stop_within(STOP_WITHIN)
             .dynamic(DynamicSpec::new("tunnels", self.tunnels.supervisor()).intensity(CHILD_RESTARTS))
-            .child(policy::child(&self.inbound))
             .child(conns::child(self.conns()));
         for &kind in self.kinds() {
             let (acceptor, listeners) = (self.acceptor(kind), self.listeners.clone());
@@ -302,6 +318,6 @@ impl Pod {
         if !self.id.is_own && self.node.config.dns.is_some() {
             tree = tree.child(dns::child(&self.dns, &self.node.shards));
         }
-        tree.child(audit::child(self))
+        tree
     }
 }

@@ -1,4 +1,5 @@
-//! Re-checks a pod's live inbound connections when policies or workloads change (docs/spec/dataplane.md 4.4).
+//! Re-checks the pods' live inbound connections when policies or workloads change (docs/spec/dataplane.md 4.4).
+//! One actor does so for all pods.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -8,6 +9,7 @@ use std::{
 use ractor::{ActorProcessingErr, RpcReplyPort};
 use tokio::time::sleep;
 
+use super::{node::Node, table::PodTable};
 use crate::{
     dataplane::{
         authorize::verdict,
@@ -16,30 +18,33 @@ use crate::{
     },
     protocols::labels::Reporter,
     runtime::conns::Conn,
-    supervisor::{Actor, Address, ChildSpec, Described, Mailbox, OwnedTask},
+    supervisor::{Actor, Address, ChildSpec, Described, Mailbox, OwnedTask, report_task_panic, watch_panics},
 };
 
-/// It has this long for all connections, which it checks in slices.
+/// It has this long for all connections of all pods, which it checks in slices.
 /// Limit: one check of all connections in a pod's policy actor: 10 s; past it: the watchdog has the actor killed.
 const HUNG_AFTER: Duration = Duration::from_secs(10);
 /// Connections checked until other actors get their turn.
 /// Limit: live connections that a policy change checks in one turn: 256; past it: other actors go first.
 const SLICE: usize = 256;
 
-struct Policy(Arc<InboundContext>);
+struct Policy {
+    pods: PodTable,
+    node: Arc<Node>,
+}
 
 /// Messages of the actor.
-pub(crate) enum Msg {
+enum Msg {
     /// Something changed: check every connection. Sent by the actor's own watch, which waits for the answer, so that
     /// changes meanwhile coalesce. `true`: what is still unknown is denied, but for who waits itself. Answered with how
     /// many are still unknown.
     Check(bool, RpcReplyPort<usize>),
 }
 
-/// The actor that re-checks the connections of a pod.
-pub(crate) fn child(ctx: &Arc<InboundContext>) -> ChildSpec {
-    let ctx = ctx.clone();
-    let make = move || (Policy(ctx.clone()), ());
+/// The actor that re-checks the connections of `pods`.
+pub(crate) fn child(pods: &PodTable, node: &Arc<Node>) -> ChildSpec {
+    let (pods, node) = (pods.clone(), node.clone());
+    let make = move || (Policy { pods: pods.clone(), node: node.clone() }, ());
     ChildSpec::actor("policy", &Address::new("policy"), make).kind_label("policy").hung_after(HUNG_AFTER)
 }
 
@@ -60,7 +65,7 @@ impl Actor for Policy {
     async fn pre_start(&self, myself: Mailbox<Msg>, (): ()) -> Result<OwnedTask, ActorProcessingErr> {
         let actor = myself.clone();
         let lost = move |_| myself.stop(Some("the watch ended".into()));
-        Ok(OwnedTask::spawn("policy/watch", watch(self.0.clone(), actor), lost))
+        Ok(OwnedTask::spawn("policy/watch", watch(self.node.clone(), actor), lost))
     }
 
     async fn handle(
@@ -70,16 +75,30 @@ impl Actor for Policy {
         _: &mut OwnedTask,
     ) -> Result<(), ActorProcessingErr> {
         let Msg::Check(final_word, reply) = message;
-        let unknown = check(&self.0, final_word).await;
+        let (mut unknown, mut panicked) = (0, None);
+        for pod in self.pods.all() {
+            // What crashes the check of one pod must not keep the others from being checked.
+            match watch_panics(check(&pod.inbound, final_word)).await {
+                Ok(of_this) => unknown += of_this,
+                Err(message) => {
+                    report_task_panic(
+                        &format!("root/dataplane/pods/{}/conns", pod.id.uid),
+                        "policy",
+                        &message,
+                    );
+                    panicked = Some(format!("the check of pod {} panicked: {message}", pod.id.uid));
+                }
+            }
+        }
         // Only a watch that was replaced meanwhile does not wait for the answer.
         let _ = reply.send(unknown);
-        Ok(())
+        panicked.map_or(Ok(()), |why| Err(why.into()))
     }
 }
 
 /// Has everything checked once at the start, for changes missed while the actor was down, and after each change.
-async fn watch(ctx: Arc<InboundContext>, actor: Mailbox<Msg>) {
-    let mut changes = ctx.pod.mesh.changes();
+async fn watch(node: Arc<Node>, actor: Mailbox<Msg>) {
+    let mut changes = node.mesh.changes();
     let mut final_word = false;
     loop {
         if !final_word {
@@ -90,7 +109,7 @@ async fn watch(ctx: Arc<InboundContext>, actor: Mailbox<Msg>) {
             changes.changed().await
         } else {
             // A policy that is named but not known may come with the next push; it is not waited for without end.
-            let within = ctx.config.timeouts.workload;
+            let within = node.config.timeouts.workload;
             tokio::select! {
                 changed = changes.changed() => changed,
                 () = sleep(within) => {

@@ -32,6 +32,8 @@ use crate::{
 /// Peers of a pod that may have a tunnel actor at a time.
 /// Limit: peers of a pod with tunnels: 4096; past it: the connection fails.
 pub const MAX_PEERS: usize = 4096;
+/// Parts of a pod's map of tunnel actors. Only a missed tunnel takes the lock of one.
+const PARTS: usize = 2;
 
 /// The tunnels of a pod to its peers.
 pub(crate) struct Tunnels {
@@ -69,7 +71,8 @@ impl Tunnels {
     /// No tunnels yet.
     pub(crate) fn new(ctx: Arc<DialContext>, shards: Shards, quarantine: Quarantine) -> Arc<Self> {
         let supervisor = DynamicChildren::new(&format!("pod/{}/tunnels", ctx.id.uid));
-        Arc::new(Self { actors: DashMap::default(), supervisor, ctx, shards, quarantine })
+        let actors = DashMap::with_hasher_and_shard_amount(Default::default(), PARTS);
+        Arc::new(Self { actors, supervisor, ctx, shards, quarantine })
     }
 
     /// The supervisor of the tunnel actors.

@@ -1,13 +1,6 @@
 //! Pods that are served and have fallen out of the mesh: who, and why. Readiness and metrics follow it.
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use tokio::sync::watch;
 
@@ -41,7 +34,6 @@ pub(crate) struct Unhealthy {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct UnhealthyPods {
     now: watch::Sender<BTreeMap<Arc<str>, Named>>,
-    audited: Arc<AtomicUsize>,
 }
 
 /// A pod's name and its trouble.
@@ -50,10 +42,6 @@ pub(crate) struct Named {
     pod: Arc<str>,
     unhealthy: Unhealthy,
 }
-
-/// Counts a pod as audited.
-#[derive(Debug)]
-pub(crate) struct Audited(Arc<AtomicUsize>);
 
 // === impl Reason ===
 
@@ -112,23 +100,6 @@ impl UnhealthyPods {
     /// The pods in trouble, now and as it changes.
     pub(crate) fn now(&self) -> watch::Receiver<BTreeMap<Arc<str>, Named>> {
         self.now.subscribe()
-    }
-
-    /// Counts a pod as audited while the value lives.
-    pub(crate) fn audited(&self) -> Audited {
-        self.audited.fetch_add(1, Ordering::Relaxed);
-        Audited(self.audited.clone())
-    }
-
-    /// How many pods are audited.
-    pub(crate) fn pods(&self) -> usize {
-        self.audited.load(Ordering::Relaxed)
-    }
-}
-
-impl Drop for Audited {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

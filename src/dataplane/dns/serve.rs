@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{SocketAddr, TcpListener as StdTcpListener, UdpSocket as StdUdpSocket},
+    net::{SocketAddr, TcpListener, UdpSocket},
     rc::Rc,
     sync::{
         Arc,
@@ -15,7 +15,7 @@ use domain::base::iana::Rcode;
 use rand::seq::SliceRandom;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream, UdpSocket},
+    net::TcpStream,
     task::{JoinSet, yield_now},
     time::{sleep, timeout},
 };
@@ -32,6 +32,7 @@ use crate::{
         mesh::Workload,
     },
     runtime::shard::Shard,
+    sys::shared_socket::{Shared, Watched},
     telemetry::dns::{Asked, DnsMetrics, Transport},
 };
 
@@ -127,10 +128,10 @@ pub(crate) async fn serve(shard: Shard, ctx: Arc<DnsContext>, sockets: Sockets) 
 // === impl Server ===
 
 impl Server {
-    async fn datagrams(self: Rc<Self>, socket: StdUdpSocket) {
-        let socket = match socket.local_addr().and_then(|own| Ok((own, UdpSocket::from_std(socket)?))) {
-            Ok((own, socket)) => (own, Rc::new(socket)),
-            Err(error) => return self.failed(&error),
+    async fn datagrams(self: Rc<Self>, socket: Shared<UdpSocket>) {
+        let socket = match (socket.local_addr(), socket.watch().await) {
+            (Ok(own), Ok(socket)) => (own, Rc::new(socket)),
+            (Err(error), _) | (_, Err(error)) => return self.failed(&error),
         };
         let mut draining = self.ctx.conns.draining();
         let mut read = 0_u32;
@@ -163,7 +164,7 @@ impl Server {
     }
 
     /// Reads one question and answers it, or has it answered later. Its buffer is on the stack: an idle pod holds none.
-    fn read(self: &Rc<Self>, (own, socket): &(SocketAddr, Rc<UdpSocket>)) -> io::Result<()> {
+    fn read(self: &Rc<Self>, (own, socket): &(SocketAddr, Rc<Watched<UdpSocket>>)) -> io::Result<()> {
         let mut room = [0; QUESTION];
         let (n, from) = socket.try_recv_from(&mut room)?;
         // Forged, it would have us answer ourselves for ever.
@@ -212,13 +213,13 @@ impl Server {
 
     /// Sends an answer, which is lost if the client's socket has no room: it asks again.
     fn send(&self, socket: &UdpSocket, answer: &[u8], to: SocketAddr) {
-        if let Err(error) = socket.try_send_to(answer, to) {
+        if let Err(error) = socket.send_to(answer, to) {
             tracing::debug!(target: "dns", uid = &*self.ctx.pod.id.uid, %to, %error, "cannot answer");
         }
     }
 
-    async fn accept(self: Rc<Self>, listener: StdTcpListener) {
-        let listener = match TcpListener::from_std(listener) {
+    async fn accept(self: Rc<Self>, listener: Shared<TcpListener>) {
+        let listener = match listener.watch().await {
             Ok(listener) => listener,
             Err(error) => return self.failed(&error),
         };
@@ -236,7 +237,10 @@ impl Server {
                 }
             };
             match accepted {
-                Ok((stream, _)) => self.begin_connection(stream),
+                Ok((stream, _)) => match TcpStream::from_std(stream) {
+                    Ok(stream) => self.begin_connection(stream),
+                    Err(error) => self.failed(&error),
+                },
                 Err(error) => {
                     tracing::debug!(target: "dns", uid = &*self.ctx.pod.id.uid, %error, "cannot accept");
                     sleep(PAUSE).await;

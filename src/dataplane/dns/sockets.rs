@@ -8,7 +8,7 @@ use std::{
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::DnsContext;
-use crate::{dataplane::dns_config::DnsProxyConfig, protocols::config::DnsAddr};
+use crate::{dataplane::dns_config::DnsProxyConfig, protocols::config::DnsAddr, sys::shared_socket::Shared};
 
 /// A port that nobody asks from (discard).
 /// No limit: the port (discard) that sockets which are given up are connected to.
@@ -17,13 +17,13 @@ const NOBODY: u16 = 9;
 /// Limit: DNS connections of a pod that wait to be accepted: 128; past it: the kernel drops them.
 const BACKLOG: i32 = 128;
 
-/// The sockets of one pod: a UDP and a TCP one of each address.
-#[derive(Debug)]
+/// The sockets of one pod: a UDP and a TCP one of each address. Clones share them.
+#[derive(Clone, Debug)]
 pub(crate) struct Sockets {
     /// For datagrams.
-    pub(crate) datagrams: Vec<UdpSocket>,
+    pub(crate) datagrams: Vec<Shared<UdpSocket>>,
     /// For connections.
-    pub(crate) listeners: Vec<TcpListener>,
+    pub(crate) listeners: Vec<Shared<TcpListener>>,
 }
 
 // === impl Sockets ===
@@ -39,7 +39,7 @@ impl Sockets {
             Some(held) => held,
             None => held.insert(Self::bind(ctx)?),
         };
-        sockets.try_clone().map_err(|error| format!("cannot share the sockets of the DNS proxy: {error}"))
+        Ok(sockets.clone())
     }
 
     fn bind(ctx: &DnsContext) -> Result<Self, String> {
@@ -50,8 +50,8 @@ impl Sockets {
                 ctx.network.netns.enter(|| open(addr, ctx.config.inpod.port_reuse)).and_then(|bound| bound);
             match bound {
                 Ok((datagrams, listener)) => {
-                    sockets.datagrams.push(datagrams);
-                    sockets.listeners.push(listener);
+                    sockets.datagrams.push(Shared::new(datagrams));
+                    sockets.listeners.push(Shared::new(listener));
                 }
                 // A pod may be without IPv6 on a node that has it.
                 Err(error) if !sockets.datagrams.is_empty() && addr.is_ipv6() && is_unknown(&error) => {}
@@ -73,13 +73,6 @@ impl Sockets {
                 tracing::warn!(target: "dns", %error, "a socket that is given up may still be asked");
             }
         }
-    }
-
-    fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self {
-            datagrams: self.datagrams.iter().map(UdpSocket::try_clone).collect::<Result<_, _>>()?,
-            listeners: self.listeners.iter().map(TcpListener::try_clone).collect::<Result<_, _>>()?,
-        })
     }
 }
 

@@ -4,6 +4,7 @@ use std::{
     future::Future,
     io,
     net::{IpAddr, SocketAddr},
+    os::fd::AsFd,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -118,7 +119,7 @@ impl PodNetwork {
     }
 
     /// Paces an accepted connection if its client is far.
-    pub(crate) fn settle_accepted(&self, stream: &TcpStream) {
+    pub(crate) fn settle_accepted(&self, stream: &impl AsFd) {
         if let Some(scope) = self.unpaced(PathScope::Network) {
             scope.settle(stream, self.config.socket.unpaced_rtt);
         }

@@ -65,8 +65,7 @@ async fn a_retired_shard_reports_its_tasks_and_can_be_replaced() {
     let shards = Shards::new(1);
     shards.serve(0).unwrap();
     let mut alive = shards.alive(0).unwrap();
-    let mut generation = shards.generation(0).unwrap();
-    generation.mark_unchanged();
+    let mut replaced = shards.replaced();
     let (tell, heard) = oneshot::channel();
     let _placed = shards.place("test", 0, |_| std::future::pending(), |exit| drop(tell.send(exit))).unwrap();
     shards.retire(0);
@@ -74,7 +73,7 @@ async fn a_retired_shard_reports_its_tasks_and_can_be_replaced() {
     alive.wait_for(|alive| !alive).await.unwrap();
     assert_eq!(shards.run_on(0, |_| ()), Err(PlaceError::Down(0)));
     shards.serve(0).unwrap();
-    generation.changed().await.unwrap();
+    replaced.changed().await.unwrap();
     let (tell, heard) = oneshot::channel();
     let _placed = shards.place("test", 0, |_| async {}, |exit| drop(tell.send(exit))).unwrap();
     assert_eq!(heard.await.unwrap(), TaskExit::Done);

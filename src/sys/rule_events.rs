@@ -1,0 +1,198 @@
+//! Word of changes of rules. nf_tables tells a socket in a network namespace of each change there (linux/netfilter,
+//! `NFNLGRP_NFTABLES`), and one descriptor waits for the sockets of many namespaces. The legacy `iptables` tells nobody.
+
+use std::{
+    io::{self, Read},
+    mem,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    ptr,
+};
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::{Interest, unix::AsyncFd};
+
+/// `nlmsghdr` and `nfgenmsg`.
+/// No limit: the length of a header that the kernel fixes.
+const HEAD: usize = 20;
+/// Longer than the one answer there is. What is longer is cut off, which does no harm to a notification.
+/// Limit: the kernel's answer about nf_tables: 256 bytes; past it: the pod is examined every second.
+const ANSWER: usize = 256;
+/// Messages that are read in search of an answer, or to be rid of them.
+const MESSAGES: usize = 1024;
+/// Sockets that one look finds ready.
+const READY: usize = 64;
+/// The generation of a ruleset that nobody has touched.
+/// No limit: a number that the kernel fixes.
+const UNTOUCHED: u32 = 1;
+
+/// Hears of each change of the nf_tables rules of one namespace.
+#[derive(Debug)]
+pub struct RuleEvents(Socket);
+
+/// Waits for word on any of many [`RuleEvents`].
+#[derive(Debug)]
+pub struct RuleEventQueue(AsyncFd<OwnedFd>);
+
+// === impl RuleEvents ===
+
+impl RuleEvents {
+    /// Listens in the thread's current namespace, from now on; `None` where the kernel has no netfilter to ask.
+    ///
+    /// # Errors
+    /// The kernel does not let the process listen, or the process or the kernel has run out of something.
+    pub fn open() -> io::Result<Option<Self>> {
+        let (domain, protocol) = (Domain::from(libc::AF_NETLINK), Protocol::from(libc::NETLINK_NETFILTER));
+        let socket = match Socket::new(domain, Type::RAW.nonblocking(), Some(protocol)) {
+            Err(error) if error.raw_os_error() == Some(libc::EPROTONOSUPPORT) => return Ok(None),
+            made => made?,
+        };
+        let group: libc::c_int = libc::NFNLGRP_NFTABLES;
+        // SAFETY: the option is an integer that outlives the call.
+        let joined = unsafe {
+            libc::setsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_NETLINK,
+                libc::NETLINK_ADD_MEMBERSHIP,
+                (&raw const group).cast(),
+                mem::size_of_val(&group) as libc::socklen_t,
+            )
+        };
+        if joined == 0 { Ok(Some(Self(socket))) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// Whether anybody has ever changed the nf_tables rules of the namespace. A kernel without nf_tables has none.
+    ///
+    /// # Errors
+    /// The kernel does not tell.
+    pub fn is_touched(&self) -> io::Result<bool> {
+        match self.generation() {
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(false),
+            generation => Ok(generation? > UNTOUCHED),
+        }
+    }
+
+    /// The number of the namespace's ruleset, another one after each change.
+    fn generation(&self) -> io::Result<u32> {
+        let mut question = [0; HEAD];
+        let kind = (libc::NFNL_SUBSYS_NFTABLES << 8 | libc::NFT_MSG_GETGEN) as u16;
+        let flags = libc::NLM_F_REQUEST as u16;
+        let head = [&(HEAD as u32).to_ne_bytes()[..], &kind.to_ne_bytes(), &flags.to_ne_bytes()];
+        question.iter_mut().zip(head.into_iter().flatten()).for_each(|(to, from)| *to = *from);
+        self.0.send(&question)?;
+        // The kernel has answered before the question was sent off; notifications may stand before the answer.
+        for _ in 0..MESSAGES {
+            let mut answer = [0; ANSWER];
+            let length = (&self.0).read(&mut answer)?;
+            if let Some(generation) = generation(answer.get(..length).unwrap_or_default())? {
+                return Ok(generation);
+            }
+        }
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+
+    /// Reads what has been told so far, and forgets it.
+    pub fn drain(&self) {
+        let mut room = [0; HEAD];
+        for _ in 0..MESSAGES {
+            match (&self.0).read(&mut room) {
+                Ok(_) => {}
+                // Word was lost for want of room.
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+/// Reads an answer: a message head, `nfgenmsg`, and attributes, one of which is the number. `None` for another message.
+fn generation(answer: &[u8]) -> io::Result<Option<u32>> {
+    const NEW: libc::c_int = libc::NFNL_SUBSYS_NFTABLES << 8 | libc::NFT_MSG_NEWGEN;
+    const ID: libc::c_int = 1;
+    let malformed = || io::Error::from(io::ErrorKind::InvalidData);
+    let length = chunk(answer, 0).map(u32::from_ne_bytes).ok_or_else(malformed)?;
+    match chunk(answer, 4).map(u16::from_ne_bytes).ok_or_else(malformed)?.into() {
+        libc::NLMSG_ERROR => {
+            let code = chunk(answer, 16).map(i32::from_ne_bytes).ok_or_else(malformed)?;
+            Err(io::Error::from_raw_os_error(code.checked_neg().ok_or_else(malformed)?))
+        }
+        NEW => {
+            let answer = answer.get(..length as usize).ok_or_else(malformed)?;
+            let mut rest = answer.get(HEAD..).ok_or_else(malformed)?;
+            loop {
+                let length = chunk(rest, 0).map(u16::from_ne_bytes).ok_or_else(malformed)?;
+                let kind = chunk(rest, 2).map(u16::from_ne_bytes).ok_or_else(malformed)?;
+                let value = rest.get(4..usize::from(length)).ok_or_else(malformed)?;
+                if libc::c_int::from(kind) == ID {
+                    return value.try_into().map(u32::from_be_bytes).map(Some).map_err(|_| malformed());
+                }
+                rest = rest.get(usize::from(length).next_multiple_of(4)..).ok_or_else(malformed)?;
+            }
+        }
+        _ => Ok(None),
+    }
+}
+
+/// The bytes of a number that begins at `at`.
+fn chunk<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
+    bytes.get(at..)?.first_chunk::<N>().copied()
+}
+
+// === impl RuleEventQueue ===
+
+impl RuleEventQueue {
+    /// An empty queue, watched by the calling thread's runtime.
+    ///
+    /// # Errors
+    /// The process or the kernel has run out of something.
+    pub fn new() -> io::Result<Self> {
+        // SAFETY: the call takes no memory of ours.
+        let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the descriptor is new and belongs to nobody else.
+        let epoll = unsafe { OwnedFd::from_raw_fd(fd) };
+        // SAFETY: an owned descriptor stays the same until it is dropped.
+        let watched = unsafe { AsyncFd::register_with_interest(epoll, Interest::READABLE) };
+        Ok(Self(watched.map_err(io::Error::from)?))
+    }
+
+    /// Waits for `events` as well, by this number, until they are dropped.
+    ///
+    /// # Errors
+    /// The process or the kernel has run out of something.
+    pub fn add(&self, events: &RuleEvents, number: u64) -> io::Result<()> {
+        let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: number };
+        let (epoll, socket) = (self.0.as_raw_fd(), events.0.as_raw_fd());
+        // SAFETY: the event outlives the call, which reads it.
+        let added = unsafe { libc::epoll_ctl(epoll, libc::EPOLL_CTL_ADD, socket, &raw mut event) };
+        if added == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// Waits for word, and gives the numbers of those that have some. They have it until it is drained. Cancel safe.
+    ///
+    /// # Errors
+    /// The runtime ends.
+    pub async fn ready(&self) -> io::Result<Vec<u64>> {
+        self.0
+            .async_io(Interest::READABLE, |epoll| {
+                let found = ready_now(epoll)?;
+                if found.is_empty() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(found) }
+            })
+            .await
+    }
+}
+
+fn ready_now(epoll: &OwnedFd) -> io::Result<Vec<u64>> {
+    let mut events = [libc::epoll_event { events: 0, u64: 0 }; READY];
+    // SAFETY: the array outlives the call, which writes at most as many events as it holds.
+    let count =
+        unsafe { libc::epoll_wait(epoll.as_raw_fd(), ptr::from_mut(&mut events).cast(), READY as i32, 0) };
+    match usize::try_from(count) {
+        Ok(count) => Ok(events.iter().take(count).map(|event| event.u64).collect()),
+        Err(_) => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

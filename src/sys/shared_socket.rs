@@ -1,0 +1,147 @@
+//! Sockets that several threads use by one descriptor.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    ops::Deref,
+    os::fd::{AsRawFd, FromRawFd, RawFd},
+    sync::Arc,
+    time::Duration,
+};
+
+use socket2::{SockAddr, Socket};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    time::sleep,
+};
+
+/// Tries to watch a socket whose former watcher on the same thread is about to end.
+const WATCH_TRIES: u32 = 1000;
+/// The pause between two of these tries.
+const WATCH_PAUSE: Duration = Duration::from_millis(1);
+
+mod sealed {
+    /// A socket that is one descriptor for as long as it lives.
+    pub trait StdSocket: std::os::fd::AsRawFd {}
+    impl StdSocket for std::net::TcpListener {}
+    impl StdSocket for std::net::UdpSocket {}
+}
+
+use sealed::StdSocket;
+
+/// A nonblocking socket. Clones share one descriptor, which the last of them closes.
+#[derive(Debug)]
+pub struct Shared<S>(Arc<S>);
+
+/// A shared socket that the runtime of one thread watches for input. Other threads may watch the same socket.
+#[derive(Debug)]
+pub struct Watched<S: StdSocket>(AsyncFd<Shared<S>>);
+
+// === impl Shared ===
+
+impl<S: StdSocket> Shared<S> {
+    /// `socket` must be nonblocking.
+    pub fn new(socket: S) -> Self {
+        Self(Arc::new(socket))
+    }
+
+    /// Has the calling thread's runtime watch the socket. A runtime watches a descriptor once: a watcher that is about to
+    /// end is waited for.
+    ///
+    /// # Errors
+    /// The kernel cannot watch the socket, or its former watcher does not end.
+    pub async fn watch(self) -> io::Result<Watched<S>> {
+        let mut left = WATCH_TRIES;
+        loop {
+            left -= 1;
+            // SAFETY: sockets of the standard library keep their descriptor, and the clone keeps the socket open.
+            let watched = unsafe { AsyncFd::register_with_interest(self.clone(), Interest::READABLE) };
+            match watched.map_err(io::Error::from) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && left > 0 => {
+                    sleep(WATCH_PAUSE).await;
+                }
+                watched => return watched.map(Watched),
+            }
+        }
+    }
+}
+
+impl<S> Clone for Shared<S> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<S> Deref for Shared<S> {
+    type Target = S;
+
+    fn deref(&self) -> &S {
+        &self.0
+    }
+}
+
+impl<S: StdSocket> AsRawFd for Shared<S> {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+// === impl Watched ===
+
+impl<S: StdSocket> Watched<S> {
+    /// Waits until there may be something to read. Cancel safe.
+    ///
+    /// # Errors
+    /// The runtime ends.
+    pub async fn readable(&self) -> io::Result<()> {
+        // The readiness stays until a read finds nothing.
+        self.0.readable().await.map(drop)
+    }
+}
+
+impl<S: StdSocket> Deref for Watched<S> {
+    type Target = S;
+
+    fn deref(&self) -> &S {
+        self.0.get_ref()
+    }
+}
+
+impl Watched<TcpListener> {
+    /// Waits for a connection, which is nonblocking and belongs to no runtime yet. Cancel safe.
+    ///
+    /// # Errors
+    /// See accept(2).
+    pub async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        self.0.async_io(Interest::READABLE, |listener| accept_now(listener)).await
+    }
+}
+
+impl Watched<UdpSocket> {
+    /// Reads a datagram into `room` if one is there: its length and sender.
+    ///
+    /// # Errors
+    /// `WouldBlock` without a datagram; see recvfrom(2).
+    pub fn try_recv_from(&self, room: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+        self.0.try_io(Interest::READABLE, |socket| socket.recv_from(room))
+    }
+}
+
+/// Accepts a connection as nonblocking by one system call, where the standard library needs two.
+fn accept_now(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+    const FLAGS: libc::c_int = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    let accept = |address: *mut socket2::SockAddrStorage, length: *mut libc::socklen_t| {
+        // SAFETY: both point to memory that outlives the call, and `length` holds the size of `address`.
+        let fd = unsafe { libc::accept4(listener.as_raw_fd(), address.cast(), length, FLAGS) };
+        if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(fd) }
+    };
+    // SAFETY: a call that succeeds has set the address and its length.
+    let (fd, address) = unsafe { SockAddr::try_init(accept) }?;
+    // SAFETY: the descriptor is new and belongs to nobody else.
+    let socket = unsafe { Socket::from_raw_fd(fd) };
+    let address = address.as_socket().ok_or(io::ErrorKind::InvalidData)?;
+    Ok((socket.into(), address))
+}
+
+#[cfg(test)]
+mod tests;
