@@ -31,7 +31,7 @@ use super::{
     },
     tunnel::pool::PodPool,
 };
-use crate::supervisor::{Actor, Address, ChildSpec, Described, Mailbox, OwnedTask, TaskExit};
+use crate::supervisor::{Actor, ActorRef, Address, ChildSpec, Described, OwnedTask, TaskExit};
 
 /// Pause after the process or the kernel ran out of something an accept needs.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
@@ -215,7 +215,7 @@ impl Actor for Capture {
     type State = State;
     type Arguments = ();
 
-    async fn pre_start(&self, myself: Mailbox<Msg>, (): ()) -> Result<State, ActorProcessingErr> {
+    async fn pre_start(&self, myself: ActorRef<Msg>, (): ()) -> Result<State, ActorProcessingErr> {
         let listener = self.listener().map_err(|error| {
             let (kind, port) = (self.kind.name(), self.kind.port());
             format!("cannot listen on port {port} ({kind}) in the pod: {error}")
@@ -240,7 +240,7 @@ impl Actor for Capture {
 
     async fn handle(
         &self,
-        myself: Mailbox<Msg>,
+        myself: ActorRef<Msg>,
         message: Msg,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
@@ -282,7 +282,7 @@ impl Capture {
     }
 
     /// Binds again if the socket does not listen any more, and places the loops that are missing on shards that live.
-    fn audit(&self, myself: &Mailbox<Msg>, state: &mut State) -> Result<Option<Repair>, AcceptError> {
+    fn audit(&self, myself: &ActorRef<Msg>, state: &mut State) -> Result<Option<Repair>, AcceptError> {
         if *self.pod.draining.borrow() {
             return Ok(None);
         }
@@ -350,7 +350,7 @@ impl Capture {
         &self,
         index: usize,
         listener: &StdListener,
-        myself: &Mailbox<Msg>,
+        myself: &ActorRef<Msg>,
         state: &mut State,
     ) -> Result<(), AcceptError> {
         let (pod, kind, listener, actor) =
@@ -365,7 +365,7 @@ impl Capture {
     }
 }
 
-fn watch_shard(index: usize, mut generation: watch::Receiver<u64>, actor: Mailbox<Msg>) -> OwnedTask {
+fn watch_shard(index: usize, mut generation: watch::Receiver<u64>, actor: ActorRef<Msg>) -> OwnedTask {
     generation.mark_unchanged();
     let told = actor.clone();
     let watching = async move {

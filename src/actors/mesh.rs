@@ -22,7 +22,7 @@ use crate::{
         xds::{Kind, Later, Rejected, Sink, SinkDown},
     },
     supervisor::{
-        Actor, Address, Admitted, ChildSpec, Described, Input, Mailbox, Quarantine, SetAside, digest,
+        Actor, ActorRef, Address, Admitted, ChildSpec, Described, Input, Quarantine, SetAside, digest,
     },
 };
 
@@ -134,13 +134,13 @@ impl Actor for MeshActor {
     type State = MeshWriter;
     type Arguments = ();
 
-    async fn pre_start(&self, _: Mailbox<Msg>, (): ()) -> Result<MeshWriter, ActorProcessingErr> {
+    async fn pre_start(&self, _: ActorRef<Msg>, (): ()) -> Result<MeshWriter, ActorProcessingErr> {
         Ok(self.0.mesh.writer())
     }
 
     async fn handle(
         &self,
-        _: Mailbox<Msg>,
+        _: ActorRef<Msg>,
         Msg::Apply(push, _turn, reply): Msg,
         writer: &mut MeshWriter,
     ) -> Result<(), ActorProcessingErr> {

@@ -49,7 +49,7 @@ use super::{
 use crate::{
     protocols::tls::buffer::Buffers,
     supervisor::{
-        Actor, Address, ChildSpec, Described, Mailbox, OwnedTask, TaskExit, WatchPanics,
+        Actor, ActorRef, Address, ChildSpec, Described, OwnedTask, TaskExit, WatchPanics,
         faults::{Tripwire, tripwire},
         report_task_panic, watch_panics,
     },
@@ -539,7 +539,7 @@ impl Actor for Keeper {
     type State = OwnedTask;
     type Arguments = ();
 
-    async fn pre_start(&self, myself: Mailbox<KeeperMsg>, (): ()) -> Result<OwnedTask, ActorProcessingErr> {
+    async fn pre_start(&self, myself: ActorRef<KeeperMsg>, (): ()) -> Result<OwnedTask, ActorProcessingErr> {
         let mut alive = self.shards.alive(self.index).ok_or("there is no such shard")?;
         if !*alive.borrow_and_update() {
             self.shards.serve(self.index)?;
@@ -561,7 +561,7 @@ impl Actor for Keeper {
 
     async fn handle(
         &self,
-        _: Mailbox<KeeperMsg>,
+        _: ActorRef<KeeperMsg>,
         message: KeeperMsg,
         _: &mut OwnedTask,
     ) -> Result<(), ActorProcessingErr> {
@@ -572,7 +572,7 @@ impl Actor for Keeper {
         Err(format!("the {what} of shard {} ended", self.index).into())
     }
 
-    async fn post_stop(&self, _: Mailbox<KeeperMsg>, _: &mut OwnedTask) -> Result<(), ActorProcessingErr> {
+    async fn post_stop(&self, _: ActorRef<KeeperMsg>, _: &mut OwnedTask) -> Result<(), ActorProcessingErr> {
         self.shards.retire(self.index);
         Ok(())
     }

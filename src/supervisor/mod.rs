@@ -47,6 +47,7 @@
 //!   that never awaits.
 
 mod actor;
+mod actor_ref;
 mod address;
 mod child;
 mod conns;
@@ -54,7 +55,6 @@ mod diagnostics;
 mod dynamic;
 mod event;
 pub mod faults;
-mod mailbox;
 mod node;
 mod plan;
 mod quarantine;
@@ -69,6 +69,7 @@ mod tree;
 mod tests;
 
 pub use actor::{Actor, Described};
+pub use actor_ref::{ActorRef, Gone};
 pub use address::{Address, AddressError};
 pub use child::{ChildSpec, StartError};
 pub use conns::{Closed, Conn, ConnSet, CutReason, Guarded};
@@ -79,7 +80,6 @@ pub use diagnostics::{
 pub use dynamic::{DynamicChildren, StopError};
 pub use event::{Event, EventKind};
 pub use faults::Fault;
-pub use mailbox::{Gone, Mailbox};
 pub use node::{NoSuchNode, NotReached};
 pub use quarantine::{Admitted, Guard, Input, MAX_INPUTS, Quarantine, Quarantined, SetAside, digest};
 pub use restart::{Backoff, Intensity, Restart, Strategy};

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     protocols::{config::DnsAddr, dns::resolvers::Resolvers},
-    supervisor::{Actor, Address, ChildSpec, ConnSet, Described, Mailbox, TaskExit},
+    supervisor::{Actor, ActorRef, Address, ChildSpec, ConnSet, Described, TaskExit},
 };
 
 /// How names are answered.
@@ -98,7 +98,7 @@ impl Actor for Dns {
     type State = Option<Placed>;
     type Arguments = ();
 
-    async fn pre_start(&self, myself: Mailbox<Msg>, (): ()) -> Result<Option<Placed>, ActorProcessingErr> {
+    async fn pre_start(&self, myself: ActorRef<Msg>, (): ()) -> Result<Option<Placed>, ActorProcessingErr> {
         // Nothing may be bound again once the pod drains.
         if *self.0.draining.borrow() {
             return Ok(None);
@@ -110,7 +110,7 @@ impl Actor for Dns {
 
     async fn handle(
         &self,
-        _: Mailbox<Msg>,
+        _: ActorRef<Msg>,
         Msg::Ended(exit): Msg,
         _: &mut Option<Placed>,
     ) -> Result<(), ActorProcessingErr> {
@@ -140,7 +140,7 @@ impl Dns {
         (0..shards.count()).map(|n| (first + n) % shards.count()).find(lives)
     }
 
-    fn place(&self, index: usize, sockets: Sockets, myself: &Mailbox<Msg>) -> Result<Placed, PlaceError> {
+    fn place(&self, index: usize, sockets: Sockets, myself: &ActorRef<Msg>) -> Result<Placed, PlaceError> {
         let (pod, actor) = (self.0.clone(), myself.clone());
         let make = move |shard| serve::serve(shard, pod, sockets);
         let on_exit = move |exit| drop(actor.cast(Msg::Ended(exit)));

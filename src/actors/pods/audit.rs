@@ -31,7 +31,7 @@ use crate::{
             pulse::Pulse,
         },
     },
-    supervisor::{Actor, Address, ChildSpec, Described, Mailbox, OwnedTask},
+    supervisor::{Actor, ActorRef, Address, ChildSpec, Described, OwnedTask},
 };
 
 /// A pod is audited this often, give or take [`JITTER`].
@@ -96,14 +96,14 @@ impl Actor for Audit {
     type State = OwnedTask;
     type Arguments = ();
 
-    async fn pre_start(&self, myself: Mailbox<Msg>, (): ()) -> Result<OwnedTask, ActorProcessingErr> {
+    async fn pre_start(&self, myself: ActorRef<Msg>, (): ()) -> Result<OwnedTask, ActorProcessingErr> {
         let lost = move |_| drop(myself.cast(Msg::Lost));
         Ok(OwnedTask::spawn("audit/look", look(self.0.clone()), lost))
     }
 
     async fn handle(
         &self,
-        _: Mailbox<Msg>,
+        _: ActorRef<Msg>,
         Msg::Lost: Msg,
         _: &mut OwnedTask,
     ) -> Result<(), ActorProcessingErr> {

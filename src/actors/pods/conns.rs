@@ -7,7 +7,7 @@ use ractor::ActorProcessingErr;
 use super::pod::Pod;
 use crate::{
     actors::node::cut,
-    supervisor::{Actor, Address, ChildSpec, Described, Mailbox},
+    supervisor::{Actor, ActorRef, Address, ChildSpec, Described},
 };
 
 struct Conns(Arc<Pod>);
@@ -36,7 +36,7 @@ impl Actor for Conns {
     type State = Owned;
     type Arguments = ();
 
-    async fn pre_start(&self, _: Mailbox<Msg>, (): ()) -> Result<Owned, ActorProcessingErr> {
+    async fn pre_start(&self, _: ActorRef<Msg>, (): ()) -> Result<Owned, ActorProcessingErr> {
         if !*self.0.draining.borrow() {
             self.0.conns.reopen();
             self.0.peers.reopen();

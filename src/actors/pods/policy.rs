@@ -12,7 +12,7 @@ use super::pod::{ConnInfo, Pod};
 use crate::{
     actors::{node::cut, serve::verdict},
     protocols::labels::Reporter,
-    supervisor::{Actor, Address, ChildSpec, Conn, Described, Mailbox, OwnedTask},
+    supervisor::{Actor, ActorRef, Address, ChildSpec, Conn, Described, OwnedTask},
 };
 
 /// It has this long for all connections, which it checks in slices.
@@ -51,7 +51,7 @@ impl Actor for Policy {
     type State = OwnedTask;
     type Arguments = ();
 
-    async fn pre_start(&self, myself: Mailbox<Msg>, (): ()) -> Result<OwnedTask, ActorProcessingErr> {
+    async fn pre_start(&self, myself: ActorRef<Msg>, (): ()) -> Result<OwnedTask, ActorProcessingErr> {
         let actor = myself.clone();
         let lost = move |_| myself.stop(Some("the watch ended".into()));
         Ok(OwnedTask::spawn("policy/watch", watch(self.0.clone(), actor), lost))
@@ -59,7 +59,7 @@ impl Actor for Policy {
 
     async fn handle(
         &self,
-        _: Mailbox<Msg>,
+        _: ActorRef<Msg>,
         message: Msg,
         _: &mut OwnedTask,
     ) -> Result<(), ActorProcessingErr> {
@@ -72,7 +72,7 @@ impl Actor for Policy {
 }
 
 /// Has everything checked once at the start, for changes missed while the actor was down, and after each change.
-async fn watch(pod: Arc<Pod>, actor: Mailbox<Msg>) {
+async fn watch(pod: Arc<Pod>, actor: ActorRef<Msg>) {
     let mut changes = pod.node.mesh_changed.clone();
     let mut final_word = false;
     loop {

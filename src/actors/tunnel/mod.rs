@@ -20,7 +20,7 @@ use super::{
 use crate::{
     protocols::{identity::Identity, outcome::Failure, route::Sans, tls::handshake::HandshakeError},
     supervisor::{
-        Actor, Address, AddressError, ChildSpec, Described, DynamicChildren, Input, Mailbox, Restart,
+        Actor, ActorRef, Address, AddressError, ChildSpec, Described, DynamicChildren, Input, Restart,
         SetAside, StartError, TaskExit,
     },
 };
@@ -278,13 +278,13 @@ impl Actor for TunnelActor {
     type State = TunnelState;
     type Arguments = ();
 
-    async fn pre_start(&self, _: Mailbox<Msg>, (): ()) -> Result<TunnelState, ActorProcessingErr> {
+    async fn pre_start(&self, _: ActorRef<Msg>, (): ()) -> Result<TunnelState, ActorProcessingErr> {
         Ok(TunnelState { next: 0, placed: Vec::new() })
     }
 
     async fn handle(
         &self,
-        myself: Mailbox<Msg>,
+        myself: ActorRef<Msg>,
         message: Msg,
         state: &mut TunnelState,
     ) -> Result<(), ActorProcessingErr> {
@@ -313,7 +313,7 @@ impl Actor for TunnelActor {
 }
 
 impl TunnelActor {
-    fn open(&self, myself: &Mailbox<Msg>, shard: usize, ready: dial::Ready, state: &mut TunnelState) {
+    fn open(&self, myself: &ActorRef<Msg>, shard: usize, ready: dial::Ready, state: &mut TunnelState) {
         let id = state.next;
         state.next += 1;
         let (pod, key, actor) = (self.pod.clone(), self.key.clone(), myself.clone());
