@@ -16,7 +16,7 @@ use warren::{
     actors::telemetry::panics,
     protocols::config::LogFormat,
     supervisor::{
-        Actor, Address, ChildSpec, CrashReport, Death, Described, Fault, Mailbox, OwnedTask, Strategy,
+        Actor, ActorRef, Address, ChildSpec, CrashReport, Death, Described, Fault, OwnedTask, Strategy,
         SupervisorSpec, Tree,
     },
     telemetry::{log::Logging, metrics::Metrics},
@@ -72,14 +72,14 @@ impl Actor for Frail {
     type State = ();
     type Arguments = ();
 
-    async fn pre_start(&self, _: Mailbox<Msg>, (): ()) -> Result<(), ActorProcessingErr> {
+    async fn pre_start(&self, _: ActorRef<Msg>, (): ()) -> Result<(), ActorProcessingErr> {
         if self.0.swap(false, Ordering::SeqCst) {
             deep_inside("its start");
         }
         Ok(())
     }
 
-    async fn handle(&self, _: Mailbox<Msg>, _: Msg, (): &mut ()) -> Result<(), ActorProcessingErr> {
+    async fn handle(&self, _: ActorRef<Msg>, _: Msg, (): &mut ()) -> Result<(), ActorProcessingErr> {
         self.0.store(true, Ordering::SeqCst);
         deep_inside("its work");
         Ok(())

@@ -13,7 +13,7 @@ use super::{
     quarantine::Quarantine,
 };
 use crate::{
-    supervisor::{Actor, Address, ChildSpec, Described, Mailbox, OwnedTask},
+    supervisor::{Actor, ActorRef, Address, ChildSpec, Described, OwnedTask},
     sys::memory,
     telemetry::metrics::Metrics,
 };
@@ -159,12 +159,12 @@ impl Actor for HealthActor {
     type State = OwnedTask;
     type Arguments = ();
 
-    async fn pre_start(&self, myself: Mailbox<Msg>, (): ()) -> Result<OwnedTask, ActorProcessingErr> {
+    async fn pre_start(&self, myself: ActorRef<Msg>, (): ()) -> Result<OwnedTask, ActorProcessingErr> {
         let lost = move |_| drop(myself.cast(Msg::Lost));
         Ok(OwnedTask::spawn("health/watch", self.0.clone().follow(), lost))
     }
 
-    async fn handle(&self, _: Mailbox<Msg>, _: Msg, _: &mut OwnedTask) -> Result<(), ActorProcessingErr> {
+    async fn handle(&self, _: ActorRef<Msg>, _: Msg, _: &mut OwnedTask) -> Result<(), ActorProcessingErr> {
         Err("the watch over readiness ended".into())
     }
 }

@@ -5,7 +5,7 @@ use ractor::ActorProcessingErr;
 use super::HUNG_AFTER;
 use crate::{
     runtime::shard::Shards,
-    supervisor::{Actor, Address, ChildSpec, Described, Mailbox, OwnedTask, TaskExit},
+    supervisor::{Actor, ActorRef, Address, ChildSpec, Described, OwnedTask, TaskExit},
 };
 
 /// The actor that keeps shard `index` alive. The thread outlives it: losing the keeper loses no connection.
@@ -43,7 +43,7 @@ impl Actor for Keeper {
     type State = OwnedTask;
     type Arguments = ();
 
-    async fn pre_start(&self, myself: Mailbox<KeeperMsg>, (): ()) -> Result<OwnedTask, ActorProcessingErr> {
+    async fn pre_start(&self, myself: ActorRef<KeeperMsg>, (): ()) -> Result<OwnedTask, ActorProcessingErr> {
         let mut alive = self.shards.alive(self.index).ok_or("there is no such shard")?;
         if !*alive.borrow_and_update() {
             self.shards.serve(self.index)?;
@@ -65,7 +65,7 @@ impl Actor for Keeper {
 
     async fn handle(
         &self,
-        _: Mailbox<KeeperMsg>,
+        _: ActorRef<KeeperMsg>,
         message: KeeperMsg,
         _: &mut OwnedTask,
     ) -> Result<(), ActorProcessingErr> {
@@ -76,7 +76,7 @@ impl Actor for Keeper {
         Err(format!("the {what} of shard {} ended", self.index).into())
     }
 
-    async fn post_stop(&self, _: Mailbox<KeeperMsg>, _: &mut OwnedTask) -> Result<(), ActorProcessingErr> {
+    async fn post_stop(&self, _: ActorRef<KeeperMsg>, _: &mut OwnedTask) -> Result<(), ActorProcessingErr> {
         self.shards.retire(self.index);
         Ok(())
     }

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::HUNG_AFTER;
 use crate::{
-    supervisor::{Actor, Address, ChildSpec, Described, EventKind, Mailbox},
+    supervisor::{Actor, ActorRef, Address, ChildSpec, Described, EventKind},
     telemetry::{
         metrics::{ActorMetrics, Metrics},
         queue::LogQueue,
@@ -76,12 +76,12 @@ impl Actor for Telemetry {
     type State = ();
     type Arguments = ();
 
-    async fn pre_start(&self, myself: Mailbox<Msg>, (): ()) -> Result<(), ActorProcessingErr> {
+    async fn pre_start(&self, myself: ActorRef<Msg>, (): ()) -> Result<(), ActorProcessingErr> {
         myself.send_interval(EVERY, || Msg::Tick);
         Ok(())
     }
 
-    async fn handle(&self, _: Mailbox<Msg>, Msg::Tick: Msg, (): &mut ()) -> Result<(), ActorProcessingErr> {
+    async fn handle(&self, _: ActorRef<Msg>, Msg::Tick: Msg, (): &mut ()) -> Result<(), ActorProcessingErr> {
         self.metrics.sweep(Instant::now().into_std());
         self.metrics.log_lines_lost(self.log.lost());
         Ok(())

@@ -2,7 +2,7 @@
 
 use ractor::{ActorProcessingErr, Message, State, SupervisionEvent};
 
-use super::mailbox::Mailbox;
+use super::actor_ref::ActorRef;
 
 /// A message that can be named without what it carries: for the flight recorder, logs and `/actors`.
 pub trait Described {
@@ -10,7 +10,7 @@ pub trait Described {
     fn kind(&self) -> &'static str;
 }
 
-/// An actor that runs under a supervisor: ractor's trait, with a [`Mailbox`] for its `ActorRef`.
+/// An actor that runs under a supervisor: ractor's trait, with an [`ActorRef`] of ours.
 pub trait Actor: Sized + Send + Sync + 'static {
     /// What it is sent.
     type Msg: Message + Described;
@@ -22,14 +22,14 @@ pub trait Actor: Sized + Send + Sync + 'static {
     /// Makes the State. Takes local things only (bind, open) and never waits for a remote.
     fn pre_start(
         &self,
-        myself: Mailbox<Self::Msg>,
+        myself: ActorRef<Self::Msg>,
         arguments: Self::Arguments,
     ) -> impl Future<Output = Result<Self::State, ActorProcessingErr>> + Send;
 
     /// Runs once after the start, before the first message.
     fn post_start(
         &self,
-        _myself: Mailbox<Self::Msg>,
+        _myself: ActorRef<Self::Msg>,
         _state: &mut Self::State,
     ) -> impl Future<Output = Result<(), ActorProcessingErr>> + Send {
         std::future::ready(Ok(()))
@@ -38,7 +38,7 @@ pub trait Actor: Sized + Send + Sync + 'static {
     /// Handles a message. An error is a crash.
     fn handle(
         &self,
-        _myself: Mailbox<Self::Msg>,
+        _myself: ActorRef<Self::Msg>,
         _message: Self::Msg,
         _state: &mut Self::State,
     ) -> impl Future<Output = Result<(), ActorProcessingErr>> + Send {
@@ -48,7 +48,7 @@ pub trait Actor: Sized + Send + Sync + 'static {
     /// Handles news of an actor that is linked to this one.
     fn handle_supervisor_evt(
         &self,
-        myself: Mailbox<Self::Msg>,
+        myself: ActorRef<Self::Msg>,
         event: SupervisionEvent,
         _state: &mut Self::State,
     ) -> impl Future<Output = Result<(), ActorProcessingErr>> + Send {
@@ -62,7 +62,7 @@ pub trait Actor: Sized + Send + Sync + 'static {
     /// Runs after a graceful stop; not after a crash or a kill.
     fn post_stop(
         &self,
-        _myself: Mailbox<Self::Msg>,
+        _myself: ActorRef<Self::Msg>,
         _state: &mut Self::State,
     ) -> impl Future<Output = Result<(), ActorProcessingErr>> + Send {
         std::future::ready(Ok(()))

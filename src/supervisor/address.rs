@@ -12,14 +12,14 @@ use std::{
 use ractor::{ActorId, Message, RpcReplyPort};
 use tokio::sync::{oneshot, watch};
 
-use super::mailbox::Mailbox;
+use super::actor_ref::ActorRef;
 
-/// Reaches the actor that is behind it now. A [`Mailbox`] goes stale when its actor is restarted; this does not.
+/// Reaches the actor that is behind it now. An [`ActorRef`] goes stale when its actor is restarted; this does not.
 ///
 /// ractor's mailboxes are unbounded: whoever casts because a peer said so must bound how many casts are outstanding.
 pub struct Address<M> {
     name: Arc<str>,
-    current: watch::Sender<Option<Mailbox<M>>>,
+    current: watch::Sender<Option<ActorRef<M>>>,
     /// No other incarnation will be behind it.
     retired: Arc<AtomicBool>,
 }
@@ -75,7 +75,7 @@ impl<M: Message> Address<M> {
     }
 
     /// Puts `actor` behind the address, in place of its former incarnation. Supervisors do this after each start.
-    pub fn publish(&self, actor: Mailbox<M>) {
+    pub fn publish(&self, actor: ActorRef<M>) {
         self.current.send_replace(Some(actor));
     }
 
@@ -87,13 +87,13 @@ impl<M: Message> Address<M> {
     }
 
     /// The actor behind the address, dead or alive; goes stale at the next restart, so do not keep it.
-    pub fn current(&self) -> Option<Mailbox<M>> {
+    pub fn current(&self) -> Option<ActorRef<M>> {
         self.current.borrow().clone()
     }
 
     /// The id of the current incarnation: another one means a restart has happened.
     pub fn actor_id(&self) -> Option<ActorId> {
-        self.current.borrow().as_ref().map(Mailbox::id)
+        self.current.borrow().as_ref().map(ActorRef::id)
     }
 
     /// Sends without waiting.

@@ -13,10 +13,10 @@ use ractor::{ActorCell, SpawnErr};
 
 use super::{
     actor::Actor,
+    actor_ref::Incarnation,
     address::Address,
     diagnostics::{NodeKind, take_panic},
     event::Observer,
-    mailbox::Incarnation,
     node::{Node, Profile},
     restart::Restart,
     supervised,

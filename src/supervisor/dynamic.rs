@@ -9,9 +9,9 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use super::{
+    actor_ref::ActorRef,
     address::{Address, AddressError},
     child::{ChildSpec, StartError},
-    mailbox::Mailbox,
     node::Node,
     shell::Msg,
 };
@@ -103,7 +103,7 @@ impl DynamicChildren {
     }
 
     /// A supervisor is up and serves this handle from now on.
-    pub(super) fn serve(&self, supervisor: Mailbox<Msg>, node: Arc<Node>) {
+    pub(super) fn serve(&self, supervisor: ActorRef<Msg>, node: Arc<Node>) {
         *self.0.node.lock() = Some(node);
         self.0.address.publish(supervisor);
     }

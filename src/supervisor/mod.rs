@@ -47,13 +47,13 @@
 //!   that never awaits.
 
 mod actor;
+mod actor_ref;
 mod address;
 mod child;
 mod diagnostics;
 mod dynamic;
 mod event;
 pub mod faults;
-mod mailbox;
 mod node;
 mod plan;
 mod restart;
@@ -67,6 +67,7 @@ mod tree;
 mod tests;
 
 pub use actor::{Actor, Described};
+pub use actor_ref::{ActorRef, Gone};
 pub use address::{Address, AddressError};
 pub use child::{ChildSpec, StartError};
 pub use diagnostics::{
@@ -76,7 +77,6 @@ pub use diagnostics::{
 pub use dynamic::{DynamicChildren, StopError};
 pub use event::{Event, EventKind};
 pub use faults::Fault;
-pub use mailbox::{Gone, Mailbox};
 pub use node::{NoSuchNode, NotReached};
 pub use restart::{Backoff, Intensity, Restart, Strategy};
 pub use spec::{DynamicSpec, SupervisorSpec};

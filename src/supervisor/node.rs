@@ -10,12 +10,12 @@ use ractor::ActorId;
 use tokio::sync::oneshot;
 
 use super::{
+    actor_ref::Incarnation,
     diagnostics::{
         Dead, Death, ExitNote, HandledByKind, NodeKind, NodeSnapshot, NodeState, Record, Recorded, Reports,
         TraceOf, Watchdog,
     },
     faults::{FailingStarts, Fault},
-    mailbox::Incarnation,
 };
 
 /// How long an actor may take to be gone after its kill. Only one that never awaits takes it all.

@@ -17,11 +17,11 @@ use tokio::{
 
 use super::{
     actor::{Actor, Described},
+    actor_ref::{ActorRef, Gone, Incarnation},
     child::{ChildSpec, Place, StartError, duplicate},
     diagnostics::{Death, NodeState},
     event::{EventKind, Observer},
     faults::Fault,
-    mailbox::{Gone, Incarnation, Mailbox},
     node::{KILL_GRACE, Node},
     plan::{Action, Ending, Family, Input, Plan, Rules, Slot},
     supervised,
@@ -104,7 +104,7 @@ struct GaveUp {
 
 /// A supervisor that runs, as a child of another.
 #[derive(Debug)]
-pub(super) struct Shell(pub(super) Mailbox<Msg>);
+pub(super) struct Shell(pub(super) ActorRef<Msg>);
 
 /// Kills an actor nobody waited for.
 struct KillOnDrop(Option<ActorCell>);
@@ -115,7 +115,7 @@ pub(super) async fn launch(
     node: Arc<Node>,
     observer: Observer,
     parent: Option<ActorCell>,
-) -> Result<(Mailbox<Msg>, JoinHandle<()>), StartError> {
+) -> Result<(ActorRef<Msg>, JoinHandle<()>), StartError> {
     if let Some(id) = duplicate(&blueprint.children) {
         return Err(StartError::Duplicate { id: id.clone() });
     }
@@ -182,17 +182,17 @@ impl Actor for Supervisor {
     type State = State;
     type Arguments = Setup;
 
-    async fn pre_start(&self, _: Mailbox<Msg>, setup: Setup) -> Result<State, ActorProcessingErr> {
+    async fn pre_start(&self, _: ActorRef<Msg>, setup: Setup) -> Result<State, ActorProcessingErr> {
         Ok(State::new(setup))
     }
 
-    async fn post_start(&self, myself: Mailbox<Msg>, state: &mut State) -> Result<(), ActorProcessingErr> {
+    async fn post_start(&self, myself: ActorRef<Msg>, state: &mut State) -> Result<(), ActorProcessingErr> {
         state.apply(&myself, Input::Added)
     }
 
     async fn handle(
         &self,
-        myself: Mailbox<Msg>,
+        myself: ActorRef<Msg>,
         msg: Msg,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
@@ -212,7 +212,7 @@ impl Actor for Supervisor {
 
     async fn handle_supervisor_evt(
         &self,
-        myself: Mailbox<Msg>,
+        myself: ActorRef<Msg>,
         event: SupervisionEvent,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
@@ -284,7 +284,7 @@ impl State {
     }
 
     /// Tells the plan and does what it says. An error is the supervisor's own failure: its children are stopped.
-    fn apply(&mut self, myself: &Mailbox<Msg>, input: Input) -> Result<(), ActorProcessingErr> {
+    fn apply(&mut self, myself: &ActorRef<Msg>, input: Input) -> Result<(), ActorProcessingErr> {
         for action in self.plan.on(Instant::now().into_std(), &mut self.rng, input) {
             match action {
                 Action::Start(slot) => self.start(myself, slot),
@@ -301,7 +301,7 @@ impl State {
         Ok(())
     }
 
-    fn start(&mut self, myself: &Mailbox<Msg>, slot: Slot) {
+    fn start(&mut self, myself: &ActorRef<Msg>, slot: Slot) {
         let Some(child) = self.children.get_mut(&slot) else { return };
         child.node.set_state(NodeState::Starting);
         let (spec, myself) = (child.spec.clone(), myself.clone());
@@ -324,7 +324,7 @@ impl State {
 
     fn started(
         &mut self,
-        myself: &Mailbox<Msg>,
+        myself: &ActorRef<Msg>,
         slot: Slot,
         result: Result<Arc<dyn Incarnation>, StartError>,
     ) -> Result<(), ActorProcessingErr> {
@@ -362,7 +362,7 @@ impl State {
         early.map_or(Ok(()), |exit| self.exited(myself, slot, exit))
     }
 
-    fn stop(&mut self, myself: &Mailbox<Msg>, slot: Slot) {
+    fn stop(&mut self, myself: &ActorRef<Msg>, slot: Slot) {
         let Some(child) = self.children.get_mut(&slot) else { return };
         let Some(actor) = child.actor.clone() else { return };
         child.node.set_state(NodeState::Stopping);
@@ -371,7 +371,7 @@ impl State {
     }
 
     /// Has a stop that is under way end: past its budget the child is killed.
-    fn bound_stop(&mut self, myself: &Mailbox<Msg>, slot: Slot) {
+    fn bound_stop(&mut self, myself: &ActorRef<Msg>, slot: Slot) {
         let Some(child) = self.children.get_mut(&slot) else { return };
         let Some(actor) = child.actor.clone().filter(|_| child.node.state() == NodeState::Stopping) else {
             return;
@@ -391,7 +391,7 @@ impl State {
         child.task = Some(work_for("supervisor/stop", &child.node, deadline, on_panic));
     }
 
-    fn exited(&mut self, myself: &Mailbox<Msg>, slot: Slot, exit: Exit) -> Result<(), ActorProcessingErr> {
+    fn exited(&mut self, myself: &ActorRef<Msg>, slot: Slot, exit: Exit) -> Result<(), ActorProcessingErr> {
         let Some(child) = self.children.get_mut(&slot) else { return Ok(()) };
         let Some(actor) = child.actor.take() else { return Ok(()) };
         self.by_actor.remove(&actor.actor_id());
@@ -416,7 +416,7 @@ impl State {
     }
 
     /// Carries on without a child that nothing ends. Such a child must loop without an await.
-    fn abandon(&mut self, myself: &Mailbox<Msg>, slot: Slot) -> Result<(), ActorProcessingErr> {
+    fn abandon(&mut self, myself: &ActorRef<Msg>, slot: Slot) -> Result<(), ActorProcessingErr> {
         let Some(child) = self.children.get(&slot).filter(|child| child.actor.is_some()) else {
             return Ok(());
         };
@@ -426,7 +426,7 @@ impl State {
         self.exited(myself, slot, Exit { normal: false, reason: reason.into() })
     }
 
-    fn back_off(&mut self, myself: &Mailbox<Msg>, slot: Slot, after: Duration, quarantined: bool) {
+    fn back_off(&mut self, myself: &ActorRef<Msg>, slot: Slot, after: Duration, quarantined: bool) {
         let Some(child) = self.children.get_mut(&slot) else { return };
         if quarantined {
             child.node.set_state(NodeState::Quarantined);
@@ -445,7 +445,7 @@ impl State {
 
     fn add(
         &mut self,
-        myself: &Mailbox<Msg>,
+        myself: &ActorRef<Msg>,
         spec: ChildSpec,
         reply: RpcReplyPort<Result<(), StartError>>,
     ) -> Result<(), ActorProcessingErr> {
@@ -466,7 +466,7 @@ impl State {
 
     fn remove(
         &mut self,
-        myself: &Mailbox<Msg>,
+        myself: &ActorRef<Msg>,
         id: &str,
         reply: RpcReplyPort<()>,
     ) -> Result<(), ActorProcessingErr> {
@@ -487,7 +487,7 @@ impl State {
         }
     }
 
-    fn exit(&mut self, myself: &Mailbox<Msg>, ending: Ending) -> Result<(), ActorProcessingErr> {
+    fn exit(&mut self, myself: &ActorRef<Msg>, ending: Ending) -> Result<(), ActorProcessingErr> {
         let unavailable = StartError::Unavailable { id: self.node.profile.id.clone() };
         let (error, gave_up) = match ending {
             Ending::Asked => (unavailable, None),

@@ -3,10 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
+    actor_ref::{ActorRef, Incarnation},
     child::{ChildSpec, Place, Starting},
     diagnostics::NodeKind,
     dynamic::DynamicChildren,
-    mailbox::{Incarnation, Mailbox},
     node::{KILL_GRACE, Node, Profile},
     plan::{Family, Rules},
     restart::{Backoff, Intensity, Strategy},
@@ -160,7 +160,7 @@ fn supervising(
     blueprint: Blueprint,
     label: &'static str,
     stop_within: Duration,
-    on_up: impl Fn(Mailbox<Msg>, Arc<Node>) + Send + Sync + 'static,
+    on_up: impl Fn(ActorRef<Msg>, Arc<Node>) + Send + Sync + 'static,
 ) -> ChildSpec {
     let starts = blueprint.children.iter().map(|child| child.profile.start_timeout);
     let profile = Profile {

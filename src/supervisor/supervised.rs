@@ -3,15 +3,15 @@
 use std::{sync::Arc, time::Duration};
 
 use ractor::{
-    Actor as _, ActorCell, ActorProcessingErr, ActorRef, SpawnErr, SupervisionEvent, concurrency::JoinHandle,
+    Actor as _, ActorCell, ActorProcessingErr, SpawnErr, SupervisionEvent, concurrency::JoinHandle,
 };
 use tracing::{Instrument, Span};
 
 use super::{
     actor::{Actor, Described},
+    actor_ref::{ActorRef, Envelope},
     diagnostics::{Handling, MailboxGauge, Watched},
     faults::Slowness,
-    mailbox::{Letter, Mailbox},
     node::{Node, Subject},
 };
 
@@ -34,7 +34,7 @@ pub(super) async fn start<A: Actor>(
     arguments: A::Arguments,
     node: Arc<Node>,
     supervisor: Option<ActorCell>,
-) -> Result<(Mailbox<A::Msg>, JoinHandle<()>), SpawnErr> {
+) -> Result<(ActorRef<A::Msg>, JoinHandle<()>), SpawnErr> {
     let gauge = node.record.begin();
     let supervised = Supervised { actor, node, gauge: gauge.clone() };
     let (actor, ended) = match supervisor {
@@ -42,7 +42,7 @@ pub(super) async fn start<A: Actor>(
         Some(supervisor) => Supervised::spawn_linked(None, supervised, arguments, supervisor).await?,
         None => Supervised::spawn(None, supervised, arguments).await?,
     };
-    Ok((Mailbox::new(actor, gauge), ended))
+    Ok((ActorRef::new(actor, gauge), ended))
 }
 
 /// Runs an actor without a supervisor.
@@ -50,7 +50,7 @@ pub(super) async fn start<A: Actor>(
 pub(crate) async fn run_alone<A: Actor>(
     actor: A,
     arguments: A::Arguments,
-) -> Result<Mailbox<A::Msg>, SpawnErr> {
+) -> Result<ActorRef<A::Msg>, SpawnErr> {
     let profile = super::node::Profile {
         id: "alone".into(),
         kind: super::diagnostics::NodeKind::Worker,
@@ -61,14 +61,14 @@ pub(crate) async fn run_alone<A: Actor>(
         hung_after: None,
     };
     let node = Node::root(&profile, |_| None);
-    start(actor, arguments, node, None).await.map(|(mailbox, _)| mailbox)
+    start(actor, arguments, node, None).await.map(|(actor, _)| actor)
 }
 
 // === impl Supervised ===
 
 impl<A: Actor> Supervised<A> {
-    fn mailbox(&self, actor: ActorRef<Letter<A::Msg>>) -> Mailbox<A::Msg> {
-        Mailbox::new(actor, self.gauge.clone())
+    fn own_ref(&self, actor: ractor::ActorRef<Envelope<A::Msg>>) -> ActorRef<A::Msg> {
+        ActorRef::new(actor, self.gauge.clone())
     }
 
     /// Records a handler of something that did not come as a message.
@@ -79,7 +79,7 @@ impl<A: Actor> Supervised<A> {
     /// Has the watchdog time what begins now, if there is a limit.
     fn watch(
         &self,
-        myself: &ActorRef<Letter<A::Msg>>,
+        myself: &ractor::ActorRef<Envelope<A::Msg>>,
         limit: Option<Duration>,
     ) -> Option<Watched<'_, Subject>> {
         let subject = || Subject { node: self.node.clone(), actor: myself.get_id() };
@@ -88,73 +88,73 @@ impl<A: Actor> Supervised<A> {
 }
 
 impl<A: Actor> ractor::Actor for Supervised<A> {
-    type Msg = Letter<A::Msg>;
+    type Msg = Envelope<A::Msg>;
     type State = State<A::State>;
     type Arguments = A::Arguments;
 
     async fn pre_start(
         &self,
-        myself: ActorRef<Self::Msg>,
+        myself: ractor::ActorRef<Self::Msg>,
         arguments: A::Arguments,
     ) -> Result<Self::State, ActorProcessingErr> {
         // No watchdog: the time of the whole start is bounded by whoever starts the actor.
         let handling = self.record("pre-start");
-        let started = self.actor.pre_start(self.mailbox(myself), arguments).await;
+        let started = self.actor.pre_start(self.own_ref(myself), arguments).await;
         handling.discard();
         Ok(State { inner: started?, slowness: Slowness::default() })
     }
 
     async fn post_start(
         &self,
-        myself: ActorRef<Self::Msg>,
+        myself: ractor::ActorRef<Self::Msg>,
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
         let handling = self.record("post-start");
         let _watched = self.watch(&myself, self.node.profile.hung_after);
-        let done = self.actor.post_start(self.mailbox(myself), &mut state.inner).await;
+        let done = self.actor.post_start(self.own_ref(myself), &mut state.inner).await;
         handling.done();
         done
     }
 
     async fn post_stop(
         &self,
-        myself: ActorRef<Self::Msg>,
+        myself: ractor::ActorRef<Self::Msg>,
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
         let handling = self.record("post-stop");
         // The supervisor bounds a stop that it asked for; this bounds the stop of an actor that ended by itself.
         let _watched = self.watch(&myself, Some(self.node.profile.stop_within));
-        let done = self.actor.post_stop(self.mailbox(myself), &mut state.inner).await;
+        let done = self.actor.post_stop(self.own_ref(myself), &mut state.inner).await;
         handling.done();
         done
     }
 
     async fn handle(
         &self,
-        myself: ActorRef<Self::Msg>,
-        letter: Self::Msg,
+        myself: ractor::ActorRef<Self::Msg>,
+        envelope: Self::Msg,
         State { inner, slowness }: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
-        match letter {
-            Letter::Message { message, span } => {
+        match envelope {
+            Envelope::Message { message, span } => {
                 let waited = self.gauge.leave().map_or(Duration::ZERO, |sent| sent.elapsed());
                 let handling = self.node.record.handling(message.kind(), waited, span.clone());
                 let _watched = self.watch(&myself, self.node.profile.hung_after);
                 slowness.delay().await;
-                let handle = self.actor.handle(self.mailbox(myself), message, inner);
+                let handle = self.actor.handle(self.own_ref(myself), message, inner);
                 // The handler runs inside the span that the message was sent from.
                 let done = handle.instrument(span).await;
                 handling.done();
                 done
             }
-            Letter::Fault(fault) => {
+            Envelope::Fault(fault) => {
                 let handling = self.record("injected-fault");
                 let _watched = self.watch(&myself, self.node.profile.hung_after);
                 fault.act_out(&self.node.path, slowness).await;
                 handling.done();
                 Ok(())
             }
-            Letter::Probe(answer) => {
+            Envelope::Probe(answer) => {
                 // Whoever asked may have given up.
                 let _ = answer.send(());
                 Ok(())
@@ -164,7 +164,7 @@ impl<A: Actor> ractor::Actor for Supervised<A> {
 
     async fn handle_supervisor_evt(
         &self,
-        myself: ActorRef<Self::Msg>,
+        myself: ractor::ActorRef<Self::Msg>,
         event: SupervisionEvent,
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
@@ -174,7 +174,7 @@ impl<A: Actor> ractor::Actor for Supervised<A> {
             _ => None,
         };
         let _watched = self.watch(&myself, self.node.profile.hung_after);
-        let done = self.actor.handle_supervisor_evt(self.mailbox(myself), event, &mut state.inner).await;
+        let done = self.actor.handle_supervisor_evt(self.own_ref(myself), event, &mut state.inner).await;
         if let Some(handling) = handling {
             handling.done();
         }

@@ -5,11 +5,11 @@ use std::{fmt, sync::Arc, time::Duration};
 use tokio::{sync::watch, time::sleep};
 
 use super::{
+    actor_ref::ActorRef,
     child::{ChildSpec, StartError},
     diagnostics::{CrashReport, LOOK, NodeSnapshot, NodeState, TraceOf},
     event::{Event, Observer},
     faults::{Fault, tripwire},
-    mailbox::Mailbox,
     node::{KILL_GRACE, NoSuchNode, Node, NotReached},
     shell::{Msg, Shell, launch},
     spec::SupervisorSpec,
@@ -21,7 +21,7 @@ const WATCHDOG: &str = "supervisor/watchdog";
 
 /// A running tree. Dropping it kills every actor in it; [`Tree::stop`] is the graceful way.
 pub struct Tree {
-    root: Mailbox<Msg>,
+    root: ActorRef<Msg>,
     stop_within: Duration,
     handle: TreeHandle,
     exit: watch::Receiver<Option<TreeExit>>,

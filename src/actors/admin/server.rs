@@ -28,7 +28,7 @@ use super::http::{Answer, Handler, text};
 use crate::{
     actors::HUNG_AFTER,
     supervisor::{
-        Actor, Address, ChildSpec, Described, Mailbox, OwnedTask, TaskExit, faults::tripwire,
+        Actor, ActorRef, Address, ChildSpec, Described, OwnedTask, TaskExit, faults::tripwire,
         report_task_panic, watch_panics,
     },
     telemetry::metrics::Metrics,
@@ -292,7 +292,7 @@ impl Actor for ServerActor {
     type State = State;
     type Arguments = ();
 
-    async fn pre_start(&self, myself: Mailbox<Msg>, (): ()) -> Result<State, ActorProcessingErr> {
+    async fn pre_start(&self, myself: ActorRef<Msg>, (): ()) -> Result<State, ActorProcessingErr> {
         let (stop, stopped) = watch::channel(false);
         let (mut done, mut loops) = (Vec::new(), Vec::new());
         for listener in self.0.listen().await? {
@@ -310,7 +310,7 @@ impl Actor for ServerActor {
 
     async fn handle(
         &self,
-        _: Mailbox<Msg>,
+        _: ActorRef<Msg>,
         message: Msg,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
@@ -321,7 +321,7 @@ impl Actor for ServerActor {
         Err(format!("the accept loop of the {} server ended: {exit:?}", self.0.0.name).into())
     }
 
-    async fn post_stop(&self, _: Mailbox<Msg>, state: &mut State) -> Result<(), ActorProcessingErr> {
+    async fn post_stop(&self, _: ActorRef<Msg>, state: &mut State) -> Result<(), ActorProcessingErr> {
         state.stop.send_replace(true);
         for ended in state.done.drain(..) {
             let _ = ended.await;

@@ -22,7 +22,7 @@ use crate::{
         pb::{ads::Resource, security::Authorization, workload::Address as PbAddress},
         xds::{Later, Rejected, ResourceType, Sink, SinkDown},
     },
-    supervisor::{Actor, Address, ChildSpec, Described, Mailbox},
+    supervisor::{Actor, ActorRef, Address, ChildSpec, Described},
     sys::memory,
 };
 
@@ -137,13 +137,13 @@ impl Actor for MeshActor {
     type State = MeshWriter;
     type Arguments = ();
 
-    async fn pre_start(&self, _: Mailbox<Msg>, (): ()) -> Result<MeshWriter, ActorProcessingErr> {
+    async fn pre_start(&self, _: ActorRef<Msg>, (): ()) -> Result<MeshWriter, ActorProcessingErr> {
         Ok(self.0.mesh.writer())
     }
 
     async fn handle(
         &self,
-        _: Mailbox<Msg>,
+        _: ActorRef<Msg>,
         Msg::Apply(push, _turn, reply): Msg,
         writer: &mut MeshWriter,
     ) -> Result<(), ActorProcessingErr> {

@@ -21,7 +21,7 @@ use super::{capture::Msg as CaptureMsg, node::Node, pod::Pod, table::PodTable};
 use crate::{
     actors::HUNG_AFTER,
     dataplane::listener::ListenerKind,
-    supervisor::{Actor, Address, ChildSpec, Described, Mailbox, OwnedTask},
+    supervisor::{Actor, ActorRef, Address, ChildSpec, Described, OwnedTask},
     sys::{
         netns_fingerprint::{Interface, NetnsFingerprint},
         rule_events::{RuleEventQueue, RuleEvents},
@@ -149,7 +149,7 @@ impl Actor for Audit {
     type State = OwnedTask;
     type Arguments = ();
 
-    async fn pre_start(&self, myself: Mailbox<Msg>, (): ()) -> Result<OwnedTask, ActorProcessingErr> {
+    async fn pre_start(&self, myself: ActorRef<Msg>, (): ()) -> Result<OwnedTask, ActorProcessingErr> {
         self.0.book.0.lock().clear();
         let told =
             RuleEventQueue::new().map_err(|error| format!("cannot wait for word of rules: {error}"))?;
@@ -159,7 +159,7 @@ impl Actor for Audit {
 
     async fn handle(
         &self,
-        _: Mailbox<Msg>,
+        _: ActorRef<Msg>,
         Msg::Lost: Msg,
         _: &mut OwnedTask,
     ) -> Result<(), ActorProcessingErr> {

@@ -13,7 +13,7 @@ use crate::{
         listener::{ListenerKind, Listeners},
     },
     runtime::shard::{PlaceError, Placed, Shards},
-    supervisor::{Actor, Address, ChildSpec, Described, Mailbox, TaskExit},
+    supervisor::{Actor, ActorRef, Address, ChildSpec, Described, TaskExit},
     sys::{
         pacing::PathScope,
         probe,
@@ -133,7 +133,7 @@ impl Actor for Capture {
     type State = State;
     type Arguments = ();
 
-    async fn pre_start(&self, myself: Mailbox<Msg>, (): ()) -> Result<State, ActorProcessingErr> {
+    async fn pre_start(&self, myself: ActorRef<Msg>, (): ()) -> Result<State, ActorProcessingErr> {
         let listener = self.listener().map_err(|error| {
             let (kind, port) = (self.acceptor.kind().name(), self.acceptor.kind().port());
             format!("cannot listen on port {port} ({kind}) in the pod: {error}")
@@ -153,7 +153,7 @@ impl Actor for Capture {
 
     async fn handle(
         &self,
-        myself: Mailbox<Msg>,
+        myself: ActorRef<Msg>,
         message: Msg,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
@@ -196,7 +196,7 @@ impl Capture {
     }
 
     /// Binds again if the socket does not listen any more, and places the loops that are missing on shards that live.
-    fn audit(&self, myself: &Mailbox<Msg>, state: &mut State) -> Result<Option<Repair>, AcceptError> {
+    fn audit(&self, myself: &ActorRef<Msg>, state: &mut State) -> Result<Option<Repair>, AcceptError> {
         if self.acceptor.conns().is_draining() {
             return Ok(None);
         }
@@ -218,7 +218,7 @@ impl Capture {
     }
 
     /// Places the loops that are missing on shards that live. Whether there were any.
-    fn fill(&self, myself: &Mailbox<Msg>, state: &mut State) -> Result<bool, AcceptError> {
+    fn fill(&self, myself: &ActorRef<Msg>, state: &mut State) -> Result<bool, AcceptError> {
         let (shards, mut filled) = (&self.shards, false);
         for index in 0..shards.count() {
             let alive = shards.alive(index).is_some_and(|alive| *alive.borrow());
@@ -272,7 +272,7 @@ impl Capture {
         &self,
         index: usize,
         listener: &Shared<TcpListener>,
-        myself: &Mailbox<Msg>,
+        myself: &ActorRef<Msg>,
         state: &mut State,
     ) -> Result<(), AcceptError> {
         let (acceptor, listeners) = (self.acceptor.clone(), self.listeners.clone());

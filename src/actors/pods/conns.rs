@@ -6,7 +6,7 @@ use ractor::ActorProcessingErr;
 
 use crate::{
     dataplane::pod::conns::{PodConns, cut},
-    supervisor::{Actor, Address, ChildSpec, Described, Mailbox},
+    supervisor::{Actor, ActorRef, Address, ChildSpec, Described},
 };
 
 struct Conns(Arc<PodConns>);
@@ -35,7 +35,7 @@ impl Actor for Conns {
     type State = Owned;
     type Arguments = ();
 
-    async fn pre_start(&self, _: Mailbox<Msg>, (): ()) -> Result<Owned, ActorProcessingErr> {
+    async fn pre_start(&self, _: ActorRef<Msg>, (): ()) -> Result<Owned, ActorProcessingErr> {
         if !self.0.is_draining() {
             self.0.live.reopen();
             self.0.peers.reopen();

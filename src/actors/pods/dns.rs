@@ -9,7 +9,7 @@ use crate::{
     actors::HUNG_AFTER,
     dataplane::dns::{DnsContext, serve, sockets::Sockets},
     runtime::shard::{PlaceError, Placed, Shards},
-    supervisor::{Actor, Address, ChildSpec, Described, Mailbox, TaskExit},
+    supervisor::{Actor, ActorRef, Address, ChildSpec, Described, TaskExit},
 };
 
 struct Dns {
@@ -43,7 +43,7 @@ impl Actor for Dns {
     type State = Option<Placed>;
     type Arguments = ();
 
-    async fn pre_start(&self, myself: Mailbox<Msg>, (): ()) -> Result<Option<Placed>, ActorProcessingErr> {
+    async fn pre_start(&self, myself: ActorRef<Msg>, (): ()) -> Result<Option<Placed>, ActorProcessingErr> {
         // Nothing may be bound again once the pod drains.
         if self.ctx.conns.is_draining() {
             return Ok(None);
@@ -55,7 +55,7 @@ impl Actor for Dns {
 
     async fn handle(
         &self,
-        _: Mailbox<Msg>,
+        _: ActorRef<Msg>,
         Msg::Ended(exit): Msg,
         _: &mut Option<Placed>,
     ) -> Result<(), ActorProcessingErr> {
@@ -85,7 +85,7 @@ impl Dns {
         (0..shards.count()).map(|n| (first + n) % shards.count()).find(lives)
     }
 
-    fn place(&self, index: usize, sockets: Sockets, myself: &Mailbox<Msg>) -> Result<Placed, PlaceError> {
+    fn place(&self, index: usize, sockets: Sockets, myself: &ActorRef<Msg>) -> Result<Placed, PlaceError> {
         let (ctx, actor) = (self.ctx.clone(), myself.clone());
         let make = move |shard| serve::serve(shard, ctx, sockets);
         let on_exit = move |exit| drop(actor.cast(Msg::Ended(exit)));

@@ -18,7 +18,9 @@ use crate::{
     },
     protocols::labels::Reporter,
     runtime::conns::Conn,
-    supervisor::{Actor, Address, ChildSpec, Described, Mailbox, OwnedTask, report_task_panic, watch_panics},
+    supervisor::{
+        Actor, ActorRef, Address, ChildSpec, Described, OwnedTask, report_task_panic, watch_panics,
+    },
 };
 
 /// It has this long for all connections of all pods, which it checks in slices.
@@ -62,7 +64,7 @@ impl Actor for Policy {
     type State = OwnedTask;
     type Arguments = ();
 
-    async fn pre_start(&self, myself: Mailbox<Msg>, (): ()) -> Result<OwnedTask, ActorProcessingErr> {
+    async fn pre_start(&self, myself: ActorRef<Msg>, (): ()) -> Result<OwnedTask, ActorProcessingErr> {
         let actor = myself.clone();
         let lost = move |_| myself.stop(Some("the watch ended".into()));
         Ok(OwnedTask::spawn("policy/watch", watch(self.node.clone(), actor), lost))
@@ -70,7 +72,7 @@ impl Actor for Policy {
 
     async fn handle(
         &self,
-        _: Mailbox<Msg>,
+        _: ActorRef<Msg>,
         message: Msg,
         _: &mut OwnedTask,
     ) -> Result<(), ActorProcessingErr> {
@@ -97,7 +99,7 @@ impl Actor for Policy {
 }
 
 /// Has everything checked once at the start, for changes missed while the actor was down, and after each change.
-async fn watch(node: Arc<Node>, actor: Mailbox<Msg>) {
+async fn watch(node: Arc<Node>, actor: ActorRef<Msg>) {
     let mut changes = node.mesh.changes();
     let mut final_word = false;
     loop {

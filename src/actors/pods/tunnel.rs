@@ -23,7 +23,7 @@ use crate::{
     },
     runtime::shard::{PlaceError, Placed, Shards},
     supervisor::{
-        Actor, Address, AddressError, ChildSpec, Described, DynamicChildren, Mailbox, Restart, StartError,
+        Actor, ActorRef, Address, AddressError, ChildSpec, Described, DynamicChildren, Restart, StartError,
         TaskExit,
     },
     telemetry::trace::span::{self, SpanKind, Step},
@@ -206,13 +206,13 @@ impl Actor for TunnelActor {
     type State = TunnelState;
     type Arguments = ();
 
-    async fn pre_start(&self, _: Mailbox<Msg>, (): ()) -> Result<TunnelState, ActorProcessingErr> {
+    async fn pre_start(&self, _: ActorRef<Msg>, (): ()) -> Result<TunnelState, ActorProcessingErr> {
         Ok(TunnelState { next: 0, placed: Vec::new() })
     }
 
     async fn handle(
         &self,
-        myself: Mailbox<Msg>,
+        myself: ActorRef<Msg>,
         message: Msg,
         state: &mut TunnelState,
     ) -> Result<(), ActorProcessingErr> {
@@ -241,7 +241,7 @@ impl Actor for TunnelActor {
 }
 
 impl TunnelActor {
-    fn open(&self, myself: &Mailbox<Msg>, shard: usize, reply: Reply, state: &mut TunnelState) {
+    fn open(&self, myself: &ActorRef<Msg>, shard: usize, reply: Reply, state: &mut TunnelState) {
         let id = state.next;
         state.next += 1;
         let (tunnels, key, actor) = (self.tunnels.clone(), self.key.clone(), myself.clone());

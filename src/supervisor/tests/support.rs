@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use ractor::{ActorProcessingErr, RpcReplyPort};
 
 use crate::supervisor::{
-    Actor, Address, Backoff, ChildSpec, Described, Event, EventKind, Intensity, Mailbox, NodeState,
+    Actor, ActorRef, Address, Backoff, ChildSpec, Described, Event, EventKind, Intensity, NodeState,
     OwnedTask, Strategy, SupervisorSpec, Tree, TreeHandle,
 };
 
@@ -237,7 +237,7 @@ impl Actor for Probe {
     type State = State;
     type Arguments = ();
 
-    async fn pre_start(&self, _: Mailbox<Msg>, (): ()) -> Result<State, ActorProcessingErr> {
+    async fn pre_start(&self, _: ActorRef<Msg>, (): ()) -> Result<State, ActorProcessingErr> {
         let worker = &self.0;
         let incarnation = worker.starts.fetch_add(1, Ordering::SeqCst) + 1;
         worker.world.note("start", &worker.id);
@@ -257,7 +257,7 @@ impl Actor for Probe {
         Ok(State { incarnation, kept: Vec::new(), _task: task, _held: Held(worker.clone()) })
     }
 
-    async fn post_start(&self, _: Mailbox<Msg>, _: &mut State) -> Result<(), ActorProcessingErr> {
+    async fn post_start(&self, _: ActorRef<Msg>, _: &mut State) -> Result<(), ActorProcessingErr> {
         let step = self.0.script.lock().starts.pop_front();
         match step {
             Some(Start::PanicsAfter) => panic!("told to panic after the start"),
@@ -270,7 +270,7 @@ impl Actor for Probe {
 
     async fn handle(
         &self,
-        myself: Mailbox<Msg>,
+        myself: ActorRef<Msg>,
         msg: Msg,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
@@ -291,7 +291,7 @@ impl Actor for Probe {
         Ok(())
     }
 
-    async fn post_stop(&self, _: Mailbox<Msg>, _: &mut State) -> Result<(), ActorProcessingErr> {
+    async fn post_stop(&self, _: ActorRef<Msg>, _: &mut State) -> Result<(), ActorProcessingErr> {
         self.0.world.note("stop", &self.0.id);
         if self.0.script.lock().hangs_in_stop {
             std::future::pending::<()>().await;

@@ -19,7 +19,7 @@ use crate::{
         identity::Identity,
         tls::WorkloadCert,
     },
-    supervisor::{Actor, Described, Mailbox, OwnedTask, TaskExit},
+    supervisor::{Actor, ActorRef, Described, OwnedTask, TaskExit},
     telemetry::trace::span::{SpanKind, Step},
 };
 
@@ -94,7 +94,7 @@ impl Actor for CertsActor {
 
     async fn pre_start(
         &self,
-        myself: Mailbox<Msg>,
+        myself: ActorRef<Msg>,
         shared: Arc<Shared>,
     ) -> Result<State, ActorProcessingErr> {
         let mut state = State {
@@ -115,7 +115,7 @@ impl Actor for CertsActor {
 
     async fn handle(
         &self,
-        myself: Mailbox<Msg>,
+        myself: ActorRef<Msg>,
         message: Msg,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
@@ -153,7 +153,7 @@ impl State {
         Now { mono: Instant::now().into_std(), wall: self.shared.wall() }
     }
 
-    fn on(&mut self, myself: &Mailbox<Msg>, event: Event<Arc<WorkloadCert>, Caller>) {
+    fn on(&mut self, myself: &ActorRef<Msg>, event: Event<Arc<WorkloadCert>, Caller>) {
         let now = self.now();
         for effect in self.schedule.on(now, event, &mut self.rng) {
             match effect {
@@ -173,7 +173,7 @@ impl State {
     }
 
     /// Starts a request; exactly one [`Msg::Issued`] follows unless it is cancelled.
-    fn start(&mut self, myself: &Mailbox<Msg>, id: Identity, ticket: Ticket) {
+    fn start(&mut self, myself: &ActorRef<Msg>, id: Identity, ticket: Ticket) {
         let (shared, actor, whose) = (self.shared.clone(), myself.clone(), id.clone());
         // Asked for ahead of need, or again, it is a trace of its own.
         let step = Step::inside(self.asker.as_ref(), "certificate request", SpanKind::Client);
@@ -227,14 +227,14 @@ impl State {
     }
 
     /// Requests to forget, also those that came while no actor was running.
-    fn forget_unheard(&mut self, myself: &Mailbox<Msg>) {
+    fn forget_unheard(&mut self, myself: &ActorRef<Msg>) {
         for id in self.shared.store.take_unheard() {
             self.on(myself, Event::Forget { id });
         }
     }
 
     /// Makes sure a tick comes when the schedule wants one. An armed one that comes earlier serves as well.
-    fn arm(&mut self, myself: &Mailbox<Msg>) {
+    fn arm(&mut self, myself: &ActorRef<Msg>) {
         let Some(at) = self.schedule.next_wake(self.now()).map(Instant::from_std) else {
             self.wake = None;
             return;

@@ -13,7 +13,7 @@ use crate::{
         config::TlsConfig,
         tls::test_ca::{TestCa, seconds_from_now},
     },
-    supervisor::{Mailbox, Strategy, SupervisorSpec, Tree, faults, run_alone},
+    supervisor::{ActorRef, Strategy, SupervisorSpec, Tree, faults, run_alone},
 };
 
 const HOUR: Duration = Duration::from_hours(1);
@@ -101,7 +101,7 @@ fn who(account: &str) -> Identity {
 struct World {
     certs: Certs,
     ca: Arc<Fake>,
-    actor: Mailbox<Msg>,
+    actor: ActorRef<Msg>,
 }
 
 async fn world(mood: Mood) -> World {
@@ -121,7 +121,7 @@ async fn world(mood: Mood) -> World {
     World { certs, ca, actor }
 }
 
-async fn run(certs: &Certs) -> Mailbox<Msg> {
+async fn run(certs: &Certs) -> ActorRef<Msg> {
     let actor = run_alone(CertsActor, certs.shared.clone()).await.unwrap();
     certs.address.publish(actor.clone());
     actor

@@ -10,7 +10,7 @@ use crate::{
         Sink,
         backoff::{Backoff, End},
     },
-    supervisor::{Actor, Described, Mailbox, OwnedTask, TaskExit},
+    supervisor::{Actor, ActorRef, Described, OwnedTask, TaskExit},
 };
 
 /// Owns the stream's task.
@@ -68,7 +68,7 @@ impl<S: Sink> Actor for XdsActor<S> {
 
     async fn pre_start(
         &self,
-        myself: Mailbox<Msg>,
+        myself: ActorRef<Msg>,
         args: XdsArgs<S>,
     ) -> Result<Running<S>, ActorProcessingErr> {
         let stream = start(&args, myself, Duration::ZERO);
@@ -77,7 +77,7 @@ impl<S: Sink> Actor for XdsActor<S> {
 
     async fn handle(
         &self,
-        myself: Mailbox<Msg>,
+        myself: ActorRef<Msg>,
         message: Msg,
         running: &mut Running<S>,
     ) -> Result<(), ActorProcessingErr> {
@@ -101,7 +101,7 @@ impl<S: Sink> Actor for XdsActor<S> {
     }
 }
 
-fn start<S: Sink>(args: &XdsArgs<S>, myself: Mailbox<Msg>, delay: Duration) -> OwnedTask {
+fn start<S: Sink>(args: &XdsArgs<S>, myself: ActorRef<Msg>, delay: Duration) -> OwnedTask {
     let (xds, sink) = (args.xds.clone(), args.sink.clone());
     let reporter = myself.clone();
     let run = async move {

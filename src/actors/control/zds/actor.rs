@@ -17,7 +17,7 @@ use crate::{
         codec::Answer,
         session::{Effect, Event, Link, Pod, Session, Then},
     },
-    supervisor::{Actor, Mailbox, OwnedTask, TaskExit, watch_panics},
+    supervisor::{Actor, ActorRef, OwnedTask, TaskExit, watch_panics},
     sys::netns::NetNs,
 };
 
@@ -66,7 +66,7 @@ impl<P: Pods> Actor for ZdsActor<P> {
 
     async fn pre_start(
         &self,
-        myself: Mailbox<Msg>,
+        myself: ActorRef<Msg>,
         shared: Arc<Shared>,
     ) -> Result<State, ActorProcessingErr> {
         let counts = shared.status.borrow().session.counts;
@@ -85,7 +85,7 @@ impl<P: Pods> Actor for ZdsActor<P> {
 
     async fn handle(
         &self,
-        myself: Mailbox<Msg>,
+        myself: ActorRef<Msg>,
         message: Msg,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
@@ -134,7 +134,7 @@ impl<P: Pods> Actor for ZdsActor<P> {
 // === impl State ===
 
 impl State {
-    fn start<P: Pods>(&mut self, pods: &P, myself: &Mailbox<Msg>, number: u64, pod: Pod<NetNs>) {
+    fn start<P: Pods>(&mut self, pods: &P, myself: &ActorRef<Msg>, number: u64, pod: Pod<NetNs>) {
         let Pod { uid, info, netns } = pod;
         let name = format!("{}/{}", info.namespace, info.name).into();
         let spec = PodSpec { uid: uid.clone(), info, netns: netns.handle, id: netns.id };
@@ -157,7 +157,7 @@ impl State {
         self.operate((number, uid, Some(name)), work, on_panic);
     }
 
-    fn stop<P: Pods>(&mut self, pods: &P, myself: &Mailbox<Msg>, number: u64, uid: Arc<str>) {
+    fn stop<P: Pods>(&mut self, pods: &P, myself: &ActorRef<Msg>, number: u64, uid: Arc<str>) {
         let (pods, myself, of) = (pods.clone(), myself.clone(), uid.clone());
         let (told, whose) = (myself.clone(), uid.clone());
         let on_panic = move |_| drop(told.cast(Msg::PodStopped(number, whose)));
@@ -205,7 +205,7 @@ impl State {
     }
 
     /// Sees to it that [`Msg::Tick`] comes when the core wants it.
-    fn arm(&mut self, myself: &Mailbox<Msg>) {
+    fn arm(&mut self, myself: &ActorRef<Msg>) {
         let wanted = self.session.next_wake();
         if wanted == self.wake.as_ref().map(|(at, _)| *at) {
             return;

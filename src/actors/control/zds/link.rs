@@ -18,7 +18,7 @@ use crate::{
         redial::{Ended, Redial},
         session::{ANSWER_WITHIN, Ask, Netns, Then},
     },
-    supervisor::Mailbox,
+    supervisor::ActorRef,
     sys::{
         fdpass::{RecvError, SeqPacket},
         netns::NetNs,
@@ -41,7 +41,7 @@ struct End {
 /// Keeps a connection with the agent, from when the gate opens, until the actor drops the task.
 ///
 /// Returns only if whoever was to open the gate is gone.
-pub(super) async fn run(shared: Arc<Shared>, actor: Mailbox<Msg>) {
+pub(super) async fn run(shared: Arc<Shared>, actor: ActorRef<Msg>) {
     let mut gate = shared.gate.clone();
     if gate.wait_for(|open| *open).await.is_err() {
         return;
@@ -64,7 +64,7 @@ pub(super) async fn run(shared: Arc<Shared>, actor: Mailbox<Msg>) {
 }
 
 /// One connection from its dialling to its end.
-async fn connection(shared: &Shared, actor: &Mailbox<Msg>) -> End {
+async fn connection(shared: &Shared, actor: &ActorRef<Msg>) -> End {
     let socket = match SeqPacket::connect(&shared.path) {
         Ok(socket) => socket,
         Err(error) => {
@@ -88,7 +88,7 @@ async fn connection(shared: &Shared, actor: &Mailbox<Msg>) -> End {
 }
 
 /// Reads and answers until the connection ends; why it did.
-async fn serve(shared: &Shared, actor: &Mailbox<Msg>, socket: &SeqPacket) -> String {
+async fn serve(shared: &Shared, actor: &ActorRef<Msg>, socket: &SeqPacket) -> String {
     loop {
         let packet = match socket.recv().await {
             Ok(Some(packet)) => packet,

@@ -1,20 +1,20 @@
 //! How an actor is reached.
 //!
-//! ractor says nothing of an actor's queue. Here every message travels in a [`Letter`], and only a [`Mailbox`] makes
-//! letters. A mailbox counts a message in before it is sent, and the actor counts it out before it is handled. An
-//! incarnation that ends takes its count along with its queue.
+//! ractor says nothing of an actor's queue. Here every message travels in an [`Envelope`], and only an [`ActorRef`]
+//! makes envelopes. It counts a message in before the message is sent, and the actor counts it out before it is handled.
+//! An incarnation that ends takes its count along with its queue.
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use ractor::{ActorCell, ActorId, ActorRef, ActorStatus, Message, MessagingErr, RpcReplyPort};
+use ractor::{ActorCell, ActorId, ActorStatus, Message, MessagingErr, RpcReplyPort};
 use tokio::sync::oneshot;
 use tracing::Span;
 
 use super::{diagnostics::MailboxGauge, faults::Fault};
 
 /// Reaches one incarnation of an actor. Clones are the same; it goes stale when the actor ends.
-pub struct Mailbox<M> {
-    actor: ActorRef<Letter<M>>,
+pub struct ActorRef<M> {
+    actor: ractor::ActorRef<Envelope<M>>,
     gauge: Arc<MailboxGauge>,
 }
 
@@ -24,7 +24,7 @@ pub struct Mailbox<M> {
 pub struct Gone;
 
 /// What an actor is sent.
-pub(super) enum Letter<M> {
+pub(super) enum Envelope<M> {
     /// A message of the actor's own kind.
     Message {
         message: M,
@@ -61,22 +61,22 @@ pub(super) trait Incarnation: fmt::Debug + Send + Sync {
     fn probe(&self, answer: oneshot::Sender<()>) -> Result<(), Gone>;
 }
 
-// === impl Mailbox ===
+// === impl ActorRef ===
 
-impl<M> Clone for Mailbox<M> {
+impl<M> Clone for ActorRef<M> {
     fn clone(&self) -> Self {
         Self { actor: self.actor.clone(), gauge: self.gauge.clone() }
     }
 }
 
-impl<M> fmt::Debug for Mailbox<M> {
+impl<M> fmt::Debug for ActorRef<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Mailbox").field("actor", &self.actor.get_id()).finish_non_exhaustive()
+        f.debug_struct("ActorRef").field("actor", &self.actor.get_id()).finish_non_exhaustive()
     }
 }
 
-impl<M: Message> Mailbox<M> {
-    pub(super) fn new(actor: ActorRef<Letter<M>>, gauge: Arc<MailboxGauge>) -> Self {
+impl<M: Message> ActorRef<M> {
+    pub(super) fn new(actor: ractor::ActorRef<Envelope<M>>, gauge: Arc<MailboxGauge>) -> Self {
         Self { actor, gauge }
     }
 
@@ -106,7 +106,7 @@ impl<M: Message> Mailbox<M> {
         let gauge = self.gauge.clone();
         let make = move || {
             gauge.enter();
-            Letter::Message { message: message(), span: Span::none() }
+            Envelope::Message { message: message(), span: Span::none() }
         };
         // ractor ends the timer with the actor.
         drop(ractor::time::send_interval(period, self.actor.get_cell(), make));
@@ -159,22 +159,22 @@ impl<M: Message> Mailbox<M> {
     pub(super) fn send(&self, message: M) -> Result<(), Option<M>> {
         // Before it is sent: the actor may be on another thread.
         self.gauge.enter();
-        self.actor.send_message(Letter::Message { message, span: Span::current() }).map_err(|error| {
+        self.actor.send_message(Envelope::Message { message, span: Span::current() }).map_err(|error| {
             self.gauge.undo();
             match error {
-                MessagingErr::SendErr(Letter::Message { message, .. }) => Some(message),
+                MessagingErr::SendErr(Envelope::Message { message, .. }) => Some(message),
                 _ => None,
             }
         })
     }
 
     /// Sends what is not counted.
-    fn post(&self, letter: Letter<M>) -> Result<(), Gone> {
-        self.actor.send_message(letter).map_err(|_| Gone)
+    fn post(&self, envelope: Envelope<M>) -> Result<(), Gone> {
+        self.actor.send_message(envelope).map_err(|_| Gone)
     }
 }
 
-impl<M: Message> Incarnation for Mailbox<M> {
+impl<M: Message> Incarnation for ActorRef<M> {
     fn actor_id(&self) -> ActorId {
         self.id()
     }
@@ -188,10 +188,10 @@ impl<M: Message> Incarnation for Mailbox<M> {
     }
 
     fn inject(&self, fault: Fault) -> Result<(), Gone> {
-        self.post(Letter::Fault(fault))
+        self.post(Envelope::Fault(fault))
     }
 
     fn probe(&self, answer: oneshot::Sender<()>) -> Result<(), Gone> {
-        self.post(Letter::Probe(answer))
+        self.post(Envelope::Probe(answer))
     }
 }
