@@ -6,6 +6,9 @@ use clap::Args;
 
 use crate::lab::{control::mesh_file::Mesh, embedded::Embedded, topology::Topology, world::Services};
 
+/// What a lab is called unless said.
+pub(super) const DEFAULT_NAME: &str = "lab";
+
 /// What `up` is to do.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
 pub struct UpArgs {

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::source::{MeshSource, UpArgs};
+use super::source::{DEFAULT_NAME, MeshSource, UpArgs};
 use crate::{
     lab::{
         net::cell::{self, Entered},
@@ -101,7 +101,13 @@ impl<M: MeshSource> Running<'_, M> {
         let (nodes, pods) = (topology.nodes.len(), topology.pods.len());
         println!("lab {name} is up: {nodes} nodes, {pods} pods, logs in {}", self.directory.path().display());
         if let Some(pod) = topology.pods.first() {
-            println!("try `warren lab exec {} -- sh`, `warren lab status`; Ctrl-C ends it", pod.host.name);
+            // The other commands look for a lab of the usual name.
+            let lab = if name == DEFAULT_NAME {
+                "warren lab".to_owned()
+            } else {
+                format!("warren lab --name {name}")
+            };
+            println!("try `{lab} exec {} -- sh`, `{lab} status`; Ctrl-C ends it", pod.host.name);
         }
     }
 

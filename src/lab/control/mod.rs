@@ -4,6 +4,7 @@
 //! made of it, and can be told to misbehave.
 
 pub mod ca;
+mod hash;
 pub mod mesh_file;
 pub mod resources;
 mod serve;

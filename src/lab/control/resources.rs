@@ -9,9 +9,12 @@ use bytes::Bytes;
 use ipnet::IpNet;
 use prost::Message;
 
-use super::mesh_file::{
-    Action, Announce, Gateway, HealthPolicy, LbMode, LbScope, Listed, LoadBalancing, Mesh, Pod, Policy,
-    Protocol, Rule, Scope, Service, Source, Status, Target, Visibility, addresses::hash_bytes,
+use super::{
+    hash::hash_bytes,
+    mesh_file::{
+        Action, Announce, Gateway, HealthPolicy, LbMode, LbScope, Listed, LoadBalancing, Mesh, Pod, Policy,
+        Protocol, Rule, Scope, Service, Source, Status, Target, Visibility,
+    },
 };
 use crate::protocols::pb::{security as az, workload as wl};
 

@@ -439,5 +439,4 @@ impl Stream for Responses {
 }
 
 #[cfg(test)]
-#[path = "xds_tests.rs"]
 mod tests;

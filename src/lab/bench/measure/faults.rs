@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    Effort, Found, Stand,
+    kind::{Effort, Found},
     size::pause,
     traffic::{LIMIT, checked, micros},
 };
@@ -13,7 +13,10 @@ use crate::lab::{
         echo::{self, Report},
         requests, throughput,
     },
-    bench::{error::BenchError, stand::SOON},
+    bench::{
+        error::BenchError,
+        stand::{SOON, Stand},
+    },
     control::{ControlPlane, mesh_file::Mesh},
 };
 

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::{Found, Stand, traffic::LIMIT};
+use super::{kind::Found, traffic::LIMIT};
 use crate::lab::{
     apps::{bulk::Direction, throughput},
-    bench::error::BenchError,
+    bench::{error::BenchError, stand::Stand},
 };
 
 /// Streams at a time, and the keys of what they carry and of the busiest shard's part.

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use super::{Found, Stand};
+use super::kind::Found;
 use crate::lab::{
     apps::requests,
-    bench::{error::BenchError, stand::SOON},
+    bench::{
+        error::BenchError,
+        stand::{SOON, Stand},
+    },
     process::Usage,
 };
 

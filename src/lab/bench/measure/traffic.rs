@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use super::{Found, Measure, Stand};
+use super::kind::{Found, Measure};
 use crate::lab::{
     apps::{
         bulk::Direction,
         requests::{self, Report},
         throughput,
     },
-    bench::error::BenchError,
+    bench::{error::BenchError, stand::Stand},
     process::Usage,
 };
 
