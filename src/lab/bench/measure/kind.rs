@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
-use crate::lab::bench::{contestant::Contestant, stand::Layout};
+use crate::lab::bench::{bench_mesh::Layout, contestant::Contestant};
 
 /// Figures by their keys.
-pub(in crate::lab::bench) type Found = Vec<(&'static str, f64)>;
+pub(in crate::lab::bench) type Measured = Vec<(&'static str, f64)>;
 
 /// One measurement. Each is described as the command line and the progress show it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]

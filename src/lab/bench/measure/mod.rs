@@ -1,4 +1,4 @@
-//! The measurements: each takes a stand, works, and returns figures.
+//! The measurements: each takes a mesh, works, and returns figures.
 
 mod faults;
 mod hot;
@@ -7,34 +7,34 @@ mod size;
 mod traffic;
 
 use super::{
+    bench_mesh::BenchMesh,
     contestant::{Contestant, Kind},
     error::BenchError,
-    stand::Stand,
 };
 
-pub(super) use self::kind::{Effort, Found, Measure};
+pub(super) use self::kind::{Effort, Measure, Measured};
 
 impl Measure {
     /// Takes it.
     pub(super) fn take(
         self,
-        stand: &mut Stand,
+        bench_mesh: &mut BenchMesh,
         contestant: &Contestant,
         effort: &Effort,
-    ) -> Result<Found, BenchError> {
+    ) -> Result<Measured, BenchError> {
         match self {
-            Self::Start => size::start(stand),
-            Self::Idle => size::idle(stand, effort.idle),
-            Self::Tp1 | Self::Tp1r | Self::Tp8 => traffic::throughput(self, stand, effort.time),
-            Self::Lat1 | Self::Rps | Self::Cps => traffic::requests(self, stand, effort.time),
-            Self::Hot => hot::hot(stand, effort.time),
-            Self::Local => traffic::local(stand, effort.time),
-            Self::Neighbour => faults::neighbour(stand, effort.time),
-            Self::Stalled => faults::stalled(stand, effort.time),
-            Self::Stall => faults::stall(stand, effort),
+            Self::Start => size::start(bench_mesh),
+            Self::Idle => size::idle(bench_mesh, effort.idle),
+            Self::Tp1 | Self::Tp1r | Self::Tp8 => traffic::throughput(self, bench_mesh, effort.time),
+            Self::Lat1 | Self::Rps | Self::Cps => traffic::requests(self, bench_mesh, effort.time),
+            Self::Hot => hot::hot(bench_mesh, effort.time),
+            Self::Local => traffic::local(bench_mesh, effort.time),
+            Self::Neighbour => faults::neighbour(bench_mesh, effort.time),
+            Self::Stalled => faults::stalled(bench_mesh, effort.time),
+            Self::Stall => faults::stall(bench_mesh, effort),
             Self::Bulk => match &contestant.kind {
-                Kind::Node(_) => size::bulk(stand),
-                _ => Ok(Found::new()),
+                Kind::Node(_) => size::bulk(bench_mesh),
+                _ => Ok(Measured::new()),
             },
         }
     }
