@@ -1,4 +1,4 @@
-//! The lab's own control plane and CNI as a world's services, each on a thread of its own in its host.
+//! The lab's own control plane and CNI as a testbed's services, each on a thread of its own in its host.
 
 use std::{
     collections::BTreeMap,
@@ -18,8 +18,8 @@ use super::{
     control::{self, ControlPlane, Source, ca::CaOptions, mesh_file::Mesh},
     hosts::Host,
     net::Namespace,
+    testbed::{Access, Options, ServiceError, Services, Testbed, TestbedError},
     topology::{PodPlan, Topology},
-    world::{Access, Options, ServiceError, Services, World, WorldError},
 };
 use crate::protocols::zds::PodInfo;
 
@@ -154,26 +154,26 @@ impl Services for Embedded {
     }
 }
 
-// === impl World ===
+// === impl Testbed ===
 
-impl World<Embedded> {
+impl Testbed<Embedded> {
     /// Raises `mesh` with the lab's own control plane and CNIs, and with what [`Options::proxy`] says as the
     /// proxies; `dns` redirects the pods' DNS too.
-    pub fn up(mesh: Mesh, dns: bool, options: Options) -> Result<Self, WorldError> {
+    pub fn up(mesh: Mesh, dns: bool, options: Options) -> Result<Self, TestbedError> {
         let topology = Topology::of(&mesh, dns)?;
         Self::raise(topology, Embedded::new(mesh), options)
     }
 
     /// Makes pods, outside hosts and what the control plane serves those of `mesh`. Returns the hosts that were
     /// ended and added.
-    pub fn update(&mut self, mesh: Mesh, dns: bool) -> Result<Vec<String>, WorldError> {
+    pub fn update(&mut self, mesh: Mesh, dns: bool) -> Result<Vec<String>, TestbedError> {
         let changed = self.apply(&Topology::of(&mesh, dns)?)?;
         self.services().update(mesh)?;
         Ok(changed)
     }
 
     /// Ends the proxy of `node` at once and starts another, with the same settings.
-    pub fn restart_proxy(&mut self, node: &str) -> Result<(), WorldError> {
+    pub fn restart_proxy(&mut self, node: &str) -> Result<(), TestbedError> {
         drop(self.take_proxy(node)?);
         self.start_proxies()
     }

@@ -15,6 +15,6 @@ pub mod process;
 mod run;
 mod show;
 pub mod state;
+pub mod testbed;
 pub mod testing;
 pub mod topology;
-pub mod world;

@@ -33,7 +33,7 @@ pub(super) struct Node {
 
 /// An actor of a proxy, as `/actors` shows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Seen {
+pub(super) struct ActorStatus {
     /// Its place in the tree.
     pub(super) path: String,
     /// What it does: `up` when it works.
@@ -97,7 +97,7 @@ impl Node {
     }
 
     /// Every actor that is `wanted`, by its path in the tree.
-    pub(super) fn actors(&self, wanted: impl Fn(&str) -> bool) -> Result<Vec<Seen>, String> {
+    pub(super) fn actors(&self, wanted: impl Fn(&str) -> bool) -> Result<Vec<ActorStatus>, String> {
         let body = self.ask(ADMIN_PORT, "GET /actors")?;
         let tree: Value = serde_json::from_str(&body).map_err(|error| format!("/actors: {error}"))?;
         let mut seen = Vec::new();
@@ -106,7 +106,7 @@ impl Node {
     }
 
     /// The one actor whose path is `wanted`.
-    pub(super) fn actor(&self, wanted: impl Fn(&str) -> bool) -> Result<Seen, String> {
+    pub(super) fn actor(&self, wanted: impl Fn(&str) -> bool) -> Result<ActorStatus, String> {
         let mut seen = self.actors(wanted)?;
         match (seen.pop(), seen.len()) {
             (Some(only), 0) => Ok(only),
@@ -127,7 +127,7 @@ impl Node {
     }
 
     /// Waits until the actor that was seen `before` runs again.
-    pub(super) fn back(&self, before: &Seen, limit: Duration) -> Result<Seen, String> {
+    pub(super) fn back(&self, before: &ActorStatus, limit: Duration) -> Result<ActorStatus, String> {
         wait(limit, || {
             let now = self.actor(|path| path == before.path)?;
             if now.state == "up" && now.restarts > before.restarts {
@@ -201,7 +201,7 @@ pub(super) fn field<'a>(line: &'a Value, name: &str) -> &'a str {
     line.get(name).and_then(Value::as_str).unwrap_or_default()
 }
 
-fn collect(nodes: &Value, wanted: &impl Fn(&str) -> bool, seen: &mut Vec<Seen>) {
+fn collect(nodes: &Value, wanted: &impl Fn(&str) -> bool, seen: &mut Vec<ActorStatus>) {
     for node in nodes.as_array().into_iter().flatten() {
         let path = field(node, "path");
         if wanted(path) {
@@ -212,7 +212,7 @@ fn collect(nodes: &Value, wanted: &impl Fn(&str) -> bool, seen: &mut Vec<Seen>) 
                 let at = OffsetDateTime::parse(field(exit, "at"), &Rfc3339).ok()?;
                 Some((at, field(exit, "reason").to_owned()))
             });
-            seen.push(Seen { path: path.to_owned(), state, restarts, is, last_exit });
+            seen.push(ActorStatus { path: path.to_owned(), state, restarts, is, last_exit });
         }
         collect(node.get("children").unwrap_or(&Value::Null), wanted, seen);
     }
@@ -245,7 +245,7 @@ mod tests {
         collect(&tree, &|path| path.ends_with("/b"), &mut seen);
         let (path, state, is) = ("root/a/b".to_owned(), "up".to_owned(), "x".to_owned());
         let last_exit = OffsetDateTime::from_unix_timestamp(86_400).ok().map(|at| (at, "killed".to_owned()));
-        assert_eq!(seen, [Seen { path, state, restarts: 2, is, last_exit }]);
+        assert_eq!(seen, [ActorStatus { path, state, restarts: 2, is, last_exit }]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 use std::process::{Command, Output};
 
-use warren::lab::{net::Namespace, testing::program, world::Launch};
+use warren::lab::{net::Namespace, testbed::Launch, testing::program};
 
 use crate::support::*;
 

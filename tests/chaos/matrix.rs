@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use warren::lab::{
-    chaos::{Short, Verdict},
+    chaos::{TestMatrix, Verdict},
     testing::{program, scratch},
 };
 
@@ -15,8 +15,8 @@ const SOME: &str =
 
 fn run(only: &str, allowed: Option<&str>) -> Result<Vec<Verdict>, String> {
     let (program, directory) = (program("warren").unwrap(), scratch());
-    let short = Short { only, program: &program, directory: &directory };
-    let verdicts = allowed.map_or_else(|| short.run(), |allowed| short.run_by(allowed));
+    let matrix = TestMatrix { only, program: &program, directory: &directory };
+    let verdicts = allowed.map_or_else(|| matrix.run(), |allowed| matrix.run_by(allowed));
     verdicts.map_err(|error| error.to_string())
 }
 
@@ -35,8 +35,8 @@ fn assert_held(verdicts: &[Verdict]) {
 pub fn every_kind_of_actor_killed_or_panicking_costs_what_it_may_and_is_repaired() {
     let verdicts = run("*/kill,*/panic", None).unwrap();
     assert_held(&verdicts);
-    let spared = Short::standard().matches("spared: \"").count();
-    let rows = Short::standard().matches("- {kind: ").count() - spared;
+    let spared = TestMatrix::standard().matches("spared: \"").count();
+    let rows = TestMatrix::standard().matches("- {kind: ").count() - spared;
     for fault in ["kill", "panic"] {
         let kinds: BTreeSet<&str> =
             verdicts.iter().filter(|verdict| verdict.fault == fault).map(|verdict| &*verdict.kind).collect();
@@ -51,7 +51,7 @@ pub fn actors_that_hang_are_slow_or_cannot_start_cost_what_they_may() {
 }
 
 pub fn an_actor_of_a_kind_without_a_row_fails_the_matrix() {
-    let without: String = Short::standard()
+    let without: String = TestMatrix::standard()
         .lines()
         .filter(|line| !line.contains("kind: xds,"))
         .map(|line| format!("{line}\n"))

@@ -12,11 +12,11 @@ use warren::lab::{
     apps::{Route, http},
     control::mesh_file::Mesh,
     embedded::Embedded,
+    testbed::{Launch, Options, Testbed},
     testing::{program, scratch},
-    world::{Launch, Options, World},
 };
 
-pub type Lab = World<Embedded>;
+pub type Lab = Testbed<Embedded>;
 
 /// Nothing here takes longer unless it hangs.
 pub const LIMIT: Duration = Duration::from_secs(25);
@@ -67,7 +67,7 @@ pub fn raise_of(mesh: &str, shards: usize) -> Lab {
         .env("ZTUNNEL_WORKER_THREADS", shards.to_string());
     let options =
         Options { id: "c".to_owned(), directory: scratch(), proxy: Some(proxy), ready_limit: LIMIT };
-    World::up(Mesh::parse(mesh).unwrap(), false, options).unwrap_or_else(|error| panic!("{error}"))
+    Testbed::up(Mesh::parse(mesh).unwrap(), false, options).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// Looks until `look` finds something.

@@ -11,9 +11,9 @@ use warren::{
     lab::{
         cli::{self, LabArgs, MeshSource, UpArgs},
         hosts::Host,
+        testbed::{Access, ServiceError, Services},
         testing::scratch,
         topology::{HostPlan, PodPlan, Topology},
-        world::{Access, ServiceError, Services},
     },
 };
 

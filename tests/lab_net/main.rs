@@ -16,7 +16,7 @@ mod hold;
 mod hosts;
 mod redirect;
 mod support;
-mod world;
+mod testbed;
 
 use apps::*;
 use bench::*;
@@ -25,7 +25,7 @@ use demo::*;
 use hold::*;
 use hosts::*;
 use redirect::*;
-use world::*;
+use testbed::*;
 
 fn main() -> ExitCode {
     if let Some(code) = hold::helper().or_else(cli::helper) {

@@ -10,7 +10,7 @@ use hickory_proto::{
     op::{Message, MessageType, OpCode, ResponseCode},
     rr::RecordType::{A, AAAA, ANY, HTTPS, SRV, TXT},
 };
-use warren::lab::{control::resources::Spoilt, net::fabric::has_ipv6};
+use warren::lab::{control::resources::ResourceFault, net::fabric::has_ipv6};
 
 use crate::{
     metrics::{Metrics, metrics, metrics_show},
@@ -73,7 +73,7 @@ pub fn a_service_answers_for_the_families_it_has() {
         (3, &["dual. A 10.96.0.81"], &["dual. AAAA fd77:96::81"]),
     ] {
         let said = vec![(2 << 3) | 2, 2, 9 << 3, families];
-        named.spoil("default/dual.default.svc.cluster.local", Some(Spoilt::Extended(said)));
+        named.inject("default/dual.default.svc.cluster.local", Some(ResourceFault::Extended(said)));
         served(&named.ask("client", "dual", A), v4);
         served(&named.ask("client", "dual", AAAA), v6);
     }
@@ -587,13 +587,13 @@ pub fn a_client_that_is_not_known_is_told_of_a_failure_until_it_is() {
     let client = "Kubernetes//Pod/default/client";
     let mut named = Named::raise_with(NAMED, RESOLV, &[("WARREN_WORKLOAD_TIMEOUT", "1s")]);
     served(&named.ask("client", "web", A), &["web. A 10.96.0.80"]);
-    named.spoil(client, Some(Spoilt::Hidden));
+    named.inject(client, Some(ResourceFault::Hidden));
     for by in BOTH {
         let answer = named.ask_by(by, "client", &question("web", A));
         assert_eq!(answer.response_code, ResponseCode::ServFail, "{answer:?}");
         assert!(answer.answers.is_empty(), "{answer:?}");
     }
     served(&named.ask("near", "web", A), &["web. A 10.96.0.80"]);
-    named.spoil(client, None);
+    named.inject(client, None);
     served(&named.ask("client", "web", A), &["web. A 10.96.0.80"]);
 }

@@ -116,7 +116,7 @@ pub fn a_proxy_that_never_heard_of_its_mesh_ends_when_told() {
         let mut process = lab.launch("one", &launch).unwrap();
         let node = lab.node("one").unwrap();
         eventually("state that is not ready", || {
-            let answer = warren::lab::world::readiness(node).ok()?;
+            let answer = warren::lab::testbed::readiness(node).ok()?;
             (answer.status == 500 && answer.body.contains("state manager")).then_some(())
         });
         process.signal(libc::SIGTERM).unwrap();

@@ -23,10 +23,10 @@ use hickory_proto::{
 use parking_lot::Mutex;
 use socket2::SockRef;
 use warren::lab::{
-    control::{mesh_file::Mesh, resources::Spoilt},
+    control::{mesh_file::Mesh, resources::ResourceFault},
     net::Namespace,
+    testbed::Options,
     testing::scratch,
-    world::Options,
 };
 
 use crate::support::{LIMIT, Lab, addr, dial_from, launch, listen};
@@ -141,8 +141,8 @@ impl Named {
     }
 
     /// Has the control plane say something else of a resource, and waits until the proxies have answered.
-    pub fn spoil(&mut self, name: &str, how: Option<Spoilt>) {
-        self.lab.services().control().unwrap().spoil(name, how);
+    pub fn inject(&mut self, name: &str, how: Option<ResourceFault>) {
+        self.lab.services().control().unwrap().inject(name, how);
         self.lab.services().settle(LIMIT).unwrap();
     }
 

@@ -9,10 +9,10 @@ use std::{
 use tokio::runtime::Runtime;
 use warren::lab::{
     cni::{Cni, CniPod},
-    control::resources::Spoilt,
+    control::resources::ResourceFault,
     hosts::Role,
     net::redirect::Redirection,
-    world::readiness,
+    testbed::readiness,
 };
 
 use crate::{
@@ -71,7 +71,7 @@ fn offer(runtime: &Runtime, cni: &Arc<Cni>) {
 pub fn poison_among_a_hundred_pods_is_named_and_the_others_serve() {
     let mut lab = raise(&crowd());
     // Its last bytes are no field.
-    lab.services().control().unwrap().spoil("default/garbled", Some(Spoilt::Extended(vec![0xff; 9])));
+    lab.services().control().unwrap().inject("default/garbled", Some(ResourceFault::Extended(vec![0xff; 9])));
     change(&mut lab, &format!("{}policies:\n{}", crowd(), deny("garbled", "nobody", &name(GARBLED))));
     let taken = listen(lab.pod(&name(TAKEN)).unwrap(), 15008);
     let cni = cni(&mut lab, "one");
@@ -115,7 +115,7 @@ pub fn poison_among_a_hundred_pods_is_named_and_the_others_serve() {
 
     // Each is served as soon as what was wrong with it is right.
     drop(taken);
-    lab.services().control().unwrap().spoil("default/garbled", None);
+    lab.services().control().unwrap().inject("default/garbled", None);
     lab.services().settle(LIMIT).unwrap();
     let sound: CniPod = cni_pod(&lab, &name(NOWHERE));
     runtime().block_on(cni.add(sound)).unwrap();

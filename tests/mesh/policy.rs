@@ -2,7 +2,7 @@
 
 use std::{thread, time::Duration};
 
-use warren::lab::control::resources::Spoilt;
+use warren::lab::control::resources::ResourceFault;
 
 use crate::{
     logs::{access, line, log},
@@ -128,7 +128,7 @@ pub fn an_unknown_policy_keeps_everybody_out_until_it_arrives() {
     let settings = [("WARREN_WORKLOAD_TIMEOUT", "1s")];
     let mut lab = raise_with(MESH, &settings, Default::default());
     let mut live = open(&lab, "near", SERVER).unwrap();
-    lab.services().control().unwrap().spoil("default/no-client", Some(Spoilt::Hidden));
+    lab.services().control().unwrap().inject("default/no-client", Some(ResourceFault::Hidden));
     change(&mut lab, &format!("{MESH}policies:\n{}", deny("no-client", "client", "server")));
     // What is live is given up a second after the change; who comes in between still has a second of its own.
     thread::park_timeout(Duration::from_millis(400));
@@ -148,7 +148,7 @@ pub fn an_unknown_policy_keeps_everybody_out_until_it_arrives() {
     }
     // Other pods are not concerned.
     open(&lab, "client", NEAR).unwrap();
-    lab.services().control().unwrap().spoil("default/no-client", None);
+    lab.services().control().unwrap().inject("default/no-client", None);
     lab.services().settle(LIMIT).unwrap();
     open(&lab, "near", SERVER).unwrap();
     open(&lab, "bare", SERVER).unwrap();
@@ -163,7 +163,7 @@ pub fn a_bad_policy_is_refused_by_name_while_the_rest_applies() {
     turned_away(&lab, "near", SERVER);
     open(&lab, "client", SERVER).unwrap();
     for name in ["default/changing", "default/new"] {
-        lab.services().control().unwrap().spoil(name, Some(Spoilt::Extended(NO_ACTION.to_vec())));
+        lab.services().control().unwrap().inject(name, Some(ResourceFault::Extended(NO_ACTION.to_vec())));
     }
     let more = format!("{}{}", deny("another", "client", "server"), deny("new", "bare", "near"));
     change(&mut lab, &policies(&more));
@@ -187,7 +187,7 @@ pub fn a_bad_policy_is_refused_by_name_while_the_rest_applies() {
     // Of the new one there is no good version: the pods that name it let nobody in.
     turned_away(&lab, "client", NEAR);
     for name in ["default/changing", "default/new"] {
-        lab.services().control().unwrap().spoil(name, None);
+        lab.services().control().unwrap().inject(name, None);
     }
     lab.services().settle(LIMIT).unwrap();
     open(&lab, "client", NEAR).unwrap();

@@ -6,7 +6,7 @@ use warren::lab::{
     cni::{CniError, Outcome},
     hosts::Role,
     net::redirect::Redirection,
-    world::readiness,
+    testbed::readiness,
 };
 
 use crate::{

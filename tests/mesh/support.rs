@@ -11,13 +11,13 @@ use warren::lab::{
     control::{ca::CaOptions, mesh_file::Mesh},
     embedded::Embedded,
     net::Namespace,
+    testbed::{Launch, Options, Testbed},
     testing::{program, scratch},
     topology::Topology,
-    world::{Launch, Options, World},
 };
 
 /// Two nodes under two proxies.
-pub type Lab = World<Embedded>;
+pub type Lab = Testbed<Embedded>;
 
 /// Nothing here takes longer unless it hangs.
 pub const LIMIT: Duration = Duration::from_secs(25);
@@ -58,7 +58,7 @@ pub fn raise_as(mesh: &str, proxy: Option<Launch>, ca: CaOptions) -> Lab {
     let mesh = Mesh::parse(mesh).unwrap_or_else(|error| panic!("{error}"));
     let options = Options { id: "m".to_owned(), directory: scratch(), proxy, ready_limit: LIMIT };
     let topology = Topology::of(&mesh, false).unwrap();
-    World::raise(topology, Embedded::new(mesh).ca(ca), options).unwrap_or_else(|error| panic!("{error}"))
+    Testbed::raise(topology, Embedded::new(mesh).ca(ca), options).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// Makes the mesh that of `text`, and waits until the proxies have answered.

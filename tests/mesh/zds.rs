@@ -15,8 +15,8 @@ use warren::{
         hosts::Role,
         net::{Namespace, redirect::Redirection},
         process::Process,
+        testbed::readiness,
         testing::scratch,
-        world::readiness,
     },
     protocols::zds::{
         PodInfo,

@@ -6,15 +6,15 @@ use crate::lab::{
     apps::AppError,
     control::mesh_file::MeshFileError,
     process::ProcessError,
+    testbed::{ServiceError, TestbedError},
     topology::TopologyError,
-    world::{ServiceError, WorldError},
 };
 
 /// Why something could not be measured.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BenchError {
     #[error(transparent)]
-    World(#[from] WorldError),
+    Testbed(#[from] TestbedError),
     #[error(transparent)]
     Service(#[from] ServiceError),
     #[error(transparent)]

@@ -5,6 +5,7 @@
 //! to be installed. Nothing outlives the command, however it ends.
 
 mod args;
+mod bench_mesh;
 mod contestant;
 mod error;
 mod figures;
@@ -12,7 +13,6 @@ mod measure;
 mod pair;
 mod plot;
 mod results;
-mod stand;
 mod table;
 
 use std::{
@@ -28,11 +28,11 @@ use std::{
 use serde_json::json;
 
 use self::{
+    bench_mesh::BenchMesh,
     contestant::{Contestant, choose},
     error::BenchError,
-    measure::{Effort, Found, Measure},
+    measure::{Effort, Measure, Measured},
     results::Results,
-    stand::Stand,
 };
 use super::{
     net::cell::{self, Entered},
@@ -130,18 +130,18 @@ impl Run {
     /// Every round raises all meshes anew; every second one takes the contestants in reverse order, so that none
     /// always has the machine after the same other.
     fn rounds(&mut self) {
-        let stands = stands(&self.args.measures());
+        let meshes = meshes(&self.args.measures());
         for round in 0..self.args.rounds {
             let mut contestants = self.contestants.clone();
             if round % 2 == 1 {
                 contestants.reverse();
             }
-            for measures in &stands {
+            for measures in &meshes {
                 for contestant in &contestants {
                     let here: Vec<Measure> =
                         measures.iter().copied().filter(|measure| measure.concerns(contestant)).collect();
                     if !here.is_empty() {
-                        self.stand(round, contestant, &here);
+                        self.measure(round, contestant, &here);
                     }
                 }
             }
@@ -150,7 +150,7 @@ impl Run {
     }
 
     /// Takes all these on one mesh. The first failure ends it: the mesh may not be what it was.
-    fn stand(&mut self, round: u32, contestant: &Contestant, measures: &[Measure]) {
+    fn measure(&mut self, round: u32, contestant: &Contestant, measures: &[Measure]) {
         let (effort, mut at) = (self.effort, "raising the mesh".to_owned());
         let mut take = |run: &mut Self| -> Result<(), BenchError> {
             let bulk = measures.first().map_or(0, |measure| measure.bulk(&effort));
@@ -159,7 +159,7 @@ impl Run {
             // A mesh that was there before has left its logs; those of the last one stay.
             drop(fs::remove_dir_all(&directory));
             fs::create_dir_all(&directory).map_err(BenchError::Pair)?;
-            let mut stand = Stand::raise(contestant, layout, bulk, &directory)?;
+            let mut bench_mesh = BenchMesh::raise(contestant, layout, bulk, &directory)?;
             for measure in measures {
                 at = measure.about();
                 run.progress(&format!(
@@ -168,7 +168,7 @@ impl Run {
                     run.args.rounds,
                     contestant.name
                 ));
-                let found: Found = measure.take(&mut stand, contestant, &effort)?;
+                let found: Measured = measure.take(&mut bench_mesh, contestant, &effort)?;
                 run.results.add(&contestant.name, found);
             }
             Ok(())
@@ -222,19 +222,19 @@ impl Run {
 }
 
 /// The measurements that share a mesh, together.
-fn stands(measures: &[Measure]) -> Vec<Vec<Measure>> {
-    let mut stands: Vec<Vec<Measure>> = Vec::new();
+fn meshes(measures: &[Measure]) -> Vec<Vec<Measure>> {
+    let mut meshes: Vec<Vec<Measure>> = Vec::new();
     for measure in measures {
-        let shared = |stand: &&mut Vec<Measure>| {
+        let shared = |bench_mesh: &&mut Vec<Measure>| {
             let same = |other: &Measure| other.layout() == measure.layout() && !other.is_alone();
-            !measure.is_alone() && stand.iter().all(same)
+            !measure.is_alone() && bench_mesh.iter().all(same)
         };
-        match stands.iter_mut().find(shared) {
-            Some(stand) => stand.push(*measure),
-            None => stands.push(vec![*measure]),
+        match meshes.iter_mut().find(shared) {
+            Some(bench_mesh) => bench_mesh.push(*measure),
+            None => meshes.push(vec![*measure]),
         }
     }
-    stands
+    meshes
 }
 
 fn write(path: &Path, text: &str) -> Result<(), String> {
@@ -248,8 +248,8 @@ mod tests {
     #[test]
     fn measurements_of_the_same_mesh_share_it() {
         use Measure::*;
-        let stands = stands(clap::ValueEnum::value_variants());
-        assert_eq!(stands[0], [Start, Idle, Tp1, Tp1r, Tp8, Lat1, Rps, Cps]);
-        assert_eq!(stands[1..], [vec![Hot, Neighbour, Stalled], vec![Local], vec![Stall], vec![Bulk]]);
+        let meshes = meshes(clap::ValueEnum::value_variants());
+        assert_eq!(meshes[0], [Start, Idle, Tp1, Tp1r, Tp8, Lat1, Rps, Cps]);
+        assert_eq!(meshes[1..], [vec![Hot, Neighbour, Stalled], vec![Local], vec![Stall], vec![Bulk]]);
     }
 }

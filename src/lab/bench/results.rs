@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{
     contestant::Contestant,
     figures::{Better, FIGURES, Figure, Goal},
-    measure::Found,
+    measure::Measured,
 };
 
 /// Everything found so far.
@@ -41,7 +41,7 @@ pub(super) struct Verdict {
 
 impl Results {
     /// Takes in what a measurement found.
-    pub(super) fn add(&mut self, contestant: &str, found: Found) {
+    pub(super) fn add(&mut self, contestant: &str, found: Measured) {
         for (key, value) in found {
             self.samples.entry((contestant.to_owned(), key)).or_default().push(value);
         }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::flow::Flow;
-use crate::lab::node::Seen;
+use crate::lab::node::ActorStatus;
 
 /// What holds unless another file is given.
 pub(super) const STANDARD: &str = include_str!("allowed.yaml");
@@ -61,7 +61,7 @@ pub(super) struct Kind {
     hang: Hang,
     /// What readiness does meanwhile.
     #[serde(default)]
-    pub(super) readiness: Told,
+    pub(super) readiness: ExpectedReadiness,
     /// Why it is not broken.
     pub(super) spared: Option<String>,
 }
@@ -77,7 +77,7 @@ enum Hang {
 /// What readiness does while an actor is away.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) enum Told {
+pub(super) enum ExpectedReadiness {
     /// It says "ready" all the time.
     #[default]
     Stays,
@@ -157,7 +157,7 @@ impl Allowed {
     }
 
     /// Holds the rows against the tree: each actor is in one row, and each row has an actor.
-    pub(super) fn check(&self, tree: &[Seen]) -> Result<(), AllowedError> {
+    pub(super) fn check(&self, tree: &[ActorStatus]) -> Result<(), AllowedError> {
         let mut faults = Vec::new();
         for seen in tree {
             let rows: Vec<&str> =
@@ -245,8 +245,8 @@ fn fits(pattern: &str, part: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn seen(paths: &[&str]) -> Vec<Seen> {
-        paths.iter().map(|path| Seen { path: (*path).to_owned(), ..Seen::default() }).collect()
+    fn seen(paths: &[&str]) -> Vec<ActorStatus> {
+        paths.iter().map(|path| ActorStatus { path: (*path).to_owned(), ..ActorStatus::default() }).collect()
     }
 
     const SMALL: &str = "

@@ -7,7 +7,7 @@ use rand::{SeedableRng, rngs::SmallRng, seq::SliceRandom};
 use super::{
     allowed::{Allowed, Fault, Kind},
     args::ChaosArgs,
-    stage::Stage,
+    chaos_mesh::ChaosMesh,
     table,
     trial::{self, Outcome},
 };
@@ -23,7 +23,7 @@ pub(super) struct NothingToDo;
 
 /// All trials, in rounds until the time is over.
 pub(super) fn run(
-    stage: &mut Stage,
+    chaos_mesh: &mut ChaosMesh,
     args: &ChaosArgs,
     allowed: &Allowed,
     show: &mut Show<Stdout>,
@@ -47,7 +47,7 @@ pub(super) fn run(
             let (at, name) = (number + 1, format!("{:KIND$} {fault}", kind.kind));
             let since = seconds(begun.elapsed());
             show.doing(&format!("{at} of {}: {fault} of {}, {since} so far", trials.len(), kind.kind));
-            let outcome = trial::run(stage, allowed, (kind, fault), &mut rng)
+            let outcome = trial::run(chaos_mesh, allowed, (kind, fault), &mut rng)
                 .map_err(|error| format!("{fault} of {}: {error}", kind.kind))?;
             let line = table::cells(&outcome);
             let complaints = || [line.clone()].iter().chain(&outcome.complaints).cloned().collect::<Vec<_>>();

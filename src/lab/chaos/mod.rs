@@ -7,13 +7,13 @@
 
 mod allowed;
 mod args;
+mod chaos_mesh;
 mod flow;
 mod markdown;
 mod matrix;
-mod short;
 mod soak;
-mod stage;
 mod table;
+mod test_matrix;
 mod traffic;
 mod trial;
 
@@ -21,13 +21,13 @@ use std::{env, error::Error, fs, io::Stdout, path::PathBuf, process::ExitCode, t
 
 use self::{
     allowed::{Allowed, STANDARD},
-    stage::Stage,
+    chaos_mesh::ChaosMesh,
     trial::Outcome,
 };
 use super::{run, show::Show, state::Directory};
 
 pub use self::args::ChaosArgs;
-pub use self::short::{Short, Verdict};
+pub use self::test_matrix::{TestMatrix, Verdict};
 
 /// One round of everything takes no longer, whatever happens.
 const ROUND: Duration = Duration::from_secs(1800);
@@ -70,13 +70,13 @@ fn play(
         args.seed
     ));
     show.doing("raising the mesh");
-    let mut stage = Stage::raise(name, directory.path(), &env::current_exe()?)?;
-    stage.settle()?;
+    let mut chaos_mesh = ChaosMesh::raise(name, directory.path(), &env::current_exe()?)?;
+    chaos_mesh.settle()?;
     if args.soak {
-        soak::run(&mut stage, args, allowed, show)?;
-        return Ok(stage.world.lower()?);
+        soak::run(&mut chaos_mesh, args, allowed, show)?;
+        return Ok(chaos_mesh.testbed.lower()?);
     }
-    let new = matrix::run(&mut stage, args, allowed, show)?;
+    let new = matrix::run(&mut chaos_mesh, args, allowed, show)?;
     show.section("The worst of each kind (times without those of the failing starts)");
     table::by_kind(&new).iter().for_each(|line| show.text(line));
     if let Some(path) = &args.json {
@@ -87,5 +87,5 @@ fn play(
         fs::write(path, markdown::tables(allowed, &outcomes))?;
     }
     show.doing("taking the mesh down");
-    Ok(stage.world.lower()?)
+    Ok(chaos_mesh.testbed.lower()?)
 }

@@ -17,12 +17,12 @@ use serde_json::json;
 use super::{
     allowed::{Allowed, Fault},
     args::ChaosArgs,
+    chaos_mesh::{ChaosMesh, SOON, pause, text},
     flow::Flow,
-    stage::{SOON, Stage, pause, text},
     traffic::{Load, STREAMS},
 };
 use crate::lab::{
-    node::{Node, Seen, wait},
+    node::{ActorStatus, Node, wait},
     process::Usage,
     show::{Evidence, Show, Shown, number, seconds},
 };
@@ -86,7 +86,7 @@ struct Rest {
 
 /// Goes on for as long as the command line says.
 pub(super) fn run(
-    stage: &mut Stage,
+    chaos_mesh: &mut ChaosMesh,
     args: &ChaosArgs,
     allowed: &Allowed,
     show: &mut Show<Stdout>,
@@ -96,8 +96,8 @@ pub(super) fn run(
     show.section(&format!("One kill a second for {}", seconds(duration)));
     let mut tally = Tally::default();
     let warm = Instant::now() + WARM * TICK;
-    tally.go_on(stage, allowed, &mut rng, (warm, show))?;
-    let before = rest(stage)?;
+    tally.go_on(chaos_mesh, allowed, &mut rng, (warm, show))?;
+    let before = rest(chaos_mesh)?;
     let warmed = std::mem::take(&mut tally);
     show.note(&format!("warm after {} kills; from here on it counts", warmed.kills));
     // What the supervisors have to tolerate yet, and what was wrong already, stay.
@@ -108,11 +108,13 @@ pub(super) fn run(
         ..Tally::default()
     };
     let begun = Instant::now();
-    tally.go_on(stage, allowed, &mut rng, (begun + duration, show))?;
+    tally.go_on(chaos_mesh, allowed, &mut rng, (begun + duration, show))?;
     let lasted = begun.elapsed();
-    let after = rest(stage)?;
-    let panics: u64 =
-        nodes(stage)?.iter().map(|node| Ok(node.metrics()?.sum(PANICS, &[]))).sum::<Result<_, String>>()?;
+    let after = rest(chaos_mesh)?;
+    let panics: u64 = nodes(chaos_mesh)?
+        .iter()
+        .map(|node| Ok(node.metrics()?.sum(PANICS, &[])))
+        .sum::<Result<_, String>>()?;
     tally.show(lasted, (&before, &after), panics, show);
     if let Some(path) = &args.json {
         fs::write(path, serde_json::to_vec_pretty(&tally.json(lasted, (&before, &after)))?)?;
@@ -120,22 +122,22 @@ pub(super) fn run(
     Ok(())
 }
 
-fn nodes(stage: &Stage) -> Result<Vec<Node>, String> {
-    NODES.into_iter().map(|name| stage.node(name)).collect()
+fn nodes(chaos_mesh: &ChaosMesh) -> Result<Vec<Node>, String> {
+    NODES.into_iter().map(|name| chaos_mesh.node(name)).collect()
 }
 
 /// Both proxies once everything is served again and nothing moves.
-fn rest(stage: &mut Stage) -> Result<Vec<Rest>, String> {
-    stage.settle()?;
+fn rest(chaos_mesh: &mut ChaosMesh) -> Result<Vec<Rest>, String> {
+    chaos_mesh.settle()?;
     pause(QUIET);
     let mut found = Vec::new();
-    for (name, node) in NODES.into_iter().zip(nodes(stage)?) {
+    for (name, node) in NODES.into_iter().zip(nodes(chaos_mesh)?) {
         wait(SOON, || match node.actors(|_| true)?.iter().find(|seen| seen.state != "up") {
             None => Ok(()),
             Some(seen) => Err(format!("node {name}: {} is {}", seen.path, seen.state)),
         })?;
         let samples = node.metrics()?;
-        let process = stage.world.proxy(name).map_err(text)?;
+        let process = chaos_mesh.testbed.proxy(name).map_err(text)?;
         found.push(Rest {
             usage: process.usage().map_err(text)?,
             descriptors: process.descriptors().map_err(text)?,
@@ -147,12 +149,12 @@ fn rest(stage: &mut Stage) -> Result<Vec<Rest>, String> {
 }
 
 /// The flows that a killed actor may take along: those that touch its pod, or all if it is above the pods.
-fn touched(stage: &Stage, path: &str) -> Result<Vec<Flow>, String> {
+fn touched(chaos_mesh: &ChaosMesh, path: &str) -> Result<Vec<Flow>, String> {
     let Some(rest) = path.strip_prefix("root/dataplane/pods/") else { return Ok(Flow::ALL.to_vec()) };
     let mut flows = Vec::new();
     for flow in Flow::ALL {
         for pod in <[&str; 2]>::from(flow.ends()) {
-            if rest.starts_with(&stage.pod(pod)?.0) {
+            if rest.starts_with(&chaos_mesh.pod(pod)?.0) {
                 flows.push(flow);
             }
         }
@@ -166,7 +168,7 @@ impl Tally {
     /// Kills until `end`, leg after leg.
     fn go_on(
         &mut self,
-        stage: &mut Stage,
+        chaos_mesh: &mut ChaosMesh,
         allowed: &Allowed,
         rng: &mut SmallRng,
         (end, show): (Instant, &mut Show<Stdout>),
@@ -174,13 +176,13 @@ impl Tally {
         let (begun, mut said) = (Instant::now(), Instant::now());
         let mut next = Instant::now();
         while Instant::now() < end {
-            stage.settle()?;
-            let loads = Load::start(stage)?;
+            chaos_mesh.settle()?;
+            let loads = Load::start(chaos_mesh)?;
             let mut may_lose = Vec::new();
             for _ in 0..LEG {
                 next += TICK;
                 pause(next.saturating_duration_since(Instant::now()));
-                may_lose.extend(self.kill(stage, allowed, rng)?);
+                may_lose.extend(self.kill(chaos_mesh, allowed, rng)?);
                 show.doing(&format!("{} kills, {} so far", self.kills, seconds(begun.elapsed())));
             }
             pause(TICK);
@@ -220,10 +222,15 @@ impl Tally {
     }
 
     /// Kills one actor that its supervisor can miss once more. Returns the flows that may be lost by that.
-    fn kill(&mut self, stage: &Stage, allowed: &Allowed, rng: &mut SmallRng) -> Result<Vec<Flow>, String> {
+    fn kill(
+        &mut self,
+        chaos_mesh: &ChaosMesh,
+        allowed: &Allowed,
+        rng: &mut SmallRng,
+    ) -> Result<Vec<Flow>, String> {
         let costly = rng.random_bool(COSTLY);
-        let mut able: Vec<(usize, Node, Seen)> = Vec::new();
-        for (index, node) in nodes(stage)?.into_iter().enumerate() {
+        let mut able: Vec<(usize, Node, ActorStatus)> = Vec::new();
+        for (index, node) in nodes(chaos_mesh)?.into_iter().enumerate() {
             // An admin port that was just killed is asked again at the next kill.
             for seen in node.actors(|_| true).unwrap_or_default() {
                 let Some(row) = allowed.row_of(&seen.path) else {
@@ -249,7 +256,7 @@ impl Tally {
         let parent = parent(&seen.path).to_owned();
         self.recent.entry((*index, parent)).or_default().push(Instant::now());
         self.killed.entry((*index, seen.path.clone())).or_default().push(Instant::now());
-        if costly { touched(stage, &seen.path) } else { Ok(Vec::new()) }
+        if costly { touched(chaos_mesh, &seen.path) } else { Ok(Vec::new()) }
     }
 
     fn is_tolerated(&self, node: usize, path: &str) -> bool {

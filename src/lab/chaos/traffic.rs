@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use super::{
+    chaos_mesh::{ChaosMesh, WEB, text},
     flow::Flow,
-    stage::{Stage, WEB, text},
 };
 use crate::lab::apps::{
     Background,
@@ -37,7 +37,7 @@ pub(super) struct Load {
 
 /// What became of it.
 #[derive(Debug)]
-pub(super) struct Flowed {
+pub(super) struct FlowReport {
     /// Which flow.
     pub(super) flow: Flow,
     /// Its streams.
@@ -50,11 +50,11 @@ pub(super) struct Flowed {
 
 impl Load {
     /// Starts all flows; their streams are open on return.
-    pub(super) fn start(stage: &Stage) -> Result<Vec<Self>, String> {
+    pub(super) fn start(chaos_mesh: &ChaosMesh) -> Result<Vec<Self>, String> {
         let mut loads = Vec::new();
         for flow in Flow::ALL {
             let plan = echo::Plan { connections: STREAMS, interval: PACE, time: TIME, limit: LOST };
-            let streams = echo::pace(&stage.route(flow.ends(), ECHO)?, plan).map_err(text)?;
+            let streams = echo::pace(&chaos_mesh.route(flow.ends(), ECHO)?, plan).map_err(text)?;
             let plan = load::Plan {
                 host: "server".to_owned(),
                 clients: CLIENTS,
@@ -64,7 +64,7 @@ impl Load {
                 limit: LOST,
                 interval: INTERVAL,
             };
-            let requests = load::start(&stage.route(flow.ends(), WEB)?, plan).map_err(text)?;
+            let requests = load::start(&chaos_mesh.route(flow.ends(), WEB)?, plan).map_err(text)?;
             loads.push(Self { flow, streams, requests });
         }
         loads.iter_mut().for_each(|load| load.streams.wait_until_open());
@@ -72,18 +72,18 @@ impl Load {
     }
 
     /// Ends them.
-    pub(super) fn finish(loads: Vec<Self>) -> Result<Vec<Flowed>, String> {
+    pub(super) fn finish(loads: Vec<Self>) -> Result<Vec<FlowReport>, String> {
         let ended = loads.into_iter().map(|Self { flow, streams, requests }| {
             let (streams, requests) = (streams.finish().map_err(text)?, requests.finish().map_err(text)?);
-            Ok(Flowed { flow, streams, requests })
+            Ok(FlowReport { flow, streams, requests })
         });
         ended.collect()
     }
 }
 
-// === impl Flowed ===
+// === impl FlowReport ===
 
-impl Flowed {
+impl FlowReport {
     /// The longest that a message or a request took.
     pub(super) fn stall(&self) -> Duration {
         self.streams.latencies.slowest().max(self.requests.latencies.slowest())

@@ -7,12 +7,12 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::{
-    allowed::{Allowed, Fault, Kind, Told},
+    allowed::{Allowed, ExpectedReadiness, Fault, Kind},
+    chaos_mesh::{AnswerCounts, ChaosMesh, SOON, pause, text},
     flow::Flow,
-    stage::{Answers, SOON, Stage, pause, text},
-    traffic::{Flowed, Load},
+    traffic::{FlowReport, Load},
 };
-use crate::lab::node::{Node, Seen, wait};
+use crate::lab::node::{ActorStatus, Node, wait};
 
 /// From the end of a hang or of slowness until the actor is looked at.
 const AFTER: Duration = Duration::from_millis(250);
@@ -56,7 +56,7 @@ pub(super) struct Outcome {
 
 /// What the tree did about it.
 #[derive(Default)]
-struct Course {
+struct Recovery {
     detect: Option<Duration>,
     repair: Option<Duration>,
     complaint: Option<String>,
@@ -64,29 +64,29 @@ struct Course {
 
 /// Breaks an actor of this kind, of a fresh proxy. Errors: the trial itself could not be made.
 pub(super) fn run(
-    stage: &mut Stage,
+    chaos_mesh: &mut ChaosMesh,
     allowed: &Allowed,
     (kind, fault): (&Kind, Fault),
     rng: &mut SmallRng,
 ) -> Result<Outcome, String> {
-    stage.renew()?;
-    let one = stage.node("one")?;
-    let loads = Load::start(stage)?;
+    chaos_mesh.renew()?;
+    let one = chaos_mesh.node("one")?;
+    let loads = Load::start(chaos_mesh)?;
     let before = one.actors(|_| true)?;
     allowed.check(&before).map_err(text)?;
-    let actor = pick(stage, kind, &before, rng)?;
-    let probe = stage.probe()?;
-    pause(stage.steady);
-    let course = course(&one, (kind, fault), &before, &actor)?;
-    pause(stage.steady);
-    let mut complaints: Vec<String> = course.complaint.into_iter().collect();
-    complaints.extend(Flow::ALL.iter().filter_map(|flow| stage.serves(*flow).err()));
-    complaints.extend(stage.is_ready().err());
+    let actor = pick(chaos_mesh, kind, &before, rng)?;
+    let probe = chaos_mesh.probe()?;
+    pause(chaos_mesh.steady);
+    let recovery = recovery(&one, (kind, fault), &before, &actor)?;
+    pause(chaos_mesh.steady);
+    let mut complaints: Vec<String> = recovery.complaint.into_iter().collect();
+    complaints.extend(Flow::ALL.iter().filter_map(|flow| chaos_mesh.serves(*flow).err()));
+    complaints.extend(chaos_mesh.is_ready().err());
     let answers = probe.finish()?;
     let flowed = Load::finish(loads)?;
     complaints.extend(flowed.iter().filter_map(|flowed| flowed.complaint(kind.may_lose(fault, flowed.flow))));
     let readiness = readiness(kind, fault, answers, &mut complaints);
-    let sum = |of: fn(&Flowed) -> u64| flowed.iter().map(of).sum();
+    let sum = |of: fn(&FlowReport) -> u64| flowed.iter().map(of).sum();
     let outcome = Outcome {
         kind: kind.kind.clone(),
         fault,
@@ -96,9 +96,9 @@ pub(super) fn run(
         requests: sum(|flowed| flowed.requests.requests),
         requests_failed: sum(|flowed| flowed.requests.failures),
         wrong: sum(|flowed| flowed.streams.wrong),
-        stall: flowed.iter().map(Flowed::stall).max(),
-        detect: course.detect,
-        repair: course.repair,
+        stall: flowed.iter().map(FlowReport::stall).max(),
+        detect: recovery.detect,
+        repair: recovery.repair,
         readiness,
         complaints,
     };
@@ -106,25 +106,30 @@ pub(super) fn run(
 }
 
 /// The actor that is meant, or one of them by chance.
-fn pick(stage: &Stage, kind: &Kind, tree: &[Seen], rng: &mut SmallRng) -> Result<Seen, String> {
-    let pod = kind.of.as_deref().map(|pod| stage.pod(pod)).transpose()?;
-    let peer = kind.to.as_deref().map(|peer| stage.pod(peer)).transpose()?;
-    let meant = |seen: &&Seen| {
+fn pick(
+    chaos_mesh: &ChaosMesh,
+    kind: &Kind,
+    tree: &[ActorStatus],
+    rng: &mut SmallRng,
+) -> Result<ActorStatus, String> {
+    let pod = kind.of.as_deref().map(|pod| chaos_mesh.pod(pod)).transpose()?;
+    let peer = kind.to.as_deref().map(|peer| chaos_mesh.pod(peer)).transpose()?;
+    let meant = |seen: &&ActorStatus| {
         let of = pod.as_ref().is_none_or(|(uid, _)| seen.path.contains(uid));
         let to = peer.as_ref().is_none_or(|(_, ip)| seen.path.contains(&format!("/{ip}:")));
         kind.covers(&seen.path) && of && to
     };
-    let found: Vec<&Seen> = tree.iter().filter(meant).collect();
+    let found: Vec<&ActorStatus> = tree.iter().filter(meant).collect();
     let place = rng.random_range(0..found.len().max(1));
     found.get(place).map(|seen| (*seen).clone()).ok_or_else(|| format!("no actor is a {}", kind.kind))
 }
 
-fn course(
+fn recovery(
     one: &Node,
     (kind, fault): (&Kind, Fault),
-    before: &[Seen],
-    actor: &Seen,
-) -> Result<Course, String> {
+    before: &[ActorStatus],
+    actor: &ActorStatus,
+) -> Result<Recovery, String> {
     let (wall, begun) = (OffsetDateTime::now_utc(), Instant::now());
     for request in fault.requests() {
         one.harm(&actor.path, &request)?;
@@ -136,25 +141,30 @@ fn course(
             now if now.restarts == actor.restarts && now.state == "up" => Ok(()),
             now => Err(format!("{} is {} after {} restarts", now.path, now.state, now.restarts)),
         };
-        return Ok(Course { complaint: wait(SOON, is_same).err(), ..Course::default() });
+        return Ok(Recovery { complaint: wait(SOON, is_same).err(), ..Recovery::default() });
     }
-    let mut course = Course::default();
+    let mut recovery = Recovery::default();
     let repaired = wait(PATIENCE, || {
         let now = one.actors(|_| true)?;
-        if course.detect.is_none() {
-            course.detect = detected(&now, actor, fault, wall);
+        if recovery.detect.is_none() {
+            recovery.detect = detected(&now, actor, fault, wall);
         }
         is_repaired(&now, before, actor)
     });
     match repaired {
-        Ok(()) => course.repair = Some(begun.elapsed()),
-        Err(error) => course.complaint = Some(error),
+        Ok(()) => recovery.repair = Some(begun.elapsed()),
+        Err(error) => recovery.complaint = Some(error),
     }
-    Ok(course)
+    Ok(recovery)
 }
 
 /// When its supervisor heard of its end. The reason of a failed start that came after hides it.
-fn detected(now: &[Seen], actor: &Seen, fault: Fault, since: OffsetDateTime) -> Option<Duration> {
+fn detected(
+    now: &[ActorStatus],
+    actor: &ActorStatus,
+    fault: Fault,
+    since: OffsetDateTime,
+) -> Option<Duration> {
     let seen = now.iter().find(|seen| seen.path == actor.path)?;
     let (at, reason) = seen.last_exit.as_ref().filter(|_| seen.last_exit != actor.last_exit)?;
     let hidden = fault == Fault::Start && reason != "killed";
@@ -162,7 +172,7 @@ fn detected(now: &[Seen], actor: &Seen, fault: Fault, since: OffsetDateTime) -> 
 }
 
 /// Whether it was started again, and all that was there before is up. A tunnel may have ended for want of users.
-fn is_repaired(now: &[Seen], before: &[Seen], actor: &Seen) -> Result<(), String> {
+fn is_repaired(now: &[ActorStatus], before: &[ActorStatus], actor: &ActorStatus) -> Result<(), String> {
     for was in before {
         let found = now.iter().find(|seen| seen.path == was.path);
         match found {
@@ -179,13 +189,13 @@ fn is_repaired(now: &[Seen], before: &[Seen], actor: &Seen) -> Result<(), String
 }
 
 /// In a word what readiness did; complains if that is not what it has to do.
-fn readiness(kind: &Kind, fault: Fault, answers: Answers, complaints: &mut Vec<String>) -> String {
-    let Answers { ready, not_ready, silence } = answers;
-    let expected = if kind.ends(fault) { kind.readiness } else { Told::Stays };
+fn readiness(kind: &Kind, fault: Fault, answers: AnswerCounts, complaints: &mut Vec<String>) -> String {
+    let AnswerCounts { ready, not_ready, silence } = answers;
+    let expected = if kind.ends(fault) { kind.readiness } else { ExpectedReadiness::Stays };
     let (holds, word) = match expected {
-        Told::Stays => (not_ready == 0 && silence == 0, "ready"),
-        Told::Says => (not_ready > 0, "says so"),
-        Told::Away => (not_ready == 0, "away"),
+        ExpectedReadiness::Stays => (not_ready == 0 && silence == 0, "ready"),
+        ExpectedReadiness::Says => (not_ready > 0, "says so"),
+        ExpectedReadiness::Away => (not_ready == 0, "away"),
     };
     if holds && ready > 0 {
         return word.to_owned();

@@ -18,7 +18,7 @@ use crate::{
     lab::{
         net::Namespace,
         state::{Directory, HostState, State},
-        world::readiness,
+        testbed::readiness,
     },
     sys::lab::{self, Namespaces, OnExec},
 };

@@ -15,6 +15,7 @@ mod join;
 mod source;
 mod up;
 
+use self::source::DEFAULT_NAME;
 pub use self::source::{MeshFile, MeshSource, UpArgs};
 
 const EXAMPLES: &str = concat!(
@@ -108,7 +109,9 @@ impl LabArgs {
             LabCommand::Demo => "demo",
             LabCommand::Bench(_) => "bench",
             LabCommand::Chaos(_) => "chaos",
-            LabCommand::Up(_) | LabCommand::Status | LabCommand::Exec { .. } | LabCommand::Down => "lab",
+            LabCommand::Up(_) | LabCommand::Status | LabCommand::Exec { .. } | LabCommand::Down => {
+                DEFAULT_NAME
+            }
         };
         self.name.as_deref().unwrap_or(default)
     }

@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::lab::{control::mesh_file::Mesh, embedded::Embedded, topology::Topology, world::Services};
+use crate::lab::{control::mesh_file::Mesh, embedded::Embedded, testbed::Services, topology::Topology};
+
+/// What a lab is called unless said.
+pub(super) const DEFAULT_NAME: &str = "lab";
 
 /// What `up` is to do.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args)]

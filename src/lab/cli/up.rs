@@ -9,12 +9,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::source::{MeshSource, UpArgs};
+use super::source::{DEFAULT_NAME, MeshSource, UpArgs};
 use crate::{
     lab::{
         net::cell::{self, Entered},
         state::{Directory, ProgramState, State},
-        world::{Launch, Options, World},
+        testbed::{Launch, Options, Testbed},
     },
     sys::lab,
 };
@@ -29,7 +29,7 @@ struct Running<'a, M: MeshSource> {
     up: &'a UpArgs,
     source: M,
     directory: Directory,
-    world: World<M::Services>,
+    testbed: Testbed<M::Services>,
     edited: Option<SystemTime>,
 }
 
@@ -63,15 +63,15 @@ fn run(name: &str, up: &UpArgs, source: impl MeshSource, directory: Directory) -
         proxy: launch(up)?,
         ready_limit: READY_LIMIT,
     };
-    let world = World::raise(topology, services, options)?;
-    let mut running = Running { up, source, directory, world, edited };
+    let testbed = Testbed::raise(topology, services, options)?;
+    let mut running = Running { up, source, directory, testbed, edited };
     running.write()?;
     running.greet(name);
     while lab::next_signal(&SIGNALS, LOOK)?.is_none() {
         running.look_after()?;
     }
     println!("taking the mesh down");
-    Ok(running.world.lower()?)
+    Ok(running.testbed.lower()?)
 }
 
 fn launch(up: &UpArgs) -> Result<Option<Launch>, Box<dyn Error>> {
@@ -89,33 +89,39 @@ fn launch(up: &UpArgs) -> Result<Option<Launch>, Box<dyn Error>> {
 impl<M: MeshSource> Running<'_, M> {
     fn write(&self) -> Result<(), Box<dyn Error>> {
         let programs = self
-            .world
+            .testbed
             .proxies()
             .map(|(_, process)| ProgramState { name: process.name().to_owned(), pid: process.outer_pid() });
-        let state = State::of(&self.up.file, self.world.hosts().iter(), programs.collect())?;
+        let state = State::of(&self.up.file, self.testbed.hosts().iter(), programs.collect())?;
         Ok(self.directory.write(&state)?)
     }
 
     fn greet(&self, name: &str) {
-        let topology = self.world.topology();
+        let topology = self.testbed.topology();
         let (nodes, pods) = (topology.nodes.len(), topology.pods.len());
         println!("lab {name} is up: {nodes} nodes, {pods} pods, logs in {}", self.directory.path().display());
         if let Some(pod) = topology.pods.first() {
-            println!("try `warren lab exec {} -- sh`, `warren lab status`; Ctrl-C ends it", pod.host.name);
+            // The other commands look for a lab of the usual name.
+            let lab = if name == DEFAULT_NAME {
+                "warren lab".to_owned()
+            } else {
+                format!("warren lab --name {name}")
+            };
+            println!("try `{lab} exec {} -- sh`, `{lab} status`; Ctrl-C ends it", pod.host.name);
         }
     }
 
     fn look_after(&mut self) -> Result<(), Box<dyn Error>> {
-        let ended = self.world.ended_proxies()?;
+        let ended = self.testbed.ended_proxies()?;
         for (node, status) in &ended {
-            let log = self.world.directory().join(format!("proxy-{node}.log"));
+            let log = self.testbed.directory().join(format!("proxy-{node}.log"));
             println!(
                 "the proxy of node {node} has ended ({status}); its log is {}; starting another",
                 log.display()
             );
         }
         if !ended.is_empty() {
-            if let Err(error) = self.world.start_proxies() {
+            if let Err(error) = self.testbed.start_proxies() {
                 println!("{error}");
             }
             self.write()?;
@@ -136,8 +142,8 @@ impl<M: MeshSource> Running<'_, M> {
 
     fn reload(&mut self) -> Result<Vec<String>, Box<dyn Error>> {
         let topology = self.source.topology(self.up)?;
-        let changes = self.world.apply(&topology)?;
-        self.source.reload(self.up, self.world.services())?;
+        let changes = self.testbed.apply(&topology)?;
+        self.source.reload(self.up, self.testbed.services())?;
         Ok(changes)
     }
 }

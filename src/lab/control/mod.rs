@@ -4,6 +4,7 @@
 //! made of it, and can be told to misbehave.
 
 pub mod ca;
+mod hash;
 pub mod mesh_file;
 pub mod resources;
 mod serve;
@@ -30,9 +31,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use self::{
     ca::{Authority, CaError, CaFault, CaOptions, CertificateService},
     mesh_file::{Mesh, MeshFileError},
-    resources::{Resources, Spoilt},
+    resources::{ResourceFault, Resources},
     serve::Connections,
-    xds::{Discovery, Seen, World},
+    xds::{Discovery, Seen, Snapshot},
 };
 use crate::{
     protocols::pb::{
@@ -133,9 +134,9 @@ pub struct ControlPlane {
 /// The mesh and what is made of it.
 struct MeshState {
     mesh: watch::Sender<Arc<Mesh>>,
-    world: watch::Sender<World>,
+    snapshot: watch::Sender<Snapshot>,
     error: watch::Sender<Option<String>>,
-    spoilt: Mutex<BTreeMap<String, Spoilt>>,
+    faulty: Mutex<BTreeMap<String, ResourceFault>>,
     bulk: AtomicU32,
 }
 
@@ -175,9 +176,9 @@ impl ControlPlane {
         };
         let mesh = Arc::new(MeshState {
             mesh: watch::Sender::new(Arc::default()),
-            world: watch::Sender::new(World::default()),
+            snapshot: watch::Sender::new(Snapshot::default()),
             error: watch::Sender::new(None),
-            spoilt: Mutex::default(),
+            faulty: Mutex::default(),
             bulk: AtomicU32::new(bulk),
         });
         mesh.update(first);
@@ -203,8 +204,11 @@ impl ControlPlane {
             connections: Connections::default(),
         };
         let seen = Arc::new(watch::Sender::new(Seen::default()));
-        let discovery =
-            Discovery { world: mesh.world.subscribe(), mute: faults.mute.subscribe(), seen: seen.clone() };
+        let discovery = Discovery {
+            snapshot: mesh.snapshot.subscribe(),
+            mute: faults.mute.subscribe(),
+            seen: seen.clone(),
+        };
         let certificates = CertificateService { authority: authority.clone(), fault: faults.ca.subscribe() };
         let (out, incoming) = mpsc::channel(16);
         let accept = serve::accept(listener, tls(&authority, addr.ip())?, faults.connections.clone(), out);
@@ -269,10 +273,10 @@ impl ControlPlane {
 
     /// Serves the resource of that name (a workload's uid, else `namespace/name`) wrongly from now on, whether it
     /// is there already or comes later, or with `None` rightly again.
-    pub fn spoil(&self, name: &str, how: Option<Spoilt>) {
+    pub fn inject(&self, name: &str, how: Option<ResourceFault>) {
         match how {
-            Some(how) => drop(self.mesh.spoilt.lock().insert(name.to_owned(), how)),
-            None => drop(self.mesh.spoilt.lock().remove(name)),
+            Some(how) => drop(self.mesh.faulty.lock().insert(name.to_owned(), how)),
+            None => drop(self.mesh.faulty.lock().remove(name)),
         }
         let mesh = self.mesh.mesh.borrow().clone();
         self.mesh.serve(&mesh);
@@ -289,7 +293,7 @@ impl ControlPlane {
     /// # Errors
     /// It took longer than `limit`.
     pub async fn settled(&self, limit: Duration) -> Result<(), NotSettled> {
-        let generation = self.mesh.world.borrow().generation;
+        let generation = self.mesh.snapshot.borrow().generation;
         let mut seen = self.seen.subscribe();
         let settled =
             tokio::time::timeout(limit, seen.wait_for(|seen| seen.settled(generation))).await.is_ok();
@@ -322,12 +326,12 @@ impl MeshState {
     fn serve(&self, mesh: &Mesh) {
         let mut resources = Resources::of(mesh);
         resources.add_bulk(self.bulk.load(Ordering::Relaxed));
-        for (name, how) in &*self.spoilt.lock() {
-            resources.spoil(name, how);
+        for (name, how) in &*self.faulty.lock() {
+            resources.inject(name, how);
         }
-        self.world.send_modify(|world| {
-            world.generation += 1;
-            world.resources = Arc::new(resources);
+        self.snapshot.send_modify(|snapshot| {
+            snapshot.generation += 1;
+            snapshot.resources = Arc::new(resources);
         });
     }
 }

@@ -9,9 +9,12 @@ use bytes::Bytes;
 use ipnet::IpNet;
 use prost::Message;
 
-use super::mesh_file::{
-    Action, Announce, Gateway, HealthPolicy, LbMode, LbScope, Listed, LoadBalancing, Mesh, Pod, Policy,
-    Protocol, Rule, Scope, Service, Source, Status, Target, Visibility, addresses::hash_bytes,
+use super::{
+    hash::hash_bytes,
+    mesh_file::{
+        Action, Announce, Gateway, HealthPolicy, LbMode, LbScope, Listed, LoadBalancing, Mesh, Pod, Policy,
+        Protocol, Rule, Scope, Service, Source, Status, Target, Visibility,
+    },
 };
 use crate::protocols::pb::{security as az, workload as wl};
 
@@ -39,7 +42,7 @@ pub struct Resource {
 
 /// How a resource is served wrongly.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Spoilt {
+pub enum ResourceFault {
     /// Not at all.
     Hidden,
     /// With these bytes at its end: a field that comes last wins over an earlier one.
@@ -117,13 +120,13 @@ impl Resources {
         }
     }
 
-    /// Spoils the resource of that name, whatever its type; none is no error.
-    pub fn spoil(&mut self, name: &str, how: &Spoilt) {
+    /// Serves the resource of that name wrongly, whatever its type. A name of nothing is no error.
+    pub fn inject(&mut self, name: &str, how: &ResourceFault) {
         for resources in [&mut self.address, &mut self.authorization] {
             match (how, resources.get_mut(name)) {
-                (Spoilt::Hidden, _) => drop(resources.remove(name)),
-                (Spoilt::Extended(bytes), Some(resource)) => resource.extend(bytes),
-                (Spoilt::Extended(_), None) => {}
+                (ResourceFault::Hidden, _) => drop(resources.remove(name)),
+                (ResourceFault::Extended(bytes), Some(resource)) => resource.extend(bytes),
+                (ResourceFault::Extended(_), None) => {}
             }
         }
     }

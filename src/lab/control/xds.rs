@@ -72,7 +72,7 @@ pub struct Seen {
 
 /// The state of the mesh, and its number.
 #[derive(Clone, Debug, Default)]
-pub(super) struct World {
+pub(super) struct Snapshot {
     pub(super) generation: u64,
     pub(super) resources: Arc<Resources>,
 }
@@ -80,7 +80,7 @@ pub(super) struct World {
 /// The service. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Discovery {
-    pub(super) world: watch::Receiver<World>,
+    pub(super) snapshot: watch::Receiver<Snapshot>,
     pub(super) mute: watch::Receiver<bool>,
     pub(super) seen: Arc<watch::Sender<Seen>>,
 }
@@ -337,7 +337,7 @@ impl Session {
         mut requests: Streaming<DeltaDiscoveryRequest>,
         out: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
     ) {
-        let (mut world, mut mute) = (self.discovery.world.clone(), self.discovery.mute.clone());
+        let (mut snapshot, mut mute) = (self.discovery.snapshot.clone(), self.discovery.mute.clone());
         loop {
             // A mute server reads nothing either.
             if mute.wait_for(|mute| !*mute).await.is_err() {
@@ -354,14 +354,14 @@ impl Session {
                 }
                 request = requests.next() => {
                     let Some(Ok(request)) = request else { return };
-                    let now = world.borrow().clone();
+                    let now = snapshot.borrow().clone();
                     self.requested(&request, &now)
                 }
-                changed = world.changed() => {
+                changed = snapshot.changed() => {
                     if changed.is_err() {
                         return;
                     }
-                    let now = world.borrow_and_update().clone();
+                    let now = snapshot.borrow_and_update().clone();
                     self.client.generation = now.generation;
                     self.subscriber.on_change(&now.resources)
                 }
@@ -376,7 +376,7 @@ impl Session {
         }
     }
 
-    fn requested(&mut self, request: &DeltaDiscoveryRequest, now: &World) -> Vec<DeltaDiscoveryResponse> {
+    fn requested(&mut self, request: &DeltaDiscoveryRequest, now: &Snapshot) -> Vec<DeltaDiscoveryResponse> {
         if let Some(node) = &request.node {
             self.client.node = node.id.clone();
             let name =
@@ -439,5 +439,4 @@ impl Stream for Responses {
 }
 
 #[cfg(test)]
-#[path = "xds_tests.rs"]
 mod tests;

@@ -3,8 +3,8 @@
 use std::{io::Stdout, time::Instant};
 
 use super::{
+    demo_mesh::{DemoMesh, DemoPod, ECHO, MARKER, SOON, WEB, text},
     live::Live,
-    stage::{ECHO, MARKER, Player, SOON, Stage, WEB, text},
 };
 use crate::lab::{
     apps::capture::Capture,
@@ -20,26 +20,26 @@ const POLICY_CHANGE: &str = "closed due to policy change";
 const FREEZE: &str = "freeze";
 
 /// Shows it.
-pub(super) fn show(stage: &mut Stage, show: &mut Show<Stdout>) {
+pub(super) fn show(demo_mesh: &mut DemoMesh, show: &mut Show<Stdout>) {
     show.section("Who is kept out");
     show.doing("trying as the intruder");
-    show.fact("intruder denied", intruder(stage));
+    show.fact("intruder denied", intruder(demo_mesh));
     show.doing("trying from outside the mesh");
-    show.fact("plaintext refused", stranger(stage));
+    show.fact("plaintext refused", stranger(demo_mesh));
     show.doing("changing the policy under a live connection");
-    show.fact("live connection cut", cut(stage));
+    show.fact("live connection cut", cut(demo_mesh));
 }
 
-fn intruder(stage: &Stage) -> Shown {
-    let (intruder, server) = (&stage.cast.intruder, &stage.cast.servers[0]);
-    let rule = refused(stage, intruder, server, NO_INTRUDERS)?;
+fn intruder(demo_mesh: &DemoMesh) -> Shown {
+    let (intruder, server) = (&demo_mesh.cast.intruder, &demo_mesh.cast.servers[0]);
+    let rule = refused(demo_mesh, intruder, server, NO_INTRUDERS)?;
     Ok(Evidence::new(format!("{} has a valid certificate, and was {rule}", intruder.full_name)))
 }
 
-fn stranger(stage: &Stage) -> Shown {
-    let (stranger, server) = (&stage.cast.stranger, &stage.cast.servers[0]);
-    let capture = Capture::start(&stage.namespace(server)?, MARKER.as_bytes()).map_err(text)?;
-    let rule = refused(stage, stranger, server, STRICT);
+fn stranger(demo_mesh: &DemoMesh) -> Shown {
+    let (stranger, server) = (&demo_mesh.cast.stranger, &demo_mesh.cast.servers[0]);
+    let capture = Capture::start(&demo_mesh.namespace(server)?, MARKER.as_bytes()).map_err(text)?;
+    let rule = refused(demo_mesh, stranger, server, STRICT);
     let captured = capture.finish().map_err(text)?;
     let rule = rule?;
     if !captured.has_marker() {
@@ -52,34 +52,34 @@ fn stranger(stage: &Stage) -> Shown {
 }
 
 /// Has `from` ask the server, which must not answer; returns what the server's node says of it, from `rule` on.
-fn refused(stage: &Stage, from: &Player, server: &Player, rule: &str) -> Result<String, String> {
-    let since = stage.two.mark();
-    if let Ok(answer) = stage.get(from, server.at(WEB))? {
+fn refused(demo_mesh: &DemoMesh, from: &DemoPod, server: &DemoPod, rule: &str) -> Result<String, String> {
+    let since = demo_mesh.two.mark();
+    if let Ok(answer) = demo_mesh.get(from, server.at(WEB))? {
         return Err(format!("{} got an answer: {} {}", from.name, answer.status, answer.body.trim()));
     }
     let address = format!("{}:", from.ip);
-    let line = stage.two.access(since, SOON, |line| {
+    let line = demo_mesh.two.access(since, SOON, |line| {
         field(line, "direction") == "inbound" && field(line, "src.addr").starts_with(&address)
     })?;
     let error = field(&line, "error");
     if error.contains(rule) { Ok(rule.to_owned()) } else { Err(format!("{}: {error}", from.name)) }
 }
 
-fn cut(stage: &mut Stage) -> Shown {
-    let (client, server) = (stage.cast.client.clone(), stage.cast.servers[0].clone());
-    let live = Live::open(&stage.route(&client, server.at(ECHO))?)?;
-    let (since, mut frozen) = (stage.two.mark(), stage.mesh.clone());
+fn cut(demo_mesh: &mut DemoMesh) -> Shown {
+    let (client, server) = (demo_mesh.cast.client.clone(), demo_mesh.cast.servers[0].clone());
+    let live = Live::open(&demo_mesh.route(&client, server.at(ECHO))?)?;
+    let (since, mut frozen) = (demo_mesh.two.mark(), demo_mesh.mesh.clone());
     frozen.policies.push(freeze());
     let changed = Instant::now();
-    stage.serve(frozen)?;
+    demo_mesh.serve(frozen)?;
     let ended = live.end();
-    let after = while_frozen(stage, &client, &server);
-    stage.serve(stage.mesh.clone())?;
+    let after = while_frozen(demo_mesh, &client, &server);
+    demo_mesh.serve(demo_mesh.mesh.clone())?;
     let ended = ended?;
     let Some(at) = ended.at else { return Err(format!("{}: it was not cut", ended.how)) };
     after?;
-    let line = stage.two.access(since, SOON, |line| field(line, "error").contains(POLICY_CHANGE))?;
-    wait(SOON, || Live::open(&stage.route(&client, server.at(ECHO))?).map(drop))?;
+    let line = demo_mesh.two.access(since, SOON, |line| field(line, "error").contains(POLICY_CHANGE))?;
+    wait(SOON, || Live::open(&demo_mesh.route(&client, server.at(ECHO))?).map(drop))?;
     let time = seconds(at.saturating_duration_since(changed));
     let echoes = number(ended.answered);
     let evidence = Evidence::new(format!("{time} after the control plane got the rule, {echoes} echoes in"))
@@ -89,10 +89,10 @@ fn cut(stage: &mut Stage) -> Shown {
 }
 
 /// The rule holds for what it says, and for nothing else.
-fn while_frozen(stage: &mut Stage, client: &Player, server: &Player) -> Result<(), String> {
-    stage.settle()?;
-    stage.got(client, server.at(WEB))?;
-    match Live::open(&stage.route(client, server.at(ECHO))?) {
+fn while_frozen(demo_mesh: &mut DemoMesh, client: &DemoPod, server: &DemoPod) -> Result<(), String> {
+    demo_mesh.settle()?;
+    demo_mesh.got(client, server.at(WEB))?;
+    match Live::open(&demo_mesh.route(client, server.at(ECHO))?) {
         Ok(_) => Err("a new connection was let in although the rule forbids it".to_owned()),
         Err(_) => Ok(()),
     }

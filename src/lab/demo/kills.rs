@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::stage::{ECHO, Player, SOON, Stage, WEB, text};
+use super::demo_mesh::{DemoMesh, DemoPod, ECHO, SOON, WEB, text};
 use crate::lab::{
     apps::{
         Background,
@@ -13,7 +13,7 @@ use crate::lab::{
         load,
     },
     control::mesh_file::Policy,
-    node::{Seen, wait},
+    node::{ActorStatus, wait},
     show::{Evidence, Show, Shown, number, seconds},
 };
 
@@ -43,8 +43,8 @@ struct Outcome {
 /// What a kill did.
 #[derive(Debug)]
 struct Killed {
-    before: Seen,
-    after: Seen,
+    before: ActorStatus,
+    after: ActorStatus,
     /// How long until a new connection was answered.
     served: Duration,
     /// New connections that failed before that.
@@ -54,23 +54,23 @@ struct Killed {
 }
 
 /// Shows it.
-pub(super) fn show(stage: &mut Stage, show: &mut Show<Stdout>) {
+pub(super) fn show(demo_mesh: &mut DemoMesh, show: &mut Show<Stdout>) {
     show.section(&format!(
         "Actors of node one killed, with {STREAMS} live streams and new connections to each server"
     ));
     show.doing("killing the tunnel actor of server-1");
-    show.fact("tunnel actor", tunnel(stage));
+    show.fact("tunnel actor", tunnel(demo_mesh));
     show.doing("killing the xDS actor");
-    show.fact("xDS actor", xds(stage));
+    show.fact("xDS actor", xds(demo_mesh));
     show.doing("killing the capture actor of the client");
-    show.fact("capture actor", capture(stage));
+    show.fact("capture actor", capture(demo_mesh));
 }
 
-fn tunnel(stage: &mut Stage) -> Shown {
-    let [peer, other] = stage.cast.servers.clone();
-    let (first, second) = (Load::start(stage, &peer)?, Load::start(stage, &other)?);
-    let to = format!("{}/tunnels/{}:", stage.cast.client.uid, peer.ip);
-    let killed = kill(stage, &peer, |path| path.contains(&to));
+fn tunnel(demo_mesh: &mut DemoMesh) -> Shown {
+    let [peer, other] = demo_mesh.cast.servers.clone();
+    let (first, second) = (Load::start(demo_mesh, &peer)?, Load::start(demo_mesh, &other)?);
+    let to = format!("{}/tunnels/{}:", demo_mesh.cast.client.uid, peer.ip);
+    let killed = kill(demo_mesh, &peer, |path| path.contains(&to));
     let (hit, spared) = (first.finish()?, second.finish()?);
     let killed = killed?;
     spared.is_whole(&other)?;
@@ -87,16 +87,16 @@ fn tunnel(stage: &mut Stage) -> Shown {
         .detail(killed.line("a new tunnel carried a request")))
 }
 
-fn xds(stage: &mut Stage) -> Shown {
-    let servers = stage.cast.servers.clone();
-    let loads = [Load::start(stage, &servers[0])?, Load::start(stage, &servers[1])?];
-    let (before, begun) = (stage.discovery_streams()?, Instant::now());
-    let killed = kill(stage, &servers[0], |path| path.ends_with("/xds"));
-    let again = wait(SOON, || match stage.discovery_streams()? {
+fn xds(demo_mesh: &mut DemoMesh) -> Shown {
+    let servers = demo_mesh.cast.servers.clone();
+    let loads = [Load::start(demo_mesh, &servers[0])?, Load::start(demo_mesh, &servers[1])?];
+    let (before, begun) = (demo_mesh.discovery_streams()?, Instant::now());
+    let killed = kill(demo_mesh, &servers[0], |path| path.ends_with("/xds"));
+    let again = wait(SOON, || match demo_mesh.discovery_streams()? {
         now if now > before => Ok(()),
         _ => Err("the proxy did not come back to the control plane".to_owned()),
     });
-    let heard = again.and_then(|()| push(stage)).map(|()| begun.elapsed());
+    let heard = again.and_then(|()| push(demo_mesh)).map(|()| begun.elapsed());
     finish_whole(loads, &servers).and_then(|whole| {
         let killed = killed?.lossless()?;
         let heard = seconds(heard?);
@@ -109,21 +109,21 @@ fn xds(stage: &mut Stage) -> Shown {
 }
 
 /// A change that both proxies must acknowledge: a rule comes that does nothing, and goes.
-fn push(stage: &mut Stage) -> Result<(), String> {
-    let mut more = stage.mesh.clone();
+fn push(demo_mesh: &mut DemoMesh) -> Result<(), String> {
+    let mut more = demo_mesh.mesh.clone();
     let twin = more.policies.first().cloned();
     more.policies.extend(twin.map(|twin| Policy { name: "no-change".to_owned(), dry_run: true, ..twin }));
-    stage.serve(more)?;
-    stage.settle()?;
-    stage.serve(stage.mesh.clone())?;
-    stage.settle()
+    demo_mesh.serve(more)?;
+    demo_mesh.settle()?;
+    demo_mesh.serve(demo_mesh.mesh.clone())?;
+    demo_mesh.settle()
 }
 
-fn capture(stage: &mut Stage) -> Shown {
-    let servers = stage.cast.servers.clone();
-    let loads = [Load::start(stage, &servers[0])?, Load::start(stage, &servers[1])?];
-    let outbound = format!("{}/outbound", stage.cast.client.uid);
-    let killed = kill(stage, &servers[0], |path| path.ends_with(&outbound));
+fn capture(demo_mesh: &mut DemoMesh) -> Shown {
+    let servers = demo_mesh.cast.servers.clone();
+    let loads = [Load::start(demo_mesh, &servers[0])?, Load::start(demo_mesh, &servers[1])?];
+    let outbound = format!("{}/outbound", demo_mesh.cast.client.uid);
+    let killed = kill(demo_mesh, &servers[0], |path| path.ends_with(&outbound));
     finish_whole(loads, &servers).and_then(|whole| {
         let line = killed?.lossless()?.line("a new connection was served");
         Ok(Evidence::new(format!("nothing lost: {whole}")).detail(line))
@@ -132,24 +132,24 @@ fn capture(stage: &mut Stage) -> Shown {
 
 /// Kills the one actor of node one that is wanted, and waits until a new connection to `server` is served and the
 /// actor is back; more connections follow, for the loads to go on a while.
-fn kill(stage: &Stage, server: &Player, wanted: impl Fn(&str) -> bool) -> Result<Killed, String> {
-    let before = stage.one.actor(wanted)?;
-    let client = &stage.cast.client;
-    stage.one.kill(&before.path)?;
+fn kill(demo_mesh: &DemoMesh, server: &DemoPod, wanted: impl Fn(&str) -> bool) -> Result<Killed, String> {
+    let before = demo_mesh.one.actor(wanted)?;
+    let client = &demo_mesh.cast.client;
+    demo_mesh.one.kill(&before.path)?;
     let begun = Instant::now();
     let mut refused = 0;
-    wait(SOON, || stage.got(client, server.at(WEB)).inspect_err(|_| refused += 1))?;
+    wait(SOON, || demo_mesh.got(client, server.at(WEB)).inspect_err(|_| refused += 1))?;
     let served = begun.elapsed();
-    let after = stage.one.back(&before, SOON)?;
+    let after = demo_mesh.one.back(&before, SOON)?;
     let back = begun.elapsed();
     for _ in 0..AFTERWARDS {
-        stage.got(client, server.at(WEB))?;
+        demo_mesh.got(client, server.at(WEB))?;
     }
     Ok(Killed { before, after, served, refused, back })
 }
 
 /// Ends loads of which nothing may have been lost, and says how much they were.
-fn finish_whole(loads: [Load; 2], servers: &[Player; 2]) -> Result<String, String> {
+fn finish_whole(loads: [Load; 2], servers: &[DemoPod; 2]) -> Result<String, String> {
     let mut outcomes = Vec::new();
     for (load, server) in loads.into_iter().zip(servers) {
         outcomes.push((load.finish()?, server));
@@ -170,10 +170,10 @@ fn finish_whole(loads: [Load; 2], servers: &[Player; 2]) -> Result<String, Strin
 
 impl Load {
     /// Starts it; the streams are open on return.
-    fn start(stage: &Stage, server: &Player) -> Result<Self, String> {
-        let client = &stage.cast.client;
+    fn start(demo_mesh: &DemoMesh, server: &DemoPod) -> Result<Self, String> {
+        let client = &demo_mesh.cast.client;
         let plan = echo::Plan { connections: STREAMS, interval: PACE, time: LOAD_TIME, limit: SOON };
-        let mut streams = echo::pace(&stage.route(client, server.at(ECHO))?, plan).map_err(text)?;
+        let mut streams = echo::pace(&demo_mesh.route(client, server.at(ECHO))?, plan).map_err(text)?;
         streams.wait_until_open();
         let plan = load::Plan {
             host: "server".to_owned(),
@@ -184,7 +184,7 @@ impl Load {
             limit: SOON,
             interval: Duration::ZERO,
         };
-        let connections = load::start(&stage.route(client, server.at(WEB))?, plan).map_err(text)?;
+        let connections = load::start(&demo_mesh.route(client, server.at(WEB))?, plan).map_err(text)?;
         Ok(Self { streams, connections })
     }
 
@@ -198,7 +198,7 @@ impl Load {
 
 impl Outcome {
     /// Errors: something was lost.
-    fn is_whole(&self, server: &Player) -> Result<(), String> {
+    fn is_whole(&self, server: &DemoPod) -> Result<(), String> {
         let (streams, connections) = (&self.streams, &self.connections);
         let open = streams.opened as usize == STREAMS && streams.sent > 0 && connections.requests > 0;
         if open && streams.is_clean() && connections.failures == 0 {

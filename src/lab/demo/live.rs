@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::stage::{SOON, text};
+use super::demo_mesh::{SOON, text};
 use crate::lab::{
     apps::{AppError, Background, Route, Stop, background_thread},
     node::wait,

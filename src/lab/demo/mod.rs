@@ -3,11 +3,11 @@
 //! Every claim is a line; the exit code tells whether all of them held. Nothing outlives the command, however it ends.
 
 mod access;
+mod demo_mesh;
 mod kills;
 mod live;
 mod numbers;
 mod rotation;
-mod stage;
 mod traffic;
 
 use std::{
@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use self::stage::{MESH, Stage};
+use self::demo_mesh::{DemoMesh, MESH};
 use super::{
     control::mesh_file::Mesh,
     run,
@@ -43,27 +43,27 @@ fn play(name: &str, directory: &Directory, show: &mut Show<std::io::Stdout>) -> 
     show.title("warren lab demo: two nodes with a warren each, five pods in two namespaces, real packets");
     show.doing("raising the mesh");
     let begun = Instant::now();
-    let mut stage = Stage::raise(name, directory.path(), Mesh::parse(MESH)?, env::current_exe()?)?;
-    let programs = stage
-        .world
+    let mut demo_mesh = DemoMesh::raise(name, directory.path(), Mesh::parse(MESH)?, env::current_exe()?)?;
+    let programs = demo_mesh
+        .testbed
         .proxies()
         .map(|(_, process)| ProgramState { name: process.name().to_owned(), pid: process.outer_pid() });
     directory.write(&State::of(
         Path::new("(the demo's own)"),
-        stage.world.hosts().iter(),
+        demo_mesh.testbed.hosts().iter(),
         programs.collect(),
     )?)?;
-    for line in stage.cast.lines() {
+    for line in demo_mesh.cast.lines() {
         show.note(&line);
     }
     show.note(&format!("up and ready in {}", seconds(begun.elapsed())));
 
-    traffic::show(&mut stage, show);
-    access::show(&mut stage, show);
-    rotation::show(&mut stage, show);
-    kills::show(&mut stage, show);
-    numbers::show(&mut stage, show);
+    traffic::show(&mut demo_mesh, show);
+    access::show(&mut demo_mesh, show);
+    rotation::show(&mut demo_mesh, show);
+    kills::show(&mut demo_mesh, show);
+    numbers::show(&mut demo_mesh, show);
 
     show.doing("taking the mesh down");
-    Ok(stage.world.lower()?)
+    Ok(demo_mesh.testbed.lower()?)
 }

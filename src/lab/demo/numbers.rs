@@ -2,7 +2,7 @@
 
 use std::io::Stdout;
 
-use super::stage::{SOON, Stage};
+use super::demo_mesh::{DemoMesh, SOON};
 use crate::lab::{
     node::{Samples, wait},
     show::{Evidence, Show, Shown, number},
@@ -21,10 +21,10 @@ const DENIED: &str = "response_flags=\"DENY\"";
 const KILLED: [&str; 3] = ["tunnel", "xds", "capture"];
 
 /// Shows it.
-pub(super) fn show(stage: &mut Stage, show: &mut Show<Stdout>) {
+pub(super) fn show(demo_mesh: &mut DemoMesh, show: &mut Show<Stdout>) {
     show.section("What the proxies counted");
     show.doing("reading the metrics");
-    let samples = match settled(stage) {
+    let samples = match settled(demo_mesh) {
         Ok(samples) => samples,
         Err(error) => {
             show.fact("metrics", Err(error));
@@ -37,10 +37,10 @@ pub(super) fn show(stage: &mut Stage, show: &mut Show<Stdout>) {
 }
 
 /// The metrics of both nodes once every connection is closed: the last ones end a moment after their clients.
-fn settled(stage: &Stage) -> Result<[Samples; 2], String> {
+fn settled(demo_mesh: &DemoMesh) -> Result<[Samples; 2], String> {
     let mut last = None;
     let found = wait(SOON, || {
-        let samples = [stage.one.metrics()?, stage.two.metrics()?];
+        let samples = [demo_mesh.one.metrics()?, demo_mesh.two.metrics()?];
         let closed = samples.iter().all(|samples| samples.sum(OPENED, &[]) == samples.sum(CLOSED, &[]));
         last = Some(samples.clone());
         if closed { Ok(samples) } else { Err("not every connection was closed".to_owned()) }

@@ -2,7 +2,7 @@
 
 use std::{io::Stdout, thread, time::Duration};
 
-use super::stage::{CERTIFICATE_LIFE, Player, SOON, Stage, WEB, text};
+use super::demo_mesh::{CERTIFICATE_LIFE, DemoMesh, DemoPod, SOON, WEB, text};
 use crate::lab::{
     apps::{
         capture::Capture,
@@ -28,23 +28,23 @@ struct Count {
 }
 
 /// Shows it.
-pub(super) fn show(stage: &mut Stage, show: &mut Show<Stdout>) {
+pub(super) fn show(demo_mesh: &mut DemoMesh, show: &mut Show<Stdout>) {
     show.section(&format!("Certificates that live {}, under load", seconds(CERTIFICATE_LIFE)));
     show.doing("waiting for renewals under load, a few seconds");
-    show.fact("rotation", rotation(stage));
+    show.fact("rotation", rotation(demo_mesh));
 }
 
-fn rotation(stage: &mut Stage) -> Shown {
-    let (client, [busy, quiet]) = (stage.cast.client.clone(), stage.cast.servers.clone());
-    let capture = Capture::start(&stage.namespace(&quiet)?, b"none").map_err(text)?;
-    let before = Count::of(stage)?;
-    let route = stage.route(&client, busy.at(WEB))?;
+fn rotation(demo_mesh: &mut DemoMesh) -> Shown {
+    let (client, [busy, quiet]) = (demo_mesh.cast.client.clone(), demo_mesh.cast.servers.clone());
+    let capture = Capture::start(&demo_mesh.namespace(&quiet)?, b"none").map_err(text)?;
+    let before = Count::of(demo_mesh)?;
+    let route = demo_mesh.route(&client, busy.at(WEB))?;
     let kept = load::start(&route, plan(true)).map_err(text)?;
     let fresh = load::start(&route, plan(false)).map_err(text)?;
-    let handshakes = renewed(stage, before, (&client, &quiet));
+    let handshakes = renewed(demo_mesh, before, (&client, &quiet));
     let (kept, fresh) = (kept.finish().map_err(text)?, fresh.finish().map_err(text)?);
     let handshakes = handshakes?;
-    let after = Count::of(stage)?;
+    let after = Count::of(demo_mesh)?;
     let captured = capture.finish().map_err(text)?;
     let from_client = captured.between(client.ip, quiet.ip).filter(|flow| flow.from.ip() == client.ip);
     let tunnels = from_client.filter(|flow| flow.is_tls).count();
@@ -68,19 +68,23 @@ fn rotation(stage: &mut Stage) -> Shown {
 
 /// Waits until both ends have new certificates, and meanwhile has new tunnels made with what certificates there are
 /// then: asks a server whenever the tunnel to it was given up. Returns how many requests that took.
-fn renewed(stage: &mut Stage, before: Count, (client, quiet): (&Player, &Player)) -> Result<u64, String> {
+fn renewed(
+    demo_mesh: &mut DemoMesh,
+    before: Count,
+    (client, quiet): (&DemoPod, &DemoPod),
+) -> Result<u64, String> {
     let to = format!("/tunnels/{}:", quiet.ip);
     let mut requests = 0;
     wait(4 * SOON, || {
-        if tunnels(&stage.one, &to)? == 0 {
-            if let Err(error) = stage.got(client, quiet.at(WEB)) {
+        if tunnels(&demo_mesh.one, &to)? == 0 {
+            if let Err(error) = demo_mesh.got(client, quiet.at(WEB)) {
                 return Ok(Err(format!("a request over a new tunnel failed: {error}")));
             }
             requests += 1;
         }
         // The loads are what counts: leave them the processors.
         thread::park_timeout(Duration::from_millis(50));
-        let now = Count::of(stage)?;
+        let now = Count::of(demo_mesh)?;
         let fewest = (now.client - before.client).min(now.server - before.server);
         if fewest >= RENEWALS && requests > 1 {
             return Ok(Ok(requests));
@@ -112,10 +116,14 @@ fn first(report: &Report) -> &str {
 // === impl Count ===
 
 impl Count {
-    fn of(stage: &mut Stage) -> Result<Self, String> {
-        let issued = stage.issued()?;
+    fn of(demo_mesh: &mut DemoMesh) -> Result<Self, String> {
+        let issued = demo_mesh.issued()?;
         let to = |identity: &str| issued.iter().filter(|issued| issued.identity == identity).count();
-        let [server, _] = &stage.cast.servers;
-        Ok(Self { all: issued.len(), client: to(&stage.cast.client.identity), server: to(&server.identity) })
+        let [server, _] = &demo_mesh.cast.servers;
+        Ok(Self {
+            all: issued.len(),
+            client: to(&demo_mesh.cast.client.identity),
+            server: to(&server.identity),
+        })
     }
 }

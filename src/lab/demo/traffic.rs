@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, io::Stdout, net::SocketAddr};
 
-use super::stage::{MARKER, SOON, Stage, WEB, text};
+use super::demo_mesh::{DemoMesh, MARKER, SOON, WEB, text};
 use crate::lab::{
     apps::{
         capture::{Capture, Captured},
@@ -26,26 +26,27 @@ struct Exchanged {
 }
 
 /// Shows it.
-pub(super) fn show(stage: &mut Stage, show: &mut Show<Stdout>) {
+pub(super) fn show(demo_mesh: &mut DemoMesh, show: &mut Show<Stdout>) {
     show.section("Traffic from node one to node two");
     show.doing("sending requests and capturing what is on the wire");
-    let exchanged = exchange(stage);
-    show.fact("by pod address", exchanged.pods(stage));
-    show.fact("by service address", exchanged.service(stage));
-    show.fact("client address kept", exchanged.source(stage));
+    let exchanged = exchange(demo_mesh);
+    show.fact("by pod address", exchanged.pods(demo_mesh));
+    show.fact("by service address", exchanged.service(demo_mesh));
+    show.fact("client address kept", exchanged.source(demo_mesh));
     show.doing("reading the access log");
-    show.fact("mutual TLS", exchanged.identities(stage));
-    show.fact("TLS on the wire", exchanged.wire(stage));
+    show.fact("mutual TLS", exchanged.identities(demo_mesh));
+    show.fact("TLS on the wire", exchanged.wire(demo_mesh));
     show.fact("no plaintext", exchanged.no_marker());
 }
 
-fn exchange(stage: &Stage) -> Exchanged {
-    let since = stage.two.mark();
-    let client = &stage.cast.client;
-    let get = |to: SocketAddr| stage.got(client, to);
-    let capture = stage.namespace(client).and_then(|at| Capture::start(&at, MARKER.as_bytes()).map_err(text));
-    let by_pod = stage.cast.servers.iter().map(|server| get(server.at(WEB))).collect();
-    let by_service = (0..REQUESTS).map(|_| get(stage.cast.service)).collect();
+fn exchange(demo_mesh: &DemoMesh) -> Exchanged {
+    let since = demo_mesh.two.mark();
+    let client = &demo_mesh.cast.client;
+    let get = |to: SocketAddr| demo_mesh.got(client, to);
+    let capture =
+        demo_mesh.namespace(client).and_then(|at| Capture::start(&at, MARKER.as_bytes()).map_err(text));
+    let by_pod = demo_mesh.cast.servers.iter().map(|server| get(server.at(WEB))).collect();
+    let by_service = (0..REQUESTS).map(|_| get(demo_mesh.cast.service)).collect();
     let captured = capture.and_then(|capture| capture.finish().map_err(text));
     Exchanged { by_pod, by_service, captured, since }
 }
@@ -53,10 +54,10 @@ fn exchange(stage: &Stage) -> Exchanged {
 // === impl Exchanged ===
 
 impl Exchanged {
-    fn pods(&self, stage: &Stage) -> Shown {
+    fn pods(&self, demo_mesh: &DemoMesh) -> Shown {
         let answers = self.by_pod.as_ref().map_err(Clone::clone)?;
         let mut seen = Vec::new();
-        for (server, answer) in stage.cast.servers.iter().zip(answers) {
+        for (server, answer) in demo_mesh.cast.servers.iter().zip(answers) {
             if pod_of(answer) != server.name || answer.status != 200 {
                 return Err(format!("{} answered {} {}", server.at(WEB), answer.status, answer.body.trim()));
             }
@@ -65,22 +66,22 @@ impl Exchanged {
         Ok(Evidence::new(seen.join(", ")))
     }
 
-    fn service(&self, stage: &Stage) -> Shown {
+    fn service(&self, demo_mesh: &DemoMesh) -> Shown {
         let answers = self.by_service.as_ref().map_err(Clone::clone)?;
         let mut counts = BTreeMap::new();
         for answer in answers.iter().filter(|answer| answer.status == 200) {
             *counts.entry(pod_of(answer)).or_insert(0_usize) += 1;
         }
         let seen: Vec<String> = counts.iter().map(|(pod, count)| format!("{pod} answered {count}")).collect();
-        let text = format!("{} requests to {}: {}", answers.len(), stage.cast.service, seen.join(", "));
-        let expected: Vec<&str> = stage.cast.servers.iter().map(|server| server.name.as_str()).collect();
+        let text = format!("{} requests to {}: {}", answers.len(), demo_mesh.cast.service, seen.join(", "));
+        let expected: Vec<&str> = demo_mesh.cast.servers.iter().map(|server| server.name.as_str()).collect();
         let complete = counts.values().sum::<usize>() == REQUESTS && counts.keys().copied().eq(expected);
         if complete { Ok(Evidence::new(text)) } else { Err(text) }
     }
 
-    fn source(&self, stage: &Stage) -> Shown {
+    fn source(&self, demo_mesh: &DemoMesh) -> Shown {
         let answers = self.by_pod.iter().chain(&self.by_service).flatten();
-        let client = stage.cast.client.ip;
+        let client = demo_mesh.cast.client.ip;
         let mut count = 0;
         for answer in answers {
             let seen = client_of(answer).map(|seen| seen.ip());
@@ -97,9 +98,9 @@ impl Exchanged {
         }
     }
 
-    fn identities(&self, stage: &Stage) -> Shown {
-        let (client, server) = (&stage.cast.client, &stage.cast.servers[0]);
-        let line = stage.two.access(self.since, SOON, |line| {
+    fn identities(&self, demo_mesh: &DemoMesh) -> Shown {
+        let (client, server) = (&demo_mesh.cast.client, &demo_mesh.cast.servers[0]);
+        let line = demo_mesh.two.access(self.since, SOON, |line| {
             field(line, "direction") == "inbound"
                 && field(line, "src.workload") == client.name
                 && field(line, "dst.workload") == server.name
@@ -113,18 +114,18 @@ impl Exchanged {
         Ok(Evidence::new(text).detail(format!("access log of node two, inbound, {} -> {}", at.0, at.1)))
     }
 
-    fn wire(&self, stage: &Stage) -> Shown {
+    fn wire(&self, demo_mesh: &DemoMesh) -> Shown {
         let captured = self.complete()?;
         let (mut flows, mut bytes, mut records) = (0, 0, 0);
-        for server in &stage.cast.servers {
-            for flow in captured.between(stage.cast.client.ip, server.ip) {
+        for server in &demo_mesh.cast.servers {
+            for flow in captured.between(demo_mesh.cast.client.ip, server.ip) {
                 if !flow.is_tls || ![flow.from.port(), flow.to.port()].contains(&HBONE) {
                     return Err(format!("not TLS to port {HBONE}: {flow:?}"));
                 }
                 (flows, bytes, records) = (flows + 1, bytes + flow.bytes, records + flow.records);
             }
         }
-        if flows < 2 * stage.cast.servers.len() || records == 0 {
+        if flows < 2 * demo_mesh.cast.servers.len() || records == 0 {
             return Err(format!("only {flows} flows with {records} TLS records were captured"));
         }
         let (bytes, records) = (number(bytes), number(records));

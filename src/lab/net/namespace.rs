@@ -9,7 +9,7 @@ use std::{
     thread,
 };
 
-use super::NetError;
+use super::error::NetError;
 use crate::sys::lab::{self, Namespaces};
 
 /// A network namespace. It lives as long as a clone of this, a socket or a process in it does.

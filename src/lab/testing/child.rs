@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Case, Needs, PROGRAM, SCRATCH, TEST};
+use super::suite::{Case, Needs, PROGRAM, SCRATCH, TEST};
 use crate::sys::lab::{self, OnExec};
 
 /// User and group of `nobody`.

@@ -10,69 +10,24 @@ use std::{
     time::{Duration, Instant},
 };
 
-use self::{child::Outcome, options::Options};
+use self::{
+    child::Outcome,
+    options::Options,
+    suite::{Case, PROGRAM, SCRATCH, TEST},
+};
+
+pub use self::suite::{Needs, Suite, Test, Users};
 use super::net::cell::{self, Entered};
 use crate::command_line;
 
 mod child;
 mod options;
+mod suite;
 
-/// Names the test that a re-executed test binary is to run.
-const TEST: &str = "WARREN_LAB_TEST";
-const SCRATCH: &str = "WARREN_LAB_SCRATCH";
-const PROGRAM: &str = "WARREN_LAB_PROGRAM_";
 /// A test that takes longer is killed and has failed.
 const TEST_LIMIT: Duration = Duration::from_secs(180);
 /// What a failed test's process exits with, as libtest's do.
 const FAILED: u8 = 101;
-
-/// One test.
-#[derive(Clone, Copy, Debug)]
-pub struct Test {
-    /// Its name, a sentence about the code that it holds to.
-    pub name: &'static str,
-    /// What panics if that is not so.
-    pub run: fn(),
-}
-
-/// As whom the tests run when root runs them; an ordinary user runs them as itself whatever this says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Users {
-    /// As root alone.
-    Root,
-    /// Twice: as root (`root::NAME`) and as nobody (`user::NAME`).
-    RootAndUser,
-    /// As root, and those named here as nobody too.
-    RootAndUserFor(&'static [&'static str]),
-}
-
-/// A program that tests start, by the name under which [`program`] finds it.
-#[derive(Clone, Copy, Debug)]
-pub struct Needs {
-    /// The name.
-    pub name: &'static str,
-    /// The file, such as `env!("CARGO_BIN_EXE_warren")`.
-    pub path: &'static str,
-}
-
-/// A test binary's tests.
-#[derive(Clone, Copy, Debug)]
-pub struct Suite<'a> {
-    /// Them.
-    pub tests: &'a [Test],
-    /// As whom they run.
-    pub users: Users,
-    /// The programs that they start.
-    pub programs: &'a [Needs],
-}
-
-/// A test of a suite as a certain user.
-#[derive(Clone, Debug)]
-struct Case {
-    test: Test,
-    name: String,
-    as_nobody: bool,
-}
 
 /// Lists functions as [`Test`]s by their names.
 #[macro_export]

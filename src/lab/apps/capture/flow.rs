@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    Captured, Flow,
+    captured::{Captured, Flow},
     packet::{Packet, Segment, parse},
 };
 

@@ -3,7 +3,6 @@
 
 use std::{
     io::{self, Read},
-    net::{IpAddr, SocketAddr},
     os::fd::AsFd,
     time::Duration,
 };
@@ -17,45 +16,15 @@ use crate::{
     sys::lab,
 };
 
+mod captured;
 mod flow;
 mod packet;
+
+pub use self::captured::{Captured, Flow};
 
 const POLL: Duration = Duration::from_millis(50);
 const RECEIVE_BUFFER_BYTES: usize = 8 << 20;
 const PACKET_BYTES: usize = 256 * 1024;
-
-/// One direction of a TCP connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Flow {
-    /// The sender.
-    pub from: SocketAddr,
-    /// The receiver.
-    pub to: SocketAddr,
-    /// Bytes of the stream seen in order.
-    pub bytes: u64,
-    /// Whole TLS records among them.
-    pub records: u64,
-    /// Whether it begins with a TLS handshake record and all of it is TLS records (content types 20 to 23,
-    /// versions 0x0301 to 0x0303); false for a flow without bytes or without its beginning.
-    pub is_tls: bool,
-    /// Whether the marker was in it.
-    pub has_marker: bool,
-    /// Whether every byte was seen from the connection's start on.
-    pub is_complete: bool,
-}
-
-/// What was seen.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Captured {
-    /// All flows, by sender and receiver.
-    pub flows: Vec<Flow>,
-    /// Packets that came too fast to look at; with any, an absence proves nothing.
-    pub dropped: u64,
-    /// TCP packets of flows past the bound on flows.
-    pub untracked: u64,
-    /// UDP datagrams that held the marker.
-    pub marked_datagrams: u64,
-}
 
 /// A capture that goes on until it is finished or dropped.
 #[derive(Debug)]
@@ -76,28 +45,6 @@ impl Capture {
     pub fn finish(self) -> Result<Captured, AppError> {
         let name = "capture".to_owned();
         self.0.finish()?.map_err(|source| AppError::Start { name, source })
-    }
-}
-
-// === impl Captured ===
-
-impl Captured {
-    /// The flows with bytes between two hosts, in both directions.
-    pub fn between(&self, a: IpAddr, b: IpAddr) -> impl Iterator<Item = &Flow> {
-        self.flows.iter().filter(move |flow| {
-            let ends = (flow.from.ip(), flow.to.ip());
-            flow.bytes > 0 && (ends == (a, b) || ends == (b, a))
-        })
-    }
-
-    /// Whether the marker was anywhere.
-    pub fn has_marker(&self) -> bool {
-        self.marked_datagrams > 0 || self.flows.iter().any(|flow| flow.has_marker)
-    }
-
-    /// Whether nothing was missed, so that an absence means something.
-    pub fn is_complete(&self) -> bool {
-        self.dropped == 0 && self.untracked == 0 && self.flows.iter().all(|flow| flow.is_complete)
     }
 }
 

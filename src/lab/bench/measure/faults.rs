@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    Effort, Found, Stand,
+    kind::{Effort, Measured},
     size::pause,
     traffic::{LIMIT, checked, micros},
 };
@@ -13,7 +13,10 @@ use crate::lab::{
         echo::{self, Report},
         requests, throughput,
     },
-    bench::{error::BenchError, stand::SOON},
+    bench::{
+        bench_mesh::{BenchMesh, SOON},
+        error::BenchError,
+    },
     control::{ControlPlane, mesh_file::Mesh},
 };
 
@@ -28,13 +31,13 @@ const UPDATES: u32 = 1000;
 const MEBIBYTE: f64 = 1_048_576.0;
 
 /// An echo while the next pod opens connections.
-pub(super) fn neighbour(stand: &Stand, time: Duration) -> Result<Found, BenchError> {
-    let quiet = paced(&stand.echo()?, time)?.wait()?;
+pub(super) fn neighbour(bench_mesh: &BenchMesh, time: Duration) -> Result<Measured, BenchError> {
+    let quiet = paced(&bench_mesh.echo()?, time)?.wait()?;
     // It begins before the echo and ends after it.
     let plan = requests::Plan { clients: FLOOD, keep_alive: false, time: 2 * time + LIMIT, limit: LIMIT };
-    let flood = requests::start(&stand.neighbour()?, plan)?;
+    let flood = requests::start(&bench_mesh.neighbour()?, plan)?;
     pause(time / 10);
-    let echoes = paced(&stand.echo()?, time)?.wait()?;
+    let echoes = paced(&bench_mesh.echo()?, time)?.wait()?;
     let flood = checked(flood.finish()?)?;
     let (quiet, echoes) = (whole(quiet)?, whole(echoes)?);
     Ok(vec![
@@ -47,14 +50,14 @@ pub(super) fn neighbour(stand: &Stand, time: Duration) -> Result<Found, BenchErr
 }
 
 /// An echo beside streams that nobody reads.
-pub(super) fn stalled(stand: &Stand, time: Duration) -> Result<Found, BenchError> {
-    let quiet = whole(paced(&stand.echo()?, time)?.wait()?)?;
-    let before = stand.usage()?;
-    let stopped = throughput::stall(&stand.throughput()?, STOPPED, 2 * time + LIMIT)?;
+pub(super) fn stalled(bench_mesh: &BenchMesh, time: Duration) -> Result<Measured, BenchError> {
+    let quiet = whole(paced(&bench_mesh.echo()?, time)?.wait()?)?;
+    let before = bench_mesh.usage()?;
+    let stopped = throughput::stall(&bench_mesh.throughput()?, STOPPED, 2 * time + LIMIT)?;
     // Until nothing moves any more.
     pause(time / 2);
-    let echoes = paced(&stand.echo()?, time)?.wait()?;
-    let after = stand.usage()?;
+    let echoes = paced(&bench_mesh.echo()?, time)?.wait()?;
+    let after = bench_mesh.usage()?;
     let open = stopped.finish()?;
     let lost = (echoes.sent - echoes.answered) + echoes.broken + (STOPPED - open) as u64;
     let mut found = vec![
@@ -71,22 +74,23 @@ pub(super) fn stalled(stand: &Stand, time: Duration) -> Result<Found, BenchError
 }
 
 /// The slowest of many echoes: quiet, while many workloads come, and while one after another changes.
-pub(super) fn stall(stand: &mut Stand, effort: &Effort) -> Result<Found, BenchError> {
-    let (route, time, control) = (stand.echo()?, effort.time, stand.world.services().control()?.clone());
+pub(super) fn stall(bench_mesh: &mut BenchMesh, effort: &Effort) -> Result<Measured, BenchError> {
+    let (route, time, control) =
+        (bench_mesh.echo()?, effort.time, bench_mesh.testbed.services().control()?.clone());
     let quiet = whole(paced(&route, time)?.wait()?)?;
-    let is_mesh = !stand.usage()?.is_empty();
+    let is_mesh = !bench_mesh.usage()?.is_empty();
     let mut echoes = paced(&route, 4 * SOON)?;
     echoes.wait_until_open();
     control.set_bulk(effort.workloads);
     if is_mesh {
-        stand.world.services().settle(2 * SOON)?;
+        bench_mesh.testbed.services().settle(2 * SOON)?;
     }
     // What a push leaves to be done belongs to it.
     pause(time.min(Duration::from_secs(1)));
     let push = whole(echoes.finish()?)?;
     control.set_bulk(0);
     if is_mesh {
-        stand.world.services().settle(2 * SOON)?;
+        bench_mesh.testbed.services().settle(2 * SOON)?;
     }
     pause(time.min(Duration::from_secs(1)));
     let acknowledged = || control.seen().borrow().acks;
@@ -97,7 +101,7 @@ pub(super) fn stall(stand: &mut Stand, effort: &Effort) -> Result<Found, BenchEr
     let mesh = Mesh::clone(&control.mesh().borrow());
     update(&control, mesh, time);
     let updates = whole(echoes.finish()?)?;
-    let proxies = stand.usage()?.len().max(1) as f64;
+    let proxies = bench_mesh.usage()?.len().max(1) as f64;
     let rate = (acknowledged() - before) as f64 / proxies / begun.elapsed().as_secs_f64();
     let slowest = |report: &Report| report.latencies.slowest().as_secs_f64() * 1e3;
     let mut found = vec![

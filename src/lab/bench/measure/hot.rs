@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::{Found, Stand, traffic::LIMIT};
+use super::{kind::Measured, traffic::LIMIT};
 use crate::lab::{
     apps::{bulk::Direction, throughput},
-    bench::error::BenchError,
+    bench::{bench_mesh::BenchMesh, error::BenchError},
 };
 
 /// Streams at a time, and the keys of what they carry and of the busiest shard's part.
@@ -19,14 +19,14 @@ const LOADS: [(usize, &str, &str); 4] = [
 const SHARDS: &str = "shard-";
 
 /// Streams of one pod, while the others have nothing to do.
-pub(super) fn hot(stand: &Stand, time: Duration) -> Result<Found, BenchError> {
-    let route = stand.throughput()?;
-    let mut found = Found::new();
+pub(super) fn hot(bench_mesh: &BenchMesh, time: Duration) -> Result<Measured, BenchError> {
+    let route = bench_mesh.throughput()?;
+    let mut found = Measured::new();
     for (streams, speed, top) in LOADS {
         let plan = throughput::Plan { direction: Direction::Up, streams, time, limit: LIMIT };
-        let before = stand.threads(SHARDS)?;
+        let before = bench_mesh.threads(SHARDS)?;
         let moved = throughput::run(&route, plan)?;
-        let after = stand.threads(SHARDS)?;
+        let after = bench_mesh.threads(SHARDS)?;
         found.push((speed, moved.gigabits()));
         // Of the two proxies, the one whose shards share the work less.
         let parts = before.iter().zip(&after).filter_map(|(before, after)| busiest(before, after));

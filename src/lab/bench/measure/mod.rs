@@ -1,146 +1,40 @@
-//! The measurements: each takes a stand, works, and returns figures.
+//! The measurements: each takes a mesh, works, and returns figures.
 
 mod faults;
 mod hot;
+mod kind;
 mod size;
 mod traffic;
 
-use std::time::Duration;
-
-use clap::ValueEnum;
-
 use super::{
+    bench_mesh::BenchMesh,
     contestant::{Contestant, Kind},
     error::BenchError,
-    stand::{Layout, Stand},
 };
 
-/// Figures by their keys.
-pub(super) type Found = Vec<(&'static str, f64)>;
-
-/// One measurement. Each is described as the command line and the progress show it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
-pub(super) enum Measure {
-    /// start and resident memory
-    Start,
-    /// memory of idle connections
-    Idle,
-    /// 1 stream from the client
-    Tp1,
-    /// 1 stream to the client
-    Tp1r,
-    /// 8 streams
-    Tp8,
-    /// 1 connection
-    Lat1,
-    /// requests
-    Rps,
-    /// new connections
-    Cps,
-    /// one busy pod of several
-    Hot,
-    /// pods of one node
-    Local,
-    /// a neighbour that opens connections
-    Neighbour,
-    /// readers that stopped
-    Stalled,
-    /// pushes
-    Stall,
-    /// 100,000 workloads
-    Bulk,
-}
-
-/// Connections held idle for a measurement of a second or more; fewer for a shorter one.
-const IDLE: usize = 4000;
-/// Workloads of a large mesh; fewer for a measurement of less than a second.
-const WORKLOADS: u32 = 100_000;
-
-/// What a measurement may take.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Effort {
-    /// How long to go on, where that is a choice.
-    pub(super) time: Duration,
-    /// Connections held idle.
-    pub(super) idle: usize,
-    /// Workloads of a large mesh.
-    pub(super) workloads: u32,
-}
-
-// === impl Effort ===
-
-impl Effort {
-    /// The effort of measurements that go on for `seconds`. Short ones, which only show that all works, are of small
-    /// things.
-    pub(super) fn of(seconds: f64) -> Self {
-        let part = seconds.min(1.0);
-        Self {
-            time: Duration::from_secs_f64(seconds),
-            idle: ((IDLE as f64 * part) as usize).max(1),
-            workloads: (f64::from(WORKLOADS) * part) as u32,
-        }
-    }
-}
-
-// === impl Measure ===
+pub(super) use self::kind::{Effort, Measure, Measured};
 
 impl Measure {
-    /// What it is about, in words.
-    pub(super) fn about(self) -> String {
-        let value = self.to_possible_value();
-        value.and_then(|value| value.get_help().map(ToString::to_string)).unwrap_or_default()
-    }
-
-    /// The mesh it needs; those that need the same share one.
-    pub(super) fn layout(self) -> Layout {
-        match self {
-            Self::Local | Self::Bulk => Layout::OneNode,
-            Self::Hot | Self::Neighbour | Self::Stalled | Self::Stall => Layout::Neighbours,
-            _ => Layout::Pair,
-        }
-    }
-
-    /// Whether it needs a mesh for itself.
-    pub(super) fn is_alone(self) -> bool {
-        matches!(self, Self::Stall | Self::Bulk)
-    }
-
-    /// Whether it says anything about that contestant.
-    pub(super) fn concerns(self, contestant: &Contestant) -> bool {
-        match self {
-            Self::Start | Self::Idle | Self::Bulk => contestant.is_node(),
-            Self::Hot | Self::Local | Self::Neighbour | Self::Stalled | Self::Stall => {
-                contestant.is_node() || contestant.is_direct()
-            }
-            Self::Tp1 | Self::Tp1r | Self::Tp8 | Self::Lat1 | Self::Rps | Self::Cps => true,
-        }
-    }
-
-    /// Workloads that the mesh has from the start, besides its pods.
-    pub(super) fn bulk(self, effort: &Effort) -> u32 {
-        if self == Self::Bulk { effort.workloads } else { 0 }
-    }
-
     /// Takes it.
     pub(super) fn take(
         self,
-        stand: &mut Stand,
+        bench_mesh: &mut BenchMesh,
         contestant: &Contestant,
         effort: &Effort,
-    ) -> Result<Found, BenchError> {
+    ) -> Result<Measured, BenchError> {
         match self {
-            Self::Start => size::start(stand),
-            Self::Idle => size::idle(stand, effort.idle),
-            Self::Tp1 | Self::Tp1r | Self::Tp8 => traffic::throughput(self, stand, effort.time),
-            Self::Lat1 | Self::Rps | Self::Cps => traffic::requests(self, stand, effort.time),
-            Self::Hot => hot::hot(stand, effort.time),
-            Self::Local => traffic::local(stand, effort.time),
-            Self::Neighbour => faults::neighbour(stand, effort.time),
-            Self::Stalled => faults::stalled(stand, effort.time),
-            Self::Stall => faults::stall(stand, effort),
+            Self::Start => size::start(bench_mesh),
+            Self::Idle => size::idle(bench_mesh, effort.idle),
+            Self::Tp1 | Self::Tp1r | Self::Tp8 => traffic::throughput(self, bench_mesh, effort.time),
+            Self::Lat1 | Self::Rps | Self::Cps => traffic::requests(self, bench_mesh, effort.time),
+            Self::Hot => hot::hot(bench_mesh, effort.time),
+            Self::Local => traffic::local(bench_mesh, effort.time),
+            Self::Neighbour => faults::neighbour(bench_mesh, effort.time),
+            Self::Stalled => faults::stalled(bench_mesh, effort.time),
+            Self::Stall => faults::stall(bench_mesh, effort),
             Self::Bulk => match &contestant.kind {
-                Kind::Node(_) => size::bulk(stand),
-                _ => Ok(Found::new()),
+                Kind::Node(_) => size::bulk(bench_mesh),
+                _ => Ok(Measured::new()),
             },
         }
     }

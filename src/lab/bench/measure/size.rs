@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use super::{Found, Stand};
+use super::kind::Measured;
 use crate::lab::{
     apps::requests,
-    bench::{error::BenchError, stand::SOON},
+    bench::{
+        bench_mesh::{BenchMesh, SOON},
+        error::BenchError,
+    },
     process::Usage,
 };
 
@@ -15,21 +18,21 @@ const MEBIBYTE: f64 = 1_048_576.0;
 const SETTLE: Duration = Duration::from_secs(1);
 
 /// Of a proxy that has just started.
-pub(super) fn start(stand: &Stand) -> Result<Found, BenchError> {
-    let usage = first(&stand.usage()?)?;
+pub(super) fn start(bench_mesh: &BenchMesh) -> Result<Measured, BenchError> {
+    let usage = first(&bench_mesh.usage()?)?;
     let resident = usage.resident_bytes as f64 / MEBIBYTE;
-    Ok(vec![("start", stand.started.as_secs_f64() * 1e3), ("rss", resident)])
+    Ok(vec![("start", bench_mesh.started.as_secs_f64() * 1e3), ("rss", resident)])
 }
 
 /// Of connections that have had an answer and are kept.
-pub(super) fn idle(stand: &Stand, count: usize) -> Result<Found, BenchError> {
-    let route = stand.requests()?;
+pub(super) fn idle(bench_mesh: &BenchMesh, count: usize) -> Result<Measured, BenchError> {
+    let route = bench_mesh.requests()?;
     // The code that a connection runs comes into memory with the first one, and is no connection's.
     requests::hold(&route, 1, (SOON, SOON))?.finish()?;
-    let before = stand.usage()?;
+    let before = bench_mesh.usage()?;
     let held = requests::hold(&route, count, (3 * SOON, SOON))?;
     pause(SETTLE);
-    let after = stand.usage()?;
+    let after = bench_mesh.usage()?;
     held.finish()?;
     let each = |(key, (before, after)): (&'static str, (&Usage, &Usage))| {
         let more = after.resident_bytes.saturating_sub(before.resident_bytes) as f64;
@@ -39,15 +42,15 @@ pub(super) fn idle(stand: &Stand, count: usize) -> Result<Found, BenchError> {
 }
 
 /// Of a proxy that has taken in a large mesh.
-pub(super) fn bulk(stand: &Stand) -> Result<Found, BenchError> {
+pub(super) fn bulk(bench_mesh: &BenchMesh) -> Result<Measured, BenchError> {
     pause(3 * SETTLE);
-    let usage = first(&stand.usage()?)?;
+    let usage = first(&bench_mesh.usage()?)?;
     let mut found = vec![
         ("bulk_rss", usage.resident_bytes as f64 / MEBIBYTE),
         ("bulk_peak", usage.peak_bytes as f64 / MEBIBYTE),
         ("bulk_cpu", usage.cpu.as_secs_f64()),
     ];
-    found.extend(stand.ready_after_last_byte.map(|time| ("bulk_ready", time.as_secs_f64())));
+    found.extend(bench_mesh.ready_after_last_byte.map(|time| ("bulk_ready", time.as_secs_f64())));
     Ok(found)
 }
 

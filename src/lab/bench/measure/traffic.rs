@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use super::{Found, Measure, Stand};
+use super::kind::{Measure, Measured};
 use crate::lab::{
     apps::{
         bulk::Direction,
         requests::{self, Report},
         throughput,
     },
-    bench::error::BenchError,
+    bench::{bench_mesh::BenchMesh, error::BenchError},
     process::Usage,
 };
 
@@ -24,16 +24,20 @@ const GIGABYTE: f64 = 1e9;
 const MEBIBYTE: f64 = 1_048_576.0;
 
 /// Bytes of one or more streams.
-pub(super) fn throughput(measure: Measure, stand: &Stand, time: Duration) -> Result<Found, BenchError> {
+pub(super) fn throughput(
+    measure: Measure,
+    bench_mesh: &BenchMesh,
+    time: Duration,
+) -> Result<Measured, BenchError> {
     let (keys, direction, streams) = match measure {
         Measure::Tp1r => (["tp1r", "tp1r_cpu"], Direction::Down, 1),
         Measure::Tp8 => (["tp8", "tp8_cpu"], Direction::Up, 8),
         _ => (["tp1", "tp1_cpu"], Direction::Up, 1),
     };
     let plan = throughput::Plan { direction, streams, time, limit: LIMIT };
-    let before = stand.usage()?;
-    let moved = throughput::run(&stand.throughput()?, plan)?;
-    let (used, after) = (seconds(&before, &stand.usage()?), stand.usage()?);
+    let before = bench_mesh.usage()?;
+    let moved = throughput::run(&bench_mesh.throughput()?, plan)?;
+    let (used, after) = (seconds(&before, &bench_mesh.usage()?), bench_mesh.usage()?);
     let [speed, processor] = keys;
     let mut found = vec![(speed, moved.gigabits())];
     if let Some(all) = total(&used) {
@@ -47,15 +51,19 @@ pub(super) fn throughput(measure: Measure, stand: &Stand, time: Duration) -> Res
 }
 
 /// Requests on one connection or many, kept or new ones.
-pub(super) fn requests(measure: Measure, stand: &Stand, time: Duration) -> Result<Found, BenchError> {
+pub(super) fn requests(
+    measure: Measure,
+    bench_mesh: &BenchMesh,
+    time: Duration,
+) -> Result<Measured, BenchError> {
     let clients = match measure {
         Measure::Lat1 => 1,
         Measure::Cps => OPENERS,
         _ => KEEPERS,
     };
-    let before = stand.usage()?;
-    let report = ask(stand, clients, measure != Measure::Cps, time)?;
-    let used = seconds(&before, &stand.usage()?);
+    let before = bench_mesh.usage()?;
+    let report = ask(bench_mesh, clients, measure != Measure::Cps, time)?;
+    let used = seconds(&before, &bench_mesh.usage()?);
     let each = |many: f64| many / (report.latencies.count() as f64).max(1.0);
     let percentile = |percent| micros(report.latencies.percentile(percent));
     Ok(match measure {
@@ -76,17 +84,22 @@ pub(super) fn requests(measure: Measure, stand: &Stand, time: Duration) -> Resul
 }
 
 /// The same between pods of one node.
-pub(super) fn local(stand: &Stand, time: Duration) -> Result<Found, BenchError> {
+pub(super) fn local(bench_mesh: &BenchMesh, time: Duration) -> Result<Measured, BenchError> {
     let plan = throughput::Plan { direction: Direction::Up, streams: 1, time, limit: LIMIT };
-    let moved = throughput::run(&stand.throughput()?, plan)?;
-    let kept = ask(stand, KEEPERS, true, time)?;
-    let new = ask(stand, OPENERS, false, time)?;
+    let moved = throughput::run(&bench_mesh.throughput()?, plan)?;
+    let kept = ask(bench_mesh, KEEPERS, true, time)?;
+    let new = ask(bench_mesh, OPENERS, false, time)?;
     Ok(vec![("local_tp1", moved.gigabits()), ("local_rps", kept.rate()), ("local_cps", new.rate())])
 }
 
-fn ask(stand: &Stand, clients: usize, keep_alive: bool, time: Duration) -> Result<Report, BenchError> {
+fn ask(
+    bench_mesh: &BenchMesh,
+    clients: usize,
+    keep_alive: bool,
+    time: Duration,
+) -> Result<Report, BenchError> {
     let plan = requests::Plan { clients, keep_alive, time, limit: LIMIT };
-    checked(requests::run(&stand.requests()?, plan)?)
+    checked(requests::run(&bench_mesh.requests()?, plan)?)
 }
 
 /// A report without failures.

@@ -6,7 +6,10 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
-use super::CONTROL_IP;
+use crate::lab::control::hash::hash;
+
+/// Where the lab's control plane listens, on the fabric: no host of a mesh file may have it.
+pub const CONTROL_IP: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 254));
 
 /// A range that one kind of address is taken from; none begins or ends another.
 #[derive(Clone, Copy)]
@@ -47,22 +50,4 @@ impl Addresses {
             })
             .find(|ip| self.taken.insert(*ip))
     }
-}
-
-/// 64-bit FNV-1a with a final mix, over the parts and their bounds. It must never change: addresses follow from it.
-pub(in crate::lab::control) fn hash(parts: &[&str]) -> u64 {
-    hash_bytes(parts.iter().map(|part| part.as_bytes()))
-}
-
-/// The same of bytes.
-pub(in crate::lab::control) fn hash_bytes<'a>(parts: impl Iterator<Item = &'a [u8]>) -> u64 {
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    for part in parts {
-        for byte in part.iter().chain(&[0]) {
-            hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-    }
-    hash ^= hash >> 32;
-    hash = hash.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    hash ^ (hash >> 29)
 }

@@ -11,6 +11,7 @@ use super::{
     Gateway, Listed, Mesh, Outside, Pod, Policy, Problem, Problems, Protocol, Rule, Scope, Service, Source,
     Target, Vip,
     addresses::{Addresses, NODES, OUTSIDE, PODS, Range, VIPS},
+    mesh::find_pod,
     raw,
 };
 
@@ -62,21 +63,6 @@ pub(super) fn mesh(raw: raw::Mesh) -> Result<Mesh, Problems> {
     }
     check.problems.sort_by_key(|problem| problem.line);
     Err(Problems(check.problems))
-}
-
-/// The index of the pod called `namespace/name`, or `name` in the `home` namespace, or `name` anywhere if it is the
-/// only one.
-pub(super) fn find_pod(pods: &[Pod], name: &str, home: Option<&str>) -> Option<usize> {
-    let (namespace, name) = name.split_once('/').map_or((None, name), |(ns, name)| (Some(ns), name));
-    let mut named = pods.iter().enumerate().filter(|(_, pod)| pod.name == name);
-    if let Some(namespace) = namespace {
-        return named.find(|(_, pod)| pod.namespace == namespace).map(|(i, _)| i);
-    }
-    if let Some((i, _)) = named.clone().find(|(_, pod)| Some(pod.namespace.as_str()) == home) {
-        return Some(i);
-    }
-    let (first, another) = (named.next(), named.next());
-    if another.is_some() { None } else { first.map(|(i, _)| i) }
 }
 
 // === impl Check ===

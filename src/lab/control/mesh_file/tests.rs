@@ -1,3 +1,5 @@
+use std::net::IpAddr;
+
 use super::*;
 
 /// The example of the module's documentation.

@@ -25,7 +25,7 @@ pub use self::services::{Access, ServiceError, Services};
 /// How long a proxy may take to leave by itself.
 const LEAVE: Duration = Duration::from_secs(5);
 
-/// How to raise a world.
+/// How to raise a testbed.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Part of the namespaces' names: `warren-ID-pod-...`.
@@ -40,7 +40,7 @@ pub struct Options {
 
 /// A running mesh.
 #[derive(Debug)]
-pub struct World<S: Services> {
+pub struct Testbed<S: Services> {
     options: Options,
     topology: Topology,
     // Dropped in this order: who uses something goes before it.
@@ -51,10 +51,10 @@ pub struct World<S: Services> {
     access: Access,
 }
 
-/// Why a world could not be raised or changed.
+/// Why a testbed could not be raised or changed.
 #[derive(Debug, thiserror::Error)]
-pub enum WorldError {
-    /// This process could be killed without its world: it is not in a cell.
+pub enum TestbedError {
+    /// This process could be killed without its testbed: it is not in a cell.
     #[error("this process is not the first one of a cell: call lab::net::cell::enter first")]
     NotInCell,
     /// A host.
@@ -85,14 +85,14 @@ pub enum WorldError {
     NoProxy(String),
 }
 
-// === impl World ===
+// === impl Testbed ===
 
-impl<S: Services> World<S> {
+impl<S: Services> Testbed<S> {
     /// Raises everything and waits until every proxy is ready. Errors: the first thing that fails; what was
     /// started until then is ended.
-    pub fn raise(topology: Topology, mut services: S, options: Options) -> Result<Self, WorldError> {
+    pub fn raise(topology: Topology, mut services: S, options: Options) -> Result<Self, TestbedError> {
         if !cell::is_inside() {
-            return Err(WorldError::NotInCell);
+            return Err(TestbedError::NotInCell);
         }
         let mut hosts = Hosts::new(&options.id)?;
         let control = hosts.add(Role::Control, "control", &[topology.control])?;
@@ -100,18 +100,18 @@ impl<S: Services> World<S> {
         let (proxies, apps) = (BTreeMap::new(), BTreeMap::new());
         let planned = topology.clone();
         let topology = Topology { nodes: Vec::new(), pods: Vec::new(), outside: Vec::new(), ..topology };
-        let mut world = Self { options, topology, proxies, services, apps, hosts, access };
+        let mut testbed = Self { options, topology, proxies, services, apps, hosts, access };
         for node in planned.nodes {
-            world.add_node(node)?;
+            testbed.add_node(node)?;
         }
         for host in planned.outside {
-            world.add_outside(host)?;
+            testbed.add_outside(host)?;
         }
         for pod in planned.pods {
-            world.add_pod(pod)?;
+            testbed.add_pod(pod)?;
         }
-        world.start_proxies()?;
-        Ok(world)
+        testbed.start_proxies()?;
+        Ok(testbed)
     }
 
     /// The hosts.
@@ -140,23 +140,23 @@ impl<S: Services> World<S> {
     }
 
     /// The namespace of a pod, by `namespace/name` or, in the namespace `default`, by its name.
-    pub fn pod(&self, name: &str) -> Result<&Namespace, WorldError> {
+    pub fn pod(&self, name: &str) -> Result<&Namespace, TestbedError> {
         let full = if name.contains('/') { name.to_owned() } else { format!("default/{name}") };
         Ok(self.hosts.find(Role::Pod, &full)?.namespace())
     }
 
     /// The namespace of a node.
-    pub fn node(&self, name: &str) -> Result<&Namespace, WorldError> {
+    pub fn node(&self, name: &str) -> Result<&Namespace, TestbedError> {
         Ok(self.hosts.find(Role::Node, name)?.namespace())
     }
 
     /// The namespace of a host outside the mesh.
-    pub fn outside(&self, name: &str) -> Result<&Namespace, WorldError> {
+    pub fn outside(&self, name: &str) -> Result<&Namespace, TestbedError> {
         Ok(self.hosts.find(Role::Outside, name)?.namespace())
     }
 
     /// Adds a node and its CNI; its proxy is started by [`Self::start_proxies`].
-    pub fn add_node(&mut self, plan: HostPlan) -> Result<(), WorldError> {
+    pub fn add_node(&mut self, plan: HostPlan) -> Result<(), TestbedError> {
         let host = self.hosts.add(Role::Node, &plan.name, &plan.ips)?;
         let socket = proxy::socket(&self.options.directory, &plan.name);
         self.services.start_cni(host, &socket)?;
@@ -166,7 +166,7 @@ impl<S: Services> World<S> {
     }
 
     /// Adds a host outside the mesh.
-    pub fn add_outside(&mut self, plan: HostPlan) -> Result<(), WorldError> {
+    pub fn add_outside(&mut self, plan: HostPlan) -> Result<(), TestbedError> {
         self.hosts.add(Role::Outside, &plan.name, &plan.ips)?;
         self.start_apps(Role::Outside, &plan)?;
         self.topology.outside.push(plan);
@@ -176,10 +176,10 @@ impl<S: Services> World<S> {
     /// Adds a pod. One of the mesh gets its rules, is handed to its node's proxy, and then starts its
     /// applications, as in a cluster. Errors: among others the proxy's refusal, after which the pod is there all
     /// the same.
-    pub fn add_pod(&mut self, plan: PodPlan) -> Result<(), WorldError> {
+    pub fn add_pod(&mut self, plan: PodPlan) -> Result<(), TestbedError> {
         let (name, node) = (&plan.host.name, &plan.node);
         if !self.topology.nodes.iter().any(|known| known.name == *node) {
-            return Err(WorldError::NoNode { pod: name.clone(), node: node.clone() });
+            return Err(TestbedError::NoNode { pod: name.clone(), node: node.clone() });
         }
         self.hosts.add(Role::Pod, name, &plan.host.ips)?;
         if let Some(redirection) = &plan.redirection {
@@ -193,7 +193,7 @@ impl<S: Services> World<S> {
     }
 
     /// Ends a pod: its applications, its place in its node's proxy, its network.
-    pub fn remove_pod(&mut self, name: &str) -> Result<(), WorldError> {
+    pub fn remove_pod(&mut self, name: &str) -> Result<(), TestbedError> {
         let at = self.topology.pods.iter().position(|pod| pod.host.name == name);
         self.hosts.find(Role::Pod, name)?;
         self.apps.remove(&(Role::Pod, name.to_owned()));
@@ -206,7 +206,7 @@ impl<S: Services> World<S> {
     }
 
     /// Ends a host outside the mesh.
-    pub fn remove_outside(&mut self, name: &str) -> Result<(), WorldError> {
+    pub fn remove_outside(&mut self, name: &str) -> Result<(), TestbedError> {
         self.hosts.remove(Role::Outside, name)?;
         self.apps.remove(&(Role::Outside, name.to_owned()));
         self.topology.outside.retain(|host| host.name != name);
@@ -215,7 +215,7 @@ impl<S: Services> World<S> {
 
     /// Makes the pods and outside hosts those of `wanted`: ends those that are not in it or differ, and adds the
     /// new ones. Nodes and the control plane stay as they are. Returns the names of what was ended and added.
-    pub fn apply(&mut self, wanted: &Topology) -> Result<Vec<String>, WorldError> {
+    pub fn apply(&mut self, wanted: &Topology) -> Result<Vec<String>, TestbedError> {
         let mut changed = Vec::new();
         let old: Vec<PodPlan> =
             self.topology.pods.iter().filter(|pod| !wanted.pods.contains(pod)).cloned().collect();
@@ -251,7 +251,7 @@ impl<S: Services> World<S> {
     }
 
     /// Starts a proxy on every node that has none, and waits until they are ready.
-    pub fn start_proxies(&mut self) -> Result<(), WorldError> {
+    pub fn start_proxies(&mut self) -> Result<(), TestbedError> {
         let Some(launch) = self.options.proxy.clone() else { return Ok(()) };
         let idle = self.topology.nodes.iter().filter(|node| !self.proxies.contains_key(&node.name));
         let idle: Vec<String> = idle.map(|node| node.name.clone()).collect();
@@ -264,28 +264,28 @@ impl<S: Services> World<S> {
 
     /// Starts a proxy of `node` that the caller owns, such as a second one during an upgrade; it may not be ready
     /// yet.
-    pub fn launch(&self, node: &str, launch: &Launch) -> Result<Process, WorldError> {
+    pub fn launch(&self, node: &str, launch: &Launch) -> Result<Process, TestbedError> {
         let host = self.hosts.find(Role::Node, node)?;
         let program = launch.program(host, &self.access, &self.options.directory);
         Ok(program.start(host.namespace())?)
     }
 
     /// Waits until `process`, a proxy of `node`, says that it is ready.
-    pub fn wait_ready_of(&self, node: &str, process: &mut Process) -> Result<(), WorldError> {
+    pub fn wait_ready_of(&self, node: &str, process: &mut Process) -> Result<(), TestbedError> {
         let namespace = self.node(node)?;
         let ready = || proxy::is_ready(namespace);
         Ok(process.wait_until("become ready", self.options.ready_limit, ready)?)
     }
 
     /// The proxy of a node.
-    pub fn proxy(&mut self, node: &str) -> Result<&mut Process, WorldError> {
-        self.proxies.get_mut(node).ok_or_else(|| WorldError::NoProxy(node.to_owned()))
+    pub fn proxy(&mut self, node: &str) -> Result<&mut Process, TestbedError> {
+        self.proxies.get_mut(node).ok_or_else(|| TestbedError::NoProxy(node.to_owned()))
     }
 
-    /// Takes a node's proxy out of the world, to be watched or ended by the caller, so that
+    /// Takes a node's proxy out of the testbed, to be watched or ended by the caller, so that
     /// [`Self::start_proxies`] starts another.
-    pub fn take_proxy(&mut self, node: &str) -> Result<Process, WorldError> {
-        self.proxies.remove(node).ok_or_else(|| WorldError::NoProxy(node.to_owned()))
+    pub fn take_proxy(&mut self, node: &str) -> Result<Process, TestbedError> {
+        self.proxies.remove(node).ok_or_else(|| TestbedError::NoProxy(node.to_owned()))
     }
 
     /// All proxies, by node.
@@ -294,7 +294,7 @@ impl<S: Services> World<S> {
     }
 
     /// The proxies that have ended since the last call, and how.
-    pub fn ended_proxies(&mut self) -> Result<Vec<(String, ExitStatus)>, WorldError> {
+    pub fn ended_proxies(&mut self) -> Result<Vec<(String, ExitStatus)>, TestbedError> {
         let mut ended = Vec::new();
         for (node, process) in &mut self.proxies {
             ended.extend(process.status()?.map(|status| (node.clone(), status)));
@@ -306,7 +306,7 @@ impl<S: Services> World<S> {
     }
 
     /// Ends the proxies as kubelet does, with SIGTERM and a limit, and then everything else.
-    pub fn lower(mut self) -> Result<(), WorldError> {
+    pub fn lower(mut self) -> Result<(), TestbedError> {
         for process in self.proxies.values_mut() {
             process.signal(libc::SIGTERM)?;
         }
@@ -318,18 +318,18 @@ impl<S: Services> World<S> {
         Ok(())
     }
 
-    fn wait_ready(&mut self, node: &str) -> Result<(), WorldError> {
+    fn wait_ready(&mut self, node: &str) -> Result<(), TestbedError> {
         match self.proxies.entry(node.to_owned()) {
             Entry::Occupied(mut process) => {
                 let namespace = self.hosts.find(Role::Node, node)?.namespace();
                 let limit = self.options.ready_limit;
                 Ok(process.get_mut().wait_until("become ready", limit, || proxy::is_ready(namespace))?)
             }
-            Entry::Vacant(_) => Err(WorldError::NoProxy(node.to_owned())),
+            Entry::Vacant(_) => Err(TestbedError::NoProxy(node.to_owned())),
         }
     }
 
-    fn start_apps(&mut self, role: Role, plan: &HostPlan) -> Result<(), WorldError> {
+    fn start_apps(&mut self, role: Role, plan: &HostPlan) -> Result<(), TestbedError> {
         let namespace = self.hosts.find(role, &plan.name)?.namespace();
         let short = plan.name.rsplit_once('/').map_or(plan.name.as_str(), |(_, name)| name);
         let started: Result<Vec<_>, _> = plan.apps.iter().map(|app| app.start(namespace, short)).collect();

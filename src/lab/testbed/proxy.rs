@@ -29,7 +29,7 @@ pub struct Launch {
     pub args: Vec<String>,
     /// Settings besides those that every proxy of the lab gets; they win.
     pub env: Vec<(String, String)>,
-    /// The log file's name in the world's directory, without `.log`; `proxy-NODE` unless said.
+    /// The log file's name in the testbed's directory, without `.log`; `proxy-NODE` unless said.
     pub log: Option<String>,
 }
 

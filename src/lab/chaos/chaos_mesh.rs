@@ -18,7 +18,7 @@ use crate::lab::{
     embedded::Embedded,
     net::Namespace,
     node::{Node, wait},
-    world::{Launch, Options, World, readiness},
+    testbed::{Launch, Options, Testbed, readiness},
 };
 
 /// The port of the pods' web servers.
@@ -36,9 +36,9 @@ const STEADY: Duration = Duration::from_millis(250);
 const ASK: Duration = Duration::from_millis(10);
 
 /// The mesh.
-pub(super) struct Stage {
+pub(super) struct ChaosMesh {
     /// All of it.
-    pub(super) world: World<Embedded>,
+    pub(super) testbed: Testbed<Embedded>,
     /// Traffic before a fault and after its repair.
     pub(super) steady: Duration,
     mesh: Mesh,
@@ -46,13 +46,13 @@ pub(super) struct Stage {
 
 /// Asks again and again whether a node is ready.
 pub(super) struct Probe {
-    heard: Arc<Heard>,
+    heard: Arc<AnswerCounters>,
     asking: Background<()>,
 }
 
 /// What was answered, and how often.
 #[derive(Debug, Default)]
-struct Heard {
+struct AnswerCounters {
     ready: AtomicU64,
     not_ready: AtomicU64,
     silence: AtomicU64,
@@ -60,7 +60,7 @@ struct Heard {
 
 /// The sum of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Answers {
+pub(super) struct AnswerCounts {
     /// Said to be ready.
     pub(super) ready: u64,
     /// Said not to be ready.
@@ -69,9 +69,9 @@ pub(super) struct Answers {
     pub(super) silence: u64,
 }
 
-// === impl Stage ===
+// === impl ChaosMesh ===
 
-impl Stage {
+impl ChaosMesh {
     /// Raises the mesh with `program` as the proxies, as the lab called `id`, with its files in `directory`.
     pub(super) fn raise(id: &str, directory: &Path, program: &Path) -> Result<Self, Box<dyn Error>> {
         let mesh = Mesh::parse(MESH)?;
@@ -85,13 +85,13 @@ impl Stage {
             proxy: Some(launch),
             ready_limit: UP,
         };
-        Ok(Self { world: World::up(mesh.clone(), false, options)?, steady: STEADY, mesh })
+        Ok(Self { testbed: Testbed::up(mesh.clone(), false, options)?, steady: STEADY, mesh })
     }
 
     /// Starts node one's proxy anew, so that nothing of what was done to it before counts, and waits until all flows
     /// are served.
     pub(super) fn renew(&mut self) -> Result<(), String> {
-        self.world.restart_proxy("one").map_err(text)?;
+        self.testbed.restart_proxy("one").map_err(text)?;
         self.settle()
     }
 
@@ -107,8 +107,8 @@ impl Stage {
 
     /// A node, to be asked and broken.
     pub(super) fn node(&self, name: &'static str) -> Result<Node, String> {
-        let log = self.world.directory().join(format!("proxy-{name}.log"));
-        Ok(Node::new(name, self.world.node(name).map_err(text)?, log))
+        let log = self.testbed.directory().join(format!("proxy-{name}.log"));
+        Ok(Node::new(name, self.testbed.node(name).map_err(text)?, log))
     }
 
     /// Where a pod is in the tree, and its address.
@@ -121,7 +121,7 @@ impl Stage {
     /// From one pod to a port of another.
     pub(super) fn route(&self, (from, to): (&str, &str), port: u16) -> Result<Route, String> {
         let to = self.mesh.pod(to).and_then(|pod| pod.ips.first()).ok_or_else(|| format!("no pod {to}"))?;
-        Ok(Route::new(self.world.pod(from).map_err(text)?, (*to, port).into()))
+        Ok(Route::new(self.testbed.pod(from).map_err(text)?, (*to, port).into()))
     }
 
     /// One request, which must be answered soon.
@@ -134,8 +134,8 @@ impl Stage {
 
     /// Begins to ask node one whether it is ready.
     pub(super) fn probe(&self) -> Result<Probe, String> {
-        let node: Namespace = self.world.node("one").map_err(text)?.clone();
-        let heard = Arc::new(Heard::default());
+        let node: Namespace = self.testbed.node("one").map_err(text)?.clone();
+        let heard = Arc::new(AnswerCounters::default());
         let told = heard.clone();
         let asked = node.clone();
         let ask = move |stop: Stop| {
@@ -154,7 +154,7 @@ impl Stage {
 
     /// Whether node one says that it is ready, soon.
     pub(super) fn is_ready(&self) -> Result<(), String> {
-        let node = self.world.node("one").map_err(text)?;
+        let node = self.testbed.node("one").map_err(text)?;
         wait(SOON, || match readiness(node).map_err(text)? {
             answer if answer.status == 200 => Ok(()),
             answer => Err(format!("node one is not ready again: {}", answer.body.trim())),
@@ -166,11 +166,11 @@ impl Stage {
 
 impl Probe {
     /// Stops asking.
-    pub(super) fn finish(self) -> Result<Answers, String> {
+    pub(super) fn finish(self) -> Result<AnswerCounts, String> {
         self.asking.finish().map_err(text)?;
         let count = |number: &AtomicU64| number.load(Relaxed);
-        let Heard { ready, not_ready, silence } = &*self.heard;
-        Ok(Answers { ready: count(ready), not_ready: count(not_ready), silence: count(silence) })
+        let AnswerCounters { ready, not_ready, silence } = &*self.heard;
+        Ok(AnswerCounts { ready: count(ready), not_ready: count(not_ready), silence: count(silence) })
     }
 }
 

@@ -19,8 +19,8 @@ use crate::lab::{
     embedded::Embedded,
     net::{Namespace, fabric::UPLINK},
     process::{Process, Usage},
+    testbed::{Launch, Options, Testbed},
     topology::Topology,
-    world::{Launch, Options, World},
 };
 
 /// How long anything may take that is expected to happen at once. Generous: the machine may be busy.
@@ -48,11 +48,11 @@ pub(super) enum Layout {
 }
 
 /// A raised mesh.
-pub(super) struct Stand {
+pub(super) struct BenchMesh {
     // Dropped in this order: who uses something goes before it.
     proxies: Vec<Process>,
     _servers: Vec<Background<u64>>,
-    pub(super) world: World<Embedded>,
+    pub(super) testbed: Testbed<Embedded>,
     layout: Layout,
     direct: Option<SocketAddr>,
     /// From the start of node one's proxy until it had acknowledged all pods of its node.
@@ -95,9 +95,9 @@ impl Layout {
     }
 }
 
-// === impl Stand ===
+// === impl BenchMesh ===
 
-impl Stand {
+impl BenchMesh {
     /// Raises it and waits until everything is ready; files go into `directory`.
     pub(super) fn raise(
         contestant: &Contestant,
@@ -114,18 +114,18 @@ impl Stand {
             proxy: None,
             ready_limit: SOON,
         };
-        let world = World::raise(topology, Embedded::new(mesh).bulk(bulk), options)?;
+        let testbed = Testbed::raise(topology, Embedded::new(mesh).bulk(bulk), options)?;
         let mut servers = Vec::new();
         for (pod, ..) in layout.pods().iter().filter(|(name, ..)| name.starts_with('b')) {
-            let (namespace, any) = (world.pod(&full(pod))?, IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+            let (namespace, any) = (testbed.pod(&full(pod))?, IpAddr::V4(Ipv4Addr::UNSPECIFIED));
             servers.push(requests::serve(namespace, any, REQUESTS)?);
             servers.push(throughput::serve(namespace, any, THROUGHPUT)?);
             servers.push(echo::serve(namespace, any, ECHO)?);
         }
-        let mut stand = Self {
+        let mut bench_mesh = Self {
             proxies: Vec::new(),
             _servers: servers,
-            world,
+            testbed,
             layout,
             direct: None,
             started: Duration::ZERO,
@@ -135,20 +135,20 @@ impl Stand {
             Kind::Direct => {}
             Kind::Node(binary) => {
                 for node in layout.nodes() {
-                    stand.start_proxy(node, binary)?;
+                    bench_mesh.start_proxy(node, binary)?;
                 }
             }
-            pair => stand.start_pair(pair, directory)?,
+            pair => bench_mesh.start_pair(pair, directory)?,
         }
-        Ok(stand)
+        Ok(bench_mesh)
     }
 
     fn start_proxy(&mut self, node: &str, binary: &Path) -> Result<(), BenchError> {
         let launch = Launch::new(binary).env("RUST_LOG", "error");
-        let status = self.world.services().cni(node)?.status();
-        let arrivals = arrivals(self.world.node(node)?)?;
+        let status = self.testbed.services().cni(node)?.status();
+        let arrivals = arrivals(self.testbed.node(node)?)?;
         let begun = Instant::now();
-        let mut process = self.world.launch(node, &launch)?;
+        let mut process = self.testbed.launch(node, &launch)?;
         // With the snapshot complete, the last of the pods has been acknowledged.
         let done = || status.borrow().snapshots > 0;
         while !done() && process.status()?.is_none() && begun.elapsed() < SOON {
@@ -157,7 +157,7 @@ impl Stand {
         self.started = begun.elapsed();
         // In place first: whoever waits wants its log.
         process.wait_until("take its pods", SOON, done)?;
-        self.world.wait_ready_of(node, &mut process)?;
+        self.testbed.wait_ready_of(node, &mut process)?;
         let ready = Instant::now();
         self.ready_after_last_byte = arrivals.finish()?.map(|last| ready.saturating_duration_since(last));
         self.proxies.insert(0, process);
@@ -182,7 +182,7 @@ impl Stand {
 
     /// Where a pod's programs run.
     pub(super) fn pod(&self, name: &str) -> Result<&Namespace, BenchError> {
-        Ok(self.world.pod(&full(name))?)
+        Ok(self.testbed.pod(&full(name))?)
     }
 
     /// From the client to the server of requests.
@@ -224,9 +224,9 @@ impl Stand {
     }
 }
 
-impl fmt::Debug for Stand {
+impl fmt::Debug for BenchMesh {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Stand({:?})", self.layout)
+        write!(f, "BenchMesh({:?})", self.layout)
     }
 }
 

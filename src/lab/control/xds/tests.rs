@@ -53,19 +53,20 @@ fn a_change_sends_only_what_differs() {
 #[test]
 fn acknowledgements_and_refusals_are_told_apart_and_counted_once() {
     let mut subscriber = Subscriber::default();
-    let world = resources(&["a"]);
-    let (_, sent) = subscriber.on_request(&first(ADDRESS), &world);
-    assert_eq!(subscriber.on_request(&answer(&sent[0], None), &world), (Verdict::Ack, vec![]));
-    assert_eq!(subscriber.on_request(&answer(&sent[0], None), &world), (Verdict::None, vec![]));
+    let snapshot = resources(&["a"]);
+    let (_, sent) = subscriber.on_request(&first(ADDRESS), &snapshot);
+    assert_eq!(subscriber.on_request(&answer(&sent[0], None), &snapshot), (Verdict::Ack, vec![]));
+    assert_eq!(subscriber.on_request(&answer(&sent[0], None), &snapshot), (Verdict::None, vec![]));
     let sent = subscriber.on_change(&resources(&["b"]));
-    let (verdict, more) = subscriber.on_request(&answer(&sent[0], Some("b: bad")), &world);
+    let (verdict, more) = subscriber.on_request(&answer(&sent[0], Some("b: bad")), &snapshot);
     assert_eq!((verdict, more), (Verdict::Nack("b: bad".into()), vec![]));
 }
 
 #[test]
 fn a_client_that_comes_back_gets_the_difference_to_what_it_holds() {
     let (before, now) = (resources(&["a", "b", "c"]), resources(&["b", "c", "d"]));
-    let version = |world: &Resources, name: &str| world.of_type(ADDRESS).unwrap()[&uid(name)].version.clone();
+    let version =
+        |snapshot: &Resources, name: &str| snapshot.of_type(ADDRESS).unwrap()[&uid(name)].version.clone();
     let mut request = first(ADDRESS);
     request.initial_resource_versions = HashMap::from([
         (uid("a"), version(&before, "a")),
@@ -82,43 +83,43 @@ fn a_client_that_comes_back_gets_the_difference_to_what_it_holds() {
 #[test]
 fn policies_have_no_version_and_are_sent_again() {
     let mesh = "policies: [{name: p, action: DENY}]";
-    let world = Resources::of(&Mesh::parse(mesh).unwrap());
+    let snapshot = Resources::of(&Mesh::parse(mesh).unwrap());
     let mut request = first(AUTHORIZATION);
     request.initial_resource_versions = HashMap::from([("default/p".into(), String::new())]);
     let mut subscriber = Subscriber::default();
-    let (_, sent) = subscriber.on_request(&request, &world);
+    let (_, sent) = subscriber.on_request(&request, &snapshot);
     assert_eq!(names(&sent).0, ["p"]);
-    assert!(subscriber.on_change(&world).is_empty());
+    assert!(subscriber.on_change(&snapshot).is_empty());
 }
 
 #[test]
 fn on_demand_names_are_answered_by_name_and_alias_and_followed() {
     let mut subscriber = Subscriber::default();
-    let world = resources(&["a", "b"]);
+    let snapshot = resources(&["a", "b"]);
     let nothing = DeltaDiscoveryRequest {
         resource_names_subscribe: vec!["*".into()],
         resource_names_unsubscribe: vec!["*".into()],
         ..first(ADDRESS)
     };
-    assert_eq!(names(&subscriber.on_request(&nothing, &world).1), (vec![], vec![]));
-    let alias = world.of_type(ADDRESS).unwrap()[&uid("b")].aliases[0].clone();
+    assert_eq!(names(&subscriber.on_request(&nothing, &snapshot).1), (vec![], vec![]));
+    let alias = snapshot.of_type(ADDRESS).unwrap()[&uid("b")].aliases[0].clone();
     let ask =
         |name: &str| DeltaDiscoveryRequest { resource_names_subscribe: vec![name.into()], ..first(ADDRESS) };
-    assert_eq!(names(&subscriber.on_request(&ask(&alias), &world).1).0, ["b"]);
-    assert_eq!(names(&subscriber.on_request(&ask(&uid("x")), &world).1).1, [uid("x")]);
+    assert_eq!(names(&subscriber.on_request(&ask(&alias), &snapshot).1).0, ["b"]);
+    assert_eq!(names(&subscriber.on_request(&ask(&uid("x")), &snapshot).1).1, [uid("x")]);
     assert_eq!(names(&subscriber.on_change(&resources(&["x"]))), (vec!["x".into()], vec![uid("b")]));
 }
 
 #[test]
 fn large_answers_come_in_pieces_below_4_mib() {
-    let mut world = Resources::default();
-    world.add_bulk(60_000);
+    let mut snapshot = Resources::default();
+    snapshot.add_bulk(60_000);
     let mut subscriber = Subscriber::default();
-    let (_, sent) = subscriber.on_request(&first(ADDRESS), &world);
+    let (_, sent) = subscriber.on_request(&first(ADDRESS), &snapshot);
     assert!(sent.len() > 1);
     assert!(sent.iter().all(|response| response.encoded_len() <= 4 * 1024 * 1024));
     let total: usize = sent.iter().map(|response| response.resources.len()).sum();
-    assert_eq!(total, world.of_type(ADDRESS).unwrap().len());
+    assert_eq!(total, snapshot.of_type(ADDRESS).unwrap().len());
     let removals = subscriber.on_change(&Resources::default());
     assert!(removals.iter().all(|response| response.encoded_len() <= 4 * 1024 * 1024));
     assert_eq!(removals.iter().map(|response| response.removed_resources.len()).sum::<usize>(), total);

@@ -7,8 +7,8 @@ use rand::{SeedableRng, rngs::SmallRng};
 use super::{
     allowed::{Allowed, STANDARD},
     args::ChaosArgs,
+    chaos_mesh::ChaosMesh,
     matrix::trials,
-    stage::Stage,
     table, trial,
 };
 
@@ -23,7 +23,7 @@ const SEED: u64 = 1;
 
 /// A matrix to be run in the calling process' cell.
 #[derive(Clone, Copy, Debug)]
-pub struct Short<'a> {
+pub struct TestMatrix<'a> {
     /// Pairs of a kind and a fault, as on the command line.
     pub only: &'a str,
     /// The proxy.
@@ -45,7 +45,7 @@ pub struct Verdict {
     pub complaints: Vec<String>,
 }
 
-impl Short<'_> {
+impl TestMatrix<'_> {
     /// Runs it, held to what the built-in file allows.
     ///
     /// # Errors
@@ -64,11 +64,11 @@ impl Short<'_> {
         let only = self.only.split(',').map(str::parse).collect::<Result<_, _>>()?;
         let args = ChaosArgs { seed: SEED, only, ..ChaosArgs::default() };
         let mut rng = SmallRng::seed_from_u64(args.seed);
-        let mut stage = Stage::raise("short", self.directory, self.program)?;
-        stage.steady = STEADY;
+        let mut chaos_mesh = ChaosMesh::raise("short", self.directory, self.program)?;
+        chaos_mesh.steady = STEADY;
         let mut verdicts = Vec::new();
         for (kind, fault) in trials(&args, &allowed)? {
-            let outcome = trial::run(&mut stage, &allowed, (kind, fault), &mut rng)
+            let outcome = trial::run(&mut chaos_mesh, &allowed, (kind, fault), &mut rng)
                 .map_err(|error| format!("{fault} of {}: {error}", kind.kind))?;
             let cost = table::cells(&outcome);
             verdicts.push(Verdict {

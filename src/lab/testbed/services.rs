@@ -1,4 +1,4 @@
-//! What a world needs besides hosts and proxies: a control plane and the CNI of each node.
+//! What a testbed needs besides hosts and proxies: a control plane and the CNI of each node.
 
 use std::{
     error::Error,

@@ -15,8 +15,8 @@ use crate::lab::{
     embedded::Embedded,
     net::Namespace,
     node::Node,
+    testbed::{Launch, Options, Testbed, TestbedError},
     topology::Topology,
-    world::{Launch, Options, World, WorldError},
 };
 
 /// The mesh file.
@@ -39,11 +39,11 @@ pub(super) const MARKER: &str = "plaintext-marker-5f1e";
 
 /// Who is who.
 #[derive(Debug)]
-pub(super) struct Cast {
-    pub(super) client: Player,
-    pub(super) intruder: Player,
-    pub(super) stranger: Player,
-    pub(super) servers: [Player; 2],
+pub(super) struct DemoPods {
+    pub(super) client: DemoPod,
+    pub(super) intruder: DemoPod,
+    pub(super) stranger: DemoPod,
+    pub(super) servers: [DemoPod; 2],
     /// The service in front of the servers.
     pub(super) service: SocketAddr,
     nodes: Vec<(String, IpAddr)>,
@@ -51,7 +51,7 @@ pub(super) struct Cast {
 
 /// One pod.
 #[derive(Clone, Debug)]
-pub(super) struct Player {
+pub(super) struct DemoPod {
     /// Its name without its Kubernetes namespace.
     pub(super) name: String,
     /// `namespace/name`.
@@ -68,10 +68,10 @@ pub(super) struct Player {
 
 /// The mesh and its parts.
 #[derive(Debug)]
-pub(super) struct Stage {
-    pub(super) world: World<Embedded>,
+pub(super) struct DemoMesh {
+    pub(super) testbed: Testbed<Embedded>,
     pub(super) mesh: Mesh,
-    pub(super) cast: Cast,
+    pub(super) cast: DemoPods,
     /// Where the callers are.
     pub(super) one: Node,
     /// Where the servers are.
@@ -81,24 +81,24 @@ pub(super) struct Stage {
 /// The demo's mesh is not the one its code knows.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the demo's mesh has no {0}")]
-pub(super) struct Miscast(&'static str);
+pub(super) struct MissingPod(&'static str);
 
-/// Why the stage is not up.
+/// Why the mesh is not up.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum StageError {
+pub(super) enum DemoMeshError {
     /// The mesh is not the demo's.
     #[error(transparent)]
-    Miscast(#[from] Miscast),
+    MissingPod(#[from] MissingPod),
     /// The mesh could not be raised.
     #[error(transparent)]
-    World(#[from] WorldError),
+    Testbed(#[from] TestbedError),
 }
 
-// === impl Cast ===
+// === impl DemoPods ===
 
-impl Cast {
-    fn of(mesh: &Mesh) -> Result<Self, Miscast> {
-        let player = |name| mesh.pod(name).and_then(Player::of).ok_or(Miscast(name));
+impl DemoPods {
+    fn of(mesh: &Mesh) -> Result<Self, MissingPod> {
+        let player = |name| mesh.pod(name).and_then(DemoPod::of).ok_or(MissingPod(name));
         let service = mesh.services.first().and_then(|service| {
             let port = *service.ports.keys().next()?;
             Some(SocketAddr::new(service.vips.first()?.addresses.addr(), port))
@@ -108,7 +108,7 @@ impl Cast {
             intruder: player("front/intruder")?,
             stranger: player("front/stranger")?,
             servers: [player("shop/server-1")?, player("shop/server-2")?],
-            service: service.ok_or(Miscast("service"))?,
+            service: service.ok_or(MissingPod("service"))?,
             nodes: mesh.nodes.iter().map(|(name, ip)| (name.clone(), *ip)).collect(),
         })
     }
@@ -116,7 +116,7 @@ impl Cast {
     /// Who is where, a line a node.
     pub(super) fn lines(&self) -> Vec<String> {
         let all = [&self.client, &self.intruder, &self.stranger].into_iter().chain(&self.servers);
-        let all: Vec<&Player> = all.collect();
+        let all: Vec<&DemoPod> = all.collect();
         let mut lines = Vec::new();
         for (node, ip) in &self.nodes {
             let here = all.iter().filter(|player| player.node == *node);
@@ -128,9 +128,9 @@ impl Cast {
     }
 }
 
-// === impl Player ===
+// === impl DemoPod ===
 
-impl Player {
+impl DemoPod {
     fn of(pod: &Pod) -> Option<Self> {
         Some(Self {
             name: pod.name.clone(),
@@ -154,12 +154,17 @@ impl Player {
     }
 }
 
-// === impl Stage ===
+// === impl DemoMesh ===
 
-impl Stage {
+impl DemoMesh {
     /// Raises `mesh` with `binary` as the proxies, as the lab called `id`, with its files in `directory`.
-    pub(super) fn raise(id: &str, directory: &Path, mesh: Mesh, binary: PathBuf) -> Result<Self, StageError> {
-        let cast = Cast::of(&mesh)?;
+    pub(super) fn raise(
+        id: &str,
+        directory: &Path,
+        mesh: Mesh,
+        binary: PathBuf,
+    ) -> Result<Self, DemoMeshError> {
+        let cast = DemoPods::of(&mesh)?;
         let launch = Launch::new(binary)
             .env("LOG_FORMAT", "json")
             .env("RUST_LOG", "info")
@@ -172,57 +177,57 @@ impl Stage {
             ready_limit: 4 * SOON,
         };
         let ca = CaOptions { ttl: Some(CERTIFICATE_LIFE), ..CaOptions::default() };
-        let topology = Topology::of(&mesh, false).map_err(WorldError::from)?;
-        let world = World::raise(topology, Embedded::new(mesh.clone()).ca(ca), options)?;
-        let node = |name: &'static str| -> Result<Node, WorldError> {
-            Ok(Node::new(name, world.node(name)?, directory.join(format!("proxy-{name}.log"))))
+        let topology = Topology::of(&mesh, false).map_err(TestbedError::from)?;
+        let testbed = Testbed::raise(topology, Embedded::new(mesh.clone()).ca(ca), options)?;
+        let node = |name: &'static str| -> Result<Node, TestbedError> {
+            Ok(Node::new(name, testbed.node(name)?, directory.join(format!("proxy-{name}.log"))))
         };
         let (one, two) = (node("one")?, node("two")?);
-        Ok(Self { world, mesh, cast, one, two })
+        Ok(Self { testbed, mesh, cast, one, two })
     }
 
     /// Where a pod's programs run.
-    pub(super) fn namespace(&self, player: &Player) -> Result<Namespace, String> {
-        self.world.pod(&player.full_name).cloned().map_err(text)
+    pub(super) fn namespace(&self, player: &DemoPod) -> Result<Namespace, String> {
+        self.testbed.pod(&player.full_name).cloned().map_err(text)
     }
 
     /// From a pod to an address.
-    pub(super) fn route(&self, from: &Player, to: SocketAddr) -> Result<Route, String> {
+    pub(super) fn route(&self, from: &DemoPod, to: SocketAddr) -> Result<Route, String> {
         Ok(Route::new(&self.namespace(from)?, to))
     }
 
     /// One request on a connection of its own, with the marker in it.
     pub(super) fn get(
         &self,
-        from: &Player,
+        from: &DemoPod,
         to: SocketAddr,
     ) -> Result<Result<http::Answer, AppError>, String> {
         Ok(http::get(&self.route(from, to)?, MARKER, SOON))
     }
 
     /// One request, which must be answered.
-    pub(super) fn got(&self, from: &Player, to: SocketAddr) -> Result<http::Answer, String> {
+    pub(super) fn got(&self, from: &DemoPod, to: SocketAddr) -> Result<http::Answer, String> {
         self.get(from, to)?.map_err(text)
     }
 
     /// Makes the control plane serve `mesh`; returns at once.
     pub(super) fn serve(&mut self, mesh: Mesh) -> Result<(), String> {
-        self.world.services().update(mesh).map_err(text)
+        self.testbed.services().update(mesh).map_err(text)
     }
 
     /// Waits until both proxies have taken in what is served.
     pub(super) fn settle(&mut self) -> Result<(), String> {
-        self.world.services().settle(SOON).map_err(text)
+        self.testbed.services().settle(SOON).map_err(text)
     }
 
     /// The certificates issued so far.
     pub(super) fn issued(&mut self) -> Result<Vec<Issued>, String> {
-        Ok(self.world.services().control().map_err(text)?.authority().issued())
+        Ok(self.testbed.services().control().map_err(text)?.authority().issued())
     }
 
     /// Discovery streams that the proxies have opened so far.
     pub(super) fn discovery_streams(&mut self) -> Result<u64, String> {
-        Ok(self.world.services().control().map_err(text)?.seen().borrow().streams)
+        Ok(self.testbed.services().control().map_err(text)?.seen().borrow().streams)
     }
 }
 
@@ -238,7 +243,7 @@ mod tests {
     #[test]
     fn the_mesh_has_everybody_and_the_marker() {
         let mesh = Mesh::parse(MESH).unwrap();
-        let cast = Cast::of(&mesh).unwrap();
+        let cast = DemoPods::of(&mesh).unwrap();
         assert_eq!((mesh.pods.len(), mesh.nodes.len()), (5, 2));
         assert!(!cast.stranger.captured && cast.client.captured);
         assert_eq!(cast.client.identity, "spiffe://cluster.local/ns/front/sa/client");
@@ -255,7 +260,7 @@ mod tests {
 
     #[test]
     fn another_mesh_is_refused_with_what_it_lacks() {
-        let error = Cast::of(&Mesh::default()).unwrap_err();
+        let error = DemoPods::of(&Mesh::default()).unwrap_err();
         assert_eq!(error.to_string(), "the demo's mesh has no front/client");
     }
 }

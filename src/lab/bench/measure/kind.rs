@@ -1,0 +1,114 @@
+//! Which measurements there are, what they need, and what they may take.
+
+use std::time::Duration;
+
+use clap::ValueEnum;
+
+use crate::lab::bench::{bench_mesh::Layout, contestant::Contestant};
+
+/// Figures by their keys.
+pub(in crate::lab::bench) type Measured = Vec<(&'static str, f64)>;
+
+/// One measurement. Each is described as the command line and the progress show it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub(in crate::lab::bench) enum Measure {
+    /// start and resident memory
+    Start,
+    /// memory of idle connections
+    Idle,
+    /// 1 stream from the client
+    Tp1,
+    /// 1 stream to the client
+    Tp1r,
+    /// 8 streams
+    Tp8,
+    /// 1 connection
+    Lat1,
+    /// requests
+    Rps,
+    /// new connections
+    Cps,
+    /// one busy pod of several
+    Hot,
+    /// pods of one node
+    Local,
+    /// a neighbour that opens connections
+    Neighbour,
+    /// readers that stopped
+    Stalled,
+    /// pushes
+    Stall,
+    /// 100,000 workloads
+    Bulk,
+}
+
+/// Connections held idle for a measurement of a second or more; fewer for a shorter one.
+const IDLE: usize = 4000;
+/// Workloads of a large mesh; fewer for a measurement of less than a second.
+const WORKLOADS: u32 = 100_000;
+
+/// What a measurement may take.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::lab::bench) struct Effort {
+    /// How long to go on, where that is a choice.
+    pub(in crate::lab::bench) time: Duration,
+    /// Connections held idle.
+    pub(in crate::lab::bench) idle: usize,
+    /// Workloads of a large mesh.
+    pub(in crate::lab::bench) workloads: u32,
+}
+
+// === impl Effort ===
+
+impl Effort {
+    /// The effort of measurements that go on for `seconds`. Short ones, which only show that all works, are of small
+    /// things.
+    pub(in crate::lab::bench) fn of(seconds: f64) -> Self {
+        let part = seconds.min(1.0);
+        Self {
+            time: Duration::from_secs_f64(seconds),
+            idle: ((IDLE as f64 * part) as usize).max(1),
+            workloads: (f64::from(WORKLOADS) * part) as u32,
+        }
+    }
+}
+
+// === impl Measure ===
+
+impl Measure {
+    /// What it is about, in words.
+    pub(in crate::lab::bench) fn about(self) -> String {
+        let value = self.to_possible_value();
+        value.and_then(|value| value.get_help().map(ToString::to_string)).unwrap_or_default()
+    }
+
+    /// The mesh it needs; those that need the same share one.
+    pub(in crate::lab::bench) fn layout(self) -> Layout {
+        match self {
+            Self::Local | Self::Bulk => Layout::OneNode,
+            Self::Hot | Self::Neighbour | Self::Stalled | Self::Stall => Layout::Neighbours,
+            _ => Layout::Pair,
+        }
+    }
+
+    /// Whether it needs a mesh for itself.
+    pub(in crate::lab::bench) fn is_alone(self) -> bool {
+        matches!(self, Self::Stall | Self::Bulk)
+    }
+
+    /// Whether it says anything about that contestant.
+    pub(in crate::lab::bench) fn concerns(self, contestant: &Contestant) -> bool {
+        match self {
+            Self::Start | Self::Idle | Self::Bulk => contestant.is_node(),
+            Self::Hot | Self::Local | Self::Neighbour | Self::Stalled | Self::Stall => {
+                contestant.is_node() || contestant.is_direct()
+            }
+            Self::Tp1 | Self::Tp1r | Self::Tp8 | Self::Lat1 | Self::Rps | Self::Cps => true,
+        }
+    }
+
+    /// Workloads that the mesh has from the start, besides its pods.
+    pub(in crate::lab::bench) fn bulk(self, effort: &Effort) -> u32 {
+        if self == Self::Bulk { effort.workloads } else { 0 }
+    }
+}

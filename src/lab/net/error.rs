@@ -1,0 +1,50 @@
+//! Why a piece of the lab's network could not be made.
+
+use std::io;
+
+/// Why a piece of the lab's network could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum NetError {
+    /// The kernel refused a new network namespace.
+    #[error("cannot create network namespace {name}: {source}")]
+    Create {
+        /// The namespace.
+        name: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A thread could not enter a namespace.
+    #[error("cannot enter network namespace {name}: {source}")]
+    Enter {
+        /// The namespace.
+        name: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// No thread could be started.
+    #[error("cannot start a thread for {name}: {source}")]
+    Thread {
+        /// The namespace.
+        name: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// No netlink socket could be opened or used.
+    #[error("netlink socket of {namespace}: {source}")]
+    Socket {
+        /// The namespace.
+        namespace: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The kernel refused one netlink request.
+    #[error("cannot {what} in {namespace}: {source}")]
+    Refused {
+        /// The request, in words.
+        what: String,
+        /// The namespace.
+        namespace: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
