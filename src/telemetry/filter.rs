@@ -30,7 +30,7 @@ impl LogFilter {
     /// Adds or replaces the clauses of `list`, all or none of them. Empty clauses are skipped.
     ///
     /// # Errors
-    /// The first clause that is none.
+    /// The first clause that is not valid.
     pub fn add(&mut self, list: &str) -> Result<(), FilterError> {
         if list.len() > MAX_LENGTH {
             return Err(FilterError(format!("a list of {} bytes", list.len())));

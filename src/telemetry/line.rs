@@ -69,7 +69,7 @@ impl std::str::FromStr for LogFormat {
     }
 }
 
-/// A name that is none of the formats.
+/// A name that no format has.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("log format {0:?} is neither plain nor json")]
 pub struct UnknownFormat(String);

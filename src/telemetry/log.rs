@@ -58,7 +58,7 @@ pub enum LogError {
     /// The process logs elsewhere already.
     #[error("cannot install the log: {0}")]
     Install(#[from] SetGlobalDefaultError),
-    /// A clause of a new filter is none.
+    /// A clause of a new filter is not valid.
     #[error("invalid filter clause {0:?}")]
     Filter(#[from] FilterError),
     /// The log is gone.
@@ -108,7 +108,7 @@ impl Logging {
             .fmt_fields(Fields(format))
             .with_ansi(false)
             .with_writer(queue.clone())
-            // Spans that are exported are none of the log's, whatever its filter says.
+            // The log does not have the spans that are exported, whatever its filter says.
             .with_filter(targets.and(logged()));
         let subscriber = Registry::default().with(lines);
         let mut apply: Vec<Reload> = vec![Box::new(move |targets| reload.reload(targets))];
