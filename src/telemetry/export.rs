@@ -1,6 +1,6 @@
-//! What is exported to collectors, put together: traces, log records, metrics, and the one thread that sends them.
+//! The export of traces, log records and metrics to collectors, and the one thread that sends them.
 //!
-//! Queues and thread belong to the process, as those of the log. Without an endpoint there is nothing of it.
+//! Queues and thread belong to the process, as those of the log do. Without an endpoint there is neither queue nor thread.
 
 use std::{future::Future, io, pin::Pin, sync::Arc, sync::mpsc as std_mpsc, thread, time::Duration};
 
@@ -114,17 +114,17 @@ impl Export {
         Ok(Some(Self { tracer, records, metrics, counts, close: Some(close), ended }))
     }
 
-    /// What makes spans, if traces are exported.
+    /// The maker of spans, if traces are exported.
     pub fn tracer(&self) -> Option<SdkTracer> {
         self.tracer.clone()
     }
 
-    /// What takes the log's events, if they are exported; once.
+    /// The layer that takes the log's events, if they are exported. The first caller gets it.
     pub(super) fn records(&self) -> Option<LogRecordLayer> {
         self.records.lock().take()
     }
 
-    /// Adds what became of the exports to `metrics`, and exports these from now on, if that is asked for.
+    /// Adds the counts of exports to `metrics`, and exports the metrics from now on, if that is asked for.
     ///
     /// # Errors
     /// Another family has one of the names.

@@ -5,7 +5,14 @@ use tracing_subscriber::filter::Targets;
 use crate::protocols::config::LogFilter;
 
 /// What the names of this process's own targets may begin with.
-const OWN: [&str; 4] = ["", "warren::", "warren::actors::", "warren::protocols::"];
+const OWN: [&str; 6] = [
+    "",
+    "warren::",
+    "warren::actors::",
+    "warren::actors::control::",
+    "warren::dataplane::",
+    "warren::protocols::",
+];
 
 /// `filter` for `tracing`. A target may be written as lines show it, without the crate's name: `actors::control::xds`, or just
 /// `xds`.

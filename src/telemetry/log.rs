@@ -110,7 +110,7 @@ impl Logging {
             .fmt_fields(Fields(format))
             .with_ansi(false)
             .with_writer(queue.clone())
-            // Spans that are exported are none of the log's, whatever its filter says.
+            // The log does not have the spans that are exported, whatever its filter says.
             .with_filter(targets.and(logged()));
         let subscriber = Registry::default().with(lines);
         let mut apply: Vec<Reload> = vec![Box::new(move |targets| reload.reload(targets))];

@@ -1,4 +1,4 @@
-//! Metrics, access log, logging, and what is exported of all that.
+//! Metrics, the access log, the log, traces, and the export of all of them.
 
 pub mod access;
 pub mod dns;

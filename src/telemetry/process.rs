@@ -1,4 +1,4 @@
-//! What the kernel says of this process.
+//! The file descriptors of this process, as `/proc` has them.
 
 use std::fs;
 

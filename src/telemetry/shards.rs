@@ -1,4 +1,4 @@
-//! What the shards carry and use, as metrics: read when somebody asks.
+//! The metrics of shards: connections, tunnels and processor time. They are read when somebody asks.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -11,7 +11,7 @@ use crate::runtime::shard::Shards;
 /// Connections, tunnels and processor time of `shards`, by shard.
 ///
 /// # Errors
-/// A name is none: a mistake in the declarations.
+/// A name is not valid: a mistake in the declarations.
 pub fn of_shards(shards: Shards) -> Result<Computed, MetricsError> {
     let families = &[SHARD_CONNECTIONS, SHARD_TUNNELS, SHARD_TAKEN, SHARD_SECONDS];
     Computed::new(families, move |readings| {

@@ -1,5 +1,5 @@
-//! How many there are of something by its state: counted when somebody asks, so that it is never out of date and never
-//! missing.
+//! Gauges of pods, certificates and quarantined actors by their state. They are counted when somebody asks, so that they
+//! are never out of date and never missing.
 
 use super::series::{
     Computed, Declaration, MetricsError,
@@ -12,7 +12,7 @@ pub type Counts = Vec<(&'static str, u64)>;
 /// Pods, by state.
 ///
 /// # Errors
-/// The family's name is none: a mistake in its declaration.
+/// A name is not valid: a mistake in the declarations.
 pub fn of_pods(count: impl Fn() -> Counts + Send + Sync + 'static) -> Result<Computed, MetricsError> {
     by_state(&[PODS], PODS, count)
 }

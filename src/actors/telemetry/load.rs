@@ -1,4 +1,4 @@
-//! What the actors have to do, as metrics: read from the tree's shared memory when somebody asks.
+//! The metrics of mailboxes and handlers. They are read from the tree's shared memory when somebody asks.
 
 use std::{
     collections::BTreeMap,
@@ -18,7 +18,7 @@ use crate::{
 /// program: there are about twenty.
 ///
 /// # Errors
-/// A name is none: a mistake in the declarations.
+/// A name is not valid: a mistake in the declarations.
 pub fn of_actors(tree: Arc<OnceLock<TreeHandle>>) -> Result<Computed, MetricsError> {
     let families = &[MAILBOX_DEPTH, MAILBOX_OLDEST, MESSAGES, HANDLER_SECONDS];
     Computed::new(families, move |readings| {

@@ -1,4 +1,4 @@
-//! Panics are said: logged with their place, and counted.
+//! The panic hook, which logs every panic with its place and counts it.
 
 use std::{cell::Cell, panic, sync::Arc};
 

@@ -53,7 +53,7 @@ pub(in crate::telemetry) trait Batch: Send + Sized + 'static {
     /// entered. Nothing is connected yet.
     ///
     /// # Errors
-    /// The endpoint is none.
+    /// The endpoint is not valid.
     fn exporter(collector: &Collector, answers: &Arc<Answers>) -> Result<Self::Exporter, String>;
 
     /// Sends the batch, again and again while the collector may take it and there is time.
@@ -112,7 +112,7 @@ impl Collector {
     /// A new connection's worth of transport, for the runtime that the caller has entered.
     ///
     /// # Errors
-    /// The endpoint is none.
+    /// The endpoint is not valid.
     pub(super) fn transport(&self, answers: &Arc<Answers>) -> Result<Transport, String> {
         let (endpoint, timeout) = (&self.config.endpoint, self.config.timeout);
         if self.config.protocol == OtlpProtocol::Http {

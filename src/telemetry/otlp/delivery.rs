@@ -44,7 +44,7 @@ impl<B: Batch> Delivery<B> {
     /// To `collector`, of what the log calls `what`. Belongs to the runtime that the caller has entered.
     ///
     /// # Errors
-    /// The collector's endpoint is none.
+    /// The collector's endpoint is not valid.
     pub(in crate::telemetry) fn new(
         collector: Collector,
         counts: &Counts,

@@ -13,7 +13,7 @@ pub trait TlsDialer: fmt::Debug + Send + Sync {
     /// A gRPC channel to `collector` that connects with its first request.
     ///
     /// # Errors
-    /// The endpoint is none.
+    /// The endpoint is not valid.
     fn channel(&self, collector: &CollectorConfig) -> Result<Channel, DialError>;
 
     /// A connection to `collector` for HTTP/1.1, within the collector's timeout.

@@ -51,16 +51,16 @@ pub(super) struct Rejected {
 /// Why a request was not answered.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PostError {
-    /// TLS does not stand.
+    /// There is no TLS connection.
     #[error("{0}")]
     Tls(DialError),
-    /// TCP does not stand.
+    /// There is no TCP connection.
     #[error("cannot connect: {0}")]
     Tcp(io::Error),
-    /// The path or the host is none.
+    /// The path is not valid.
     #[error("bad endpoint: {0}")]
     LocalPath(#[from] InvalidUri),
-    /// The host is none.
+    /// The host is not valid.
     #[error("bad endpoint: {0}")]
     LocalHost(#[from] header::InvalidHeaderValue),
     /// The exchange broke off.

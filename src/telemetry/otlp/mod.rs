@@ -38,7 +38,7 @@ thread_local! {
     static EXPORTS: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Makes the calling thread one whose events are not exported: each export would be cause for another.
+/// Marks the calling thread as the exporter's. Its events are not exported, for each export would cause another.
 pub(super) fn mark_exporter_thread() {
     EXPORTS.set(true);
 }

@@ -1,7 +1,7 @@
-//! What waits to be exported: a bounded queue for spans and one for log records, and the work that empties it.
+//! A bounded queue for spans and one for log records, and the exporter that empties it.
 //!
-//! Whoever adds something never waits: past the bound it is dropped and counted, so that a collector that is dead, slow
-//! or mute costs telemetry and nothing else.
+//! Adding to a queue never waits. Past the bound an item is dropped and counted, so that a collector that is dead, slow or
+//! mute costs telemetry and nothing else.
 
 use std::sync::{
     Arc,
@@ -28,13 +28,13 @@ const QUEUE_BYTES: usize = 16 << 20;
 /// Limit: bytes of log records in one request: 2 MiB and one record; past it: another request is made.
 const REQUEST_BYTES: usize = 2 << 20;
 
-/// What can wait in a queue. Many of them are a batch.
+/// A span or a log record, which waits in a queue and is sent in a batch.
 pub(in crate::telemetry) trait Item: Send + Sized + 'static {
     /// How many bytes it counts for.
     fn bytes(&self) -> usize;
 }
 
-/// Where things go that are to be exported.
+/// The side of a queue that items are added to.
 #[derive(Debug)]
 pub(in crate::telemetry) struct Queue<T> {
     items: mpsc::Sender<T>,

@@ -25,7 +25,7 @@ impl Computed {
     /// bound.
     ///
     /// # Errors
-    /// A name is none: a mistake in the declaration.
+    /// A name is not valid: a mistake in the declarations.
     pub(crate) fn new(
         declarations: &'static [&'static Declaration],
         read: impl Fn(&mut Readings) + Send + Sync + 'static,

@@ -29,7 +29,7 @@ pub enum Kind {
     Histogram(&'static [f64]),
 }
 
-/// The metrics could not be set up: a name is used twice or is none.
+/// The metrics could not be set up: a name is used twice, or it is not valid.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot register a metric: {0}")]
 pub struct MetricsError(#[from] prometheus::Error);

@@ -20,7 +20,7 @@ use self::{sample::Sampler, tail_buffer::TailBuffer};
 use super::otlp::{queue::Queue, scope};
 use crate::protocols::config::Sampling;
 
-/// What becomes of a span that has ended: exported, kept until its trace has ended, or let go of.
+/// Queues the spans of sampled traces, and those of other traces once they have failed.
 #[derive(Debug)]
 struct TailSampler {
     queue: Queue<SpanData>,

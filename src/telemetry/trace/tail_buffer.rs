@@ -1,5 +1,5 @@
-//! Spans of traces that were not chosen, until it is known whether their connection failed: then they are exported
-//! after all.
+//! The spans of traces that were not sampled. They are held until their connection has ended, and are exported if it
+//! failed.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
