@@ -93,7 +93,7 @@ impl<'a> Modules<'a> {
         if first == "crate" {
             return Some(rest.to_vec());
         }
-        let child = [file.module.as_slice(), &[first.clone()]].concat();
+        let child = [file.module.as_slice(), std::slice::from_ref(first)].concat();
         self.files.contains_key(&child).then(|| [file.module.as_slice(), parts].concat())
     }
 
