@@ -12,6 +12,7 @@ use socket2::{Domain, Socket, Type};
 use warren::{
     lab::{
         apps::{Stop, background_thread},
+        control::mesh_file::Mesh,
         hosts::Role,
         net::redirect::{Redirection, set_mute},
         world::readiness,
@@ -226,6 +227,49 @@ pub fn a_flooded_listener_is_no_lost_redirection() {
     eventually("sound pods", || note(&lab, "one").is_none().then_some(()));
     let log = logs::log(&lab, "one");
     assert!(!log.contains("connections are not redirected"), "{log}");
+}
+
+/// The polls of an audit do not ask for nf_tables rules, so what has changed there is told by the kernel, or found after
+/// half a minute: the log says which.
+pub fn changed_rules_are_examined_because_the_kernel_tells_of_them() {
+    let mut lab = raise_with(MESH, &[("RUST_LOG", "info,audit=debug")], Default::default());
+    left_alone(&lab, "near");
+    let before = examined(&lab, "near");
+    assert!(!before.is_empty() && before.iter().all(|line| !line.contains("rules")), "{before:?}");
+    lab.hosts_mut().release(Role::Pod, "default/near").unwrap();
+    named(&lab, "near", "redirection");
+    let after = examined(&lab, "near");
+    assert!(after.get(before.len()).is_some_and(|first| first.contains("rules")), "{after:?}");
+}
+
+/// The log's lines of examinations of a pod, each with its cause.
+fn examined(lab: &Lab, pod: &str) -> Vec<String> {
+    let uid = Mesh::parse(MESH).unwrap().pod(pod).unwrap().kubernetes_uid();
+    let log = logs::log(lab, "one");
+    log.lines().filter(|line| line.contains("cause=") && line.contains(&uid)).map(str::to_owned).collect()
+}
+
+/// Pods that have no connection.
+const IDLE: usize = 30;
+/// Descriptors of an idle pod, at most.
+const DESCRIPTORS: usize = 11;
+
+pub fn an_idle_pod_holds_few_descriptors() {
+    let pod = |n: usize| format!("  - {{name: i{n}, serviceAccount: i, node: one, ip: 10.77.1.{}}}\n", n + 1);
+    let pods: String = (0..IDLE).map(pod).collect();
+    let mesh = format!("nodes: {{one: 10.77.0.1, two: 10.77.0.2}}\npods:\n{pods}");
+    let mut lab = raise_with(&mesh, &[("ZTUNNEL_WORKER_THREADS", "2")], Default::default());
+    // Pods that came together are examined within two looks.
+    left_alone(&lab, &format!("i{}", IDLE - 1));
+    let mut held = |node| {
+        let pid = lab.proxy(node).unwrap().outer_pid().unwrap();
+        fs::read_dir(Path::new("/proc").join(pid.to_string()).join("fd")).unwrap().count()
+    };
+    let (with, without) = (held("one"), held("two"));
+    assert!(
+        with > without && with <= without + IDLE * DESCRIPTORS,
+        "{with} with {IDLE} pods, {without} with none"
+    );
 }
 
 /// The inode of the socket that listens on `port` in the calling thread's namespace; 0 for none.

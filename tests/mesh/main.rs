@@ -84,6 +84,8 @@ fn main() -> ExitCode {
         an_accept_loop_that_is_lost_is_placed_again_and_nobody_is_out_of_the_mesh,
         a_canary_whose_port_is_in_use_is_known_all_the_same,
         a_flooded_listener_is_no_lost_redirection,
+        changed_rules_are_examined_because_the_kernel_tells_of_them,
+        an_idle_pod_holds_few_descriptors,
         a_resource_that_crashed_the_tables_twice_is_set_aside_and_the_rest_applies,
         a_peer_that_crashed_its_tunnel_twice_is_not_dialled_for_a_while,
         a_pod_whose_start_crashed_twice_is_set_aside_and_tried_at_once_in_another_namespace,
