@@ -25,6 +25,8 @@ pub(super) const MAX_PENDING_STARTS: usize = 256;
 pub(super) const MAX_PENDING_STOPS: usize = 256;
 
 /// What a call to the dynamic supervisor takes beyond the work on the child: its own restart, say.
+/// Limit: a call to a dynamic supervisor, beyond the child's own time: 5 s; past it: the caller gets
+/// `Unavailable` or `TimedOut`.
 const CALL_GRACE: Duration = Duration::from_secs(5);
 
 /// The children of one dynamic supervisor. Clones are the same; it survives restarts of the supervisor, which then has

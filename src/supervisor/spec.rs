@@ -14,6 +14,7 @@ use super::{
 };
 
 /// How long a dynamic supervisor may take to stop, with all its children at once.
+/// Limit: stop of a dynamic supervisor with all its children: 30 s; past it: what is left is killed.
 const STOP_DYNAMIC: Duration = Duration::from_secs(30);
 
 /// A supervisor with a fixed list of children.

@@ -3,6 +3,7 @@
 
 pub mod cputime;
 pub mod fdpass;
+pub mod interface;
 #[cfg(feature = "lab")]
 pub mod lab;
 pub mod limits;

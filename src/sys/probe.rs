@@ -12,7 +12,7 @@ use std::{
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use super::netns_fingerprint::Interface;
+use super::interface::Interface;
 
 /// Where the canary goes by IPv4: no address of any network (RFC 5737), so that nobody else answers there.
 const TARGET_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);

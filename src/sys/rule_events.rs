@@ -18,8 +18,10 @@ const HEAD: usize = 20;
 /// Limit: the kernel's answer about nf_tables: 256 bytes; past it: the pod is examined every second.
 const ANSWER: usize = 256;
 /// Messages that are read in search of an answer, or to be rid of them.
+/// Limit: messages of the kernel that one look reads: 1024; past it: the rest waits for the next look.
 const MESSAGES: usize = 1024;
 /// Sockets that one look finds ready.
+/// Limit: pods that one look finds changed: 64; past it: the others wait for the next look.
 const READY: usize = 64;
 /// The generation of a ruleset that nobody has touched.
 /// No limit: a number that the kernel fixes.

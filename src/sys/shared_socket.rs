@@ -16,8 +16,11 @@ use tokio::{
 };
 
 /// Tries to watch a socket whose former watcher on the same thread is about to end.
+/// Limit: tries to watch a socket whose former watcher is about to end: 1000; past it: the accept loop
+/// ends, and is placed again.
 const WATCH_TRIES: u32 = 1000;
 /// The pause between two of these tries.
+/// No limit: the pause between two tries.
 const WATCH_PAUSE: Duration = Duration::from_millis(1);
 
 mod sealed {

@@ -22,7 +22,7 @@ use super::{
     filter,
     line::{Fields, Lines},
     queue::{LogQueue, QueueLimits},
-    trace::span::TARGET,
+    target::TRACE_TARGET,
 };
 use crate::protocols::config::{FilterError, LogFilter, LogFormat};
 
@@ -192,12 +192,14 @@ where
 
 /// Spans that are exported, up to their level.
 fn traced() -> FilterFn {
-    FilterFn::new((|metadata| metadata.target() == TARGET) as IsOf).with_max_level_hint(LevelFilter::INFO)
+    FilterFn::new((|metadata| metadata.target() == TRACE_TARGET) as IsOf)
+        .with_max_level_hint(LevelFilter::INFO)
 }
 
 /// Everything else. The hint keeps that of the filter beside it in force.
 fn logged() -> FilterFn {
-    FilterFn::new((|metadata| metadata.target() != TARGET) as IsOf).with_max_level_hint(LevelFilter::TRACE)
+    FilterFn::new((|metadata| metadata.target() != TRACE_TARGET) as IsOf)
+        .with_max_level_hint(LevelFilter::TRACE)
 }
 
 type IsOf = fn(&Metadata<'_>) -> bool;

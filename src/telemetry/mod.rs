@@ -14,6 +14,7 @@ pub mod queue;
 pub(crate) mod series;
 pub mod shards;
 pub mod state_gauge;
+pub mod target;
 #[cfg(test)]
 mod tests;
 pub mod trace;

@@ -23,8 +23,11 @@ pub const LINES: usize = 10_000;
 /// Limit: bytes of log lines that wait for the reader of standard output: 16 MiB; past it: writers wait.
 const BYTES: usize = 16 << 20;
 /// How long a writer waits for room before lines are lost.
+/// Limit: wait of a log line's writer while the reader makes no progress: 5 s; past it: lines are lost and
+/// counted.
 pub const WRITER_WAIT: Duration = Duration::from_secs(5);
 /// How long lines gather: it saves connections from waking the thread, line by line.
+/// Limit: gathering of log lines for one write: 5 ms; past it: the lines are written.
 const GATHER_DELAY: Duration = Duration::from_millis(5);
 /// A buffer that grew larger is not kept.
 /// Limit: buffer that the log's writer keeps: 1 MiB; past it: the buffer is given back.

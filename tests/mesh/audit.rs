@@ -15,7 +15,7 @@ use warren::{
         control::mesh_file::Mesh,
         hosts::Role,
         net::redirect::{Redirection, set_mute},
-        world::readiness,
+        testbed::readiness,
     },
     sys::lab::take_descriptor,
 };

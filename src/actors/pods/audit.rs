@@ -23,14 +23,17 @@ use crate::{
     dataplane::listener::ListenerKind,
     supervisor::{Actor, ActorRef, Address, ChildSpec, Described, OwnedTask},
     sys::{
-        netns_fingerprint::{Interface, NetnsFingerprint},
+        interface::Interface,
+        netns_fingerprint::NetnsFingerprint,
         rule_events::{RuleEventQueue, RuleEvents},
     },
 };
 
 /// Each pod is looked at this often.
+/// Limit: time between two looks at a pod: 1 s; past it: the pod is looked at.
 const LOOK: Duration = Duration::from_secs(1);
 /// Pods looked at in one go. More pods than that take turns.
+/// Limit: pods looked at in one go: 500; past it: pods take turns.
 const LOOKS_AT_ONCE: usize = 500;
 /// A pod in which nothing has changed is examined this often all the same, give or take [`JITTER`]: for what changes
 /// without a trace.
@@ -41,8 +44,10 @@ const THOROUGH: Duration = Duration::from_secs(30);
 /// No limit: the spread of a pause.
 const JITTER: f64 = 0.1;
 /// The least time between two examinations of a pod, however often something changes in it.
+/// Limit: examinations of a pod: one in 500 ms; past it: the next one waits.
 const LEAST_GAP: Duration = Duration::from_millis(500);
 /// The least time between two looks for what the kernel has told.
+/// Limit: looks for what the kernel has told: one in 100 ms; past it: the next one waits.
 const CALM: Duration = Duration::from_millis(100);
 
 /// The audits of all pods. What is known of the pods outlives the actor, which forgets all of it when it starts.

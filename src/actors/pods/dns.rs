@@ -48,7 +48,7 @@ impl Actor for Dns {
         if self.ctx.conns.is_draining() {
             return Ok(None);
         }
-        let sockets = Sockets::of(&self.ctx)?;
+        let sockets = self.ctx.sockets()?;
         let index = self.shard().ok_or("no shard lives")?;
         Ok(Some(self.place(index, sockets, &myself)?))
     }

@@ -14,7 +14,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::DnsContext;
+use super::context::DnsContext;
 use crate::{
     dataplane::pod::network::Network as _,
     protocols::dns::{

@@ -20,7 +20,11 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{DnsContext, DnsState, ask, sockets::Sockets};
+use super::{
+    ask,
+    context::{DnsContext, DnsState},
+    sockets::Sockets,
+};
 use crate::{
     dataplane::pod::panics,
     protocols::{

@@ -7,8 +7,11 @@ use std::{
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::DnsContext;
-use crate::{dataplane::dns_config::DnsProxyConfig, protocols::config::DnsAddr, sys::shared_socket::Shared};
+use crate::{
+    dataplane::{config::DataPlaneConfig, dns_config::DnsProxyConfig, pod::network::PodNetwork},
+    protocols::config::DnsAddr,
+    sys::shared_socket::Shared,
+};
 
 /// A port that nobody asks from (discard).
 /// No limit: the port (discard) that sockets which are given up are connected to.
@@ -29,25 +32,15 @@ pub(crate) struct Sockets {
 // === impl Sockets ===
 
 impl Sockets {
-    /// Those of the pod: the ones it has already, or new ones.
+    /// New sockets, in the pod's network.
     ///
     /// # Errors
     /// An address cannot be listened on; it is named.
-    pub(crate) fn of(ctx: &DnsContext) -> Result<Self, String> {
-        let mut held = ctx.state.sockets.lock();
-        let sockets = match &mut *held {
-            Some(held) => held,
-            None => held.insert(Self::bind(ctx)?),
-        };
-        Ok(sockets.clone())
-    }
-
-    fn bind(ctx: &DnsContext) -> Result<Self, String> {
-        let Some(settings) = &ctx.config.dns else { return Err("the DNS proxy is off".into()) };
+    pub(super) fn bind(network: &PodNetwork, config: &DataPlaneConfig) -> Result<Self, String> {
+        let Some(settings) = &config.dns else { return Err("the DNS proxy is off".into()) };
         let mut sockets = Self { datagrams: Vec::new(), listeners: Vec::new() };
-        for addr in addresses(settings, ctx.config.listen.ipv6_enabled) {
-            let bound =
-                ctx.network.netns.enter(|| open(addr, ctx.config.inpod.port_reuse)).and_then(|bound| bound);
+        for addr in addresses(settings, config.listen.ipv6_enabled) {
+            let bound = network.netns.enter(|| open(addr, config.inpod.port_reuse)).and_then(|bound| bound);
             match bound {
                 Ok((datagrams, listener)) => {
                     sockets.datagrams.push(Shared::new(datagrams));

@@ -12,8 +12,10 @@ use tracing::level_filters::LevelFilter;
 /// Every filter starts with this: the actor library wraps each actor's life in a span of its own.
 const BUILT_IN: (&str, LevelFilter) = ("ractor", LevelFilter::OFF);
 /// The longest list of clauses that is taken, in bytes.
+/// Limit: a list of log filter clauses: 4096 bytes; past it: the list is refused.
 const LIST_BYTES_MAX: usize = 4096;
 /// The most targets that a filter may have.
+/// Limit: targets of the log filter: 64; past it: the change is refused.
 const TARGETS_MAX: usize = 64;
 /// How many characters of a bad clause are shown.
 /// Limit: a bad setting's value in an error: 200 characters; past it: the value is cut.

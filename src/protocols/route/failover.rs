@@ -164,6 +164,7 @@ pub enum AttemptError {
 }
 
 /// The status by which a peer says that it could not reach the application (docs/spec/dataplane.md 2.4).
+/// No limit: a status code.
 const UNAVAILABLE: u16 = 503;
 
 // === impl FailoverLimits ===

@@ -10,8 +10,11 @@ use super::resource::ResourceType;
 use crate::protocols::pb::ads::Resource;
 
 /// How many resources are kept. A further one is tried again when the control plane sends it.
+/// Limit: resources that are quarantined: 1024; past it: tried when the control plane sends them again.
 const QUARANTINED_MAX: usize = 1024;
 /// How many bytes the resources that are kept may have together.
+/// Limit: bytes of resources that are quarantined: 16 MiB; past it: tried when the control plane sends them
+/// again.
 const QUARANTINED_BYTES_MAX: usize = 16 << 20;
 
 /// The quarantined resources, by type and name.

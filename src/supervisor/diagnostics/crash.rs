@@ -28,6 +28,8 @@ pub const MAX_REPORTS: usize = 64;
 /// Limit: reason in a crash report: 512 characters; past it: the reason is cut.
 pub(crate) const REASON_CHARS: usize = 512;
 /// Frames and messages in a report's log line.
+/// Limit: frames and messages of a crash report in its log line: 8; past it: the rest is at `/crashes`
+/// only.
 const LOGGED: usize = 8;
 
 /// How something died.

@@ -25,6 +25,8 @@ use super::{
 pub type TraceOf = fn(&Span) -> Option<u128>;
 
 /// Messages that an actor's record keeps.
+/// Limit: messages that the flight recorder of an actor keeps: 64; past it: the oldest message is
+/// forgotten.
 pub(crate) const MESSAGES_KEPT: usize = 64;
 
 /// What an actor has to do, at one moment.

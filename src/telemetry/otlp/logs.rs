@@ -35,7 +35,7 @@ use super::{
     queue::{Item, Queue},
     scope,
 };
-use crate::telemetry::trace::span::TARGET;
+use crate::telemetry::target::TRACE_TARGET;
 
 /// Longest text of a record's body or of one of its attributes.
 ///
@@ -119,7 +119,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for LogRecordLayer {
     }
 
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &span::Id, cx: Context<'_, S>) {
-        let Some(span) = cx.span(id).filter(|span| span.metadata().target() != TARGET) else { return };
+        let Some(span) = cx.span(id).filter(|span| span.metadata().target() != TRACE_TARGET) else { return };
         let mut fields = SpanFields::default();
         attributes.record(&mut Fields::of(Some(span.name()), &mut fields.0));
         span.extensions_mut().insert(fields);
@@ -142,7 +142,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for LogRecordLayer {
         let message = fields.message.unwrap_or_default();
         let mut trace = None;
         for span in cx.event_scope(event).into_iter().flatten() {
-            if span.metadata().target() == TARGET {
+            if span.metadata().target() == TRACE_TARGET {
                 trace = trace.or_else(|| self.trace(&span));
             } else if let Some(fields) = span.extensions().get::<SpanFields>() {
                 attributes.extend_from_slice(&fields.0);

@@ -19,10 +19,10 @@ use pin_project_lite::pin_project;
 use tracing::{Instrument, Span, instrument::Instrumented};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-use crate::protocols::{hbone::headers::TraceParent, outcome::Outcome};
-
-/// The target of all spans that are exported, and of nothing else: no log filter is asked about them.
-pub const TARGET: &str = "trace";
+use crate::{
+    protocols::{hbone::headers::TraceParent, outcome::Outcome},
+    telemetry::target::TRACE_TARGET,
+};
 
 /// The specification's kinds of spans.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +73,7 @@ pub struct Connection {
 
 /// Whether traces are exported.
 pub fn is_on() -> bool {
-    tracing::span_enabled!(target: TARGET, tracing::Level::INFO)
+    tracing::span_enabled!(target: TRACE_TARGET, tracing::Level::INFO)
 }
 
 /// The first span of a connection in this process: the beginning of a trace, or the continuation of the peer's.
@@ -95,12 +95,12 @@ pub fn current() -> Option<Span> {
     if !is_on() {
         return None;
     }
-    Some(Span::current()).filter(|span| span.metadata().is_some_and(|meta| meta.target() == TARGET))
+    Some(Span::current()).filter(|span| span.metadata().is_some_and(|meta| meta.target() == TRACE_TARGET))
 }
 
 /// The id of the trace that `span` belongs to, if it is one of ours.
 pub fn trace_of(span: &Span) -> Option<u128> {
-    span.metadata().filter(|meta| meta.target() == TARGET)?;
+    span.metadata().filter(|meta| meta.target() == TRACE_TARGET)?;
     let context = span.context().span().span_context().clone();
     context.is_valid().then(|| u128::from_be_bytes(context.trace_id().to_bytes()))
 }
@@ -142,13 +142,13 @@ fn made(name: &'static str, kind: SpanKind, parent: Parent<'_>) -> Span {
     };
     match parent {
         Parent::Current => {
-            tracing::info_span!(target: TARGET, "step", otel.name = name, otel.kind = kind)
+            tracing::info_span!(target: TRACE_TARGET, "step", otel.name = name, otel.kind = kind)
         }
         Parent::Span(parent) => {
-            tracing::info_span!(target: TARGET, parent: parent, "step", otel.name = name, otel.kind = kind)
+            tracing::info_span!(target: TRACE_TARGET, parent: parent, "step", otel.name = name, otel.kind = kind)
         }
         Parent::None => {
-            tracing::info_span!(target: TARGET, parent: None, "step", otel.name = name, otel.kind = kind)
+            tracing::info_span!(target: TRACE_TARGET, parent: None, "step", otel.name = name, otel.kind = kind)
         }
     }
 }

@@ -6,7 +6,10 @@ use ractor::{ActorProcessingErr, RpcReplyPort};
 use rand::{SeedableRng, rngs::SmallRng};
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
-use super::{Shared, store::Published};
+use super::{
+    shared::{Shared, log_dropped},
+    store::Published,
+};
 use crate::{
     actors::quarantine::Input,
     protocols::{
@@ -167,7 +170,7 @@ impl State {
                     drop(step);
                     drop(reply.send(result));
                 }
-                Effect::Dropped { id } => super::log_dropped(&id),
+                Effect::Dropped { id } => log_dropped(&id),
             }
         }
     }

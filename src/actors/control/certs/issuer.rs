@@ -219,3 +219,7 @@ fn mark(path: &std::path::Path) -> io::Result<RootsMark> {
 fn printable(words: &str) -> String {
     words.chars().take(WORDS_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
+
+#[cfg(test)]
+#[cfg(feature = "lab")]
+mod tests;

@@ -19,7 +19,11 @@ use tokio::{
 use tokio_rustls::client::TlsStream;
 use tower_service::Service;
 
-use super::{GrpcError, GrpcTarget, Step, tls};
+use super::{
+    error::{GrpcError, Step},
+    target::GrpcTarget,
+    tls,
+};
 
 /// Limit: silence of the control plane's connection before TCP probes it: 300 s; past it: TCP probes the peer.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(300);

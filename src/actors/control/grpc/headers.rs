@@ -5,7 +5,7 @@ use std::{fmt, path::Path, sync::Arc};
 use http::{HeaderName, HeaderValue, header::AUTHORIZATION};
 use tonic::Request;
 
-use super::{GrpcError, read_file};
+use super::{error::GrpcError, file::read_file};
 use crate::protocols::config::TokenSource;
 
 const CLUSTER_ID: HeaderName = HeaderName::from_static("clusterid");

@@ -27,7 +27,7 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{service::Routes, transport::Server, transport::server::Connected};
 
-use super::GrpcTarget;
+use super::target::GrpcTarget;
 use crate::protocols::config::{Address, RootSource};
 
 /// A certificate authority of its own.

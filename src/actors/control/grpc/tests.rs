@@ -11,7 +11,7 @@ use super::{
     peer::{Authority, Cert, Peer, serve, target},
     *,
 };
-use crate::protocols::config::{Compliance, Secret, TokenSource};
+use crate::protocols::config::{Address, Compliance, RootSource, Secret, TlsConfig, TokenSource};
 
 async fn try_connect(ca: &Authority, cert: &Cert<'_>, alt: Option<&str>) -> Result<(), GrpcError> {
     let peer = serve(ca.config(cert), Routes::default()).await;

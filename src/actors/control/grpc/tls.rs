@@ -14,7 +14,7 @@ use rustls::{
     version::{TLS12, TLS13},
 };
 
-use super::{GrpcError, GrpcTarget, read_file};
+use super::{error::GrpcError, file::read_file, target::GrpcTarget};
 use crate::protocols::config::{Compliance, RootSource};
 
 /// webpki's judgement, with a second name to accept.

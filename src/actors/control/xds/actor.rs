@@ -4,13 +4,14 @@ use std::{marker::PhantomData, time::Duration};
 
 use ractor::ActorProcessingErr;
 
-use super::{Xds, stream};
+use super::{client::Xds, stream};
 use crate::{
+    actors::HUNG_AFTER,
     protocols::xds::{
         Sink,
         backoff::{Backoff, End},
     },
-    supervisor::{Actor, ActorRef, Described, OwnedTask, TaskExit},
+    supervisor::{Actor, ActorRef, Address, ChildSpec, Described, OwnedTask, TaskExit},
 };
 
 /// Owns the stream's task.
@@ -43,6 +44,17 @@ pub(super) struct Running<S> {
 #[derive(Debug, thiserror::Error)]
 #[error("the discovery stream's task panicked: {0}")]
 struct StreamPanicked(String);
+
+// === impl Xds ===
+
+impl Xds {
+    /// The actor, for its supervisor; what it applies goes to `sink`. At most one may run at a time.
+    pub fn child<S: Sink>(&self, sink: S) -> ChildSpec {
+        let xds = self.clone();
+        let make = move || (XdsActor::new(), XdsArgs { xds: xds.clone(), sink: sink.clone() });
+        ChildSpec::actor("xds", &Address::new("xds"), make).kind_label("xds").hung_after(HUNG_AFTER)
+    }
+}
 
 // === impl XdsActor ===
 

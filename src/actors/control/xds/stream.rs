@@ -7,7 +7,7 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status, Streaming, transport::Channel};
 
-use super::{Bounds, Xds};
+use super::client::{Bounds, Xds};
 use crate::{
     actors::control::grpc::{self, MAX_RESPONSE_BYTES},
     protocols::{

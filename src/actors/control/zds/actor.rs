@@ -9,8 +9,10 @@ use tokio::{
 };
 
 use super::{
-    POD_OPERATION_LIMIT, PodSpec, Pods, Shared, link,
+    link,
     message::{Asked, Msg},
+    pods::{POD_OPERATION_LIMIT, PodSpec, Pods},
+    status::Shared,
 };
 use crate::{
     protocols::zds::{

@@ -9,8 +9,8 @@ use tokio::{
 };
 
 use super::{
-    Shared,
     message::{Asked, Msg},
+    status::Shared,
 };
 use crate::{
     protocols::zds::{

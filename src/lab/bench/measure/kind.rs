@@ -7,11 +7,11 @@ use clap::ValueEnum;
 use crate::lab::bench::{bench_mesh::Layout, contestant::Contestant};
 
 /// Figures by their keys.
-pub(in crate::lab::bench) type Measured = Vec<(&'static str, f64)>;
+pub(crate) type Measured = Vec<(&'static str, f64)>;
 
 /// One measurement. Each is described as the command line and the progress show it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
-pub(in crate::lab::bench) enum Measure {
+pub(crate) enum Measure {
     /// start and resident memory
     Start,
     /// memory of idle connections
@@ -49,13 +49,13 @@ const WORKLOADS: u32 = 100_000;
 
 /// What a measurement may take.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::lab::bench) struct Effort {
+pub(crate) struct Effort {
     /// How long to go on, where that is a choice.
-    pub(in crate::lab::bench) time: Duration,
+    pub(crate) time: Duration,
     /// Connections held idle.
-    pub(in crate::lab::bench) idle: usize,
+    pub(crate) idle: usize,
     /// Workloads of a large mesh.
-    pub(in crate::lab::bench) workloads: u32,
+    pub(crate) workloads: u32,
 }
 
 // === impl Effort ===
@@ -63,7 +63,7 @@ pub(in crate::lab::bench) struct Effort {
 impl Effort {
     /// The effort of measurements that go on for `seconds`. Short ones, which only show that all works, are of small
     /// things.
-    pub(in crate::lab::bench) fn of(seconds: f64) -> Self {
+    pub(crate) fn of(seconds: f64) -> Self {
         let part = seconds.min(1.0);
         Self {
             time: Duration::from_secs_f64(seconds),
@@ -77,13 +77,13 @@ impl Effort {
 
 impl Measure {
     /// What it is about, in words.
-    pub(in crate::lab::bench) fn about(self) -> String {
+    pub(crate) fn about(self) -> String {
         let value = self.to_possible_value();
         value.and_then(|value| value.get_help().map(ToString::to_string)).unwrap_or_default()
     }
 
     /// The mesh it needs; those that need the same share one.
-    pub(in crate::lab::bench) fn layout(self) -> Layout {
+    pub(crate) fn layout(self) -> Layout {
         match self {
             Self::Local | Self::Bulk => Layout::OneNode,
             Self::Hot | Self::Neighbour | Self::Stalled | Self::Stall => Layout::Neighbours,
@@ -92,12 +92,12 @@ impl Measure {
     }
 
     /// Whether it needs a mesh for itself.
-    pub(in crate::lab::bench) fn is_alone(self) -> bool {
+    pub(crate) fn is_alone(self) -> bool {
         matches!(self, Self::Stall | Self::Bulk)
     }
 
     /// Whether it says anything about that contestant.
-    pub(in crate::lab::bench) fn concerns(self, contestant: &Contestant) -> bool {
+    pub(crate) fn concerns(self, contestant: &Contestant) -> bool {
         match self {
             Self::Start | Self::Idle | Self::Bulk => contestant.is_node(),
             Self::Hot | Self::Local | Self::Neighbour | Self::Stalled | Self::Stall => {
@@ -108,7 +108,7 @@ impl Measure {
     }
 
     /// Workloads that the mesh has from the start, besides its pods.
-    pub(in crate::lab::bench) fn bulk(self, effort: &Effort) -> u32 {
+    pub(crate) fn bulk(self, effort: &Effort) -> u32 {
         if self == Self::Bulk { effort.workloads } else { 0 }
     }
 }

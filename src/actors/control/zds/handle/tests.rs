@@ -3,6 +3,7 @@ use std::{
     fs::File,
     os::fd::{AsFd, OwnedFd},
     path::Path,
+    time::Duration,
 };
 
 use parking_lot::Mutex;
@@ -10,7 +11,12 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::{
-    protocols::zds::codec::{Answer, Request, decode_answer, decode_hello, encode_request},
+    actors::control::zds::{PodSpec, Pods},
+    protocols::zds::{
+        NetnsId, PodInfo,
+        codec::{Answer, Request, decode_answer, decode_hello, encode_request},
+        session::Link,
+    },
     supervisor::{Backoff, Strategy, SupervisorSpec, Tree},
     sys::fdpass::{SeqListener, SeqPacket},
 };

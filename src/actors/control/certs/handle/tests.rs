@@ -1,6 +1,7 @@
 use std::{
     collections::HashMap,
     sync::atomic::{AtomicUsize, Ordering},
+    time::SystemTime,
 };
 
 use parking_lot::Mutex;
@@ -8,6 +9,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::*;
 use crate::{
+    actors::control::certs::{CertState, Issuing, REQUEST_TIMEOUT},
     protocols::{
         ca::IssueError,
         config::TlsConfig,

@@ -5,6 +5,7 @@ use tonic::{Code, Request, Response, Status, service::Routes};
 
 use super::*;
 use crate::{
+    actors::control::certs::{Certs, CertsConfig, REQUEST_TIMEOUT, actor::CertsActor},
     actors::control::grpc::{
         AuthHeaders, GrpcTarget,
         peer::{Authority, target},

@@ -1,0 +1,187 @@
+//! The handle of the certificates.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{Semaphore, watch},
+    time::{Instant, timeout_at},
+};
+
+use super::{
+    actor::{CertsActor, Msg},
+    issuer::Issuer,
+    shared::{CertsConfig, Shared, WAITERS_MAX, log_dropped},
+    store::{CertSnapshot, Store},
+};
+use crate::{
+    actors::{HUNG_AFTER, quarantine::Quarantine},
+    dataplane::certificates::{Certificates, Held},
+    protocols::{ca::CertError, identity::Identity, tls::WorkloadCert},
+    supervisor::{Address, AddressError, ChildSpec},
+    telemetry::trace::span,
+};
+
+/// The certificates of this node. Cheap to clone; every clone sees the same.
+#[derive(Clone)]
+pub struct Certs {
+    pub(super) shared: Arc<Shared>,
+    pub(super) address: Address<Msg>,
+}
+
+// === impl Certs ===
+
+impl Certs {
+    /// Certificates signed by `issuer`. Nothing happens until [`Certs::child`] runs under a supervisor.
+    pub fn new(config: CertsConfig, issuer: Arc<dyn Issuer>) -> Self {
+        Self::with_quarantine(config, issuer, Quarantine::default())
+    }
+
+    /// The same, with identities that crash a request set aside in these books.
+    pub fn with_quarantine(config: CertsConfig, issuer: Arc<dyn Issuer>, quarantine: Quarantine) -> Self {
+        let shared = Shared {
+            store: Store::new(),
+            waiting: Semaphore::new(WAITERS_MAX),
+            prefetching: Arc::new(Semaphore::new(config.limits.warmups)),
+            config,
+            issuer,
+            quarantine,
+        };
+        Self { shared: Arc::new(shared), address: Address::new("certs") }
+    }
+
+    /// The actor, to be run under a supervisor. What readers see survives its restarts.
+    pub fn child(&self) -> ChildSpec {
+        let shared = self.shared.clone();
+        ChildSpec::actor("certs", &self.address, move || (CertsActor, shared.clone()))
+            .kind_label("certs")
+            .hung_after(HUNG_AFTER)
+    }
+
+    /// The certificate of `id` if there is one that is not over. A table read: no message, no waiting.
+    pub fn current(&self, id: &Identity) -> Option<Arc<WorkloadCert>> {
+        self.shared.store.current(id, self.shared.wall())
+    }
+
+    /// The certificate of `id`, asked for with the highest priority if there is none. Callers for the same identity
+    /// share one request.
+    ///
+    /// # Errors
+    /// The last failure, at once, if the authority has just failed for this identity; [`CertError::TimedOut`] after
+    /// `timeout`; a bound reached.
+    pub async fn fetch(&self, id: &Identity, timeout: Duration) -> Result<Arc<WorkloadCert>, CertError> {
+        if let Some(cert) = self.current(id) {
+            return Ok(cert);
+        }
+        let _place = self
+            .shared
+            .waiting
+            .try_acquire()
+            .map_err(|_| CertError::TooManyWaiters { identity: id.clone(), limit: WAITERS_MAX })?;
+        let deadline = Instant::now() + timeout;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let error = match self.address.call(left, |reply| Msg::Fetch(id.clone(), reply)).await {
+                Ok(answer) => return answer,
+                // The actor died with the question: ask its successor.
+                Err(AddressError::Lost { .. }) if !left.is_zero() => {
+                    span::actor_lost("certs");
+                    continue;
+                }
+                Err(error) => error,
+            };
+            return Err(match error {
+                AddressError::TimedOut { .. } => CertError::TimedOut { identity: id.clone(), after: timeout },
+                AddressError::Down { .. } | AddressError::Lost { .. } => {
+                    CertError::LocalDown { identity: id.clone() }
+                }
+            });
+        }
+    }
+
+    /// Like [`Certs::fetch`], but a failure of the authority is not final: waits for the retries of the schedule
+    /// until `patience` ends, and only then fails with what it waited for.
+    ///
+    /// # Errors
+    /// As [`Certs::fetch`].
+    pub async fn hold(&self, id: &Identity, patience: Duration) -> Result<Arc<WorkloadCert>, CertError> {
+        let deadline = Instant::now() + patience;
+        let mut changes = self.changed();
+        let error = match self.fetch(id, patience).await {
+            Err(error @ CertError::Unavailable { .. }) => error,
+            other => return other,
+        };
+        loop {
+            changes.borrow_and_update();
+            if let Some(cert) = self.current(id) {
+                return Ok(cert);
+            }
+            if !self.shared.store.knows(id) {
+                return Err(CertError::Forgotten { identity: id.clone() });
+            }
+            if !matches!(timeout_at(deadline, changes.changed()).await, Ok(Ok(()))) {
+                return Err(error);
+            }
+        }
+    }
+
+    /// Asks for the certificate of `id` ahead of need. Bounded: past the bound it is dropped with a log line, and a
+    /// connection will ask.
+    pub fn prefetch(&self, id: &Identity) {
+        if self.current(id).is_some() {
+            return;
+        }
+        let sent = self
+            .shared
+            .prefetching
+            .clone()
+            .try_acquire_owned()
+            .ok()
+            .and_then(|permit| self.address.cast(Msg::Prefetch(id.clone(), permit)).ok());
+        if sent.is_none() {
+            log_dropped(id);
+        }
+    }
+
+    /// Nobody on this node is `id` any more: its certificate is dropped and whoever waits for it is told.
+    pub fn forget(&self, id: &Identity) {
+        self.shared.store.remove(id);
+        // One message is enough for all that wait. An actor that is down looks when it starts.
+        if self.shared.store.forget_later(id.clone()) {
+            let _ = self.address.cast(Msg::Forget);
+        }
+    }
+
+    /// Changes with every certificate, failure and removal. The number means nothing.
+    pub fn changed(&self) -> watch::Receiver<u64> {
+        self.shared.store.changes()
+    }
+
+    /// How many identities there are in each state.
+    pub fn by_state(&self) -> Vec<(&'static str, u64)> {
+        self.shared.store.by_state(self.shared.wall()).to_vec()
+    }
+
+    /// Every identity, sorted, for showing.
+    pub fn snapshot(&self) -> Vec<CertSnapshot> {
+        self.shared.store.snapshot(self.shared.wall())
+    }
+}
+
+impl fmt::Debug for Certs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Certs").finish_non_exhaustive()
+    }
+}
+
+impl Certificates for Certs {
+    fn current(&self, id: &Identity) -> Option<Arc<WorkloadCert>> {
+        Self::current(self, id)
+    }
+
+    fn hold<'a>(&'a self, id: &'a Identity, within: Duration) -> Held<'a> {
+        Box::pin(Self::hold(self, id, within))
+    }
+}
+
+#[cfg(test)]
+mod tests;
