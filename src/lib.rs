@@ -7,7 +7,7 @@ compile_error!(
 
 pub mod actors;
 pub mod command_line;
-pub mod dataplane;
+pub(crate) mod dataplane;
 #[cfg(feature = "lab")]
 pub mod lab;
 pub mod protocols;

@@ -23,7 +23,7 @@ const INPUTS: [&str; 4] = ["resource", "pod", "peer", "identity"];
 
 /// What readiness follows. Cheap to clone.
 #[derive(Clone)]
-pub struct Health {
+pub(crate) struct Health {
     xds: Option<watch::Receiver<XdsStatus>>,
     zds: watch::Receiver<ZdsStatus>,
     unhealthy: watch::Receiver<BTreeMap<Arc<str>, Named>>,
@@ -69,7 +69,7 @@ impl Health {
     }
 
     /// The actor, to be run under a supervisor.
-    pub fn child(&self) -> ChildSpec {
+    pub(crate) fn child(&self) -> ChildSpec {
         let health = self.clone();
         ChildSpec::actor("health", &Address::new("health"), move || (HealthActor(health.clone()), ()))
             .kind_label("health")

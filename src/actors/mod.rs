@@ -1,11 +1,11 @@
 //! The actors: each owns a resource and is a place of restart.
 
 pub mod admin;
-pub mod control;
-pub mod health;
-pub mod pods;
-pub mod quarantine;
-pub mod shards;
+pub(crate) mod control;
+pub(crate) mod health;
+pub(crate) mod pods;
+pub(crate) mod quarantine;
+pub(crate) mod shards;
 pub mod telemetry;
 pub mod tree;
 

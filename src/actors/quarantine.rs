@@ -26,7 +26,7 @@ use crate::supervisor::{Backoff, faults};
 
 /// Inputs remembered at a time.
 /// Limit: inputs that crashed their handler and are remembered: 1024; past it: the oldest input is forgotten.
-pub const MAX_INPUTS: usize = 1024;
+pub(crate) const MAX_INPUTS: usize = 1024;
 /// Crashes after which an input is set aside.
 /// Limit: crashes over one input: 2; past it: the input is quarantined for 30 s, doubled to 10 min.
 const CRASHES: u32 = 2;
@@ -36,7 +36,7 @@ const FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
 
 /// Tells one input from another: what it is, which, and its content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Input<'a> {
+pub(crate) struct Input<'a> {
     /// What it is, such as `peer`; the label of metrics.
     pub kind: &'static str,
     /// Which one.
@@ -48,7 +48,7 @@ pub struct Input<'a> {
 /// Why an input is not handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("quarantined: crashed its handler {crashes} times; next try in {} s", .retry_in.as_secs())]
-pub struct SetAside {
+pub(crate) struct SetAside {
     /// Its crashes.
     pub crashes: u32,
     /// How long until it is tried again.
@@ -57,7 +57,7 @@ pub struct SetAside {
 
 /// An input that is set aside, for showing.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Quarantined {
+pub(crate) struct Quarantined {
     /// What it is.
     pub kind: &'static str,
     /// Which one.
@@ -85,7 +85,7 @@ struct Entry {
 
 /// The inputs of a process that crashed somebody. Clones share the books.
 #[derive(Clone)]
-pub struct Quarantine(Arc<Shared>);
+pub(crate) struct Quarantine(Arc<Shared>);
 
 struct Shared {
     ledger: Mutex<Ledger>,
@@ -98,17 +98,17 @@ struct Shared {
 /// An input that may be handled. By itself it changes nothing.
 #[derive(Clone, Copy)]
 #[must_use = "a crash is attributed only inside it"]
-pub struct Admitted<'a> {
+pub(crate) struct Admitted<'a> {
     quarantine: &'a Quarantine,
     input: Input<'a>,
 }
 
 /// Counts a crash when a panic drops it. Not to be held while other work may run: that may panic, too.
 #[must_use = "a crash is attributed only while the guard lives"]
-pub struct Guard<'a>(Admitted<'a>);
+pub(crate) struct Guard<'a>(Admitted<'a>);
 
 /// A digest of `content`, stable while the process lives.
-pub fn digest(content: &impl Hash) -> u64 {
+pub(crate) fn digest(content: &impl Hash) -> u64 {
     foldhash::fast::FixedState::default().hash_one(content)
 }
 
@@ -185,7 +185,7 @@ impl Default for Quarantine {
 
 impl Quarantine {
     /// Empty books, with these delays.
-    pub fn new(backoff: Backoff) -> Self {
+    pub(crate) fn new(backoff: Backoff) -> Self {
         let (ledger, any) = (Mutex::default(), AtomicBool::new(false));
         Self(Arc::new(Shared { ledger, backoff, any, changed: watch::Sender::new(0) }))
     }
@@ -194,7 +194,7 @@ impl Quarantine {
     ///
     /// # Errors
     /// It is set aside.
-    pub fn enter<'a>(&'a self, input: Input<'a>) -> Result<Admitted<'a>, SetAside> {
+    pub(crate) fn enter<'a>(&'a self, input: Input<'a>) -> Result<Admitted<'a>, SetAside> {
         self.check(&input)?;
         Ok(Admitted { quarantine: self, input })
     }
@@ -203,7 +203,7 @@ impl Quarantine {
     ///
     /// # Errors
     /// It is set aside.
-    pub fn check(&self, input: &Input<'_>) -> Result<(), SetAside> {
+    pub(crate) fn check(&self, input: &Input<'_>) -> Result<(), SetAside> {
         if !self.0.any.load(Ordering::Acquire) {
             return Ok(());
         }
@@ -218,7 +218,7 @@ impl Quarantine {
     }
 
     /// Forgives an input that was handled well, or is gone.
-    pub fn forgive(&self, kind: &'static str, name: &str) {
+    pub(crate) fn forgive(&self, kind: &'static str, name: &str) {
         if !self.0.any.load(Ordering::Acquire) {
             return;
         }
@@ -232,12 +232,12 @@ impl Quarantine {
     }
 
     /// What is set aside now, by kind and name.
-    pub fn list(&self) -> Vec<Quarantined> {
+    pub(crate) fn list(&self) -> Vec<Quarantined> {
         self.0.ledger.lock().list(now())
     }
 
     /// Changes when something is set aside or forgiven. The number means nothing.
-    pub fn changed(&self) -> watch::Receiver<u64> {
+    pub(crate) fn changed(&self) -> watch::Receiver<u64> {
         self.0.changed.subscribe()
     }
 
@@ -274,7 +274,7 @@ fn now() -> Instant {
 
 impl<'a> Admitted<'a> {
     /// A guard around what is done at once.
-    pub fn guard(self) -> Guard<'a> {
+    pub(crate) fn guard(self) -> Guard<'a> {
         let guard = Guard(self);
         // Where a bug that this input brings out would strike.
         faults::trip(self.input.name);
@@ -282,7 +282,7 @@ impl<'a> Admitted<'a> {
     }
 
     /// Does `work` with the guard around each of its steps.
-    pub async fn watch<F: Future>(self, work: F) -> F::Output {
+    pub(crate) async fn watch<F: Future>(self, work: F) -> F::Output {
         let mut work = pin!(work);
         poll_fn(|cx| {
             let _guard = self.guard();
@@ -292,7 +292,7 @@ impl<'a> Admitted<'a> {
     }
 
     /// It was handled well: whatever it did before is forgiven.
-    pub fn done(self) {
+    pub(crate) fn done(self) {
         self.quarantine.forgive(self.input.kind, self.input.name);
     }
 }

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// The actor that keeps shard `index` alive. The thread outlives it: losing the keeper loses no connection.
-pub fn child(shards: &Shards, index: usize) -> ChildSpec {
+pub(crate) fn child(shards: &Shards, index: usize) -> ChildSpec {
     let shards = shards.clone();
     let make = move || (Keeper { shards: shards.clone(), index }, ());
     let id = format!("shard-{index}");

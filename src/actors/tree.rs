@@ -264,7 +264,7 @@ fn certs(config: &Config, quarantine: Quarantine) -> Result<Certs, BootError> {
     let target = GrpcTarget::new(upstream, &config.tunnel.tls);
     let issuer = CaIssuer::new(target, headers(config, upstream)?, true);
     let certs = CertsConfig::new(config.control.ca.secret_ttl, config.tunnel.tls.clone());
-    Ok(Certs::with_quarantine(certs, Arc::new(issuer), quarantine))
+    Ok(Certs::new(certs, Arc::new(issuer), quarantine))
 }
 
 fn xds(config: &Config, metrics: &Arc<Metrics>) -> Result<Option<Xds>, BootError> {

@@ -19,11 +19,11 @@ const FILE: &str = "state.json";
 
 /// The directory of one lab: its state, logs, sockets and certificates. Only its user can look inside.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Directory(PathBuf);
+pub(crate) struct Directory(PathBuf);
 
 /// A running lab.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct State {
+pub(crate) struct State {
     /// The process that holds it, as the machine counts.
     pub holder: u32,
     /// When that started, in the kernel's ticks since boot: tells it from a later process of the same id.
@@ -38,7 +38,7 @@ pub struct State {
 
 /// One host of a running lab.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HostState {
+pub(crate) struct HostState {
     /// The word of its role.
     pub role: String,
     /// Its name within the role.
@@ -53,7 +53,7 @@ pub struct HostState {
 
 /// One program of a running lab.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ProgramState {
+pub(crate) struct ProgramState {
     /// What it is, such as `proxy-one`.
     pub name: String,
     /// Its process id, as the machine counts.
@@ -62,7 +62,7 @@ pub struct ProgramState {
 
 /// Why there is no state, or none can be written.
 #[derive(Debug, thiserror::Error)]
-pub enum StateError {
+pub(crate) enum StateError {
     /// No such lab is up.
     #[error("no lab called {name} is up (looked in {directory}); `warren lab up FILE` raises one")]
     NotUp {
@@ -99,7 +99,7 @@ pub enum StateError {
 
 impl Directory {
     /// The directory of the lab called `name`: under `$XDG_RUNTIME_DIR`, else under /tmp.
-    pub fn of(name: &str) -> Result<Self, StateError> {
+    pub(crate) fn of(name: &str) -> Result<Self, StateError> {
         let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-';
         if name.is_empty() || name.len() > 20 || !name.chars().all(allowed) {
             return Err(StateError::Name(name.to_owned()));
@@ -113,12 +113,12 @@ impl Directory {
     }
 
     /// Its path.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.0
     }
 
     /// Makes it anew, without what a lab that was killed has left. Errors: a lab of this name is up.
-    pub fn create(&self) -> Result<(), StateError> {
+    pub(crate) fn create(&self) -> Result<(), StateError> {
         if let Ok(state) = self.read() {
             return Err(StateError::AlreadyUp { name: self.name(), holder: state.holder });
         }
@@ -133,7 +133,7 @@ impl Directory {
     }
 
     /// Removes it.
-    pub fn remove(&self) -> Result<(), StateError> {
+    pub(crate) fn remove(&self) -> Result<(), StateError> {
         match fs::remove_dir_all(&self.0) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => Err(file(&self.0, source)),
             _ => Ok(()),
@@ -141,7 +141,7 @@ impl Directory {
     }
 
     /// The running lab. Errors: it is not up.
-    pub fn read(&self) -> Result<State, StateError> {
+    pub(crate) fn read(&self) -> Result<State, StateError> {
         let not_up = || StateError::NotUp { name: self.name(), directory: self.0.clone() };
         if !is_ours(&self.0) {
             return Err(not_up());
@@ -152,7 +152,7 @@ impl Directory {
     }
 
     /// Writes down `state`.
-    pub fn write(&self, state: &State) -> Result<(), StateError> {
+    pub(crate) fn write(&self, state: &State) -> Result<(), StateError> {
         let (path, part) = (self.0.join(FILE), self.0.join("state.part"));
         let write = || {
             fs::write(&part, serde_json::to_vec_pretty(state)?)?;
@@ -170,7 +170,7 @@ impl Directory {
 
 impl State {
     /// The state of a lab held by this process.
-    pub fn of<'a>(
+    pub(crate) fn of<'a>(
         mesh: &Path,
         hosts: impl Iterator<Item = &'a Host>,
         programs: Vec<ProgramState>,
@@ -183,13 +183,13 @@ impl State {
     }
 
     /// Whether the holder still runs.
-    pub fn is_up(&self) -> bool {
+    pub(crate) fn is_up(&self) -> bool {
         start_time(&self.holder.to_string()) == Some(self.started)
     }
 
     /// The host that `name` means: of any role, with or without its role in front (`node:one`), a pod also
     /// without its Kubernetes namespace where that is clear. Errors: the names there are.
-    pub fn find(&self, name: &str) -> Result<&HostState, String> {
+    pub(crate) fn find(&self, name: &str) -> Result<&HostState, String> {
         let (role, plain) = name.split_once(':').map_or((None, name), |(role, name)| (Some(role), name));
         let of_role = |host: &&HostState| role.is_none_or(|role| host.role == role);
         let exact = |host: &&HostState| host.name == plain;
@@ -220,7 +220,7 @@ impl HostState {
     }
 
     /// Role and name, as [`State::find`] takes them.
-    pub fn full_name(&self) -> String {
+    pub(crate) fn full_name(&self) -> String {
         format!("{}:{}", self.role, self.name)
     }
 }

@@ -2,12 +2,12 @@
 #![allow(missing_docs, clippy::all, clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 /// `envoy.service.discovery.v3`: the delta discovery stream.
-pub mod ads {
+pub(crate) mod ads {
     tonic::include_proto!("envoy.service.discovery.v3");
 }
 
 /// `istio.v1.auth`: the certificate authority.
-pub mod ca {
+pub(crate) mod ca {
     tonic::include_proto!("istio.v1.auth");
 }
 
@@ -21,7 +21,7 @@ pub mod workload {
     tonic::include_proto!("istio.workload");
 
     /// `istio.workload.zds`: istio-cni's hand-over of pods.
-    pub mod zds {
+    pub(crate) mod zds {
         tonic::include_proto!("istio.workload.zds");
     }
 }

@@ -9,7 +9,7 @@ const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 const IDENTITY: u8 = 0xD0;
 
 /// The header of a connection from `src` to `dst`, with the client's identity if it has one.
-pub fn encode(src: SocketAddr, dst: SocketAddr, identity: Option<&Identity>) -> Vec<u8> {
+pub(crate) fn encode(src: SocketAddr, dst: SocketAddr, identity: Option<&Identity>) -> Vec<u8> {
     let mut addresses = Vec::with_capacity(36);
     let family = match (src.ip(), dst.ip()) {
         (IpAddr::V4(src), IpAddr::V4(dst)) => {

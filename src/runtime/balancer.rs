@@ -53,7 +53,7 @@ pub struct ShardStats {
 
 /// Something on its way to another shard, until it is taken or lost.
 #[derive(Debug)]
-pub struct HandedOver(Arc<ShardStats>);
+pub(crate) struct HandedOver(Arc<ShardStats>);
 
 /// Counts one thing a shard carries, until dropped.
 #[derive(Debug)]
@@ -126,13 +126,13 @@ impl Drop for LoadGuard {
 
 impl HandedOver {
     /// One more on its way to the shard of `load`.
-    pub fn new(load: &Arc<ShardStats>) -> Self {
+    pub(crate) fn new(load: &Arc<ShardStats>) -> Self {
         load.waiting.fetch_add(1, Ordering::Relaxed);
         Self(load.clone())
     }
 
     /// The shard has taken it.
-    pub fn taken(self) {
+    pub(crate) fn taken(self) {
         self.0.taken.fetch_add(1, Ordering::Relaxed);
     }
 }

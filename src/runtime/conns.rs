@@ -21,21 +21,21 @@ use tokio::sync::Notify;
 
 /// Why a connection was cut. The number belongs to the user of the set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct CutReason(pub u8);
+pub(crate) struct CutReason(pub u8);
 
 /// The set does not admit connections (it drains).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("no new connection is admitted")]
-pub struct Closed;
+pub(crate) struct Closed;
 
 /// Live connections and what is known of each. Clones are the same set.
-pub struct ConnSet<T>(Arc<[Arc<ShardConns<T>>]>);
+pub(crate) struct ConnSet<T>(Arc<[Arc<ShardConns<T>>]>);
 
 /// A connection in a set.
 ///
 /// [`ConnSet::admit`] gives the owner: dropping it takes the connection out of the set. Clones, and what
 /// [`ConnSet::for_each`] shows, are handles: they do not keep the connection in the set.
-pub struct Conn<T> {
+pub(crate) struct Conn<T> {
     entry: Arc<Entry<T>>,
     owner: bool,
 }
@@ -43,7 +43,7 @@ pub struct Conn<T> {
 pin_project! {
     /// A future that ends early when its connection is cut; see [`Conn::guard`].
     #[must_use = "futures do nothing unless polled"]
-    pub struct Guarded<'a, F> {
+    pub(crate) struct Guarded<'a, F> {
         #[pin]
         future: Option<F>,
         cut: &'a Cut,
@@ -87,7 +87,7 @@ impl<T> Clone for ConnSet<T> {
 
 impl<T: Send + Sync + 'static> ConnSet<T> {
     /// An open, empty set. `lanes`: one for each shard, at least one.
-    pub fn new(lanes: usize) -> Self {
+    pub(crate) fn new(lanes: usize) -> Self {
         let lane = || {
             let members = Mutex::new(Members { open: true, conns: Slab::new() });
             Arc::new(ShardConns { members, emptied: Notify::new() })
@@ -99,7 +99,7 @@ impl<T: Send + Sync + 'static> ConnSet<T> {
     ///
     /// # Errors
     /// [`Closed`] after [`ConnSet::close_admission`].
-    pub fn admit(&self, lane: usize, info: T) -> Result<Conn<T>, Closed> {
+    pub(crate) fn admit(&self, lane: usize, info: T) -> Result<Conn<T>, Closed> {
         let lane = self.0.get(lane % self.0.len()).ok_or(Closed)?;
         let mut members = lane.members.lock();
         if !members.open {
@@ -113,17 +113,17 @@ impl<T: Send + Sync + 'static> ConnSet<T> {
     }
 
     /// How many connections are live.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.0.iter().map(|lane| lane.members.lock().conns.len()).sum()
     }
 
     /// Whether no connection is live.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.iter().all(|lane| lane.members.lock().conns.is_empty())
     }
 
     /// Shows every connection to `f`, lane by lane. No lock is held meanwhile: a connection may have ended since.
-    pub fn for_each(&self, mut f: impl FnMut(&Conn<T>)) {
+    pub(crate) fn for_each(&self, mut f: impl FnMut(&Conn<T>)) {
         for lane in self.0.iter() {
             let handle = |(_, entry): (usize, &Arc<Entry<T>>)| Conn { entry: entry.clone(), owner: false };
             let conns: Vec<Conn<T>> = lane.members.lock().conns.iter().map(handle).collect();
@@ -132,22 +132,22 @@ impl<T: Send + Sync + 'static> ConnSet<T> {
     }
 
     /// Admits no more; live connections go on.
-    pub fn close_admission(&self) {
+    pub(crate) fn close_admission(&self) {
         self.set_open(false);
     }
 
     /// Admits again.
-    pub fn reopen(&self) {
+    pub(crate) fn reopen(&self) {
         self.set_open(true);
     }
 
     /// Cuts every live connection. Admission stays as it is.
-    pub fn cut_all(&self, why: CutReason) {
+    pub(crate) fn cut_all(&self, why: CutReason) {
         self.for_each(|conn| conn.cut(why));
     }
 
     /// Resolves when no connection is left (at once if none is). Close admission first, or it may never be.
-    pub async fn emptied(&self) {
+    pub(crate) async fn emptied(&self) {
         while !self.is_empty() {
             for lane in self.0.iter() {
                 let emptied = lane.emptied.notified();
@@ -175,12 +175,12 @@ impl<T> fmt::Debug for ConnSet<T> {
 
 impl<T> Conn<T> {
     /// What was said of the connection when it was admitted.
-    pub fn info(&self) -> &T {
+    pub(crate) fn info(&self) -> &T {
         &self.entry.info
     }
 
     /// Cuts the connection: its guarded future ends with `why`. The first reason stays.
-    pub fn cut(&self, why: CutReason) {
+    pub(crate) fn cut(&self, why: CutReason) {
         let cut = &self.entry.cut;
         let code = u16::from(why.0) + 1;
         if cut.reason.compare_exchange(0, code, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
@@ -189,7 +189,7 @@ impl<T> Conn<T> {
     }
 
     /// Why it was cut, if it was.
-    pub fn cut_reason(&self) -> Option<CutReason> {
+    pub(crate) fn cut_reason(&self) -> Option<CutReason> {
         self.entry.cut.reason()
     }
 
@@ -197,7 +197,7 @@ impl<T> Conn<T> {
     ///
     /// One guarded future of a connection is polled at a time, as only one can be woken by the cut. A poll costs one
     /// atomic load more than without the guard.
-    pub fn guard<F: Future>(&self, future: F) -> Guarded<'_, F> {
+    pub(crate) fn guard<F: Future>(&self, future: F) -> Guarded<'_, F> {
         Guarded { future: Some(future), cut: &self.entry.cut, registered: None }
     }
 }

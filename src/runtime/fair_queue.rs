@@ -59,7 +59,7 @@ pub struct FairQueue {
 }
 
 /// Drives what is on a lane.
-pub struct Driver {
+pub(crate) struct Driver {
     arrivals: Rc<RefCell<Vec<Work>>>,
     ready: Arc<ReadyQueue>,
     tasks: Slab<Task>,
@@ -93,7 +93,7 @@ struct ReadyState {
 }
 
 /// A lane and what drives it.
-pub fn fair_queue(of: Backlog) -> (FairQueue, Driver) {
+pub(crate) fn fair_queue(of: Backlog) -> (FairQueue, Driver) {
     let (arrivals, ready) = (Rc::default(), Arc::default());
     let fair_queue = FairQueue { arrivals: Rc::clone(&arrivals), ready: Arc::clone(&ready) };
     (fair_queue, Driver { arrivals, ready, tasks: Slab::new(), share: BacklogShare { of, counted: false } })

@@ -1,7 +1,7 @@
 //! Shards: threads that run connections, and what decides which connection runs where and when.
 
-pub mod balancer;
-pub mod conns;
-pub mod fair_queue;
+pub(crate) mod balancer;
+pub(crate) mod conns;
+pub(crate) mod fair_queue;
 pub mod shard;
-pub mod spawner;
+pub(crate) mod spawner;

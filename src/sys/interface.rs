@@ -4,7 +4,7 @@ use std::{ffi::CStr, io, mem, os::fd::RawFd};
 
 /// An interface's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Interface([libc::c_char; libc::IFNAMSIZ]);
+pub(crate) struct Interface([libc::c_char; libc::IFNAMSIZ]);
 
 // === impl Interface ===
 

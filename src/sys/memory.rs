@@ -5,20 +5,20 @@ use std::{ffi::c_void, fs, ops::Range, ptr, time::Duration};
 /// How often a thread looks whether it has become quiet.
 /// Limit: time between two looks at the memory of a quiet shard: 5 s; past it: memory is given back to the kernel once
 /// the shard's connections are gone.
-pub const LOOK: Duration = Duration::from_secs(5);
+pub(crate) const LOOK: Duration = Duration::from_secs(5);
 
 /// Has a thread's allocator give back what it keeps, once after each time connections came and all went again.
 ///
 /// The allocator gives pages back only as it is used, so a thread without work would show its last burst for ever.
 /// It is never asked while a connection is open: nobody waits for it.
 #[derive(Debug, Default)]
-pub struct Tidy {
+pub(crate) struct Tidy {
     seen: u64,
     tidied: u64,
 }
 
 /// Has the calling thread's allocator give back what nobody uses.
-pub fn give_back() {
+pub(crate) fn give_back() {
     // SAFETY: it only touches the allocator's own state of this thread, and what no thread uses.
     unsafe { libmimalloc_sys::mi_collect(true) };
 }
@@ -26,7 +26,7 @@ pub fn give_back() {
 /// Takes the pages of the program and its libraries out of this process's page table: most of what a start runs is
 /// never run again. They stay in the kernel's page cache, and those that are used come back from there without being
 /// read, each with its neighbours. Where it cannot be done, nothing has changed.
-pub fn give_back_code() {
+pub(crate) fn give_back_code() {
     let smaps = match fs::read_to_string("/proc/self/smaps") {
         Ok(smaps) => smaps,
         Err(error) => return tracing::debug!(target: "memory", %error, "cannot see what is mapped"),
@@ -68,7 +68,7 @@ fn file_mapping(line: &str) -> Option<Option<Range<usize>>> {
 
 impl Tidy {
     /// One look: `placed` counts what ever came, `open` what is there now. Whether memory was given back.
-    pub fn look(&mut self, placed: u64, open: usize) -> bool {
+    pub(crate) fn look(&mut self, placed: u64, open: usize) -> bool {
         let quiet = open == 0 && placed == self.seen && placed != self.tidied;
         self.seen = placed;
         if quiet {

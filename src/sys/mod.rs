@@ -1,18 +1,18 @@
 //! System calls: network namespaces and sockets. The only unsafe code of the crate is here.
 #![allow(unsafe_code)]
 
-pub mod cputime;
+pub(crate) mod cputime;
 pub mod fdpass;
-pub mod interface;
+pub(crate) mod interface;
 #[cfg(feature = "lab")]
 pub mod lab;
 pub mod limits;
-pub mod memory;
-pub mod netns;
-pub mod netns_fingerprint;
-pub mod pacing;
-pub mod probe;
-pub mod rule_events;
-pub mod shared_socket;
-pub mod socket;
-pub mod splice;
+pub(crate) mod memory;
+pub(crate) mod netns;
+pub(crate) mod netns_fingerprint;
+pub(crate) mod pacing;
+pub(crate) mod probe;
+pub(crate) mod rule_events;
+pub(crate) mod shared_socket;
+pub(crate) mod socket;
+pub(crate) mod splice;

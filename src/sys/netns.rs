@@ -105,7 +105,7 @@ impl PartialEq for NetNs {
 impl Eq for NetNs {}
 
 /// Lets go of the namespace this thread stays in by [`NetNs::enter_sticky`], if it is `ns`, so that it can vanish.
-pub fn leave_sticky(ns: &NetNs, home: &NetNs) -> io::Result<()> {
+pub(crate) fn leave_sticky(ns: &NetNs, home: &NetNs) -> io::Result<()> {
     if CURRENT.with_borrow(|c| c.as_ref().is_some_and(|c| c == ns)) {
         home.set()?;
         CURRENT.set(None);

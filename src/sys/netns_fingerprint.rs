@@ -19,7 +19,7 @@ const GET_INFO: libc::c_int = 64;
 /// What the network of a pod was like.
 /// Limit: descriptors that the audits of a pod keep: 1 socket; past it: the pod is examined every second without it.
 #[derive(Debug)]
-pub struct NetnsFingerprint {
+pub(crate) struct NetnsFingerprint {
     interface: Interface,
     legacy: Vec<(Family, Shape)>,
 }
@@ -48,7 +48,7 @@ impl NetnsFingerprint {
     ///
     /// # Errors
     /// The kernel does not tell, or the process or the kernel has run out of something.
-    pub fn take(
+    pub(crate) fn take(
         listener: &TcpListener,
         rules: Option<&RuleEvents>,
         last: Option<Interface>,
@@ -67,13 +67,13 @@ impl NetnsFingerprint {
     }
 
     /// The interface that was up.
-    pub fn interface(&self) -> Interface {
+    pub(crate) fn interface(&self) -> Interface {
         self.interface
     }
 
     /// Whether the interface is up, and the legacy tables are as they were. What cannot be asked has changed. Legacy rules
     /// that take the place of as many others of the same length look the same.
-    pub fn is_steady(&self, listener: &TcpListener) -> bool {
+    pub(crate) fn is_steady(&self, listener: &TcpListener) -> bool {
         let shaped = |(family, before): &(Family, Shape)| {
             family.shape(listener.as_raw_fd(), before.name).is_ok_and(|now| now == *before)
         };

@@ -18,7 +18,7 @@ const PACED: &[u8] = b"bbr";
 
 /// Where the other sides of a socket's connections are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PathScope {
+pub(crate) enum PathScope {
     /// On this host: nothing is lost on the way.
     Host,
     /// Anywhere: once connected, [`PathScope::settle`] decides.
@@ -27,7 +27,7 @@ pub enum PathScope {
 
 impl PathScope {
     /// Has a socket that is neither connected nor listening, and what it will accept, send without pacing.
-    pub fn unpace(self, socket: &Socket) {
+    pub(crate) fn unpace(self, socket: &Socket) {
         // Without it all goes on as it was.
         let _ = socket.set_tcp_congestion(match self {
             Self::Host => b"reno",
@@ -37,7 +37,7 @@ impl PathScope {
 
     /// Has a connection of a socket that was [unpaced](Reach::unpace) be paced after all, if the round trip of its
     /// handshake took `near` or longer, or is not known.
-    pub fn settle(self, stream: &impl AsFd, near: Duration) {
+    pub(crate) fn settle(self, stream: &impl AsFd, near: Duration) {
         if self == Self::Network && round_trip(stream).is_none_or(|took| took >= near) {
             // Without it it goes on as far connections do where BBR is not the default.
             let _ = SockRef::from(stream).set_tcp_congestion(PACED);
@@ -46,7 +46,7 @@ impl PathScope {
 }
 
 /// Whether connections of a new socket are paced unless told otherwise.
-pub fn is_paced(socket: &Socket) -> bool {
+pub(crate) fn is_paced(socket: &Socket) -> bool {
     // The kernel pads the name with zeroes.
     socket.tcp_congestion().is_ok_and(|name| name.split(|byte| *byte == 0).next() == Some(PACED))
 }

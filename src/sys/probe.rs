@@ -5,7 +5,7 @@ use std::{
     ffi::CStr,
     io, mem,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket},
-    os::fd::{AsFd, AsRawFd},
+    os::fd::AsRawFd,
     ptr,
     time::Duration,
 };
@@ -27,14 +27,14 @@ const HOPS: u32 = 1;
 
 /// A connection as the pod's programs open them, to where nothing is: only redirection can have it accepted.
 #[derive(Debug)]
-pub struct Canary {
+pub(crate) struct Canary {
     socket: Socket,
     from: SocketAddr,
 }
 
 /// How far a canary has come.
 #[derive(Debug)]
-pub enum Flight {
+pub(crate) enum Flight {
     /// Somebody has accepted it, or will: the kernel has put it into a queue. It may have been dropped since.
     Answered,
     /// Nobody has answered yet.
@@ -45,7 +45,7 @@ pub enum Flight {
 
 /// Connections that wait in a listener, and how many may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Waiting {
+pub(crate) struct Waiting {
     /// Now.
     pub now: u32,
     /// At most.
@@ -62,7 +62,7 @@ impl Canary {
     ///
     /// # Errors
     /// The process, the kernel or the pod has run out of something, or a rule of the pod forbids the connection.
-    pub fn send(v6: bool) -> io::Result<Option<Self>> {
+    pub(crate) fn send(v6: bool) -> io::Result<Option<Self>> {
         let target = target(v6);
         if !is_reachable(target)? {
             return Ok(None);
@@ -85,12 +85,12 @@ impl Canary {
     }
 
     /// Where it comes from: what tells it from another one.
-    pub fn from(&self) -> SocketAddr {
+    pub(crate) fn from(&self) -> SocketAddr {
         self.from
     }
 
     /// How far it has come.
-    pub fn flight(&self) -> Flight {
+    pub(crate) fn flight(&self) -> Flight {
         match self.socket.take_error() {
             Ok(None) if self.socket.peer_addr().is_ok() => Flight::Answered,
             Ok(None) => Flight::Silent,
@@ -102,7 +102,7 @@ impl Canary {
 }
 
 /// Where canaries go.
-pub fn target(v6: bool) -> SocketAddr {
+pub(crate) fn target(v6: bool) -> SocketAddr {
     let ip = if v6 { IpAddr::V6(TARGET_V6) } else { IpAddr::V4(TARGET_V4) };
     SocketAddr::new(ip, TARGET_PORT)
 }
@@ -127,21 +127,15 @@ fn is_reachable(target: SocketAddr) -> io::Result<bool> {
 }
 
 /// Whether `listener` accepts connections still.
-pub fn is_listening(listener: &TcpListener) -> bool {
+pub(crate) fn is_listening(listener: &TcpListener) -> bool {
     SockRef::from(listener).is_listener().unwrap_or(false)
-}
-
-/// Drops an accepted connection without leaving anything behind.
-pub fn drop_at_once(stream: impl AsFd) {
-    // One that is gone already is as good.
-    let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
 }
 
 /// The connections that wait in `listener`.
 ///
 /// # Errors
 /// It is no TCP socket.
-pub fn waiting(listener: &TcpListener) -> io::Result<Waiting> {
+pub(crate) fn waiting(listener: &TcpListener) -> io::Result<Waiting> {
     // SAFETY: zeroes are a valid value of this structure of integers.
     let mut info: libc::tcp_info = unsafe { mem::zeroed() };
     let mut length = mem::size_of::<libc::tcp_info>() as libc::socklen_t;
@@ -166,7 +160,7 @@ pub fn waiting(listener: &TcpListener) -> io::Result<Waiting> {
 ///
 /// # Errors
 /// The kernel does not list them.
-pub fn network() -> io::Result<Option<Interface>> {
+pub(crate) fn network() -> io::Result<Option<Interface>> {
     let mut first = ptr::null_mut();
     // SAFETY: the pointer outlives the call, which sets it to a list that `Interfaces` frees.
     if unsafe { libc::getifaddrs(&raw mut first) } != 0 {

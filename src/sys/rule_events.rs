@@ -29,11 +29,11 @@ const UNTOUCHED: u32 = 1;
 
 /// Hears of each change of the nf_tables rules of one namespace.
 #[derive(Debug)]
-pub struct RuleEvents(Socket);
+pub(crate) struct RuleEvents(Socket);
 
 /// Waits for word on any of many [`RuleEvents`].
 #[derive(Debug)]
-pub struct RuleEventQueue(AsyncFd<OwnedFd>);
+pub(crate) struct RuleEventQueue(AsyncFd<OwnedFd>);
 
 // === impl RuleEvents ===
 
@@ -42,7 +42,7 @@ impl RuleEvents {
     ///
     /// # Errors
     /// The kernel does not let the process listen, or the process or the kernel has run out of something.
-    pub fn open() -> io::Result<Option<Self>> {
+    pub(crate) fn open() -> io::Result<Option<Self>> {
         let (domain, protocol) = (Domain::from(libc::AF_NETLINK), Protocol::from(libc::NETLINK_NETFILTER));
         let socket = match Socket::new(domain, Type::RAW.nonblocking(), Some(protocol)) {
             Err(error) if error.raw_os_error() == Some(libc::EPROTONOSUPPORT) => return Ok(None),
@@ -66,7 +66,7 @@ impl RuleEvents {
     ///
     /// # Errors
     /// The kernel does not tell.
-    pub fn is_touched(&self) -> io::Result<bool> {
+    pub(crate) fn is_touched(&self) -> io::Result<bool> {
         match self.generation() {
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(false),
             generation => Ok(generation? > UNTOUCHED),
@@ -93,7 +93,7 @@ impl RuleEvents {
     }
 
     /// Reads what has been told so far, and forgets it.
-    pub fn drain(&self) {
+    pub(crate) fn drain(&self) {
         let mut room = [0; HEAD];
         for _ in 0..MESSAGES {
             match (&self.0).read(&mut room) {
@@ -146,7 +146,7 @@ impl RuleEventQueue {
     ///
     /// # Errors
     /// The process or the kernel has run out of something.
-    pub fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         // SAFETY: the call takes no memory of ours.
         let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
         if fd < 0 {
@@ -163,7 +163,7 @@ impl RuleEventQueue {
     ///
     /// # Errors
     /// The process or the kernel has run out of something.
-    pub fn add(&self, events: &RuleEvents, number: u64) -> io::Result<()> {
+    pub(crate) fn add(&self, events: &RuleEvents, number: u64) -> io::Result<()> {
         let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: number };
         let (epoll, socket) = (self.0.as_raw_fd(), events.0.as_raw_fd());
         // SAFETY: the event outlives the call, which reads it.
@@ -175,7 +175,7 @@ impl RuleEventQueue {
     ///
     /// # Errors
     /// The runtime ends.
-    pub async fn ready(&self) -> io::Result<Vec<u64>> {
+    pub(crate) async fn ready(&self) -> io::Result<Vec<u64>> {
         self.0
             .async_io(Interest::READABLE, |epoll| {
                 let found = ready_now(epoll)?;

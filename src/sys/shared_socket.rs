@@ -25,7 +25,7 @@ const WATCH_PAUSE: Duration = Duration::from_millis(1);
 
 mod sealed {
     /// A socket that is one descriptor for as long as it lives.
-    pub trait StdSocket: std::os::fd::AsRawFd {}
+    pub(crate) trait StdSocket: std::os::fd::AsRawFd {}
     impl StdSocket for std::net::TcpListener {}
     impl StdSocket for std::net::UdpSocket {}
 }
@@ -34,17 +34,17 @@ use sealed::StdSocket;
 
 /// A nonblocking socket. Clones share one descriptor, which the last of them closes.
 #[derive(Debug)]
-pub struct Shared<S>(Arc<S>);
+pub(crate) struct Shared<S>(Arc<S>);
 
 /// A shared socket that the runtime of one thread watches for input. Other threads may watch the same socket.
 #[derive(Debug)]
-pub struct Watched<S: StdSocket>(AsyncFd<Shared<S>>);
+pub(crate) struct Watched<S: StdSocket>(AsyncFd<Shared<S>>);
 
 // === impl Shared ===
 
 impl<S: StdSocket> Shared<S> {
     /// `socket` must be nonblocking.
-    pub fn new(socket: S) -> Self {
+    pub(crate) fn new(socket: S) -> Self {
         Self(Arc::new(socket))
     }
 
@@ -53,7 +53,7 @@ impl<S: StdSocket> Shared<S> {
     ///
     /// # Errors
     /// The kernel cannot watch the socket, or its former watcher does not end.
-    pub async fn watch(self) -> io::Result<Watched<S>> {
+    pub(crate) async fn watch(self) -> io::Result<Watched<S>> {
         let mut left = WATCH_TRIES;
         loop {
             left -= 1;
@@ -96,7 +96,7 @@ impl<S: StdSocket> Watched<S> {
     ///
     /// # Errors
     /// The runtime ends.
-    pub async fn readable(&self) -> io::Result<()> {
+    pub(crate) async fn readable(&self) -> io::Result<()> {
         // The readiness stays until a read finds nothing.
         self.0.readable().await.map(drop)
     }
@@ -115,7 +115,7 @@ impl Watched<TcpListener> {
     ///
     /// # Errors
     /// See accept(2).
-    pub async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+    pub(crate) async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
         self.0.async_io(Interest::READABLE, |listener| accept_now(listener)).await
     }
 }
@@ -125,7 +125,7 @@ impl Watched<UdpSocket> {
     ///
     /// # Errors
     /// `WouldBlock` without a datagram; see recvfrom(2).
-    pub fn try_recv_from(&self, room: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+    pub(crate) fn try_recv_from(&self, room: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
         self.0.try_io(Interest::READABLE, |socket| socket.recv_from(room))
     }
 }

@@ -32,7 +32,7 @@ const MARK_BITS: u32 = 0xfff;
 
 /// How a listener is bound.
 #[derive(Clone, Debug)]
-pub struct Listen {
+pub(crate) struct Listen {
     /// Where; `[::]` accepts IPv4 as well.
     pub addr: SocketAddr,
     /// `SO_MARK`, inherited by what is accepted.
@@ -52,7 +52,7 @@ pub struct Listen {
 
 /// A listener, and what was found out with it.
 #[derive(Debug)]
-pub struct Bound {
+pub(crate) struct Bound {
     /// The listening socket.
     pub listener: std::net::TcpListener,
     /// Whether sockets of its namespace may be transparent.
@@ -63,7 +63,7 @@ pub struct Bound {
 
 /// How an outgoing socket is made.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Connect {
+pub(crate) struct Connect {
     /// `SO_MARK`.
     pub mark: Option<u32>,
     /// Address to appear as: bound with `IP_TRANSPARENT`, any port.
@@ -75,11 +75,11 @@ pub struct Connect {
 }
 
 /// The end of an application's connection, as a side of a relay.
-pub type AppSide = TcpSide<BeforeFin>;
+pub(crate) type AppSide = TcpSide<BeforeFin>;
 
 /// The last bytes of a connection leave in one segment with its FIN.
 #[derive(Debug)]
-pub enum BeforeFin {}
+pub(crate) enum BeforeFin {}
 
 impl Last for BeforeFin {
     fn send(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
@@ -92,7 +92,7 @@ impl Last for BeforeFin {
 ///
 /// # Errors
 /// Creating, marking or binding failed, or being transparent, if that was demanded.
-pub fn listen(how: &Listen) -> io::Result<Bound> {
+pub(crate) fn listen(how: &Listen) -> io::Result<Bound> {
     let socket = Socket::new(Domain::for_address(how.addr), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     if how.addr.is_ipv6() {
@@ -141,7 +141,7 @@ pub fn listen(how: &Listen) -> io::Result<Bound> {
 ///
 /// # Errors
 /// Creating or marking failed.
-pub fn connecting(to: SocketAddr, how: &Connect) -> io::Result<Socket> {
+pub(crate) fn connecting(to: SocketAddr, how: &Connect) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     socket.set_tcp_nodelay(true)?;
     if let Some(mark) = how.mark {
@@ -166,7 +166,7 @@ pub fn connecting(to: SocketAddr, how: &Connect) -> io::Result<Socket> {
 ///
 /// # Errors
 /// The connection is refused, or cannot be made.
-pub fn connect(socket: &Socket, to: SocketAddr) -> io::Result<bool> {
+pub(crate) fn connect(socket: &Socket, to: SocketAddr) -> io::Result<bool> {
     let to = to.into();
     match socket.connect(&to) {
         Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => match socket.connect(&to) {
@@ -179,7 +179,7 @@ pub fn connect(socket: &Socket, to: SocketAddr) -> io::Result<bool> {
 
 /// Has an established connection that began with `mark` within its pod send with the mark that the pod's rules would
 /// put on each of its packets: they route a packet again whose mark they change, which is an eighth of what sending costs.
-pub fn settle(stream: &impl AsFd, mark: Option<u32>) {
+pub(crate) fn settle(stream: &impl AsFd, mark: Option<u32>) {
     if mark.is_some_and(|mark| mark & MARK_BITS == BEGINS) {
         // Without it all goes on as it was.
         let _ = SockRef::from(stream).set_mark(GOES_ON);
@@ -187,7 +187,7 @@ pub fn settle(stream: &impl AsFd, mark: Option<u32>) {
 }
 
 /// Where the connection was going before it was redirected; `None` if it was not redirected.
-pub fn original_dst(stream: &impl AsFd, v4: bool) -> Option<SocketAddr> {
+pub(crate) fn original_dst(stream: &impl AsFd, v4: bool) -> Option<SocketAddr> {
     let socket = SockRef::from(stream);
     let addr = if v4 { socket.original_dst_v4() } else { socket.original_dst_v6() };
     addr.ok().and_then(|addr| addr.as_socket())
@@ -195,7 +195,7 @@ pub fn original_dst(stream: &impl AsFd, v4: bool) -> Option<SocketAddr> {
 
 /// Whether `ip` is an address of the thread's current namespace: the kernel then talks to it from itself. Nothing is
 /// sent.
-pub fn is_own(ip: IpAddr) -> bool {
+pub(crate) fn is_own(ip: IpAddr) -> bool {
     let any = SocketAddr::new(ip, 9);
     let socket = Socket::new(Domain::for_address(any), Type::DGRAM, Some(Protocol::UDP));
     let from = socket.and_then(|socket| {
@@ -206,7 +206,7 @@ pub fn is_own(ip: IpAddr) -> bool {
 }
 
 /// A loopback-free wildcard: `[::]`, or `0.0.0.0` where IPv6 is off.
-pub fn wildcard(ipv6: bool, port: u16) -> SocketAddr {
+pub(crate) fn wildcard(ipv6: bool, port: u16) -> SocketAddr {
     let ip = if ipv6 { IpAddr::V6(Ipv6Addr::UNSPECIFIED) } else { IpAddr::V4(Ipv4Addr::UNSPECIFIED) };
     SocketAddr::new(ip, port)
 }

@@ -14,7 +14,7 @@ use crate::protocols::{
 
 /// One end of a connection.
 #[derive(Clone, Copy, Debug)]
-pub struct Party<'a> {
+pub(crate) struct Party<'a> {
     /// The client's address; for the destination what was dialled, or the `:15008` address inbound.
     pub addr: SocketAddr,
     /// Pod name, else canonical service.
@@ -29,7 +29,7 @@ pub struct Party<'a> {
 
 /// What is known of a connection when it opens.
 #[derive(Clone, Copy, Debug)]
-pub struct AccessRecord<'a> {
+pub(crate) struct AccessRecord<'a> {
     /// Which side this proxy serves.
     pub reporter: Reporter,
     /// The client.
@@ -44,7 +44,7 @@ pub struct AccessRecord<'a> {
 
 /// What went over a connection, counted as the metrics count it.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Carried {
+pub(crate) struct Carried {
     /// Bytes from client to server.
     pub received: u64,
     /// Bytes from server to client.
@@ -57,7 +57,7 @@ pub struct Carried {
 
 impl Party<'_> {
     /// A party of which only the address is known.
-    pub fn at(addr: SocketAddr) -> Self {
+    pub(crate) fn at(addr: SocketAddr) -> Self {
         Self { addr, workload: None, namespace: None, identity: None, cluster: None }
     }
 }
@@ -88,12 +88,12 @@ macro_rules! line {
 }
 
 /// A connection was opened; logged at debug.
-pub fn opened(record: &AccessRecord<'_>) {
+pub(crate) fn opened(record: &AccessRecord<'_>) {
     line!(DEBUG, record, "connection opened");
 }
 
 /// A connection ended: at info if it went well, else at error.
-pub fn complete(record: &AccessRecord<'_>, carried: &Carried, outcome: &Outcome) {
+pub(crate) fn complete(record: &AccessRecord<'_>, carried: &Carried, outcome: &Outcome) {
     // The log counts from the local workload's view.
     let (bytes_sent, bytes_recv) = match record.reporter {
         Reporter::Source => (carried.received, carried.sent),
@@ -122,7 +122,7 @@ pub fn complete(record: &AccessRecord<'_>, carried: &Carried, outcome: &Outcome)
 }
 
 /// A connection was refused before anything was known of it; logged at warn.
-pub fn refused(src: SocketAddr, dst: SocketAddr, reporter: Reporter, outcome: &Outcome) {
+pub(crate) fn refused(src: SocketAddr, dst: SocketAddr, reporter: Reporter, outcome: &Outcome) {
     tracing::event!(
         target: "access",
         tracing::Level::WARN,

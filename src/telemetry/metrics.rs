@@ -10,7 +10,7 @@ use prometheus::{
     IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, core::Collector, proto::MetricFamily,
 };
 
-pub use super::series::{Declaration, Kind, MetricsError};
+pub use super::series::{Declaration, MetricsError};
 use super::{
     dns::DnsMetrics,
     openmetrics::Exposition,

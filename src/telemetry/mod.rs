@@ -1,20 +1,20 @@
 //! Metrics, the access log, the log, traces, and the export of all of them.
 
-pub mod access;
-pub mod dns;
+pub(crate) mod access;
+pub(crate) mod dns;
 pub mod export;
-pub mod filter;
-pub mod line;
+pub(crate) mod filter;
+pub(crate) mod line;
 pub mod log;
 pub mod metrics;
 pub(crate) mod openmetrics;
 mod otlp;
 mod process;
-pub mod queue;
+pub(crate) mod queue;
 pub(crate) mod series;
-pub mod shards;
-pub mod state_gauge;
-pub mod target;
+pub(crate) mod shards;
+pub(crate) mod state_gauge;
+pub(crate) mod target;
 #[cfg(test)]
 mod tests;
 pub mod trace;

@@ -3,7 +3,7 @@
 use std::fs;
 
 /// File descriptors open now, and the most there may be; `None` where `/proc` does not say.
-pub fn file_descriptors() -> (Option<u64>, Option<u64>) {
+pub(super) fn file_descriptors() -> (Option<u64>, Option<u64>) {
     // The directory read itself holds one.
     let open = fs::read_dir("/proc/self/fd").ok().map(|entries| entries.count().saturating_sub(1) as u64);
     let limit = fs::read_to_string("/proc/self/limits").ok().as_deref().and_then(soft_limit);

@@ -18,14 +18,14 @@ use tracing_subscriber::fmt::MakeWriter;
 
 /// Most lines waiting to be written.
 /// Limit: log lines that wait for the reader of standard output: 10,000; past it: writers wait.
-pub const LINES: usize = 10_000;
+pub(crate) const LINES: usize = 10_000;
 /// Most bytes waiting to be written.
 /// Limit: bytes of log lines that wait for the reader of standard output: 16 MiB; past it: writers wait.
 const BYTES: usize = 16 << 20;
 /// How long a writer waits for room before lines are lost.
 /// Limit: wait of a log line's writer while the reader makes no progress: 5 s; past it: lines are lost and
 /// counted.
-pub const WRITER_WAIT: Duration = Duration::from_secs(5);
+pub(crate) const WRITER_WAIT: Duration = Duration::from_secs(5);
 /// How long lines gather: it saves connections from waking the thread, line by line.
 /// Limit: gathering of log lines for one write: 5 ms; past it: the lines are written.
 const GATHER_DELAY: Duration = Duration::from_millis(5);

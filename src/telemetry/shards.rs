@@ -12,7 +12,7 @@ use crate::runtime::shard::Shards;
 ///
 /// # Errors
 /// A name is not valid: a mistake in the declarations.
-pub fn of_shards(shards: Shards) -> Result<Computed, MetricsError> {
+pub(crate) fn of_shards(shards: Shards) -> Result<Computed, MetricsError> {
     let families = &[SHARD_CONNECTIONS, SHARD_TUNNELS, SHARD_TAKEN, SHARD_SECONDS];
     Computed::new(families, move |readings| {
         for (index, load) in shards.loads().enumerate() {

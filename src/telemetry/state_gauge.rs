@@ -7,13 +7,13 @@ use super::series::{
 };
 
 /// How many there are of each state or kind. All of them are named, also those of which there are none.
-pub type Counts = Vec<(&'static str, u64)>;
+pub(crate) type Counts = Vec<(&'static str, u64)>;
 
 /// Pods, by state.
 ///
 /// # Errors
 /// A name is not valid: a mistake in the declarations.
-pub fn of_pods(count: impl Fn() -> Counts + Send + Sync + 'static) -> Result<Computed, MetricsError> {
+pub(crate) fn of_pods(count: impl Fn() -> Counts + Send + Sync + 'static) -> Result<Computed, MetricsError> {
     by_state(&[PODS], PODS, count)
 }
 
@@ -21,7 +21,9 @@ pub fn of_pods(count: impl Fn() -> Counts + Send + Sync + 'static) -> Result<Com
 ///
 /// # Errors
 /// As [`of_pods`].
-pub fn of_certificates(count: impl Fn() -> Counts + Send + Sync + 'static) -> Result<Computed, MetricsError> {
+pub(crate) fn of_certificates(
+    count: impl Fn() -> Counts + Send + Sync + 'static,
+) -> Result<Computed, MetricsError> {
     by_state(&[CERTIFICATES], CERTIFICATES, count)
 }
 
@@ -29,7 +31,7 @@ pub fn of_certificates(count: impl Fn() -> Counts + Send + Sync + 'static) -> Re
 ///
 /// # Errors
 /// As [`of_pods`].
-pub fn of_quarantined_actors(
+pub(crate) fn of_quarantined_actors(
     count: impl Fn() -> Counts + Send + Sync + 'static,
 ) -> Result<Computed, MetricsError> {
     by_state(&[QUARANTINED_ACTORS], QUARANTINED_ACTORS, count)

@@ -1,4 +1,4 @@
 //! The target of exported spans.
 
 /// The target of all spans that are exported, and of nothing else: no log filter is asked about them.
-pub const TRACE_TARGET: &str = "trace";
+pub(crate) const TRACE_TARGET: &str = "trace";

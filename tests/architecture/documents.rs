@@ -188,7 +188,7 @@ fn citations_and_links_are_read_as_they_are_meant() {
 
 /// Compares a document with what it has to be, or writes it anew where `WARREN_BLESS` is set.
 #[track_caller]
-pub fn generated(path: &str, text: &str) {
+pub(crate) fn generated(path: &str, text: &str) {
     let place = root().join(path);
     if std::env::var_os("WARREN_BLESS").is_some() {
         fs::write(&place, text).unwrap();

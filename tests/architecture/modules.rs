@@ -6,10 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::source::File;
 
 /// The path of a module below the crate.
-pub type Module = Vec<String>;
+pub(crate) type Module = Vec<String>;
 
 /// The modules of some files.
-pub struct Modules<'a> {
+pub(crate) struct Modules<'a> {
     files: BTreeMap<Module, Vec<&'a File>>,
     /// What a module passes on: by its own path and the name, where the name comes from.
     exports: BTreeMap<(Module, String), Vec<Vec<String>>>,
@@ -31,7 +31,7 @@ const HOPS: usize = 16;
 // === impl Modules ===
 
 impl<'a> Modules<'a> {
-    pub fn new(files: impl IntoIterator<Item = &'a File>) -> Self {
+    pub(crate) fn new(files: impl IntoIterator<Item = &'a File>) -> Self {
         let mut modules = Self { files: BTreeMap::new(), exports: BTreeMap::new() };
         for file in files {
             modules.files.entry(file.module.clone()).or_default().push(file);
@@ -48,14 +48,14 @@ impl<'a> Modules<'a> {
     }
 
     /// The folders at and below `top` that have modules in them.
-    pub fn folders(&self, top: &[String]) -> BTreeSet<Module> {
+    pub(crate) fn folders(&self, top: &[String]) -> BTreeSet<Module> {
         let below = self.files.keys().filter(|module| module.len() > top.len() && module.starts_with(top));
         below.flat_map(|module| (top.len()..module.len()).map(|len| module[..len].to_vec())).collect()
     }
 
     /// The direct children of `folder` that know each other in a circle, each with all that is below it. The code of the
     /// folder's own file counts as a child, too.
-    pub fn circles(&self, folder: &[String]) -> Vec<String> {
+    pub(crate) fn circles(&self, folder: &[String]) -> Vec<String> {
         let mut knows = Knows::new();
         let child = |module: &Module| module.get(folder.len()).map_or("mod.rs", String::as_str).to_owned();
         for edge in self.edges().filter(|e| e.from.starts_with(folder) && e.to.starts_with(folder)) {

@@ -10,7 +10,7 @@ use std::{
 };
 
 /// A source file.
-pub struct File {
+pub(crate) struct File {
     /// Relative to the manifest, with `/`.
     pub path: String,
     /// As it is.
@@ -23,7 +23,7 @@ pub struct File {
 }
 
 /// A path the code names, such as `tokio::net::TcpStream`, written out.
-pub struct Named {
+pub(crate) struct Named {
     /// Its parts. One that begins with `crate`, `self` or `super` has been resolved to begin with `crate`.
     pub parts: Vec<String>,
     /// The name that a `use` gives it, `*` for all names below it; else its last part.
@@ -35,17 +35,17 @@ pub struct Named {
 }
 
 /// The directory of the manifest: the one cargo runs the tests for, even if it has found them compiled for another.
-pub fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or(env!("CARGO_MANIFEST_DIR").into()).into()
 }
 
 /// A text file of the project.
-pub fn read(path: &str) -> String {
+pub(crate) fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
 /// All Rust files of `src` and `tests`, sorted by path.
-pub fn files() -> &'static [File] {
+pub(crate) fn files() -> &'static [File] {
     static FILES: LazyLock<Vec<File>> = LazyLock::new(read_all);
     &FILES
 }
@@ -98,7 +98,7 @@ impl File {
         Self::new(relative, fs::read_to_string(path).unwrap())
     }
 
-    pub fn new(path: String, text: String) -> Self {
+    pub(crate) fn new(path: String, text: String) -> Self {
         let code = blank(&text);
         let stem = path.strip_suffix(".rs").unwrap_or(&path);
         let stem = stem.strip_suffix("/mod").unwrap_or(stem);
@@ -110,27 +110,27 @@ impl File {
     }
 
     /// Number of lines.
-    pub fn lines(&self) -> usize {
+    pub(crate) fn lines(&self) -> usize {
         self.text.lines().count()
     }
 
     /// `path:line` of an offset.
-    pub fn place(&self, at: usize) -> String {
+    pub(crate) fn place(&self, at: usize) -> String {
         format!("{}:{}", self.path, self.text[..at].matches('\n').count() + 1)
     }
 
     /// Whether only tests compile what stands at `at`.
-    pub fn is_test(&self, at: usize) -> bool {
+    pub(crate) fn is_test(&self, at: usize) -> bool {
         self.tests.iter().any(|range| range.contains(&at))
     }
 
     /// Whether the file is a test as a whole.
-    pub fn is_test_file(&self) -> bool {
+    pub(crate) fn is_test_file(&self) -> bool {
         self.tests.first().is_some_and(|range| *range == (0..self.text.len()))
     }
 
     /// Where `word` stands in the code, as a word of its own.
-    pub fn words<'a>(&'a self, word: &'a str) -> impl Iterator<Item = usize> + 'a {
+    pub(crate) fn words<'a>(&'a self, word: &'a str) -> impl Iterator<Item = usize> + 'a {
         let part = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
         self.code.match_indices(word).map(|(at, _)| at).filter(move |at| {
             let before = self.code[..*at].chars().next_back();
@@ -140,7 +140,7 @@ impl File {
     }
 
     /// The paths the code names, use trees taken apart.
-    pub fn paths(&self) -> Vec<Named> {
+    pub(crate) fn paths(&self) -> Vec<Named> {
         let tokens = tokens(&self.code);
         let mut found = Vec::new();
         let mut i = 0;
@@ -278,7 +278,7 @@ impl File {
 }
 
 /// Just past the brace that closes the one at `open`.
-pub fn closing(code: &str, open: usize) -> usize {
+pub(crate) fn closing(code: &str, open: usize) -> usize {
     let mut depth = 0;
     for (i, byte) in code.bytes().enumerate().skip(open) {
         match byte {

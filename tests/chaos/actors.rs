@@ -53,19 +53,19 @@ fn break_all(how: &str, said: impl Fn(&str, &str) -> bool) {
     assert!(broken > 15, "{broken}");
 }
 
-pub fn a_killed_actor_is_restarted_and_costs_no_connection() {
+pub(crate) fn a_killed_actor_is_restarted_and_costs_no_connection() {
     break_all("kill", |_, reason| reason == "killed");
 }
 
-pub fn a_panicking_actor_is_restarted_and_costs_no_connection() {
+pub(crate) fn a_panicking_actor_is_restarted_and_costs_no_connection() {
     break_all("panic", |path, reason| reason == format!("{path} was told to panic"));
 }
 
-pub fn a_hung_actor_is_found_and_restarted_and_costs_no_connection() {
+pub(crate) fn a_hung_actor_is_found_and_restarted_and_costs_no_connection() {
     break_all("hang", |_, reason| reason.starts_with("hung: no answer for "));
 }
 
-pub fn a_lost_supervisor_comes_back_with_all_that_is_below_it() {
+pub(crate) fn a_lost_supervisor_comes_back_with_all_that_is_below_it() {
     let mut lab = raise();
     for (path, how, costs) in [
         ("root/admin", "kill", false),
@@ -99,7 +99,7 @@ fn wires_again(lab: &Lab) {
     }
 }
 
-pub fn a_lost_tunnel_or_owner_of_connections_costs_its_own_alone() {
+pub(crate) fn a_lost_tunnel_or_owner_of_connections_costs_its_own_alone() {
     let mut lab = raise();
     let find = |lab: &Lab, is: &str, part: &str| {
         let nodes = actors(lab, "one");

@@ -4,7 +4,7 @@ use warren::lab::{net::Namespace, testbed::Launch, testing::program};
 
 use crate::support::*;
 
-pub fn warren(node: &Namespace, args: &[&str]) -> (i32, String, String) {
+pub(crate) fn warren(node: &Namespace, args: &[&str]) -> (i32, String, String) {
     let program = program("warren").unwrap();
     let Output { status, stdout, stderr } =
         node.run(|| Command::new(program).args(args).output().unwrap()).unwrap();
@@ -12,7 +12,7 @@ pub fn warren(node: &Namespace, args: &[&str]) -> (i32, String, String) {
     (status.code().unwrap(), text(stdout), text(stderr))
 }
 
-pub fn the_commands_draw_break_and_are_refused() {
+pub(crate) fn the_commands_draw_break_and_are_refused() {
     let mut lab = raise();
     let node = lab.node("one").unwrap().clone();
     let (code, tree, _) = warren(&node, &["tree"]);

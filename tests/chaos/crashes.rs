@@ -14,7 +14,7 @@ fn report(lab: &Lab, path: &str, death: &str, is: impl Fn(&Value) -> bool) -> Va
     })
 }
 
-pub fn panics_of_admin_connections_and_failed_starts_are_reported() {
+pub(crate) fn panics_of_admin_connections_and_failed_starts_are_reported() {
     let lab = raise();
     chaos(&lab, "one", "/tasks/http/panic");
     // Whichever connection is served next, of the three servers.

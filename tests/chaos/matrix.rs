@@ -32,7 +32,7 @@ fn assert_held(verdicts: &[Verdict]) {
     assert!(bad.is_empty(), "{}", bad.join("\n"));
 }
 
-pub fn every_kind_of_actor_killed_or_panicking_costs_what_it_may_and_is_repaired() {
+pub(crate) fn every_kind_of_actor_killed_or_panicking_costs_what_it_may_and_is_repaired() {
     let verdicts = run("*/kill,*/panic", None).unwrap();
     assert_held(&verdicts);
     let spared = TestMatrix::standard().matches("spared: \"").count();
@@ -44,13 +44,13 @@ pub fn every_kind_of_actor_killed_or_panicking_costs_what_it_may_and_is_repaired
     }
 }
 
-pub fn actors_that_hang_are_slow_or_cannot_start_cost_what_they_may() {
+pub(crate) fn actors_that_hang_are_slow_or_cannot_start_cost_what_they_may() {
     let verdicts = run(SOME, None).unwrap();
     assert_held(&verdicts);
     assert_eq!(verdicts.len(), SOME.split(',').count());
 }
 
-pub fn an_actor_of_a_kind_without_a_row_fails_the_matrix() {
+pub(crate) fn an_actor_of_a_kind_without_a_row_fails_the_matrix() {
     let without: String = TestMatrix::standard()
         .lines()
         .filter(|line| !line.contains("kind: xds,"))

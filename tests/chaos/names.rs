@@ -28,7 +28,7 @@ fn ask(socket: &UdpSocket, id: u16) {
     assert_eq!(answer.answers.len(), 1, "{answer:?}");
 }
 
-pub fn a_lost_dns_actor_costs_no_question() {
+pub(crate) fn a_lost_dns_actor_costs_no_question() {
     let lab = raise_of(&format!("{MESH}{SERVICE}"), 2);
     let namespace = lab.pod("client").unwrap();
     let socket = namespace.run(|| UdpSocket::bind("127.0.0.1:0")).unwrap().unwrap();

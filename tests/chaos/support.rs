@@ -16,15 +16,15 @@ use warren::lab::{
     testing::{program, scratch},
 };
 
-pub type Lab = Testbed<Embedded>;
+pub(crate) type Lab = Testbed<Embedded>;
 
 /// Nothing here takes longer unless it hangs.
-pub const LIMIT: Duration = Duration::from_secs(25);
+pub(crate) const LIMIT: Duration = Duration::from_secs(25);
 /// How often to look for what must come.
 const LOOK: Duration = Duration::from_millis(10);
 
 /// `client` and `near` on node one, `server` on node two; `bare` is on node two and not captured.
-pub const MESH: &str = "
+pub(crate) const MESH: &str = "
 nodes: {one: 10.77.0.1, two: 10.77.0.2}
 pods:
   - {name: client, serviceAccount: client, node: one, ip: 10.77.1.1}
@@ -33,17 +33,18 @@ pods:
   - {name: bare, serviceAccount: bare, node: two, ip: 10.77.2.9, captured: false, run: echo 9000}
 ";
 /// One more pod, of another identity.
-pub const LATE: &str = "  - {name: late, serviceAccount: late, node: one, ip: 10.77.1.3, run: echo 9000}\n";
+pub(crate) const LATE: &str =
+    "  - {name: late, serviceAccount: late, node: one, ip: 10.77.1.3, run: echo 9000}\n";
 
 /// A connection of a pod through the proxies.
-pub struct Wire {
+pub(crate) struct Wire {
     pub name: &'static str,
     stream: TcpStream,
 }
 
 /// An actor as the admin port shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Node {
+pub(crate) struct Node {
     pub path: String,
     pub is: String,
     pub kind: String,
@@ -52,16 +53,16 @@ pub struct Node {
     pub last: Option<(String, String)>,
 }
 
-pub fn raise() -> Lab {
+pub(crate) fn raise() -> Lab {
     raise_on(2)
 }
 
 /// Raises the mesh with proxies of so many shards.
-pub fn raise_on(shards: usize) -> Lab {
+pub(crate) fn raise_on(shards: usize) -> Lab {
     raise_of(MESH, shards)
 }
 
-pub fn raise_of(mesh: &str, shards: usize) -> Lab {
+pub(crate) fn raise_of(mesh: &str, shards: usize) -> Lab {
     let proxy = Launch::new(program("warren").unwrap())
         .env("WARREN_CHAOS", "true")
         .env("ZTUNNEL_WORKER_THREADS", shards.to_string());
@@ -71,7 +72,7 @@ pub fn raise_of(mesh: &str, shards: usize) -> Lab {
 }
 
 /// Looks until `look` finds something.
-pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + LIMIT;
     loop {
         if let Some(found) = look() {
@@ -83,7 +84,7 @@ pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 }
 
 /// Where each connection of [`wires`] goes: from, to.
-pub const WIRES: [(&str, &str, &str); 4] = [
+pub(crate) const WIRES: [(&str, &str, &str); 4] = [
     ("client to server", "client", "10.77.2.1:9000"),
     ("client to near", "client", "10.77.1.2:9000"),
     ("bare to near", "bare", "10.77.1.2:9000"),
@@ -91,7 +92,7 @@ pub const WIRES: [(&str, &str, &str); 4] = [
 ];
 
 /// Opens one of [`WIRES`], as often as it takes.
-pub fn wire(lab: &Lab, name: &'static str) -> Wire {
+pub(crate) fn wire(lab: &Lab, name: &'static str) -> Wire {
     let (_, from, to) = *WIRES.iter().find(|(known, ..)| *known == name).unwrap();
     let to: SocketAddr = to.parse().unwrap();
     let open = || {
@@ -107,13 +108,13 @@ pub fn wire(lab: &Lab, name: &'static str) -> Wire {
 }
 
 /// Opens all of [`WIRES`].
-pub fn wires(lab: &Lab) -> Vec<Wire> {
+pub(crate) fn wires(lab: &Lab) -> Vec<Wire> {
     WIRES.iter().map(|(name, ..)| wire(lab, name)).collect()
 }
 
 impl Wire {
     /// Sends a few bytes and reads them back.
-    pub fn echo(&mut self) -> io::Result<()> {
+    pub(crate) fn echo(&mut self) -> io::Result<()> {
         self.stream.write_all(b"hello")?;
         let mut back = [0; 5];
         self.stream.read_exact(&mut back)?;
@@ -121,7 +122,7 @@ impl Wire {
     }
 
     /// Reads until the end, which must come.
-    pub fn assert_closed(&mut self) {
+    pub(crate) fn assert_closed(&mut self) {
         let mut rest = Vec::new();
         match self.stream.read_to_end(&mut rest) {
             Ok(_) => assert!(rest.is_empty(), "{}: more than was sent", self.name),
@@ -134,14 +135,14 @@ impl Wire {
 }
 
 /// Checks that all are still open.
-pub fn assert_open(wires: &mut [Wire], after: &str) {
+pub(crate) fn assert_open(wires: &mut [Wire], after: &str) {
     for wire in wires {
         wire.echo().unwrap_or_else(|error| panic!("{} did not survive {after}: {error}", wire.name));
     }
 }
 
 /// Asks the admin port of a node's proxy.
-pub fn admin(lab: &Lab, node: &str, request: &str) -> Option<(u16, String)> {
+pub(crate) fn admin(lab: &Lab, node: &str, request: &str) -> Option<(u16, String)> {
     exchange(lab, node, 15000, request)
 }
 
@@ -153,14 +154,14 @@ fn exchange(lab: &Lab, node: &str, port: u16, request: &str) -> Option<(u16, Str
 }
 
 /// Breaks something, and checks that this was done.
-pub fn chaos(lab: &Lab, node: &str, path: &str) {
+pub(crate) fn chaos(lab: &Lab, node: &str, path: &str) {
     // The port is away for a moment after its own actor was broken.
     let (status, text) = eventually("admin port", || admin(lab, node, &format!("POST {path}")));
     assert_eq!(status, 200, "{path}: {text}");
 }
 
 /// All actors of a node's proxy, from the root down.
-pub fn actors(lab: &Lab, node: &str) -> Vec<Node> {
+pub(crate) fn actors(lab: &Lab, node: &str) -> Vec<Node> {
     let text = eventually("tree", || admin(lab, node, "GET /actors").filter(|(status, _)| *status == 200)).1;
     let mut left = vec![serde_json::from_str::<Value>(&text).unwrap()[0].clone()];
     let mut nodes = Vec::new();
@@ -181,12 +182,12 @@ pub fn actors(lab: &Lab, node: &str) -> Vec<Node> {
     nodes
 }
 
-pub fn actor(lab: &Lab, node: &str, path: &str) -> Option<Node> {
+pub(crate) fn actor(lab: &Lab, node: &str, path: &str) -> Option<Node> {
     actors(lab, node).into_iter().find(|actor| actor.path == path)
 }
 
 /// Breaks the actor, waits until it and all others are up again, and gives why it is said to have ended.
-pub fn break_actor(lab: &Lab, node: &str, path: &str, how: &str) -> String {
+pub(crate) fn break_actor(lab: &Lab, node: &str, path: &str, how: &str) -> String {
     let before = actor(lab, node, path).unwrap_or_else(|| panic!("no {path}")).restarts;
     chaos(lab, node, &format!("/actors/{path}/{how}"));
     let repaired = || {
@@ -198,18 +199,18 @@ pub fn break_actor(lab: &Lab, node: &str, path: &str, how: &str) -> String {
 }
 
 /// A counter of a node's proxy; 0 if it is not shown.
-pub fn counter(lab: &Lab, node: &str, series: &str) -> u64 {
+pub(crate) fn counter(lab: &Lab, node: &str, series: &str) -> u64 {
     let (_, text) = eventually("metrics", || exchange(lab, node, 15020, "GET /metrics"));
     let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
     line.map_or(0, |value| value.parse::<f64>().unwrap() as u64)
 }
 
 /// The log of a node's proxy.
-pub fn log(lab: &Lab, node: &str) -> String {
+pub(crate) fn log(lab: &Lab, node: &str) -> String {
     fs::read_to_string(lab.directory().join(format!("proxy-{node}.log"))).unwrap()
 }
 
 /// Starts the proxy of a node anew, with an unspent allowance of restarts.
-pub fn renew(lab: &mut Lab, node: &str) {
+pub(crate) fn renew(lab: &mut Lab, node: &str) {
     lab.restart_proxy(node).unwrap_or_else(|error| panic!("{error}"));
 }

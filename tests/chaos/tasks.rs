@@ -11,7 +11,7 @@ fn take(wires: &mut Vec<Wire>, name: &str) -> Wire {
     wires.remove(at)
 }
 
-pub fn a_panic_in_a_connection_closes_it_alone_and_is_said() {
+pub(crate) fn a_panic_in_a_connection_closes_it_alone_and_is_said() {
     let lab = raise();
     let mut wires = wires(&lab);
     for (node, kind, name) in [
@@ -41,7 +41,7 @@ pub fn a_panic_in_a_connection_closes_it_alone_and_is_said() {
     }
 }
 
-pub fn a_panic_in_a_tunnel_closes_its_streams_alone() {
+pub(crate) fn a_panic_in_a_tunnel_closes_its_streams_alone() {
     // One shard, and so one tunnel.
     let lab = raise_on(1);
     let mut wires = wires(&lab);
@@ -66,7 +66,7 @@ pub fn a_panic_in_a_tunnel_closes_its_streams_alone() {
     assert_eq!(panics(&lab, "one", "tunnel/ask"), 1);
 }
 
-pub fn a_lost_shard_is_replaced_and_everything_is_placed_again() {
+pub(crate) fn a_lost_shard_is_replaced_and_everything_is_placed_again() {
     let lab = raise();
     let wires = wires(&lab);
     chaos(&lab, "one", "/tasks/shard/thread/panic");
@@ -103,7 +103,7 @@ const OTHERS: [(&str, Option<&str>); 16] = [
     ("zds/timer", Some("late")),
 ];
 
-pub fn a_panic_of_any_other_task_is_repaired_and_costs_no_connection() {
+pub(crate) fn a_panic_of_any_other_task_is_repaired_and_costs_no_connection() {
     let mut lab = raise();
     for (kind, trigger) in OTHERS {
         renew(&mut lab, "one");

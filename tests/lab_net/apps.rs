@@ -13,7 +13,7 @@ use crate::support::*;
 const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 const ANY_V6: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 
-pub fn the_web_server_names_the_pod_and_the_client() {
+pub(crate) fn the_web_server_names_the_pod_and_the_client() {
     let pair = Pair::new();
     let server = http::serve(&pair.b, ANY_V6, 8080, "b").unwrap();
     for (source, ip) in [(A[0], B[0]), (A[1], B[1])] {
@@ -29,7 +29,7 @@ pub fn the_web_server_names_the_pod_and_the_client() {
     );
 }
 
-pub fn load_counts_requests_failures_and_connections() {
+pub(crate) fn load_counts_requests_failures_and_connections() {
     let pair = Pair::new();
     let plan = load::Plan {
         host: "web".to_owned(),
@@ -54,7 +54,7 @@ pub fn load_counts_requests_failures_and_connections() {
     assert!(report.first_failure.unwrap().contains("refused"));
 }
 
-pub fn paced_echo_notices_a_stall_and_a_broken_connection() {
+pub(crate) fn paced_echo_notices_a_stall_and_a_broken_connection() {
     let pair = Pair::new();
     let server = echo::serve(&pair.b, ANY, 7).unwrap();
     let route = Route::new(&pair.a, at(B[0], 7));
@@ -79,7 +79,7 @@ pub fn paced_echo_notices_a_stall_and_a_broken_connection() {
     assert!(report.first_problem.is_some());
 }
 
-pub fn bulk_transfers_are_checked_both_ways() {
+pub(crate) fn bulk_transfers_are_checked_both_ways() {
     let pair = Pair::new();
     let _server = bulk::serve(&pair.b, ANY, 9).unwrap();
     let route = Route::new(&pair.a, at(B[0], 9));
@@ -93,7 +93,7 @@ pub fn bulk_transfers_are_checked_both_ways() {
     assert_eq!(stalled.finish().unwrap(), 5);
 }
 
-pub fn a_capture_finds_plaintext() {
+pub(crate) fn a_capture_finds_plaintext() {
     let pair = Pair::new();
     let capture = Capture::start(&pair.a, b"client=10.77.1.1").unwrap();
     let _server = http::serve(&pair.b, ANY, 8080, "b").unwrap();

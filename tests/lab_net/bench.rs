@@ -18,7 +18,7 @@ fn runtime() -> std::path::PathBuf {
     runtime
 }
 
-pub fn a_short_bench_finds_every_figure_and_they_add_up() {
+pub(crate) fn a_short_bench_finds_every_figure_and_they_add_up() {
     let (json, plot) = (scratch().join("bench.json"), scratch().join("bench.svg"));
     let (json, plot) = (json.to_str().unwrap(), plot.to_str().unwrap());
     let line = "--rounds 2 --seconds 0.05 --against none --json";
@@ -67,7 +67,7 @@ pub fn a_short_bench_finds_every_figure_and_they_add_up() {
     assert!(!runtime().join("warren-lab/bench").exists());
 }
 
-pub fn a_bench_of_what_cannot_start_says_so_and_fails() {
+pub(crate) fn a_bench_of_what_cannot_start_says_so_and_fails() {
     let (success, text) = bench(&[
         "--rounds",
         "1",

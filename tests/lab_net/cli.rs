@@ -77,7 +77,7 @@ impl Services for Nobody {
 }
 
 /// In a process that a test started: the command line, and for `fetch URL-HOST` a client in its own network.
-pub fn helper() -> Option<ExitCode> {
+pub(crate) fn helper() -> Option<ExitCode> {
     env::var_os(HELPER)?;
     Some(match command_line::parse::<Line>(env::args_os()) {
         Ok(line) => cli::run(line.lab, Lines),
@@ -113,7 +113,7 @@ fn interfaces(host: &str) -> String {
     text(&lab(&["exec", host, "--", "cat", "/proc/self/net/fib_trie"]).output().unwrap())
 }
 
-pub fn a_lab_is_found_from_other_shells_until_it_is_down() {
+pub(crate) fn a_lab_is_found_from_other_shells_until_it_is_down() {
     let mesh = scratch().join("mesh");
     fs::write(&mesh, "a 10.77.1.1\nb 10.77.1.2\n").unwrap();
     let mut up = lab(&["up", "--no-proxy", mesh.to_str().unwrap()]).spawn().unwrap();
@@ -151,7 +151,7 @@ pub fn a_lab_is_found_from_other_shells_until_it_is_down() {
     assert!(!gone.status.success() && text(&gone).contains("no lab called lab is up"), "{}", text(&gone));
 }
 
-pub fn a_killed_lab_leaves_nothing_that_hinders_the_next() {
+pub(crate) fn a_killed_lab_leaves_nothing_that_hinders_the_next() {
     let mesh = scratch().join("mesh");
     fs::write(&mesh, "a 10.77.1.1\n").unwrap();
     let status = || lab(&["status", "--name", "x"]).output().unwrap();
@@ -164,7 +164,7 @@ pub fn a_killed_lab_leaves_nothing_that_hinders_the_next() {
     }
 }
 
-pub fn a_bad_mesh_file_is_reported_and_an_edit_to_one_keeps_the_mesh() {
+pub(crate) fn a_bad_mesh_file_is_reported_and_an_edit_to_one_keeps_the_mesh() {
     let mesh = scratch().join("mesh");
     let up = || lab(&["up", "--no-proxy", mesh.to_str().unwrap()]);
     let missing = up().output().unwrap();

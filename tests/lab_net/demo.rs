@@ -52,7 +52,7 @@ fn directory() -> PathBuf {
     runtime().join("warren-lab/demo")
 }
 
-pub fn the_demo_shows_every_claim_with_a_check_mark() {
+pub(crate) fn the_demo_shows_every_claim_with_a_check_mark() {
     let begun = Instant::now();
     let output = warren(&["lab", "demo"]).output().unwrap();
     let shown = text(&output);
@@ -69,7 +69,7 @@ pub fn the_demo_shows_every_claim_with_a_check_mark() {
     assert!(!directory().exists());
 }
 
-pub fn an_interrupted_demo_leaves_nothing() {
+pub(crate) fn an_interrupted_demo_leaves_nothing() {
     for signal in [libc::SIGINT, libc::SIGTERM] {
         let mut demo = warren(&["lab", "demo"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let up = || warren(&["lab", "status", "--name", "demo"]).output().unwrap().status.success();

@@ -20,7 +20,7 @@ use crate::support::*;
 const HELPER: &str = "LAB_NET_HOLD";
 
 /// In a process started by [`a_killed_cell_takes_its_processes_along`]: a cell that holds a program for ever.
-pub fn helper() -> Option<ExitCode> {
+pub(crate) fn helper() -> Option<ExitCode> {
     let file = PathBuf::from(env::var_os(HELPER)?);
     match cell::enter() {
         Ok(Entered::Inside) => {}
@@ -60,7 +60,7 @@ fn descendants(pid: &str) -> Vec<String> {
     children.iter().flat_map(|child| descendants(child)).chain(children.clone()).collect()
 }
 
-pub fn a_killed_cell_takes_its_processes_along() {
+pub(crate) fn a_killed_cell_takes_its_processes_along() {
     let file = scratch().join("pids");
     let mut outer = Command::new("/proc/self/exe").env(HELPER, &file).spawn().unwrap();
     wait_until("the cell starts", || file.exists());
@@ -79,7 +79,7 @@ pub fn a_killed_cell_takes_its_processes_along() {
     wait_until("all processes of the cell end", || !all.iter().any(|pid| runs(pid)));
 }
 
-pub fn the_cell_has_no_network_but_its_own() {
+pub(crate) fn the_cell_has_no_network_but_its_own() {
     let interfaces = fs::read_to_string("/proc/thread-self/net/dev").unwrap();
     let up = |line: &&str| !line.trim().starts_with("lo:");
     // Some kernels put idle tunnel devices into every namespace.
@@ -89,7 +89,7 @@ pub fn the_cell_has_no_network_but_its_own() {
     assert!(cell::is_inside());
 }
 
-pub fn a_program_runs_in_its_namespace_and_ends_with_its_owner() {
+pub(crate) fn a_program_runs_in_its_namespace_and_ends_with_its_owner() {
     let pair = Pair::new();
     let log = scratch().join("log");
     let script = "cat /proc/net/if_inet6; echo $GREETING $1; exec sleep 600";
@@ -113,7 +113,7 @@ pub fn a_program_runs_in_its_namespace_and_ends_with_its_owner() {
     assert!(!runs(&pid));
 }
 
-pub fn a_program_that_ends_too_soon_is_reported_with_its_log() {
+pub(crate) fn a_program_that_ends_too_soon_is_reported_with_its_log() {
     let pair = Pair::new();
     let program = Program::new("flop", "/bin/sh").args(["-c", "echo bad setting; exit 3"]);
     let mut running = program.log(scratch().join("log")).start(&pair.a).unwrap();
@@ -123,7 +123,7 @@ pub fn a_program_that_ends_too_soon_is_reported_with_its_log() {
     assert!(error.starts_with("cannot start x (/does/not/exist) in warren-t-pod-a: "), "{error}");
 }
 
-pub fn a_program_sees_its_own_resolv_conf() {
+pub(crate) fn a_program_sees_its_own_resolv_conf() {
     let pair = Pair::new();
     let file = scratch().join("resolv");
     fs::write(&file, "nameserver 10.77.0.53\n").unwrap();

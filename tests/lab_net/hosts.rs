@@ -4,7 +4,7 @@ use warren::lab::hosts::{HostError, Role};
 
 use crate::support::*;
 
-pub fn hosts_of_any_address_reach_each_other() {
+pub(crate) fn hosts_of_any_address_reach_each_other() {
     let mut pair = Pair::new();
     let ip = ips(&["203.0.113.5"]);
     let outside = pair.hosts.add(Role::Outside, "world", &ip).unwrap().namespace().clone();
@@ -19,7 +19,7 @@ pub fn hosts_of_any_address_reach_each_other() {
     }
 }
 
-pub fn a_host_has_suitable_network_settings() {
+pub(crate) fn a_host_has_suitable_network_settings() {
     let pair = Pair::new();
     let setting =
         |path: &str| pair.a.run(|| fs::read_to_string(format!("/proc/sys/net/ipv4/{path}")).unwrap());
@@ -33,7 +33,7 @@ pub fn a_host_has_suitable_network_settings() {
     assert_eq!(setting("tcp_tw_reuse").unwrap().trim(), "1");
 }
 
-pub fn a_removed_hosts_address_can_be_given_to_another_at_once() {
+pub(crate) fn a_removed_hosts_address_can_be_given_to_another_at_once() {
     let mut pair = Pair::new();
     let listener = listen(&pair.b, 8080);
     let client = connect(&pair.a, at(B[0], 8080), None, None).unwrap();
@@ -45,7 +45,7 @@ pub fn a_removed_hosts_address_can_be_given_to_another_at_once() {
     talk(&client, &accept(&listener));
 }
 
-pub fn names_and_addresses_are_unique_and_unknown_ones_are_named() {
+pub(crate) fn names_and_addresses_are_unique_and_unknown_ones_are_named() {
     let mut pair = Pair::new();
     let twice = pair.hosts.add(Role::Pod, "a", &ips(&["10.77.9.9"])).unwrap_err();
     assert!(matches!(twice, HostError::Twice { .. }), "{twice}");
@@ -55,7 +55,7 @@ pub fn names_and_addresses_are_unique_and_unknown_ones_are_named() {
     assert_eq!(unknown.to_string(), "there is no pod called x; there are: a, b");
 }
 
-pub fn an_unplugged_host_is_silent_until_it_is_mended() {
+pub(crate) fn an_unplugged_host_is_silent_until_it_is_mended() {
     let pair = Pair::new();
     let bind = |ip| UdpSocket::bind(at(ip, 9000)).unwrap();
     let (a, b) = (pair.a.run(|| bind(A[0])).unwrap(), pair.b.run(|| bind(B[0])).unwrap());

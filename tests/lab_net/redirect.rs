@@ -22,7 +22,7 @@ fn redirected(name: &str, redirection: Redirection) -> Pair {
     pair
 }
 
-pub fn outbound_connections_arrive_at_15001_with_their_destination() {
+pub(crate) fn outbound_connections_arrive_at_15001_with_their_destination() {
     let pair = redirected("a", Redirection::default());
     let proxy = listen(&pair.a, 15001);
     for destination in [at(B[0], 80), at(B[1], 443), at(VIPS[0], 80), at(VIPS[1], 15008)] {
@@ -34,7 +34,7 @@ pub fn outbound_connections_arrive_at_15001_with_their_destination() {
     }
 }
 
-pub fn inbound_connections_arrive_at_15006_with_their_destination() {
+pub(crate) fn inbound_connections_arrive_at_15006_with_their_destination() {
     let pair = redirected("b", Redirection::default());
     let proxy = listen(&pair.b, 15006);
     let app = listen(&pair.b, 8080);
@@ -48,7 +48,7 @@ pub fn inbound_connections_arrive_at_15006_with_their_destination() {
     assert!(try_accept(&app, SHORT).is_none());
 }
 
-pub fn hbone_is_not_redirected() {
+pub(crate) fn hbone_is_not_redirected() {
     let pair = redirected("b", Redirection::default());
     let (hbone, plaintext) = (listen(&pair.b, 15008), listen(&pair.b, 15006));
     for ip in B {
@@ -58,7 +58,7 @@ pub fn hbone_is_not_redirected() {
     assert!(try_accept(&plaintext, SHORT).is_none());
 }
 
-pub fn packets_with_the_proxys_mark_escape() {
+pub(crate) fn packets_with_the_proxys_mark_escape() {
     let pair = redirected("a", Redirection::default());
     let proxy = listen(&pair.a, 15001);
     let server = listen(&pair.b, 8080);
@@ -69,7 +69,7 @@ pub fn packets_with_the_proxys_mark_escape() {
     assert!(try_accept(&proxy, SHORT).is_none());
 }
 
-pub fn a_spoofed_source_gets_its_answers() {
+pub(crate) fn a_spoofed_source_gets_its_answers() {
     let pair = redirected("b", Redirection::default());
     let app = listen(&pair.b, 8080);
     let captured = [listen(&pair.b, 15001), listen(&pair.b, 15006)];
@@ -85,7 +85,7 @@ pub fn a_spoofed_source_gets_its_answers() {
     assert!(captured.iter().all(|listener| try_accept(listener, SHORT).is_none()));
 }
 
-pub fn loopback_and_the_pods_own_address_bypass_the_proxy() {
+pub(crate) fn loopback_and_the_pods_own_address_bypass_the_proxy() {
     let pair = redirected("a", Redirection::default());
     let proxies = [listen(&pair.a, 15001), listen(&pair.a, 15006)];
     let app = listen(&pair.a, 8080);
@@ -98,7 +98,7 @@ pub fn loopback_and_the_pods_own_address_bypass_the_proxy() {
     assert!(proxies.iter().all(|listener| try_accept(listener, SHORT).is_none()));
 }
 
-pub fn probes_bypass_the_proxy() {
+pub(crate) fn probes_bypass_the_proxy() {
     let mut pair = redirected("b", Redirection::default());
     let probes = ["169.254.7.127", "fd16:9254:7127:1337:ffff:ffff:ffff:ffff"];
     let kubelet = pair.hosts.add(Role::Node, "n", &ips(&probes)).unwrap().namespace().clone();
@@ -114,7 +114,7 @@ pub fn probes_bypass_the_proxy() {
     }
 }
 
-pub fn inbound_capture_can_be_bypassed() {
+pub(crate) fn inbound_capture_can_be_bypassed() {
     let pair = redirected("b", Redirection { bypass_inbound: true, ..Redirection::default() });
     let (app, proxy, server) = (listen(&pair.b, 8080), listen(&pair.b, 15001), listen(&pair.a, 8080));
     for (a, b) in [(A[0], B[0]), (A[1], B[1])] {
@@ -126,7 +126,7 @@ pub fn inbound_capture_can_be_bypassed() {
     assert!(try_accept(&server, SHORT).is_none());
 }
 
-pub fn virtual_interfaces_count_as_outbound() {
+pub(crate) fn virtual_interfaces_count_as_outbound() {
     let virtual_interfaces = vec!["eth0".to_owned()];
     let pair = redirected("b", Redirection { virtual_interfaces, ..Redirection::default() });
     let (outbound, inbound) = (listen(&pair.b, 15001), listen(&pair.b, 15006));
@@ -160,7 +160,7 @@ fn asks(client: &UdpSocket, to: SocketAddr, server: &UdpSocket, limit: Duration)
     true
 }
 
-pub fn dns_is_redirected_only_if_asked_for() {
+pub(crate) fn dns_is_redirected_only_if_asked_for() {
     for dns in [true, false] {
         let pair = redirected("a", Redirection { dns, ..Redirection::default() });
         let server = udp(&pair.b, at(B[0], 53), None);
@@ -180,7 +180,7 @@ pub fn dns_is_redirected_only_if_asked_for() {
     }
 }
 
-pub fn removed_rules_redirect_nothing() {
+pub(crate) fn removed_rules_redirect_nothing() {
     for dns in [true, false] {
         let mut pair = redirected("a", Redirection { dns, ..Redirection::default() });
         pair.hosts.release(Role::Pod, "a").unwrap();
@@ -196,7 +196,7 @@ pub fn removed_rules_redirect_nothing() {
     }
 }
 
-pub fn rules_applied_twice_are_refused_by_name() {
+pub(crate) fn rules_applied_twice_are_refused_by_name() {
     let mut pair = redirected("a", Redirection::default());
     let error = pair.hosts.redirect(Role::Pod, "a", Redirection::default()).unwrap_err();
     let text = error.to_string();

@@ -13,22 +13,22 @@ use warren::lab::{
 };
 
 /// Nothing here takes longer unless it is broken.
-pub const LIMIT: Duration = Duration::from_secs(5);
+pub(crate) const LIMIT: Duration = Duration::from_secs(5);
 /// How long to wait for something that must not come.
-pub const SHORT: Duration = Duration::from_millis(300);
+pub(crate) const SHORT: Duration = Duration::from_millis(300);
 
-pub const A: [&str; 2] = ["10.77.1.1", "fd00::1:1"];
-pub const B: [&str; 2] = ["10.77.2.1", "fd00::2:1"];
+pub(crate) const A: [&str; 2] = ["10.77.1.1", "fd00::1:1"];
+pub(crate) const B: [&str; 2] = ["10.77.2.1", "fd00::2:1"];
 
 /// `a` and `b`, in which the test may put rules.
-pub struct Pair {
+pub(crate) struct Pair {
     pub hosts: Hosts,
     pub a: Namespace,
     pub b: Namespace,
 }
 
 impl Pair {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut hosts = Hosts::new("t").unwrap();
         let a = hosts.add(Role::Pod, "a", &ips(&A)).unwrap().namespace().clone();
         let b = hosts.add(Role::Pod, "b", &ips(&B)).unwrap().namespace().clone();
@@ -36,16 +36,16 @@ impl Pair {
     }
 }
 
-pub fn ips(texts: &[&str]) -> Vec<IpAddr> {
+pub(crate) fn ips(texts: &[&str]) -> Vec<IpAddr> {
     texts.iter().map(|text| text.parse().unwrap()).collect()
 }
 
-pub fn at(ip: &str, port: u16) -> SocketAddr {
+pub(crate) fn at(ip: &str, port: u16) -> SocketAddr {
     SocketAddr::new(ip.parse().unwrap(), port)
 }
 
 /// Listens on all addresses of both families.
-pub fn listen(namespace: &Namespace, port: u16) -> TcpListener {
+pub(crate) fn listen(namespace: &Namespace, port: u16) -> TcpListener {
     let listen = || {
         let socket = Socket::new(Domain::IPV6, Type::STREAM, None)?;
         socket.set_only_v6(false)?;
@@ -58,11 +58,11 @@ pub fn listen(namespace: &Namespace, port: u16) -> TcpListener {
 }
 
 /// The next connection, failing the test if there is none in time.
-pub fn accept(listener: &TcpListener) -> TcpStream {
+pub(crate) fn accept(listener: &TcpListener) -> TcpStream {
     try_accept(listener, LIMIT).expect("a connection")
 }
 
-pub fn try_accept(listener: &TcpListener, limit: Duration) -> Option<TcpStream> {
+pub(crate) fn try_accept(listener: &TcpListener, limit: Duration) -> Option<TcpStream> {
     let socket = socket2::SockRef::from(listener);
     // On Linux this bounds accept too.
     socket.set_read_timeout(Some(limit)).unwrap();
@@ -72,7 +72,7 @@ pub fn try_accept(listener: &TcpListener, limit: Duration) -> Option<TcpStream> 
 }
 
 /// Connects from `namespace`, if it may with a mark and a source address not its own.
-pub fn connect(
+pub(crate) fn connect(
     namespace: &Namespace,
     to: SocketAddr,
     mark: Option<u32>,
@@ -100,7 +100,7 @@ pub fn connect(
 }
 
 /// Both ends say something to each other.
-pub fn talk(mut a: &TcpStream, mut b: &TcpStream) {
+pub(crate) fn talk(mut a: &TcpStream, mut b: &TcpStream) {
     let mut buffer = [0; 5];
     a.write_all(b"hello").unwrap();
     b.read_exact(&mut buffer).unwrap();
@@ -111,24 +111,24 @@ pub fn talk(mut a: &TcpStream, mut b: &TcpStream) {
 }
 
 /// Where an accepted connection was going, as the proxy asks the kernel.
-pub fn original_destination(stream: &TcpStream) -> SocketAddr {
+pub(crate) fn original_destination(stream: &TcpStream) -> SocketAddr {
     let socket = socket2::SockRef::from(stream);
     let destination = socket.original_dst_v4().or_else(|_| socket.original_dst_v6()).unwrap();
     canonical(destination.as_socket().unwrap())
 }
 
-pub fn canonical(addr: SocketAddr) -> SocketAddr {
+pub(crate) fn canonical(addr: SocketAddr) -> SocketAddr {
     SocketAddr::new(addr.ip().to_canonical(), addr.port())
 }
 
 /// Lets time pass that is itself under test.
-pub fn pause(time: Duration) {
+pub(crate) fn pause(time: Duration) {
     let end = Instant::now() + time;
     while let Some(left) = end.checked_duration_since(Instant::now()) {
         std::thread::park_timeout(left);
     }
 }
 
-pub fn peer(stream: &TcpStream) -> SocketAddr {
+pub(crate) fn peer(stream: &TcpStream) -> SocketAddr {
     canonical(stream.peer_addr().unwrap())
 }

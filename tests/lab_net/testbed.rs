@@ -51,7 +51,7 @@ fn is_silent(testbed: &Testbed<Embedded>, to: SocketAddr) -> bool {
     http::get(&Route::new(testbed.pod("client").unwrap(), to), "web", SHORT).is_err()
 }
 
-pub fn a_world_carries_the_pods_traffic_encrypted_between_nodes() {
+pub(crate) fn a_world_carries_the_pods_traffic_encrypted_between_nodes() {
     let testbed = testbed();
     let capture = Capture::start(testbed.pod("web").unwrap(), b"secret-word").unwrap();
     for to in [at("10.77.2.1", 8080), at("10.96.0.80", 80)] {
@@ -71,7 +71,7 @@ pub fn a_world_carries_the_pods_traffic_encrypted_between_nodes() {
     assert!(outside.body.starts_with("pod=db client=10.77.1.1:"), "{}", outside.body);
 }
 
-pub fn an_edited_mesh_takes_effect_while_it_runs() {
+pub(crate) fn an_edited_mesh_takes_effect_while_it_runs() {
     let mut testbed = testbed();
     let more = Mesh::parse(&MESH.replace("\noutside:\n", MORE)).unwrap();
     assert_eq!(testbed.update(more, false).unwrap(), ["+pod:default/web-2"]);
@@ -85,7 +85,7 @@ pub fn an_edited_mesh_takes_effect_while_it_runs() {
     assert!(get(&testbed, "client", at("10.96.0.80", 80)).unwrap().body.starts_with("pod=web "));
 }
 
-pub fn a_dead_proxy_is_noticed_and_another_takes_its_place() {
+pub(crate) fn a_dead_proxy_is_noticed_and_another_takes_its_place() {
     let mut testbed = testbed();
     assert!(testbed.ended_proxies().unwrap().is_empty());
     testbed.proxy("one").unwrap().kill().unwrap();
@@ -104,7 +104,7 @@ pub fn a_dead_proxy_is_noticed_and_another_takes_its_place() {
     assert!(!std::path::Path::new(&format!("/proc/{}", two.unwrap())).exists());
 }
 
-pub fn load_flows_through_both_proxies() {
+pub(crate) fn load_flows_through_both_proxies() {
     let testbed = testbed();
     let plan = load::Plan {
         host: "web".to_owned(),
@@ -122,7 +122,7 @@ pub fn load_flows_through_both_proxies() {
     }
 }
 
-pub fn a_proxy_that_cannot_start_is_reported_with_its_log() {
+pub(crate) fn a_proxy_that_cannot_start_is_reported_with_its_log() {
     let launch = Launch::new(program("warren").unwrap()).env("INPOD_PORT_REUSE", "perhaps");
     let options = Options {
         id: "t".to_owned(),
@@ -134,7 +134,7 @@ pub fn a_proxy_that_cannot_start_is_reported_with_its_log() {
     assert!(error.contains("proxy-one has ended") && error.contains("INPOD_PORT_REUSE"), "{error}");
 }
 
-pub fn a_host_cut_off_from_the_fabric_comes_back() {
+pub(crate) fn a_host_cut_off_from_the_fabric_comes_back() {
     let mut testbed = testbed();
     testbed.hosts_mut().set_connected(Role::Pod, "default/web", false).unwrap();
     let route = Route::new(testbed.outside("db").unwrap(), at("10.77.2.1", 8080));

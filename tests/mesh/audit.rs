@@ -89,7 +89,7 @@ fn left_alone(lab: &Lab, pod: &str) {
     });
 }
 
-pub fn a_pod_that_lost_its_redirection_is_named_until_it_is_back() {
+pub(crate) fn a_pod_that_lost_its_redirection_is_named_until_it_is_back() {
     let mut lab = raise(&format!("{MESH}{SIX}"));
     for (pod, family) in [("near", "IPv4"), ("six", "IPv6")] {
         let full = format!("default/{pod}");
@@ -110,7 +110,7 @@ pub fn a_pod_that_lost_its_redirection_is_named_until_it_is_back() {
     assert!(!log.contains("192.0.2.1") && !log.contains("2001:db8::1"), "{log}");
 }
 
-pub fn a_pod_without_a_network_is_named_until_it_has_one() {
+pub(crate) fn a_pod_without_a_network_is_named_until_it_has_one() {
     let lab = raise(MESH);
     left_alone(&lab, "near");
     lab.hosts().set_connected(Role::Pod, "default/near", false).unwrap();
@@ -120,7 +120,7 @@ pub fn a_pod_without_a_network_is_named_until_it_has_one() {
     sound_again(&lab, "network");
 }
 
-pub fn a_listener_that_was_shut_down_is_bound_again() {
+pub(crate) fn a_listener_that_was_shut_down_is_bound_again() {
     let mut lab = raise(MESH);
     // The cell sees the machine's own /proc.
     let (pid, outer) = (lab.proxy("one").unwrap().pid(), lab.proxy("one").unwrap().outer_pid().unwrap());
@@ -144,7 +144,7 @@ pub fn a_listener_that_was_shut_down_is_bound_again() {
     assert_eq!(note(&lab, "one"), None);
 }
 
-pub fn a_pod_whose_own_rules_drop_what_it_sends_is_named_until_they_are_gone() {
+pub(crate) fn a_pod_whose_own_rules_drop_what_it_sends_is_named_until_they_are_gone() {
     let lab = raise(MESH);
     let mut live = open(&lab, "client", SERVER).unwrap();
     let near = lab.pod("near").unwrap();
@@ -158,7 +158,7 @@ pub fn a_pod_whose_own_rules_drop_what_it_sends_is_named_until_they_are_gone() {
     drop(open_at_last(&lab, "client", NEAR));
 }
 
-pub fn an_accept_loop_that_is_lost_is_placed_again_and_nobody_is_out_of_the_mesh() {
+pub(crate) fn an_accept_loop_that_is_lost_is_placed_again_and_nobody_is_out_of_the_mesh() {
     let lab = raise_breakable(MESH);
     let mut live = open(&lab, "client", SERVER).unwrap();
     admin(&lab, "one", "POST /tasks/capture%2Faccept/panic");
@@ -175,7 +175,7 @@ pub fn an_accept_loop_that_is_lost_is_placed_again_and_nobody_is_out_of_the_mesh
 }
 
 /// The port of a canary may be in use for another connection of the pod; connection tracking then changes it on the way.
-pub fn a_canary_whose_port_is_in_use_is_known_all_the_same() {
+pub(crate) fn a_canary_whose_port_is_in_use_is_known_all_the_same() {
     let mut lab = raise(MESH);
     let few = || fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 40007");
     lab.pod("client").unwrap().run(few).unwrap().unwrap();
@@ -205,7 +205,7 @@ fn flood(stop: Stop) -> u64 {
     opened
 }
 
-pub fn a_flooded_listener_is_no_lost_redirection() {
+pub(crate) fn a_flooded_listener_is_no_lost_redirection() {
     let lab = raise_breakable(MESH);
     let (pod, path) = (lab.pod("client").unwrap(), "root/dataplane/audit");
     let overflows = || pod.run(|| counter("netstat", "TcpExt:", "ListenOverflows")).unwrap();
@@ -231,7 +231,7 @@ pub fn a_flooded_listener_is_no_lost_redirection() {
 
 /// The polls of an audit do not ask for nf_tables rules, so what has changed there is told by the kernel, or found after
 /// half a minute: the log says which.
-pub fn changed_rules_are_examined_because_the_kernel_tells_of_them() {
+pub(crate) fn changed_rules_are_examined_because_the_kernel_tells_of_them() {
     let mut lab = raise_with(MESH, &[("RUST_LOG", "info,audit=debug")], Default::default());
     left_alone(&lab, "near");
     let before = examined(&lab, "near");
@@ -254,7 +254,7 @@ const IDLE: usize = 30;
 /// Descriptors of an idle pod, at most.
 const DESCRIPTORS: usize = 11;
 
-pub fn an_idle_pod_holds_few_descriptors() {
+pub(crate) fn an_idle_pod_holds_few_descriptors() {
     let pod = |n: usize| format!("  - {{name: i{n}, serviceAccount: i, node: one, ip: 10.77.1.{}}}\n", n + 1);
     let pods: String = (0..IDLE).map(pod).collect();
     let mesh = format!("nodes: {{one: 10.77.0.1, two: 10.77.0.2}}\npods:\n{pods}");

@@ -46,7 +46,7 @@ fn assert_counted(lab: &Lab, node: &str, fetched: &Fetched, labels: &[(&str, &st
     metrics_show(lab, node, &what, counted);
 }
 
-pub fn captured_to_captured_is_mutual_tls_and_both_proxies_tell_the_same() {
+pub(crate) fn captured_to_captured_is_mutual_tls_and_both_proxies_tell_the_same() {
     let lab = raise(MESH);
     for (server, ip, node) in [("server", "10.77.2.1", "two"), ("near", "10.77.1.2", "one")] {
         let fetched = fetch(&lab, "client", &format!("{ip}:8080"));
@@ -104,7 +104,7 @@ pub fn captured_to_captured_is_mutual_tls_and_both_proxies_tell_the_same() {
     }
 }
 
-pub fn plaintext_from_outside_the_mesh_is_carried_with_its_source() {
+pub(crate) fn plaintext_from_outside_the_mesh_is_carried_with_its_source() {
     let lab = raise(MESH);
     let fetched = fetch(&lab, "bare", "10.77.2.1:8080");
     assert!(fetched.answer.contains("pod=server client=10.77.2.9:"), "{}", fetched.answer);
@@ -135,7 +135,7 @@ pub fn plaintext_from_outside_the_mesh_is_carried_with_its_source() {
     assert_counted(&lab, "two", &fetched, &labels);
 }
 
-pub fn an_uncaptured_server_is_reached_in_plaintext() {
+pub(crate) fn an_uncaptured_server_is_reached_in_plaintext() {
     let lab = raise(MESH);
     let fetched = fetch(&lab, "client", "10.77.2.9:8080");
     assert!(fetched.answer.contains("pod=bare client=10.77.1.1:"), "{}", fetched.answer);
@@ -166,7 +166,7 @@ pub fn an_uncaptured_server_is_reached_in_plaintext() {
     assert_counted(&lab, "one", &fetched, &labels);
 }
 
-pub fn a_workload_that_has_only_a_name_is_resolved_and_that_is_counted() {
+pub(crate) fn a_workload_that_has_only_a_name_is_resolved_and_that_is_counted() {
     let named = MESH.replace("captured: false,", "captured: false, announce: {hostname: localhost},");
     let lab = raise(&format!(
         "{named}services:\n  - {{name: hosted, vips: 10.96.0.90, ports: {{80: 9100}}, endpoints: [bare]}}\n"
@@ -189,7 +189,7 @@ pub fn a_workload_that_has_only_a_name_is_resolved_and_that_is_counted() {
     }
 }
 
-pub fn a_service_reaches_its_backends_on_both_nodes() {
+pub(crate) fn a_service_reaches_its_backends_on_both_nodes() {
     let lab = raise(&format!(
         "{MESH}
 services:
@@ -226,7 +226,7 @@ services:
     }
 }
 
-pub fn ports_of_the_proxy_are_refused_and_nothing_loops() {
+pub(crate) fn ports_of_the_proxy_are_refused_and_nothing_loops() {
     // The proxies' own workloads are unknown in this mesh: what is asked of them waits for these.
     let lab = raise_with(MESH, &[("WARREN_WORKLOAD_TIMEOUT", "1s")], Default::default());
     open(&lab, "client", SERVER).unwrap();
@@ -285,7 +285,7 @@ fn open_from(lab: &Lab, (pod, port): (&str, u16), to: &str) -> std::io::Result<T
     Ok(stream)
 }
 
-pub fn one_port_of_a_client_serves_for_connections_to_several_ports_and_servers() {
+pub(crate) fn one_port_of_a_client_serves_for_connections_to_several_ports_and_servers() {
     let lab = raise(
         "
 nodes: {one: 10.77.0.1, two: 10.77.0.2}

@@ -16,7 +16,7 @@ use crate::{
     tunnel::id,
 };
 
-pub fn certificates_rotate_under_load_without_a_failure() {
+pub(crate) fn certificates_rotate_under_load_without_a_failure() {
     /// Certificates of each identity that must have come and gone.
     const ROTATIONS: usize = 4;
     // So that each of the connections below needs handshakes with the certificates of the moment.
@@ -78,7 +78,7 @@ fn forward(lab: &Lab, from: SocketAddr, to: SocketAddr) -> Background<()> {
     background(control, app).unwrap()
 }
 
-pub fn an_authority_in_trouble_costs_only_new_identities() {
+pub(crate) fn an_authority_in_trouble_costs_only_new_identities() {
     let (door, control) = (addr("10.77.0.254:15013"), addr("10.77.0.254:15012"));
     let settings = [
         ("CA_ADDRESS", "https://10.77.0.254:15013"),

@@ -29,19 +29,19 @@ enum Attribute {
 
 /// The one end of an open connection that is asked about.
 #[derive(Clone, Copy)]
-pub enum Port {
+pub(crate) enum Port {
     Own(u16),
     Peer(u16),
 }
 
 /// The congestion control that each open connection with `port` has, by name.
-pub fn congestion(namespace: &Namespace, port: Port) -> Vec<String> {
+pub(crate) fn congestion(namespace: &Namespace, port: Port) -> Vec<String> {
     let name = |bytes: Vec<u8>| String::from_utf8(bytes.split(|byte| *byte == 0).next().unwrap().to_vec());
     ask(namespace, port, Attribute::Congestion).into_iter().map(|bytes| name(bytes).unwrap()).collect()
 }
 
 /// How many segments the open connection with `port` has received.
-pub fn segments_in(namespace: &Namespace, port: Port) -> u32 {
+pub(crate) fn segments_in(namespace: &Namespace, port: Port) -> u32 {
     let infos = ask(namespace, port, Attribute::Info);
     let [info] = infos.as_slice() else { panic!("{} connections with that port", infos.len()) };
     u32::from_ne_bytes(info[SEGMENTS_IN..SEGMENTS_IN + 4].try_into().unwrap())

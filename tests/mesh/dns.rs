@@ -18,7 +18,7 @@ use crate::{
     support::*,
 };
 
-pub fn a_service_has_all_names_of_kubernetes_by_both_transports() {
+pub(crate) fn a_service_has_all_names_of_kubernetes_by_both_transports() {
     let named = Named::raise(NAMED);
     for by in BOTH {
         for name in ["web", "web.default", "web.default.svc", "web.default.svc.cluster.local"] {
@@ -46,7 +46,7 @@ pub fn a_service_has_all_names_of_kubernetes_by_both_transports() {
     assert_eq!(named.server.asked(), [], "all of this is known without asking");
 }
 
-pub fn a_name_without_its_namespace_is_one_of_the_own_namespace() {
+pub(crate) fn a_name_without_its_namespace_is_one_of_the_own_namespace() {
     let named = Named::raise(NAMED);
     served(&named.ask("shop/buyer", "cart", A), &["cart. A 10.96.0.82"]);
     served(
@@ -61,7 +61,7 @@ pub fn a_name_without_its_namespace_is_one_of_the_own_namespace() {
     assert_eq!(named.passed_names(), ["cart.", "far.", "web.shop."].map(String::from).into());
 }
 
-pub fn a_service_answers_for_the_families_it_has() {
+pub(crate) fn a_service_answers_for_the_families_it_has() {
     let mut named = Named::raise(NAMED);
     served(&named.ask("client", "web", AAAA), &[]);
     served(&named.ask("client", "dual", A), &["dual. A 10.96.0.81"]);
@@ -85,7 +85,7 @@ pub fn a_service_answers_for_the_families_it_has() {
     assert_eq!(named.server.asked(), []);
 }
 
-pub fn a_headless_service_is_its_endpoints() {
+pub(crate) fn a_headless_service_is_its_endpoints() {
     let mut named = Named::raise(NAMED);
     let peers = ["peers. A 10.77.1.2", "peers. A 10.77.2.1"];
     served(&named.ask("client", "peers", A), &peers);
@@ -107,7 +107,7 @@ pub fn a_headless_service_is_its_endpoints() {
     served(&named.ask("client", "peers", A), &peers[..1]);
 }
 
-pub fn the_closest_wildcard_answers_for_names_that_have_no_host() {
+pub(crate) fn the_closest_wildcard_answers_for_names_that_have_no_host() {
     let named = Named::raise(NAMED);
     for (name, vip) in [
         ("a.wild.example.com", "10.96.0.89"),
@@ -126,7 +126,7 @@ pub fn the_closest_wildcard_answers_for_names_that_have_no_host() {
     unknown(&named.ask("client", "wild.example.com", A));
 }
 
-pub fn a_search_suffix_is_taken_off_and_told_by_an_alias() {
+pub(crate) fn a_search_suffix_is_taken_off_and_told_by_an_alias() {
     let named = Named::raise(NAMED);
     let service = "web.default.svc.cluster.local";
     served(&named.ask("client", "api.example.com", A), &["api.example.com. A 10.96.0.88"]);
@@ -150,7 +150,7 @@ pub fn a_search_suffix_is_taken_off_and_told_by_an_alias() {
     unknown(&named.ask("shop/buyer", "api.example.com.default.svc.cluster.local", A));
 }
 
-pub fn a_service_that_is_not_for_everybody_is_known_to_its_namespace_alone() {
+pub(crate) fn a_service_that_is_not_for_everybody_is_known_to_its_namespace_alone() {
     let named = Named::raise(NAMED);
     let name = "secret.shop.svc.cluster.local";
     let served_as = |name: &str| format!("{name}. A 10.96.0.83");
@@ -162,7 +162,7 @@ pub fn a_service_that_is_not_for_everybody_is_known_to_its_namespace_alone() {
     assert_eq!(named.passed_names(), [format!("{name}."), "secret.shop.".to_owned()].into());
 }
 
-pub fn of_several_services_of_one_name_the_nearest_is_meant() {
+pub(crate) fn of_several_services_of_one_name_the_nearest_is_meant() {
     // Neither the first nor the last of any order is right.
     let mut mesh = NAMED.to_owned();
     let mut vip = 100;
@@ -191,7 +191,7 @@ pub fn of_several_services_of_one_name_the_nearest_is_meant() {
     }
 }
 
-pub fn a_client_is_told_the_addresses_of_its_own_network() {
+pub(crate) fn a_client_is_told_the_addresses_of_its_own_network() {
     let named = Named::raise(NAMED);
     served(&named.ask("client", "both", A), &["both. A 10.96.0.84"]);
     served(&named.ask("abroad", "both", A), &["both. A 10.96.0.85"]);
@@ -201,7 +201,7 @@ pub fn a_client_is_told_the_addresses_of_its_own_network() {
     assert_eq!(named.server.asked(), []);
 }
 
-pub fn what_has_no_address_in_the_mesh_is_left_to_the_name_server() {
+pub(crate) fn what_has_no_address_in_the_mesh_is_left_to_the_name_server() {
     let named = Named::raise(NAMED);
     // One has endpoints only, the other a range of addresses.
     for name in ["plain.example.com", "block.example.com"] {
@@ -219,7 +219,7 @@ pub fn what_has_no_address_in_the_mesh_is_left_to_the_name_server() {
     }
 }
 
-pub fn what_the_name_server_says_is_passed_on() {
+pub(crate) fn what_the_name_server_says_is_passed_on() {
     let named = Named::raise(NAMED);
     let found = format!("found.example.com. A {FOUND}");
     for by in BOTH {
@@ -254,7 +254,7 @@ pub fn what_the_name_server_says_is_passed_on() {
     assert_eq!(from("mine.example.com."), ["10.77.1.4".parse().unwrap()].into());
 }
 
-pub fn a_name_server_that_does_not_answer_is_a_failure() {
+pub(crate) fn a_name_server_that_does_not_answer_is_a_failure() {
     let Named { server, lab } = Named::raise(NAMED);
     let client = lab.pod("client").unwrap();
     let fails = |by, name: &str| {
@@ -269,7 +269,7 @@ pub fn a_name_server_that_does_not_answer_is_a_failure() {
     assert!(server.asked().iter().any(|asked| asked.name == "mute.example.com."));
 }
 
-pub fn where_nobody_listens_for_questions_is_known_at_once() {
+pub(crate) fn where_nobody_listens_for_questions_is_known_at_once() {
     // Longer than any answer is waited for here.
     let patient = RESOLV.replace("timeout:1", "timeout:30");
     let Named { server, lab } = Named::raise_with(NAMED, &patient, &[]);
@@ -281,7 +281,7 @@ pub fn where_nobody_listens_for_questions_is_known_at_once() {
     }
 }
 
-pub fn a_pod_that_is_removed_takes_its_questions_along() {
+pub(crate) fn a_pod_that_is_removed_takes_its_questions_along() {
     let patient = RESOLV.replace("timeout:1", "timeout:30");
     let mut named = Named::raise_with(NAMED, &patient, &[]);
     let mut asking = dial(&named.lab, "shop/buyer", "127.0.0.1:15053").unwrap();
@@ -296,7 +296,7 @@ pub fn a_pod_that_is_removed_takes_its_questions_along() {
     assert!(is_turned_away(&end_of(&mut asking)), "the connection is ended, and has no answer");
 }
 
-pub fn queries_that_wait_for_a_name_server_hold_up_no_other() {
+pub(crate) fn queries_that_wait_for_a_name_server_hold_up_no_other() {
     let patient = RESOLV.replace("timeout:1", "timeout:30");
     let named = Named::raise_with(NAMED, &patient, &[]);
     let waiting = socket(named.lab.pod("client").unwrap(), addr(RESOLVER));
@@ -315,7 +315,7 @@ pub fn queries_that_wait_for_a_name_server_hold_up_no_other() {
     }
 }
 
-pub fn a_flood_of_names_that_nobody_knows_keeps_none_of_the_mesh_from_being_answered() {
+pub(crate) fn a_flood_of_names_that_nobody_knows_keeps_none_of_the_mesh_from_being_answered() {
     let patient = RESOLV.replace("timeout:1", "timeout:30");
     let named = Named::raise_with(NAMED, &patient, &[]);
     let flood = socket(named.lab.pod("client").unwrap(), addr(RESOLVER));
@@ -343,7 +343,7 @@ pub fn a_flood_of_names_that_nobody_knows_keeps_none_of_the_mesh_from_being_answ
     passed_on(&answer, ResponseCode::NoError, &[&format!("found.example.com. A {FOUND}")]);
 }
 
-pub fn the_next_name_server_is_asked_where_one_is_silent() {
+pub(crate) fn the_next_name_server_is_asked_where_one_is_silent() {
     let resolv = "# Of the node.\nnameserver 10.77.3.2\nnameserver 10.77.3.1\noptions timeout:1 attempts:1\n";
     let named = Named::raise_with(NAMED, resolv, &[]);
     // Bound, it takes what comes and says nothing; the client must not learn that nobody listens.
@@ -354,7 +354,7 @@ pub fn the_next_name_server_is_asked_where_one_is_silent() {
     silent.recv(&mut [0; 512]).expect("the first in the file is asked first");
 }
 
-pub fn an_answer_to_another_question_is_not_taken() {
+pub(crate) fn an_answer_to_another_question_is_not_taken() {
     let named = Named::raise(NAMED);
     let answer = named.ask("client", "forged.example.com", A);
     passed_on(&answer, ResponseCode::NoError, &[&format!("forged.example.com. A {FOUND}")]);
@@ -366,7 +366,7 @@ fn with_many(count: usize) -> String {
     format!("{NAMED}  - {{name: many, vips: [{}], ports: {{80: 9000}}}}\n", vips.join(", "))
 }
 
-pub fn what_is_too_much_for_a_datagram_is_truncated_and_whole_by_tcp() {
+pub(crate) fn what_is_too_much_for_a_datagram_is_truncated_and_whole_by_tcp() {
     let named = Named::raise(&with_many(256));
     for name in ["many", "many.example.com"] {
         let query = question(name, A);
@@ -380,7 +380,7 @@ pub fn what_is_too_much_for_a_datagram_is_truncated_and_whole_by_tcp() {
     }
 }
 
-pub fn a_datagram_is_as_long_as_the_client_takes_it() {
+pub(crate) fn a_datagram_is_as_long_as_the_client_takes_it() {
     // Too many for 512 bytes, not for 1232.
     let named = Named::raise(&with_many(60));
     let query = question("many", A);
@@ -404,7 +404,7 @@ pub fn a_datagram_is_as_long_as_the_client_takes_it() {
     assert_eq!((edns.max_payload(), edns.flags().dnssec_ok), (700, true));
 }
 
-pub fn what_is_no_query_is_turned_down_and_stops_nobody() {
+pub(crate) fn what_is_no_query_is_turned_down_and_stops_nobody() {
     let named = Named::raise(NAMED);
     let (mut status, mut notify, mut response) = (question("web", A), question("web", A), question("web", A));
     status.metadata.op_code = OpCode::Status;
@@ -461,7 +461,7 @@ fn rubbish() -> Vec<Vec<u8>> {
     ]
 }
 
-pub fn names_are_found_in_whatever_case_and_answered_in_lower_case() {
+pub(crate) fn names_are_found_in_whatever_case_and_answered_in_lower_case() {
     let named = Named::raise(NAMED);
     for name in ["WEB", "Web.Default.svc.CLUSTER.local"] {
         let wanted = format!("{}. A 10.96.0.80", name.to_lowercase());
@@ -479,7 +479,7 @@ pub fn names_are_found_in_whatever_case_and_answered_in_lower_case() {
     assert_eq!((answer.response_code, answer.answers.len()), (ResponseCode::NoError, 1), "{answer:?}");
 }
 
-pub fn a_tcp_connection_takes_many_queries_and_is_ended_when_idle() {
+pub(crate) fn a_tcp_connection_takes_many_queries_and_is_ended_when_idle() {
     let named = Named::raise(NAMED);
     let mut stream = dial_from(named.lab.pod("client").unwrap(), addr(RESOLVER)).unwrap();
     let names = ["web", "found.example.com", "dual", "peers"];
@@ -506,7 +506,7 @@ pub fn a_tcp_connection_takes_many_queries_and_is_ended_when_idle() {
     assert_eq!(end_of(&mut stream), End::Closed(Vec::new()));
 }
 
-pub fn queries_are_counted_by_type_transport_and_client() {
+pub(crate) fn queries_are_counted_by_type_transport_and_client() {
     const REQUESTS: &str = "istio_dns_requests_total";
     const UPSTREAM: &str = "istio_dns_upstream_requests_total";
     const FAILURES: &str = "istio_dns_upstream_failures_total";
@@ -558,7 +558,7 @@ pub fn queries_are_counted_by_type_transport_and_client() {
     }
 }
 
-pub fn a_service_is_reached_by_the_addresses_of_its_name_as_long_as_it_is_there() {
+pub(crate) fn a_service_is_reached_by_the_addresses_of_its_name_as_long_as_it_is_there() {
     let mut named = Named::raise(NAMED);
     let addresses = |named: &Named, pod: &str, name: &str| -> Vec<IpAddr> {
         let answer = named.ask(pod, name, A);
@@ -583,7 +583,7 @@ pub fn a_service_is_reached_by_the_addresses_of_its_name_as_long_as_it_is_there(
     unknown(&named.ask("client", "late", A));
 }
 
-pub fn a_client_that_is_not_known_is_told_of_a_failure_until_it_is() {
+pub(crate) fn a_client_that_is_not_known_is_told_of_a_failure_until_it_is() {
     let client = "Kubernetes//Pod/default/client";
     let mut named = Named::raise_with(NAMED, RESOLV, &[("WARREN_WORKLOAD_TIMEOUT", "1s")]);
     served(&named.ask("client", "web", A), &["web. A 10.96.0.80"]);

@@ -168,7 +168,7 @@ fn raise_played(settings: &[(&str, &str)]) -> Lab {
     raise_with(&format!("{MESH}{PLAYED}"), settings, Default::default())
 }
 
-pub fn what_a_client_has_said_goes_along_with_its_connect() {
+pub(crate) fn what_a_client_has_said_goes_along_with_its_connect() {
     let mut lab = raise_played(&[]);
     // The peer does not answer before it has heard something.
     let peers = Peers::play(&mut lab, &[Answer::Echo], LIMIT);
@@ -186,7 +186,7 @@ pub fn what_a_client_has_said_goes_along_with_its_connect() {
     assert!(line.has(&[("bytes_sent", "100000"), ("bytes_recv", "100000")]), "{line:#?}");
 }
 
-pub fn a_client_that_says_nothing_is_put_through_all_the_same() {
+pub(crate) fn a_client_that_says_nothing_is_put_through_all_the_same() {
     let mut lab = raise_played(&[]);
     let peers = Peers::play(&mut lab, &[Answer::Echo], QUIET);
     let mut stream = dial(&lab, "client", FIRST).unwrap();
@@ -194,7 +194,7 @@ pub fn a_client_that_says_nothing_is_put_through_all_the_same() {
     echo(&mut stream, b"said later").unwrap();
 }
 
-pub fn nothing_goes_along_where_that_is_turned_off() {
+pub(crate) fn nothing_goes_along_where_that_is_turned_off() {
     let mut lab = raise_played(&[("WARREN_EARLY_DATA", "false")]);
     let peers = Peers::play(&mut lab, &[Answer::Echo], QUIET);
     let mut stream = dial(&lab, "client", FIRST).unwrap();
@@ -202,7 +202,7 @@ pub fn nothing_goes_along_where_that_is_turned_off() {
     assert_eq!(peers.heard(), b"");
 }
 
-pub fn what_nobody_took_up_is_said_again_elsewhere() {
+pub(crate) fn what_nobody_took_up_is_said_again_elsewhere() {
     for unheard in [&[Answer::Status(503), Answer::Echo], &[Answer::Refused, Answer::Echo]] {
         let mut lab = raise_played(&[]);
         let peers = Peers::play(&mut lab, unheard, LIMIT);
@@ -212,7 +212,7 @@ pub fn what_nobody_took_up_is_said_again_elsewhere() {
     }
 }
 
-pub fn what_may_have_been_taken_up_is_not_said_again() {
+pub(crate) fn what_may_have_been_taken_up_is_not_said_again() {
     let mut lab = raise_played(&[]);
     let peers = Peers::play(&mut lab, &[Answer::Gone, Answer::Echo], LIMIT);
     let mut stream = dial(&lab, "client", SERVICE).unwrap();
@@ -225,7 +225,7 @@ pub fn what_may_have_been_taken_up_is_not_said_again() {
     assert_eq!(peers.heard(), b"another");
 }
 
-pub fn who_was_heard_and_is_refused_is_reset() {
+pub(crate) fn who_was_heard_and_is_refused_is_reset() {
     let mut lab = raise_played(&[]);
     let peers = Peers::play(&mut lab, &[Answer::Status(401)], LIMIT);
     let mut stream = dial(&lab, "client", FIRST).unwrap();

@@ -12,7 +12,7 @@ use crate::{
     support::*,
 };
 
-pub fn the_last_bytes_of_an_answer_and_its_end_arrive_in_one_segment() {
+pub(crate) fn the_last_bytes_of_an_answer_and_its_end_arrive_in_one_segment() {
     let lab = raise(MESH);
     let namespace = lab.pod("client").unwrap();
     drop(open_at_last(&lab, "client", SERVER));

@@ -16,7 +16,7 @@ use crate::{
 const SHARDS: usize = 2;
 
 /// The actors of a node's proxy whose path ends so.
-pub fn actors(lab: &Lab, node: &str, end: &str) -> Vec<Value> {
+pub(crate) fn actors(lab: &Lab, node: &str, end: &str) -> Vec<Value> {
     let mut left: Vec<Value> = serde_json::from_str(&admin(lab, node, "GET /actors")).unwrap();
     let mut found = Vec::new();
     while let Some(mut actor) = left.pop() {
@@ -44,7 +44,7 @@ fn path(lab: &Lab, node: &str, end: &str) -> String {
     paths.find(|path| !path.contains("/self/")).unwrap().to_owned()
 }
 
-pub fn a_flood_of_connections_to_a_mute_peer_is_one_question_and_one_dial_a_shard() {
+pub(crate) fn a_flood_of_connections_to_a_mute_peer_is_one_question_and_one_dial_a_shard() {
     const CONNECTIONS: usize = 200;
     let mesh = format!(
         "{MESH}  - {{name: mute, serviceAccount: mute, node: two, ip: 10.77.2.3, captured: false, protocol: HBONE}}\n"
@@ -74,7 +74,7 @@ pub fn a_flood_of_connections_to_a_mute_peer_is_one_question_and_one_dial_a_shar
     });
 }
 
-pub fn a_flood_of_policy_changes_is_checked_in_one_go_and_the_last_one_counts() {
+pub(crate) fn a_flood_of_policy_changes_is_checked_in_one_go_and_the_last_one_counts() {
     const CHANGES: usize = 30;
     let mut lab = raise_breakable(MESH);
     let mut live = open(&lab, "client", SERVER).unwrap();
@@ -97,7 +97,7 @@ pub fn a_flood_of_policy_changes_is_checked_in_one_go_and_the_last_one_counts() 
     assert!(is_turned_away(&end_of(&mut live)));
 }
 
-pub fn audits_of_a_listener_whose_actor_hangs_do_not_pile_up() {
+pub(crate) fn audits_of_a_listener_whose_actor_hangs_do_not_pile_up() {
     let mut lab = raise_breakable(MESH);
     // A pod that is not well is examined every second.
     lab.hosts_mut().release(Role::Pod, "default/server").unwrap();
@@ -123,7 +123,7 @@ pub fn audits_of_a_listener_whose_actor_hangs_do_not_pile_up() {
     assert_eq!(actors(&lab, "two", &victim)[0]["restarts"], 1);
 }
 
-pub fn every_lost_look_out_of_an_audit_is_told_once() {
+pub(crate) fn every_lost_look_out_of_an_audit_is_told_once() {
     const PANICS: u64 = 6;
     let lab = raise_breakable(MESH);
     admin(&lab, "one", &format!("POST /tasks/audit%2Flook/panic?times={PANICS}"));

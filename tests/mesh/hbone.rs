@@ -9,7 +9,7 @@ use crate::{
     tunnel::{self, Ask, Mute, Said, certificate, id},
 };
 
-pub fn raw_hbone_is_answered_by_the_table_of_statuses() {
+pub(crate) fn raw_hbone_is_answered_by_the_table_of_statuses() {
     let mut lab = raise(&format!(
         "{MESH}
 services:
@@ -55,7 +55,7 @@ services:
     line(&lab, "two", &[("error", "expected method CONNECT, got GET")]);
 }
 
-pub fn another_trust_domain_is_turned_away_on_both_sides() {
+pub(crate) fn another_trust_domain_is_turned_away_on_both_sides() {
     let mut lab = raise(&format!(
         "{MESH}
   - {{name: stranger, serviceAccount: stranger, node: two, ip: 10.77.2.3, run: echo 9000,
@@ -81,7 +81,7 @@ pub fn another_trust_domain_is_turned_away_on_both_sides() {
     open(&lab, "client", SERVER).unwrap();
 }
 
-pub fn mute_peers_end_in_bounded_time_with_their_flag() {
+pub(crate) fn mute_peers_end_in_bounded_time_with_their_flag() {
     let settings = [
         ("WARREN_CONNECT_TIMEOUT", "1s"),
         ("WARREN_TLS_HANDSHAKE_TIMEOUT", "1s"),

@@ -30,7 +30,7 @@ fn ends_well(process: &mut Process) {
     assert_eq!(status.code(), Some(0), "{}\n{}", process.name(), process.log_text());
 }
 
-pub fn open_connections_outlive_the_order_to_stop_and_the_proxy_ends_with_them() {
+pub(crate) fn open_connections_outlive_the_order_to_stop_and_the_proxy_ends_with_them() {
     let settings = [("CONNECTION_TERMINATION_DEADLINE", "60s")];
     let mut lab = raise_with(MESH, &settings, Default::default());
     let mut live = open(&lab, "client", SERVER).unwrap();
@@ -52,7 +52,7 @@ pub fn open_connections_outlive_the_order_to_stop_and_the_proxy_ends_with_them()
     processes.iter_mut().for_each(ends_well);
 }
 
-pub fn what_had_connected_before_the_order_to_stop_is_served() {
+pub(crate) fn what_had_connected_before_the_order_to_stop_is_served() {
     const CONNECTIONS: usize = 64;
     let settings = [("CONNECTION_TERMINATION_DEADLINE", "60s"), ("ZTUNNEL_WORKER_THREADS", "2")];
     let mut lab = raise_with(MESH, &settings, Default::default());
@@ -71,7 +71,7 @@ pub fn what_had_connected_before_the_order_to_stop_is_served() {
     ends_well(&mut process);
 }
 
-pub fn what_is_open_at_the_deadline_is_cut_and_the_proxy_ends() {
+pub(crate) fn what_is_open_at_the_deadline_is_cut_and_the_proxy_ends() {
     let settings = [("CONNECTION_TERMINATION_DEADLINE", "1s")];
     let mut lab = raise_with(MESH, &settings, Default::default());
     let mut live = open(&lab, "client", SERVER).unwrap();
@@ -85,7 +85,7 @@ pub fn what_is_open_at_the_deadline_is_cut_and_the_proxy_ends() {
     assert!(log.contains("connection closed due to connection drain"), "{log}");
 }
 
-pub fn a_proxy_without_connections_ends_at_once_however_it_is_told() {
+pub(crate) fn a_proxy_without_connections_ends_at_once_however_it_is_told() {
     let settings = [("CONNECTION_TERMINATION_DEADLINE", "600s")];
     let mut lab = raise_with(MESH, &settings, Default::default());
     let mut live = open(&lab, "client", SERVER).unwrap();
@@ -108,7 +108,7 @@ pub fn a_proxy_without_connections_ends_at_once_however_it_is_told() {
     ends_well(&mut two);
 }
 
-pub fn a_proxy_that_never_heard_of_its_mesh_ends_when_told() {
+pub(crate) fn a_proxy_that_never_heard_of_its_mesh_ends_when_told() {
     let lab = raise_as(MESH, None, Default::default());
     // Nobody listens there; nobody answers there.
     for address in ["https://10.77.0.254:1", "https://10.77.0.199:15012"] {
@@ -124,7 +124,7 @@ pub fn a_proxy_that_never_heard_of_its_mesh_ends_when_told() {
     }
 }
 
-pub fn a_removed_server_pod_takes_its_connections_along() {
+pub(crate) fn a_removed_server_pod_takes_its_connections_along() {
     // The server's proxy closes its sockets before it lets go of the pod, but the kernel may take the pod's link down
     // with the last segments on it: then the silence tells.
     let settings = [("WARREN_PING_INTERVAL", "1s"), ("WARREN_PING_TIMEOUT", "4s")];
@@ -145,7 +145,7 @@ pub fn a_removed_server_pod_takes_its_connections_along() {
     open(&lab, "client", NEAR).unwrap();
 }
 
-pub fn a_lost_control_plane_costs_no_connection_and_hears_what_is_known_already() {
+pub(crate) fn a_lost_control_plane_costs_no_connection_and_hears_what_is_known_already() {
     let mut lab = raise(MESH);
     lab.services().settle(LIMIT).unwrap();
     let mut live = open(&lab, "client", SERVER).unwrap();
@@ -181,7 +181,7 @@ pub fn a_lost_control_plane_costs_no_connection_and_hears_what_is_known_already(
     assert!(bytes(&lab) > before);
 }
 
-pub fn a_mute_control_plane_costs_nothing() {
+pub(crate) fn a_mute_control_plane_costs_nothing() {
     let mut lab = raise(MESH);
     let mut live = open(&lab, "client", SERVER).unwrap();
     lab.services().control().unwrap().faults().mute_discovery(true);

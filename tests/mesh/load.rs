@@ -31,7 +31,7 @@ const FEW_BYTES: usize = 2 * CHUNK;
 const KEPT_BYTES: u64 = 30 << 20;
 
 /// Runs `count` connections from the client, all at once, each carrying `bytes` there and back.
-pub fn carry(lab: &Lab, to: &str, (count, bytes): (usize, usize)) {
+pub(crate) fn carry(lab: &Lab, to: &str, (count, bytes): (usize, usize)) {
     let to = addr(to);
     let app = move |_| async move {
         let everybody = Arc::new(Barrier::new(count));
@@ -88,7 +88,7 @@ fn resident(lab: &Lab, node: &str) -> u64 {
     process.usage().unwrap().resident_bytes
 }
 
-pub fn a_thousand_connections_carry_every_byte_and_leave_no_memory_behind() {
+pub(crate) fn a_thousand_connections_carry_every_byte_and_leave_no_memory_behind() {
     raise_open_files().unwrap();
     // What unused tunnels hold is given back with them.
     let settings = [("POOL_UNUSED_RELEASE_TIMEOUT", "1s")];

@@ -127,7 +127,7 @@ fn end(mut stream: std::net::TcpStream) {
     assert_eq!(end_of(&mut stream), End::Closed(Vec::new()));
 }
 
-pub fn joined_pods_are_told_of_as_if_there_was_a_tunnel() {
+pub(crate) fn joined_pods_are_told_of_as_if_there_was_a_tunnel() {
     let (lines, series) = everything(true);
     let (their_lines, their_series) = everything(false);
     for (ours, theirs) in lines.iter().zip(&their_lines) {
@@ -163,7 +163,7 @@ fn live(lab: &Lab) -> (std::net::TcpStream, std::net::TcpStream) {
     (client, server)
 }
 
-pub fn a_joined_connection_ends_with_either_of_its_pods() {
+pub(crate) fn a_joined_connection_ends_with_either_of_its_pods() {
     for gone in ["client", "near"] {
         let mut lab = raise_warm(MESH, &[]);
         let (mut client, mut server) = live(&lab);
@@ -190,7 +190,7 @@ pub fn a_joined_connection_ends_with_either_of_its_pods() {
     }
 }
 
-pub fn a_joined_connection_outlives_the_order_to_stop_until_its_end_or_the_deadline() {
+pub(crate) fn a_joined_connection_outlives_the_order_to_stop_until_its_end_or_the_deadline() {
     for (deadline, cut) in [("60s", false), ("1s", true)] {
         let settings = [("CONNECTION_TERMINATION_DEADLINE", deadline)];
         let mut lab = raise_warm(MESH, &settings);
@@ -210,7 +210,7 @@ pub fn a_joined_connection_outlives_the_order_to_stop_until_its_end_or_the_deadl
     }
 }
 
-pub fn a_thousand_joined_connections_carry_every_byte_and_leave_nothing_behind() {
+pub(crate) fn a_thousand_joined_connections_carry_every_byte_and_leave_nothing_behind() {
     warren::sys::limits::raise_open_files().unwrap();
     const MANY: (usize, usize) = (1000, 1 << 18);
     const LONG: (usize, usize) = (2, 1 << 26);

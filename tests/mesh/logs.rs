@@ -6,7 +6,7 @@ use crate::support::{Lab, eventually};
 
 /// One line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Line {
+pub(crate) struct Line {
     pub level: String,
     pub scope: String,
     pub message: String,
@@ -21,12 +21,12 @@ impl Line {
         Some(Self { level: level.to_owned(), scope: scope.to_owned(), message: message.to_owned(), fields })
     }
 
-    pub fn field(&self, name: &str) -> &str {
+    pub(crate) fn field(&self, name: &str) -> &str {
         self.fields.get(name).map_or("", String::as_str)
     }
 
     /// Whether the fields have these values; `""` is an absent one.
-    pub fn has(&self, wanted: &[(&str, &str)]) -> bool {
+    pub(crate) fn has(&self, wanted: &[(&str, &str)]) -> bool {
         wanted.iter().all(|(name, value)| self.field(name) == *value)
     }
 }
@@ -51,12 +51,12 @@ fn fields(mut text: &str) -> BTreeMap<String, String> {
 }
 
 /// The whole log of a node's proxy.
-pub fn log(lab: &Lab, node: &str) -> String {
+pub(crate) fn log(lab: &Lab, node: &str) -> String {
     lab.proxies().find(|(name, _)| *name == node).map(|(_, process)| process.log_text()).unwrap()
 }
 
 /// Its access log.
-pub fn access(lab: &Lab, node: &str) -> Vec<Line> {
+pub(crate) fn access(lab: &Lab, node: &str) -> Vec<Line> {
     let text = log(lab, node);
     // A line that is being written is none yet.
     let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
@@ -64,7 +64,7 @@ pub fn access(lab: &Lab, node: &str) -> Vec<Line> {
 }
 
 /// The first line of the access log with these fields, once it is there.
-pub fn line(lab: &Lab, node: &str, wanted: &[(&str, &str)]) -> Line {
+pub(crate) fn line(lab: &Lab, node: &str, wanted: &[(&str, &str)]) -> Line {
     eventually(&format!("line {wanted:?} in the access log of {node}:\n{}", log(lab, node)), || {
         access(lab, node).into_iter().find(|line| line.has(wanted))
     })

@@ -9,18 +9,18 @@ use crate::support::{LIMIT, Lab, addr, dial_from, eventually};
 
 /// All samples of a node's proxy.
 #[derive(Clone, Debug)]
-pub struct Metrics(Vec<Sample>);
+pub(crate) struct Metrics(Vec<Sample>);
 
 /// One line.
 #[derive(Clone, Debug)]
-pub struct Sample {
+pub(crate) struct Sample {
     pub name: String,
     pub labels: BTreeMap<String, String>,
     pub value: f64,
 }
 
 /// Asks the proxy of `node`.
-pub fn metrics(lab: &Lab, node: &str) -> Metrics {
+pub(crate) fn metrics(lab: &Lab, node: &str) -> Metrics {
     let mut stream = dial_from(lab.node(node).unwrap(), addr("127.0.0.1:15020")).unwrap();
     stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
     let mut text = String::new();
@@ -32,7 +32,7 @@ pub fn metrics(lab: &Lab, node: &str) -> Metrics {
 }
 
 /// Waits until the metrics of `node` are as `look` wants them.
-pub fn metrics_show(lab: &Lab, node: &str, what: &str, look: impl Fn(&Metrics) -> bool) {
+pub(crate) fn metrics_show(lab: &Lab, node: &str, what: &str, look: impl Fn(&Metrics) -> bool) {
     let mut last = None;
     let deadline = std::time::Instant::now() + LIMIT;
     while last.as_ref().is_none_or(|metrics| !look(metrics)) {
@@ -43,7 +43,7 @@ pub fn metrics_show(lab: &Lab, node: &str, what: &str, look: impl Fn(&Metrics) -
 }
 
 /// Waits until no proxied connection is open at `node`.
-pub fn all_closed(lab: &Lab, node: &str) {
+pub(crate) fn all_closed(lab: &Lab, node: &str) {
     eventually(&format!("end of the connections at {node}"), || {
         let now = metrics(lab, node);
         let opened = now.sum("istio_tcp_connections_opened_total", &[]);
@@ -67,7 +67,7 @@ impl Sample {
 
 impl Metrics {
     /// The samples of `name` with these labels.
-    pub fn find<'a>(
+    pub(crate) fn find<'a>(
         &'a self,
         name: &'a str,
         labels: &'a [(&'a str, &'a str)],
@@ -79,7 +79,7 @@ impl Metrics {
     }
 
     /// Their sum.
-    pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+    pub(crate) fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         self.find(name, labels).map(|sample| sample.value).sum()
     }
 }

@@ -32,9 +32,9 @@ use warren::lab::{
 use crate::support::{LIMIT, Lab, addr, dial_from, launch, listen};
 
 /// Nobody has this address: the rules of the pod turn what is sent there to the proxy.
-pub const RESOLVER: &str = "10.96.0.10:53";
+pub(crate) const RESOLVER: &str = "10.96.0.10:53";
 /// What the name server says of `found.example.com` and `alias.example.com`.
-pub const FOUND: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
+pub(crate) const FOUND: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
 /// What forgeries of its answers say.
 const FORGED: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 66);
 const FOUND_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x10);
@@ -45,7 +45,7 @@ const LOOK: Duration = Duration::from_millis(20);
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Pods of two namespaces and two networks, what they may ask for, and the host of the name server.
-pub const NAMED: &str = "
+pub(crate) const NAMED: &str = "
 nodes: {one: 10.77.0.1, two: 10.77.0.2}
 pods:
   - {name: client, serviceAccount: client, node: one, ip: 10.77.1.1}
@@ -73,17 +73,18 @@ services:
   - {name: block, hostname: block.example.com, vips: 10.97.0.0/24, ports: {80: 9000}, endpoints: [near]}
 ";
 /// What the proxy is told of the name server. A search list is for those who ask, not for what is passed on.
-pub const RESOLV: &str = "search example.com\nnameserver 10.77.3.1\noptions ndots:5 timeout:1 attempts:2\n";
+pub(crate) const RESOLV: &str =
+    "search example.com\nnameserver 10.77.3.1\noptions ndots:5 timeout:1 attempts:2\n";
 
 /// A mesh whose proxies answer for names, and the name server that they ask themselves.
-pub struct Named {
+pub(crate) struct Named {
     // Dropped before its host.
     pub server: NameServer,
     pub lab: Lab,
 }
 
 /// A name server that knows a few names. It ends when it is dropped.
-pub struct NameServer {
+pub(crate) struct NameServer {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -96,7 +97,7 @@ struct Shared {
 
 /// A question that reached the name server.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Asked {
+pub(crate) struct Asked {
     pub from: IpAddr,
     /// In lower case, with its last dot.
     pub name: String,
@@ -105,23 +106,23 @@ pub struct Asked {
 
 /// The transport of a question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum By {
+pub(crate) enum By {
     Udp,
     Tcp,
 }
 
 /// How a question comes in.
-pub const BOTH: [By; 2] = [By::Udp, By::Tcp];
+pub(crate) const BOTH: [By; 2] = [By::Udp, By::Tcp];
 
 // === impl Named ===
 
 impl Named {
-    pub fn raise(mesh: &str) -> Self {
+    pub(crate) fn raise(mesh: &str) -> Self {
         Self::raise_with(mesh, RESOLV, &[])
     }
 
     /// With a resolv.conf and further settings.
-    pub fn raise_with(mesh: &str, resolv: &str, settings: &[(&str, &str)]) -> Self {
+    pub(crate) fn raise_with(mesh: &str, resolv: &str, settings: &[(&str, &str)]) -> Self {
         let file = scratch().join("resolv.conf");
         fs::write(&file, resolv).unwrap();
         let launch = launch().env("WARREN_RESOLV_CONF", file.to_str().unwrap());
@@ -134,33 +135,33 @@ impl Named {
     }
 
     /// Makes the mesh that of `text`, and waits until the proxies have answered.
-    pub fn change(&mut self, text: &str) {
+    pub(crate) fn change(&mut self, text: &str) {
         let mesh = Mesh::parse(text).unwrap_or_else(|error| panic!("{error}"));
         self.lab.update(mesh, true).unwrap_or_else(|error| panic!("{error}"));
         self.lab.services().settle(LIMIT).unwrap();
     }
 
     /// Has the control plane say something else of a resource, and waits until the proxies have answered.
-    pub fn inject(&mut self, name: &str, how: Option<ResourceFault>) {
+    pub(crate) fn inject(&mut self, name: &str, how: Option<ResourceFault>) {
         self.lab.services().control().unwrap().inject(name, how);
         self.lab.services().settle(LIMIT).unwrap();
     }
 
-    pub fn ask(&self, pod: &str, name: &str, kind: RecordType) -> Message {
+    pub(crate) fn ask(&self, pod: &str, name: &str, kind: RecordType) -> Message {
         self.ask_by(By::Udp, pod, &question(name, kind))
     }
 
     #[track_caller]
-    pub fn ask_by(&self, by: By, pod: &str, query: &Message) -> Message {
+    pub(crate) fn ask_by(&self, by: By, pod: &str, query: &Message) -> Message {
         answer_to(query, &self.send(by, pod, &query.to_vec().unwrap()))
     }
 
-    pub fn send(&self, by: By, pod: &str, query: &[u8]) -> Vec<u8> {
+    pub(crate) fn send(&self, by: By, pod: &str, query: &[u8]) -> Vec<u8> {
         exchange(self.lab.pod(pod).unwrap(), by, RESOLVER, query)
     }
 
     /// The names that the name server was asked for.
-    pub fn passed_names(&self) -> BTreeSet<String> {
+    pub(crate) fn passed_names(&self) -> BTreeSet<String> {
         self.server.asked().into_iter().map(|asked| asked.name).collect()
     }
 }
@@ -169,7 +170,7 @@ impl Named {
 
 impl NameServer {
     /// Serves on port 53 of `host`, of both transports.
-    pub fn start(host: &Namespace) -> Self {
+    pub(crate) fn start(host: &Namespace) -> Self {
         let udp = host.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, PORT))).unwrap().unwrap();
         udp.set_read_timeout(Some(LOOK)).unwrap();
         let tcp = listen(host, PORT);
@@ -183,7 +184,7 @@ impl NameServer {
     }
 
     /// What it was asked until now.
-    pub fn asked(&self) -> Vec<Asked> {
+    pub(crate) fn asked(&self) -> Vec<Asked> {
         self.shared.asked.lock().clone()
     }
 }
@@ -327,7 +328,7 @@ fn forgeries(query: &Message, whole: &Message) -> Vec<Message> {
 }
 
 /// A question about `text`, which is taken as it is.
-pub fn question(text: &str, kind: RecordType) -> Message {
+pub(crate) fn question(text: &str, kind: RecordType) -> Message {
     let mut query = Message::query();
     query.metadata.recursion_desired = true;
     query.add_query(Query::query(name(&format!("{text}.")), kind));
@@ -335,7 +336,7 @@ pub fn question(text: &str, kind: RecordType) -> Message {
 }
 
 /// The bytes of `query` with an OPT record that offers `payload`, also when that is less than there may be.
-pub fn offering(mut query: Message, payload: u16, dnssec_ok: bool) -> Vec<u8> {
+pub(crate) fn offering(mut query: Message, payload: u16, dnssec_ok: bool) -> Vec<u8> {
     let mut edns = Edns::new();
     edns.set_dnssec_ok(dnssec_ok);
     query.set_edns(edns);
@@ -347,7 +348,7 @@ pub fn offering(mut query: Message, payload: u16, dnssec_ok: bool) -> Vec<u8> {
 }
 
 /// A socket in `namespace` that talks to `to` alone.
-pub fn socket(namespace: &Namespace, to: SocketAddr) -> UdpSocket {
+pub(crate) fn socket(namespace: &Namespace, to: SocketAddr) -> UdpSocket {
     let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = namespace.run(|| UdpSocket::bind((any, 0))).unwrap().unwrap();
     socket.connect(to).unwrap();
@@ -356,7 +357,7 @@ pub fn socket(namespace: &Namespace, to: SocketAddr) -> UdpSocket {
 }
 
 /// The next datagram.
-pub fn receive(socket: &UdpSocket) -> Vec<u8> {
+pub(crate) fn receive(socket: &UdpSocket) -> Vec<u8> {
     let mut buffer = vec![0; 1 << 16];
     let length = socket.recv(&mut buffer).unwrap();
     buffer.truncate(length);
@@ -364,13 +365,13 @@ pub fn receive(socket: &UdpSocket) -> Vec<u8> {
 }
 
 /// Writes a message with its length before it.
-pub fn write_framed(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn write_framed(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<()> {
     let length = u16::try_from(bytes.len()).map_err(io::Error::other)?;
     stream.write_all(&[&length.to_be_bytes(), bytes].concat())
 }
 
 /// Reads such a message.
-pub fn read_framed(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+pub(crate) fn read_framed(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
     let mut length = [0; 2];
     stream.read_exact(&mut length)?;
     let mut bytes = vec![0; u16::from_be_bytes(length).into()];
@@ -379,7 +380,7 @@ pub fn read_framed(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
 }
 
 /// Sends `query` from inside `namespace`; what comes back.
-pub fn exchange(namespace: &Namespace, by: By, to: &str, query: &[u8]) -> Vec<u8> {
+pub(crate) fn exchange(namespace: &Namespace, by: By, to: &str, query: &[u8]) -> Vec<u8> {
     match by {
         By::Udp => {
             let socket = socket(namespace, addr(to));
@@ -396,7 +397,7 @@ pub fn exchange(namespace: &Namespace, by: By, to: &str, query: &[u8]) -> Vec<u8
 
 /// The answer in `bytes`, which is one to `query`.
 #[track_caller]
-pub fn answer_to(query: &Message, bytes: &[u8]) -> Message {
+pub(crate) fn answer_to(query: &Message, bytes: &[u8]) -> Message {
     let answer = Message::from_vec(bytes).unwrap();
     // Letter by letter: clients vary the case to make forgeries harder.
     let asked = |message: &Message| {
@@ -410,14 +411,14 @@ pub fn answer_to(query: &Message, bytes: &[u8]) -> Message {
 }
 
 /// `name type value` of each record of the answer, sorted.
-pub fn records(answer: &Message) -> Vec<String> {
+pub(crate) fn records(answer: &Message) -> Vec<String> {
     let mut records: Vec<String> = answer.answers.iter().map(record).collect();
     records.sort();
     records
 }
 
 /// `name type value`.
-pub fn record(record: &Record) -> String {
+pub(crate) fn record(record: &Record) -> String {
     format!("{} {} {}", record.name.to_ascii(), record.record_type(), record.data)
 }
 
@@ -429,7 +430,7 @@ fn sorted(records: &[&str]) -> Vec<String> {
 
 /// Holds an answer out of the mesh to what all of them are like, and to its records.
 #[track_caller]
-pub fn served(answer: &Message, wanted: &[&str]) {
+pub(crate) fn served(answer: &Message, wanted: &[&str]) {
     assert_eq!(answer.response_code, ResponseCode::NoError, "{answer:?}");
     assert!(answer.authoritative && answer.recursion_available && !answer.truncation, "{answer:?}");
     assert!(answer.answers.iter().all(|record| record.ttl == 30), "{answer:?}");
@@ -439,7 +440,7 @@ pub fn served(answer: &Message, wanted: &[&str]) {
 
 /// Holds an answer of the name server to what all that are passed on are like, and to its records.
 #[track_caller]
-pub fn passed_on(answer: &Message, code: ResponseCode, wanted: &[&str]) {
+pub(crate) fn passed_on(answer: &Message, code: ResponseCode, wanted: &[&str]) {
     assert_eq!(answer.response_code, code, "{answer:?}");
     assert!(!answer.authoritative && !answer.truncation, "{answer:?}");
     assert!(answer.authorities.is_empty(), "{answer:?}");
@@ -448,6 +449,6 @@ pub fn passed_on(answer: &Message, code: ResponseCode, wanted: &[&str]) {
 
 /// Nobody knows it.
 #[track_caller]
-pub fn unknown(answer: &Message) {
+pub(crate) fn unknown(answer: &Message) {
     passed_on(answer, ResponseCode::NXDomain, &[]);
 }

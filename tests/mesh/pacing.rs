@@ -9,7 +9,7 @@ use crate::{
     support::*,
 };
 
-pub fn tunnels_to_near_peers_are_not_paced_and_those_to_far_ones_are_as_the_host_has_it() {
+pub(crate) fn tunnels_to_near_peers_are_not_paced_and_those_to_far_ones_are_as_the_host_has_it() {
     // No handshake takes as long as the first, and all take as long as the second.
     for (limit, is_near) in [("1s", true), ("1us", false)] {
         let lab = raise_with(MESH, &[("WARREN_UNPACED_RTT", limit)], CaOptions::default());

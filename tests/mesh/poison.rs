@@ -68,7 +68,7 @@ fn offer(runtime: &Runtime, cni: &Arc<Cni>) {
     runtime.block_on(snapshot).expect("an answer for every pod").unwrap();
 }
 
-pub fn poison_among_a_hundred_pods_is_named_and_the_others_serve() {
+pub(crate) fn poison_among_a_hundred_pods_is_named_and_the_others_serve() {
     let mut lab = raise(&crowd());
     // Its last bytes are no field.
     lab.services().control().unwrap().inject("default/garbled", Some(ResourceFault::Extended(vec![0xff; 9])));

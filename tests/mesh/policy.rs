@@ -14,18 +14,18 @@ use crate::{
 const REJECTED: &str = "connection closed due to policy rejection: ";
 
 /// A DENY of whatever `account` sends to the pods.
-pub fn deny(name: &str, account: &str, pods: &str) -> String {
+pub(crate) fn deny(name: &str, account: &str, pods: &str) -> String {
     format!(
         "  - {{name: {name}, action: DENY, pods: [{pods}], rules: [{{from: {{serviceAccounts: [default/{account}]}}}}]}}\n"
     )
 }
 
-pub fn turned_away(lab: &Lab, pod: &str, to: &str) {
+pub(crate) fn turned_away(lab: &Lab, pod: &str, to: &str) {
     let end = support::ask(lab.pod(pod).unwrap(), addr(to));
     assert!(is_turned_away(&end), "{pod} to {to}: {end:?}");
 }
 
-pub fn an_allow_policy_that_does_not_match_is_401_and_closed() {
+pub(crate) fn an_allow_policy_that_does_not_match_is_401_and_closed() {
     let allow = "
 policies:
   - {name: only-near, action: ALLOW, pods: [server], rules: [{from: {serviceAccounts: [default/near]}}]}
@@ -59,7 +59,7 @@ policies:
     }
 }
 
-pub fn strict_refuses_plaintext_and_nothing_else() {
+pub(crate) fn strict_refuses_plaintext_and_nothing_else() {
     let mut lab = raise(MESH);
     open(&lab, "bare", SERVER).unwrap();
     change(&mut lab, &format!("{MESH}strict: [default]\n"));
@@ -75,7 +75,7 @@ pub fn strict_refuses_plaintext_and_nothing_else() {
     open(&lab, "bare", SERVER).unwrap();
 }
 
-pub fn a_policy_change_cuts_live_connections() {
+pub(crate) fn a_policy_change_cuts_live_connections() {
     let mut lab = raise(MESH);
     let mut denied = open(&lab, "client", SERVER).unwrap();
     let mut others = ["near", "bare"].map(|pod| open(&lab, pod, SERVER).unwrap());
@@ -103,7 +103,7 @@ pub fn a_policy_change_cuts_live_connections() {
     open(&lab, "client", SERVER).unwrap();
 }
 
-pub fn a_policy_bound_by_a_workload_change_cuts_live_connections() {
+pub(crate) fn a_policy_bound_by_a_workload_change_cuts_live_connections() {
     let bound = |pods: &str| format!("{MESH}policies:\n{}", deny("no-client", "client", pods));
     // Bound to another pod, the policy itself is known already and will not be sent again.
     let mut lab = raise(&bound("near"));
@@ -124,7 +124,7 @@ pub fn a_policy_bound_by_a_workload_change_cuts_live_connections() {
     open(&lab, "client", SERVER).unwrap();
 }
 
-pub fn an_unknown_policy_keeps_everybody_out_until_it_arrives() {
+pub(crate) fn an_unknown_policy_keeps_everybody_out_until_it_arrives() {
     let settings = [("WARREN_WORKLOAD_TIMEOUT", "1s")];
     let mut lab = raise_with(MESH, &settings, Default::default());
     let mut live = open(&lab, "near", SERVER).unwrap();
@@ -155,7 +155,7 @@ pub fn an_unknown_policy_keeps_everybody_out_until_it_arrives() {
     turned_away(&lab, "client", SERVER);
 }
 
-pub fn a_bad_policy_is_refused_by_name_while_the_rest_applies() {
+pub(crate) fn a_bad_policy_is_refused_by_name_while_the_rest_applies() {
     /// `action`, field 4 of Authorization, with a value that is not defined.
     const NO_ACTION: [u8; 2] = [4 << 3, 77];
     let policies = |more: &str| format!("{MESH}policies:\n{}{more}", deny("changing", "near", "server"));

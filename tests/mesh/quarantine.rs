@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Asks the admin port of a node's proxy.
-pub fn admin(lab: &Lab, node: &str, request: &str) -> String {
+pub(crate) fn admin(lab: &Lab, node: &str, request: &str) -> String {
     eventually("answer of the admin port", || {
         let mut stream = dial_from(lab.node(node).unwrap(), addr("127.0.0.1:15000")).ok()?;
         stream
@@ -31,7 +31,7 @@ pub fn admin(lab: &Lab, node: &str, request: &str) -> String {
     })
 }
 
-pub fn raise_breakable(mesh: &str) -> Lab {
+pub(crate) fn raise_breakable(mesh: &str) -> Lab {
     raise_with(mesh, &[("WARREN_CHAOS", "true")], Default::default())
 }
 
@@ -43,7 +43,7 @@ fn set_aside(lab: &Lab, node: &str, kind: &str, name: &str) {
     assert!(listed.contains(kind) && listed.contains(name), "{listed}");
 }
 
-pub fn a_resource_that_crashed_the_tables_twice_is_set_aside_and_the_rest_applies() {
+pub(crate) fn a_resource_that_crashed_the_tables_twice_is_set_aside_and_the_rest_applies() {
     let mut lab = raise_breakable(&format!("{MESH}policies:\n{}", deny("changing", "near", "server")));
     turned_away(&lab, "near", SERVER);
     open(&lab, "client", SERVER).unwrap();
@@ -62,7 +62,7 @@ pub fn a_resource_that_crashed_the_tables_twice_is_set_aside_and_the_rest_applie
     turned_away(&lab, "near", SERVER);
 }
 
-pub fn a_peer_that_crashed_its_tunnel_twice_is_not_dialled_for_a_while() {
+pub(crate) fn a_peer_that_crashed_its_tunnel_twice_is_not_dialled_for_a_while() {
     let lab = raise_breakable(MESH);
     admin(&lab, "one", "POST /inputs/10.77.2.1:15008/panic?times=2");
     eventually("quarantine of the peer", || {
@@ -75,7 +75,7 @@ pub fn a_peer_that_crashed_its_tunnel_twice_is_not_dialled_for_a_while() {
     open(&lab, "client", NEAR).unwrap();
 }
 
-pub fn a_pod_whose_start_crashed_twice_is_set_aside_and_tried_at_once_in_another_namespace() {
+pub(crate) fn a_pod_whose_start_crashed_twice_is_set_aside_and_tried_at_once_in_another_namespace() {
     let mut lab = raise_breakable(&format!(
         "{MESH}  - {{name: late, serviceAccount: late, node: one, ip: 10.77.1.3, captured: false, protocol: HBONE,
      run: echo 9000}}\n"
@@ -115,7 +115,7 @@ pub fn a_pod_whose_start_crashed_twice_is_set_aside_and_tried_at_once_in_another
     echo(&mut live, b"still here").unwrap();
 }
 
-pub fn what_is_counted_by_state_has_samples_at_all_times() {
+pub(crate) fn what_is_counted_by_state_has_samples_at_all_times() {
     let lab = raise(MESH);
     for (node, pods) in [("one", 2.0), ("two", 1.0)] {
         metrics_show(&lab, node, "pods and their certificates", |now| {

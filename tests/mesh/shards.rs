@@ -12,7 +12,7 @@ const CONNECTIONS: usize = 64;
 /// Each of the two shards has at least so many of them, whichever accepts most.
 const AT_LEAST: f64 = 8.0;
 
-pub fn connections_of_one_pod_are_shared_out_and_all_of_them_are_served() {
+pub(crate) fn connections_of_one_pod_are_shared_out_and_all_of_them_are_served() {
     let lab = raise_with(MESH, &[("ZTUNNEL_WORKER_THREADS", "2")], Default::default());
     let mut held: Vec<TcpStream> = Vec::new();
     for to in [SERVER, NEAR] {

@@ -17,16 +17,16 @@ use warren::lab::{
 };
 
 /// Two nodes under two proxies.
-pub type Lab = Testbed<Embedded>;
+pub(crate) type Lab = Testbed<Embedded>;
 
 /// Nothing here takes longer unless it hangs.
-pub const LIMIT: Duration = Duration::from_secs(25);
+pub(crate) const LIMIT: Duration = Duration::from_secs(25);
 /// How often to look for what must come.
 const LOOK: Duration = Duration::from_millis(10);
 
 /// `client` and `near` on node one, `server` on node two, all captured, each its own service account; `bare` is on
 /// node two and not captured. All but the client echo on 9000.
-pub const MESH: &str = "
+pub(crate) const MESH: &str = "
 nodes: {one: 10.77.0.1, two: 10.77.0.2}
 pods:
   - {name: client, serviceAccount: client, node: one, ip: 10.77.1.1}
@@ -34,27 +34,27 @@ pods:
   - {name: server, serviceAccount: server, node: two, ip: 10.77.2.1, run: [echo 9000, http 8080]}
   - {name: bare, serviceAccount: bare, node: two, ip: 10.77.2.9, captured: false, run: [echo 9000, http 8080]}
 ";
-pub const NEAR: &str = "10.77.1.2:9000";
-pub const SERVER: &str = "10.77.2.1:9000";
-pub const BARE: &str = "10.77.2.9:9000";
+pub(crate) const NEAR: &str = "10.77.1.2:9000";
+pub(crate) const SERVER: &str = "10.77.2.1:9000";
+pub(crate) const BARE: &str = "10.77.2.9:9000";
 
-pub fn raise(mesh: &str) -> Lab {
+pub(crate) fn raise(mesh: &str) -> Lab {
     raise_with(mesh, &[], CaOptions::default())
 }
 
 /// Raises a mesh whose proxies get further settings.
-pub fn raise_with(mesh: &str, settings: &[(&str, &str)], ca: CaOptions) -> Lab {
+pub(crate) fn raise_with(mesh: &str, settings: &[(&str, &str)], ca: CaOptions) -> Lab {
     let launch = settings.iter().fold(launch(), |launch, (name, value)| launch.env(*name, *value));
     raise_as(mesh, Some(launch), ca)
 }
 
 /// The proxy under test.
-pub fn launch() -> Launch {
+pub(crate) fn launch() -> Launch {
     Launch::new(program("warren").unwrap())
 }
 
 /// Raises a mesh with `proxy` on each node, or without any.
-pub fn raise_as(mesh: &str, proxy: Option<Launch>, ca: CaOptions) -> Lab {
+pub(crate) fn raise_as(mesh: &str, proxy: Option<Launch>, ca: CaOptions) -> Lab {
     let mesh = Mesh::parse(mesh).unwrap_or_else(|error| panic!("{error}"));
     let options = Options { id: "m".to_owned(), directory: scratch(), proxy, ready_limit: LIMIT };
     let topology = Topology::of(&mesh, false).unwrap();
@@ -62,18 +62,18 @@ pub fn raise_as(mesh: &str, proxy: Option<Launch>, ca: CaOptions) -> Lab {
 }
 
 /// Makes the mesh that of `text`, and waits until the proxies have answered.
-pub fn change(lab: &mut Lab, text: &str) {
+pub(crate) fn change(lab: &mut Lab, text: &str) {
     let mesh = Mesh::parse(text).unwrap_or_else(|error| panic!("{error}"));
     lab.update(mesh, false).unwrap_or_else(|error| panic!("{error}"));
     lab.services().settle(LIMIT).unwrap();
 }
 
-pub fn addr(text: &str) -> SocketAddr {
+pub(crate) fn addr(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
 
 /// Looks until `look` finds something.
-pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + LIMIT;
     loop {
         if let Some(found) = look() {
@@ -85,7 +85,7 @@ pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 }
 
 /// Connects from inside `namespace`.
-pub fn dial_from(namespace: &Namespace, to: SocketAddr) -> io::Result<TcpStream> {
+pub(crate) fn dial_from(namespace: &Namespace, to: SocketAddr) -> io::Result<TcpStream> {
     let stream = namespace.run(|| TcpStream::connect_timeout(&to, LIMIT)).unwrap()?;
     stream.set_read_timeout(Some(LIMIT))?;
     stream.set_write_timeout(Some(LIMIT))?;
@@ -94,24 +94,24 @@ pub fn dial_from(namespace: &Namespace, to: SocketAddr) -> io::Result<TcpStream>
 }
 
 /// Connects from a pod.
-pub fn dial(lab: &Lab, pod: &str, to: &str) -> io::Result<TcpStream> {
+pub(crate) fn dial(lab: &Lab, pod: &str, to: &str) -> io::Result<TcpStream> {
     dial_from(lab.pod(pod).unwrap(), addr(to))
 }
 
 /// Connects from a pod, and has one message echoed.
-pub fn open(lab: &Lab, pod: &str, to: &str) -> io::Result<TcpStream> {
+pub(crate) fn open(lab: &Lab, pod: &str, to: &str) -> io::Result<TcpStream> {
     let mut stream = dial(lab, pod, to)?;
     echo(&mut stream, b"hello")?;
     Ok(stream)
 }
 
 /// Connects and has one message echoed, as often as it takes.
-pub fn open_at_last(lab: &Lab, pod: &str, to: &str) -> TcpStream {
+pub(crate) fn open_at_last(lab: &Lab, pod: &str, to: &str) -> TcpStream {
     eventually(&format!("connection from {pod} to {to}"), || open(lab, pod, to).ok())
 }
 
 /// Sends `text` and reads it back.
-pub fn echo(stream: &mut TcpStream, text: &[u8]) -> io::Result<()> {
+pub(crate) fn echo(stream: &mut TcpStream, text: &[u8]) -> io::Result<()> {
     stream.write_all(text)?;
     let mut back = vec![0; text.len()];
     stream.read_exact(&mut back)?;
@@ -120,7 +120,7 @@ pub fn echo(stream: &mut TcpStream, text: &[u8]) -> io::Result<()> {
 
 /// How a connection ended that somebody asked something.
 #[derive(Debug, PartialEq, Eq)]
-pub enum End {
+pub(crate) enum End {
     /// It was never there.
     Refused,
     /// It was ended by the other side, after these bytes.
@@ -130,7 +130,7 @@ pub enum End {
 }
 
 /// Reads until the other side ends `stream`. Panics if it does not.
-pub fn end_of(stream: &mut TcpStream) -> End {
+pub(crate) fn end_of(stream: &mut TcpStream) -> End {
     let mut answer = Vec::new();
     match stream.take(1 << 20).read_to_end(&mut answer) {
         Ok(_) => End::Closed(answer),
@@ -143,7 +143,7 @@ pub fn end_of(stream: &mut TcpStream) -> End {
 }
 
 /// Connects, asks something, and waits for the end.
-pub fn ask(namespace: &Namespace, to: SocketAddr) -> End {
+pub(crate) fn ask(namespace: &Namespace, to: SocketAddr) -> End {
     let Ok(mut stream) = dial_from(namespace, to) else { return End::Refused };
     // A reset in between shows in what is read.
     let _ = stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
@@ -151,7 +151,7 @@ pub fn ask(namespace: &Namespace, to: SocketAddr) -> End {
 }
 
 /// Whether nothing of an application came back.
-pub fn is_turned_away(end: &End) -> bool {
+pub(crate) fn is_turned_away(end: &End) -> bool {
     match end {
         End::Refused | End::Reset => true,
         End::Closed(answer) => answer.is_empty(),
@@ -159,7 +159,7 @@ pub fn is_turned_away(end: &End) -> bool {
 }
 
 /// Listens in `namespace` on all addresses, alone on its port.
-pub fn listen(namespace: &Namespace, port: u16) -> TcpListener {
+pub(crate) fn listen(namespace: &Namespace, port: u16) -> TcpListener {
     let listen = || {
         let socket = Socket::new(Domain::IPV6, Type::STREAM, None)?;
         socket.set_only_v6(false)?;
@@ -173,7 +173,7 @@ pub fn listen(namespace: &Namespace, port: u16) -> TcpListener {
 }
 
 /// The next connection of a listener.
-pub fn accept(listener: &TcpListener) -> TcpStream {
+pub(crate) fn accept(listener: &TcpListener) -> TcpStream {
     // On Linux this bounds accept too.
     socket2::SockRef::from(listener).set_read_timeout(Some(LIMIT)).unwrap();
     let (stream, _) = listener.accept().unwrap();

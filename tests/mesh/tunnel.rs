@@ -25,7 +25,7 @@ use crate::support::{LIMIT, Lab, listen};
 
 /// What came of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Said {
+pub(crate) enum Said {
     /// 200, and the application behind it echoed.
     Echoed,
     /// Another status.
@@ -35,7 +35,7 @@ pub enum Said {
 }
 
 /// A request to a proxy's HBONE listener.
-pub struct Ask<'a> {
+pub(crate) struct Ask<'a> {
     /// Where the listener is.
     pub to: SocketAddr,
     /// Who asks.
@@ -49,13 +49,18 @@ pub struct Ask<'a> {
 }
 
 impl<'a> Ask<'a> {
-    pub fn new(to: SocketAddr, cert: &'a Arc<WorkloadCert>, server: &'a str, authority: &'a str) -> Self {
+    pub(crate) fn new(
+        to: SocketAddr,
+        cert: &'a Arc<WorkloadCert>,
+        server: &'a str,
+        authority: &'a str,
+    ) -> Self {
         Self { to, cert, server, method: Method::CONNECT, authority }
     }
 }
 
 /// A certificate of the mesh's authority for any identity.
-pub fn certificate(lab: &mut Lab, identity: &str) -> Arc<WorkloadCert> {
+pub(crate) fn certificate(lab: &mut Lab, identity: &str) -> Arc<WorkloadCert> {
     let identity: Identity = identity.parse().unwrap();
     let request = csr::request(&identity).unwrap();
     let authority = lab.services().control().unwrap().authority().clone();
@@ -65,12 +70,12 @@ pub fn certificate(lab: &mut Lab, identity: &str) -> Arc<WorkloadCert> {
 }
 
 /// `spiffe://cluster.local/ns/default/sa/NAME`.
-pub fn id(name: &str) -> String {
+pub(crate) fn id(name: &str) -> String {
     format!("spiffe://cluster.local/ns/default/sa/{name}")
 }
 
 /// Asks, from inside `namespace`.
-pub fn ask(namespace: &Namespace, ask: &Ask<'_>) -> Said {
+pub(crate) fn ask(namespace: &Namespace, ask: &Ask<'_>) -> Said {
     let config = ask.cert.client_config(&[ask.server.parse().unwrap()]);
     let (to, method, authority) = (ask.to, ask.method.clone(), ask.authority.to_owned());
     let asking = background(namespace, move |_| async move {
@@ -128,7 +133,7 @@ async fn request(send: SendRequest<Bytes>, method: Method, authority: &str) -> R
 
 /// Where a server falls silent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mute {
+pub(crate) enum Mute {
     /// After TCP.
     Tls,
     /// After TLS.
@@ -138,7 +143,7 @@ pub enum Mute {
 }
 
 /// Listens on 15008 of `namespace` as `cert` and falls silent. Counts connections.
-pub fn mute(namespace: &Namespace, cert: &Arc<WorkloadCert>, mute: Mute) -> Background<usize> {
+pub(crate) fn mute(namespace: &Namespace, cert: &Arc<WorkloadCert>, mute: Mute) -> Background<usize> {
     let listener = listen(namespace, 15008);
     listener.set_nonblocking(true).unwrap();
     let config = cert.server_config();

@@ -30,7 +30,7 @@ use crate::{metrics::metrics_show, support::*};
 /// What istio-cni waits for an answer.
 const ANSWER: Duration = Duration::from_secs(5);
 
-pub fn runtime() -> Runtime {
+pub(crate) fn runtime() -> Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
@@ -38,7 +38,7 @@ fn info(name: &str) -> PodInfo {
     PodInfo { name: name.into(), namespace: "default".into(), service_account: name.into() }
 }
 
-pub fn netns(namespace: &Namespace) -> Arc<OwnedFd> {
+pub(crate) fn netns(namespace: &Namespace) -> Arc<OwnedFd> {
     Arc::new(namespace.fd().try_clone_to_owned().unwrap())
 }
 
@@ -49,11 +49,11 @@ fn uid(lab: &Lab, pod: &str) -> String {
 }
 
 /// A pod of the mesh, as the CNI adds it.
-pub fn cni_pod(lab: &Lab, pod: &str) -> CniPod {
+pub(crate) fn cni_pod(lab: &Lab, pod: &str) -> CniPod {
     CniPod { uid: uid(lab, pod), info: info(pod), netns: Some(netns(lab.pod(pod).unwrap())) }
 }
 
-pub fn cni(lab: &mut Lab, node: &str) -> Arc<Cni> {
+pub(crate) fn cni(lab: &mut Lab, node: &str) -> Arc<Cni> {
     lab.services().cni(node).unwrap().clone()
 }
 
@@ -71,7 +71,7 @@ fn snapshots(cni: &Cni) -> u64 {
     cni.status().borrow().snapshots
 }
 
-pub fn pods_are_kept_when_the_cni_hangs_up_or_adds_them_again() {
+pub(crate) fn pods_are_kept_when_the_cni_hangs_up_or_adds_them_again() {
     let mut lab = raise(MESH);
     let cni = cni(&mut lab, "one");
     let mut live = open(&lab, "client", SERVER).unwrap();
@@ -100,7 +100,7 @@ pub fn pods_are_kept_when_the_cni_hangs_up_or_adds_them_again() {
     assert_eq!(cni.status().borrow().violations, 0);
 }
 
-pub fn a_deleted_pod_is_let_go_and_can_come_back() {
+pub(crate) fn a_deleted_pod_is_let_go_and_can_come_back() {
     let mut lab = raise(MESH);
     let cni = cni(&mut lab, "two");
     // A server that does not end with its pod's place in the mesh.
@@ -124,7 +124,7 @@ pub fn a_deleted_pod_is_let_go_and_can_come_back() {
     assert_eq!(cni.status().borrow().violations, 0);
 }
 
-pub fn a_pod_whose_namespace_changes_is_served_in_the_new_one_only() {
+pub(crate) fn a_pod_whose_namespace_changes_is_served_in_the_new_one_only() {
     let mut lab = raise(MESH);
     let cni = cni(&mut lab, "one");
     let mut live = open(&lab, "client", SERVER).unwrap();
@@ -140,7 +140,7 @@ pub fn a_pod_whose_namespace_changes_is_served_in_the_new_one_only() {
     ready_again(&lab, "one");
 }
 
-pub fn a_pod_that_cannot_be_served_is_named_and_tried_again() {
+pub(crate) fn a_pod_that_cannot_be_served_is_named_and_tried_again() {
     let mut lab = raise(&format!(
         "{MESH}  - {{name: late, serviceAccount: late, node: one, ip: 10.77.1.3, captured: false, protocol: HBONE,
      run: echo 9000}}\n"
@@ -270,7 +270,7 @@ fn lab_without_proxies() -> Lab {
     raise_as(MESH, None, Default::default())
 }
 
-pub fn a_broken_hand_over_is_begun_again_and_costs_no_connection() {
+pub(crate) fn a_broken_hand_over_is_begun_again_and_costs_no_connection() {
     let lab = lab_without_proxies();
     let agent = Agent::start("agent.sock");
     let mut proxy = agent.proxy(&lab, "one");
@@ -336,7 +336,7 @@ pub fn a_broken_hand_over_is_begun_again_and_costs_no_connection() {
     assert!(proxy.status().unwrap().is_none());
 }
 
-pub fn a_cni_that_breaks_the_protocol_makes_the_proxy_exit_with_1() {
+pub(crate) fn a_cni_that_breaks_the_protocol_makes_the_proxy_exit_with_1() {
     let lab = lab_without_proxies();
     let client = uid(&lab, "client");
     let fd = netns(lab.pod("client").unwrap());

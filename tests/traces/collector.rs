@@ -49,7 +49,7 @@ const BACKEND: u16 = 4319;
 
 /// A span as the backend got it.
 #[derive(Clone, Debug)]
-pub struct Span {
+pub(crate) struct Span {
     pub trace: String,
     pub id: String,
     /// Empty for the first of a trace.
@@ -67,7 +67,7 @@ pub struct Span {
 
 /// A log record as the backend got it.
 #[derive(Clone, Debug)]
-pub struct Record {
+pub(crate) struct Record {
     pub scope: String,
     pub severity: (i32, String),
     pub body: String,
@@ -80,7 +80,7 @@ pub struct Record {
 
 /// A sample of a metric as the backend got it.
 #[derive(Clone, Debug)]
-pub struct Point {
+pub(crate) struct Point {
     pub name: String,
     pub unit: String,
     pub description: String,
@@ -96,21 +96,21 @@ pub struct Point {
 
 /// What the collector has passed on.
 #[derive(Clone, Default)]
-pub struct Received {
+pub(crate) struct Received {
     spans: Arc<Mutex<Vec<Span>>>,
     records: Arc<Mutex<Vec<Record>>>,
     points: Arc<Mutex<Vec<Point>>>,
 }
 
 /// A running collector and its backend.
-pub struct Collector {
+pub(crate) struct Collector {
     pub received: Received,
     rotel: Process,
     _backend: Background<()>,
 }
 
 /// The collector's program, kept in `cache`, and installed there from PyPI if it is not.
-pub fn obtain(cache: &Path) -> Result<PathBuf, String> {
+pub(crate) fn obtain(cache: &Path) -> Result<PathBuf, String> {
     let kept = cache.join(format!("rotel-agent-{RELEASE}"));
     // One of the tests, in its cell: the suite's own process has been here before.
     if kept.exists() {
@@ -147,7 +147,7 @@ fn run(command: &mut Command) -> Result<(), String> {
 
 impl Collector {
     /// Starts it on the control plane's host, with gRPC on 4317 and HTTP on 4318.
-    pub fn start(lab: &Lab) -> Self {
+    pub(crate) fn start(lab: &Lab) -> Self {
         let host = lab.hosts().find(Role::Control, "control").unwrap().namespace();
         let received = Received::default();
         let (listener, gzip) = (listen(host, BACKEND), CompressionEncoding::Gzip);
@@ -198,7 +198,7 @@ impl Collector {
 
 impl Collector {
     /// The spans of the trace of `what`, once the collector has passed on so much of one that `look` holds.
-    pub fn trace(&self, what: &str, look: impl Fn(&[Span]) -> bool) -> Vec<Span> {
+    pub(crate) fn trace(&self, what: &str, look: impl Fn(&[Span]) -> bool) -> Vec<Span> {
         let deadline = Instant::now() + LIMIT;
         loop {
             let mut traces: BTreeMap<String, Vec<Span>> = BTreeMap::new();
@@ -220,15 +220,15 @@ impl Collector {
 }
 
 impl Received {
-    pub fn all(&self) -> Vec<Span> {
+    pub(crate) fn all(&self) -> Vec<Span> {
         self.spans.lock().clone()
     }
 
-    pub fn records(&self) -> Vec<Record> {
+    pub(crate) fn records(&self) -> Vec<Record> {
         self.records.lock().clone()
     }
 
-    pub fn points(&self) -> Vec<Point> {
+    pub(crate) fn points(&self) -> Vec<Point> {
         self.points.lock().clone()
     }
 }
@@ -331,12 +331,12 @@ impl Span {
         }
     }
 
-    pub fn attribute(&self, key: &str) -> &str {
+    pub(crate) fn attribute(&self, key: &str) -> &str {
         self.attributes.get(key).map_or("", String::as_str)
     }
 
     /// The proxy's node, by its pod's name.
-    pub fn node(&self) -> &str {
+    pub(crate) fn node(&self) -> &str {
         let pod = self.resource.get("k8s.pod.name").map_or("", String::as_str);
         pod.strip_prefix("warren-").unwrap_or(pod)
     }

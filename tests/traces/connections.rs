@@ -12,8 +12,8 @@ use crate::{
     tree,
 };
 
-pub const GRPC: &str = "http://10.77.0.254:4317";
-pub const HTTP: &str = "http://10.77.0.254:4318";
+pub(crate) const GRPC: &str = "http://10.77.0.254:4317";
+pub(crate) const HTTP: &str = "http://10.77.0.254:4318";
 
 /// Spans of a first connection from `client` to `server`: name, whose, parent, kind.
 const SPANS: [(&str, &str, &str, SpanKind); 18] = [
@@ -54,7 +54,7 @@ fn holds(span: &Span, wanted: &[(&str, &str)]) {
     }
 }
 
-pub fn a_connection_is_one_trace_through_both_proxies() {
+pub(crate) fn a_connection_is_one_trace_through_both_proxies() {
     // Without the node's name no certificate is fetched ahead of need, so that the first connection does it. The log's
     // level must make no difference.
     let settings = [
@@ -147,7 +147,7 @@ fn attributes(spans: &[Span]) {
     holds(find(spans, "application connect", "two"), &app);
 }
 
-pub fn a_failed_connection_is_exported_although_it_was_not_sampled() {
+pub(crate) fn a_failed_connection_is_exported_although_it_was_not_sampled() {
     let settings = [
         ("OTEL_EXPORTER_OTLP_ENDPOINT", HTTP),
         ("OTEL_BSP_SCHEDULE_DELAY", "100"),
@@ -177,7 +177,7 @@ pub fn a_failed_connection_is_exported_although_it_was_not_sampled() {
     assert!(others.is_empty(), "exported although they neither failed nor were sampled: {others:#?}");
 }
 
-pub fn a_collector_that_is_mute_or_dead_costs_spans_and_no_connection() {
+pub(crate) fn a_collector_that_is_mute_or_dead_costs_spans_and_no_connection() {
     let settings = [
         ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", GRPC),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
@@ -210,7 +210,7 @@ pub fn a_collector_that_is_mute_or_dead_costs_spans_and_no_connection() {
     }
 }
 
-pub fn a_restarted_actor_is_a_trace_of_its_own() {
+pub(crate) fn a_restarted_actor_is_a_trace_of_its_own() {
     let settings =
         [("OTEL_EXPORTER_OTLP_ENDPOINT", HTTP), ("OTEL_BSP_SCHEDULE_DELAY", "100"), ("WARREN_CHAOS", "true")];
     let lab = raise_with(MESH, &settings, CaOptions::default());

@@ -19,7 +19,7 @@ fn connect(lab: &Lab) {
     stream.read_to_end(&mut Vec::new()).unwrap();
 }
 
-pub fn the_access_log_of_a_connection_joins_its_trace() {
+pub(crate) fn the_access_log_of_a_connection_joins_its_trace() {
     let settings = [
         ("OTEL_EXPORTER_OTLP_ENDPOINT", GRPC),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
@@ -67,7 +67,7 @@ pub fn the_access_log_of_a_connection_joins_its_trace() {
     assert!(started.is_none_or(|record| record.trace.is_empty()));
 }
 
-pub fn metrics_at_a_collector_are_those_of_a_scrape() {
+pub(crate) fn metrics_at_a_collector_are_those_of_a_scrape() {
     let settings = [
         ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", HTTP_METRICS),
         ("OTEL_METRICS_EXPORTER", "otlp"),
@@ -107,7 +107,7 @@ pub fn metrics_at_a_collector_are_those_of_a_scrape() {
     assert!(collector.received.all().is_empty() && collector.received.records().is_empty(), "nobody asked");
 }
 
-pub fn logs_and_metrics_that_no_collector_takes_cost_no_connection() {
+pub(crate) fn logs_and_metrics_that_no_collector_takes_cost_no_connection() {
     let settings = [
         ("OTEL_EXPORTER_OTLP_ENDPOINT", HTTP),
         ("OTEL_TRACES_EXPORTER", "none"),

@@ -15,10 +15,10 @@ const DRAWN: [&str; 7] = [
     "warren.bytes.sent",
 ];
 /// Columns of the times, which differ from run to run.
-pub const TIMES: usize = 22;
+pub(crate) const TIMES: usize = 22;
 
 /// Start and duration in milliseconds, then each span inside its parent, in order of their starts.
-pub fn draw(spans: &[Span]) -> String {
+pub(crate) fn draw(spans: &[Span]) -> String {
     let begin = spans.iter().map(|span| span.start).min().unwrap_or_default();
     let known = |id: &str| spans.iter().any(|span| span.id == id);
     let mut text = String::new();
@@ -61,6 +61,6 @@ fn sorted<'a>(spans: impl Iterator<Item = &'a Span>) -> Vec<&'a Span> {
 }
 
 /// The tree without the times.
-pub fn shape(tree: &str) -> String {
+pub(crate) fn shape(tree: &str) -> String {
     tree.lines().map(|line| format!("{}\n", line.get(TIMES..).unwrap_or_default())).collect()
 }

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Shows the tree that `handle` is set to once it is up: the servers are part of it and start before.
-pub fn of_tree(handle: Arc<OnceLock<TreeHandle>>) -> Provider {
+pub(crate) fn of_tree(handle: Arc<OnceLock<TreeHandle>>) -> Provider {
     provider(move || {
         let shown = match handle.get() {
             Some(tree) => Ok(nodes(&tree.snapshot())),
@@ -26,7 +26,7 @@ pub fn of_tree(handle: Arc<OnceLock<TreeHandle>>) -> Provider {
 }
 
 /// Shows the input and the actors that are set aside.
-pub fn set_aside(quarantine: Quarantine, handle: Arc<OnceLock<TreeHandle>>) -> Provider {
+pub(crate) fn set_aside(quarantine: Quarantine, handle: Arc<OnceLock<TreeHandle>>) -> Provider {
     provider(move || {
         let inputs = quarantine.list().into_iter().map(|input| {
             let retry_in = input.retry_in.as_secs();
@@ -50,7 +50,7 @@ pub fn set_aside(quarantine: Quarantine, handle: Arc<OnceLock<TreeHandle>>) -> P
 }
 
 /// Nodes and all below them.
-pub fn nodes(nodes: &[NodeSnapshot]) -> Value {
+pub(crate) fn nodes(nodes: &[NodeSnapshot]) -> Value {
     nodes.iter().map(node).collect()
 }
 

@@ -16,7 +16,7 @@ use crate::supervisor::{
 };
 
 /// The tasks of the process that can be made to panic, and what each does.
-pub const TASKS: [(&str, &str); 25] = [
+pub(crate) const TASKS: [(&str, &str); 25] = [
     ("admin/accept", "accepts connections of an admin, stats or readiness server"),
     ("audit/look", "audits the pods"),
     ("capture/accept", "accepts connections of a pod on a shard"),

@@ -17,7 +17,7 @@ const MAX_ANSWER: u64 = 64 << 20;
 
 /// A proxy did not answer.
 #[derive(Debug, thiserror::Error)]
-pub enum AskError {
+pub(crate) enum AskError {
     /// Nobody listens there, or the connection broke.
     #[error("no proxy answers on {admin}: {error}")]
     Connection {
@@ -46,7 +46,7 @@ pub enum AskError {
 ///
 /// # Errors
 /// See [`AskError`]; an answer of any status is none.
-pub async fn ask(admin: SocketAddr, method: &str, target: &str) -> Result<(u16, String), AskError> {
+pub(crate) async fn ask(admin: SocketAddr, method: &str, target: &str) -> Result<(u16, String), AskError> {
     let head = format!(
         "{method} {target} HTTP/1.1\r\nhost: {admin}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
     );
@@ -77,7 +77,7 @@ fn parse(answer: &[u8]) -> Option<(u16, String)> {
 }
 
 /// Encodes what a path may not hold; `/` stays.
-pub fn encode(path: &str) -> String {
+pub(crate) fn encode(path: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:/".contains(&byte);
     path.bytes()
         .map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })

@@ -23,7 +23,7 @@ hint: levels are off, error, warn, info, debug and trace
 ";
 
 /// What asks a part of the process for what it knows, to be shown as JSON. An error is shown as text.
-pub type Provider =
+pub(crate) type Provider =
     Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Result<Value, ProviderError>> + Send>> + Send + Sync>;
 
 /// A part of the process could not say what it knows.
@@ -51,7 +51,7 @@ pub struct Console {
 }
 
 /// A provider out of an async function.
-pub fn provider<F>(ask: impl Fn() -> F + Send + Sync + 'static) -> Provider
+pub(crate) fn provider<F>(ask: impl Fn() -> F + Send + Sync + 'static) -> Provider
 where
     F: Future<Output = Result<Value, ProviderError>> + Send + 'static,
 {
@@ -59,7 +59,7 @@ where
 }
 
 /// The `version` object of the dump and of the `version` command.
-pub fn version(istio_version: &str) -> Value {
+pub(crate) fn version(istio_version: &str) -> Value {
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "gitRevision": env!("WARREN_GIT_REVISION"),

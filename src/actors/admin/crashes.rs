@@ -16,7 +16,7 @@ use super::{
 use crate::supervisor::{CrashReport, Handled, TreeHandle};
 
 /// Shows the reports of the tree that `handle` is set to once it is up.
-pub fn of_tree(handle: Arc<OnceLock<TreeHandle>>) -> Provider {
+pub(crate) fn of_tree(handle: Arc<OnceLock<TreeHandle>>) -> Provider {
     provider(move || {
         let tree = handle.get().cloned();
         async move {
@@ -69,7 +69,7 @@ fn trace(id: u128) -> String {
 }
 
 /// The reports a line each, or the one of this number in full. Nothing if there is no such report.
-pub fn draw(shown: &Value, number: Option<u64>) -> Option<String> {
+pub(crate) fn draw(shown: &Value, number: Option<u64>) -> Option<String> {
     let reports = shown["reports"].as_array().map(Vec::as_slice).unwrap_or_default();
     let text = |value: &Value| printable(value.as_str().unwrap_or_default());
     let mut drawn = String::new();

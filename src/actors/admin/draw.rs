@@ -11,7 +11,7 @@ const HEADINGS: [&str; 9] =
 /// A node as `/actors` shows it.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Shown {
+pub(crate) struct Shown {
     id: String,
     name: Option<String>,
     is: String,
@@ -54,7 +54,7 @@ struct Exit {
 /// Something that is set aside, as `/quarantine` shows it.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Aside {
+pub(crate) struct Aside {
     kind: String,
     name: String,
     shown_as: Option<String>,
@@ -68,7 +68,7 @@ struct Row {
 }
 
 /// The trees with a line a node. `colours`: with the escape codes of a terminal.
-pub fn draw(roots: &[Shown], colours: bool) -> String {
+pub(crate) fn draw(roots: &[Shown], colours: bool) -> String {
     let mut rows = vec![Row { cells: HEADINGS.map(str::to_owned), colour: BOLD }];
     for root in roots {
         rows.push(root.row("", None));
@@ -84,7 +84,7 @@ pub fn draw(roots: &[Shown], colours: bool) -> String {
 }
 
 /// What is set aside, a line each.
-pub fn list(aside: &[Aside]) -> String {
+pub(crate) fn list(aside: &[Aside]) -> String {
     if aside.is_empty() {
         return "nothing is set aside\n".to_owned();
     }

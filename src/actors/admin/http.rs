@@ -7,22 +7,22 @@ use http::{HeaderMap, HeaderName, Response, StatusCode, header, request::Parts};
 use http_body_util::Full;
 
 /// An answer: all of it is in memory.
-pub type Answer = Response<Full<Bytes>>;
+pub(crate) type Answer = Response<Full<Bytes>>;
 
 /// An answer on its way.
-pub type Answering = Pin<Box<dyn Future<Output = Answer> + Send>>;
+pub(crate) type Answering = Pin<Box<dyn Future<Output = Answer> + Send>>;
 
 /// Answers requests. Bodies of requests are not read: no endpoint has use for one.
-pub type Handler = Arc<dyn Fn(Parts) -> Answering + Send + Sync>;
+pub(crate) type Handler = Arc<dyn Fn(Parts) -> Answering + Send + Sync>;
 
 /// The media type of JSON.
-pub const JSON: &str = "application/json";
+pub(crate) const JSON: &str = "application/json";
 
 /// The media type of text.
-pub const TEXT: &str = "text/plain; charset=utf-8";
+pub(crate) const TEXT: &str = "text/plain; charset=utf-8";
 
 /// A handler out of an async function.
-pub fn handler<F>(answer: impl Fn(Parts) -> F + Send + Sync + 'static) -> Handler
+pub(crate) fn handler<F>(answer: impl Fn(Parts) -> F + Send + Sync + 'static) -> Handler
 where
     F: Future<Output = Answer> + Send + 'static,
 {
@@ -30,7 +30,7 @@ where
 }
 
 /// An answer with a body of the given media type.
-pub fn body(status: StatusCode, media_type: &'static str, body: impl Into<Bytes>) -> Answer {
+pub(crate) fn body(status: StatusCode, media_type: &'static str, body: impl Into<Bytes>) -> Answer {
     let mut answer = Response::new(Full::new(body.into()));
     *answer.status_mut() = status;
     answer.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(media_type));
@@ -38,19 +38,19 @@ pub fn body(status: StatusCode, media_type: &'static str, body: impl Into<Bytes>
 }
 
 /// An answer of text.
-pub fn text(status: StatusCode, text: impl Into<Bytes>) -> Answer {
+pub(crate) fn text(status: StatusCode, text: impl Into<Bytes>) -> Answer {
     body(status, TEXT, text)
 }
 
 /// An answer without a body.
-pub fn empty(status: StatusCode) -> Answer {
+pub(crate) fn empty(status: StatusCode) -> Answer {
     let mut answer = Response::new(Full::default());
     *answer.status_mut() = status;
     answer
 }
 
 /// Whether the list in `header` names `wanted`, its parameters aside and unless its quality is zero.
-pub fn accepts(headers: &HeaderMap, header: HeaderName, wanted: &str) -> bool {
+pub(crate) fn accepts(headers: &HeaderMap, header: HeaderName, wanted: &str) -> bool {
     let values = headers.get_all(header);
     values.iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).any(|entry| {
         let mut parts = entry.split(';').map(str::trim);
@@ -63,7 +63,7 @@ pub fn accepts(headers: &HeaderMap, header: HeaderName, wanted: &str) -> bool {
 }
 
 /// The parameters of a query, decoded. A name without `=` has an empty value.
-pub fn query(query: &str) -> Vec<(String, String)> {
+pub(crate) fn query(query: &str) -> Vec<(String, String)> {
     let pairs = query.split('&').filter(|pair| !pair.is_empty());
     pairs
         .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
@@ -77,7 +77,7 @@ fn decode(text: &str) -> String {
 }
 
 /// Undoes percent encoding; what is not encoded right stays as it is, bytes that are no UTF-8 become U+FFFD.
-pub fn percent_decode(text: &str) -> String {
+pub(crate) fn percent_decode(text: &str) -> String {
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((first, tail)) = rest.split_first() {

@@ -1,16 +1,16 @@
 //! The servers operators and machines ask: readiness, stats, admin.
 
-pub mod actors;
-pub mod chaos;
+pub(crate) mod actors;
+pub(crate) mod chaos;
 pub mod cli;
-pub mod client;
-pub mod console;
-pub mod crashes;
-pub mod draw;
-pub mod http;
-pub mod readiness;
-pub mod server;
-pub mod stats;
+pub(crate) mod client;
+pub(crate) mod console;
+pub(crate) mod crashes;
+pub(crate) mod draw;
+pub(crate) mod http;
+pub(crate) mod readiness;
+pub(crate) mod server;
+pub(crate) mod stats;
 #[cfg(test)]
 mod tests;
 

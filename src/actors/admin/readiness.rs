@@ -8,16 +8,16 @@ use parking_lot::Mutex;
 use super::http::{Answer, Handler, empty, handler, text};
 
 /// The task that ends with the first full state from the control plane.
-pub const STATE_MANAGER: &str = "state manager";
+pub(crate) const STATE_MANAGER: &str = "state manager";
 
 /// The task that ends when the data plane is wired up.
-pub const PROXY: &str = "proxy";
+pub(crate) const PROXY: &str = "proxy";
 
 /// The task that ends when the DNS proxy is wired up.
-pub const DNS_PROXY: &str = "dns proxy";
+pub(crate) const DNS_PROXY: &str = "dns proxy";
 
 /// The task that is done while istio-cni is connected and no pod waits.
-pub const WORKLOAD_PROXY_MANAGER: &str = "workload proxy manager";
+pub(crate) const WORKLOAD_PROXY_MANAGER: &str = "workload proxy manager";
 
 /// The tasks that must be done for the proxy to be ready. Clones share them.
 #[derive(Clone, Debug, Default)]

@@ -69,7 +69,7 @@ struct Inner {
 /// A server could not listen.
 #[derive(Debug, thiserror::Error)]
 #[error("the {name} server cannot listen on {addr}: {source}")]
-pub struct BindError {
+pub(crate) struct BindError {
     name: &'static str,
     addr: SocketAddr,
     source: io::Error,

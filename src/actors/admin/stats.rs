@@ -29,7 +29,7 @@ enum ScrapeError {
 
 /// Answers `/metrics` and `/stats/prometheus`.
 /// Limit: scrapes at a time: 1; past it: the others wait.
-pub fn scrapes(metrics: Arc<Metrics>) -> Handler {
+pub(crate) fn scrapes(metrics: Arc<Metrics>) -> Handler {
     // A body can take megabytes: one at a time.
     let turns = Arc::new(Semaphore::new(1));
     handler(move |request| answer(request, Arc::clone(&metrics), Arc::clone(&turns)))

@@ -13,9 +13,9 @@ mod target;
 mod tests;
 mod tls;
 
-pub use self::{
+pub(crate) use self::{
     channel::{MAX_RESPONSE_BYTES, cause, connect, http1, lazily},
-    error::{GrpcError, Step},
+    error::GrpcError,
     headers::AuthHeaders,
-    target::{CONNECT_TIMEOUT, GrpcTarget},
+    target::GrpcTarget,
 };

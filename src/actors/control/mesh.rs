@@ -40,7 +40,7 @@ const RESOURCE: &str = "resource";
 
 /// Where decoded resources go. Cheap to clone.
 #[derive(Clone)]
-pub struct MeshTables {
+pub(crate) struct MeshTables {
     mesh: Mesh,
     certs: Certs,
     changed: Arc<watch::Sender<u64>>,
@@ -51,13 +51,13 @@ pub struct MeshTables {
 }
 
 /// Messages of the mesh actor.
-pub enum Msg {
+pub(crate) enum Msg {
     /// One response of the control plane. The permit is the only one.
     Apply(Push, OwnedSemaphorePermit, RpcReplyPort<Vec<Rejected>>),
 }
 
 /// Resources of one response.
-pub struct Push {
+pub(crate) struct Push {
     kind: ResourceType,
     resources: Vec<Resource>,
     removed: Vec<String>,
@@ -75,18 +75,18 @@ struct Refused {
 
 impl MeshTables {
     /// Writes to `mesh`; tells `certs` which identities the node needs; sets aside in `quarantine` what crashes it.
-    pub fn new(mesh: Mesh, certs: Certs, quarantine: Quarantine) -> Self {
+    pub(crate) fn new(mesh: Mesh, certs: Certs, quarantine: Quarantine) -> Self {
         let (changed, turn) = (Arc::new(watch::Sender::new(0)), Arc::new(Semaphore::new(1)));
         Self { mesh, certs, changed, quarantine, address: Address::new("mesh"), turn }
     }
 
     /// Changes after every applied push.
-    pub fn changed(&self) -> watch::Receiver<u64> {
+    pub(crate) fn changed(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
     }
 
     /// The actor, to be run under a supervisor.
-    pub fn child(&self) -> ChildSpec {
+    pub(crate) fn child(&self) -> ChildSpec {
         let tables = self.clone();
         ChildSpec::actor("mesh", &self.address, move || (MeshActor(tables.clone()), ()))
             .kind_label("mesh")
@@ -282,7 +282,10 @@ mod tests {
 
     use super::*;
     use crate::{
-        actors::control::certs::{CertsConfig, Issuer, Issuing},
+        actors::control::certs::{
+            CertsConfig,
+            issuer::{Issuer, Issuing},
+        },
         protocols::{ca::IssueError, config::TlsConfig, identity::Identity, mesh::LocalNode},
         supervisor::{Fault, Strategy, SupervisorSpec, Tree, faults},
     };
@@ -301,7 +304,7 @@ mod tests {
         let config = CertsConfig::new(Duration::from_secs(3600), TlsConfig::default());
         let tables = MeshTables::new(
             Mesh::new(local),
-            Certs::new(config, Arc::new(NoAuthority)),
+            Certs::new(config, Arc::new(NoAuthority), Quarantine::default()),
             Quarantine::default(),
         );
         let tree = Tree::start(SupervisorSpec::new("root", Strategy::OneForOne).child(tables.child()));

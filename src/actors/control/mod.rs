@@ -1,7 +1,7 @@
 //! The control plane's side: discovery, certificates, the mesh tables, and the hand-over of pods by istio-cni.
 
-pub mod certs;
-pub mod grpc;
-pub mod mesh;
-pub mod xds;
-pub mod zds;
+pub(crate) mod certs;
+pub(crate) mod grpc;
+pub(crate) mod mesh;
+pub(crate) mod xds;
+pub(crate) mod zds;

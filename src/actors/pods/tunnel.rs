@@ -31,7 +31,7 @@ use crate::{
 
 /// Peers of a pod that may have a tunnel actor at a time.
 /// Limit: peers of a pod with tunnels: 4096; past it: the connection fails.
-pub const MAX_PEERS: usize = 4096;
+pub(super) const MAX_PEERS: usize = 4096;
 /// Parts of a pod's map of tunnel actors. Only a missed tunnel takes the lock of one.
 /// No limit: parts of a map, each with a lock of its own.
 const PARTS: usize = 2;

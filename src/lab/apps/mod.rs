@@ -24,9 +24,9 @@ pub mod echo;
 pub mod http;
 mod latency;
 pub mod load;
-pub mod requests;
-pub mod run;
-pub mod throughput;
+pub(crate) mod requests;
+pub(crate) mod run;
+pub(crate) mod throughput;
 
 pub use self::latency::Latencies;
 

@@ -31,7 +31,7 @@ const BUFFER_BYTES: usize = 1024;
 
 /// How to ask.
 #[derive(Clone, Copy, Debug)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// Clients at once.
     pub clients: usize,
     /// Whether a client keeps its connection for the next request.
@@ -44,7 +44,7 @@ pub struct Plan {
 
 /// What came of it.
 #[derive(Clone, Debug, Default)]
-pub struct Report {
+pub(crate) struct Report {
     /// Requests without a whole, right answer.
     pub failures: u64,
     /// What happened to the first of these.
@@ -72,7 +72,7 @@ struct Client {
 
 impl Report {
     /// Answered requests a second.
-    pub fn rate(&self) -> f64 {
+    pub(crate) fn rate(&self) -> f64 {
         self.latencies.count() as f64 / self.elapsed.as_secs_f64().max(f64::EPSILON)
     }
 
@@ -84,7 +84,7 @@ impl Report {
 
 /// Answers on `port` of `namespace` until the value is dropped: 200 and two bytes to each request, which has to come
 /// alone. A connection whose first request asks for its end is closed after the answer. The result counts connections.
-pub fn serve(namespace: &Namespace, ip: IpAddr, port: u16) -> Result<Background<u64>, AppError> {
+pub(crate) fn serve(namespace: &Namespace, ip: IpAddr, port: u16) -> Result<Background<u64>, AppError> {
     let listener = listen(namespace, ip, port)?;
     background(namespace, move |stop| {
         accept_all(listener, stop, |stream, _| async move {
@@ -95,12 +95,12 @@ pub fn serve(namespace: &Namespace, ip: IpAddr, port: u16) -> Result<Background<
 }
 
 /// Runs `plan` and waits for its end.
-pub fn run(route: &Route, plan: Plan) -> Result<Report, AppError> {
+pub(crate) fn run(route: &Route, plan: Plan) -> Result<Report, AppError> {
     start(route, plan)?.wait()
 }
 
 /// Starts `plan`, to go on while the caller does something else.
-pub fn start(route: &Route, plan: Plan) -> Result<Background<Report>, AppError> {
+pub(crate) fn start(route: &Route, plan: Plan) -> Result<Background<Report>, AppError> {
     let to = route.to;
     background(&route.from, move |stop| async move {
         let begun = Instant::now();
@@ -112,7 +112,7 @@ pub fn start(route: &Route, plan: Plan) -> Result<Background<Report>, AppError> 
 
 /// Opens connections, has one request answered on each, and keeps them until the value is dropped or `time` is over;
 /// returns once all are open. Errors: one could not be opened.
-pub fn hold(
+pub(crate) fn hold(
     route: &Route,
     count: usize,
     (time, limit): (Duration, Duration),

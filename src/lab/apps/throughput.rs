@@ -26,7 +26,7 @@ const STOPPED_FOR: Duration = Duration::from_secs(60);
 
 /// What to move.
 #[derive(Clone, Copy, Debug)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// Which way.
     pub direction: Direction,
     /// Streams at once.
@@ -39,7 +39,7 @@ pub struct Plan {
 
 /// What arrived.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Report {
+pub(crate) struct Report {
     /// Bytes that arrived, of all streams.
     pub bytes: u64,
     /// From the first connect to the last byte.
@@ -50,13 +50,13 @@ pub struct Report {
 
 impl Report {
     /// Gbit/s.
-    pub fn gigabits(&self) -> f64 {
+    pub(crate) fn gigabits(&self) -> f64 {
         self.bytes as f64 * 8.0 / 1e9 / self.elapsed.as_secs_f64().max(f64::EPSILON)
     }
 }
 
 /// Serves on `port` of `namespace` until the value is dropped. The result counts connections.
-pub fn serve(namespace: &Namespace, ip: IpAddr, port: u16) -> Result<Background<u64>, AppError> {
+pub(crate) fn serve(namespace: &Namespace, ip: IpAddr, port: u16) -> Result<Background<u64>, AppError> {
     let listener = listen(namespace, ip, port)?;
     background(namespace, move |stop| {
         accept_all(listener, stop, |stream, _| async move {
@@ -67,7 +67,7 @@ pub fn serve(namespace: &Namespace, ip: IpAddr, port: u16) -> Result<Background<
 }
 
 /// Moves bytes for the plan's time. Errors: a stream breaks, or its end takes longer than the limit.
-pub fn run(route: &Route, plan: Plan) -> Result<Report, AppError> {
+pub(crate) fn run(route: &Route, plan: Plan) -> Result<Report, AppError> {
     let to = route.to;
     let moved = background(&route.from, move |_| async move {
         let all = LocalSet::new().run_until(streams(to, plan)).await;
@@ -78,7 +78,7 @@ pub fn run(route: &Route, plan: Plan) -> Result<Report, AppError> {
 
 /// Opens `streams` connections and sends on each, to a server that has stopped reading, as much as goes, until the value
 /// is dropped or `time` is over. The result counts those that could be opened.
-pub fn stall(route: &Route, streams: usize, time: Duration) -> Result<Background<usize>, AppError> {
+pub(crate) fn stall(route: &Route, streams: usize, time: Duration) -> Result<Background<usize>, AppError> {
     let to = route.to;
     background(&route.from, move |mut stop| async move {
         let (local, mut sending) = (LocalSet::new(), JoinSet::new());

@@ -13,7 +13,7 @@ const OURS: &str = "warren";
 
 /// What is measured, of whom, and where the results go.
 #[derive(Clone, Debug, PartialEq, Args)]
-pub struct BenchArgs {
+pub(crate) struct BenchArgs {
     /// Rounds; figures are medians over them
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = value_parser!(u32).range(1..=100))]
     #[arg(help_heading = "What to measure")]

@@ -43,7 +43,7 @@ use crate::{
     sys::{lab, limits},
 };
 
-pub use self::args::BenchArgs;
+pub(super) use self::args::BenchArgs;
 
 const SIGNALS: [i32; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
 /// How often signals are looked for.
@@ -67,7 +67,7 @@ struct Run {
 /// # Errors
 /// There is no cell, no directory for the mesh, or a file cannot be written. What cannot be measured is shown and makes
 /// the exit code a failing one; a goal that is not met does not.
-pub fn run(name: &str, args: BenchArgs) -> Result<ExitCode, Box<dyn Error>> {
+pub(super) fn run(name: &str, args: BenchArgs) -> Result<ExitCode, Box<dyn Error>> {
     let (contestants, left_out) = match choose(&args.against(), &args.binaries) {
         Ok(chosen) => chosen,
         Err(error) => {

@@ -35,7 +35,7 @@ pub struct ChaosArgs {
 
 /// A kind of actor and a fault; `*` stands for any.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Choice {
+pub(super) struct Choice {
     kind: String,
     fault: String,
 }
@@ -43,7 +43,7 @@ pub struct Choice {
 /// A choice that is none.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not KIND/FAULT, such as xds/kill, */panic or pods/*")]
-pub struct ChoiceError;
+pub(super) struct ChoiceError;
 
 /// Up to some days; not zero.
 fn duration(text: &str) -> Result<Duration, String> {

@@ -10,7 +10,7 @@ pub mod resources;
 mod serve;
 #[cfg(test)]
 mod tests;
-pub mod xds;
+pub(crate) mod xds;
 
 use std::{
     collections::BTreeMap,

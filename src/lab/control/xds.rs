@@ -111,7 +111,7 @@ enum Verdict {
 }
 
 /// The responses to one client, with the task that makes them.
-pub struct Responses {
+pub(crate) struct Responses {
     stream: ReceiverStream<Result<DeltaDiscoveryResponse, Status>>,
     _task: OwnedTask,
 }

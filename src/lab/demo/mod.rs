@@ -35,7 +35,7 @@ const LIMIT: Duration = Duration::from_secs(58);
 /// # Errors
 /// There is no cell or no directory for the mesh. All else, a claim that does not hold or a mesh that cannot be raised,
 /// is shown and makes the exit code a failing one.
-pub fn run(name: &str) -> Result<ExitCode, Box<dyn Error>> {
+pub(crate) fn run(name: &str) -> Result<ExitCode, Box<dyn Error>> {
     run::run(name, LIMIT, |directory, show| play(name, directory, show))
 }
 

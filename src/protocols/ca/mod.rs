@@ -3,7 +3,7 @@
 
 pub mod chain;
 pub mod csr;
-pub mod schedule;
+pub(crate) mod schedule;
 
 use std::{sync::Arc, time::Duration};
 

@@ -22,7 +22,7 @@ use std::{
 use rand::Rng;
 
 use self::due::{Due, retry_delay, until_half_life};
-pub use self::due::{Lifetime, Now};
+pub(crate) use self::due::{Lifetime, Now};
 use super::{CertError, IssueError};
 use crate::protocols::identity::Identity;
 
@@ -34,14 +34,14 @@ const CLOCK_SLACK: Duration = Duration::from_secs(1);
 const CLOCK_LOOK_EVERY: Duration = Duration::from_mins(1);
 
 /// Somebody who waits for a certificate.
-pub trait Waiter {
+pub(crate) trait Waiter {
     /// Whether nobody reads the answer any more.
     fn is_gone(&self) -> bool;
 }
 
 /// How urgent a request is; a smaller value goes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Priority {
+pub(crate) enum Priority {
     /// A connection waits for it.
     RealTime,
     /// A connection may soon.
@@ -54,7 +54,7 @@ pub enum Priority {
 /// Limit: the schedule of certificates: 8 requests at a time, 10,000 identities, 4096 callers of one, 256 prefetches;
 /// past it: requests are queued, identities and callers refused, prefetches dropped with a log line.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub(crate) struct Limits {
     /// Requests to the authority at a time.
     pub in_flight: usize,
     /// Identities known at a time.
@@ -66,11 +66,11 @@ pub struct Limits {
 }
 
 /// Names one request, so that a late answer is not taken for another's.
-pub type Ticket = u64;
+pub(crate) type Ticket = u64;
 
 /// What happened.
 #[derive(Debug)]
-pub enum Event<C, W> {
+pub(crate) enum Event<C, W> {
     /// A connection needs the certificate.
     Fetch {
         /// Whose.
@@ -110,7 +110,7 @@ pub enum Event<C, W> {
 
 /// What to do.
 #[derive(Debug)]
-pub enum Effect<C, W> {
+pub(crate) enum Effect<C, W> {
     /// Ask the authority; [`Event::Issued`] must follow, within a deadline.
     Start {
         /// Whose.
@@ -153,7 +153,7 @@ pub enum Effect<C, W> {
 
 /// The cache of identities and the queue of requests.
 #[derive(Debug)]
-pub struct Schedule<C, W> {
+pub(crate) struct Schedule<C, W> {
     entries: HashMap<Identity, Entry<C, W>, foldhash::fast::RandomState>,
     queue: BTreeMap<(Priority, u64), Identity>,
     timers: BTreeSet<(Instant, Identity)>,
@@ -246,7 +246,7 @@ impl<C: Lifetime, W> Entry<C, W> {
 
 impl<C: Lifetime, W: Waiter> Schedule<C, W> {
     /// Knows nobody yet.
-    pub fn new(limits: Limits) -> Self {
+    pub(crate) fn new(limits: Limits) -> Self {
         Self {
             entries: HashMap::default(),
             queue: BTreeMap::new(),
@@ -260,7 +260,7 @@ impl<C: Lifetime, W: Waiter> Schedule<C, W> {
     }
 
     /// Takes what happened and says what to do, in this order.
-    pub fn on(&mut self, now: Now, event: Event<C, W>, rng: &mut impl Rng) -> Vec<Effect<C, W>> {
+    pub(crate) fn on(&mut self, now: Now, event: Event<C, W>, rng: &mut impl Rng) -> Vec<Effect<C, W>> {
         let mut effects = Vec::new();
         self.follow_clock(now);
         match event {
@@ -282,7 +282,7 @@ impl<C: Lifetime, W: Waiter> Schedule<C, W> {
     }
 
     /// When [`Event::Tick`] is due at the latest. None while nobody is known.
-    pub fn next_wake(&self, now: Now) -> Option<Instant> {
+    pub(crate) fn next_wake(&self, now: Now) -> Option<Instant> {
         if self.entries.is_empty() {
             return None;
         }

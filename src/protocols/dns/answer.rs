@@ -33,7 +33,7 @@ pub(super) struct AnswerFlags {
 
 /// The answer to `query` for `host` that says what `found` holds, in at most `limit` bytes: what does not fit is left out,
 /// and said to be.
-pub fn found(query: &Query, host: &str, found: &Found, limit: usize) -> Vec<u8> {
+pub(crate) fn found(query: &Query, host: &str, found: &Found, limit: usize) -> Vec<u8> {
     let flags = AnswerFlags { authoritative: true, recursion: true, truncated: false, rcode: Rcode::NOERROR };
     // Compressed, records would have the name as the question has it, whose case is the client's.
     if query.question.qname().iter().flat_map(Label::iter).any(|byte| byte.is_ascii_uppercase()) {
@@ -44,7 +44,7 @@ pub fn found(query: &Query, host: &str, found: &Found, limit: usize) -> Vec<u8> 
 }
 
 /// The answer to `query` that says nothing but `rcode`.
-pub fn error(query: &Query, rcode: Rcode) -> Vec<u8> {
+pub(crate) fn error(query: &Query, rcode: Rcode) -> Vec<u8> {
     let flags = AnswerFlags { authoritative: false, recursion: true, truncated: false, rcode };
     compose(Vec::new(), (query, query.datagram()), flags, |_| Ok(()), |_| Ok(()))
 }

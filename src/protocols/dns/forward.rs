@@ -20,7 +20,7 @@ use super::{
 
 /// Why a name server's answer is none.
 #[derive(Debug, thiserror::Error)]
-pub enum Unusable {
+pub(crate) enum Unusable {
     /// It is not what was asked; somebody else may have sent it.
     #[error("it answers another question")]
     Foreign,
@@ -38,10 +38,10 @@ type Relayed<'a> = Record<ParsedName<&'a [u8]>, AllRecordData<&'a [u8], ParsedNa
 
 /// What a name server has answered to the question that was put to it.
 #[derive(Debug)]
-pub struct Answer(Message<Vec<u8>>);
+pub(crate) struct Answer(Message<Vec<u8>>);
 
 /// The message that puts `query`'s question to a name server under `id`.
-pub fn query(query: &Query, id: u16) -> Vec<u8> {
+pub(crate) fn query(query: &Query, id: u16) -> Vec<u8> {
     let mut message = MessageBuilder::new_vec();
     let header = message.header_mut();
     header.set_id(id);
@@ -66,7 +66,7 @@ impl Answer {
     ///
     /// # Errors
     /// It answers something else, or cannot be read.
-    pub fn read(bytes: Vec<u8>, asked: &[u8]) -> Result<Self, Unusable> {
+    pub(crate) fn read(bytes: Vec<u8>, asked: &[u8]) -> Result<Self, Unusable> {
         let message = Message::from_octets(bytes).map_err(|_| ParseError::ShortInput)?;
         let asked = Message::from_slice(asked).map_err(|_| ParseError::ShortInput)?;
         let (header, counts) = (message.header(), message.header_counts());
@@ -86,12 +86,12 @@ impl Answer {
     }
 
     /// There is more than it could hold.
-    pub fn is_truncated(&self) -> bool {
+    pub(crate) fn is_truncated(&self) -> bool {
         self.0.header().tc()
     }
 
     /// The server knows the answer, or knows that there is none: asking another one is of no use.
-    pub fn is_final(&self) -> bool {
+    pub(crate) fn is_final(&self) -> bool {
         matches!(self.0.header().rcode(), Rcode::NOERROR | Rcode::NXDOMAIN)
     }
 
@@ -99,7 +99,7 @@ impl Answer {
     ///
     /// # Errors
     /// A record cannot be read.
-    pub fn relay(&self, query: &Query, limit: usize) -> Result<Vec<u8>, Unusable> {
+    pub(crate) fn relay(&self, query: &Query, limit: usize) -> Result<Vec<u8>, Unusable> {
         let header = self.0.header();
         let answers = records(self.0.answer()?)?;
         let additionals = records(self.0.additional()?)?;

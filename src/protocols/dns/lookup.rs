@@ -7,7 +7,7 @@ use crate::protocols::mesh::{Mesh, Service, service::IpFamilies};
 
 /// Which addresses are asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
+pub(crate) enum Family {
     /// IPv4, by A.
     V4,
     /// IPv6, by AAAA.
@@ -16,7 +16,7 @@ pub enum Family {
 
 /// Who asks, and how it is answered.
 #[derive(Clone, Copy, Debug)]
-pub struct Asker<'a> {
+pub(crate) struct Asker<'a> {
     /// The pod's namespace.
     pub namespace: &'a str,
     /// The network it is on: only addresses of that are of use to it.
@@ -31,7 +31,7 @@ pub struct Asker<'a> {
 
 /// What a name stands for. It may have no address of the family asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
+pub(crate) struct Found {
     /// The addresses, in no order that means anything.
     pub addresses: Vec<IpAddr>,
     /// The name that the addresses belong to, if it is another than the one asked for.
@@ -39,7 +39,7 @@ pub struct Found {
 }
 
 /// What `name`, in lower case and without a dot at its end, stands for in the mesh; `None` if it is none of its names.
-pub fn find(mesh: &Mesh, asker: &Asker<'_>, name: &str, family: Family) -> Option<Found> {
+pub(crate) fn find(mesh: &Mesh, asker: &Asker<'_>, name: &str, family: Family) -> Option<Found> {
     let place = Place { namespace: asker.namespace, domain: asker.domain };
     candidates(name, &place).into_iter().find_map(|candidate| {
         let (service, is_wildcard) = service(mesh, asker, &candidate.host)?;

@@ -1,12 +1,12 @@
 //! What the DNS proxy answers (docs/spec/dataplane.md 7): names of the mesh from its tables, everything else by the
 //! name servers of the node.
 
-pub mod answer;
-pub mod forward;
-pub mod lookup;
-pub mod names;
-pub mod query;
-pub mod resolvers;
+pub(crate) mod answer;
+pub(crate) mod forward;
+pub(crate) mod lookup;
+pub(crate) mod names;
+pub(crate) mod query;
+pub(crate) mod resolvers;
 
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,7 @@
 
 /// A host that a name may mean.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Candidate<'a> {
+pub(crate) struct Candidate<'a> {
     /// The host.
     pub host: String,
     /// What is left of the name without the search domain that its resolver has put behind it, if the host was found by
@@ -12,7 +12,7 @@ pub struct Candidate<'a> {
 
 /// Who asks: what a pod's search list is made of.
 #[derive(Clone, Copy, Debug)]
-pub struct Place<'a> {
+pub(crate) struct Place<'a> {
     /// The pod's namespace.
     pub namespace: &'a str,
     /// The cluster's domain.
@@ -20,7 +20,7 @@ pub struct Place<'a> {
 }
 
 /// The hosts that `name` may mean, in the order they are tried. `name` is in lower case, without a dot at its end.
-pub fn candidates<'a>(name: &'a str, place: &Place<'_>) -> Vec<Candidate<'a>> {
+pub(crate) fn candidates<'a>(name: &'a str, place: &Place<'_>) -> Vec<Candidate<'a>> {
     let Place { namespace, domain } = place;
     let mut found = Vec::new();
     let mut add = |name: &str, stripped: Option<&'a str>| {
@@ -56,7 +56,7 @@ fn expansions(name: &str, place: &Place<'_>) -> impl Iterator<Item = String> {
 }
 
 /// The wildcards that cover `host`, the most specific first.
-pub fn wildcards(host: &str) -> impl Iterator<Item = String> {
+pub(crate) fn wildcards(host: &str) -> impl Iterator<Item = String> {
     let mut rest = host;
     std::iter::from_fn(move || {
         rest = rest.split_once('.')?.1;

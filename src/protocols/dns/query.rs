@@ -16,7 +16,7 @@ const PLAIN_LIMIT: u16 = 512;
 
 /// A question that is answered.
 #[derive(Clone, Debug)]
-pub struct Query {
+pub(crate) struct Query {
     /// Chosen by the client, for the answer.
     pub id: u16,
     /// The client wants an answer and no referral.
@@ -29,7 +29,7 @@ pub struct Query {
 
 /// What a client says of the extensions it knows, and hears back (RFC 6891).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Edns {
+pub(crate) struct Edns {
     /// Bytes of a datagram that it takes.
     pub payload: u16,
     /// Of the extensions.
@@ -40,7 +40,7 @@ pub struct Edns {
 
 /// Why there is no question in what came.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Refused {
+pub(crate) enum Refused {
     /// This says so to the client.
     Answer(Vec<u8>),
     /// It is too short to be answered.
@@ -54,7 +54,7 @@ impl Query {
     ///
     /// # Errors
     /// What is no query of one question: as FORMERR or NOTIMP, with the id that came.
-    pub fn parse(bytes: &[u8]) -> Result<Self, Refused> {
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, Refused> {
         let Ok(message) = Message::from_slice(bytes) else { return Err(Refused::Silent) };
         let header = message.header();
         let refuse = |rcode| Refused::Answer(refusal(header.id(), header.opcode(), rcode));
@@ -79,12 +79,12 @@ impl Query {
     }
 
     /// Most bytes of an answer in one datagram.
-    pub fn datagram(&self) -> usize {
+    pub(crate) fn datagram(&self) -> usize {
         usize::from(self.edns.as_ref().map_or(PLAIN_LIMIT, |edns| edns.payload))
     }
 
     /// The family asked for, if it is a question that the mesh may answer.
-    pub fn family(&self) -> Option<Family> {
+    pub(crate) fn family(&self) -> Option<Family> {
         match (self.question.qclass(), self.question.qtype()) {
             (Class::IN, Rtype::A) => Some(Family::V4),
             (Class::IN, Rtype::AAAA) => Some(Family::V6),
@@ -93,7 +93,7 @@ impl Query {
     }
 
     /// The type asked for, as metrics have it: those without a name, of which there are tens of thousands, are one.
-    pub fn kind(&self) -> String {
+    pub(crate) fn kind(&self) -> String {
         match self.question.qtype().to_mnemonic_str() {
             Some(name) => name.to_ascii_lowercase(),
             None => UNKNOWN.to_owned(),
@@ -102,7 +102,7 @@ impl Query {
 
     /// The name in lower case and without a dot at its end. `None` if no host has such a name: it has bytes that none
     /// has, or is the root.
-    pub fn host(&self) -> Option<String> {
+    pub(crate) fn host(&self) -> Option<String> {
         let mut host = String::new();
         for label in self.question.qname().iter().filter(|label| !label.is_root()) {
             if !host.is_empty() {

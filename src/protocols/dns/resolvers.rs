@@ -21,7 +21,7 @@ const MAX_TIMEOUT: u32 = 30;
 
 /// Whom to ask, and how patiently.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Resolvers {
+pub(crate) struct Resolvers {
     /// In the order they are asked.
     pub servers: Vec<SocketAddr>,
     /// For each answer.
@@ -35,7 +35,7 @@ pub struct Resolvers {
 impl Resolvers {
     /// Reads the text of a resolv.conf; what it does not say is 5 s and two attempts. The second value names what was
     /// passed over.
-    pub fn parse(text: &[u8]) -> (Self, Vec<String>) {
+    pub(crate) fn parse(text: &[u8]) -> (Self, Vec<String>) {
         let (config, errors) = Config::parse_with_errors(text);
         let mut complaints: Vec<String> = errors.iter().map(ToString::to_string).collect();
         let mut servers = Vec::new();

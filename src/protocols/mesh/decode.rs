@@ -11,7 +11,7 @@ use crate::protocols::{identity::IdentityError, pb::workload as pb};
 
 /// The longest name (uid, hostname, namespace/hostname, ...) a resource may hold, in bytes.
 /// Limit: a name in a resource: 2048 bytes; past it: the resource is rejected.
-pub const NAME_MAX_BYTES: usize = 2048;
+pub(crate) const NAME_MAX_BYTES: usize = 2048;
 
 /// Why a resource is refused as a whole. Names the field.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -5,17 +5,17 @@
 //! Endpoints of services are derived from the workloads, so that they are right whatever order things come in: before
 //! their service, after it was deleted and made again, or when its health policy changes.
 
-pub mod decode;
+pub(crate) mod decode;
 #[cfg(test)]
 pub(crate) mod fixtures;
-pub mod gateway;
+pub(crate) mod gateway;
 mod index;
 mod ledger;
 pub mod policy;
-pub mod service;
+pub(crate) mod service;
 mod tables;
-pub mod workload;
-pub mod writer;
+pub(crate) mod workload;
+pub(crate) mod writer;
 
 #[cfg(test)]
 mod tests;

@@ -19,7 +19,7 @@ use crate::protocols::{
 
 /// Bounds of trying again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FailoverLimits {
+pub(crate) struct FailoverLimits {
     /// Endpoints tried for one connection.
     pub endpoints: usize,
     /// Tunnels to one endpoint tried for one connection, where the tunnel itself fails.
@@ -30,7 +30,7 @@ pub struct FailoverLimits {
 
 /// The attempts of one connection.
 #[derive(Debug)]
-pub struct Failover {
+pub(crate) struct Failover {
     limits: FailoverLimits,
     attempts: usize,
     /// Endpoints that failed for this connection.
@@ -41,7 +41,7 @@ pub struct Failover {
 
 /// One attempt to reach an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Attempt {
+pub(crate) struct Attempt {
     /// The number of the attempt; the first is 1.
     pub number: usize,
     /// No other endpoint is tried after this one.
@@ -64,7 +64,7 @@ pub enum NoAttempt {
 
 /// What to do after a failed attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AfterFailure {
+pub(crate) enum AfterFailure {
     /// Ask for another attempt. The endpoint is unhealthy for other connections too.
     TryNext,
     /// The connection fails with the error of this attempt.
@@ -84,7 +84,7 @@ pub enum Retry {
 
 /// What an attempt waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WaitingFor {
+pub(crate) enum WaitingFor {
     /// The certificate of the pod itself. No endpoint is to blame, and no other one would be faster.
     Certificate,
     /// The endpoint.
@@ -173,14 +173,14 @@ impl FailoverLimits {
     /// The bounds in use.
     /// Limit: attempts of one connection: 3 endpoints, 2 tunnels to each, 1 s while another endpoint can be had; past
     /// it: the last failure is the connection's.
-    pub const STANDARD: Self = Self { endpoints: 3, tunnels: 2, slow_after: Duration::from_secs(1) };
+    pub(crate) const STANDARD: Self = Self { endpoints: 3, tunnels: 2, slow_after: Duration::from_secs(1) };
 }
 
 // === impl Failover ===
 
 impl Failover {
     /// A connection that has made no attempt yet. `unhealthy` are the endpoints that failed for others lately.
-    pub fn new(limits: FailoverLimits, unhealthy: Vec<SocketAddr>) -> Self {
+    pub(crate) fn new(limits: FailoverLimits, unhealthy: Vec<SocketAddr>) -> Self {
         Self { limits, attempts: 0, failed: Vec::new(), unhealthy }
     }
 
@@ -188,7 +188,7 @@ impl Failover {
     ///
     /// # Errors
     /// There is no route; see [`NoAttempt`].
-    pub fn next(
+    pub(crate) fn next(
         &mut self,
         mut route: impl FnMut(&[SocketAddr]) -> Result<Route, RouteError>,
     ) -> Result<(Attempt, Route), NoAttempt> {
@@ -208,13 +208,13 @@ impl Failover {
     }
 
     /// The number of the attempt made last; 0 before the first.
-    pub fn attempts(&self) -> usize {
+    pub(crate) fn attempts(&self) -> usize {
         self.attempts
     }
 
     /// Whether `attempt`, which has waited for `slow_after`, is given up for another endpoint than `to`. An unhealthy
     /// endpoint is better than none that answers. `route` is as in [`Failover::next`].
-    pub fn replaces_slow(
+    pub(crate) fn replaces_slow(
         &self,
         attempt: &Attempt,
         (to, waiting): (SocketAddr, WaitingFor),
@@ -226,7 +226,7 @@ impl Failover {
     }
 
     /// What to do after `attempt`, which was made to `to`, has failed with `error`.
-    pub fn failed(&mut self, attempt: &Attempt, to: SocketAddr, error: &AttemptError) -> AfterFailure {
+    pub(crate) fn failed(&mut self, attempt: &Attempt, to: SocketAddr, error: &AttemptError) -> AfterFailure {
         if attempt.is_last || !error.permits_retry() {
             return AfterFailure::GiveUp;
         }
@@ -250,13 +250,13 @@ impl Failover {
 impl Attempt {
     /// Whether what the client has said so far may go along with the CONNECT for `authority` to `to`. Only the proxy of
     /// the destination itself gets it, as waypoints and gateways may be set to refuse it.
-    pub fn sends_early_data(&self, to: SocketAddr, authority: &HboneAddr) -> bool {
+    pub(crate) fn sends_early_data(&self, to: SocketAddr, authority: &HboneAddr) -> bool {
         is_at_destination(to, authority)
     }
 
     /// Whether the request that has failed with `error` is made again through another tunnel to the same endpoint. A
     /// tunnel that went away between being picked and being used has carried nothing.
-    pub fn takes_another_tunnel(&mut self, error: &AttemptError) -> bool {
+    pub(crate) fn takes_another_tunnel(&mut self, error: &AttemptError) -> bool {
         self.tunnels_left = self.tunnels_left.saturating_sub(1);
         let is_tunnel = matches!(error, AttemptError::Request { error: ConnectError::Tunnel { .. }, .. });
         is_tunnel && error.permits_retry() && self.tunnels_left > 0

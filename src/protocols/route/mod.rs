@@ -3,7 +3,7 @@
 
 mod balance;
 mod error;
-pub mod failover;
+pub(crate) mod failover;
 mod hop;
 mod inbound;
 mod local;

@@ -9,11 +9,11 @@ use ring::aead as ring;
 
 /// Length of the tag behind the ciphertext in bytes.
 /// No limit: a length that AES-GCM fixes.
-pub const TAG_LEN: usize = 16;
+pub(super) const TAG_LEN: usize = 16;
 
 /// Which cipher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cipher {
+pub(super) enum Cipher {
     /// AES-128-GCM.
     Aes128,
     /// AES-256-GCM.
@@ -22,7 +22,7 @@ pub enum Cipher {
 
 /// A key. Whoever uses it never uses a nonce twice.
 #[allow(clippy::large_enum_variant, reason = "the larger is the one in use, twice a tunnel")]
-pub enum Key {
+pub(super) enum Key {
     /// Used by aws-lc.
     Aws(aws::LessSafeKey),
     /// Used by ring.
@@ -34,7 +34,7 @@ pub enum Key {
 
 impl Key {
     /// The key of these bytes; nothing if there are too many or too few.
-    pub fn new(cipher: Cipher, bytes: &[u8]) -> Option<Self> {
+    pub(super) fn new(cipher: Cipher, bytes: &[u8]) -> Option<Self> {
         #[cfg(target_arch = "x86_64")]
         if ring_is_faster() {
             return Self::ring(cipher, bytes);
@@ -60,7 +60,7 @@ impl Key {
     }
 
     /// Encrypts `text` where it lies and writes the tag. Nothing if the text is too long, or `tag` not of [`TAG_LEN`].
-    pub fn seal(&self, nonce: [u8; 12], aad: &[u8], text: &mut [u8], tag: &mut [u8]) -> Option<()> {
+    pub(super) fn seal(&self, nonce: [u8; 12], aad: &[u8], text: &mut [u8], tag: &mut [u8]) -> Option<()> {
         let tag: &mut [u8; TAG_LEN] = tag.try_into().ok()?;
         match self {
             Self::Aws(key) => {
@@ -79,7 +79,7 @@ impl Key {
     }
 
     /// Decrypts `sealed`, the tag at its end, where it lies, and returns the text. Nothing if it is not authentic.
-    pub fn open<'a>(&self, nonce: [u8; 12], aad: &[u8], sealed: &'a mut [u8]) -> Option<&'a mut [u8]> {
+    pub(super) fn open<'a>(&self, nonce: [u8; 12], aad: &[u8], sealed: &'a mut [u8]) -> Option<&'a mut [u8]> {
         match self {
             Self::Aws(key) => {
                 let nonce = aws::Nonce::assume_unique_for_key(nonce);

@@ -8,7 +8,7 @@ mod client;
 mod fault;
 pub mod handshake;
 mod options;
-pub mod record;
+pub(crate) mod record;
 mod server;
 pub mod stream;
 mod verify;

@@ -12,20 +12,20 @@ use super::{
 
 /// Most plaintext bytes in a record.
 /// Limit: plain bytes of a TLS record: 16,384; past it: the connection ends.
-pub const MAX_FRAGMENT: usize = 16_384;
+pub(crate) const MAX_FRAGMENT: usize = 16_384;
 /// Bytes before the protected part of a record.
 /// No limit: a length that TLS fixes.
-pub const HEADER_LEN: usize = 5;
+pub(crate) const HEADER_LEN: usize = 5;
 /// Most bytes that protection adds to a fragment: header, explicit nonce or content type, and tag.
 /// No limit: a length that TLS fixes.
-pub const OVERHEAD: usize = HEADER_LEN + EXPLICIT_NONCE_LEN + TAG_LEN;
+pub(crate) const OVERHEAD: usize = HEADER_LEN + EXPLICIT_NONCE_LEN + TAG_LEN;
 
 /// Content type of alerts.
-pub const ALERT: u8 = 21;
+pub(crate) const ALERT: u8 = 21;
 /// Content type of handshake messages.
-pub const HANDSHAKE: u8 = 22;
+pub(crate) const HANDSHAKE: u8 = 22;
 /// Content type of application data.
-pub const DATA: u8 = 23;
+pub(crate) const DATA: u8 = 23;
 
 /// No limit: a length that TLS fixes.
 const EXPLICIT_NONCE_LEN: usize = 8;
@@ -35,7 +35,7 @@ const MAX_PROTECTED: usize = MAX_FRAGMENT + 256;
 
 /// Which rules of protection apply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Version {
+pub(crate) enum Version {
     /// TLS 1.2 with AES-GCM.
     Tls12,
     /// TLS 1.3.
@@ -63,7 +63,7 @@ pub enum RecordError {
 }
 
 /// The keys of one direction.
-pub struct Protection {
+pub(crate) struct Protection {
     key: Key,
     iv: [u8; 12],
     sequence: u64,
@@ -72,7 +72,7 @@ pub struct Protection {
 
 /// One whole record at the start of a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RecordHead {
+pub(crate) struct RecordHead {
     /// Outer content type.
     pub content: u8,
     /// Bytes of the protected part, which follow the header.
@@ -81,7 +81,7 @@ pub struct RecordHead {
 
 /// The plaintext of an opened record: its true content type, and where it stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Opened {
+pub(crate) struct Opened {
     /// Inner content type.
     pub content: u8,
     /// Offset from the start of the record.
@@ -97,7 +97,7 @@ impl RecordHead {
     ///
     /// # Errors
     /// The length is beyond what the protocol allows.
-    pub fn peek(buf: &[u8]) -> Result<Option<Self>, RecordError> {
+    pub(crate) fn peek(buf: &[u8]) -> Result<Option<Self>, RecordError> {
         let Some(&[content, _, _, high, low]) = buf.first_chunk::<HEADER_LEN>() else { return Ok(None) };
         let protected_len = usize::from(u16::from_be_bytes([high, low]));
         if protected_len > MAX_PROTECTED || protected_len <= TAG_LEN {
@@ -107,7 +107,7 @@ impl RecordHead {
     }
 
     /// Length of the whole record in bytes.
-    pub fn record_len(self) -> usize {
+    pub(crate) fn record_len(self) -> usize {
         HEADER_LEN + self.protected_len
     }
 }
@@ -119,7 +119,7 @@ impl Protection {
     ///
     /// # Errors
     /// The cipher is not AES-GCM.
-    pub fn new(
+    pub(crate) fn new(
         sequence: u64,
         secrets: ConnectionTrafficSecrets,
         version: Version,
@@ -135,7 +135,7 @@ impl Protection {
     }
 
     /// Records sealed or opened with this key so far.
-    pub fn sequence(&self) -> u64 {
+    pub(crate) fn sequence(&self) -> u64 {
         self.sequence
     }
 
@@ -144,7 +144,7 @@ impl Protection {
     ///
     /// # Errors
     /// `out` is too short (see [`OVERHEAD`]), the fragment too long, or the sequence numbers are used up.
-    pub fn seal(
+    pub(crate) fn seal(
         &mut self,
         content: u8,
         head: &[u8],
@@ -186,7 +186,7 @@ impl Protection {
     ///
     /// # Errors
     /// It does not authenticate or is malformed; the connection is unusable then.
-    pub fn open(&mut self, record: &mut [u8]) -> Result<Opened, RecordError> {
+    pub(crate) fn open(&mut self, record: &mut [u8]) -> Result<Opened, RecordError> {
         let (header, body) = record.split_at_mut_checked(HEADER_LEN).ok_or(RecordError::PeerMalformed)?;
         let outer = *header.first().unwrap_or(&0);
         let explicit = if self.version == Version::Tls12 { EXPLICIT_NONCE_LEN } else { 0 };

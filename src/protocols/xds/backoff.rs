@@ -11,7 +11,7 @@ const CAP: Duration = Duration::from_secs(15);
 
 /// How an attempt ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum End {
+pub(crate) enum End {
     /// Files or settings of ours are of no use.
     Local(String),
     /// No connection, no usable token, or a status before the stream stood.
@@ -41,7 +41,7 @@ pub enum End {
 
 /// The `reason` label of `istio_xds_connection_terminations_total`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Termination {
+pub(crate) enum Termination {
     /// Never stood.
     ConnectionError,
     /// Ended for a reason that may last.
@@ -54,7 +54,7 @@ pub enum Termination {
 
 /// The delay before the next attempt.
 #[derive(Clone, Debug)]
-pub struct Backoff {
+pub(crate) struct Backoff {
     delay: Duration,
 }
 
@@ -62,12 +62,12 @@ pub struct Backoff {
 
 impl Backoff {
     /// As at process start.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { delay: FIRST }
     }
 
     /// How to count this end, and how long to wait. Not jittered: servers spread load by when they close streams.
-    pub fn after(&mut self, end: &End) -> (Termination, Duration) {
+    pub(crate) fn after(&mut self, end: &End) -> (Termination, Duration) {
         match end {
             End::Refused { .. } => (Termination::ConnectionError, self.double()),
             End::Status { code, message } if is_routine(*code, message) => {
@@ -112,7 +112,7 @@ fn is_routine(code: Code, message: &str) -> bool {
 
 impl End {
     /// Whether this is how servers end streams in daily life, not worth a warning.
-    pub fn is_routine(&self) -> bool {
+    pub(crate) fn is_routine(&self) -> bool {
         match self {
             End::Complete { answered } => *answered,
             End::Status { code, message } => is_routine(*code, message),
@@ -136,7 +136,7 @@ impl fmt::Display for End {
 
 impl Termination {
     /// The label value.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Termination::ConnectionError => "ConnectionError",
             Termination::Error => "Error",

@@ -18,7 +18,7 @@ use crate::protocols::pb::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, N
 
 /// The text of a refusal, in bytes, at most.
 /// Limit: text of a refusal to the control plane: 16 KiB; past it: the rest is counted.
-pub const NACK_BYTES_MAX: usize = 16 << 10;
+pub(crate) const NACK_BYTES_MAX: usize = 16 << 10;
 
 /// An announcement of less is not what a server calls too large.
 /// Limit: announcement of held resources that the server may have found too large: from 1 MiB; past it: all resources
@@ -27,7 +27,7 @@ const TOO_BIG_BYTES_MIN: usize = 1 << 20;
 
 /// A stream, from the moment it is to be opened.
 #[derive(Debug)]
-pub struct DeltaStream {
+pub(crate) struct DeltaStream {
     state: XdsState,
     on_demand: bool,
     answered: bool,
@@ -40,7 +40,7 @@ pub struct DeltaStream {
 /// What to do with a response.
 #[derive(Debug)]
 #[must_use]
-pub enum Step {
+pub(crate) enum Step {
     /// Send this; there is nothing to apply.
     Answer(DeltaDiscoveryRequest),
     /// Apply this, then call [`DeltaStream::applied`].
@@ -49,7 +49,7 @@ pub enum Step {
 
 /// Resources to apply.
 #[derive(Debug)]
-pub struct Apply {
+pub(crate) struct Apply {
     /// Their type.
     pub kind: ResourceType,
     /// In the order they came, without versions.
@@ -61,7 +61,7 @@ pub struct Apply {
 /// A response that is being applied.
 #[derive(Debug)]
 #[must_use]
-pub struct Pending {
+pub(crate) struct Pending {
     push: Push,
     nonce: String,
 }
@@ -69,13 +69,13 @@ pub struct Pending {
 /// Resources that are being tried again.
 #[derive(Debug)]
 #[must_use]
-pub struct Retry(Push);
+pub(crate) struct Retry(Push);
 
 // === impl DeltaStream ===
 
 impl DeltaStream {
     /// A new stream, and the requests to open it with, in order.
-    pub fn open(state: XdsState, node: &Node, on_demand: bool) -> (Self, Vec<DeltaDiscoveryRequest>) {
+    pub(crate) fn open(state: XdsState, node: &Node, on_demand: bool) -> (Self, Vec<DeltaDiscoveryRequest>) {
         let quarantined = Quarantined::default();
         let mut stream = Self {
             state,
@@ -117,7 +117,7 @@ impl DeltaStream {
     }
 
     /// What to do with `response`.
-    pub fn received(&mut self, response: DeltaDiscoveryResponse) -> Step {
+    pub(crate) fn received(&mut self, response: DeltaDiscoveryResponse) -> Step {
         self.answered = true;
         let DeltaDiscoveryResponse { type_url, nonce, mut resources, removed_resources: mut removed, .. } =
             response;
@@ -136,7 +136,7 @@ impl DeltaStream {
     }
 
     /// Takes note that `pending` was applied but for `rejected`, and says what to answer.
-    pub fn applied(&mut self, pending: Pending, rejected: &[Rejected]) -> DeltaDiscoveryRequest {
+    pub(crate) fn applied(&mut self, pending: Pending, rejected: &[Rejected]) -> DeltaDiscoveryRequest {
         let Pending { push, nonce } = pending;
         let type_url = push.kind().type_url().to_owned();
         self.state.finish(push, rejected);
@@ -144,7 +144,7 @@ impl DeltaStream {
     }
 
     /// Keeps those of `rejected` that may be tried again, at `now`.
-    pub fn put_aside(&mut self, now: Instant, kind: ResourceType, rejected: Vec<Rejected>) {
+    pub(crate) fn put_aside(&mut self, now: Instant, kind: ResourceType, rejected: Vec<Rejected>) {
         for later in rejected.into_iter().filter_map(|rejected| rejected.later) {
             // Without room, it is tried when the control plane sends it again.
             self.quarantined.keep(kind, later.resource, now + later.after);
@@ -152,13 +152,13 @@ impl DeltaStream {
     }
 
     /// When [`Self::retry`] has something to do.
-    pub fn next_retry(&self) -> Option<Instant> {
+    pub(crate) fn next_retry(&self) -> Option<Instant> {
         self.quarantined.next_due()
     }
 
     /// What is to be tried again at `now`: apply it, then call [`Self::retried`]. To be asked again until nothing is
     /// left.
-    pub fn retry(&mut self, now: Instant) -> Option<(Apply, Retry)> {
+    pub(crate) fn retry(&mut self, now: Instant) -> Option<(Apply, Retry)> {
         let (kind, mut resources) = self.quarantined.take_due(now)?;
         let push = self.state.begin(kind, &mut resources, &[]);
         Some((Apply { kind, resources, removed: Vec::new() }, Retry(push)))
@@ -166,12 +166,12 @@ impl DeltaStream {
 
     /// Takes note that what was tried again was applied but for `rejected`. The control plane hears nothing of it: its
     /// response has been answered.
-    pub fn retried(&mut self, Retry(push): Retry, rejected: &[Rejected]) {
+    pub(crate) fn retried(&mut self, Retry(push): Retry, rejected: &[Rejected]) {
         self.state.settle(push, rejected);
     }
 
     /// The request for what was demanded since the last call; `None` if that is nothing new.
-    pub fn demanded(&mut self) -> Option<DeltaDiscoveryRequest> {
+    pub(crate) fn demanded(&mut self) -> Option<DeltaDiscoveryRequest> {
         if !self.on_demand {
             return None;
         }
@@ -184,13 +184,13 @@ impl DeltaStream {
     }
 
     /// Whether anything was received on it.
-    pub fn is_answered(&self) -> bool {
+    pub(crate) fn is_answered(&self) -> bool {
         self.answered
     }
 
     /// Takes note of how the stream ended: an announcement that was too much for the server is not repeated. Addresses
     /// are then asked for from nothing, and what the answer lacks is removed.
-    pub fn ended(self, end: &End) {
+    pub(crate) fn ended(self, end: &End) {
         let code = match end {
             End::Refused { code, .. } => *code,
             End::Status { code, .. } => Some(*code),
@@ -218,7 +218,7 @@ fn answer(type_url: String, nonce: String, rejected: &[Rejected]) -> DeltaDiscov
 }
 
 /// `<name>: <reason>; ...`, within [`NACK_BYTES_MAX`]; what does not fit is counted.
-pub fn nack_text(rejected: &[Rejected]) -> String {
+pub(crate) fn nack_text(rejected: &[Rejected]) -> String {
     // The longest count there can be.
     /// No limit: the length of a fixed text.
     const ROOM_FOR_COUNT: usize = "; and 18446744073709551615 more".len();

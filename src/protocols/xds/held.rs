@@ -33,7 +33,7 @@ type Names = HashMap<Arc<str>, Holding, foldhash::fast::RandomState>;
 
 /// Shared with every start of the client, for the tables outlive it. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct XdsState(Arc<Inner>);
+pub(crate) struct XdsState(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -63,7 +63,7 @@ enum Holding {
 
 /// Why nothing was asked for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum DemandError {
+pub(crate) enum DemandError {
     /// The client does not work on demand.
     #[error("{0:?} is not known, and resources are not asked for on demand")]
     Off(String),
@@ -94,23 +94,19 @@ struct Entry {
 
 impl XdsState {
     /// Nothing held, nothing answered yet.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::default()
     }
 
     /// How many names of `kind` the control plane would be told.
-    pub fn len(&self, kind: ResourceType) -> usize {
+    #[cfg(test)]
+    pub(super) fn len(&self, kind: ResourceType) -> usize {
         self.with(kind, |book| book.names.len())
-    }
-
-    /// Whether no name of any kind is held.
-    pub fn is_empty(&self) -> bool {
-        ResourceType::ALL.into_iter().all(|kind| self.len(kind) == 0)
     }
 
     /// Whether every type asked for as a whole has had a response that was applied without rejection
     /// (docs/spec/controlplane.md 2.6). Never becomes false again.
-    pub fn is_synced(&self, on_demand: bool) -> bool {
+    pub(crate) fn is_synced(&self, on_demand: bool) -> bool {
         ResourceType::ALL
             .into_iter()
             .all(|kind| is_on_demand(kind, on_demand) || self.with(kind, |book| book.acked))

@@ -5,7 +5,7 @@ use prost_types::{ListValue, Struct, Value, value::Kind as Json};
 use crate::protocols::{config::NodeConfig, pb::ads::Node};
 
 /// The node message. The metadata of the settings has the pod, the node and the address already.
-pub fn node(config: &NodeConfig) -> Node {
+pub(crate) fn node(config: &NodeConfig) -> Node {
     let ip = config.instance_ip;
     let pod = config.pod_name.as_deref().unwrap_or_default();
     let namespace = config.pod_namespace.as_deref().unwrap_or_default();

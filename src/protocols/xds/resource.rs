@@ -4,7 +4,7 @@ use std::fmt;
 
 /// A type of resource this proxy asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum ResourceType {
+pub(crate) enum ResourceType {
     /// Workloads and services.
     Address,
     /// Authorization policies.
@@ -15,10 +15,10 @@ pub enum ResourceType {
 
 impl ResourceType {
     /// All types, in the order in which they are asked for.
-    pub const ALL: [ResourceType; 2] = [ResourceType::Address, ResourceType::Authorization];
+    pub(crate) const ALL: [ResourceType; 2] = [ResourceType::Address, ResourceType::Authorization];
 
     /// The type URL on the wire.
-    pub fn type_url(self) -> &'static str {
+    pub(crate) fn type_url(self) -> &'static str {
         match self {
             ResourceType::Address => "type.googleapis.com/istio.workload.Address",
             ResourceType::Authorization => "type.googleapis.com/istio.security.Authorization",
@@ -26,7 +26,7 @@ impl ResourceType {
     }
 
     /// The kind with this type URL.
-    pub fn of(type_url: &str) -> Option<ResourceType> {
+    pub(crate) fn of(type_url: &str) -> Option<ResourceType> {
         ResourceType::ALL.into_iter().find(|k| k.type_url() == type_url)
     }
 }

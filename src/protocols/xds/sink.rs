@@ -6,7 +6,7 @@ use crate::protocols::pb::ads::Resource;
 
 /// A resource that was not applied.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Rejected {
+pub(crate) struct Rejected {
     /// The resource's name in the response.
     pub name: String,
     /// Why, for the control plane's operator.
@@ -17,7 +17,7 @@ pub struct Rejected {
 
 /// A resource to be tried again.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Later {
+pub(crate) struct Later {
     /// The resource as the [`Sink`] was given it.
     pub resource: Resource,
     /// After how long.
@@ -27,10 +27,10 @@ pub struct Later {
 /// The sink is gone. Nothing is known about what it had applied.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("cannot apply resources: {0}")]
-pub struct SinkDown(pub String);
+pub(crate) struct SinkDown(pub String);
 
 /// Where resources go.
-pub trait Sink: Clone + Send + Sync + 'static {
+pub(crate) trait Sink: Clone + Send + Sync + 'static {
     /// Applies one response: all valid resources, then the removals, in order and at once for readers. It is answered
     /// only after this returns, and the next one is read only then.
     ///

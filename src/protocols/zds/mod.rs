@@ -2,8 +2,8 @@
 //! and when to dial again.
 
 pub mod codec;
-pub mod redial;
-pub mod session;
+pub(crate) mod redial;
+pub(crate) mod session;
 
 use std::sync::Arc;
 

@@ -24,7 +24,7 @@ const SHORT_LIFE: Duration = Duration::from_secs(1);
 
 /// How the last attempt at a connection came to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
+pub(crate) enum Ended {
     /// It could not be dialled.
     Dial,
     /// It was dialled, but the greeting could not be sent.
@@ -38,7 +38,7 @@ pub enum Ended {
 
 /// The waits before the next attempt.
 #[derive(Clone, Debug)]
-pub struct Redial {
+pub(crate) struct Redial {
     dial: Duration,
     greet: Duration,
 }
@@ -47,7 +47,7 @@ pub struct Redial {
 
 impl Redial {
     /// As after start.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { dial: DIAL_FROM, greet: GREET_FROM }
     }
 
@@ -55,7 +55,7 @@ impl Redial {
     ///
     /// Dialling: 20 ms, doubling to 15 s; a success starts over. Greeting: 5 ms, doubling to 15 s, each varied by 20 %.
     /// Lost after at least a second of life: not at all.
-    pub fn wait(&mut self, now: Instant, ended: Ended, rng: &mut impl Rng) -> Duration {
+    pub(crate) fn wait(&mut self, now: Instant, ended: Ended, rng: &mut impl Rng) -> Duration {
         match ended {
             Ended::Dial => {
                 self.dial = (self.dial * 2).min(CAP);

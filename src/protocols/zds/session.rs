@@ -17,17 +17,17 @@ use super::{
 
 /// The agent gives up on an answer after 5 s and takes a later one for the answer to its next request.
 /// Limit: an answer to istio-cni: 4 s; past it: the request is refused.
-pub const ANSWER_WITHIN: Duration = Duration::from_secs(4);
+pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(4);
 /// Starts that failed are tried again this often.
 /// Limit: pause before a failed start of a pod is tried again: 5 s; past it: the start is tried again.
-pub const RETRY_EVERY: Duration = Duration::from_secs(5);
+pub(crate) const RETRY_EVERY: Duration = Duration::from_secs(5);
 /// Pods, or uids named in a snapshot, at most.
 /// Limit: pods of the hand-over: 4096; past it: the pod is refused by name.
-pub const MAX_PODS: usize = 4096;
+pub(crate) const MAX_PODS: usize = 4096;
 
 /// A network namespace and whatever stands for it outside this core (a descriptor, in a test a number).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Netns<N> {
+pub(crate) struct Netns<N> {
     /// Which it is.
     pub id: NetnsId,
     /// What opens it.
@@ -36,7 +36,7 @@ pub struct Netns<N> {
 
 /// A pod to serve.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pod<N> {
+pub(crate) struct Pod<N> {
     /// The Kubernetes uid.
     pub uid: Arc<str>,
     /// Who it is.
@@ -47,7 +47,7 @@ pub struct Pod<N> {
 
 /// One packet of the agent, judged as far as it can be by itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ask<N> {
+pub(crate) enum Ask<N> {
     /// Serve this pod.
     Add(Arc<str>, Option<PodInfo>, Netns<N>),
     /// Do not stop this pod at the end of the snapshot.
@@ -62,7 +62,7 @@ pub enum Ask<N> {
 
 /// What happened.
 #[derive(Clone, Debug)]
-pub enum Event<N> {
+pub(crate) enum Event<N> {
     /// A connection stands and the greeting is sent.
     Connected,
     /// A packet came. The next may be read once this one is answered.
@@ -79,7 +79,7 @@ pub enum Event<N> {
 
 /// What to do about it, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Effect<N> {
+pub(crate) enum Effect<N> {
     /// Start serving the pod and report [`Event::PodStarted`] with this number.
     Start(u64, Pod<N>),
     /// Give up a start that is under way, cut all the pod's connections, and report [`Event::PodStopped`].
@@ -90,7 +90,7 @@ pub enum Effect<N> {
 
 /// What follows an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Then {
+pub(crate) enum Then {
     /// The next packet.
     Continue,
     /// Hang up and dial again.
@@ -150,7 +150,7 @@ pub struct Status {
 
 /// The core. `N` stands for an open network namespace.
 #[derive(Debug)]
-pub struct Session<N> {
+pub(crate) struct Session<N> {
     pods: BTreeMap<Arc<str>, Entry<N>>,
     link: Link,
     /// The uids named since the connection began, until the snapshot is complete.
@@ -210,7 +210,7 @@ impl<N> State<N> {
 
 impl<N> Ask<N> {
     /// Judges a packet and the namespaces that came with it.
-    pub fn decode(packet: &[u8], namespaces: Vec<Netns<N>>) -> Self {
+    pub(crate) fn decode(packet: &[u8], namespaces: Vec<Netns<N>>) -> Self {
         let request = match decode_request(packet) {
             Ok(request) => request,
             Err(error) => return Self::Bad(error.to_string()),
@@ -235,7 +235,7 @@ impl<N> Ask<N> {
 
 impl<N: Clone> Session<N> {
     /// A core without a connection, over the pods that run already. `counts` are those of the core before it, if any.
-    pub fn new(running: impl IntoIterator<Item = (Arc<str>, NetnsId)>, counts: Counts) -> Self {
+    pub(crate) fn new(running: impl IntoIterator<Item = (Arc<str>, NetnsId)>, counts: Counts) -> Self {
         let entry = |(uid, id)| (uid, Entry { state: State::Running(id), trouble: None });
         Self {
             pods: running.into_iter().map(entry).collect(),
@@ -251,7 +251,7 @@ impl<N: Clone> Session<N> {
     }
 
     /// Takes note of `event` and says what to do.
-    pub fn on(&mut self, now: Instant, event: Event<N>) -> Vec<Effect<N>> {
+    pub(crate) fn on(&mut self, now: Instant, event: Event<N>) -> Vec<Effect<N>> {
         let mut out = Vec::new();
         match event {
             Event::Connected => self.connected(),
@@ -269,12 +269,12 @@ impl<N: Clone> Session<N> {
     }
 
     /// When [`Event::Tick`] is wanted, if nothing else happens before.
-    pub fn next_wake(&self) -> Option<Instant> {
+    pub(crate) fn next_wake(&self) -> Option<Instant> {
         self.waiting.as_ref().map(|w| w.until).into_iter().chain(self.retry_at).min()
     }
 
     /// What readiness and metrics show now.
-    pub fn status(&self) -> Status {
+    pub(crate) fn status(&self) -> Status {
         let pending: Vec<Pending> = self
             .pods
             .iter()

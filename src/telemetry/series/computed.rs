@@ -16,7 +16,7 @@ pub struct Computed {
 
 /// What was read.
 #[derive(Debug)]
-pub struct Readings(Vec<(&'static Declaration, Vec<Metric>)>);
+pub(crate) struct Readings(Vec<(&'static Declaration, Vec<Metric>)>);
 
 // === impl Computed ===
 

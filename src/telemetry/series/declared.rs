@@ -10,7 +10,7 @@ macro_rules! declare {
             &Declaration { name: $name, kind: $kind, help: $help, labels: $labels };)*
 
         /// All families, in no order.
-        pub const ALL: &[&Declaration] = &[$($id),*];
+        pub(crate) const ALL: &[&Declaration] = &[$($id),*];
     };
 }
 

@@ -8,14 +8,13 @@ mod family;
 mod labels;
 mod sample;
 
+pub(crate) use self::computed::{Computed, Readings};
+pub(crate) use self::declaration::Kind;
+pub use self::declaration::{Declaration, MetricsError};
 pub(super) use self::{
     cell::{Cell, Counter, Timer},
     declaration::unit,
     family::{Family, Set},
     labels::{Labels, Values},
     sample::{Encoder, Group, Header, Sample, Sampled, Value, gathered},
-};
-pub use self::{
-    computed::{Computed, Readings},
-    declaration::{Declaration, Kind, MetricsError},
 };

@@ -11,7 +11,7 @@ use super::{
     actor::{CertsActor, Msg},
     issuer::Issuer,
     shared::{CertsConfig, Shared, WAITERS_MAX, log_dropped},
-    store::{CertSnapshot, Store},
+    store::Store,
 };
 use crate::{
     actors::{HUNG_AFTER, quarantine::Quarantine},
@@ -23,7 +23,7 @@ use crate::{
 
 /// The certificates of this node. Cheap to clone; every clone sees the same.
 #[derive(Clone)]
-pub struct Certs {
+pub(crate) struct Certs {
     pub(super) shared: Arc<Shared>,
     pub(super) address: Address<Msg>,
 }
@@ -31,13 +31,9 @@ pub struct Certs {
 // === impl Certs ===
 
 impl Certs {
-    /// Certificates signed by `issuer`. Nothing happens until [`Certs::child`] runs under a supervisor.
-    pub fn new(config: CertsConfig, issuer: Arc<dyn Issuer>) -> Self {
-        Self::with_quarantine(config, issuer, Quarantine::default())
-    }
-
-    /// The same, with identities that crash a request set aside in these books.
-    pub fn with_quarantine(config: CertsConfig, issuer: Arc<dyn Issuer>, quarantine: Quarantine) -> Self {
+    /// Certificates signed by `issuer`, with identities that crash a request quarantined in these books. Nothing happens
+    /// until [`Certs::child`] runs under a supervisor.
+    pub(crate) fn new(config: CertsConfig, issuer: Arc<dyn Issuer>, quarantine: Quarantine) -> Self {
         let shared = Shared {
             store: Store::new(),
             waiting: Semaphore::new(WAITERS_MAX),
@@ -50,7 +46,7 @@ impl Certs {
     }
 
     /// The actor, to be run under a supervisor. What readers see survives its restarts.
-    pub fn child(&self) -> ChildSpec {
+    pub(crate) fn child(&self) -> ChildSpec {
         let shared = self.shared.clone();
         ChildSpec::actor("certs", &self.address, move || (CertsActor, shared.clone()))
             .kind_label("certs")
@@ -58,7 +54,7 @@ impl Certs {
     }
 
     /// The certificate of `id` if there is one that is not over. A table read: no message, no waiting.
-    pub fn current(&self, id: &Identity) -> Option<Arc<WorkloadCert>> {
+    pub(crate) fn current(&self, id: &Identity) -> Option<Arc<WorkloadCert>> {
         self.shared.store.current(id, self.shared.wall())
     }
 
@@ -68,7 +64,11 @@ impl Certs {
     /// # Errors
     /// The last failure, at once, if the authority has just failed for this identity; [`CertError::TimedOut`] after
     /// `timeout`; a bound reached.
-    pub async fn fetch(&self, id: &Identity, timeout: Duration) -> Result<Arc<WorkloadCert>, CertError> {
+    pub(crate) async fn fetch(
+        &self,
+        id: &Identity,
+        timeout: Duration,
+    ) -> Result<Arc<WorkloadCert>, CertError> {
         if let Some(cert) = self.current(id) {
             return Ok(cert);
         }
@@ -103,7 +103,11 @@ impl Certs {
     ///
     /// # Errors
     /// As [`Certs::fetch`].
-    pub async fn hold(&self, id: &Identity, patience: Duration) -> Result<Arc<WorkloadCert>, CertError> {
+    pub(crate) async fn hold(
+        &self,
+        id: &Identity,
+        patience: Duration,
+    ) -> Result<Arc<WorkloadCert>, CertError> {
         let deadline = Instant::now() + patience;
         let mut changes = self.changed();
         let error = match self.fetch(id, patience).await {
@@ -126,7 +130,7 @@ impl Certs {
 
     /// Asks for the certificate of `id` ahead of need. Bounded: past the bound it is dropped with a log line, and a
     /// connection will ask.
-    pub fn prefetch(&self, id: &Identity) {
+    pub(crate) fn prefetch(&self, id: &Identity) {
         if self.current(id).is_some() {
             return;
         }
@@ -143,7 +147,7 @@ impl Certs {
     }
 
     /// Nobody on this node is `id` any more: its certificate is dropped and whoever waits for it is told.
-    pub fn forget(&self, id: &Identity) {
+    pub(crate) fn forget(&self, id: &Identity) {
         self.shared.store.remove(id);
         // One message is enough for all that wait. An actor that is down looks when it starts.
         if self.shared.store.forget_later(id.clone()) {
@@ -152,18 +156,13 @@ impl Certs {
     }
 
     /// Changes with every certificate, failure and removal. The number means nothing.
-    pub fn changed(&self) -> watch::Receiver<u64> {
+    pub(crate) fn changed(&self) -> watch::Receiver<u64> {
         self.shared.store.changes()
     }
 
     /// How many identities there are in each state.
-    pub fn by_state(&self) -> Vec<(&'static str, u64)> {
+    pub(crate) fn by_state(&self) -> Vec<(&'static str, u64)> {
         self.shared.store.by_state(self.shared.wall()).to_vec()
-    }
-
-    /// Every identity, sorted, for showing.
-    pub fn snapshot(&self) -> Vec<CertSnapshot> {
-        self.shared.store.snapshot(self.shared.wall())
     }
 }
 

@@ -32,10 +32,10 @@ use crate::{
 const WORDS_MAX: usize = 512;
 
 /// A request to an authority under way.
-pub type Issuing<'a> = Pin<Box<dyn Future<Output = Result<Vec<String>, IssueError>> + Send + 'a>>;
+pub(crate) type Issuing<'a> = Pin<Box<dyn Future<Output = Result<Vec<String>, IssueError>> + Send + 'a>>;
 
 /// Signs requests. The actor bounds every call in time by dropping it.
-pub trait Issuer: Send + Sync + 'static {
+pub(crate) trait Issuer: Send + Sync + 'static {
     /// Asks for a certificate of `identity`, valid for `ttl`, for the PKCS#10 request `csr_pem`. The answer is a
     /// chain in PEM: leaf, intermediates, roots.
     fn issue<'a>(&'a self, identity: &'a Identity, csr_pem: String, ttl: Duration) -> Issuing<'a>;
@@ -43,7 +43,7 @@ pub trait Issuer: Send + Sync + 'static {
 
 /// The mesh's authority over gRPC. One channel for all requests: connected by the first, replaced after a failure
 /// and when the root file has changed.
-pub struct CaIssuer {
+pub(crate) struct CaIssuer {
     target: GrpcTarget,
     headers: AuthHeaders,
     impersonate: bool,
@@ -76,7 +76,7 @@ struct Suspicion(Option<Arc<AtomicBool>>);
 impl CaIssuer {
     /// Connects at the first request. With `impersonate` (shared mode) the identity asked for is sent along;
     /// without, the authority grants the one of the token.
-    pub fn new(target: GrpcTarget, headers: AuthHeaders, impersonate: bool) -> Self {
+    pub(crate) fn new(target: GrpcTarget, headers: AuthHeaders, impersonate: bool) -> Self {
         Self {
             target,
             headers,

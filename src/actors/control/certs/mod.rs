@@ -3,13 +3,8 @@
 
 mod actor;
 mod handle;
-mod issuer;
+pub(super) mod issuer;
 mod shared;
 mod store;
 
-pub use self::{
-    handle::Certs,
-    issuer::{CaIssuer, Issuer, Issuing},
-    shared::{CertsConfig, REQUEST_TIMEOUT, WAITERS_MAX},
-    store::{CertSnapshot, CertState},
-};
+pub(crate) use self::{handle::Certs, issuer::CaIssuer, shared::CertsConfig};

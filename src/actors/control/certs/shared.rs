@@ -15,14 +15,14 @@ use crate::{
 
 /// How long one request to the authority may take, connecting included.
 /// Limit: one request to the certificate authority: 10 s; past it: the request failed.
-pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Callers of [`Certs::fetch`] that may wait at a time, over all identities.
 /// Limit: callers that wait for certificates: 16,384; past it: the caller is refused.
-pub const WAITERS_MAX: usize = 16_384;
+pub(crate) const WAITERS_MAX: usize = 16_384;
 
 /// Settings of the actor.
 #[derive(Clone)]
-pub struct CertsConfig {
+pub(crate) struct CertsConfig {
     /// Validity asked for (`SECRET_TTL`).
     pub ttl: Duration,
     /// How long one request to the authority may take: [`REQUEST_TIMEOUT`].
@@ -52,7 +52,7 @@ pub(super) struct Shared {
 
 impl CertsConfig {
     /// The defaults of shared mode, for certificates of `ttl`.
-    pub fn new(ttl: Duration, tls: TlsConfig) -> Self {
+    pub(crate) fn new(ttl: Duration, tls: TlsConfig) -> Self {
         Self {
             ttl,
             request_timeout: REQUEST_TIMEOUT,

@@ -1,6 +1,6 @@
 //! What readers see. Outlives the actor, so that a restarted one goes on where its predecessor stopped.
 
-use std::{collections::HashSet, fmt, sync::Arc, time::SystemTime};
+use std::{collections::HashSet, sync::Arc, time::SystemTime};
 
 use dashmap::DashMap;
 use tokio::sync::watch;
@@ -20,30 +20,6 @@ pub(super) struct Store {
 pub(super) struct Published {
     pub(super) cert: Option<Arc<WorkloadCert>>,
     pub(super) failure: Option<Arc<IssueError>>,
-}
-
-/// Where an identity stands. The text is that of docs/spec/controlplane.md 7.2.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CertState {
-    /// No attempt has ended yet.
-    Initializing,
-    /// There is a valid certificate.
-    Available,
-    /// There is none; this is why.
-    Unavailable(String),
-}
-
-/// One identity, for showing.
-#[derive(Clone, Debug)]
-pub struct CertSnapshot {
-    /// Whose.
-    pub identity: Identity,
-    /// Where it stands.
-    pub state: CertState,
-    /// The newest certificate, perhaps expired: see [`WorkloadCert::path`] and [`WorkloadCert::roots`].
-    pub cert: Option<Arc<WorkloadCert>>,
-    /// The last failure since that certificate came, even while it is still good.
-    pub failure: Option<Arc<IssueError>>,
 }
 
 // === impl Store ===
@@ -107,38 +83,5 @@ impl Store {
             }
         }
         [("available", available), ("unavailable", unavailable), ("initializing", initializing)]
-    }
-
-    pub(super) fn snapshot(&self, wall: SystemTime) -> Vec<CertSnapshot> {
-        let mut all: Vec<_> = self.all().into_iter().map(|(id, p)| CertSnapshot::of(id, p, wall)).collect();
-        all.sort_by(|a, b| a.identity.cmp(&b.identity));
-        all
-    }
-}
-
-// === impl CertSnapshot ===
-
-impl CertSnapshot {
-    fn of(identity: Identity, published: Published, wall: SystemTime) -> Self {
-        let Published { cert, failure } = published;
-        let valid = cert.as_ref().is_some_and(|c| !c.is_expired_at(wall));
-        let state = match (valid, &failure) {
-            (true, _) => CertState::Available,
-            (false, Some(reason)) => CertState::Unavailable(reason.to_string()),
-            (false, None) => CertState::Initializing,
-        };
-        Self { identity, state, cert, failure }
-    }
-}
-
-// === impl CertState ===
-
-impl fmt::Display for CertState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Initializing => f.write_str("Initializing"),
-            Self::Available => f.write_str("Available"),
-            Self::Unavailable(reason) => write!(f, "Unavailable: {reason}"),
-        }
     }
 }

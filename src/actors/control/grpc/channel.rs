@@ -11,7 +11,7 @@ use super::{connector, error::GrpcError, target::GrpcTarget};
 /// What a response may measure at most, decoded; set it on every client stub
 /// (`max_decoding_message_size`): a full push of a big mesh is far above tonic's default of 4 MiB.
 /// Limit: one response of the control plane, decoded: 200 MiB; past it: the stream ends.
-pub const MAX_RESPONSE_BYTES: usize = 200 << 20;
+pub(crate) const MAX_RESPONSE_BYTES: usize = 200 << 20;
 
 /// Limit: window of a stream of the control plane: 2 MiB; past it: the server waits.
 const STREAM_WINDOW_BYTES: u32 = 2 << 20;
@@ -26,7 +26,7 @@ const PING_TIMEOUT: Duration = Duration::from_secs(10);
 ///
 /// The channel connects again by itself when a later request finds the connection gone, by the same rules and with
 /// the roots read anew; [`cause`] then finds the failed step in the status.
-pub async fn connect(target: &GrpcTarget) -> Result<Channel, GrpcError> {
+pub(crate) async fn connect(target: &GrpcTarget) -> Result<Channel, GrpcError> {
     let endpoint = endpoint(target)?;
     let connector = connector::TlsConnector::new(target.clone());
     endpoint.connect_with_connector(connector).await.map_err(|e| unwind(target, &e))
@@ -36,7 +36,7 @@ pub async fn connect(target: &GrpcTarget) -> Result<Channel, GrpcError> {
 ///
 /// # Errors
 /// The target's address is none.
-pub fn lazily(target: &GrpcTarget) -> Result<Channel, GrpcError> {
+pub(crate) fn lazily(target: &GrpcTarget) -> Result<Channel, GrpcError> {
     let connector = connector::TlsConnector::new(target.clone());
     Ok(endpoint(target)?.connect_with_connector_lazy(connector))
 }
@@ -45,12 +45,12 @@ pub fn lazily(target: &GrpcTarget) -> Result<Channel, GrpcError> {
 ///
 /// # Errors
 /// See [`GrpcError`]; bounded by the target's timeout.
-pub async fn http1(target: &GrpcTarget) -> Result<TlsStream<TcpStream>, GrpcError> {
+pub(crate) async fn http1(target: &GrpcTarget) -> Result<TlsStream<TcpStream>, GrpcError> {
     connector::open(target, b"http/1.1").await
 }
 
 /// The failed connection attempt behind `status`, if that is what it was.
-pub fn cause(status: &tonic::Status) -> Option<GrpcError> {
+pub(crate) fn cause(status: &tonic::Status) -> Option<GrpcError> {
     find(status)
 }
 

@@ -12,7 +12,7 @@ const CLUSTER_ID: HeaderName = HeaderName::from_static("clusterid");
 
 /// What is added to every request (docs/spec/controlplane.md 2.1).
 #[derive(Clone)]
-pub struct AuthHeaders {
+pub(crate) struct AuthHeaders {
     token: TokenSource,
     cluster_id: HeaderValue,
     extra: Arc<[(HeaderName, HeaderValue)]>,
@@ -25,7 +25,7 @@ impl AuthHeaders {
     ///
     /// # Errors
     /// The cluster's name is what HTTP cannot carry.
-    pub fn new(
+    pub(crate) fn new(
         token: &TokenSource,
         cluster_id: &str,
         extra: &[(HeaderName, HeaderValue)],
@@ -38,7 +38,7 @@ impl AuthHeaders {
     }
 
     /// `request` with the headers. Fails when the token cannot be read, is empty, or fits no header.
-    pub async fn sign<T>(&self, mut request: Request<T>) -> Result<Request<T>, GrpcError> {
+    pub(crate) async fn sign<T>(&self, mut request: Request<T>) -> Result<Request<T>, GrpcError> {
         let token = self.token().await?;
         let headers = request.metadata_mut().as_mut();
         if let Some(token) = token {

@@ -6,11 +6,11 @@ use crate::protocols::config::{Address, RootSource, TlsConfig, Upstream};
 
 /// How long resolving, TCP and TLS may take together.
 /// Limit: name, TCP and TLS of a connection to the control plane: 5 s; past it: the attempt fails and names its step.
-pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A gRPC server to connect to, and whom to believe that it is that server.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GrpcTarget {
+pub(crate) struct GrpcTarget {
     /// Where it is: dialled, sent as SNI (names only), and looked for in the certificate.
     pub address: Address,
     /// Who may have signed the server's certificate. Read again for every connection.
@@ -27,7 +27,7 @@ pub struct GrpcTarget {
 
 impl GrpcTarget {
     /// A server of the control plane.
-    pub fn new(upstream: &Upstream, tls: &TlsConfig) -> Self {
+    pub(crate) fn new(upstream: &Upstream, tls: &TlsConfig) -> Self {
         Self {
             address: upstream.address.clone(),
             roots: upstream.roots.clone(),
@@ -38,7 +38,7 @@ impl GrpcTarget {
     }
 
     /// The server at `address`, by TLS 1.3.
-    pub fn at(address: Address, roots: RootSource) -> Self {
+    pub(crate) fn at(address: Address, roots: RootSource) -> Self {
         let tls = TlsConfig::default();
         Self { address, roots, alt_hostname: None, tls, connect_timeout: CONNECT_TIMEOUT }
     }

@@ -8,6 +8,7 @@ use tokio::net::TcpListener;
 use tonic::{Request, service::Routes};
 
 use super::{
+    error::Step,
     peer::{Authority, Cert, Peer, serve, target},
     *,
 };

@@ -49,7 +49,7 @@ struct StreamPanicked(String);
 
 impl Xds {
     /// The actor, for its supervisor; what it applies goes to `sink`. At most one may run at a time.
-    pub fn child<S: Sink>(&self, sink: S) -> ChildSpec {
+    pub(crate) fn child<S: Sink>(&self, sink: S) -> ChildSpec {
         let xds = self.clone();
         let make = move || (XdsActor::new(), XdsArgs { xds: xds.clone(), sink: sink.clone() });
         ChildSpec::actor("xds", &Address::new("xds"), make).kind_label("xds").hung_after(HUNG_AFTER)

@@ -13,4 +13,4 @@ mod stream;
 #[cfg(feature = "lab")]
 mod tests;
 
-pub use self::client::{Bounds, Xds, XdsMetrics, XdsSettings, XdsStatus};
+pub(crate) use self::client::{Bounds, Xds, XdsMetrics, XdsSettings, XdsStatus};

@@ -10,8 +10,8 @@ mod message;
 mod pods;
 mod status;
 
-pub use self::{
+pub(crate) use self::{
     handle::Zds,
-    pods::{POD_OPERATION_LIMIT, PodSpec, Pods},
+    pods::{PodSpec, Pods},
     status::ZdsStatus,
 };

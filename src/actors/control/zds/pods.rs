@@ -9,7 +9,7 @@ use crate::{
 
 /// A start or stop that takes longer than this is given up: a start counts as failed and is tried again.
 /// Limit: start or stop of a pod: 30 s; past it: the operation is given up.
-pub const POD_OPERATION_LIMIT: Duration = Duration::from_secs(30);
+pub(crate) const POD_OPERATION_LIMIT: Duration = Duration::from_secs(30);
 
 /// A pod to serve.
 #[derive(Clone, Debug)]

@@ -19,7 +19,7 @@ pub(super) const RETRY_FLAT_AFTER: Duration = Duration::from_mins(15);
 const REFRESH_MIN: Duration = Duration::from_secs(1);
 
 /// A certificate's validity.
-pub trait Lifetime: Clone {
+pub(crate) trait Lifetime: Clone {
     /// Valid from here on.
     fn not_before(&self) -> SystemTime;
     /// Valid until here, this moment excluded.
@@ -28,7 +28,7 @@ pub trait Lifetime: Clone {
 
 /// Both clocks, read together.
 #[derive(Clone, Copy, Debug)]
-pub struct Now {
+pub(crate) struct Now {
     /// For waits.
     pub mono: Instant,
     /// For validity.

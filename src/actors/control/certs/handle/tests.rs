@@ -9,7 +9,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::*;
 use crate::{
-    actors::control::certs::{CertState, Issuing, REQUEST_TIMEOUT},
+    actors::control::certs::{issuer::Issuing, shared::REQUEST_TIMEOUT, store::Published},
     protocols::{
         ca::IssueError,
         config::TlsConfig,
@@ -17,6 +17,56 @@ use crate::{
     },
     supervisor::{ActorRef, Strategy, SupervisorSpec, Tree, faults, run_alone},
 };
+
+/// Where an identity stands. The text is that of docs/spec/controlplane.md 7.2.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum CertState {
+    /// No attempt has ended yet.
+    Initializing,
+    /// There is a valid certificate.
+    Available,
+    /// There is none; this is why.
+    Unavailable(String),
+}
+
+/// One identity, for showing.
+#[derive(Clone, Debug)]
+struct CertSnapshot {
+    /// Whose.
+    identity: Identity,
+    /// Where it stands.
+    state: CertState,
+    /// The newest certificate, perhaps expired: see [`WorkloadCert::path`] and [`WorkloadCert::roots`].
+    cert: Option<Arc<WorkloadCert>>,
+    /// The last failure since that certificate came, even while it is still good.
+    failure: Option<Arc<IssueError>>,
+}
+
+// === impl CertSnapshot ===
+
+impl CertSnapshot {
+    fn of(identity: Identity, published: Published, wall: SystemTime) -> Self {
+        let Published { cert, failure } = published;
+        let valid = cert.as_ref().is_some_and(|c| !c.is_expired_at(wall));
+        let state = match (valid, &failure) {
+            (true, _) => CertState::Available,
+            (false, Some(reason)) => CertState::Unavailable(reason.to_string()),
+            (false, None) => CertState::Initializing,
+        };
+        Self { identity, state, cert, failure }
+    }
+}
+
+impl Certs {
+    /// Every identity, sorted.
+    fn snapshot(&self) -> Vec<CertSnapshot> {
+        let wall = self.shared.wall();
+        let all = self.shared.store.all().into_iter();
+        let mut all: Vec<_> = all.map(|(id, published)| CertSnapshot::of(id, published, wall)).collect();
+        all.sort_by(|a, b| a.identity.cmp(&b.identity));
+        all
+    }
+}
 
 const HOUR: Duration = Duration::from_hours(1);
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -118,7 +168,7 @@ async fn world(mood: Mood) -> World {
         wall: wall.clone(),
     });
     let config = CertsConfig { wall, ..CertsConfig::new(HOUR, TlsConfig::default()) };
-    let certs = Certs::new(config, ca.clone());
+    let certs = Certs::new(config, ca.clone(), Quarantine::default());
     let actor = run(&certs).await;
     World { certs, ca, actor }
 }
@@ -206,8 +256,8 @@ async fn a_failing_authority_is_told_to_callers_at_once_and_its_recovery_needs_n
         );
     }
     assert_eq!(w.ca.times_asked(&who("web")), 1, "the second caller got the last error");
-    let state = w.state("web").unwrap().to_string();
-    assert_eq!(state, "Unavailable: certificate authority refused: Unauthenticated: no");
+    let why = "certificate authority refused: Unauthenticated: no";
+    assert_eq!(w.state("web"), Some(CertState::Unavailable(why.into())));
     w.ca.become_(Mood::Sign(HOUR));
     w.until(|c| c.current(&who("web")).is_some()).await;
 }

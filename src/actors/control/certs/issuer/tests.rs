@@ -5,11 +5,12 @@ use tonic::{Code, Request, Response, Status, service::Routes};
 
 use super::*;
 use crate::{
-    actors::control::certs::{Certs, CertsConfig, REQUEST_TIMEOUT, actor::CertsActor},
+    actors::control::certs::{Certs, CertsConfig, actor::CertsActor, shared::REQUEST_TIMEOUT},
     actors::control::grpc::{
         AuthHeaders, GrpcTarget,
         peer::{Authority, target},
     },
+    actors::quarantine::Quarantine,
     protocols::{
         ca::{IssueError, csr},
         config::{RootSource, Secret, TlsConfig, TokenSource},
@@ -101,7 +102,7 @@ fn headers() -> AuthHeaders {
 async fn certs(target: GrpcTarget, request_timeout: Duration) -> Certs {
     let issuer = CaIssuer::new(target, headers(), true);
     let config = CertsConfig { request_timeout, ..CertsConfig::new(TTL, TlsConfig::default()) };
-    let certs = Certs::new(config, Arc::new(issuer));
+    let certs = Certs::new(config, Arc::new(issuer), Quarantine::default());
     let actor = run_alone(CertsActor, certs.shared.clone()).await.unwrap();
     certs.address.publish(actor);
     certs
