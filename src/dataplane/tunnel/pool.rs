@@ -249,48 +249,4 @@ impl Drop for Lease {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::protocols::{config::Http2Config, route::Sans};
-
-    fn key() -> TunnelKey {
-        let identity = "spiffe://td/ns/n/sa/s".parse().unwrap();
-        TunnelKey { to: "10.0.0.1:15008".parse().unwrap(), identity, sans: Sans::default() }
-    }
-
-    async fn send() -> SendRequest<Bytes> {
-        let (io, _peer) = tokio::io::duplex(1000);
-        crate::protocols::hbone::client::handshake(io, &Http2Config::default()).await.unwrap().0
-    }
-
-    #[tokio::test]
-    async fn a_retired_tunnel_is_never_picked_and_a_suspect_one_last() {
-        let pool = PodPool::default();
-        let peer = pool.peer(&key());
-        let first = peer.add(send().await, 10);
-        let second = peer.add(send().await, 1);
-        let lease = pool.ready(&key()).unwrap();
-        assert!(Rc::ptr_eq(&lease.0, &first));
-        lease.distrust();
-        let other = pool.ready(&key()).unwrap();
-        assert!(Rc::ptr_eq(&other.0, &second));
-        // The second is full: a suspect is better than nothing.
-        let third = pool.ready(&key()).unwrap();
-        assert!(Rc::ptr_eq(&third.0, &first));
-        third.retire();
-        assert!(pool.ready(&key()).is_none());
-        drop(other);
-        assert!(Rc::ptr_eq(&pool.ready(&key()).unwrap().0, &second));
-    }
-
-    #[tokio::test]
-    async fn a_peer_is_forgotten_with_its_last_tunnel() {
-        let pool = PodPool::default();
-        let tunnel = pool.peer(&key()).add(send().await, 10);
-        pool.tidy(&key());
-        assert_eq!(pool.peers.borrow().len(), 1);
-        pool.peer(&key()).remove(&tunnel);
-        pool.tidy(&key());
-        assert!(pool.peers.borrow().is_empty());
-    }
-}
+mod tests;

@@ -1,0 +1,31 @@
+use super::*;
+
+#[test]
+fn parts_of_an_identity() {
+    let id: Identity = "spiffe://cluster.local/ns/default/sa/web".parse().unwrap();
+    assert_eq!(
+        (id.trust_domain(), id.namespace(), id.service_account()),
+        ("cluster.local", "default", "web")
+    );
+    assert_eq!(id.principal(), "cluster.local/ns/default/sa/web");
+    assert_eq!(id, Identity::new("cluster.local", "default", "web").unwrap());
+}
+
+#[test]
+fn anything_else_is_refused() {
+    for bad in [
+        "",
+        "cluster.local/ns/a/sa/b",
+        "spiffe://td",
+        "spiffe://td/ns/a/sa",
+        "spiffe://td/ns/a/sa/",
+        "spiffe://td/ns/a/sa/b/",
+        "spiffe://td/ns/a/sa/b/c",
+        "spiffe:///ns/a/sa/b",
+        "spiffe://td/sa/a/ns/b",
+        "SPIFFE://td/ns/a/sa/b",
+    ] {
+        assert!(bad.parse::<Identity>().is_err(), "{bad}");
+    }
+    assert!(Identity::new("td", "a/b", "c").is_err());
+}
