@@ -40,9 +40,10 @@ pub(crate) async fn connect<N: Network>(
     let denied = |denial| Refused { status: StatusCode::UNAUTHORIZED, outcome: Outcome::from(denial) };
     authorize(ctx, info).await.map_err(denied)?;
     let (to, source) = (inbound.dial, ctx.network.source_towards(info.src.ip(), inbound.dial.ip()));
-    let step = Step::new("application connect", SpanKind::Client);
-    let connected = step.within(ctx.network.connect(to, source, PathScope::Host)).await;
-    step.describe(|span| _ = span.addr(span::PEER, to).result("connect", &connected));
+    let connecting = ctx.network.connect(to, source, PathScope::Host);
+    let connected = Step::run("application connect", SpanKind::Client, connecting)
+        .describe(|span, connected| _ = span.addr(span::PEER, to).result("connect", connected))
+        .await;
     connected.map_err(|error| unavailable(Failure::Dial(Cause::of(error))))
 }
 

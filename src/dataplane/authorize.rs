@@ -20,10 +20,9 @@ use crate::{
 /// # Errors
 /// The denial.
 pub(crate) async fn authorize<N: Network>(ctx: &InboundContext<N>, info: &ConnInfo) -> Result<(), Denial> {
-    let step = Step::new("policy", SpanKind::Internal);
-    let decided = step.within(decide(ctx, info)).await;
-    step.describe(|span| _ = span.result("DENY", &decided));
-    decided
+    Step::run("policy", SpanKind::Internal, decide(ctx, info))
+        .describe(|span, decided| _ = span.result("DENY", decided))
+        .await
 }
 
 async fn decide<N: Network>(ctx: &InboundContext<N>, info: &ConnInfo) -> Result<(), Denial> {

@@ -187,10 +187,9 @@ impl<N: Network> Outbound<'_, N> {
     /// Reaches the next hop of the connection, or that of another endpoint if the first one fails. What fails is
     /// reported. [`Failover`] decides what is tried.
     async fn reach(&self) -> Option<(Box<ConnReport>, Reached<N::Stream>)> {
-        let step = Step::new("wait for identity", SpanKind::Internal);
-        let source = step.within(self.source()).await;
-        step.describe(|span| _ = span.result("identity", &source));
-        drop(step);
+        let source = Step::run("wait for identity", SpanKind::Internal, self.source())
+            .describe(|span, source| _ = span.result("identity", source))
+            .await;
         let source = source.map_err(|outcome| self.refuse(&outcome)).ok()?;
         let mut failover = Failover::new(FailoverLimits::STANDARD, self.ctx.hops.suspects.now());
         loop {
@@ -306,12 +305,12 @@ impl<N: Network> Outbound<'_, N> {
     /// Connects without a tunnel.
     async fn direct(&self, to: SocketAddr, trying: Trying<'_>) -> Result<Reached<N::Stream>, AttemptError> {
         let after = trying.attempt.slow_after;
-        let step = Step::new("tcp connect", SpanKind::Client);
         let connecting = self.ctx.network.connect(to, None, PathScope::Network);
         let replaced = || (trying.replaces_slow)(to, WaitingFor::Endpoint);
-        let connected = step.within(unless_replaced(connecting, after, replaced)).await;
-        step.describe(|span| _ = span.addr(span::PEER, to).patient("connect", &connected));
-        drop(step);
+        let connecting = unless_replaced(connecting, after, replaced);
+        let connected = Step::run("tcp connect", SpanKind::Client, connecting)
+            .describe(|span, connected| _ = span.addr(span::PEER, to).patient("connect", connected))
+            .await;
         match connected {
             Some(Ok(stream)) => Ok(Reached::Tcp(stream)),
             Some(Err(error)) => Err(AttemptError::Connect(Failure::Dial(Cause::of(error)))),
@@ -326,7 +325,6 @@ impl<N: Network> Outbound<'_, N> {
             return Ok(lease);
         }
         let after = trying.attempt.slow_after;
-        let step = Step::new("wait for tunnel", SpanKind::Internal);
         let certs = &self.ctx.hops.certs;
         let waiting = || match certs.current(&key.identity) {
             Some(_) => WaitingFor::Endpoint,
@@ -334,9 +332,10 @@ impl<N: Network> Outbound<'_, N> {
         };
         let replaced = || (trying.replaces_slow)(key.to, waiting());
         let leasing = pool.lease(&self.ctx.dialer, self.shard, key);
-        let leased = step.within(unless_replaced(leasing, after, replaced)).await;
-        step.describe(|span| _ = span.addr(span::PEER, key.to).patient("dial", &leased));
-        drop(step);
+        let leasing = unless_replaced(leasing, after, replaced);
+        let leased = Step::run("wait for tunnel", SpanKind::Internal, leasing)
+            .describe(|span, leased| _ = span.addr(span::PEER, key.to).patient("dial", leased))
+            .await;
         match leased {
             Some(leased) => leased.map_err(|error| error.of_attempt()),
             None => Err(AttemptError::SlowTunnel { to: key.to, after }),

@@ -131,19 +131,16 @@ async fn establish<N: Network>(
     key: &TunnelKey,
 ) -> Result<Established<N::Stream>, DialError> {
     let cert = certificate(ctx, key).await?;
-    let step = Step::new("tcp connect", SpanKind::Client);
-    let connected = step.within(ctx.network.connect(key.to, None, PathScope::Network)).await;
-    step.describe(|span| _ = span.result("connect", &connected));
-    drop(step);
-    let stream = connected?;
-    let step = Step::new("tls handshake", SpanKind::Client);
-    let secured = step.within(secure(shard, ctx, key, (&cert, stream))).await;
-    step.describe(|span| _ = span.result("tls", &secured));
-    drop(step);
-    let step = Step::new("http2 handshake", SpanKind::Client);
-    let begun = step.within(begin(&ctx.config, key, secured?)).await;
-    step.describe(|span| _ = span.result("http2", &begun));
-    begun
+    let connecting = ctx.network.connect(key.to, None, PathScope::Network);
+    let stream = Step::run("tcp connect", SpanKind::Client, connecting)
+        .describe(|span, connected| _ = span.result("connect", connected))
+        .await?;
+    let secured = Step::run("tls handshake", SpanKind::Client, secure(shard, ctx, key, (&cert, stream)))
+        .describe(|span, secured| _ = span.result("tls", secured))
+        .await?;
+    Step::run("http2 handshake", SpanKind::Client, begin(&ctx.config, key, secured))
+        .describe(|span, begun| _ = span.result("http2", begun))
+        .await
 }
 
 /// The pod's certificate, waited for if it is not there yet.
@@ -154,9 +151,10 @@ async fn certificate<N: Network>(
     if let Some(cert) = ctx.certs.current(&key.identity) {
         return Ok(cert);
     }
-    let step = Step::new("wait for certificate", SpanKind::Internal);
-    let held = step.within(ctx.certs.hold(&key.identity, ctx.config.timeouts.certificate)).await;
-    step.describe(|span| _ = span.result("certificate", &held));
+    let holding = ctx.certs.hold(&key.identity, ctx.config.timeouts.certificate);
+    let held = Step::run("wait for certificate", SpanKind::Internal, holding)
+        .describe(|span, held| _ = span.result("certificate", held))
+        .await;
     held.map_err(|error| DialError::Certificate(error.to_string()))
 }
 
