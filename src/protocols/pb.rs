@@ -1,5 +1,12 @@
 //! Generated messages and services of `proto/`.
-#![allow(missing_docs, clippy::all, clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing
+)]
 
 /// `envoy.service.discovery.v3`: the delta discovery stream.
 pub(crate) mod ads {

@@ -3,10 +3,7 @@
 //! A shard that misses a tunnel asks the peer's actor once for all who wait there. The actor owns what it dialled: a
 //! killed tunnel actor closes its peer's streams and nothing else.
 
-use std::{
-    hash::{BuildHasher, Hash, Hasher},
-    sync::Arc,
-};
+use std::{hash::BuildHasher as _, sync::Arc};
 
 use dashmap::DashMap;
 use ractor::{ActorProcessingErr, RpcReplyPort};
@@ -182,9 +179,7 @@ fn refused(key: &TunnelKey, quarantined: &SetAside) -> Arc<DialError> {
 
 /// Name of an actor: unique for each key, readable for the first of an address.
 fn actor_id(key: &TunnelKey) -> String {
-    let mut hasher = foldhash::fast::FixedState::default().build_hasher();
-    key.hash(&mut hasher);
-    format!("{}-{:016x}", key.to, hasher.finish())
+    format!("{}-{:016x}", key.to, foldhash::fast::FixedState::default().hash_one(key))
 }
 
 fn is_up(address: &Address<Msg>) -> bool {
