@@ -31,7 +31,7 @@
 //! **Hung** actors are found by a watchdog ([`Tree::watched`]) and killed: it times the handlers that run, and sleeps
 //! while none does. [`TreeHandle::inject`] sends a fault to an actor, [`faults::arm`] puts one into tasks.
 //!
-//! Not actors, but owned all the same: a task is an [`OwnedTask`], a connection is a [`Conn`] in a [`ConnSet`].
+//! Not an actor, but owned all the same: a task is an [`OwnedTask`].
 //!
 //! Inside, `restart` and `plan` decide and are pure; `shell` is the actor that performs what they decide.
 //!

@@ -27,7 +27,7 @@ pub enum Users {
     RootAndUserFor(&'static [&'static str]),
 }
 
-/// A program that tests start, by the name under which [`program`] finds it.
+/// A program that tests start, by the name under which `program` finds it.
 #[derive(Clone, Copy, Debug)]
 pub struct Needs {
     /// The name.

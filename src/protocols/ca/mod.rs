@@ -1,5 +1,5 @@
 //! The mesh certificate authority's client, without its transport: what is asked for ([`csr`]), what an
-//! answer must look like ([`chain`]) and when to ask ([`schedule`]). Source: docs/spec/controlplane.md 3.
+//! answer must look like ([`chain`]) and when to ask (`schedule`). Source: docs/spec/controlplane.md 3.
 
 pub mod chain;
 pub mod csr;

@@ -18,7 +18,7 @@ pub struct Pick<'a> {
     /// Chance.
     pub rng: &'a mut dyn rand::RngCore,
     /// Addresses that no route may lead to, as endpoints there have failed. If nothing else is left,
-    /// there is [`RouteError::NoHealthyUpstream`].
+    /// there is `RouteError::NoHealthyUpstream`.
     pub excluded: &'a [SocketAddr],
 }
 
