@@ -493,3 +493,6 @@ async fn unless_replaced<T>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
