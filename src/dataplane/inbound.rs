@@ -371,3 +371,6 @@ pub(super) fn stream_size() -> usize {
     }
     size(stream::<super::pod::network::PodNetwork>)
 }
+
+#[cfg(test)]
+mod tests;

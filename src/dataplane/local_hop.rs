@@ -254,3 +254,6 @@ impl Meter for BothReports<'_> {
         self.1.backward(n);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -25,4 +25,6 @@ pub(crate) mod suspects;
 pub(crate) mod tunnel;
 
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;

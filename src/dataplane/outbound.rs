@@ -492,3 +492,6 @@ async fn unless_replaced<T>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

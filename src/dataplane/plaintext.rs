@@ -117,3 +117,6 @@ async fn reach<N: Network>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -426,6 +426,25 @@ impl Shard {
     }
 }
 
+#[cfg(test)]
+impl Shard {
+    /// A shard on the calling thread, whose runtime has to be a local one. Chance follows from `seed`.
+    pub(crate) fn of_this_thread(seed: u64) -> Self {
+        let shards = Shards::new(1);
+        let load = shards.0.slots[0].load.clone();
+        Self(Rc::new(Local {
+            index: 0,
+            buffers: Buffers::default(),
+            pipes: Pipes::default(),
+            rng: RefCell::new(SmallRng::seed_from_u64(seed)),
+            home: NetNs::current().unwrap(),
+            shards,
+            locals: RefCell::default(),
+            load,
+        }))
+    }
+}
+
 impl std::ops::Deref for Shard {
     type Target = Local;
 

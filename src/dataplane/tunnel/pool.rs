@@ -4,13 +4,12 @@ use std::{
     cell::{Cell, RefCell},
     rc::Rc,
     sync::Arc,
-    time::Instant,
 };
 
 use bytes::Bytes;
 use foldhash::HashMap;
 use h2::client::SendRequest;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tracing::Instrument;
 
 use super::dialer::{DialError, Dialer, TunnelKey};

@@ -1,3 +1,24 @@
+use h2::server::Connection as ServerConnection;
+use parking_lot::Mutex;
+use tokio::{task::JoinHandle, time::Instant};
+
+use crate::{
+    dataplane::testing::{
+        self, TestBed, TestPod, identity,
+        network::{Made, Plan},
+        spawn,
+        stream::TestEnd,
+    },
+    protocols::{
+        config::Http2Config,
+        hbone::server,
+        mesh::fixtures::{TestMesh, addr, pod},
+        outcome::{Outcome, ResponseFlag},
+        route::{self, Hop, Pick, Route, Source},
+        tls::buffer::Buffers,
+    },
+};
+
 use super::*;
 
 fn size<A, B, C, D, F: Future>(_: fn(A, B, C, D) -> F) -> usize {
@@ -11,4 +32,268 @@ fn futures_of_tunnels_stay_small() {
     for (name, size, most) in sizes {
         assert!(size <= most, "the future of a {name} has {size} bytes, more than {most}");
     }
+}
+
+const SERVER: &str = "10.0.0.2:15008";
+
+fn mesh() -> TestMesh {
+    TestMesh::new().with(pod("client", "10.0.0.1").hbone().local()).with(pod("server", "10.0.0.2").hbone())
+}
+
+type Dialled = Result<(), Arc<DialError>>;
+
+/// A dial under way.
+struct Dial {
+    task: JoinHandle<bool>,
+    result: Arc<Mutex<Option<Dialled>>>,
+}
+
+/// What the tunnels of "client" to "server" have in common.
+fn key(bed: &TestBed, pod: &TestPod) -> TunnelKey {
+    let workload = pod.outbound.pod.now().unwrap();
+    let source = Source { workload: &workload, client: addr("10.0.0.1:1").ip() };
+    let mut rng = bed.shard.rng.borrow_mut();
+    let mut pick = Pick { rng: &mut *rng, excluded: &[] };
+    let dst = crate::protocols::addr::OrigDst::new(addr("10.0.0.2:80"));
+    let Route { hop: Hop::Hbone { sans, .. }, .. } =
+        route::outbound(pod.outbound.pod.mesh.tables(), &source, dst, &mut pick).unwrap()
+    else {
+        panic!("not a tunnel");
+    };
+    TunnelKey { to: addr(SERVER), identity: pod.identity.clone(), sans }
+}
+
+fn dial(bed: &TestBed, pod: &TestPod) -> Dial {
+    let result = Arc::new(Mutex::new(None));
+    let told = result.clone();
+    let ready: Ready = Box::new(move |dialled| *told.lock() = Some(dialled));
+    let step = Step::new("dial", SpanKind::Internal);
+    let task = spawn(run(bed.shard.clone(), pod.dial.clone(), key(bed, pod), (step, ready)));
+    Dial { task, result }
+}
+
+impl Dial {
+    /// The failure, as a connection that needed the tunnel would end.
+    async fn failure(self) -> (String, ResponseFlag) {
+        assert!(!self.task.await.unwrap(), "there was a tunnel");
+        let error = self.result.lock().take().unwrap().unwrap_err();
+        let outcome = Outcome::from(error.of_attempt());
+        (outcome.to_string(), outcome.flag())
+    }
+
+    fn is_ready(&self) -> bool {
+        matches!(*self.result.lock(), Some(Ok(())))
+    }
+}
+
+/// The peer's side of TLS.
+async fn secured(bed: &TestBed, end: TestEnd) -> TlsStream<TestEnd> {
+    let cert = bed.certs.of_peer(&identity("server"));
+    handshake::accept(cert.server_config(), end, Buffers::default()).await.unwrap().0
+}
+
+type Peer = ServerConnection<TlsStream<TestEnd>, Bytes>;
+
+/// The peer of a tunnel, and the tunnel.
+async fn established(bed: &TestBed, pod: &TestPod) -> (Dial, Peer) {
+    pod.network.plan(SERVER, Plan::Accept);
+    let dial = dial(bed, pod);
+    let tls = secured(bed, pod.network.accepted(SERVER).await).await;
+    let mut peer = server::handshake(tls, &Http2Config::default()).await.unwrap();
+    let quiet = timeout(Duration::from_millis(10), peer.accept()).await;
+    assert!(quiet.is_err() && dial.is_ready());
+    (dial, peer)
+}
+
+fn tunnels(bed: &TestBed) -> u64 {
+    let text = bed.metrics.encode();
+    let line = text.lines().find(|line| line.starts_with("warren_tunnels ")).unwrap();
+    line.rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_tunnel_is_in_the_pool_while_it_lives() {
+    testing::run(mesh(), async |bed| {
+        let pod = bed.pod("client", "10.0.0.1");
+        let pool = PodPool::of(&bed.shard, pod.id.serial);
+        let (dial, peer) = established(bed, &pod).await;
+        let made = Made { to: addr(SERVER), source: None, scope: PathScope::Network };
+        assert_eq!(pod.network.made(), [made]);
+        assert!(pool.ready(&key(bed, &pod)).is_some());
+        assert_eq!((pod.conns.dialled.len(), tunnels(bed)), (1, 1));
+        drop(peer);
+        assert!(dial.task.await.unwrap());
+        assert!(pool.ready(&key(bed, &pod)).is_none());
+        assert_eq!((pod.conns.dialled.len(), tunnels(bed)), (0, 0));
+    });
+}
+
+#[test]
+fn nobody_who_listens_is_a_failed_dial() {
+    let refused = "connection failed: 10.0.0.2:15008: connection refused";
+    let silent = "connection timed out, maybe a NetworkPolicy is blocking HBONE port 15008: 10.0.0.2:15008: no answer \
+                  within 10s";
+    for (plan, why, flag) in
+        [(Plan::Refuse, refused, ResponseFlag::Connect), (Plan::Silent, silent, ResponseFlag::NetworkPolicy)]
+    {
+        testing::run(mesh(), async |bed| {
+            let pod = bed.pod("client", "10.0.0.1");
+            pod.network.plan(SERVER, plan);
+            assert_eq!(dial(bed, &pod).failure().await, (why.to_owned(), flag));
+            assert!(pod.conns.dialled.is_empty());
+            assert!(PodPool::of(&bed.shard, pod.id.serial).ready(&key(bed, &pod)).is_none());
+        });
+    }
+}
+
+#[test]
+fn a_certificate_is_waited_for_and_then_missed() {
+    testing::run(mesh(), async |bed| {
+        let pod = bed.pod("client", "10.0.0.1");
+        bed.certs.withdraw(&pod.identity);
+        let since = Instant::now();
+        let (why, flag) = dial(bed, &pod).failure().await;
+        assert_eq!((since.elapsed(), flag), (bed.config.timeouts.certificate, ResponseFlag::IdentityError));
+        assert!(why.starts_with("identity error: no certificate for "), "{why}");
+        assert!(pod.network.made().is_empty(), "nobody is dialled without a certificate");
+        let _dial = dial(bed, &pod);
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        pod.network.plan(SERVER, Plan::Accept);
+        bed.certs.issue(&pod.identity);
+        pod.network.accepted(SERVER).await;
+    });
+}
+
+#[test]
+fn a_peer_that_is_mute_in_tls_is_given_up() {
+    testing::run(mesh(), async |bed| {
+        let pod = bed.pod("client", "10.0.0.1");
+        pod.network.plan(SERVER, Plan::Accept);
+        let dial = dial(bed, &pod);
+        let _mute = pod.network.accepted(SERVER).await;
+        let since = Instant::now();
+        let why = "tls error: 10.0.0.2:15008: TLS handshake not completed within 5s";
+        assert_eq!(dial.failure().await, (why.to_owned(), ResponseFlag::TlsFailure));
+        assert_eq!(since.elapsed(), bed.config.timeouts.tls_handshake);
+    });
+}
+
+#[test]
+fn a_peer_with_another_identity_is_refused() {
+    testing::run(mesh(), async |bed| {
+        let pod = bed.pod("client", "10.0.0.1");
+        pod.network.plan(SERVER, Plan::Accept);
+        let dial = dial(bed, &pod);
+        let end = pod.network.accepted(SERVER).await;
+        let stranger = bed.certs.of_peer(&identity("stranger")).server_config();
+        let (accepted, (why, flag)) =
+            tokio::join!(handshake::accept(stranger, end, Buffers::default()), dial.failure());
+        assert!(accepted.is_err());
+        assert_eq!(flag, ResponseFlag::TlsFailure);
+        assert!(why.starts_with("tls error: 10.0.0.2:15008: ") && why.contains("sa-stranger"), "{why}");
+    });
+}
+
+#[test]
+fn a_peer_that_leaves_in_the_handshake_is_a_failed_dial() {
+    testing::run(mesh(), async |bed| {
+        let pod = bed.pod("client", "10.0.0.1");
+        pod.network.plan(SERVER, Plan::Accept);
+        let dial = dial(bed, &pod);
+        drop(pod.network.accepted(SERVER).await);
+        let (why, flag) = dial.failure().await;
+        assert_eq!(flag, ResponseFlag::TlsFailure);
+        assert!(why.starts_with("tls error: 10.0.0.2:15008: "), "{why}");
+    });
+}
+
+#[test]
+fn a_peer_that_does_not_speak_h2_is_refused() {
+    testing::run(mesh(), async |bed| {
+        let pod = bed.pod("client", "10.0.0.1");
+        pod.network.plan(SERVER, Plan::Accept);
+        let dial = dial(bed, &pod);
+        let end = pod.network.accepted(SERVER).await;
+        let cert = bed.certs.of_peer(&identity("server"));
+        let mut config = rustls::ServerConfig::clone(&cert.server_config());
+        config.alpn_protocols.clear();
+        let (_accepted, failure) =
+            tokio::join!(handshake::accept(config.into(), end, Buffers::default()), dial.failure());
+        let why = "tls error: 10.0.0.2:15008: peer does not speak h2";
+        assert_eq!(failure, (why.to_owned(), ResponseFlag::TlsFailure));
+    });
+}
+
+#[test]
+fn a_peer_that_is_mute_in_http2_is_given_up() {
+    testing::run(mesh(), async |bed| {
+        let pod = bed.pod("client", "10.0.0.1");
+        pod.network.plan(SERVER, Plan::Accept);
+        let dial = dial(bed, &pod);
+        let _mute = secured(bed, pod.network.accepted(SERVER).await).await;
+        let since = Instant::now();
+        // A client of HTTP/2 need not wait for the peer's settings; the first PING finds out.
+        assert!(dial.task.await.unwrap());
+        assert_eq!(since.elapsed(), bed.config.timeouts.h2_settings);
+        assert!(PodPool::of(&bed.shard, pod.id.serial).ready(&key(bed, &pod)).is_none());
+    });
+}
+
+#[test]
+fn a_tunnel_that_nobody_uses_is_released() {
+    testing::run(mesh(), async |bed| {
+        let pod = bed.pod("client", "10.0.0.1");
+        let (dial, mut peer) = established(bed, &pod).await;
+        let pool = PodPool::of(&bed.shard, pod.id.serial);
+        let lease = pool.ready(&key(bed, &pod)).unwrap();
+        let release = bed.config.tunnel.pool.unused_release;
+        // While somebody uses it, it stays.
+        assert!(timeout(3 * release, peer.accept()).await.is_err());
+        drop(lease);
+        let since = Instant::now();
+        assert!(peer.accept().await.is_none_or(|last| last.is_err()));
+        assert!(dial.task.await.unwrap());
+        assert!(since.elapsed() >= release && since.elapsed() <= 2 * release, "{:?}", since.elapsed());
+    });
+}
+
+#[test]
+fn a_peer_that_answers_no_ping_is_given_up() {
+    testing::run(mesh(), async |bed| {
+        let pod = bed.pod("client", "10.0.0.1");
+        let (dial, mut peer) = established(bed, &pod).await;
+        let timeouts = &bed.config.timeouts;
+        // The peer answers PINGs as long as anybody drives its connection.
+        assert!(timeout(4 * timeouts.ping_interval, peer.accept()).await.is_err());
+        assert!(!dial.task.is_finished());
+        let since = Instant::now();
+        assert!(dial.task.await.unwrap());
+        assert!(since.elapsed() <= timeouts.ping_interval + timeouts.ping);
+        assert!(since.elapsed() >= timeouts.ping);
+        drop(peer);
+    });
+}
+
+#[test]
+fn a_tunnel_whose_ping_is_overdue_is_used_last() {
+    testing::run(mesh(), async |bed| {
+        let pod = bed.pod("client", "10.0.0.1");
+        let (_first, mut mute) = established(bed, &pod).await;
+        let (_second, mut other) = established(bed, &pod).await;
+        let pool = PodPool::of(&bed.shard, pod.id.serial);
+        // The first one is taken, until it owes an answer for a second.
+        let asks = async |pool: &PodPool| {
+            let lease = pool.ready(&key(bed, &pod)).unwrap();
+            let mut send = lease.send_request().ready().await.unwrap();
+            send.send_request(http::Request::connect("10.0.0.2:80").body(()).unwrap(), false).unwrap()
+        };
+        let _stream = asks(&pool).await;
+        let arrived = timeout(Duration::from_millis(10), mute.accept()).await;
+        assert!(matches!(arrived, Ok(Some(Ok(_)))), "the first tunnel is used");
+        let _driven =
+            timeout(bed.config.timeouts.ping_interval + Duration::from_secs(2), other.accept()).await;
+        let _stream = asks(&pool).await;
+        let arrived = timeout(Duration::from_millis(10), other.accept()).await;
+        assert!(matches!(arrived, Ok(Some(Ok(_)))), "the second tunnel is used");
+    });
 }

@@ -1,0 +1,173 @@
+//! How streams and tunnels end: drained, cut, broken, or mute.
+
+use std::time::Duration;
+
+use h2::Reason;
+use tokio::time::Instant;
+
+use super::*;
+use crate::{
+    dataplane::{
+        pod::conns::cut,
+        testing::{identity, stream::connection},
+    },
+    protocols::{config::Http2Config, hbone::client, tls::buffer::Buffers},
+};
+
+#[test]
+fn a_drained_tunnel_takes_no_more_streams_and_ends_with_its_last() {
+    run(mesh(), async |bed| {
+        let pod = server(bed);
+        let tunnel = bed.tunnel(&pod, CLIENT).await;
+        let (mut peer, mut app) = open(&pod, &tunnel).await;
+        pod.conns.drain();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let refused = ask(&tunnel.send, (Method::CONNECT, APP), &[]).await.err().unwrap();
+        assert!(refused.is_go_away(), "{refused}");
+        assert_eq!(refused.reason(), Some(Reason::NO_ERROR));
+        peer.say("hello");
+        app.hears("hello").await;
+        app.say("welcome").await;
+        peer.hears("welcome").await;
+        assert!(!tunnel.is_done());
+        app.finish().await;
+        peer.finish();
+        assert_eq!(peer.end().await, (String::new(), StreamEnd::Finished));
+        drop(peer);
+        // Whatever the peer may still want to say finds nobody.
+        let _ = tunnel.done().await;
+        assert_eq!(bed.lines(), ["inbound 10.0.0.2:15008: complete, 7 sent, 5 received"]);
+    });
+}
+
+#[test]
+fn a_stream_that_is_cut_is_cancelled_and_its_tunnel_stays() {
+    for (reason, line, flag) in [
+        (cut::POLICY, "connection closed due to policy change", "DENY"),
+        (cut::DRAIN, "connection closed due to connection drain", "-"),
+        (cut::POD, "connection closed due to connection drain", "-"),
+    ] {
+        run(mesh(), async |bed| {
+            let pod = server(bed);
+            let tunnel = bed.tunnel(&pod, CLIENT).await;
+            let (mut peer, mut app) = open(&pod, &tunnel).await;
+            peer.say("hello");
+            app.hears("hello").await;
+            pod.conns.live.cut_all(reason);
+            assert_eq!(peer.end().await, (String::new(), StreamEnd::Reset(Reason::CANCEL)));
+            assert_eq!(app.end().await, finished(""));
+            assert!(app.is_dropped().await);
+            assert_eq!(bed.lines(), [format!("inbound 10.0.0.2:15008: {line}, 0 sent, 5 received")]);
+            assert_eq!(bed.closed("destination"), [(flag, 1)]);
+            open(&pod, &tunnel).await;
+        });
+    }
+}
+
+#[test]
+fn a_stream_that_is_cut_while_its_application_is_connected_to_is_cancelled() {
+    run(mesh(), async |bed| {
+        let pod = server(bed);
+        pod.network.plan(APP, Plan::Silent);
+        let tunnel = bed.tunnel(&pod, CLIENT).await;
+        let cut = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            pod.conns.live.cut_all(cut::POLICY);
+        };
+        let (answer, ()) = tokio::join!(ask(&tunnel.send, (Method::CONNECT, APP), &[]), cut);
+        assert_eq!(answer.err().unwrap().reason(), Some(Reason::CANCEL));
+        assert_eq!(bed.lines(), ["inbound 10.0.0.2:15008: connection closed due to policy change"]);
+        assert_eq!(bed.closed("destination"), [("DENY", 1)]);
+    });
+}
+
+#[test]
+fn a_tunnel_that_is_cut_ends_with_its_streams() {
+    run(mesh(), async |bed| {
+        let pod = server(bed);
+        let tunnel = bed.tunnel(&pod, CLIENT).await;
+        let (mut peer, mut app) = open(&pod, &tunnel).await;
+        pod.conns.peers.cut_all(cut::POD);
+        assert_eq!(peer.end().await.1, StreamEnd::Broken);
+        assert_eq!(app.end().await, finished(""));
+        assert!(app.is_dropped().await);
+        let _ = tunnel.done().await;
+        assert!(pod.conns.peers.is_empty() && pod.conns.live.is_empty());
+    });
+}
+
+#[test]
+fn a_stream_that_its_peer_resets_ends_the_application() {
+    for (reason, error, flag) in [
+        (Reason::CANCEL, "complete", "-"),
+        (Reason::NO_ERROR, "complete", "-"),
+        (Reason::INTERNAL_ERROR, "h2 failed: stream reset by peer: ", "H2_HANDSHAKE_FAILURE"),
+    ] {
+        run(mesh(), async |bed| {
+            let pod = server(bed);
+            let tunnel = bed.tunnel(&pod, CLIENT).await;
+            let (mut peer, mut app) = open(&pod, &tunnel).await;
+            peer.say("hello");
+            app.hears("hello").await;
+            peer.reset(reason);
+            assert_eq!(app.end().await, finished(""));
+            assert!(app.is_dropped().await);
+            let [line] = bed.lines().try_into().unwrap();
+            assert!(line.starts_with(&format!("inbound 10.0.0.2:15008: {error}")), "{line}");
+            assert_eq!(bed.closed("destination"), [(flag, 1)], "{reason:?}");
+        });
+    }
+}
+
+#[test]
+fn an_application_that_resets_its_connection_ends_the_stream() {
+    run(mesh(), async |bed| {
+        let pod = server(bed);
+        let tunnel = bed.tunnel(&pod, CLIENT).await;
+        let (mut peer, app) = open(&pod, &tunnel).await;
+        app.reset();
+        let (_, end) = peer.end().await;
+        assert!(matches!(end, StreamEnd::Finished | StreamEnd::Reset(Reason::CANCEL)), "{end:?}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(bed.closed("destination"), [("-", 1)]);
+        open(&pod, &tunnel).await;
+    });
+}
+
+#[test]
+fn a_tunnel_that_its_peer_leaves_ends_its_applications() {
+    run(mesh(), async |bed| {
+        let pod = server(bed);
+        let tunnel = bed.tunnel(&pod, CLIENT).await;
+        let (_peer, mut app) = open(&pod, &tunnel).await;
+        tunnel.leave().await;
+        assert_eq!(app.end().await, finished(""));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert!(pod.conns.peers.is_empty() && pod.conns.live.is_empty());
+        assert_eq!(bed.closed("destination"), [("H2_HANDSHAKE_FAILURE", 1)]);
+    });
+}
+
+#[test]
+fn a_peer_that_answers_no_ping_is_given_up() {
+    run(mesh(), async |bed| {
+        let pod = server(bed);
+        let mut conn = bed.connect_peer(&pod, CLIENT.1);
+        let (gone, _) = connection(addr(CLIENT.1), None);
+        let app = std::mem::replace(&mut conn.app, gone);
+        let config =
+            bed.certs.of_peer(&identity("client")).client_config(std::slice::from_ref(&pod.identity));
+        let name = ip("10.0.0.2").into();
+        let (tls, _) = handshake::connect(config, name, app, Buffers::default()).await.unwrap();
+        let (_send, mut connection) = client::handshake(tls, &Http2Config::default()).await.unwrap();
+        // The peer answers PINGs as long as anybody drives its connection.
+        let timeouts = &bed.config.timeouts;
+        let driven = timeout(4 * timeouts.ping_interval, &mut connection).await;
+        assert!(driven.is_err() && !conn.is_done());
+        let since = Instant::now();
+        conn.done().await;
+        assert!(since.elapsed() <= timeouts.ping_interval + timeouts.ping);
+        assert!(since.elapsed() >= timeouts.ping);
+        assert!(pod.conns.peers.is_empty());
+    });
+}

@@ -1,0 +1,291 @@
+//! Tunnels and streams that are refused: each has its answer and its line.
+
+use std::time::Duration;
+
+use rustls::{ClientConfig, SignatureScheme, client::ResolvesClientCert, sign::CertifiedKey};
+use tokio::time::Instant;
+
+use super::*;
+use crate::{
+    dataplane::testing::{identity, policy, principal, stream::TestEnd},
+    protocols::{
+        config::Http2Config,
+        hbone::client,
+        pb::security::Action,
+        tls::{buffer::Buffers, test_ca::TestCa},
+    },
+};
+
+#[derive(Debug)]
+struct NoCertificate;
+
+impl ResolvesClientCert for NoCertificate {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        None
+    }
+
+    fn has_certs(&self) -> bool {
+        false
+    }
+}
+
+/// Connects with this side of TLS, in vain. What is said of it.
+async fn refusal(bed: &TestBed, pod: &TestPod, config: Arc<ClientConfig>) -> String {
+    // A client of TLS 1.3 is done before the server has looked at its certificate.
+    if let Ok(tunnel) = bed.tunnel_by(pod, CLIENT.1, config).await {
+        tunnel.done().await.unwrap_err();
+    } else {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(pod.network.made().is_empty() && pod.conns.peers.is_empty());
+    let [line] = bed.lines().try_into().unwrap();
+    line
+}
+
+#[test]
+fn a_peer_that_is_mute_in_tls_is_not_waited_for_without_end() {
+    run(mesh(), async |bed| {
+        let pod = server(bed);
+        let since = Instant::now();
+        let mut conn = bed.connect_peer(&pod, CLIENT.1);
+        assert_eq!(conn.app.end().await, finished(""));
+        conn.done().await;
+        assert_eq!(since.elapsed(), bed.config.timeouts.tls_handshake);
+        assert_eq!(bed.lines(), ["inbound 10.0.0.2:15008 refused: tls error: handshake timed out"]);
+        assert_eq!(bed.count("istio_tcp_sockets_open", "destination"), 0);
+    });
+}
+
+#[test]
+fn a_peer_that_is_mute_in_http2_is_not_waited_for_without_end() {
+    run(mesh(), async |bed| {
+        let pod = server(bed);
+        let mut conn = bed.connect_peer(&pod, CLIENT.1);
+        let (gone, _) = crate::dataplane::testing::stream::connection(addr(CLIENT.1), None);
+        let app: TestEnd = std::mem::replace(&mut conn.app, gone);
+        let config =
+            bed.certs.of_peer(&identity("client")).client_config(std::slice::from_ref(&pod.identity));
+        let name = ip("10.0.0.2").into();
+        let (mut tls, _) = handshake::connect(config, name, app, Buffers::default()).await.unwrap();
+        let since = Instant::now();
+        conn.done().await;
+        assert_eq!(since.elapsed(), bed.config.timeouts.h2_settings);
+        assert_eq!(bed.lines(), ["inbound 10.0.0.2:15008 refused: http2 handshake failed: timed out"]);
+        // What the proxy said before is no answer to anything.
+        let _ = tls.read_to_end(&mut Vec::new()).await;
+    });
+}
+
+#[test]
+fn a_peer_without_a_certificate_is_refused() {
+    run(mesh(), async |bed| {
+        let pod = server(bed);
+        let config =
+            bed.certs.of_peer(&identity("client")).client_config(std::slice::from_ref(&pod.identity));
+        let mut config = ClientConfig::clone(&config);
+        config.client_auth_cert_resolver = Arc::new(NoCertificate);
+        let line = refusal(bed, &pod, config.into()).await;
+        assert_eq!(line, "inbound 10.0.0.2:15008 refused: tls error: peer sent no certificates");
+    });
+}
+
+#[test]
+fn a_peer_of_another_authority_is_refused() {
+    run(mesh(), async |bed| {
+        let pod = server(bed);
+        let (other, ours) = (TestCa::new("other"), bed.certs.authority());
+        let cert = other.issue(&identity("client")).trusting(&[ours]).workload(&Default::default());
+        let line = refusal(bed, &pod, cert.client_config(std::slice::from_ref(&pod.identity))).await;
+        assert!(line.starts_with("inbound 10.0.0.2:15008 refused: tls error: "), "{line}");
+    });
+}
+
+#[test]
+fn a_peer_of_another_trust_domain_is_refused() {
+    run(mesh(), async |bed| {
+        let pod = server(bed);
+        let stranger = Identity::new("elsewhere", "ns1", "sa-client").unwrap();
+        let config = bed.certs.of_peer(&stranger).client_config(std::slice::from_ref(&pod.identity));
+        let line = refusal(bed, &pod, config).await;
+        assert!(line.starts_with("inbound 10.0.0.2:15008 refused: tls error: "), "{line}");
+    });
+}
+
+#[test]
+fn a_pod_without_a_certificate_waits_for_it() {
+    run(mesh(), async |bed| {
+        let pod = server(bed);
+        bed.certs.withdraw(&pod.identity);
+        let since = Instant::now();
+        let mut conn = bed.connect_peer(&pod, CLIENT.1);
+        assert_eq!(conn.app.end().await, finished(""));
+        conn.done().await;
+        assert_eq!(since.elapsed(), bed.config.timeouts.certificate);
+        let [line] = bed.lines().try_into().unwrap();
+        assert!(
+            line.starts_with("inbound 10.0.0.2:15008 refused: identity error: no certificate for "),
+            "{line}"
+        );
+        let later = async {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            bed.certs.issue(&pod.identity);
+        };
+        let (tunnel, ()) = tokio::join!(bed.tunnel(&pod, CLIENT), later);
+        open(&pod, &tunnel).await;
+    });
+}
+
+#[test]
+fn a_pod_whose_workload_is_unknown_waits_for_it() {
+    run(mesh(), async |bed| {
+        let ghost = bed.pod("ghost", "10.0.0.66");
+        let mut conn = bed.connect_peer(&ghost, CLIENT.1);
+        assert_eq!(conn.app.end().await, finished(""));
+        conn.done().await;
+        let why = "failed to fetch information about local workload: sa-ghost.ns1 (ghost)";
+        assert_eq!(bed.lines(), [format!("inbound 10.0.0.66:15008 refused: {why}")]);
+    });
+}
+
+#[test]
+fn one_tunnel_too_many_is_closed() {
+    run(mesh(), async |bed| {
+        let pod = server(bed);
+        let mut others: Vec<_> =
+            (0..MAX_TUNNELS).map(|_| pod.conns.peers.admit(0, addr(CLIENT.1)).unwrap()).collect();
+        let mut conn = bed.connect_peer(&pod, CLIENT.1);
+        assert_eq!(conn.app.end().await, finished(""));
+        conn.done().await;
+        let why = "io error: the pod has 8192 tunnels from peers already";
+        assert_eq!(bed.lines(), [format!("inbound 10.0.0.2:15008 refused: {why}")]);
+        others.pop();
+        open(&pod, &bed.tunnel(&pod, CLIENT).await).await;
+    });
+}
+
+#[test]
+fn a_request_that_makes_no_sense_here_is_refused_by_its_status() {
+    let mismatch = "connection failed: ip mismatch: 10.0.0.9 is not served at 10.0.0.2";
+    let unknown = "connection failed: unknown service: nosuch.ns1.svc.cluster.local";
+    let no_port = "connection failed: no port 81 of service web.ns1.svc.cluster.local at this workload";
+    let recursive = "connection failed: attempted recursive call to ourselves";
+    let table = [
+        (Method::GET, "http://10.0.0.2:8080/", 400, "expected method CONNECT, got GET"),
+        (Method::CONNECT, "nonsense", 400, "connection failed: "),
+        (Method::CONNECT, "10.0.0.9:8080", 400, mismatch),
+        (Method::CONNECT, "nosuch.ns1.svc.cluster.local:80", 503, unknown),
+        (Method::CONNECT, "web.ns1.svc.cluster.local:81", 503, no_port),
+        (Method::CONNECT, "10.0.0.2:15001", 503, recursive),
+        (Method::CONNECT, "10.0.0.2:15006", 503, recursive),
+        (Method::CONNECT, "10.0.0.2:15008", 503, recursive),
+    ];
+    run(mesh(), async |bed| {
+        let pod = server(bed);
+        let tunnel = bed.tunnel(&pod, CLIENT).await;
+        for (method, uri, status, line) in table {
+            let (have, headers, mut stream) = ask(&tunnel.send, (method, uri), &[]).await.unwrap();
+            assert_eq!(have, status, "{uri}");
+            assert!(headers.get("baggage").is_none());
+            assert_eq!(stream.end().await, (String::new(), StreamEnd::Finished));
+            let [have] = bed.lines().try_into().unwrap();
+            let want = format!("inbound 10.0.0.2:15008 refused: {line}");
+            assert!(have == want || uri == "nonsense" && have.starts_with(&want), "{have}");
+        }
+        assert!(pod.network.made().is_empty() && bed.closed("destination").is_empty());
+        // The tunnel is as good as before.
+        open(&pod, &tunnel).await;
+    });
+}
+
+#[test]
+fn what_a_policy_denies_is_answered_401() {
+    let explicit = "explicitly denied by: ns1/p";
+    let none = "allow policies exist, but none allowed";
+    for (action, who, denied) in [
+        (Action::Deny, "client", Some(explicit)),
+        (Action::Deny, "other", None),
+        (Action::Allow, "client", None),
+        (Action::Allow, "other", Some(none)),
+    ] {
+        run(mesh(), async |bed| {
+            let pod = server(bed);
+            bed.push_policy(policy("p", action, Some(principal(who))));
+            let tunnel = bed.tunnel(&pod, CLIENT).await;
+            let (status, ..) = ask(&tunnel.send, (Method::CONNECT, APP), &[]).await.unwrap();
+            let Some(why) = denied else { return assert_eq!(status, 200) };
+            assert_eq!(status, 401);
+            assert!(pod.network.made().is_empty(), "the application hears nothing of it");
+            let why = format!("connection closed due to policy rejection: {why}");
+            assert_eq!(bed.lines(), [format!("inbound 10.0.0.2:15008: {why}")]);
+            assert_eq!(bed.closed("destination"), [("DENY", 1)]);
+        });
+    }
+}
+
+#[test]
+fn a_policy_that_is_named_and_unknown_is_waited_for() {
+    let bound = pod("server", "10.0.0.2").hbone().local();
+    let bound = bound.edit(|pb| pb.authorization_policies = vec!["ns1/later".into()]);
+    run(mesh().with(bound), async |bed| {
+        let pod = server(bed);
+        let tunnel = bed.tunnel(&pod, CLIENT).await;
+        let since = Instant::now();
+        let (status, ..) = ask(&tunnel.send, (Method::CONNECT, APP), &[]).await.unwrap();
+        assert_eq!((status.as_u16(), since.elapsed()), (401, bed.config.timeouts.workload));
+        let why =
+            "connection closed due to policy rejection: explicitly denied by: ns1/later (unknown policy)";
+        assert_eq!(bed.lines(), [format!("inbound 10.0.0.2:15008: {why}")]);
+        assert!(pod.network.made().is_empty());
+        let later = async {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            assert!(pod.network.made().is_empty(), "nobody is let in before the policy is known");
+            bed.push_policy(policy("later", Action::Deny, Some(principal("other"))));
+        };
+        let (answer, ()) = tokio::join!(ask(&tunnel.send, (Method::CONNECT, APP), &[]), later);
+        assert_eq!(answer.unwrap().0, 200);
+    });
+}
+
+#[test]
+fn an_application_that_is_not_reached_is_answered_503() {
+    let refused = "connection failed: 10.0.0.2:8080: connection refused";
+    let silent = "connection failed: 10.0.0.2:8080: no answer within 10s";
+    for (plan, line) in [(Plan::Refuse, refused), (Plan::Silent, silent)] {
+        run(mesh(), async |bed| {
+            let pod = server(bed);
+            pod.network.plan(APP, plan);
+            let tunnel = bed.tunnel(&pod, CLIENT).await;
+            let (status, headers, mut peer) = ask(&tunnel.send, (Method::CONNECT, APP), &[]).await.unwrap();
+            assert_eq!(status, 503);
+            assert!(headers.get("baggage").is_none());
+            assert_eq!(peer.end().await, (String::new(), StreamEnd::Finished));
+            assert_eq!(bed.lines(), [format!("inbound 10.0.0.2:15008: {line}")]);
+            assert_eq!(bed.closed("destination"), [("CONNECT", 1)]);
+        });
+    }
+}
+
+#[test]
+fn a_pod_that_admits_nothing_answers_401() {
+    run(mesh(), async |bed| {
+        let pod = server(bed);
+        let tunnel = bed.tunnel(&pod, CLIENT).await;
+        pod.conns.live.close_admission();
+        let (status, ..) = ask(&tunnel.send, (Method::CONNECT, APP), &[]).await.unwrap();
+        assert_eq!(status, 401);
+        assert!(pod.network.made().is_empty());
+    });
+}
+
+#[test]
+fn a_tunnel_without_http2_is_refused() {
+    run(mesh(), async |bed| {
+        let pod = server(bed);
+        let mut conn = bed.connect_peer(&pod, CLIENT.1);
+        conn.app.say("GET / HTTP/1.1\r\nHost: server\r\n\r\n").await;
+        conn.done().await;
+        let [line] = bed.lines().try_into().unwrap();
+        assert!(line.starts_with("inbound 10.0.0.2:15008 refused: tls error: "), "{line}");
+        let _ = client::handshake(conn.app, &Http2Config::default()).await;
+    });
+}

@@ -1,0 +1,420 @@
+//! Whole connections without a kernel, under a paused clock: pods, their networks, their peers, and what is said of
+//! the connections.
+#![allow(dead_code, reason = "a vocabulary, of which each test uses a part")]
+
+mod access;
+pub(crate) mod network;
+pub(crate) mod peers;
+pub(crate) mod stream;
+
+use std::{cell::RefCell, collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use h2::client::SendRequest;
+use parking_lot::Mutex;
+use rustls::ClientConfig;
+use tokio::{
+    runtime::{Builder, LocalOptions},
+    sync::watch,
+    task::JoinHandle,
+    time::{Instant, timeout, timeout_at},
+};
+use tracing_subscriber::layer::SubscriberExt as _;
+
+pub(crate) use self::peers::ask;
+use self::{
+    access::{AccessLines, sum},
+    network::TestNetwork,
+    peers::TestPeers,
+    stream::{TestEnd, connection},
+};
+use super::{
+    certificates::{Certificates, Held},
+    config::DataPlaneConfig,
+    inbound,
+    inbound_context::InboundContext,
+    listener::Canaries,
+    mesh_view::MeshView,
+    outbound,
+    outbound_context::{NextHops, OutboundContext},
+    plaintext,
+    pod::{PodId, conns::PodConns, workload::PodWorkload},
+    pod_directory::PodDirectory,
+    resolver::Resolver,
+    suspects::Suspects,
+    tunnel::dial::DialContext,
+};
+use crate::{
+    protocols::{
+        ca::CertError,
+        config::{Config, Http2Config},
+        hbone::client,
+        identity::Identity,
+        mesh::{
+            Change, WorkloadInfo,
+            fixtures::{NAMESPACE, TestMesh, addr},
+            policy::{Policy, PolicyChange},
+        },
+        outcome::ResponseFlag,
+        pb::security as pb,
+        tls::{WorkloadCert, buffer::Buffers, handshake, test_ca::TestCa},
+    },
+    runtime::shard::Shard,
+    sys::netns::NetNs,
+    telemetry::metrics::Metrics,
+};
+
+/// Longer than all that any connection waits for, in the time of the test.
+const PATIENCE: Duration = Duration::from_secs(3600);
+
+/// A node with a mesh: what all pods share.
+pub(crate) struct TestBed {
+    mesh: RefCell<TestMesh>,
+    changed: watch::Sender<u64>,
+    view: MeshView,
+    lines: AccessLines,
+    pub(crate) shard: Shard,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) config: Arc<DataPlaneConfig>,
+    pub(crate) certs: Arc<TestCerts>,
+    pub(crate) hops: Arc<NextHops<TestNetwork>>,
+}
+
+/// A pod of the node.
+pub(crate) struct TestPod {
+    pub(crate) id: Arc<PodId>,
+    pub(crate) identity: Identity,
+    /// Its address.
+    pub(crate) ip: String,
+    pub(crate) network: Arc<TestNetwork>,
+    pub(crate) conns: Arc<PodConns>,
+    pub(crate) peers: TestPeers,
+    pub(crate) outbound: Arc<OutboundContext<TestNetwork>>,
+    pub(crate) inbound: Arc<InboundContext<TestNetwork>>,
+    pub(crate) dial: Arc<DialContext<TestNetwork>>,
+}
+
+/// A connection of an application with the proxy.
+pub(crate) struct TestConn {
+    /// The application's end.
+    pub(crate) app: TestEnd,
+    task: JoinHandle<()>,
+}
+
+/// A tunnel of a peer to a pod.
+pub(crate) struct PeerTunnel {
+    pub(crate) send: SendRequest<Bytes>,
+    task: JoinHandle<()>,
+    driver: JoinHandle<Result<(), h2::Error>>,
+}
+
+/// The certificates of the node.
+pub(crate) struct TestCerts {
+    ca: TestCa,
+    held: Mutex<HashMap<Identity, Arc<WorkloadCert>>>,
+    changed: watch::Sender<()>,
+}
+
+/// Runs a test on a node with this mesh.
+pub(crate) fn run(mesh: TestMesh, test: impl AsyncFnOnce(&TestBed)) {
+    run_with(mesh, |_| (), test);
+}
+
+/// Runs a test on a node with this mesh and other settings than the default ones.
+pub(crate) fn run_with(
+    mesh: TestMesh,
+    configure: impl FnOnce(&mut DataPlaneConfig),
+    test: impl AsyncFnOnce(&TestBed),
+) {
+    let mut builder = Builder::new_current_thread();
+    let runtime = builder.enable_all().start_paused(true).build_local(LocalOptions::default()).unwrap();
+    let lines = AccessLines::default();
+    let _subscriber = tracing::subscriber::set_default(tracing_subscriber::registry().with(lines.clone()));
+    let mut config = DataPlaneConfig::new(&Config::default(), None);
+    configure(&mut config);
+    runtime.block_on(async {
+        let bed = TestBed::new(mesh, config, lines);
+        timeout(PATIENCE, test(&bed)).await.expect("the test is stuck");
+    });
+}
+
+/// Spawns on the runtime of the test.
+pub(crate) fn spawn<T: 'static>(work: impl Future<Output = T> + 'static) -> JoinHandle<T> {
+    #[allow(clippy::disallowed_methods, reason = "the task ends with the runtime of its test")]
+    tokio::task::spawn_local(work)
+}
+
+// === impl TestBed ===
+
+impl TestBed {
+    fn new(mesh: TestMesh, config: DataPlaneConfig, lines: AccessLines) -> Self {
+        let (changed, changes) = watch::channel(1);
+        let certs = Arc::new(TestCerts {
+            ca: TestCa::new("root"),
+            held: Mutex::default(),
+            changed: watch::Sender::new(()),
+        });
+        let hops = NextHops {
+            suspects: Suspects::default(),
+            directory: PodDirectory::default(),
+            certs: certs.clone(),
+            resolver: Resolver::new(NetNs::current().unwrap()),
+        };
+        Self {
+            view: MeshView::new(mesh.mesh.clone(), changes),
+            mesh: mesh.into(),
+            changed,
+            lines,
+            shard: Shard::of_this_thread(1),
+            metrics: Metrics::new("test").unwrap(),
+            config: Arc::new(config),
+            certs,
+            hops: Arc::new(hops),
+        }
+    }
+
+    /// A pod of the node that knows itself as `name`, with the identity and certificate that the fixtures give it.
+    pub(crate) fn pod(&self, name: &str, ip: &str) -> TestPod {
+        let service_account = format!("sa-{name}");
+        let identity = identity(name);
+        self.certs.issue(&identity);
+        let info = WorkloadInfo { name: name.into(), namespace: NAMESPACE.into(), service_account };
+        let id = PodId::new(name.into(), info);
+        let (conns, network) = (PodConns::new(1), TestNetwork::new(ip, self.config.timeouts.connect));
+        let pod = PodWorkload::new(id.clone(), self.view.clone(), self.config.clone());
+        let (metrics, config, certs) = (&self.metrics, &self.config, &self.certs);
+        let (peers, dialer) = TestPeers::new(&self.shard, id.serial);
+        TestPod {
+            identity,
+            ip: ip.into(),
+            outbound: Arc::new(OutboundContext {
+                pod: pod.clone(),
+                network: network.clone(),
+                conns: conns.clone(),
+                dialer,
+                hops: self.hops.clone(),
+                canaries: Arc::new(Canaries::default()),
+                metrics: metrics.clone(),
+                config: config.clone(),
+            }),
+            inbound: Arc::new(InboundContext {
+                pod,
+                network: network.clone(),
+                conns: conns.clone(),
+                certs: certs.clone(),
+                metrics: metrics.clone(),
+                config: config.clone(),
+            }),
+            dial: Arc::new(DialContext {
+                id: id.clone(),
+                network: network.clone(),
+                conns: conns.clone(),
+                certs: certs.clone(),
+                metrics: metrics.clone(),
+                config: config.clone(),
+            }),
+            id,
+            network,
+            conns,
+            peers,
+        }
+    }
+
+    /// The control plane pushes a change.
+    pub(crate) fn push(&self, change: impl Into<Change>) {
+        self.mesh.borrow_mut().put(change);
+        self.changed.send_modify(|version| *version += 1);
+    }
+
+    /// The control plane pushes these policies, of the namespace [`NAMESPACE`], beside those that there are.
+    pub(crate) fn push_policy(&self, policy: pb::Authorization) {
+        let key = format!("{NAMESPACE}/{}", policy.name);
+        let change = PolicyChange::Upsert(Policy::decode(&key, policy).unwrap());
+        let table = self.view.tables().policies().with(vec![change]);
+        self.mesh.borrow_mut().writer.set_policies(Arc::new(table));
+        self.changed.send_modify(|version| *version += 1);
+    }
+
+    /// An application of `pod` connects from `client` to `dst`, and is captured.
+    pub(crate) fn connect(&self, pod: &TestPod, client: &str, dst: &str) -> TestConn {
+        let (app, stream) = connection(addr("127.0.0.1:15001"), Some(addr(dst)));
+        let arrived = (pod.outbound.clone(), pod.conns.arriving());
+        let task = spawn(outbound::serve(arrived, self.shard.clone(), stream, addr(client)));
+        TestConn { app, task }
+    }
+
+    /// A client connects from `client` to `dst` of `pod` without a tunnel, and is captured.
+    pub(crate) fn connect_plain(&self, pod: &TestPod, client: &str, dst: &str) -> TestConn {
+        let (app, stream) = connection(addr("127.0.0.1:15006"), Some(addr(dst)));
+        let arrived = (pod.inbound.clone(), pod.conns.arriving());
+        let task = spawn(plaintext::serve(arrived, self.shard.clone(), stream, addr(client)));
+        TestConn { app, task }
+    }
+
+    /// A peer connects from `client` to port 15008 of `pod`.
+    pub(crate) fn connect_peer(&self, pod: &TestPod, client: &str) -> TestConn {
+        let (app, stream) = connection(SocketAddr::new(pod.ip.parse().unwrap(), 15008), None);
+        let arrived = (pod.inbound.clone(), pod.conns.arriving());
+        let task = spawn(inbound::serve(arrived, self.shard.clone(), stream, addr(client)));
+        TestConn { app, task }
+    }
+
+    /// The peer `name` opens a tunnel from `client` to `pod`.
+    pub(crate) async fn tunnel(&self, pod: &TestPod, (name, client): (&str, &str)) -> PeerTunnel {
+        let cert = self.certs.ca.workload(&identity(name));
+        let config = cert.client_config(std::slice::from_ref(&pod.identity));
+        self.tunnel_by(pod, client, config).await.unwrap()
+    }
+
+    /// A peer opens a tunnel with this side of TLS.
+    pub(crate) async fn tunnel_by(
+        &self,
+        pod: &TestPod,
+        client: &str,
+        config: Arc<ClientConfig>,
+    ) -> Result<PeerTunnel, handshake::HandshakeError> {
+        let TestConn { app, task } = self.connect_peer(pod, client);
+        let name = addr(client).ip().into();
+        let (stream, _) = handshake::connect(config, name, app, Buffers::default()).await?;
+        let (send, connection) = client::handshake(stream, &Http2Config::default()).await.unwrap();
+        Ok(PeerTunnel { send, task, driver: spawn(connection) })
+    }
+
+    /// The access log lines since this was last asked for.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        self.lines.take()
+    }
+
+    /// How many connections of this side ended, by their flags.
+    pub(crate) fn closed(&self, reporter: &str) -> Vec<(&'static str, u64)> {
+        let text = self.metrics.encode();
+        let reporter = format!("reporter=\"{reporter}\"");
+        let count = |flag: ResponseFlag| {
+            let label = format!("response_flags=\"{}\"", flag.as_str());
+            (flag.as_str(), sum(&text, "istio_tcp_connections_closed_total", &[&reporter, &label]))
+        };
+        ResponseFlag::ALL.into_iter().map(count).filter(|(_, count)| *count > 0).collect()
+    }
+
+    /// The sum of a family's samples of this side.
+    pub(crate) fn count(&self, family: &str, reporter: &str) -> u64 {
+        sum(&self.metrics.encode(), family, &[&format!("reporter=\"{reporter}\"")])
+    }
+}
+
+/// A policy of the namespace [`NAMESPACE`] about clients that `matching` matches, or about all.
+pub(crate) fn policy(name: &str, action: pb::Action, matching: Option<pb::Match>) -> pb::Authorization {
+    let clauses = matching.into_iter().map(|matching| pb::Clause { matches: vec![matching] }).collect();
+    pb::Authorization {
+        name: name.into(),
+        namespace: NAMESPACE.into(),
+        scope: pb::Scope::Namespace.into(),
+        action: action.into(),
+        rules: vec![pb::Rule { clauses }],
+        ..Default::default()
+    }
+}
+
+/// Matches clients with the identity of the pod that the fixtures build as `name`.
+pub(crate) fn principal(name: &str) -> pb::Match {
+    let id = format!("cluster.local/ns/{NAMESPACE}/sa/sa-{name}");
+    let exact = pb::StringMatch { match_type: Some(pb::string_match::MatchType::Exact(id)) };
+    pb::Match { principals: vec![exact], ..Default::default() }
+}
+
+/// Matches clients without an identity.
+pub(crate) fn plaintext() -> pb::Match {
+    let present = pb::StringMatch { match_type: Some(pb::string_match::MatchType::Presence(())) };
+    pb::Match { not_principals: vec![present], ..Default::default() }
+}
+
+/// The identity of the pod that the fixtures build as `name`.
+pub(crate) fn identity(name: &str) -> Identity {
+    Identity::new("cluster.local", NAMESPACE, &format!("sa-{name}")).unwrap()
+}
+
+// === impl TestConn ===
+
+impl TestConn {
+    /// Waits until the proxy is done with the connection.
+    pub(crate) async fn done(&mut self) {
+        (&mut self.task).await.unwrap();
+    }
+
+    /// Whether the proxy is done with the connection.
+    pub(crate) fn is_done(&self) -> bool {
+        self.task.is_finished()
+    }
+}
+
+// === impl PeerTunnel ===
+
+impl PeerTunnel {
+    /// Waits until the proxy has let go of the tunnel. How that looks to the peer.
+    pub(crate) async fn done(self) -> Result<(), h2::Error> {
+        self.task.await.unwrap();
+        self.driver.await.unwrap()
+    }
+
+    /// The TCP connection breaks.
+    pub(crate) async fn leave(self) {
+        self.driver.abort();
+        let _ = self.driver.await;
+    }
+
+    /// Whether the proxy has let go of the tunnel.
+    pub(crate) fn is_done(&self) -> bool {
+        self.task.is_finished()
+    }
+}
+
+// === impl TestCerts ===
+
+impl TestCerts {
+    /// A new certificate of `identity` replaces the one that there was.
+    pub(crate) fn issue(&self, identity: &Identity) {
+        self.put(identity, self.ca.workload(identity));
+    }
+
+    /// `identity` has this certificate from now on.
+    pub(crate) fn put(&self, identity: &Identity, cert: WorkloadCert) {
+        self.held.lock().insert(identity.clone(), Arc::new(cert));
+        self.changed.send_replace(());
+    }
+
+    /// `identity` has no certificate any more.
+    pub(crate) fn withdraw(&self, identity: &Identity) {
+        self.held.lock().remove(identity);
+    }
+
+    /// Who issues the certificates.
+    pub(crate) fn authority(&self) -> &TestCa {
+        &self.ca
+    }
+
+    /// A certificate of `identity` for a peer elsewhere.
+    pub(crate) fn of_peer(&self, identity: &Identity) -> WorkloadCert {
+        self.ca.workload(identity)
+    }
+}
+
+impl Certificates for TestCerts {
+    fn current(&self, id: &Identity) -> Option<Arc<WorkloadCert>> {
+        self.held.lock().get(id).cloned()
+    }
+
+    fn hold<'a>(&'a self, id: &'a Identity, within: Duration) -> Held<'a> {
+        let deadline = Instant::now() + within;
+        Box::pin(async move {
+            let mut changed = self.changed.subscribe();
+            loop {
+                if let Some(cert) = self.current(id) {
+                    return Ok(cert);
+                }
+                if timeout_at(deadline, changed.changed()).await.is_err() {
+                    return Err(CertError::TimedOut { identity: id.clone(), after: within });
+                }
+            }
+        })
+    }
+}

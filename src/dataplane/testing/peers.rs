@@ -1,0 +1,335 @@
+//! Other proxies: a dialer whose tunnels end at scripted HTTP/2 servers, and tunnels that peers open to a pod.
+
+use std::{
+    cell::RefCell,
+    collections::{HashMap, VecDeque},
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use h2::{Reason, RecvStream, SendStream, client::SendRequest, server::SendResponse};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, duplex},
+    sync::{Notify, mpsc, oneshot},
+    time::sleep,
+};
+
+use super::spawn;
+use crate::{
+    dataplane::tunnel::{
+        dialer::{DialError, Dialer, Dialling, TunnelKey},
+        pool::PodPool,
+    },
+    protocols::{
+        config::Http2Config,
+        hbone::{client, server},
+        mesh::fixtures::addr,
+    },
+    runtime::shard::Shard,
+};
+
+/// How a dial goes.
+#[derive(Clone, Copy)]
+pub(crate) enum DialPlan {
+    /// There is a tunnel at once.
+    Tunnel,
+    /// There is a tunnel after this time.
+    TunnelAfter(Duration),
+    /// There is none.
+    Fail(fn(SocketAddr) -> DialError),
+    /// Nothing is ever heard of it.
+    Silent,
+}
+
+/// The peers of a pod. What is not planned has a tunnel at once.
+#[derive(Clone)]
+pub(crate) struct TestPeers(Rc<Peers>);
+
+struct Peers {
+    state: RefCell<State>,
+    news: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    plans: HashMap<SocketAddr, DialPlan>,
+    dialled: Vec<SocketAddr>,
+    asked: HashMap<SocketAddr, VecDeque<Asked>>,
+    tunnels: Vec<mpsc::Sender<Order>>,
+}
+
+/// What a peer does to its tunnel.
+#[derive(Clone, Copy, Debug)]
+enum Order {
+    GoAway,
+    Abort(Reason),
+    Break,
+}
+
+/// Hears how a dial went.
+type Reply = oneshot::Sender<Result<(), Arc<DialError>>>;
+
+/// Dials for a pod by way of its [`TestPeers`].
+struct TestDialer(mpsc::Sender<(TunnelKey, Reply)>);
+
+/// A request that a peer has got.
+pub(crate) struct Asked {
+    request: Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+    /// Which of the dials led to the peer, from 0.
+    pub(crate) tunnel: usize,
+}
+
+/// A peer's end of a stream.
+pub(crate) struct PeerStream {
+    send: SendStream<Bytes>,
+    recv: RecvStream,
+}
+
+/// How a stream ended for the peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StreamEnd {
+    /// END_STREAM.
+    Finished,
+    /// RST_STREAM.
+    Reset(Reason),
+    /// The tunnel broke.
+    Broken,
+}
+
+impl Dialer for TestDialer {
+    fn dial<'a>(&'a self, key: &'a TunnelKey, _: usize) -> Dialling<'a> {
+        Box::pin(async move {
+            let (reply, dialled) = oneshot::channel();
+            self.0.send((key.clone(), reply)).await.unwrap();
+            dialled.await.unwrap()
+        })
+    }
+
+    fn panicked(&self, kind: &'static str, _: usize, message: &str) {
+        panic!("{kind}: {message}");
+    }
+}
+
+// === impl TestPeers ===
+
+impl TestPeers {
+    /// The peers of the pod with this serial number, and who dials them.
+    pub(crate) fn new(shard: &Shard, serial: u64) -> (Self, Arc<dyn Dialer>) {
+        let this = Self(Rc::new(Peers { state: RefCell::default(), news: Notify::new() }));
+        let (dial, mut dials) = mpsc::channel(100);
+        let (peers, pool) = (this.clone(), PodPool::of(shard, serial));
+        spawn(async move {
+            while let Some((key, reply)) = dials.recv().await {
+                spawn(peers.clone().dial(pool.clone(), key, reply));
+            }
+        });
+        (this, Arc::new(TestDialer(dial)))
+    }
+
+    pub(crate) fn plan(&self, to: &str, plan: DialPlan) {
+        self.0.state.borrow_mut().plans.insert(addr(to), plan);
+    }
+
+    /// Where tunnels were dialled to.
+    pub(crate) fn dialled(&self) -> Vec<String> {
+        self.0.state.borrow().dialled.iter().map(ToString::to_string).collect()
+    }
+
+    /// The next request at the peer `to`.
+    pub(crate) async fn asked(&self, to: &str) -> Asked {
+        let to = addr(to);
+        loop {
+            let news = self.0.news.notified();
+            if let Some(asked) = self.0.state.borrow_mut().asked.get_mut(&to).and_then(VecDeque::pop_front) {
+                return asked;
+            }
+            news.await;
+        }
+    }
+
+    /// The peer of this tunnel takes no more streams.
+    pub(crate) async fn go_away(&self, tunnel: usize) {
+        self.order(tunnel, Order::GoAway).await;
+    }
+
+    /// The peer of this tunnel ends it by a GOAWAY, streams included.
+    pub(crate) async fn abort(&self, tunnel: usize, why: Reason) {
+        self.order(tunnel, Order::Abort(why)).await;
+    }
+
+    /// The TCP connection of this tunnel breaks.
+    pub(crate) async fn break_tunnel(&self, tunnel: usize) {
+        self.order(tunnel, Order::Break).await;
+    }
+
+    async fn order(&self, tunnel: usize, order: Order) {
+        let to = self.0.state.borrow().tunnels[tunnel].clone();
+        to.send(order).await.unwrap();
+        // Long enough for the tunnel's other end to know, and shorter than any limit.
+        sleep(Duration::from_millis(1)).await;
+    }
+
+    async fn dial(self, pool: Rc<PodPool>, key: TunnelKey, reply: Reply) {
+        let plan = {
+            let mut state = self.0.state.borrow_mut();
+            state.dialled.push(key.to);
+            state.plans.get(&key.to).copied().unwrap_or(DialPlan::Tunnel)
+        };
+        match plan {
+            DialPlan::Tunnel => {}
+            DialPlan::TunnelAfter(time) => sleep(time).await,
+            DialPlan::Fail(error) => return drop(reply.send(Err(Arc::new(error(key.to))))),
+            DialPlan::Silent => return std::future::pending().await,
+        }
+        let (near, far) = duplex(1 << 20);
+        let (order, orders) = mpsc::channel(1);
+        let tunnel = {
+            let mut state = self.0.state.borrow_mut();
+            state.tunnels.push(order);
+            state.tunnels.len() - 1
+        };
+        spawn(self.clone().serve(far, orders, (key.to, tunnel)));
+        let (send, connection) = client::handshake(near, &Http2Config::default()).await.unwrap();
+        let tunnel = pool.peer(&key).add(send, 100);
+        spawn(async move {
+            let _ = connection.await;
+            pool.peer(&key).remove(&tunnel);
+            pool.tidy(&key);
+        });
+        // The attempt may have given up.
+        let _ = reply.send(Ok(()));
+    }
+
+    async fn serve(
+        self,
+        io: impl AsyncRead + AsyncWrite + Unpin,
+        mut orders: mpsc::Receiver<Order>,
+        (to, tunnel): (SocketAddr, usize),
+    ) {
+        let mut connection = server::handshake(io, &Http2Config::default()).await.unwrap();
+        loop {
+            tokio::select! {
+                biased;
+                accepted = connection.accept() => {
+                    let Some(Ok((request, respond))) = accepted else { return };
+                    let asked = Asked { request, respond, tunnel };
+                    self.0.state.borrow_mut().asked.entry(to).or_default().push_back(asked);
+                    self.0.news.notify_waiters();
+                }
+                Some(order) = orders.recv() => match order {
+                    Order::GoAway => connection.graceful_shutdown(),
+                    Order::Abort(why) => connection.abrupt_shutdown(why),
+                    Order::Break => return,
+                },
+            }
+        }
+    }
+}
+
+// === impl Asked ===
+
+impl Asked {
+    pub(crate) fn authority(&self) -> String {
+        self.request.uri().to_string()
+    }
+
+    /// The value of a header; empty if it is not there.
+    pub(crate) fn header(&self, name: &str) -> String {
+        let value = self.request.headers().get(name);
+        value.map(|value| value.to_str().unwrap().to_owned()).unwrap_or_default()
+    }
+
+    /// Waits for what was sent along, which must be this text.
+    pub(crate) async fn hears(&mut self, text: &str) {
+        assert_eq!(hear(self.request.body_mut(), text.len()).await, text);
+    }
+
+    /// What is still to be read of a request that is not answered, and how that ended.
+    pub(crate) async fn end(&mut self) -> (String, StreamEnd) {
+        end(self.request.body_mut()).await
+    }
+
+    pub(crate) fn accept(mut self) -> PeerStream {
+        let send = self.respond.send_response(Response::new(()), false).unwrap();
+        PeerStream { send, recv: self.request.into_body() }
+    }
+
+    pub(crate) fn answer(mut self, status: u16) {
+        let answer = Response::builder().status(status).body(()).unwrap();
+        self.respond.send_response(answer, true).unwrap();
+    }
+
+    pub(crate) fn reset(mut self, reason: Reason) {
+        self.respond.send_reset(reason);
+    }
+}
+
+// === impl PeerStream ===
+
+impl PeerStream {
+    pub(crate) fn say(&mut self, text: &str) {
+        self.send.send_data(text.to_owned().into(), false).unwrap();
+    }
+
+    pub(crate) fn finish(&mut self) {
+        self.send.send_data(Bytes::new(), true).unwrap();
+    }
+
+    pub(crate) fn reset(mut self, reason: Reason) {
+        self.send.send_reset(reason);
+    }
+
+    /// Waits for exactly this text.
+    pub(crate) async fn hears(&mut self, text: &str) {
+        assert_eq!(hear(&mut self.recv, text.len()).await, text);
+    }
+
+    /// All that is still to be read, and how that ended.
+    pub(crate) async fn end(&mut self) -> (String, StreamEnd) {
+        end(&mut self.recv).await
+    }
+}
+
+async fn end(body: &mut RecvStream) -> (String, StreamEnd) {
+    let mut got = Vec::new();
+    let end = loop {
+        match body.data().await {
+            None => break StreamEnd::Finished,
+            Some(Ok(data)) => got.extend(data),
+            Some(Err(error)) => match error.reason() {
+                Some(reason) if error.is_reset() => break StreamEnd::Reset(reason),
+                _ => break StreamEnd::Broken,
+            },
+        }
+    };
+    (String::from_utf8(got).unwrap(), end)
+}
+
+async fn hear(body: &mut RecvStream, len: usize) -> String {
+    let mut got = Vec::new();
+    while got.len() < len {
+        got.extend(body.data().await.expect("the stream has ended").unwrap());
+    }
+    String::from_utf8(got).unwrap()
+}
+
+/// Asks through a tunnel to a pod. The answer's status and headers, and the stream.
+pub(crate) async fn ask(
+    send: &SendRequest<Bytes>,
+    (method, uri): (Method, &str),
+    headers: &[(&'static str, &str)],
+) -> Result<(StatusCode, HeaderMap, PeerStream), h2::Error> {
+    let mut request = Request::builder().method(method).uri(uri);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let mut send = send.clone().ready().await?;
+    let (answer, send) = send.send_request(request.body(()).unwrap(), false)?;
+    let (head, recv) = answer.await?.into_parts();
+    Ok((head.status, head.headers, PeerStream { send, recv }))
+}
