@@ -53,7 +53,7 @@ use crate::{
 
 /// The whole tree may take so long to stop; connections have been drained before.
 /// Limit: stop of the whole tree: 6 s; past it: what is left is killed.
-const STOP_WITHIN: Duration = Duration::from_secs(6);
+const TREE_STOP_WITHIN: Duration = Duration::from_secs(6);
 
 /// How long the data plane may take to stop after its connections have ended.
 /// Limit: stop of the data plane's supervisor: 3 s; past it: what is left is killed.
@@ -64,7 +64,7 @@ const DATA_PLANE_STOP_WITHIN: Duration = Duration::from_secs(3);
 /// cannot be started for longer than a minute ends it all the same: the kubelet's restart is the last resort.
 /// Limit: restarts of top-level parts and of the children of admin, meshsup and shards: 10 in 300 s; past it: the
 /// supervisor fails, and in the end the process.
-const PATIENT: Intensity = Intensity { restarts: 10, within: Duration::from_secs(300) };
+const PART_RESTARTS: Intensity = Intensity { restarts: 10, within: Duration::from_secs(300) };
 
 /// A running proxy.
 pub struct Proxy {
@@ -158,20 +158,21 @@ pub async fn boot(config: &Config, logging: &Logging) -> Result<Proxy, BootError
 
 /// The tree.
 fn root(parts: &Parts, logging: &Logging) -> SupervisorSpec {
-    let mut meshsup =
-        SupervisorSpec::new("meshsup", Strategy::RestForOne).intensity(PATIENT).child(parts.tables.child());
+    let mut meshsup = SupervisorSpec::new("meshsup", Strategy::RestForOne)
+        .intensity(PART_RESTARTS)
+        .child(parts.tables.child());
     if let Some(xds) = &parts.xds {
         meshsup = meshsup.child(xds.child(parts.tables.clone()));
     }
-    let mut shards = SupervisorSpec::new("shards", Strategy::OneForOne).intensity(PATIENT);
+    let mut shards = SupervisorSpec::new("shards", Strategy::OneForOne).intensity(PART_RESTARTS);
     for index in 0..parts.shards.count() {
         shards = shards.child(super::shards::child(&parts.shards, index));
     }
     SupervisorSpec::new("root", Strategy::OneForOne)
-        .intensity(PATIENT)
-        .stop_within(STOP_WITHIN)
+        .intensity(PART_RESTARTS)
+        .stop_within(TREE_STOP_WITHIN)
         .child(super::telemetry::child(&parts.metrics, &logging.queue()))
-        .supervisor(parts.admin.supervisor().intensity(PATIENT).child(parts.health.child()))
+        .supervisor(parts.admin.supervisor().intensity(PART_RESTARTS).child(parts.health.child()))
         .child(parts.certs.child())
         .supervisor(meshsup)
         .supervisor(shards)
@@ -276,7 +277,7 @@ fn xds(config: &Config, metrics: &Arc<Metrics>) -> Result<Option<Xds>, BootError
         on_demand: config.control.xds.on_demand,
         bounds: Bounds::STANDARD,
     };
-    Ok(Some(Xds::new(wanted, XdsState::new(), Arc::new(Counted(metrics.clone())))))
+    Ok(Some(Xds::new(wanted, XdsState::new(), Arc::new(XdsCounter(metrics.clone())))))
 }
 
 /// What every request to `upstream` carries.
@@ -329,9 +330,9 @@ fn own_pod(config: &Config) -> Option<WorkloadInfo> {
 }
 
 /// Counts what the discovery stream reports.
-struct Counted(Arc<Metrics>);
+struct XdsCounter(Arc<Metrics>);
 
-impl XdsMetrics for Counted {
+impl XdsMetrics for XdsCounter {
     fn message(&self, type_url: &str, bytes: usize) {
         self.0.xds.message(type_url, bytes as u64);
     }

@@ -17,10 +17,10 @@ use super::{lookup::Found, query::Query};
 
 /// How long names of the mesh may be kept, in seconds.
 /// Limit: life of an answer of the mesh: 30 s; past it: the client asks again.
-const TTL: u32 = 30;
+const MESH_TTL_SECONDS: u32 = 30;
 /// Bytes of an OPT record without options.
 /// Limit: room of an answer that is kept for an extension: 11 bytes; past it: the answer has fewer records.
-const OPT: usize = 11;
+const OPT_BYTES: usize = 11;
 
 /// The header of an answer.
 #[derive(Clone, Copy, Debug)]
@@ -63,7 +63,7 @@ pub(super) fn compose<T: Composer<AppendError = Infallible>>(
     additionals: impl FnOnce(&mut AdditionalBuilder<T>) -> Result<(), PushError>,
 ) -> T {
     let Ok(mut message) = MessageBuilder::from_target(target);
-    let reserved = if query.edns.is_some() { OPT } else { 0 };
+    let reserved = if query.edns.is_some() { OPT_BYTES } else { 0 };
     message.set_push_limit(limit.saturating_sub(reserved));
     let header = message.header_mut();
     header.set_id(query.id);
@@ -100,12 +100,12 @@ fn push<T: Composer>(answers: &mut AnswerBuilder<T>, host: &str, found: &Found) 
     // A part of a name that came in a question is one that can be written.
     let Some(mut owner) = absolute(host) else { return Ok(()) };
     if let Some(alias) = found.alias.as_deref().filter(|_| !found.addresses.is_empty()).and_then(absolute) {
-        answers.push((&owner, TTL, Cname::new(&alias)))?;
+        answers.push((&owner, MESH_TTL_SECONDS, Cname::new(&alias)))?;
         owner = alias;
     }
     found.addresses.iter().try_for_each(|address| match *address {
-        IpAddr::V4(ip) => answers.push((&owner, TTL, A::new(ip))),
-        IpAddr::V6(ip) => answers.push((&owner, TTL, Aaaa::new(ip))),
+        IpAddr::V4(ip) => answers.push((&owner, MESH_TTL_SECONDS, A::new(ip))),
+        IpAddr::V6(ip) => answers.push((&owner, MESH_TTL_SECONDS, Aaaa::new(ip))),
     })
 }
 

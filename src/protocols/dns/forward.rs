@@ -31,7 +31,7 @@ pub(crate) enum Unusable {
 
 /// Records of an answer up to which names in it are compressed.
 /// Limit: records of an answer whose names are compressed: 256; past it: the names are written out.
-const COMPRESSED: usize = 256;
+const COMPRESSED_RECORDS: usize = 256;
 
 /// A record of an answer.
 type Relayed<'a> = Record<ParsedName<&'a [u8]>, AllRecordData<&'a [u8], ParsedName<&'a [u8]>>>;
@@ -110,7 +110,7 @@ impl Answer {
             rcode: header.rcode(),
         };
         // Each name is looked for among those that are written already, which is of use for few.
-        Ok(if answers.len() + additionals.len() <= COMPRESSED {
+        Ok(if answers.len() + additionals.len() <= COMPRESSED_RECORDS {
             fill(compressed(), (query, limit), flags, [&answers, &additionals]).into_target()
         } else {
             fill(Vec::new(), (query, limit), flags, [&answers, &additionals])

@@ -264,7 +264,7 @@ impl Attributes<'_> {
     }
 
     /// Sets an attribute if there is a value.
-    pub fn maybe(self, key: &'static str, value: Option<impl Into<Value>>) -> Self {
+    pub fn set_option(self, key: &'static str, value: Option<impl Into<Value>>) -> Self {
         match value {
             Some(value) => self.set(key, value),
             None => self,
@@ -291,7 +291,7 @@ impl Attributes<'_> {
     }
 
     /// The same for work that may have been given up.
-    pub fn patient<T, E: Display>(self, kind: &'static str, result: &Option<Result<T, E>>) -> Self {
+    pub fn timed_result<T, E: Display>(self, kind: &'static str, result: &Option<Result<T, E>>) -> Self {
         match result {
             Some(result) => self.result(kind, result),
             None => self.failed("timeout", "given up for another endpoint"),

@@ -10,7 +10,7 @@ use tokio::{
 
 use super::{
     link,
-    message::{Asked, Msg},
+    message::{AgentRequest, Msg},
     pods::{POD_OPERATION_LIMIT, PodSpec, Pods},
     status::Shared,
 };
@@ -93,7 +93,7 @@ impl<P: Pods> Actor for ZdsActor<P> {
     ) -> Result<(), ActorProcessingErr> {
         let event = match message {
             Msg::Connected => Event::Connected,
-            Msg::Asked(Asked { ask, reply }) => {
+            Msg::Asked(AgentRequest { ask, reply }) => {
                 state.reply = Some(reply);
                 Event::Asked(ask)
             }
