@@ -25,7 +25,7 @@ use super::{
         xds::{Bounds, Xds, XdsMetrics, XdsSettings},
         zds::Zds,
     },
-    health::Health,
+    health::{Health, HealthSources},
     pods::{Pods, node::Node, unhealthy::UnhealthyPods},
     quarantine::Quarantine,
     telemetry::{Outages, count_event, of_actors, panics},
@@ -111,6 +111,15 @@ struct Parts {
     admin: AdminServers,
 }
 
+/// What the admin port reaches of the running tree.
+#[derive(Clone)]
+struct TreeAccess {
+    /// A message asks the process to end.
+    quit: mpsc::Sender<()>,
+    /// Set once the tree has started.
+    handle: Arc<OnceLock<TreeHandle>>,
+}
+
 /// Refuses settings that ask for what this version does not do, rather than to do something else in silence.
 fn check(config: &Config) -> Result<(), BootError> {
     let unsupported = if config.control.xds.on_demand {
@@ -132,11 +141,11 @@ fn check(config: &Config) -> Result<(), BootError> {
 pub async fn boot(config: &Config, logging: &Logging) -> Result<Proxy, BootError> {
     check(config)?;
     let (ask, quit) = mpsc::channel(1);
-    let seen = Arc::new(OnceLock::new());
+    let access = TreeAccess { quit: ask, handle: Arc::default() };
     let readiness = Readiness::new();
     let wired = readiness.register(PROXY);
     let names = config.dns.enabled.then(|| readiness.register(DNS_PROXY));
-    let parts = parts(config, logging, &readiness, (ask, seen.clone()))?;
+    let parts = parts(config, logging, &readiness, access.clone())?;
     let (metrics, outages, pods) = (parts.metrics.clone(), Outages::default(), parts.pods.clone());
     let on_event = move |event: &Event| {
         count_event(&metrics.actors, event.kind_label, &event.kind);
@@ -145,7 +154,7 @@ pub async fn boot(config: &Config, logging: &Logging) -> Result<Proxy, BootError
     };
     let tree = Tree::start_observed(root(&parts, logging), Arc::new(on_event), trace_of).await?.watched();
     // Set once: nobody else has the cell.
-    let _ = seen.set(tree.handle());
+    let _ = access.handle.set(tree.handle());
     if let Some(own) = own_pod(config) {
         parts.pods.start_own(own).await?;
     }
@@ -193,15 +202,15 @@ fn parts(
     config: &Config,
     logging: &Logging,
     readiness: &Readiness,
-    (ask, seen): (mpsc::Sender<()>, Arc<OnceLock<TreeHandle>>),
+    access: TreeAccess,
 ) -> Result<Parts, BootError> {
     let metrics = Metrics::new(&config.node.istio_version)?;
     if let Some(export) = logging.export() {
         export.attach(&metrics)?;
     }
     panics::install(metrics.clone());
-    metrics.register(of_actors(seen.clone())?)?;
-    let tree = seen.clone();
+    metrics.register(of_actors(access.handle.clone())?)?;
+    let tree = access.handle.clone();
     let aside = move || tree.get().map(TreeHandle::quarantined_by_kind).unwrap_or_default();
     metrics.register(state_gauge::of_quarantined_actors(aside)?)?;
     let mesh = Mesh::new(LocalNode {
@@ -234,14 +243,14 @@ fn parts(
     });
     let (gate, open) = watch::channel(false);
     let zds = Zds::new(PathBuf::from(&config.inpod.uds), open);
-    let health = Health::new(
-        xds.as_ref().map(Xds::state),
-        (zds.status(), &node.unhealthy, &quarantine),
-        gate,
-        readiness,
-        &metrics,
-    );
-    let console = console(config, logging, &quarantine, (ask, seen));
+    let sources = HealthSources {
+        xds: xds.as_ref().map(Xds::state),
+        zds: zds.status(),
+        unhealthy: &node.unhealthy,
+        quarantine: &quarantine,
+    };
+    let health = Health::new(sources, gate, readiness, &metrics);
+    let console = console(config, logging, &quarantine, access);
     let admin = AdminServers::new(admin_addrs(config), readiness, &metrics, console);
     let pods = Pods::new(node);
     count(&metrics, &certs, &pods, &zds)?;
@@ -289,19 +298,19 @@ fn console(
     config: &Config,
     logging: &Logging,
     quarantine: &Quarantine,
-    (ask, seen): (mpsc::Sender<()>, Arc<OnceLock<TreeHandle>>),
+    TreeAccess { quit, handle }: TreeAccess,
 ) -> Console {
     let shown = serde_json::json!({ "version": version(&config.node.istio_version) });
     Console {
         log: logging.handle(),
         config_dump: provider(move || std::future::ready(Ok(shown.clone()))),
-        actors: of_tree(seen.clone()),
-        crashes: crashes::of_tree(seen.clone()),
-        quarantine: set_aside(quarantine.clone(), seen.clone()),
-        chaos: Chaos::new(config.process.chaos.enabled, seen),
+        actors: of_tree(handle.clone()),
+        crashes: crashes::of_tree(handle.clone()),
+        quarantine: set_aside(quarantine.clone(), handle.clone()),
+        chaos: Chaos::new(config.process.chaos.enabled, handle),
         // Asked twice is asked once.
         quit: Arc::new(move || {
-            let _ = ask.try_send(());
+            let _ = quit.try_send(());
         }),
     }
 }

@@ -197,7 +197,7 @@ impl<N: Network> Outbound<'_, N> {
             let (attempt, route) = next.map_err(|none| self.no_attempt(none)).ok()?;
             let replaces_slow = |to: SocketAddr, waiting: WaitingFor| {
                 let route = |excluded: &[SocketAddr]| self.route(&source.0, excluded);
-                failover.replaces_slow(&attempt, (to, waiting), route)
+                failover.replaces_slow(&attempt, to, waiting, route)
             };
             let trying = Trying { attempt, replaces_slow: &replaces_slow };
             let (mut report, reached) = self.attempt(&source, route, trying).await;

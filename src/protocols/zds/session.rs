@@ -192,6 +192,13 @@ struct Waiting {
     until: Instant,
 }
 
+/// The end of a start: its number, its pod, and the reason if it failed.
+struct StartEnded {
+    op: u64,
+    uid: Arc<str>,
+    result: Result<(), String>,
+}
+
 // === impl State ===
 
 impl<N> State<N> {
@@ -260,7 +267,9 @@ impl<N: Clone> Session<N> {
                 self.waiting = None;
             }
             Event::Asked(ask) => self.asked(now, ask, &mut out),
-            Event::PodStarted(op, uid, result) => self.pod_started(now, (op, uid), result, &mut out),
+            Event::PodStarted(op, uid, result) => {
+                self.pod_started(now, StartEnded { op, uid, result }, &mut out)
+            }
             Event::PodStopped(op, uid) => self.pod_stopped(op, &uid, &mut out),
             Event::Tick => {}
         }
@@ -420,8 +429,7 @@ impl<N: Clone> Session<N> {
     fn pod_started(
         &mut self,
         now: Instant,
-        (op, uid): (u64, Arc<str>),
-        result: Result<(), String>,
+        StartEnded { op, uid, result }: StartEnded,
         out: &mut Vec<Effect<N>>,
     ) {
         let Some(entry) = self.pods.get_mut(&uid) else { return };

@@ -202,12 +202,12 @@ impl Reports {
 // === impl Death ===
 
 impl Death {
-    /// How an actor ended, from what its supervisor was told: whether normally, and why.
-    pub(crate) fn of(exit: (bool, &str), hung: bool, panicked: bool) -> Self {
-        match exit {
+    /// How an actor ended. `normal` and `reason` are what its supervisor was told.
+    pub(crate) fn of(normal: bool, reason: &str, hung: bool, panicked: bool) -> Self {
+        match reason {
             _ if hung => Self::Hung,
             _ if panicked => Self::Panicked,
-            (false, "killed" | "actor_task_cancelled") => Self::Killed,
+            "killed" | "actor_task_cancelled" if !normal => Self::Killed,
             _ => Self::Failed,
         }
     }

@@ -64,6 +64,13 @@ pub struct Spans {
 #[derive(Clone, Copy)]
 pub struct Attributes<'a>(&'a Span);
 
+/// The names of the attributes that hold an address and its port.
+#[derive(Clone, Copy, Debug)]
+pub struct AddrKeys {
+    address: &'static str,
+    port: &'static str,
+}
+
 /// The trace of a connection, for as long as its report lives.
 #[derive(Debug)]
 pub struct Connection {
@@ -271,9 +278,9 @@ impl Attributes<'_> {
         }
     }
 
-    /// Sets an address and its port: `<of>.address`, `<of>.port`.
-    pub fn addr(self, (address, port): (&'static str, &'static str), addr: SocketAddr) -> Self {
-        self.set(address, addr.ip().to_string()).set(port, i64::from(addr.port()))
+    /// Sets an address and its port under `keys`.
+    pub fn addr(self, keys: AddrKeys, addr: SocketAddr) -> Self {
+        self.set(keys.address, addr.ip().to_string()).set(keys.port, i64::from(addr.port()))
     }
 
     /// Marks the span as failed.
@@ -313,11 +320,11 @@ impl Attributes<'_> {
 }
 
 /// Keys of the client's address.
-pub const CLIENT: (&str, &str) = ("client.address", "client.port");
+pub const CLIENT: AddrKeys = AddrKeys { address: "client.address", port: "client.port" };
 /// Keys of the address that was asked for.
-pub const SERVER: (&str, &str) = ("server.address", "server.port");
+pub const SERVER: AddrKeys = AddrKeys { address: "server.address", port: "server.port" };
 /// Keys of the address that is connected to.
-pub const PEER: (&str, &str) = ("network.peer.address", "network.peer.port");
+pub const PEER: AddrKeys = AddrKeys { address: "network.peer.address", port: "network.peer.port" };
 
 // === impl Connection ===
 

@@ -48,6 +48,14 @@ struct Operation {
     _task: OwnedTask,
 }
 
+/// An operation that begins, and the pod it is for.
+struct NewOperation {
+    number: u64,
+    uid: Arc<str>,
+    /// The pod's `namespace/name`, where the operation is its start.
+    name: Option<Arc<str>>,
+}
+
 /// The link's failure, which the supervisor hears as this actor's.
 #[derive(Debug, thiserror::Error)]
 #[error("the connection task ended: {0:?}")]
@@ -156,7 +164,7 @@ impl State {
             };
             let _ = myself.cast(Msg::PodStarted(number, of, result));
         };
-        self.operate((number, uid, Some(name)), work, on_panic);
+        self.operate(NewOperation { number, uid, name: Some(name) }, work, on_panic);
     }
 
     fn stop<P: Pods>(&mut self, pods: &P, myself: &ActorRef<Msg>, number: u64, uid: Arc<str>) {
@@ -171,14 +179,14 @@ impl State {
             }
             let _ = myself.cast(Msg::PodStopped(number, of));
         };
-        self.operate((number, uid, None), work, on_panic);
+        self.operate(NewOperation { number, uid, name: None }, work, on_panic);
     }
 
     /// Does `work` for the pod, after giving up what is under way for it. It reports its own end; `on_panic` does so in
     /// its place.
     fn operate(
         &mut self,
-        (number, uid, name): (u64, Arc<str>, Option<Arc<str>>),
+        NewOperation { number, uid, name }: NewOperation,
         work: impl Future<Output = ()> + Send + 'static,
         on_panic: impl FnOnce(String) + Send + 'static,
     ) {
