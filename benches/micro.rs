@@ -58,7 +58,7 @@ use warren::{
 
 const WORKLOADS: u32 = 100_000;
 /// Changes that are applied without a pause, as the proxy does.
-const SLICE: usize = 256;
+const CHANGES_PER_TURN: usize = 256;
 const BATCHES: u32 = 20;
 const BATCH: Duration = Duration::from_millis(20);
 /// What a client of a relay sends at once: little, or much.
@@ -117,7 +117,7 @@ fn apply() -> Mesh {
         .map(|bytes| Change::decode(wl::Address::decode(bytes.clone()).unwrap()).unwrap())
         .peekable();
     while changes.peek().is_some() {
-        writer.apply(changes.by_ref().take(SLICE));
+        writer.apply(changes.by_ref().take(CHANGES_PER_TURN));
     }
     assert_eq!(mesh.workload_count(), WORKLOADS as usize);
     println!("{:34}{:>10.0} ms", "xds apply, 100,000 workloads", begun.elapsed().as_secs_f64() * 1e3);

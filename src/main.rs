@@ -207,7 +207,7 @@ async fn serve(config: &Config, logging: &Logging) -> u8 {
         return FAILED;
     };
     match tree::boot(config, logging).await {
-        Ok(proxy) => wait(config, proxy, (terminate, interrupt)).await,
+        Ok(proxy) => wait(config, proxy, terminate, interrupt).await,
         Err(error) => {
             tracing::error!(target: "main", %error, "cannot start");
             eprintln!("Error: {error}");
@@ -217,7 +217,7 @@ async fn serve(config: &Config, logging: &Logging) -> u8 {
 }
 
 /// Waits for the end, and brings it about gently if it was asked for.
-async fn wait(config: &Config, mut proxy: Proxy, (mut terminate, mut interrupt): (Signal, Signal)) -> u8 {
+async fn wait(config: &Config, mut proxy: Proxy, mut terminate: Signal, mut interrupt: Signal) -> u8 {
     let mut zds = proxy.zds.status();
     let why = tokio::select! {
         _ = terminate.recv() => "SIGTERM",

@@ -36,6 +36,18 @@ pub(crate) struct Health {
     readiness: Readiness,
 }
 
+/// The states that readiness is made of.
+pub(crate) struct HealthSources<'a> {
+    /// The state of the discovery stream, if there is one.
+    pub(crate) xds: Option<watch::Receiver<XdsStatus>>,
+    /// The state of the hand-over of pods.
+    pub(crate) zds: watch::Receiver<ZdsStatus>,
+    /// The pods that fell out of the mesh.
+    pub(crate) unhealthy: &'a UnhealthyPods,
+    /// The inputs that are quarantined.
+    pub(crate) quarantine: &'a Quarantine,
+}
+
 struct HealthActor(Health);
 
 /// The actor has no messages but the end of its watch.
@@ -47,14 +59,14 @@ enum Msg {
 // === impl Health ===
 
 impl Health {
-    /// Follows the discovery stream, if there is one, the hand-over of pods, and the pods that fell out of the mesh.
+    /// Follows `sources`. `gate` is opened once the first state of the mesh is complete.
     pub(crate) fn new(
-        xds: Option<watch::Receiver<XdsStatus>>,
-        (zds, unhealthy, quarantine): (watch::Receiver<ZdsStatus>, &UnhealthyPods, &Quarantine),
+        sources: HealthSources<'_>,
         gate: watch::Sender<bool>,
         readiness: &Readiness,
         metrics: &Arc<Metrics>,
     ) -> Self {
+        let HealthSources { xds, zds, unhealthy, quarantine } = sources;
         Self {
             xds,
             zds,

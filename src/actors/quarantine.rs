@@ -29,10 +29,10 @@ use crate::supervisor::{Backoff, faults};
 pub(crate) const MAX_INPUTS: usize = 1024;
 /// Crashes after which an input is set aside.
 /// Limit: crashes over one input: 2; past it: the input is quarantined for 30 s, doubled to 10 min.
-const CRASHES: u32 = 2;
+const CRASHES_TO_QUARANTINE: u32 = 2;
 /// A single crash is forgotten after so long.
 /// Limit: memory of a single crash over an input: 10 min; past it: the crash is forgotten.
-const FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
+const CRASH_FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
 
 /// Tells one input from another: what it is, which, and its content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +48,7 @@ pub(crate) struct Input<'a> {
 /// Why an input is not handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("quarantined: crashed its handler {crashes} times; next try in {} s", .retry_in.as_secs())]
-pub(crate) struct SetAside {
+pub(crate) struct InQuarantine {
     /// Its crashes.
     pub crashes: u32,
     /// How long until it is tried again.
@@ -98,14 +98,14 @@ struct Shared {
 /// An input that may be handled. By itself it changes nothing.
 #[derive(Clone, Copy)]
 #[must_use = "a crash is attributed only inside it"]
-pub(crate) struct Admitted<'a> {
+pub(crate) struct AdmittedInput<'a> {
     quarantine: &'a Quarantine,
     input: Input<'a>,
 }
 
 /// Counts a crash when a panic drops it. Not to be held while other work may run: that may panic, too.
 #[must_use = "a crash is attributed only while the guard lives"]
-pub(crate) struct Guard<'a>(Admitted<'a>);
+pub(crate) struct Guard<'a>(AdmittedInput<'a>);
 
 /// A digest of `content`, stable while the process lives.
 pub(crate) fn digest(content: &impl Hash) -> u64 {
@@ -116,17 +116,18 @@ pub(crate) fn digest(content: &impl Hash) -> u64 {
 
 impl Ledger {
     /// Whether `input` may be handled.
-    fn admit(&mut self, input: &Input<'_>, now: Instant) -> Result<(), SetAside> {
+    fn admit(&mut self, input: &Input<'_>, now: Instant) -> Result<(), InQuarantine> {
         let key = (input.kind, Arc::from(input.name));
         let Some(entry) = self.entries.get(&key) else { return Ok(()) };
-        let stale = entry.until.is_none() && now.saturating_duration_since(entry.last) >= FORGOTTEN_AFTER;
+        let stale =
+            entry.until.is_none() && now.saturating_duration_since(entry.last) >= CRASH_FORGOTTEN_AFTER;
         if entry.digest != input.digest || stale {
             self.entries.remove(&key);
             return Ok(());
         }
         match entry.until {
             Some(until) if until > now => {
-                Err(SetAside { crashes: entry.crashes, retry_in: until.saturating_duration_since(now) })
+                Err(InQuarantine { crashes: entry.crashes, retry_in: until.saturating_duration_since(now) })
             }
             _ => Ok(()),
         }
@@ -151,7 +152,7 @@ impl Ledger {
         }
         entry.crashes = entry.crashes.saturating_add(1);
         entry.last = now;
-        let delay = entry.crashes.checked_sub(CRASHES).map(|before| backoff.delay(before, rng));
+        let delay = entry.crashes.checked_sub(CRASHES_TO_QUARANTINE).map(|before| backoff.delay(before, rng));
         entry.until = delay.map(|delay| now + delay);
         delay
     }
@@ -194,16 +195,16 @@ impl Quarantine {
     ///
     /// # Errors
     /// It is set aside.
-    pub(crate) fn enter<'a>(&'a self, input: Input<'a>) -> Result<Admitted<'a>, SetAside> {
+    pub(crate) fn enter<'a>(&'a self, input: Input<'a>) -> Result<AdmittedInput<'a>, InQuarantine> {
         self.check(&input)?;
-        Ok(Admitted { quarantine: self, input })
+        Ok(AdmittedInput { quarantine: self, input })
     }
 
     /// Whether `input` may be handled now.
     ///
     /// # Errors
     /// It is set aside.
-    pub(crate) fn check(&self, input: &Input<'_>) -> Result<(), SetAside> {
+    pub(crate) fn check(&self, input: &Input<'_>) -> Result<(), InQuarantine> {
         if !self.0.any.load(Ordering::Acquire) {
             return Ok(());
         }
@@ -270,9 +271,9 @@ fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
-// === impl Admitted ===
+// === impl AdmittedInput ===
 
-impl<'a> Admitted<'a> {
+impl<'a> AdmittedInput<'a> {
     /// A guard around what is done at once.
     pub(crate) fn guard(self) -> Guard<'a> {
         let guard = Guard(self);

@@ -27,7 +27,7 @@ pub use self::{dialer::CollectorDialer, load::of_actors, outage::Outages};
 
 /// How often it looks.
 /// Limit: time between two sweeps of idle series: 60 s; past it: idle series are swept.
-const EVERY: Duration = Duration::from_secs(60);
+const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The actor that keeps `metrics` tidy and reports on `log`.
 pub fn child(metrics: &Arc<Metrics>, log: &LogQueue) -> ChildSpec {
@@ -77,7 +77,7 @@ impl Actor for Telemetry {
     type Arguments = ();
 
     async fn pre_start(&self, myself: ActorRef<Msg>, (): ()) -> Result<(), ActorProcessingErr> {
-        myself.send_interval(EVERY, || Msg::Tick);
+        myself.send_interval(SWEEP_INTERVAL, || Msg::Tick);
         Ok(())
     }
 

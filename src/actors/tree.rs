@@ -25,7 +25,7 @@ use super::{
         xds::{Bounds, Xds, XdsMetrics, XdsSettings},
         zds::Zds,
     },
-    health::Health,
+    health::{Health, HealthSources},
     pods::{Pods, node::Node, unhealthy::UnhealthyPods},
     quarantine::Quarantine,
     telemetry::{Outages, count_event, of_actors, panics},
@@ -53,7 +53,7 @@ use crate::{
 
 /// The whole tree may take so long to stop; connections have been drained before.
 /// Limit: stop of the whole tree: 6 s; past it: what is left is killed.
-const STOP_WITHIN: Duration = Duration::from_secs(6);
+const TREE_STOP_WITHIN: Duration = Duration::from_secs(6);
 
 /// How long the data plane may take to stop after its connections have ended.
 /// Limit: stop of the data plane's supervisor: 3 s; past it: what is left is killed.
@@ -64,7 +64,7 @@ const DATA_PLANE_STOP_WITHIN: Duration = Duration::from_secs(3);
 /// cannot be started for longer than a minute ends it all the same: the kubelet's restart is the last resort.
 /// Limit: restarts of top-level parts and of the children of admin, meshsup and shards: 10 in 300 s; past it: the
 /// supervisor fails, and in the end the process.
-const PATIENT: Intensity = Intensity { restarts: 10, within: Duration::from_secs(300) };
+const PART_RESTARTS: Intensity = Intensity { restarts: 10, within: Duration::from_secs(300) };
 
 /// A running proxy.
 pub struct Proxy {
@@ -111,6 +111,15 @@ struct Parts {
     admin: AdminServers,
 }
 
+/// What the admin port reaches of the running tree.
+#[derive(Clone)]
+struct TreeAccess {
+    /// A message asks the process to end.
+    quit: mpsc::Sender<()>,
+    /// Set once the tree has started.
+    handle: Arc<OnceLock<TreeHandle>>,
+}
+
 /// Refuses settings that ask for what this version does not do, rather than to do something else in silence.
 fn check(config: &Config) -> Result<(), BootError> {
     let unsupported = if config.control.xds.on_demand {
@@ -132,11 +141,11 @@ fn check(config: &Config) -> Result<(), BootError> {
 pub async fn boot(config: &Config, logging: &Logging) -> Result<Proxy, BootError> {
     check(config)?;
     let (ask, quit) = mpsc::channel(1);
-    let seen = Arc::new(OnceLock::new());
+    let access = TreeAccess { quit: ask, handle: Arc::default() };
     let readiness = Readiness::new();
     let wired = readiness.register(PROXY);
     let names = config.dns.enabled.then(|| readiness.register(DNS_PROXY));
-    let parts = parts(config, logging, &readiness, (ask, seen.clone()))?;
+    let parts = parts(config, logging, &readiness, access.clone())?;
     let (metrics, outages, pods) = (parts.metrics.clone(), Outages::default(), parts.pods.clone());
     let on_event = move |event: &Event| {
         count_event(&metrics.actors, event.kind_label, &event.kind);
@@ -145,7 +154,7 @@ pub async fn boot(config: &Config, logging: &Logging) -> Result<Proxy, BootError
     };
     let tree = Tree::start_observed(root(&parts, logging), Arc::new(on_event), trace_of).await?.watched();
     // Set once: nobody else has the cell.
-    let _ = seen.set(tree.handle());
+    let _ = access.handle.set(tree.handle());
     if let Some(own) = own_pod(config) {
         parts.pods.start_own(own).await?;
     }
@@ -158,20 +167,21 @@ pub async fn boot(config: &Config, logging: &Logging) -> Result<Proxy, BootError
 
 /// The tree.
 fn root(parts: &Parts, logging: &Logging) -> SupervisorSpec {
-    let mut meshsup =
-        SupervisorSpec::new("meshsup", Strategy::RestForOne).intensity(PATIENT).child(parts.tables.child());
+    let mut meshsup = SupervisorSpec::new("meshsup", Strategy::RestForOne)
+        .intensity(PART_RESTARTS)
+        .child(parts.tables.child());
     if let Some(xds) = &parts.xds {
         meshsup = meshsup.child(xds.child(parts.tables.clone()));
     }
-    let mut shards = SupervisorSpec::new("shards", Strategy::OneForOne).intensity(PATIENT);
+    let mut shards = SupervisorSpec::new("shards", Strategy::OneForOne).intensity(PART_RESTARTS);
     for index in 0..parts.shards.count() {
         shards = shards.child(super::shards::child(&parts.shards, index));
     }
     SupervisorSpec::new("root", Strategy::OneForOne)
-        .intensity(PATIENT)
-        .stop_within(STOP_WITHIN)
+        .intensity(PART_RESTARTS)
+        .stop_within(TREE_STOP_WITHIN)
         .child(super::telemetry::child(&parts.metrics, &logging.queue()))
-        .supervisor(parts.admin.supervisor().intensity(PATIENT).child(parts.health.child()))
+        .supervisor(parts.admin.supervisor().intensity(PART_RESTARTS).child(parts.health.child()))
         .child(parts.certs.child())
         .supervisor(meshsup)
         .supervisor(shards)
@@ -192,15 +202,15 @@ fn parts(
     config: &Config,
     logging: &Logging,
     readiness: &Readiness,
-    (ask, seen): (mpsc::Sender<()>, Arc<OnceLock<TreeHandle>>),
+    access: TreeAccess,
 ) -> Result<Parts, BootError> {
     let metrics = Metrics::new(&config.node.istio_version)?;
     if let Some(export) = logging.export() {
         export.attach(&metrics)?;
     }
     panics::install(metrics.clone());
-    metrics.register(of_actors(seen.clone())?)?;
-    let tree = seen.clone();
+    metrics.register(of_actors(access.handle.clone())?)?;
+    let tree = access.handle.clone();
     let aside = move || tree.get().map(TreeHandle::quarantined_by_kind).unwrap_or_default();
     metrics.register(state_gauge::of_quarantined_actors(aside)?)?;
     let mesh = Mesh::new(LocalNode {
@@ -233,14 +243,14 @@ fn parts(
     });
     let (gate, open) = watch::channel(false);
     let zds = Zds::new(PathBuf::from(&config.inpod.uds), open);
-    let health = Health::new(
-        xds.as_ref().map(Xds::state),
-        (zds.status(), &node.unhealthy, &quarantine),
-        gate,
-        readiness,
-        &metrics,
-    );
-    let console = console(config, logging, &quarantine, (ask, seen));
+    let sources = HealthSources {
+        xds: xds.as_ref().map(Xds::state),
+        zds: zds.status(),
+        unhealthy: &node.unhealthy,
+        quarantine: &quarantine,
+    };
+    let health = Health::new(sources, gate, readiness, &metrics);
+    let console = console(config, logging, &quarantine, access);
     let admin = AdminServers::new(admin_addrs(config), readiness, &metrics, console);
     let pods = Pods::new(node);
     count(&metrics, &certs, &pods, &zds)?;
@@ -276,7 +286,7 @@ fn xds(config: &Config, metrics: &Arc<Metrics>) -> Result<Option<Xds>, BootError
         on_demand: config.control.xds.on_demand,
         bounds: Bounds::STANDARD,
     };
-    Ok(Some(Xds::new(wanted, XdsState::new(), Arc::new(Counted(metrics.clone())))))
+    Ok(Some(Xds::new(wanted, XdsState::new(), Arc::new(XdsCounter(metrics.clone())))))
 }
 
 /// What every request to `upstream` carries.
@@ -288,19 +298,19 @@ fn console(
     config: &Config,
     logging: &Logging,
     quarantine: &Quarantine,
-    (ask, seen): (mpsc::Sender<()>, Arc<OnceLock<TreeHandle>>),
+    TreeAccess { quit, handle }: TreeAccess,
 ) -> Console {
     let shown = serde_json::json!({ "version": version(&config.node.istio_version) });
     Console {
         log: logging.handle(),
         config_dump: provider(move || std::future::ready(Ok(shown.clone()))),
-        actors: of_tree(seen.clone()),
-        crashes: crashes::of_tree(seen.clone()),
-        quarantine: set_aside(quarantine.clone(), seen.clone()),
-        chaos: Chaos::new(config.process.chaos.enabled, seen),
+        actors: of_tree(handle.clone()),
+        crashes: crashes::of_tree(handle.clone()),
+        quarantine: set_aside(quarantine.clone(), handle.clone()),
+        chaos: Chaos::new(config.process.chaos.enabled, handle),
         // Asked twice is asked once.
         quit: Arc::new(move || {
-            let _ = ask.try_send(());
+            let _ = quit.try_send(());
         }),
     }
 }
@@ -329,9 +339,9 @@ fn own_pod(config: &Config) -> Option<WorkloadInfo> {
 }
 
 /// Counts what the discovery stream reports.
-struct Counted(Arc<Metrics>);
+struct XdsCounter(Arc<Metrics>);
 
-impl XdsMetrics for Counted {
+impl XdsMetrics for XdsCounter {
     fn message(&self, type_url: &str, bytes: usize) {
         self.0.xds.message(type_url, bytes as u64);
     }

@@ -50,7 +50,7 @@ use crate::{
     sys::pacing::PathScope,
     telemetry::{
         access,
-        metrics::Held,
+        metrics::GaugeGuard,
         trace::span::{self, SpanKind, Spans, Step},
     },
 };
@@ -115,7 +115,7 @@ async fn relay_local<S: AppStream>(
 struct Open<S: AppStream> {
     client: (S::Side, ClientBytes),
     conn: Conn<ConnInfo>,
-    counted: (LoadGuard, Held),
+    counted: (LoadGuard, GaugeGuard),
     report: Box<ConnReport>,
     reached: Reached<S>,
 }
@@ -197,7 +197,7 @@ impl<N: Network> Outbound<'_, N> {
             let (attempt, route) = next.map_err(|none| self.no_attempt(none)).ok()?;
             let replaces_slow = |to: SocketAddr, waiting: WaitingFor| {
                 let route = |excluded: &[SocketAddr]| self.route(&source.0, excluded);
-                failover.replaces_slow(&attempt, (to, waiting), route)
+                failover.replaces_slow(&attempt, to, waiting, route)
             };
             let trying = Trying { attempt, replaces_slow: &replaces_slow };
             let (mut report, reached) = self.attempt(&source, route, trying).await;
@@ -309,7 +309,7 @@ impl<N: Network> Outbound<'_, N> {
         let replaced = || (trying.replaces_slow)(to, WaitingFor::Endpoint);
         let connecting = unless_replaced(connecting, after, replaced);
         let connected = Step::run("tcp connect", SpanKind::Client, connecting)
-            .describe(|span, connected| _ = span.addr(span::PEER, to).patient("connect", connected))
+            .describe(|span, connected| _ = span.addr(span::PEER, to).timed_result("connect", connected))
             .await;
         match connected {
             Some(Ok(stream)) => Ok(Reached::Tcp(stream)),
@@ -334,7 +334,7 @@ impl<N: Network> Outbound<'_, N> {
         let leasing = pool.lease(&self.ctx.dialer, self.shard, key);
         let leasing = unless_replaced(leasing, after, replaced);
         let leased = Step::run("wait for tunnel", SpanKind::Internal, leasing)
-            .describe(|span, leased| _ = span.addr(span::PEER, key.to).patient("dial", leased))
+            .describe(|span, leased| _ = span.addr(span::PEER, key.to).timed_result("dial", leased))
             .await;
         match leased {
             Some(leased) => leased.map_err(|error| error.of_attempt()),
@@ -452,8 +452,8 @@ fn describe(span: span::Attributes<'_>, attempt: usize, next: &Result<(Attempt, 
         Hop::DoubleHbone { .. } => "double hbone",
     };
     span.set("warren.route", hop)
-        .maybe("warren.destination.workload", route.destination.as_ref().map(|w| w.name().to_owned()))
-        .maybe("warren.destination.service", route.service.as_ref().map(|s| s.hostname().to_owned()));
+        .set_option("warren.destination.workload", route.destination.as_ref().map(|w| w.name().to_owned()))
+        .set_option("warren.destination.service", route.service.as_ref().map(|s| s.hostname().to_owned()));
 }
 
 /// What a trace says of the answer to a CONNECT.

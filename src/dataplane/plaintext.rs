@@ -21,7 +21,7 @@ use crate::{
     runtime::{balancer::LoadGuard, conns::Conn, shard::Shard},
     telemetry::{
         access,
-        metrics::Held,
+        metrics::GaugeGuard,
         trace::span::{self, SpanKind, Spans, Step},
     },
 };
@@ -54,7 +54,7 @@ pub(crate) fn serve<N: Network>(
 struct Open<S> {
     sides: (S, S),
     conn: Conn<ConnInfo>,
-    counted: (LoadGuard, Held),
+    counted: (LoadGuard, GaugeGuard),
     report: Box<ConnReport>,
 }
 

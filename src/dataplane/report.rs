@@ -20,7 +20,7 @@ use crate::{
     },
     runtime::conns::Conn,
     telemetry::{
-        access::{self, AccessRecord, Carried, Party},
+        access::{self, AccessRecord, ConnTotals, Party},
         metrics::Metrics,
         trace::span::{self, Connection},
         traffic::Traffic,
@@ -196,7 +196,7 @@ impl Drop for ConnReport {
         let level =
             if matches!(outcome, Outcome::Complete) { tracing::Level::INFO } else { tracing::Level::ERROR };
         if level == tracing::Level::ERROR || tracing::enabled!(target: "access", tracing::Level::INFO) {
-            let carried = Carried {
+            let carried = ConnTotals {
                 received: self.forward.get(),
                 sent: self.backward.get(),
                 duration: self.started.elapsed(),
@@ -219,12 +219,12 @@ fn describe(span: span::Attributes<'_>, dst: SocketAddr, meta: &ConnMeta) {
     let id = |id: &Option<Identity>| id.as_ref().filter(|_| meta.mtls).map(ToString::to_string);
     span.addr(span::PEER, dst)
         .set("warren.mtls", meta.mtls)
-        .maybe("warren.source.workload", name(&meta.source))
-        .maybe("warren.source.identity", id(&meta.source_identity))
-        .maybe("warren.destination.workload", name(&meta.destination))
-        .maybe("warren.destination.identity", id(&meta.destination_identity))
-        .maybe("warren.destination.service", meta.service.as_ref().map(|s| s.hostname().to_owned()))
-        .maybe("warren.authority", meta.authority.as_ref().map(ToString::to_string));
+        .set_option("warren.source.workload", name(&meta.source))
+        .set_option("warren.source.identity", id(&meta.source_identity))
+        .set_option("warren.destination.workload", name(&meta.destination))
+        .set_option("warren.destination.identity", id(&meta.destination_identity))
+        .set_option("warren.destination.service", meta.service.as_ref().map(|s| s.hostname().to_owned()))
+        .set_option("warren.authority", meta.authority.as_ref().map(ToString::to_string));
 }
 
 /// The series a connection counts in (docs/spec/controlplane.md 5.3).

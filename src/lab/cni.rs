@@ -26,11 +26,11 @@ use crate::{
 };
 
 /// How long the proxy may take for its greeting and for each answer.
-const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+const CNI_ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// Connections accepted in one second.
 const ACCEPTS_A_SECOND: usize = 5;
 /// Requests that may wait for one connection.
-const QUEUE: usize = 256;
+const REQUEST_QUEUE: usize = 256;
 /// Exchanges remembered.
 const LOG: usize = 4096;
 
@@ -100,7 +100,7 @@ pub enum CniError {
     #[error("the proxy has not done it: {0:?}")]
     Failed(Outcome),
     /// Too many requests wait for the proxy.
-    #[error("{QUEUE} requests wait for the proxy already")]
+    #[error("{REQUEST_QUEUE} requests wait for the proxy already")]
     Busy,
 }
 
@@ -328,7 +328,7 @@ impl Connection {
     }
 
     async fn serve(&self) -> End {
-        let hello = match timeout(ANSWER_LIMIT, self.socket.recv()).await {
+        let hello = match timeout(CNI_ANSWER_WITHIN, self.socket.recv()).await {
             Ok(Ok(Some(packet))) => packet,
             Ok(Ok(None) | Err(_)) => return End::Gone,
             Err(_) => return End::Violation("no greeting within 5 s".into()),
@@ -336,7 +336,7 @@ impl Connection {
         if let Err(error) = decode_hello(&hello.bytes) {
             return End::Violation(error.to_string());
         }
-        let (commands, mut queue) = mpsc::channel(QUEUE);
+        let (commands, mut queue) = mpsc::channel(REQUEST_QUEUE);
         self.shared.connections.lock().greeted.insert(self.number, commands);
         self.shared.status.send_modify(|status| status.connections += 1);
         // Pods that come from here on are queued behind the snapshot.
@@ -384,7 +384,7 @@ impl Connection {
                 Ok(None) | Err(_) => Err(End::Gone),
             }
         };
-        let outcome = timeout(ANSWER_LIMIT, talk).await.unwrap_or(Ok(Outcome::TimedOut));
+        let outcome = timeout(CNI_ANSWER_WITHIN, talk).await.unwrap_or(Ok(Outcome::TimedOut));
         let noted = outcome.as_ref().map_or(Outcome::Lost, Clone::clone);
         tracing::debug!(connection = self.number, ?request, ?noted, "exchange with the proxy");
         self.shared.status.send_modify(|status| {

@@ -17,7 +17,7 @@ use crate::sys::lab;
 
 const SIGNALS: [i32; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
 /// How often the watch looks at the clock.
-const LOOK: Duration = Duration::from_millis(500);
+const SIGNAL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Runs `play` as the lab called `name`, at most one of a name at a time, and for `limit` at most. Call it first in
 /// `main`, while the process has one thread: it runs this program again in namespaces of its own.
@@ -57,7 +57,7 @@ pub(super) fn run(
 fn watch(directory: &Directory, limit: Duration) {
     let begun = Instant::now();
     loop {
-        match lab::next_signal(&SIGNALS, LOOK) {
+        match lab::next_signal(&SIGNALS, SIGNAL_INTERVAL) {
             Ok(Some(signal)) => {
                 eprintln!("\ninterrupted: the mesh is taken down");
                 // The directory goes even if the proxies still write: what is open vanishes with them.

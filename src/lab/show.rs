@@ -17,7 +17,7 @@ const RED: &str = "31";
 const GREEN: &str = "32";
 
 /// What shows that a claim holds; an error is what was seen instead.
-pub(super) type Shown = Result<Evidence, String>;
+pub(super) type FactResult = Result<Evidence, String>;
 
 /// What shows that a claim holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,7 +100,7 @@ impl<W: Write> Show<W> {
     }
 
     /// A fact. Returns whether it holds.
-    pub(super) fn fact(&mut self, name: &str, shown: Shown) -> bool {
+    pub(super) fn fact(&mut self, name: &str, shown: FactResult) -> bool {
         self.clear();
         let holds = shown.is_ok();
         let (mark, evidence) = match shown {

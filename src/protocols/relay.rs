@@ -29,10 +29,10 @@ const FIRST_CHUNK: usize = 16 * 1024;
 const MAX_CHUNK: usize = 512 * 1024;
 /// Bytes a direction moves before other tasks of the shard get their turn.
 /// Limit: bytes that a direction moves in one turn: 1 MiB; past it: other tasks of the shard go first.
-const TURN: usize = 1024 * 1024;
+const TURN_BYTES: usize = 1024 * 1024;
 /// Chunks up to this size are copied out of the scratch area, so that a small piece does not pin a large one.
 /// Limit: chunk that is copied out of the scratch buffer: 8 KiB; past it: a larger chunk keeps its part of the buffer.
-const COPIED: usize = 8 * 1024;
+const COPIED_CHUNK_BYTES: usize = 8 * 1024;
 
 impl Shortcut for () {
     fn poll_pass(
@@ -307,7 +307,7 @@ impl<S: Shortcut> Direction<S> {
                 }
                 State::Ended => return Poll::Ready(()),
             }
-            if self.moved >= TURN {
+            if self.moved >= TURN_BYTES {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
@@ -360,7 +360,7 @@ impl<S: Shortcut> Direction<S> {
             return Poll::Ready(Ok(false));
         }
         let (Some(from), Some(to)) = (from.plain(), to.plain()) else { return Poll::Ready(Ok(false)) };
-        let again = match ready!(self.shortcut.poll_pass(cx, (from, to), &mut self.moved, TURN)) {
+        let again = match ready!(self.shortcut.poll_pass(cx, (from, to), &mut self.moved, TURN_BYTES)) {
             Passed::Turn => true,
             Passed::Unable => false,
             Passed::Little => {
@@ -513,7 +513,7 @@ pub fn poll_read_chunk(
         let read = poll_read_buf(Pin::new(io), cx, &mut (&mut *scratch).limit(max));
         Poll::Ready(match ready!(read) {
             Ok(0) => Err(End::Finished),
-            Ok(n) if n <= COPIED => {
+            Ok(n) if n <= COPIED_CHUNK_BYTES => {
                 let chunk = Bytes::copy_from_slice(scratch);
                 scratch.clear();
                 Ok(chunk)

@@ -28,13 +28,13 @@ const PERMILLE: u64 = 1000;
 /// A shard keeps what it has accepted unless it is ahead of another by more: handing over wakes another thread.
 /// Limit: lead of a shard over another: a tenth of a processor, and of the connections given lately; past it: the
 /// shard hands over what it accepts.
-const MARGIN: u64 = PERMILLE / 10;
+const BUSY_MARGIN: u64 = PERMILLE / 10;
 /// Hand-overs that wait for a shard until it is given no more: a few turns' worth, and few where it turns out to be stuck.
 /// Limit: hand-overs that wait for a shard: 64; past it: the shard is given no more until it takes them.
 const MOST_WAITING: usize = 64;
 /// Tunnels go to the shard with the fewest among those that are busy to the same quarter.
 /// No limit: the steps in which processor time is compared for a tunnel.
-const QUARTER: u64 = PERMILLE / 4;
+const BUSY_QUARTER: u64 = PERMILLE / 4;
 
 /// What a shard carries now, read by whoever chooses one.
 #[derive(Debug, Default)]
@@ -104,7 +104,7 @@ impl ShardStats {
     }
 }
 
-// === impl Counted ===
+// === impl LoadGuard ===
 
 impl LoadGuard {
     /// One more of what `field` counts.
@@ -226,8 +226,8 @@ impl Samples {
         // however long the first has had nothing to do yet. Not where they come and go: those are shared out in the long
         // run, and to hand one over takes longer than to serve it.
         let all_there = here.still_there() == here.assigned && self.last == Some((home, here.load.closed()));
-        let in_turn = all_there && here.busy < Some(QUARTER);
-        if mine > least + MARGIN || in_turn && mine + MARGIN >= least { to } else { home }
+        let in_turn = all_there && here.busy < Some(BUSY_QUARTER);
+        if mine > least + BUSY_MARGIN || in_turn && mine + BUSY_MARGIN >= least { to } else { home }
     }
 
     fn assign(&mut self, to: usize) {
@@ -241,7 +241,7 @@ impl Samples {
         let key = |shard: &ShardSample| {
             let count = |field: &AtomicUsize| field.load(Ordering::Relaxed);
             let tunnels = count(&shard.load.tunnels) + shard.tunnels;
-            Some((shard.busy? / QUARTER, tunnels, count(&shard.load.conns)))
+            Some((shard.busy? / BUSY_QUARTER, tunnels, count(&shard.load.conns)))
         };
         self.able().filter_map(|(index, shard)| Some((key(shard)?, index))).min().map(|(_, index)| index)
     }

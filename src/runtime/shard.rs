@@ -55,10 +55,10 @@ use crate::{
 /// Placements that may wait for a shard to take them.
 /// Limit: placements that wait for a shard: 1024; past it: refused: a dial fails, and a connection stays where it was
 /// accepted.
-const QUEUE: usize = 1024;
+const PLACEMENT_QUEUE: usize = 1024;
 /// Placements taken until other tasks of the shard get their turn: among them are connections that others hand over.
 /// Limit: placements that a shard takes in one turn: 8; past it: other tasks of the shard go first.
-const TAKEN: u32 = 8;
+const PLACEMENTS_PER_TURN: u32 = 8;
 /// Turns of tasks after which a busy shard looks what sockets have become ready. A turn of a lane is several steps, and
 /// nobody is in line before his socket was looked at.
 /// Limit: turns of a busy shard between two looks at its sockets: 4; past it: the shard looks at its sockets.
@@ -124,7 +124,7 @@ struct TaskLease {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PlaceError {
     /// The shard takes no more for now.
-    #[error("shard {0} has more than {QUEUE} placements waiting")]
+    #[error("shard {0} has more than {PLACEMENT_QUEUE} placements waiting")]
     Busy(usize),
     /// The shard's thread is down and not yet replaced.
     #[error("shard {0} is down")]
@@ -225,7 +225,7 @@ impl Shards {
     /// The thread or its runtime cannot be made.
     pub fn serve(&self, index: usize) -> io::Result<()> {
         let Some(slot) = self.0.slots.get(index) else { return Ok(()) };
-        let (jobs, queue) = mpsc::channel::<Job>(QUEUE);
+        let (jobs, queue) = mpsc::channel::<Job>(PLACEMENT_QUEUE);
         let (shards, load, home) = (self.clone(), slot.load.clone(), NetNs::current()?);
         let alive = Alive(slot.alive.clone());
         let (ready, started) = std::sync::mpsc::channel();
@@ -322,10 +322,10 @@ async fn take(mut queue: mpsc::Receiver<Job>, shard: Shard) {
     let mut turn = 0_u32;
     loop {
         turn = turn.wrapping_add(1);
-        if turn.is_multiple_of(TAKEN) {
+        if turn.is_multiple_of(PLACEMENTS_PER_TURN) {
             tokio::task::yield_now().await;
         }
-        let Ok(job) = timeout(memory::LOOK, queue.recv()).await else {
+        let Ok(job) = timeout(memory::MEMORY_LOOK_INTERVAL, queue.recv()).await else {
             shard.shards.balance().look();
             let conns = |load: &ShardStats| load.conns.load(Ordering::Relaxed);
             let load = &shard.0.load;

@@ -400,7 +400,7 @@ impl State {
         child.node.down();
         let Exit { normal, reason } = exit;
         let hung = child.node.take_killed_for();
-        let death = Death::of((normal, &reason), hung.is_some(), last.panicked);
+        let death = Death::of(normal, &reason, hung.is_some(), last.panicked);
         let reason = hung.unwrap_or(reason);
         if !self.plan.expects_exit(slot) {
             child.node.note_exit(&reason);

@@ -7,7 +7,7 @@ use tokio::{sync::watch, time::sleep};
 use super::{
     actor_ref::ActorRef,
     child::{ChildSpec, StartError},
-    diagnostics::{CrashReport, LOOK, NodeSnapshot, NodeState, TraceOf},
+    diagnostics::{CrashReport, NodeSnapshot, NodeState, TraceOf, WATCHDOG_INTERVAL},
     event::{Event, Observer},
     faults::{Fault, tripwire},
     node::{KILL_GRACE, NoSuchNode, Node, NotReached},
@@ -160,7 +160,7 @@ pub(super) async fn watch_for_ever(root: Arc<Node>) {
     let watch = || root.shared.watchdog.watch(|subject, time| subject.node.hung(subject.actor, time));
     while let Err(message) = watch_panics(tripwire(WATCHDOG, watch())).await {
         report_panic(WATCHDOG, &message);
-        sleep(LOOK).await;
+        sleep(WATCHDOG_INTERVAL).await;
     }
 }
 

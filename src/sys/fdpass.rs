@@ -13,7 +13,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 /// Both sides read into buffers of this many bytes; a longer packet is an error.
 /// Limit: a packet of the hand-over as the socket reads it: 1024 bytes; past it: the connection is closed.
-pub const PACKET_BYTES: usize = 1024;
+pub const MAX_PACKET_BYTES: usize = 1024;
 
 /// Descriptors taken from one packet at most; more is an error. One is legal, the others serve to refuse by name.
 /// Limit: descriptors in a packet: 8; past it: all are closed, and so is the connection.
@@ -21,7 +21,7 @@ const MAX_FDS: usize = 8;
 
 /// Connections that may wait to be accepted.
 /// Limit: connections that wait in the lab's socket for the hand-over: 16; past it: the kernel makes them wait.
-const BACKLOG: i32 = 16;
+const LAB_BACKLOG: i32 = 16;
 
 /// Room for the control message that carries `MAX_FDS` descriptors, in words so that it is aligned for its header.
 /// No limit: what another limit needs.
@@ -34,7 +34,7 @@ const CONTROL_WORDS: usize = {
 /// One packet and the descriptors that came with it, which are close-on-exec.
 #[derive(Debug)]
 pub struct Packet {
-    /// The payload, at most [`PACKET_BYTES`].
+    /// The payload, at most [`MAX_PACKET_BYTES`].
     pub bytes: Vec<u8>,
     /// The descriptors in the order they were sent.
     pub fds: Vec<OwnedFd>,
@@ -46,8 +46,8 @@ pub enum RecvError {
     /// The socket failed.
     #[error("cannot read from the socket: {0}")]
     Io(#[from] io::Error),
-    /// The packet is longer than [`PACKET_BYTES`].
-    #[error("the peer sent a packet of more than {PACKET_BYTES} bytes")]
+    /// The packet is longer than [`MAX_PACKET_BYTES`].
+    #[error("the peer sent a packet of more than {MAX_PACKET_BYTES} bytes")]
     PeerPacketTooLong,
     /// More descriptors than can be taken came with the packet.
     #[error("the peer sent more than {MAX_FDS} file descriptors in a packet")]
@@ -108,7 +108,7 @@ impl SeqPacket {
     /// # Errors
     /// See [`RecvError`].
     pub async fn recv(&self) -> Result<Option<Packet>, RecvError> {
-        let mut buffer = [0; PACKET_BYTES];
+        let mut buffer = [0; MAX_PACKET_BYTES];
         let got =
             self.fd.async_io(Interest::READABLE, |socket| recv(socket.as_raw_fd(), &mut buffer)).await?;
         if got.flags & libc::MSG_CTRUNC != 0 {
@@ -136,7 +136,7 @@ impl SeqListener {
     pub fn bind(path: &Path) -> io::Result<Self> {
         let socket = seqpacket()?;
         socket.bind(&SockAddr::unix(path)?)?;
-        socket.listen(BACKLOG)?;
+        socket.listen(LAB_BACKLOG)?;
         Ok(Self { fd: register(socket)? })
     }
 

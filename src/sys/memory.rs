@@ -5,7 +5,7 @@ use std::{ffi::c_void, fs, ops::Range, ptr, time::Duration};
 /// How often a thread looks whether it has become quiet.
 /// Limit: time between two looks at the memory of a quiet shard: 5 s; past it: memory is given back to the kernel once
 /// the shard's connections are gone.
-pub(crate) const LOOK: Duration = Duration::from_secs(5);
+pub(crate) const MEMORY_LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Has a thread's allocator give back what it keeps, once after each time connections came and all went again.
 ///

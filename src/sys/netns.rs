@@ -11,10 +11,10 @@ use std::{
 
 /// A network namespace, held open so that it lives as long as this value.
 #[derive(Clone, Debug)]
-pub struct NetNs(Arc<Held>);
+pub struct NetNs(Arc<NetnsFile>);
 
 #[derive(Debug)]
-struct Held {
+struct NetnsFile {
     file: File,
     dev: u64,
     ino: u64,
@@ -35,7 +35,7 @@ impl NetNs {
     pub fn from_fd(fd: OwnedFd) -> io::Result<Self> {
         let file = File::from(fd);
         let meta = file.metadata()?;
-        Ok(Self(Arc::new(Held { dev: meta.dev(), ino: meta.ino(), file })))
+        Ok(Self(Arc::new(NetnsFile { dev: meta.dev(), ino: meta.ino(), file })))
     }
 
     /// The namespace the calling thread is in now.
@@ -66,7 +66,7 @@ impl NetNs {
     pub fn enter<T>(&self, f: impl FnOnce() -> T) -> io::Result<T> {
         let home = Self::current()?;
         self.set()?;
-        let back = WayBack(&home);
+        let back = ReturnHome(&home);
         let out = f();
         drop(back);
         Ok(out)
@@ -114,9 +114,9 @@ pub(crate) fn leave_sticky(ns: &NetNs, home: &NetNs) -> io::Result<()> {
 }
 
 /// Moves the thread home also when the closure panics.
-struct WayBack<'a>(&'a NetNs);
+struct ReturnHome<'a>(&'a NetNs);
 
-impl Drop for WayBack<'_> {
+impl Drop for ReturnHome<'_> {
     fn drop(&mut self) {
         if self.0.set().is_err() {
             tracing::error!(target: "sys", "cannot return to the proxy's own network namespace");

@@ -13,19 +13,19 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 /// `nlmsghdr` and `nfgenmsg`.
 /// No limit: the length of a header that the kernel fixes.
-const HEAD: usize = 20;
+const HEADER_BYTES: usize = 20;
 /// Longer than the one answer there is. What is longer is cut off, which does no harm to a notification.
 /// Limit: the kernel's answer about nf_tables: 256 bytes; past it: the pod is examined every second.
-const ANSWER: usize = 256;
+const ANSWER_BYTES: usize = 256;
 /// Messages that are read in search of an answer, or to be rid of them.
 /// Limit: messages of the kernel that one look reads: 1024; past it: the rest waits for the next look.
-const MESSAGES: usize = 1024;
+const MESSAGES_PER_LOOK: usize = 1024;
 /// Sockets that one look finds ready.
 /// Limit: pods that one look finds changed: 64; past it: the others wait for the next look.
-const READY: usize = 64;
+const SOCKETS_PER_LOOK: usize = 64;
 /// The generation of a ruleset that nobody has touched.
 /// No limit: a number that the kernel fixes.
-const UNTOUCHED: u32 = 1;
+const UNTOUCHED_GENERATION: u32 = 1;
 
 /// Hears of each change of the nf_tables rules of one namespace.
 #[derive(Debug)]
@@ -69,21 +69,21 @@ impl RuleEvents {
     pub(crate) fn is_touched(&self) -> io::Result<bool> {
         match self.generation() {
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(false),
-            generation => Ok(generation? > UNTOUCHED),
+            generation => Ok(generation? > UNTOUCHED_GENERATION),
         }
     }
 
     /// The number of the namespace's ruleset, another one after each change.
     fn generation(&self) -> io::Result<u32> {
-        let mut question = [0; HEAD];
+        let mut question = [0; HEADER_BYTES];
         let kind = (libc::NFNL_SUBSYS_NFTABLES << 8 | libc::NFT_MSG_GETGEN) as u16;
         let flags = libc::NLM_F_REQUEST as u16;
-        let head = [&(HEAD as u32).to_ne_bytes()[..], &kind.to_ne_bytes(), &flags.to_ne_bytes()];
+        let head = [&(HEADER_BYTES as u32).to_ne_bytes()[..], &kind.to_ne_bytes(), &flags.to_ne_bytes()];
         question.iter_mut().zip(head.into_iter().flatten()).for_each(|(to, from)| *to = *from);
         self.0.send(&question)?;
         // The kernel has answered before the question was sent off; notifications may stand before the answer.
-        for _ in 0..MESSAGES {
-            let mut answer = [0; ANSWER];
+        for _ in 0..MESSAGES_PER_LOOK {
+            let mut answer = [0; ANSWER_BYTES];
             let length = (&self.0).read(&mut answer)?;
             if let Some(generation) = generation(answer.get(..length).unwrap_or_default())? {
                 return Ok(generation);
@@ -94,8 +94,8 @@ impl RuleEvents {
 
     /// Reads what has been told so far, and forgets it.
     pub(crate) fn drain(&self) {
-        let mut room = [0; HEAD];
-        for _ in 0..MESSAGES {
+        let mut room = [0; HEADER_BYTES];
+        for _ in 0..MESSAGES_PER_LOOK {
             match (&self.0).read(&mut room) {
                 Ok(_) => {}
                 // Word was lost for want of room.
@@ -119,7 +119,7 @@ fn generation(answer: &[u8]) -> io::Result<Option<u32>> {
         }
         NEW => {
             let answer = answer.get(..length as usize).ok_or_else(malformed)?;
-            let mut rest = answer.get(HEAD..).ok_or_else(malformed)?;
+            let mut rest = answer.get(HEADER_BYTES..).ok_or_else(malformed)?;
             loop {
                 let length = chunk(rest, 0).map(u16::from_ne_bytes).ok_or_else(malformed)?;
                 let kind = chunk(rest, 2).map(u16::from_ne_bytes).ok_or_else(malformed)?;
@@ -186,10 +186,11 @@ impl RuleEventQueue {
 }
 
 fn ready_now(epoll: &OwnedFd) -> io::Result<Vec<u64>> {
-    let mut events = [libc::epoll_event { events: 0, u64: 0 }; READY];
+    let mut events = [libc::epoll_event { events: 0, u64: 0 }; SOCKETS_PER_LOOK];
     // SAFETY: the array outlives the call, which writes at most as many events as it holds.
-    let count =
-        unsafe { libc::epoll_wait(epoll.as_raw_fd(), ptr::from_mut(&mut events).cast(), READY as i32, 0) };
+    let count = unsafe {
+        libc::epoll_wait(epoll.as_raw_fd(), ptr::from_mut(&mut events).cast(), SOCKETS_PER_LOOK as i32, 0)
+    };
     match usize::try_from(count) {
         Ok(count) => Ok(events.iter().take(count).map(|event| event.u64).collect()),
         Err(_) => Err(io::Error::last_os_error()),

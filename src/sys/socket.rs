@@ -18,14 +18,14 @@ use crate::protocols::{
 
 /// Connections the kernel holds for a listener until they are accepted: enough for a burst of clients.
 /// Limit: connections that wait in a listener: 1024; past it: the kernel drops them.
-const BACKLOG: i32 = 1024;
+const LISTENER_BACKLOG: i32 = 1024;
 
 /// The mark with which the proxy's connections begin unless a setting says otherwise.
 /// No limit: a mark that istio-cni's rules fix.
-const BEGINS: u32 = 0x539;
+const PROXY_MARK: u32 = 0x539;
 /// The mark that the pod's rules put on each packet of a connection that began so (docs/spec/dataplane.md 1.3).
 /// No limit: a mark that istio-cni's rules fix.
-const GOES_ON: u32 = 0x111;
+const CONNECTION_MARK: u32 = 0x111;
 /// The bits of both that the rules look at.
 /// No limit: a mask that istio-cni's rules fix.
 const MARK_BITS: u32 = 0xfff;
@@ -131,7 +131,7 @@ pub(crate) fn listen(how: &Listen) -> io::Result<Bound> {
         socket.set_reuse_port(true)?;
     }
     socket.bind(&how.addr.into())?;
-    socket.listen(BACKLOG)?;
+    socket.listen(LISTENER_BACKLOG)?;
     Ok(Bound { listener: socket.into(), transparent, paced })
 }
 
@@ -180,9 +180,9 @@ pub(crate) fn connect(socket: &Socket, to: SocketAddr) -> io::Result<bool> {
 /// Has an established connection that began with `mark` within its pod send with the mark that the pod's rules would
 /// put on each of its packets: they route a packet again whose mark they change, which is an eighth of what sending costs.
 pub(crate) fn settle(stream: &impl AsFd, mark: Option<u32>) {
-    if mark.is_some_and(|mark| mark & MARK_BITS == BEGINS) {
+    if mark.is_some_and(|mark| mark & MARK_BITS == PROXY_MARK) {
         // Without it all goes on as it was.
-        let _ = SockRef::from(stream).set_mark(GOES_ON);
+        let _ = SockRef::from(stream).set_mark(CONNECTION_MARK);
     }
 }
 

@@ -20,17 +20,17 @@ const PIPE_LEN: i32 = 256 * 1024;
 const MAX_PIPES: usize = 32;
 /// Pipes kept for reuse; more are closed when given back.
 /// Limit: idle pipes that a shard keeps: 4; past it: the pipe is closed.
-const KEPT: usize = 4;
+const IDLE_PIPES: usize = 4;
 /// A wake-up that moves less is better served by copying.
 /// Limit: bytes of a wake-up for which a direction copies: 64 KiB; past it: the direction splices.
-const WORTHWHILE: u32 = 64 * 1024;
+const SPLICE_MIN_BYTES: u32 = 64 * 1024;
 
 /// The pipes of one shard. Cloning shares them.
 #[derive(Clone, Debug, Default)]
-pub struct Pipes(Rc<RefCell<Shelf>>);
+pub struct Pipes(Rc<RefCell<PipePool>>);
 
 #[derive(Debug, Default)]
-struct Shelf {
+struct PipePool {
     free: Vec<Pipe>,
     /// Pipes there are, those in use included.
     made: usize,
@@ -87,7 +87,7 @@ impl Pipes {
     /// Takes back a pipe, with nothing in it, or drops it.
     fn give(&self, pipe: Pipe, inside: u32) {
         let mut shelf = self.0.borrow_mut();
-        if inside == 0 && shelf.free.len() < KEPT {
+        if inside == 0 && shelf.free.len() < IDLE_PIPES {
             shelf.free.push(pipe);
         } else {
             shelf.made -= 1;
@@ -177,7 +177,7 @@ impl Shortcut for Splice {
             let readable = from.poll_read_ready(cx);
             if readable.is_pending() {
                 self.release();
-                let worthwhile = std::mem::take(&mut self.lately) >= WORTHWHILE;
+                let worthwhile = std::mem::take(&mut self.lately) >= SPLICE_MIN_BYTES;
                 return if worthwhile { Poll::Pending } else { Poll::Ready(Passed::Little) };
             }
             if self.pipe.is_none() {

@@ -44,7 +44,7 @@ pub(crate) struct AccessRecord<'a> {
 
 /// What went over a connection, counted as the metrics count it.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Carried {
+pub(crate) struct ConnTotals {
     /// Bytes from client to server.
     pub received: u64,
     /// Bytes from server to client.
@@ -93,7 +93,7 @@ pub(crate) fn opened(record: &AccessRecord<'_>) {
 }
 
 /// A connection ended: at info if it went well, else at error.
-pub(crate) fn complete(record: &AccessRecord<'_>, carried: &Carried, outcome: &Outcome) {
+pub(crate) fn complete(record: &AccessRecord<'_>, carried: &ConnTotals, outcome: &Outcome) {
     // The log counts from the local workload's view.
     let (bytes_sent, bytes_recv) = match record.reporter {
         Reporter::Source => (carried.received, carried.sent),

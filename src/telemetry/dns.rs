@@ -11,7 +11,7 @@ use crate::protocols::labels::or_unknown;
 /// Label sets of each family: types of records, transports and services of one node.
 ///
 /// Limit: label sets of each family of the DNS proxy, each for an hour: 2000; past it: counted as `unknown`.
-const SERIES: usize = 2000;
+const DNS_SERIES: usize = 2000;
 
 /// How a question came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub enum Transport {
 
 /// The labels of a question.
 #[derive(Clone, Copy, Debug)]
-pub struct Asked<'a> {
+pub struct DnsQueryLabels<'a> {
     /// The type of the records, in lower case.
     pub kind: &'a str,
     /// How it came.
@@ -55,9 +55,9 @@ impl Transport {
     }
 }
 
-// === impl Asked ===
+// === impl DnsQueryLabels ===
 
-impl<'a> Asked<'a> {
+impl<'a> DnsQueryLabels<'a> {
     fn values(&self) -> [&'a str; 4] {
         let known = |text| or_unknown(Some(text));
         [self.kind, self.transport.as_str(), known(self.service), known(self.revision)]
@@ -69,30 +69,30 @@ impl<'a> Asked<'a> {
 impl DnsMetrics {
     pub(super) fn new() -> Self {
         Self {
-            asked: Family::new(&[DNS_REQUESTS], SERIES),
-            forwarded: Family::new(&[DNS_FORWARDED], SERIES),
-            failed: Family::new(&[DNS_FAILED], SERIES),
-            took: Family::new(&[DNS_TOOK], SERIES),
+            asked: Family::new(&[DNS_REQUESTS], DNS_SERIES),
+            forwarded: Family::new(&[DNS_FORWARDED], DNS_SERIES),
+            failed: Family::new(&[DNS_FAILED], DNS_SERIES),
+            took: Family::new(&[DNS_TOOK], DNS_SERIES),
         }
     }
 
     /// A question came.
-    pub fn asked(&self, labels: &Asked<'_>) {
+    pub fn asked(&self, labels: &DnsQueryLabels<'_>) {
         self.asked.add(&labels.values(), 1);
     }
 
     /// A question is put to the name servers.
-    pub fn forwarded(&self, labels: &Asked<'_>) {
+    pub fn forwarded(&self, labels: &DnsQueryLabels<'_>) {
         self.forwarded.add(&labels.values(), 1);
     }
 
     /// No name server has answered it.
-    pub fn failed(&self, labels: &Asked<'_>) {
+    pub fn failed(&self, labels: &DnsQueryLabels<'_>) {
         self.failed.add(&labels.values(), 1);
     }
 
     /// So long it took until a name server had answered, or none had.
-    pub fn took(&self, labels: &Asked<'_>, time: Duration) {
+    pub fn took(&self, labels: &DnsQueryLabels<'_>, time: Duration) {
         self.took.observe(&labels.values(), time);
     }
 

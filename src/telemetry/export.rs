@@ -18,7 +18,7 @@ use crate::protocols::config::{CollectorConfig, NodeConfig, OtlpConfig};
 
 /// How long the exit waits for what is left to be exported.
 /// Limit: export of what is left at exit: 1 s; past it: what is left is lost.
-const FLUSH_WITHIN: Duration = Duration::from_secs(1);
+const EXPORT_FLUSH_WITHIN: Duration = Duration::from_secs(1);
 
 /// The export by OTLP. Keep it until the end of `main`: dropping it exports what is left.
 #[derive(Debug)]
@@ -144,7 +144,7 @@ impl Drop for Export {
     fn drop(&mut self) {
         drop((self.close.take(), self.metrics.lock().take()));
         // The thread says nothing: it drops its end.
-        let _ = self.ended.recv_timeout(FLUSH_WITHIN);
+        let _ = self.ended.recv_timeout(EXPORT_FLUSH_WITHIN);
     }
 }
 

@@ -28,7 +28,7 @@ use crate::protocols::config::{FilterError, LogFilter, LogFormat};
 
 /// How long the exit waits for lines to be written.
 /// Limit: flush of the log at exit: 1 s; past it: the lines are lost.
-pub const FLUSH_WITHIN: Duration = Duration::from_secs(1);
+pub const LOG_FLUSH_WITHIN: Duration = Duration::from_secs(1);
 
 /// The process's log. Keep it until the end of `main`: dropping it writes what is left.
 #[derive(Debug)]
@@ -149,7 +149,7 @@ impl Drop for Logging {
     fn drop(&mut self) {
         // First, so that what it has to say is written.
         drop(self.export.take());
-        self.queue.close(FLUSH_WITHIN);
+        self.queue.close(LOG_FLUSH_WITHIN);
     }
 }
 

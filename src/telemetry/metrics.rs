@@ -114,7 +114,7 @@ struct ProcessGauges {
 
 /// One of the things a gauge counts, for as long as it lives.
 #[derive(Debug)]
-pub struct Held(IntGauge);
+pub struct GaugeGuard(IntGauge);
 
 /// All families there are: name, type, help and labels.
 pub fn describe() -> &'static [&'static Declaration] {
@@ -155,13 +155,13 @@ impl Metrics {
     }
 
     /// Counts an accepted socket as open for as long as the value lives.
-    pub fn socket(&self, reporter: Reporter) -> Held {
+    pub fn socket(&self, reporter: Reporter) -> GaugeGuard {
         let [source, destination] = &self.sockets;
         let gauge = match reporter {
             Reporter::Source => source,
             Reporter::Destination => destination,
         };
-        Held::new(gauge)
+        GaugeGuard::new(gauge)
     }
 
     /// Counts a resolution of the hostname of a workload that has no addresses.
@@ -298,8 +298,8 @@ impl PodMetrics {
     }
 
     /// Counts a tunnel for as long as the value lives.
-    pub fn tunnel(&self) -> Held {
-        Held::new(&self.tunnels)
+    pub fn tunnel(&self) -> GaugeGuard {
+        GaugeGuard::new(&self.tunnels)
     }
 }
 
@@ -364,16 +364,16 @@ impl ProcessGauges {
     }
 }
 
-// === impl Held ===
+// === impl GaugeGuard ===
 
-impl Held {
+impl GaugeGuard {
     fn new(gauge: &IntGauge) -> Self {
         gauge.inc();
         Self(gauge.clone())
     }
 }
 
-impl Drop for Held {
+impl Drop for GaugeGuard {
     fn drop(&mut self) {
         self.0.dec();
     }

@@ -25,7 +25,7 @@ impl Exposition {
     }
 
     /// Adds a line: the family's name and a suffix, the labels and one more, the value.
-    fn line(&mut self, (name, suffix): (&str, &str), labels: Labels<'_>, more: Option<(&str, &str)>) {
+    fn line(&mut self, name: &str, suffix: &str, labels: Labels<'_>, more: Option<(&str, &str)>) {
         self.extend(&[name, suffix]);
         let mut separator = "{";
         let mut put = |name: &str, value: &str| {
@@ -69,23 +69,23 @@ impl Encoder for Exposition {
         // Writing to a String cannot fail.
         match &sample.value {
             Value::Count(count) => {
-                self.line((name, ""), labels, None);
+                self.line(name, "", labels, None);
                 let _ = writeln!(self.text, "{count}");
             }
             Value::Number(value) => {
-                self.line((name, ""), labels, None);
+                self.line(name, "", labels, None);
                 let _ = writeln!(self.text, "{}", number(*value));
             }
             Value::Histogram(buckets) => {
                 for (bound, count) in &buckets.up_to {
-                    self.line((name, "_bucket"), labels, Some(("le", &number(*bound))));
+                    self.line(name, "_bucket", labels, Some(("le", &number(*bound))));
                     let _ = writeln!(self.text, "{count}");
                 }
-                self.line((name, "_bucket"), labels, Some(("le", "+Inf")));
+                self.line(name, "_bucket", labels, Some(("le", "+Inf")));
                 let _ = writeln!(self.text, "{}", buckets.count);
-                self.line((name, "_sum"), labels, None);
+                self.line(name, "_sum", labels, None);
                 let _ = writeln!(self.text, "{}", number(buckets.sum));
-                self.line((name, "_count"), labels, None);
+                self.line(name, "_count", labels, None);
                 let _ = writeln!(self.text, "{}", buckets.count);
             }
         }

@@ -10,7 +10,7 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{
-    access::{self, AccessRecord, Carried, Party},
+    access::{self, AccessRecord, ConnTotals, Party},
     log::{LogError, LogHandle, Logging},
 };
 use crate::protocols::{
@@ -84,7 +84,7 @@ fn record(reporter: Reporter) -> AccessRecord<'static> {
     }
 }
 
-const CARRIED: Carried = Carried { received: 78, sent: 187, duration: Duration::from_micros(7900) };
+const CARRIED: ConnTotals = ConnTotals { received: 78, sent: 187, duration: Duration::from_micros(7900) };
 
 #[test]
 fn the_access_line_of_the_contract() {

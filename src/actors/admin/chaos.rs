@@ -46,27 +46,27 @@ pub(crate) const TASKS: [(&str, &str); 25] = [
 
 /// How long an actor hangs unless the request says otherwise.
 /// Limit: an actor made to hang, unless the order says otherwise: 5 s; past it: the actor goes on.
-const HANG: Duration = Duration::from_secs(5);
+const DEFAULT_HANG: Duration = Duration::from_secs(5);
 /// How long it may be made to hang.
 /// Limit: an actor made to hang: 600 s; past it: the order is refused.
 const LONGEST_HANG: Duration = Duration::from_secs(600);
 /// What is added to each message of an actor made slow, unless the request says otherwise.
 /// Limit: delay of each message of an actor made slow, unless the order says otherwise: 100 ms; past it: the message
 /// is handled.
-const DRAG: Duration = Duration::from_millis(100);
+const DEFAULT_DRAG: Duration = Duration::from_millis(100);
 /// How much may be added.
 /// Limit: delay of each message of an actor made slow: 10 s; past it: the order is refused.
 const LONGEST_DRAG: Duration = Duration::from_secs(10);
 /// How long an actor is slow unless the request says otherwise.
 /// Limit: time for which an actor is made slow, unless the order says otherwise: 10 s; past it: the actor is as fast
 /// as before.
-const SLOW: Duration = Duration::from_secs(10);
+const DEFAULT_SLOW: Duration = Duration::from_secs(10);
 /// How long it may be made slow.
 /// Limit: time for which an actor is made slow: 600 s; past it: the order is refused.
 const LONGEST_SLOW: Duration = Duration::from_secs(600);
 /// How many panics, or failing starts, may be ordered at once.
 /// Limit: panics or failing starts that are ordered at once: 1000; past it: the order is refused.
-const MOST_PANICS: u32 = 1000;
+const MAX_PANICS: u32 = 1000;
 
 /// What breaks the process, if it may.
 #[derive(Clone, Debug)]
@@ -77,7 +77,7 @@ pub struct Chaos {
 
 /// What is done to an actor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Deed {
+enum ChaosAction {
     Kill,
     Inject(Fault),
     FailStarts(u32),
@@ -145,24 +145,26 @@ impl Chaos {
 
     fn break_actor(&self, id: &str, verb: &str, parameters: &[(String, String)]) -> Result<String, Refusal> {
         let tree = self.allowed()?;
-        let deed = Deed::asked(verb, parameters)?;
+        let deed = ChaosAction::asked(verb, parameters)?;
         let (path, state) = resolve(&tree.snapshot(), id)?;
         tracing::warn!(target: "admin", path = %path, ?deed, "asked to break an actor");
         match deed {
-            Deed::Kill if state != NodeState::Up => return Err(NotReached::NotUp { path, state }.into()),
-            Deed::Kill => tree.kill(&path).map_err(NotReached::from)?,
-            Deed::Inject(fault) => tree.inject(&path, fault)?,
-            Deed::FailStarts(times) => tree.fail_starts(&path, times).map_err(NotReached::from)?,
+            ChaosAction::Kill if state != NodeState::Up => {
+                return Err(NotReached::NotUp { path, state }.into());
+            }
+            ChaosAction::Kill => tree.kill(&path).map_err(NotReached::from)?,
+            ChaosAction::Inject(fault) => tree.inject(&path, fault)?,
+            ChaosAction::FailStarts(times) => tree.fail_starts(&path, times).map_err(NotReached::from)?,
         }
         Ok(match deed {
-            Deed::Kill => format!("{path} is killed"),
-            Deed::Inject(Fault::Panic) => format!("{path} panics"),
-            Deed::Inject(Fault::Hang(time)) => format!("{path} hangs for {time:?}"),
-            Deed::Inject(Fault::Slow { each, lasting }) => {
+            ChaosAction::Kill => format!("{path} is killed"),
+            ChaosAction::Inject(Fault::Panic) => format!("{path} panics"),
+            ChaosAction::Inject(Fault::Hang(time)) => format!("{path} hangs for {time:?}"),
+            ChaosAction::Inject(Fault::Slow { each, lasting }) => {
                 format!("{path} handles each message {each:?} later, for {lasting:?}")
             }
-            Deed::FailStarts(0) => format!("{path} starts again when it has to"),
-            Deed::FailStarts(times) => format!("the next {times} starts of {path} fail"),
+            ChaosAction::FailStarts(0) => format!("{path} starts again when it has to"),
+            ChaosAction::FailStarts(times) => format!("the next {times} starts of {path} fail"),
         })
     }
 
@@ -171,8 +173,8 @@ impl Chaos {
         if !TASKS.iter().any(|(known, _)| *known == kind) {
             return Err(Refusal::NoSuchTask(kind.to_owned()));
         }
-        let times = number(parameters, "times", 1, 0..=u64::from(MOST_PANICS))?;
-        let times = u32::try_from(times).unwrap_or(MOST_PANICS);
+        let times = number(parameters, "times", 1, 0..=u64::from(MAX_PANICS))?;
+        let times = u32::try_from(times).unwrap_or(MAX_PANICS);
         tracing::warn!(target: "admin", kind, times, "asked to break a task");
         faults::arm(kind, times)?;
         Ok(match times {
@@ -185,8 +187,8 @@ impl Chaos {
     /// Lets whoever handles the input of this name panic: a resource, a pod, a peer, an identity.
     fn panic_over_input(&self, name: &str, parameters: &[(String, String)]) -> Result<String, Refusal> {
         self.allowed()?;
-        let times = number(parameters, "times", 1, 0..=u64::from(MOST_PANICS))?;
-        let times = u32::try_from(times).unwrap_or(MOST_PANICS);
+        let times = number(parameters, "times", 1, 0..=u64::from(MAX_PANICS))?;
+        let times = u32::try_from(times).unwrap_or(MAX_PANICS);
         tracing::warn!(target: "admin", name, times, "asked to panic over an input");
         faults::arm(name, times)?;
         Ok(format!("whoever handles {name} panics {times} times"))
@@ -200,9 +202,9 @@ impl Chaos {
     }
 }
 
-// === impl Deed ===
+// === impl ChaosAction ===
 
-impl Deed {
+impl ChaosAction {
     fn asked(verb: &str, parameters: &[(String, String)]) -> Result<Self, Refusal> {
         let ms = |default: Duration, longest: Duration| {
             let ms = number(parameters, "ms", default.as_millis() as u64, 1..=longest.as_millis() as u64)?;
@@ -212,15 +214,15 @@ impl Deed {
             "kill" => Self::Kill,
             "panic" => Self::Inject(Fault::Panic),
             "slow" => {
-                let seconds = number(parameters, "for", SLOW.as_secs(), 1..=LONGEST_SLOW.as_secs())?;
+                let seconds = number(parameters, "for", DEFAULT_SLOW.as_secs(), 1..=LONGEST_SLOW.as_secs())?;
                 let lasting = Duration::from_secs(seconds);
-                Self::Inject(Fault::Slow { each: ms(DRAG, LONGEST_DRAG)?, lasting })
+                Self::Inject(Fault::Slow { each: ms(DEFAULT_DRAG, LONGEST_DRAG)?, lasting })
             }
             "fail-starts" => {
-                let times = number(parameters, "times", 1, 0..=u64::from(MOST_PANICS))?;
-                Self::FailStarts(u32::try_from(times).unwrap_or(MOST_PANICS))
+                let times = number(parameters, "times", 1, 0..=u64::from(MAX_PANICS))?;
+                Self::FailStarts(u32::try_from(times).unwrap_or(MAX_PANICS))
             }
-            _ => Self::Inject(Fault::Hang(ms(HANG, LONGEST_HANG)?)),
+            _ => Self::Inject(Fault::Hang(ms(DEFAULT_HANG, LONGEST_HANG)?)),
         })
     }
 }

@@ -14,7 +14,7 @@ use tokio::time::sleep;
 use super::{
     client::{AskError, ask, encode},
     crashes,
-    draw::{Aside, Shown, draw, list},
+    draw::{QuarantinedInput, ShownNode, draw, list},
 };
 use crate::help_heading;
 
@@ -169,7 +169,8 @@ async fn perform(command: &AdminCommand, admin: SocketAddr) -> Result<(), Comman
             print(&crashes::draw(&shown, *number).ok_or_else(none)?)
         }
         AdminCommand::Quarantine { .. } => {
-            let aside: Vec<Aside> = serde_json::from_str(&asked(admin, "GET", "/quarantine").await?)?;
+            let aside: Vec<QuarantinedInput> =
+                serde_json::from_str(&asked(admin, "GET", "/quarantine").await?)?;
             print(&list(&aside))
         }
         AdminCommand::Chaos { fault, .. } => {
@@ -188,7 +189,7 @@ async fn perform(command: &AdminCommand, admin: SocketAddr) -> Result<(), Comman
 }
 
 async fn tree(admin: SocketAddr) -> Result<String, CommandError> {
-    let roots: Vec<Shown> = serde_json::from_str(&asked(admin, "GET", "/actors").await?)?;
+    let roots: Vec<ShownNode> = serde_json::from_str(&asked(admin, "GET", "/actors").await?)?;
     Ok(draw(&roots, io::stdout().is_terminal()))
 }
 

@@ -10,10 +10,10 @@ use tokio::{
 
 /// How long a proxy may take to answer.
 /// Limit: an answer to `warren tree` and its kin: 5 s; past it: the command fails.
-const PATIENCE: Duration = Duration::from_secs(5);
+const ADMIN_ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// An answer may be so large.
 /// Limit: size of an answer to `warren tree` and its kin: 64 MiB; past it: the command fails.
-const MAX_ANSWER: u64 = 64 << 20;
+const ADMIN_ANSWER_BYTES: u64 = 64 << 20;
 
 /// A proxy did not answer.
 #[derive(Debug, thiserror::Error)]
@@ -54,12 +54,12 @@ pub(crate) async fn ask(admin: SocketAddr, method: &str, target: &str) -> Result
         let mut stream = TcpStream::connect(admin).await?;
         stream.write_all(head.as_bytes()).await?;
         let mut answer = Vec::new();
-        stream.take(MAX_ANSWER).read_to_end(&mut answer).await?;
+        stream.take(ADMIN_ANSWER_BYTES).read_to_end(&mut answer).await?;
         Ok(answer)
     };
-    let answer = timeout(PATIENCE, exchange)
+    let answer = timeout(ADMIN_ANSWER_WITHIN, exchange)
         .await
-        .map_err(|_| AskError::Silent { admin, after: PATIENCE })?
+        .map_err(|_| AskError::Silent { admin, after: ADMIN_ANSWER_WITHIN })?
         .map_err(|error| AskError::Connection { admin, error })?;
     if answer.is_empty() {
         let error = io::ErrorKind::UnexpectedEof.into();

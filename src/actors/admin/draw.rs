@@ -4,14 +4,14 @@ use serde::Deserialize;
 
 /// Longest text of a last crash that is shown.
 /// Limit: reason of an exit in the drawing of `warren tree`: 90 characters; past it: the reason is cut.
-const REASON: usize = 90;
+const REASON_CHARS: usize = 90;
 const HEADINGS: [&str; 9] =
     ["ACTOR", "KIND", "STATE", "RESTARTS", "QUEUE", "BUSY", "LONGEST", "NOW", "LAST CRASH"];
 
 /// A node as `/actors` shows it.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Shown {
+pub(crate) struct ShownNode {
     id: String,
     name: Option<String>,
     is: String,
@@ -20,7 +20,7 @@ pub(crate) struct Shown {
     last_exit: Option<Exit>,
     mailbox: Mailbox,
     handlers: Handlers,
-    children: Vec<Shown>,
+    children: Vec<ShownNode>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -54,7 +54,7 @@ struct Exit {
 /// Something that is set aside, as `/quarantine` shows it.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Aside {
+pub(crate) struct QuarantinedInput {
     kind: String,
     name: String,
     shown_as: Option<String>,
@@ -68,7 +68,7 @@ struct Row {
 }
 
 /// The trees with a line a node. `colours`: with the escape codes of a terminal.
-pub(crate) fn draw(roots: &[Shown], colours: bool) -> String {
+pub(crate) fn draw(roots: &[ShownNode], colours: bool) -> String {
     let mut rows = vec![Row { cells: HEADINGS.map(str::to_owned), colour: BOLD }];
     for root in roots {
         rows.push(root.row("", None));
@@ -84,7 +84,7 @@ pub(crate) fn draw(roots: &[Shown], colours: bool) -> String {
 }
 
 /// What is set aside, a line each.
-pub(crate) fn list(aside: &[Aside]) -> String {
+pub(crate) fn list(aside: &[QuarantinedInput]) -> String {
     if aside.is_empty() {
         return "nothing is set aside\n".to_owned();
     }
@@ -107,9 +107,9 @@ const YELLOW: &str = "\x1b[33m";
 const RED: &str = "\x1b[31m";
 const PLAIN: &str = "\x1b[0m";
 
-// === impl Shown ===
+// === impl ShownNode ===
 
-impl Shown {
+impl ShownNode {
     fn below(&self, indent: &str, rows: &mut Vec<Row>) {
         let last = self.children.len().saturating_sub(1);
         for (index, child) in self.children.iter().enumerate() {
@@ -173,7 +173,7 @@ impl Exit {
     fn line(&self) -> String {
         let at = self.at.split('.').next().unwrap_or_default().trim_end_matches('Z');
         let mut reason = printable(&self.reason);
-        if let Some((cut, _)) = reason.char_indices().nth(REASON) {
+        if let Some((cut, _)) = reason.char_indices().nth(REASON_CHARS) {
             reason.truncate(cut);
             reason.push('…');
         }

@@ -10,10 +10,10 @@ use http_body_util::Full;
 pub(crate) type Answer = Response<Full<Bytes>>;
 
 /// An answer on its way.
-pub(crate) type Answering = Pin<Box<dyn Future<Output = Answer> + Send>>;
+pub(crate) type AnswerFuture = Pin<Box<dyn Future<Output = Answer> + Send>>;
 
 /// Answers requests. Bodies of requests are not read: no endpoint has use for one.
-pub(crate) type Handler = Arc<dyn Fn(Parts) -> Answering + Send + Sync>;
+pub(crate) type Handler = Arc<dyn Fn(Parts) -> AnswerFuture + Send + Sync>;
 
 /// The media type of JSON.
 pub(crate) const JSON: &str = "application/json";

@@ -12,10 +12,10 @@ use tracing::Instrument;
 
 use super::certs::Certs;
 use crate::{
-    actors::quarantine::{Admitted, Input, Quarantine, SetAside, digest},
+    actors::quarantine::{AdmittedInput, InQuarantine, Input, Quarantine, digest},
     protocols::{
         mesh::{
-            Applied, Change, Mesh, MeshWriter, SLICE,
+            Applied, CHANGES_PER_TURN, Change, Mesh, MeshWriter,
             policy::{Policy, PolicyChange},
             push_order,
         },
@@ -182,7 +182,7 @@ impl MeshActor {
                 }
                 Err(refused) => rejected.push(refused.of(resource)),
             }
-            if index % SLICE == SLICE - 1 {
+            if index % CHANGES_PER_TURN == CHANGES_PER_TURN - 1 {
                 tokio::task::yield_now().await;
             }
         }
@@ -192,13 +192,13 @@ impl MeshActor {
         let mut applied = Applied::default();
         while changes.peek().is_some() {
             // Released and set as the writer takes its next change: a panic is the fault of the last.
-            let done: Vec<(String, u64)> = inputs.by_ref().take(SLICE).collect();
+            let done: Vec<(String, u64)> = inputs.by_ref().take(CHANGES_PER_TURN).collect();
             let mut begun = done.iter();
             let mut guard = None;
-            let slice = changes.by_ref().take(SLICE).inspect(|_| {
+            let slice = changes.by_ref().take(CHANGES_PER_TURN).inspect(|_| {
                 drop(guard.take());
                 let admitted = begun.next().and_then(|(name, digest)| self.input(name, *digest).ok());
-                guard = admitted.map(Admitted::guard);
+                guard = admitted.map(AdmittedInput::guard);
             });
             applied.merge(writer.apply(slice));
             drop(guard);
@@ -251,15 +251,15 @@ impl MeshActor {
         payload.and_then(decode).map_err(|reason| Refused { reason, retry_in: None })
     }
 
-    fn input<'a>(&'a self, name: &'a str, digest: u64) -> Result<Admitted<'a>, SetAside> {
+    fn input<'a>(&'a self, name: &'a str, digest: u64) -> Result<AdmittedInput<'a>, InQuarantine> {
         self.0.quarantine.enter(Input { kind: RESOURCE, name, digest })
     }
 }
 
 // === impl Refused ===
 
-impl From<SetAside> for Refused {
-    fn from(aside: SetAside) -> Self {
+impl From<InQuarantine> for Refused {
+    fn from(aside: InQuarantine) -> Self {
         Self { reason: aside.to_string(), retry_in: Some(aside.retry_in) }
     }
 }

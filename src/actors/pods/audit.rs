@@ -31,24 +31,24 @@ use crate::{
 
 /// Each pod is looked at this often.
 /// Limit: time between two looks at a pod: 1 s; past it: the pod is looked at.
-const LOOK: Duration = Duration::from_secs(1);
+const AUDIT_INTERVAL: Duration = Duration::from_secs(1);
 /// Pods looked at in one go. More pods than that take turns.
 /// Limit: pods looked at in one go: 500; past it: pods take turns.
-const LOOKS_AT_ONCE: usize = 500;
-/// A pod in which nothing has changed is examined this often all the same, give or take [`JITTER`]: for what changes
-/// without a trace.
+const PODS_PER_AUDIT: usize = 500;
+/// A pod in which nothing has changed is examined this often all the same, give or take [`EXAMINATION_JITTER`]: some
+/// changes leave no trace.
 /// Limit: time until a pod in which nothing has changed is examined again: 30 s, spread by 10 %; past it: the pod is
 /// examined.
-const THOROUGH: Duration = Duration::from_secs(30);
+const EXAMINATION_INTERVAL: Duration = Duration::from_secs(30);
 /// Examinations of pods that came at once drift apart by this much.
 /// No limit: the spread of a pause.
-const JITTER: f64 = 0.1;
+const EXAMINATION_JITTER: f64 = 0.1;
 /// The least time between two examinations of a pod, however often something changes in it.
 /// Limit: examinations of a pod: one in 500 ms; past it: the next one waits.
-const LEAST_GAP: Duration = Duration::from_millis(500);
+const EXAMINATION_GAP: Duration = Duration::from_millis(500);
 /// The least time between two looks for what the kernel has told.
 /// Limit: looks for what the kernel has told: one in 100 ms; past it: the next one waits.
-const CALM: Duration = Duration::from_millis(100);
+const RULE_EVENTS_GAP: Duration = Duration::from_millis(100);
 
 /// The audits of all pods. What is known of the pods outlives the actor, which forgets all of it when it starts.
 #[derive(Clone)]
@@ -69,7 +69,7 @@ struct Entry {
     /// The interface that was up when last looked at.
     interface: Option<Interface>,
     /// What was so when all was well.
-    sound: Option<Sound>,
+    sound: Option<LastSound>,
     /// Something was wrong when last examined.
     wrong: bool,
     /// Something has changed since the examination under way began.
@@ -79,7 +79,7 @@ struct Entry {
 }
 
 /// What was so when all was well.
-struct Sound {
+struct LastSound {
     /// Of its network; the proxy's own pod has no rules, and the host's network.
     fingerprint: Option<NetnsFingerprint>,
     until: Instant,
@@ -99,7 +99,7 @@ enum Cause {
 struct Examined {
     serial: u64,
     /// How the pod was before, if a change would show.
-    before: Option<Sound>,
+    before: Option<LastSound>,
     finding: Finding,
 }
 
@@ -176,7 +176,7 @@ async fn look(audits: Audits, told: RuleEventQueue) {
     let mut replaced = audits.node.shards.replaced();
     let (running, rng) = (JoinSet::new(), SmallRng::from_os_rng());
     let mut auditor = Auditor { audits, running, last: 0, rng };
-    let mut looks = interval(LOOK);
+    let mut looks = interval(AUDIT_INTERVAL);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut calm = Instant::now();
     loop {
@@ -188,7 +188,7 @@ async fn look(audits: Audits, told: RuleEventQueue) {
             _ = looks.tick() => auditor.look(&told),
             changed = changed => match changed {
                 Ok(changed) => {
-                    calm = Instant::now() + CALM;
+                    calm = Instant::now() + RULE_EVENTS_GAP;
                     auditor.rules_changed(&changed, &told);
                 }
                 Err(error) => return tracing::error!(target: "audit", %error, "no word of rules any more"),
@@ -203,16 +203,16 @@ async fn look(audits: Audits, told: RuleEventQueue) {
 
 impl AuditBook {
     /// Takes note of how a pod is before it is examined; `None` where a change would not show.
-    fn before(&self, serial: u64, lasts: Duration) -> Option<Sound> {
+    fn before(&self, serial: u64, lasts: Duration) -> Option<LastSound> {
         let mut book = self.0.lock();
         let entry = book.get_mut(&serial)?;
         let until = Instant::now() + lasts;
         if entry.pod.id.is_own {
-            return Some(Sound { fingerprint: None, until });
+            return Some(LastSound { fingerprint: None, until });
         }
         let fingerprint = entry.fingerprint()?;
         entry.interface = Some(fingerprint.interface());
-        Some(Sound { fingerprint: Some(fingerprint), until })
+        Some(LastSound { fingerprint: Some(fingerprint), until })
     }
 }
 
@@ -278,9 +278,9 @@ impl std::fmt::Debug for Entry {
     }
 }
 
-// === impl Sound ===
+// === impl LastSound ===
 
-impl Sound {
+impl LastSound {
     /// Whether the pod is still so. Takes no system call for its listeners: one that is shut down ends its accept loops.
     fn holds(&self, pod: &Pod) -> bool {
         let shards = pod.node.shards.living();
@@ -317,7 +317,7 @@ impl Auditor {
         let looked: Vec<(u64, Option<Cause>)> = {
             let book = self.audits.book.0.lock();
             let after = book.range((Bound::Excluded(self.last), Bound::Unbounded));
-            let round = after.chain(book.range(..=self.last)).take(LOOKS_AT_ONCE);
+            let round = after.chain(book.range(..=self.last)).take(PODS_PER_AUDIT);
             round.map(|(serial, entry)| (*serial, entry.cause(now))).collect()
         };
         self.last = looked.last().map_or(0, |(serial, _)| *serial);
@@ -332,7 +332,7 @@ impl Auditor {
     fn register(&mut self) {
         let pods = self.audits.pods.all();
         // Pods that came at once are not examined at once.
-        let spread = LOOK.mul_f64(1.0_f64.max(pods.len() as f64 / LOOKS_AT_ONCE as f64));
+        let spread = AUDIT_INTERVAL.mul_f64(1.0_f64.max(pods.len() as f64 / PODS_PER_AUDIT as f64));
         let mut book = self.audits.book.0.lock();
         book.retain(|_, entry| !entry.pod.conns().is_draining());
         for pod in pods.into_iter().filter(|pod| !pod.conns().is_draining()) {
@@ -370,7 +370,8 @@ impl Auditor {
 
     /// Has a pod examined.
     fn begin(&mut self, serial: u64, cause: Cause, told: &RuleEventQueue) {
-        let lasts = THOROUGH.mul_f64(self.rng.random_range(1.0 - JITTER..1.0 + JITTER));
+        let lasts = EXAMINATION_INTERVAL
+            .mul_f64(self.rng.random_range(1.0 - EXAMINATION_JITTER..1.0 + EXAMINATION_JITTER));
         let book = self.audits.book.clone();
         let mut entries = book.0.lock();
         let Some(entry) = entries.get_mut(&serial) else { return };
@@ -378,7 +379,7 @@ impl Auditor {
         let shows = entry.listen(told);
         // Before the pod is looked at, so that what changes meanwhile is a change.
         entry.changed = false;
-        entry.not_before = Instant::now() + LEAST_GAP;
+        entry.not_before = Instant::now() + EXAMINATION_GAP;
         let (pod, wrong, theirs) = (entry.pod.clone(), entry.wrong, book.clone());
         let examining = async move {
             let before = theirs.before(serial, lasts).filter(|_| shows);

@@ -46,27 +46,27 @@ use crate::{
 
 /// Pods of one node: far above what a kubelet allows.
 /// Limit: pods that are served: 4096; past it: the pod is refused by name.
-pub(crate) const MAX_PODS: usize = 4096;
+pub(crate) const MAX_SERVED_PODS: usize = 4096;
 /// What a pod, or the tunnels to a peer, may fail before quarantine. Five failed starts in a row are survived; with the
 /// back-off, what never starts is in quarantine after some 25 s.
 /// Limit: restarts of a pod or of the tunnels to a peer: 8 in 30 s; past it: the pod or peer goes into quarantine.
 const CHILD_RESTARTS: Intensity = Intensity { restarts: 8, within: Duration::from_secs(30) };
 /// How long a pod's actors may take to stop once its connections are cut.
 /// Limit: stop of a pod's actors, and twice as long for all pods together: 2 s; past it: what is left is killed.
-const STOP_WITHIN: Duration = Duration::from_secs(2);
+const POD_STOP_WITHIN: Duration = Duration::from_secs(2);
 /// How long the sockets of a pod that ended may take to close, so that its peers hear of the end while the pod still
 /// has a network: the agent is answered, and the pod's network taken down, only then.
 /// Limit: closing of the sockets of a pod that ended, before istio-cni is answered: 1 s; past it: istio-cni is
 /// answered all the same, with a warning.
-const CLOSE_WITHIN: Duration = Duration::from_secs(1);
+const POD_CLOSE_WITHIN: Duration = Duration::from_secs(1);
 /// How long a drain waits for answers of name servers once all connections have ended.
 /// Limit: answers of name servers that a drain waits for once the connections have ended: 1 s; past it: the answers
 /// are lost.
-const ANSWER_WITHIN: Duration = Duration::from_secs(1);
+const DNS_ANSWER_WITHIN: Duration = Duration::from_secs(1);
 /// How often a drain looks whether all that the kernel has accepted is where it is served.
 /// Limit: time between two looks of a drain at what is accepted and not yet served: 5 ms; past it: the drain looks
 /// again until its own deadline.
-const TAKEN_LOOK: Duration = Duration::from_millis(5);
+const DRAIN_LOOK_INTERVAL: Duration = Duration::from_millis(5);
 
 /// The pods of this node. Cheap to clone; it outlives restarts of its actors.
 #[derive(Clone)]
@@ -90,7 +90,7 @@ impl Pods {
 
     /// The supervisor of the pods' supervisors.
     pub(crate) fn spec(&self) -> DynamicSpec {
-        DynamicSpec::new("pods", &self.supervisor).intensity(CHILD_RESTARTS).stop_within(STOP_WITHIN * 2)
+        DynamicSpec::new("pods", &self.supervisor).intensity(CHILD_RESTARTS).stop_within(POD_STOP_WITHIN * 2)
     }
 
     /// The actor that re-checks the pods' connections when policies change.
@@ -144,7 +144,7 @@ impl Pods {
         }
         let emptied = async {
             while pods.iter().any(|pod| pod.accepts()) {
-                sleep(TAKEN_LOOK).await;
+                sleep(DRAIN_LOOK_INTERVAL).await;
             }
             for pod in &pods {
                 pod.conns().live.emptied().await;
@@ -156,7 +156,7 @@ impl Pods {
                 }
             };
             // A name server that is mute, for however many pods, holds up nobody for long.
-            let _ = timeout(ANSWER_WITHIN, answered).await;
+            let _ = timeout(DNS_ANSWER_WITHIN, answered).await;
         };
         if timeout(deadline, emptied).await.is_err() {
             let left: usize = pods.iter().map(|pod| pod.conns().live.len()).sum();
@@ -182,8 +182,8 @@ impl Pods {
         if self.closing.load(Ordering::Relaxed) {
             return Err("the proxy is shutting down".into());
         }
-        if self.table.len() >= MAX_PODS {
-            return Err(format!("this node serves {MAX_PODS} pods already"));
+        if self.table.len() >= MAX_SERVED_PODS {
+            return Err(format!("this node serves {MAX_SERVED_PODS} pods already"));
         }
         let name = format!("{}/{}", spec.info.namespace, spec.info.name);
         let digest = digest(&(spec.id.dev, spec.id.ino));
@@ -257,7 +257,7 @@ impl Pods {
         let closed = async {
             tokio::join!(conns.live.emptied(), conns.peers.emptied(), conns.dialled.emptied(), dns.emptied())
         };
-        if timeout(CLOSE_WITHIN, closed).await.is_err() {
+        if timeout(POD_CLOSE_WITHIN, closed).await.is_err() {
             let left = conns.live.len() + conns.peers.len() + conns.dialled.len();
             tracing::warn!(target: "pods", uid = &*pod.id.uid, pod = %pod.id.name(), left, "a pod has ended whose connections have not");
         }
@@ -306,7 +306,7 @@ impl Pod {
         let mut tree = SupervisorSpec::new(self.id.uid.clone(), Strategy::OneForOne)
             .shown_as(self.id.name())
             .intensity(Intensity { restarts: 10, within: Duration::from_secs(30) })
-            .stop_within(STOP_WITHIN)
+            .stop_within(POD_STOP_WITHIN)
             .dynamic(DynamicSpec::new("tunnels", self.tunnels.supervisor()).intensity(CHILD_RESTARTS))
             .child(conns::child(self.conns()));
         for &kind in self.kinds() {

@@ -28,7 +28,7 @@ use crate::{
 const HUNG_AFTER: Duration = Duration::from_secs(10);
 /// Connections checked until other actors get their turn.
 /// Limit: live connections that a policy change checks in one turn: 256; past it: other actors go first.
-const SLICE: usize = 256;
+const CONNS_PER_TURN: usize = 256;
 
 struct Policy {
     pods: PodTable,
@@ -146,7 +146,7 @@ async fn check(ctx: &InboundContext, final_word: bool) -> usize {
             None if final_word && !conn.info().waits.load(Ordering::Relaxed) => conn.cut(cut::POLICY),
             None => unknown += 1,
         }
-        if index % SLICE == SLICE - 1 {
+        if index % CONNS_PER_TURN == CONNS_PER_TURN - 1 {
             tokio::task::yield_now().await;
         }
     }

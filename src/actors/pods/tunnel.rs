@@ -10,7 +10,7 @@ use ractor::{ActorProcessingErr, RpcReplyPort};
 use tracing::Instrument;
 
 use crate::{
-    actors::quarantine::{Input, Quarantine, SetAside},
+    actors::quarantine::{InQuarantine, Input, Quarantine},
     dataplane::{
         pod::panics,
         tunnel::{
@@ -31,7 +31,7 @@ use crate::{
 pub(super) const MAX_PEERS: usize = 4096;
 /// Parts of a pod's map of tunnel actors. Only a missed tunnel takes the lock of one.
 /// No limit: parts of a map, each with a lock of its own.
-const PARTS: usize = 2;
+const PEER_MAP_SHARDS: usize = 2;
 
 /// The tunnels of a pod to its peers.
 pub(crate) struct Tunnels {
@@ -69,7 +69,7 @@ impl Tunnels {
     /// No tunnels yet.
     pub(crate) fn new(ctx: Arc<DialContext>, shards: Shards, quarantine: Quarantine) -> Arc<Self> {
         let supervisor = DynamicChildren::new(&format!("pod/{}/tunnels", ctx.id.uid));
-        let actors = DashMap::with_hasher_and_shard_amount(Default::default(), PARTS);
+        let actors = DashMap::with_hasher_and_shard_amount(Default::default(), PEER_MAP_SHARDS);
         Arc::new(Self { actors, supervisor, ctx, shards, quarantine })
     }
 
@@ -173,7 +173,7 @@ fn input(name: &str) -> Input<'_> {
 }
 
 /// Nothing is dialled there for now. Another endpoint may help.
-fn refused(key: &TunnelKey, quarantined: &SetAside) -> Arc<DialError> {
+fn refused(key: &TunnelKey, quarantined: &InQuarantine) -> Arc<DialError> {
     Arc::new(DialError::Quarantined { to: key.to, why: quarantined.to_string() })
 }
 

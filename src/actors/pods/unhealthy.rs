@@ -8,7 +8,7 @@ use crate::dataplane::pod::PodId;
 
 /// Pods named in readiness; the others are counted.
 /// Limit: pods out of the mesh that readiness names: 16; past it: the others are counted.
-const NAMED: usize = 16;
+const MAX_NAMED_PODS: usize = 16;
 
 /// What is wrong with a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -115,8 +115,8 @@ impl Named {
 /// The pods and their troubles in words, those past a bound counted; empty without any.
 pub(crate) fn describe(unhealthy: &BTreeMap<Arc<str>, Named>) -> String {
     let mut parts: Vec<String> =
-        unhealthy.iter().take(NAMED).map(|(uid, named)| format!("pod {uid} {named}")).collect();
-    if let Some(more @ 1..) = unhealthy.len().checked_sub(NAMED) {
+        unhealthy.iter().take(MAX_NAMED_PODS).map(|(uid, named)| format!("pod {uid} {named}")).collect();
+    if let Some(more @ 1..) = unhealthy.len().checked_sub(MAX_NAMED_PODS) {
         parts.push(format!("and {more} more"));
     }
     parts.join("; ")

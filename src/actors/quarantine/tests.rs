@@ -17,7 +17,7 @@ fn the_second_crash_sets_aside_with_growing_delays_and_another_content_is_anothe
     assert_eq!(ledger.admit(&a, start), Ok(()));
     for (crashes, delay) in [(2, 1), (3, 2), (4, 4), (5, 4)] {
         assert_eq!(ledger.crashed(&a, start, &NO_JITTER, &mut rng), Some(SECOND * delay));
-        let aside = SetAside { crashes, retry_in: SECOND * delay };
+        let aside = InQuarantine { crashes, retry_in: SECOND * delay };
         assert_eq!(ledger.admit(&a, start), Err(aside));
         assert_eq!(ledger.admit(&a, start + SECOND * delay), Ok(()), "it is tried again");
     }
@@ -31,7 +31,7 @@ fn the_second_crash_sets_aside_with_growing_delays_and_another_content_is_anothe
 fn a_single_crash_is_forgotten_in_time_and_the_books_have_a_bound() {
     let (mut ledger, mut rng, start) = (Ledger::default(), SmallRng::seed_from_u64(1), Instant::now());
     ledger.crashed(&input("a", 1), start, &NO_JITTER, &mut rng);
-    assert_eq!(ledger.admit(&input("a", 1), start + FORGOTTEN_AFTER), Ok(()));
+    assert_eq!(ledger.admit(&input("a", 1), start + CRASH_FORGOTTEN_AFTER), Ok(()));
     assert!(ledger.entries.is_empty());
     for _ in 0..2 {
         ledger.crashed(&input("aside", 1), start, &NO_JITTER, &mut rng);
@@ -102,8 +102,10 @@ fn an_armed_input_panics_where_it_is_handled() {
     faults::arm(name, 2).expect("room");
     for _ in 0..2 {
         assert!(
-            catch_unwind(AssertUnwindSafe(|| drop(quarantine.enter(input(name, 1)).map(Admitted::guard))))
-                .is_err()
+            catch_unwind(AssertUnwindSafe(|| drop(
+                quarantine.enter(input(name, 1)).map(AdmittedInput::guard)
+            )))
+            .is_err()
         );
     }
     assert!(quarantine.enter(input(name, 1)).is_err());

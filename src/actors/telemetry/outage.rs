@@ -12,7 +12,7 @@ use crate::{
 
 /// Outages under way that are remembered; past it the oldest is exported as it is.
 /// Limit: outages of actors under way that are traced: 256; past it: the oldest is exported as it is.
-const OUTAGES: usize = 256;
+const MAX_OUTAGES: usize = 256;
 
 /// Outages under way, by the path of the actor.
 #[derive(Debug, Default)]
@@ -52,7 +52,7 @@ impl Outages {
         if let Some((_, step)) = step {
             step.describe(|span| _ = span.event(name, what).failed(name, &event.kind));
         }
-        if outages.len() > OUTAGES {
+        if outages.len() > MAX_OUTAGES {
             outages.pop_front();
         }
     }

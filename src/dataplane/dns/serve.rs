@@ -37,7 +37,7 @@ use crate::{
     },
     runtime::shard::Shard,
     sys::shared_socket::{Shared, Watched},
-    telemetry::dns::{Asked, DnsMetrics, Transport},
+    telemetry::dns::{DnsMetrics, DnsQueryLabels, Transport},
 };
 
 /// The longest question: far above what any resolver sends.
@@ -370,10 +370,15 @@ impl Server {
         answer::error(&question.query, Rcode::SERVFAIL)
     }
 
-    fn count(&self, question: &Question, workload: &Workload, what: impl FnOnce(&DnsMetrics, &Asked<'_>)) {
+    fn count(
+        &self,
+        question: &Question,
+        workload: &Workload,
+        what: impl FnOnce(&DnsMetrics, &DnsQueryLabels<'_>),
+    ) {
         let (kind, transport) = (question.query.kind(), question.transport);
         let (service, revision) = (workload.canonical_name(), workload.canonical_revision());
-        what(&self.ctx.metrics.dns, &Asked { kind: &kind, transport, service, revision });
+        what(&self.ctx.metrics.dns, &DnsQueryLabels { kind: &kind, transport, service, revision });
     }
 
     /// The line of docs/spec/controlplane.md 6 for a question.

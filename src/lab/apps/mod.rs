@@ -33,7 +33,7 @@ pub use self::latency::Latencies;
 /// Connections that a server keeps open at once; more wait in its backlog.
 pub const SERVER_CONNECTIONS: usize = 16_384;
 
-const BACKLOG: i32 = 4096;
+const APP_BACKLOG: i32 = 4096;
 
 /// Why an application could not run.
 #[derive(Debug, thiserror::Error)]
@@ -191,7 +191,7 @@ fn listen(namespace: &Namespace, ip: IpAddr, port: u16) -> Result<std::net::TcpL
             socket.set_only_v6(false)?;
         }
         socket.bind(&addr.into())?;
-        socket.listen(BACKLOG)?;
+        socket.listen(APP_BACKLOG)?;
         socket.set_nonblocking(true)?;
         Ok(socket.into())
     };

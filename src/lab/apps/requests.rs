@@ -23,10 +23,10 @@ use super::{
 };
 use crate::lab::net::Namespace;
 
-const KEEP: &[u8] = b"GET / HTTP/1.1\r\nhost: bench\r\n\r\n";
-const CLOSE: &[u8] = b"GET / HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n\r\n";
-const KEPT: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
-const CLOSED: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok";
+const KEEP_REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: bench\r\n\r\n";
+const CLOSE_REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n\r\n";
+const KEEP_RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+const CLOSE_RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok";
 const BUFFER_BYTES: usize = 1024;
 
 /// How to ask.
@@ -123,7 +123,7 @@ pub(crate) fn hold(
             let mut held = Vec::with_capacity(count);
             for _ in 0..count {
                 let mut client = Client::open(to, limit).await?;
-                tokio::time::timeout(limit, client.ask(KEEP)).await??;
+                tokio::time::timeout(limit, client.ask(KEEP_REQUEST)).await??;
                 // The buffers are not what is measured.
                 held.push(client.stream);
             }
@@ -187,14 +187,14 @@ async fn one_client(
     let asked = async {
         let mut client = Client::open(to, plan.limit).await?;
         if !plan.keep_alive {
-            client.ask(CLOSE).await?;
+            client.ask(CLOSE_REQUEST).await?;
             client.end().await?;
             report.borrow_mut().latencies.record(begun.elapsed());
             return Ok(());
         }
         begun = Instant::now();
         loop {
-            client.ask(KEEP).await?;
+            client.ask(KEEP_REQUEST).await?;
             let now = Instant::now();
             report.borrow_mut().latencies.record(now - begun);
             if now >= deadline || stop.is_stopped() {
@@ -220,8 +220,8 @@ async fn answers(mut stream: TcpStream) -> io::Result<()> {
         } else if !head.ends_with(b"\r\n\r\n") {
             continue;
         }
-        let close = *closes.get_or_insert_with(|| head == CLOSE);
-        stream.write_all(if close { CLOSED } else { KEPT }).await?;
+        let close = *closes.get_or_insert_with(|| head == CLOSE_REQUEST);
+        stream.write_all(if close { CLOSE_RESPONSE } else { KEEP_RESPONSE }).await?;
         if close {
             return stream.shutdown().await;
         }

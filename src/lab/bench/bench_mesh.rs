@@ -26,7 +26,7 @@ use crate::lab::{
 /// How long anything may take that is expected to happen at once. Generous: the machine may be busy.
 pub(super) const SOON: Duration = Duration::from_secs(20);
 /// How often a thing that is waited for is looked at.
-const LOOK: Duration = Duration::from_micros(200);
+const BENCH_INTERVAL: Duration = Duration::from_micros(200);
 
 /// Bytes that are no part of a large push.
 const FEW_BYTES: u64 = 16 * 1024;
@@ -152,7 +152,7 @@ impl BenchMesh {
         // With the snapshot complete, the last of the pods has been acknowledged.
         let done = || status.borrow().snapshots > 0;
         while !done() && process.status()?.is_none() && begun.elapsed() < SOON {
-            thread::park_timeout(LOOK);
+            thread::park_timeout(BENCH_INTERVAL);
         }
         self.started = begun.elapsed();
         // In place first: whoever waits wants its log.
@@ -240,7 +240,7 @@ fn arrivals(node: &Namespace) -> Result<Background<Option<Instant>>, BenchError>
             if now >= known + FEW_BYTES {
                 (last, known) = (Some(Instant::now()), now);
             }
-            thread::park_timeout(5 * LOOK);
+            thread::park_timeout(5 * BENCH_INTERVAL);
         }
         last
     };

@@ -47,7 +47,7 @@ pub(super) use self::args::BenchArgs;
 
 const SIGNALS: [i32; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
 /// How often signals are looked for.
-const LOOK: Duration = Duration::from_millis(500);
+const SIGNAL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// What is under way.
 struct Run {
@@ -107,7 +107,7 @@ pub(super) fn run(name: &str, args: BenchArgs) -> Result<ExitCode, Box<dyn Error
 /// networks in it.
 fn watch(directory: &Directory) {
     loop {
-        match lab::next_signal(&SIGNALS, LOOK) {
+        match lab::next_signal(&SIGNALS, SIGNAL_INTERVAL) {
             Ok(Some(signal)) => {
                 eprintln!("\ninterrupted: the mesh is taken down");
                 if let Err(error) = directory.remove() {

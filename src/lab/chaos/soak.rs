@@ -24,7 +24,7 @@ use super::{
 use crate::lab::{
     node::{ActorStatus, Node, wait},
     process::Usage,
-    show::{Evidence, Show, Shown, number, seconds},
+    show::{Evidence, FactResult, Show, number, seconds},
 };
 
 /// From one kill to the next.
@@ -295,7 +295,7 @@ impl Tally {
         }
     }
 
-    fn traffic(&self) -> Shown {
+    fn traffic(&self) -> FactResult {
         let (answers, requests) = (number(self.answers), number(self.requests));
         let text = format!("{answers} echoes and {requests} requests, {} wrong", self.wrong);
         let (lost, streams) = (number(self.streams_lost), number(self.streams));
@@ -310,7 +310,7 @@ impl Tally {
     }
 
     /// Each kill is a crash in the metrics, and each crash a restart, but for those whose supervisor went meanwhile.
-    fn restarts(&self, (before, after): (&[Rest], &[Rest]), panics: u64) -> Shown {
+    fn restarts(&self, (before, after): (&[Rest], &[Rest]), panics: u64) -> FactResult {
         let more = |of: fn(&Rest) -> u64| -> u64 {
             after.iter().map(of).sum::<u64>().saturating_sub(before.iter().map(of).sum())
         };
@@ -349,6 +349,6 @@ fn parent(path: &str) -> &str {
 }
 
 /// Nothing may grow by more than a tenth; less is fine.
-fn within_a_tenth(was: u64, is: u64, text: String) -> Shown {
+fn within_a_tenth(was: u64, is: u64, text: String) -> FactResult {
     if is <= was + was / 10 { Ok(Evidence::new(text)) } else { Err(text) }
 }

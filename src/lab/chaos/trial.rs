@@ -17,7 +17,7 @@ use crate::lab::node::{ActorStatus, Node, wait};
 /// From the end of a hang or of slowness until the actor is looked at.
 const AFTER: Duration = Duration::from_millis(250);
 /// What is not repaired by then will not be.
-const PATIENCE: Duration = Duration::from_secs(30);
+const REPAIR_WITHIN: Duration = Duration::from_secs(30);
 
 /// What came of it.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -144,7 +144,7 @@ fn recovery(
         return Ok(Recovery { complaint: wait(SOON, is_same).err(), ..Recovery::default() });
     }
     let mut recovery = Recovery::default();
-    let repaired = wait(PATIENCE, || {
+    let repaired = wait(REPAIR_WITHIN, || {
         let now = one.actors(|_| true)?;
         if recovery.detect.is_none() {
             recovery.detect = detected(&now, actor, fault, wall);

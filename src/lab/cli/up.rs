@@ -21,7 +21,7 @@ use crate::{
 
 const SIGNALS: [i32; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
 /// How often the mesh file is looked at.
-const LOOK: Duration = Duration::from_millis(500);
+const MESH_FILE_INTERVAL: Duration = Duration::from_millis(500);
 const READY_LIMIT: Duration = Duration::from_secs(30);
 
 /// A mesh that is up.
@@ -67,7 +67,7 @@ fn run(name: &str, up: &UpArgs, source: impl MeshSource, directory: Directory) -
     let mut running = Running { up, source, directory, testbed, edited };
     running.write()?;
     running.greet(name);
-    while lab::next_signal(&SIGNALS, LOOK)?.is_none() {
+    while lab::next_signal(&SIGNALS, MESH_FILE_INTERVAL)?.is_none() {
         running.look_after()?;
     }
     println!("taking the mesh down");

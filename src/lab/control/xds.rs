@@ -25,7 +25,7 @@ const RESPONSE_BYTES: usize = 4 * 1024 * 1024 - 64 * 1024;
 /// What a resource takes besides its name, version and value, at most.
 const RESOURCE_OVERHEAD: usize = 96;
 /// Responses a slow client may leave unread.
-const QUEUE: usize = 4;
+const RESPONSE_QUEUE: usize = 4;
 /// Refusals remembered.
 const NACKS: usize = 256;
 
@@ -310,7 +310,7 @@ impl AggregatedDiscoveryService for Discovery {
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Responses>, Status> {
-        let (out, stream) = mpsc::channel(QUEUE);
+        let (out, stream) = mpsc::channel(RESPONSE_QUEUE);
         let mut number = 0;
         self.seen.send_modify(|seen| {
             seen.streams += 1;

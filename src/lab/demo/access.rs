@@ -10,7 +10,7 @@ use crate::lab::{
     apps::capture::Capture,
     control::mesh_file::{Action, Listed, Policy, Rule, Scope, Source, Target},
     node::{field, wait},
-    show::{Evidence, Show, Shown, number, seconds},
+    show::{Evidence, FactResult, Show, number, seconds},
 };
 
 const NO_INTRUDERS: &str = "explicitly denied by: shop/no-intruders";
@@ -30,13 +30,13 @@ pub(super) fn show(demo_mesh: &mut DemoMesh, show: &mut Show<Stdout>) {
     show.fact("live connection cut", cut(demo_mesh));
 }
 
-fn intruder(demo_mesh: &DemoMesh) -> Shown {
+fn intruder(demo_mesh: &DemoMesh) -> FactResult {
     let (intruder, server) = (&demo_mesh.cast.intruder, &demo_mesh.cast.servers[0]);
     let rule = refused(demo_mesh, intruder, server, NO_INTRUDERS)?;
     Ok(Evidence::new(format!("{} has a valid certificate, and was {rule}", intruder.full_name)))
 }
 
-fn stranger(demo_mesh: &DemoMesh) -> Shown {
+fn stranger(demo_mesh: &DemoMesh) -> FactResult {
     let (stranger, server) = (&demo_mesh.cast.stranger, &demo_mesh.cast.servers[0]);
     let capture = Capture::start(&demo_mesh.namespace(server)?, MARKER.as_bytes()).map_err(text)?;
     let rule = refused(demo_mesh, stranger, server, STRICT);
@@ -65,7 +65,7 @@ fn refused(demo_mesh: &DemoMesh, from: &DemoPod, server: &DemoPod, rule: &str) -
     if error.contains(rule) { Ok(rule.to_owned()) } else { Err(format!("{}: {error}", from.name)) }
 }
 
-fn cut(demo_mesh: &mut DemoMesh) -> Shown {
+fn cut(demo_mesh: &mut DemoMesh) -> FactResult {
     let (client, server) = (demo_mesh.cast.client.clone(), demo_mesh.cast.servers[0].clone());
     let live = Live::open(&demo_mesh.route(&client, server.at(ECHO))?)?;
     let (since, mut frozen) = (demo_mesh.two.mark(), demo_mesh.mesh.clone());

@@ -14,7 +14,7 @@ use crate::lab::{
     },
     control::mesh_file::Policy,
     node::{ActorStatus, wait},
-    show::{Evidence, Show, Shown, number, seconds},
+    show::{Evidence, FactResult, Show, number, seconds},
 };
 
 /// Live streams to each server.
@@ -66,7 +66,7 @@ pub(super) fn show(demo_mesh: &mut DemoMesh, show: &mut Show<Stdout>) {
     show.fact("capture actor", capture(demo_mesh));
 }
 
-fn tunnel(demo_mesh: &mut DemoMesh) -> Shown {
+fn tunnel(demo_mesh: &mut DemoMesh) -> FactResult {
     let [peer, other] = demo_mesh.cast.servers.clone();
     let (first, second) = (Load::start(demo_mesh, &peer)?, Load::start(demo_mesh, &other)?);
     let to = format!("{}/tunnels/{}:", demo_mesh.cast.client.uid, peer.ip);
@@ -87,7 +87,7 @@ fn tunnel(demo_mesh: &mut DemoMesh) -> Shown {
         .detail(killed.line("a new tunnel carried a request")))
 }
 
-fn xds(demo_mesh: &mut DemoMesh) -> Shown {
+fn xds(demo_mesh: &mut DemoMesh) -> FactResult {
     let servers = demo_mesh.cast.servers.clone();
     let loads = [Load::start(demo_mesh, &servers[0])?, Load::start(demo_mesh, &servers[1])?];
     let (before, begun) = (demo_mesh.discovery_streams()?, Instant::now());
@@ -119,7 +119,7 @@ fn push(demo_mesh: &mut DemoMesh) -> Result<(), String> {
     demo_mesh.settle()
 }
 
-fn capture(demo_mesh: &mut DemoMesh) -> Shown {
+fn capture(demo_mesh: &mut DemoMesh) -> FactResult {
     let servers = demo_mesh.cast.servers.clone();
     let loads = [Load::start(demo_mesh, &servers[0])?, Load::start(demo_mesh, &servers[1])?];
     let outbound = format!("{}/outbound", demo_mesh.cast.client.uid);

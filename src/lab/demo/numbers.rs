@@ -5,7 +5,7 @@ use std::io::Stdout;
 use super::demo_mesh::{DemoMesh, SOON};
 use crate::lab::{
     node::{Samples, wait},
-    show::{Evidence, Show, Shown, number},
+    show::{Evidence, FactResult, Show, number},
 };
 
 const OPENED: &str = "istio_tcp_connections_opened_total";
@@ -65,7 +65,7 @@ fn rows(samples: &[Samples; 2]) -> Vec<(&'static str, Vec<String>)> {
     ]
 }
 
-fn connections(samples: &[Samples; 2]) -> Shown {
+fn connections(samples: &[Samples; 2]) -> FactResult {
     let [one, two] = samples;
     let count = |samples: &Samples| (samples.sum(OPENED, &[]), samples.sum(CLOSED, &[]));
     let (first, second) = (count(one), count(two));
@@ -76,7 +76,7 @@ fn connections(samples: &[Samples; 2]) -> Shown {
     Err(format!("opened and closed differ: {first:?} on node one, {second:?} on node two"))
 }
 
-fn restarts(samples: &[Samples; 2]) -> Shown {
+fn restarts(samples: &[Samples; 2]) -> FactResult {
     let [one, two] = samples;
     let of = |samples: &Samples, kind: &str| samples.sum(RESTARTS, &[&format!("kind=\"{kind}\"")]);
     let seen: Vec<String> = KILLED.iter().map(|kind| format!("{kind} {}", of(one, kind))).collect();

@@ -9,7 +9,7 @@ use crate::lab::{
         load::{self, Report},
     },
     node::{Node, wait},
-    show::{Evidence, Show, Shown, number, seconds},
+    show::{Evidence, FactResult, Show, number, seconds},
 };
 
 /// Renewals of each identity to wait for.
@@ -34,7 +34,7 @@ pub(super) fn show(demo_mesh: &mut DemoMesh, show: &mut Show<Stdout>) {
     show.fact("rotation", rotation(demo_mesh));
 }
 
-fn rotation(demo_mesh: &mut DemoMesh) -> Shown {
+fn rotation(demo_mesh: &mut DemoMesh) -> FactResult {
     let (client, [busy, quiet]) = (demo_mesh.cast.client.clone(), demo_mesh.cast.servers.clone());
     let capture = Capture::start(&demo_mesh.namespace(&quiet)?, b"none").map_err(text)?;
     let before = Count::of(demo_mesh)?;

@@ -9,7 +9,7 @@ use crate::lab::{
         http::Answer,
     },
     node::{Mark, field},
-    show::{Evidence, Show, Shown, number},
+    show::{Evidence, FactResult, Show, number},
 };
 
 /// The port of tunnels.
@@ -54,7 +54,7 @@ fn exchange(demo_mesh: &DemoMesh) -> Exchanged {
 // === impl Exchanged ===
 
 impl Exchanged {
-    fn pods(&self, demo_mesh: &DemoMesh) -> Shown {
+    fn pods(&self, demo_mesh: &DemoMesh) -> FactResult {
         let answers = self.by_pod.as_ref().map_err(Clone::clone)?;
         let mut seen = Vec::new();
         for (server, answer) in demo_mesh.cast.servers.iter().zip(answers) {
@@ -66,7 +66,7 @@ impl Exchanged {
         Ok(Evidence::new(seen.join(", ")))
     }
 
-    fn service(&self, demo_mesh: &DemoMesh) -> Shown {
+    fn service(&self, demo_mesh: &DemoMesh) -> FactResult {
         let answers = self.by_service.as_ref().map_err(Clone::clone)?;
         let mut counts = BTreeMap::new();
         for answer in answers.iter().filter(|answer| answer.status == 200) {
@@ -79,7 +79,7 @@ impl Exchanged {
         if complete { Ok(Evidence::new(text)) } else { Err(text) }
     }
 
-    fn source(&self, demo_mesh: &DemoMesh) -> Shown {
+    fn source(&self, demo_mesh: &DemoMesh) -> FactResult {
         let answers = self.by_pod.iter().chain(&self.by_service).flatten();
         let client = demo_mesh.cast.client.ip;
         let mut count = 0;
@@ -98,7 +98,7 @@ impl Exchanged {
         }
     }
 
-    fn identities(&self, demo_mesh: &DemoMesh) -> Shown {
+    fn identities(&self, demo_mesh: &DemoMesh) -> FactResult {
         let (client, server) = (&demo_mesh.cast.client, &demo_mesh.cast.servers[0]);
         let line = demo_mesh.two.access(self.since, SOON, |line| {
             field(line, "direction") == "inbound"
@@ -114,7 +114,7 @@ impl Exchanged {
         Ok(Evidence::new(text).detail(format!("access log of node two, inbound, {} -> {}", at.0, at.1)))
     }
 
-    fn wire(&self, demo_mesh: &DemoMesh) -> Shown {
+    fn wire(&self, demo_mesh: &DemoMesh) -> FactResult {
         let captured = self.complete()?;
         let (mut flows, mut bytes, mut records) = (0, 0, 0);
         for server in &demo_mesh.cast.servers {
@@ -133,7 +133,7 @@ impl Exchanged {
         Ok(Evidence::new(format!("{text}, all of it in {records} TLS records")))
     }
 
-    fn no_marker(&self) -> Shown {
+    fn no_marker(&self) -> FactResult {
         let captured = self.complete()?;
         let answers: Vec<&Answer> = self.by_pod.iter().chain(&self.by_service).flatten().collect();
         let arrived = answers.iter().filter(|answer| answer.body.contains(MARKER)).count();

@@ -18,7 +18,7 @@ use crate::lab::{
 pub const READINESS_PORT: u16 = 15021;
 
 /// How long one look at a proxy's readiness may take.
-const LOOK: Duration = Duration::from_secs(1);
+const READINESS_WITHIN: Duration = Duration::from_secs(1);
 
 /// Which proxy to start, and how.
 #[derive(Clone, Debug)]
@@ -96,5 +96,5 @@ pub(super) fn is_ready(node: &Namespace) -> bool {
 pub fn readiness(node: &Namespace) -> Result<http::Answer, crate::lab::apps::AppError> {
     let to = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), READINESS_PORT);
     let request = "GET /healthz/ready HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
-    http::exchange(&Route::new(node, to), request, LOOK)
+    http::exchange(&Route::new(node, to), request, READINESS_WITHIN)
 }

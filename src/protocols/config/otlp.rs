@@ -181,7 +181,8 @@ impl CollectorConfig {
 /// The value for one kind of telemetry, else the one for all; both are looked at.
 fn either<'a, T>(
     r: &mut Reader<'a>,
-    (own, all): (&'static Var, &'static Var),
+    own: &'static Var,
+    all: &'static Var,
     parse: impl Fn(&'a str) -> Result<T, String>,
 ) -> Option<T> {
     let first = r.parse(own, &parse);
@@ -190,7 +191,7 @@ fn either<'a, T>(
 }
 
 fn protocol(r: &mut Reader<'_>, vars: &'static CollectorVars) -> OtlpProtocol {
-    let protocol = either(r, (&vars.protocol, &ALL.protocol), |name| match name {
+    let protocol = either(r, &vars.protocol, &ALL.protocol, |name| match name {
         "grpc" => Ok(OtlpProtocol::Grpc),
         "http/protobuf" => Ok(OtlpProtocol::Http),
         _ => Err("not grpc or http/protobuf".into()),
@@ -206,7 +207,7 @@ fn timeout(r: &mut Reader<'_>, vars: &'static CollectorVars) -> Duration {
 }
 
 fn roots(r: &mut Reader<'_>, vars: &'static CollectorVars) -> Option<String> {
-    either(r, (&vars.certificate, &ALL.certificate), |path| Ok(path.to_owned()))
+    either(r, &vars.certificate, &ALL.certificate, |path| Ok(path.to_owned()))
 }
 
 fn headers(r: &mut Reader<'_>, vars: &'static CollectorVars) -> Vec<(HeaderName, HeaderValue)> {

@@ -17,10 +17,17 @@ use super::{lookup::Found, query::Query};
 
 /// How long names of the mesh may be kept, in seconds.
 /// Limit: life of an answer of the mesh: 30 s; past it: the client asks again.
-const TTL: u32 = 30;
+const MESH_TTL_SECONDS: u32 = 30;
 /// Bytes of an OPT record without options.
 /// Limit: room of an answer that is kept for an extension: 11 bytes; past it: the answer has fewer records.
-const OPT: usize = 11;
+const OPT_BYTES: usize = 11;
+
+/// The query that an answer is for, and the bytes the answer may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct AnswerTo<'a> {
+    pub(super) query: &'a Query,
+    pub(super) limit: usize,
+}
 
 /// The header of an answer.
 #[derive(Clone, Copy, Debug)]
@@ -34,19 +41,19 @@ pub(super) struct AnswerFlags {
 /// The answer to `query` for `host` that says what `found` holds, in at most `limit` bytes: what does not fit is left out,
 /// and said to be.
 pub(crate) fn found(query: &Query, host: &str, found: &Found, limit: usize) -> Vec<u8> {
+    let to = AnswerTo { query, limit };
     let flags = AnswerFlags { authoritative: true, recursion: true, truncated: false, rcode: Rcode::NOERROR };
     // Compressed, records would have the name as the question has it, whose case is the client's.
     if query.question.qname().iter().flat_map(Label::iter).any(|byte| byte.is_ascii_uppercase()) {
-        return compose(Vec::new(), (query, limit), flags, |answers| push(answers, host, found), |_| Ok(()));
+        return compose(Vec::new(), to, flags, |answers| push(answers, host, found), |_| Ok(()));
     }
-    compose(compressed(), (query, limit), flags, |answers| push(answers, host, found), |_| Ok(()))
-        .into_target()
+    compose(compressed(), to, flags, |answers| push(answers, host, found), |_| Ok(())).into_target()
 }
 
 /// The answer to `query` that says nothing but `rcode`.
 pub(crate) fn error(query: &Query, rcode: Rcode) -> Vec<u8> {
     let flags = AnswerFlags { authoritative: false, recursion: true, truncated: false, rcode };
-    compose(Vec::new(), (query, query.datagram()), flags, |_| Ok(()), |_| Ok(()))
+    compose(Vec::new(), AnswerTo { query, limit: query.datagram() }, flags, |_| Ok(()), |_| Ok(()))
 }
 
 pub(super) fn compressed() -> StaticCompressor<Vec<u8>> {
@@ -57,13 +64,13 @@ pub(super) fn compressed() -> StaticCompressor<Vec<u8>> {
 /// records that do not fit are not missed.
 pub(super) fn compose<T: Composer<AppendError = Infallible>>(
     target: T,
-    (query, limit): (&Query, usize),
+    AnswerTo { query, limit }: AnswerTo<'_>,
     flags: AnswerFlags,
     answers: impl FnOnce(&mut AnswerBuilder<T>) -> Result<(), PushError>,
     additionals: impl FnOnce(&mut AdditionalBuilder<T>) -> Result<(), PushError>,
 ) -> T {
     let Ok(mut message) = MessageBuilder::from_target(target);
-    let reserved = if query.edns.is_some() { OPT } else { 0 };
+    let reserved = if query.edns.is_some() { OPT_BYTES } else { 0 };
     message.set_push_limit(limit.saturating_sub(reserved));
     let header = message.header_mut();
     header.set_id(query.id);
@@ -100,12 +107,12 @@ fn push<T: Composer>(answers: &mut AnswerBuilder<T>, host: &str, found: &Found) 
     // A part of a name that came in a question is one that can be written.
     let Some(mut owner) = absolute(host) else { return Ok(()) };
     if let Some(alias) = found.alias.as_deref().filter(|_| !found.addresses.is_empty()).and_then(absolute) {
-        answers.push((&owner, TTL, Cname::new(&alias)))?;
+        answers.push((&owner, MESH_TTL_SECONDS, Cname::new(&alias)))?;
         owner = alias;
     }
     found.addresses.iter().try_for_each(|address| match *address {
-        IpAddr::V4(ip) => answers.push((&owner, TTL, A::new(ip))),
-        IpAddr::V6(ip) => answers.push((&owner, TTL, Aaaa::new(ip))),
+        IpAddr::V4(ip) => answers.push((&owner, MESH_TTL_SECONDS, A::new(ip))),
+        IpAddr::V6(ip) => answers.push((&owner, MESH_TTL_SECONDS, Aaaa::new(ip))),
     })
 }
 

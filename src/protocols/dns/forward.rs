@@ -14,7 +14,7 @@ use domain::{
 };
 
 use super::{
-    answer::{AnswerFlags, compose, compressed},
+    answer::{AnswerFlags, AnswerTo, compose, compressed},
     query::Query,
 };
 
@@ -31,7 +31,7 @@ pub(crate) enum Unusable {
 
 /// Records of an answer up to which names in it are compressed.
 /// Limit: records of an answer whose names are compressed: 256; past it: the names are written out.
-const COMPRESSED: usize = 256;
+const COMPRESSED_RECORDS: usize = 256;
 
 /// A record of an answer.
 type Relayed<'a> = Record<ParsedName<&'a [u8]>, AllRecordData<&'a [u8], ParsedName<&'a [u8]>>>;
@@ -109,11 +109,12 @@ impl Answer {
             truncated: header.tc(),
             rcode: header.rcode(),
         };
+        let to = AnswerTo { query, limit };
         // Each name is looked for among those that are written already, which is of use for few.
-        Ok(if answers.len() + additionals.len() <= COMPRESSED {
-            fill(compressed(), (query, limit), flags, [&answers, &additionals]).into_target()
+        Ok(if answers.len() + additionals.len() <= COMPRESSED_RECORDS {
+            fill(compressed(), to, flags, &answers, &additionals).into_target()
         } else {
-            fill(Vec::new(), (query, limit), flags, [&answers, &additionals])
+            fill(Vec::new(), to, flags, &answers, &additionals)
         })
     }
 }
@@ -124,12 +125,13 @@ fn records(section: RecordSection<'_, Vec<u8>>) -> Result<Vec<Relayed<'_>>, Pars
 
 fn fill<T: Composer<AppendError = Infallible>>(
     target: T,
-    query: (&Query, usize),
+    to: AnswerTo<'_>,
     flags: AnswerFlags,
-    [answers, additionals]: [&[Relayed<'_>]; 2],
+    answers: &[Relayed<'_>],
+    additionals: &[Relayed<'_>],
 ) -> T {
     let mut additionals = additionals.iter().filter(|record| record.rtype() != Rtype::OPT);
     let put = |section: &mut AnswerBuilder<T>| answers.iter().try_for_each(|record| section.push(record));
     let beside = |section: &mut AdditionalBuilder<T>| additionals.try_for_each(|record| section.push(record));
-    compose(target, query, flags, put, beside)
+    compose(target, to, flags, put, beside)
 }

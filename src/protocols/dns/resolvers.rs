@@ -9,7 +9,7 @@ use resolv_conf::{Config, ScopedIp};
 
 /// Where name servers listen.
 /// No limit: the port of name servers.
-const PORT: u16 = 53;
+const DNS_PORT: u16 = 53;
 /// Servers that are asked, and times that each is, at most: with the longest patience it comes to minutes.
 /// Limit: name servers of resolv.conf: 3; past it: the others are passed over, with a warning.
 const MAX_SERVERS: usize = 3;
@@ -44,8 +44,8 @@ impl Resolvers {
                 ScopedIp::V6(ip, Some(scope)) => {
                     complaints.push(format!("name server {ip}%{scope}: the link is none of a pod's"));
                 }
-                ScopedIp::V4(ip) => servers.push(SocketAddr::new(IpAddr::V4(*ip), PORT)),
-                ScopedIp::V6(ip, None) => servers.push(SocketAddr::new(IpAddr::V6(*ip), PORT)),
+                ScopedIp::V4(ip) => servers.push(SocketAddr::new(IpAddr::V4(*ip), DNS_PORT)),
+                ScopedIp::V6(ip, None) => servers.push(SocketAddr::new(IpAddr::V6(*ip), DNS_PORT)),
             }
         }
         if servers.len() > MAX_SERVERS {

@@ -30,7 +30,7 @@ use crate::protocols::{
 };
 
 /// Far beyond what any of this takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+const STUCK_AFTER: Duration = Duration::from_secs(60);
 
 struct Uncounted;
 
@@ -129,7 +129,7 @@ fn pattern(len: usize, seed: u64) -> Vec<u8> {
 }
 
 async fn in_time<T>(work: impl Future<Output = T>) -> T {
-    LocalSet::new().run_until(timeout(PATIENCE, work)).await.expect("stuck")
+    LocalSet::new().run_until(timeout(STUCK_AFTER, work)).await.expect("stuck")
 }
 
 #[tokio::test]

@@ -36,7 +36,7 @@ pub use self::{
     service::{Endpoints, Service},
     tables::LocalNode,
     workload::{Membership, Place, TunnelProtocol, Workload},
-    writer::{Applied, Change, MeshWriter, SLICE, push_order},
+    writer::{Applied, CHANGES_PER_TURN, Change, MeshWriter, push_order},
 };
 
 /// Everything known of the mesh. Cloning copies a reference.

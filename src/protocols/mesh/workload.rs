@@ -25,7 +25,7 @@ pub struct Workload {
     template: Arc<Template>,
     place: Arc<Place>,
     addresses: Addresses,
-    rare: Option<Box<Rare>>,
+    rare: Option<Box<RareFields>>,
     capacity: u32,
     /// Where in the uid the name is, if it is there.
     name: (u16, u16),
@@ -85,7 +85,7 @@ pub struct Membership {
 
 /// What most workloads do not have.
 #[derive(Clone, PartialEq, Eq)]
-struct Rare {
+struct RareFields {
     /// The name, if it is no part of the uid.
     name: Option<Box<str>>,
     hostname: Option<Arc<str>>,
@@ -157,7 +157,8 @@ impl Workload {
         });
         let apart = within.is_none().then(|| std::mem::take(&mut pb.name).into_boxed_str());
         let hostname = (!pb.hostname.is_empty()).then(|| Arc::from(pb.hostname.as_str()));
-        let rare = (apart.is_some() || hostname.is_some()).then(|| Box::new(Rare { name: apart, hostname }));
+        let rare =
+            (apart.is_some() || hostname.is_some()).then(|| Box::new(RareFields { name: apart, hostname }));
         Ok(Self {
             uid,
             place,

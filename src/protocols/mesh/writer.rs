@@ -24,7 +24,7 @@ use crate::protocols::{identity::Identity, pb::workload as pb};
 
 /// How many changes are a good slice: a fraction of a millisecond.
 /// Limit: changes of a push that are applied in one turn: 256; past it: other actors go first.
-pub const SLICE: usize = 256;
+pub const CHANGES_PER_TURN: usize = 256;
 
 /// One resource that came, changed or went.
 #[derive(Clone, Debug)]
@@ -114,8 +114,8 @@ impl MeshWriter {
     }
 
     /// Applies `changes` in their order. To keep a large push from holding up its thread, call this with
-    /// `changes.by_ref().take(SLICE)` until nothing is left, yielding in between; what a slice changed is visible when
-    /// it ends. Readers go on all the time.
+    /// `changes.by_ref().take(CHANGES_PER_TURN)` until nothing is left, yielding in between. The changes of a slice are
+    /// visible when the slice ends. Readers go on all the time.
     pub fn apply(&mut self, changes: impl Iterator<Item = Change>) -> Applied {
         let tables = &*self.tables;
         let ledger = &mut *tables.ledger.lock();

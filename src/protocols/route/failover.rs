@@ -217,7 +217,8 @@ impl Failover {
     pub(crate) fn replaces_slow(
         &self,
         attempt: &Attempt,
-        (to, waiting): (SocketAddr, WaitingFor),
+        to: SocketAddr,
+        waiting: WaitingFor,
         route: impl FnOnce(&[SocketAddr]) -> Result<Route, RouteError>,
     ) -> bool {
         waiting == WaitingFor::Endpoint

@@ -10,7 +10,7 @@ use super::{
     error::RouteError,
     hop::{HBONE_PORT, Hop, Route, Upstream},
     request::{Pick, Source},
-    waypoint::{self, Found},
+    waypoint::{self, Found, Reference},
 };
 use crate::protocols::{
     addr::{HboneAddr, OrigDst},
@@ -78,7 +78,8 @@ impl Call<'_> {
     }
 
     fn waypoint(&self, gateway: &Gateway, pick: &mut Pick<'_>) -> Result<Chosen, RouteError> {
-        waypoint::resolve(self.mesh, gateway, self.src, (self.dst.ip(), Purpose::Waypoint), pick)
+        let reference = Reference { gateway, hint: self.dst.ip(), purpose: Purpose::Waypoint };
+        waypoint::resolve(self.mesh, self.src, reference, pick)
             .ok_or_else(|| self.nothing_left(pick, RouteError::UnknownWaypoint(gateway.to_string())))
     }
 
@@ -163,8 +164,8 @@ impl Call<'_> {
         let gateway =
             far.workload.network_gateway().ok_or_else(|| RouteError::NoGateway(far.workload.uid().into()))?;
         let unknown = || RouteError::UnknownGateway(gateway.to_string());
-        let wanted = (self.dst.ip(), Purpose::Gateway);
-        let near = waypoint::resolve(self.mesh, gateway, self.src, wanted, pick)
+        let reference = Reference { gateway, hint: self.dst.ip(), purpose: Purpose::Gateway };
+        let near = waypoint::resolve(self.mesh, self.src, reference, pick)
             .ok_or_else(|| self.nothing_left(pick, unknown()))?;
         let hop = Hop::DoubleHbone {
             to: near.upstream(near.port, self.dst.ip()).ok_or_else(unknown)?,

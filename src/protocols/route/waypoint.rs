@@ -20,6 +20,17 @@ pub(super) enum Found {
     Service(Arc<Service>),
 }
 
+/// A reference to a waypoint or to a network gateway.
+#[derive(Clone, Copy)]
+pub(super) struct Reference<'a> {
+    /// What the control plane names.
+    pub(super) gateway: &'a Gateway,
+    /// The address dialled, whose family is preferred.
+    pub(super) hint: IpAddr,
+    /// What the workload behind the reference is to do.
+    pub(super) purpose: Purpose,
+}
+
 /// What dialling an address of `network` means, for a client of `namespace`: a service with exactly that address, a
 /// workload, a service with a range around it.
 ///
@@ -63,12 +74,10 @@ pub(super) fn of_service<'s>(service: &'s Service, pick: &mut Pick<'_>) -> Optio
 /// The workload behind a reference. `None` if nothing is known by it, or nothing that may be used.
 pub(super) fn resolve(
     mesh: &Mesh,
-    gateway: &Gateway,
     source: &Source<'_>,
-    wanted: (IpAddr, Purpose),
+    Reference { gateway, hint, purpose }: Reference<'_>,
     pick: &mut Pick<'_>,
 ) -> Option<Chosen> {
-    let (hint, purpose) = wanted;
     let port = gateway.hbone_port;
     let (found, hint) = match &gateway.destination {
         GatewayDestination::Address { network, ip } => {

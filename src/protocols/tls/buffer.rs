@@ -11,7 +11,7 @@ use tokio::io::ReadBuf;
 pub const BUFFER_LEN: usize = 512 * 1024;
 /// Buffers kept for reuse; more are freed when given back.
 /// Limit: idle buffers that a shard keeps: 4; past it: the buffer is freed.
-const KEPT: usize = 4;
+const IDLE_BUFFERS: usize = 4;
 /// Size of the area that relays read into.
 /// Limit: scratch buffer of a shard: 512 KiB; past it: a new one is made when parts of it are still held.
 const SCRATCH_LEN: usize = 512 * 1024;
@@ -22,10 +22,10 @@ const PIECE: usize = 1024;
 
 /// The buffers of one shard. Cloning shares them.
 #[derive(Clone, Debug, Default)]
-pub struct Buffers(Rc<RefCell<Shelf>>);
+pub struct Buffers(Rc<RefCell<BufferPool>>);
 
 #[derive(Debug, Default)]
-struct Shelf {
+struct BufferPool {
     free: Vec<Box<[u8]>>,
     scratch: BytesMut,
 }
@@ -62,7 +62,7 @@ impl Buffers {
 
     fn give(&self, buf: Box<[u8]>) {
         let free = &mut self.0.borrow_mut().free;
-        if free.len() < KEPT && buf.len() == BUFFER_LEN {
+        if free.len() < IDLE_BUFFERS && buf.len() == BUFFER_LEN {
             free.push(buf);
         }
     }

@@ -5,9 +5,9 @@ use std::{fmt, time::Duration};
 use tonic::Code;
 
 /// Limit: pause between two discovery streams, at first: 10 ms; past it: the pause doubles.
-const FIRST: Duration = Duration::from_millis(10);
+const RECONNECT_FIRST: Duration = Duration::from_millis(10);
 /// Limit: pause between two discovery streams, at most: 15 s; past it: the pause stays as long.
-const CAP: Duration = Duration::from_secs(15);
+const RECONNECT_MAX: Duration = Duration::from_secs(15);
 
 /// How an attempt ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,7 +63,7 @@ pub(crate) struct Backoff {
 impl Backoff {
     /// As at process start.
     pub(crate) fn new() -> Self {
-        Self { delay: FIRST }
+        Self { delay: RECONNECT_FIRST }
     }
 
     /// How to count this end, and how long to wait. Not jittered: servers spread load by when they close streams.
@@ -71,11 +71,11 @@ impl Backoff {
         match end {
             End::Refused { .. } => (Termination::ConnectionError, self.double()),
             End::Status { code, message } if is_routine(*code, message) => {
-                self.delay = FIRST;
-                (Termination::Reconnect, FIRST)
+                self.delay = RECONNECT_FIRST;
+                (Termination::Reconnect, RECONNECT_FIRST)
             }
             End::Complete { answered: true } => {
-                self.delay = FIRST;
+                self.delay = RECONNECT_FIRST;
                 (Termination::Complete, Duration::ZERO)
             }
             // A server that closes every stream at once would be called without a pause.
@@ -87,7 +87,7 @@ impl Backoff {
     }
 
     fn double(&mut self) -> Duration {
-        self.delay = (self.delay * 2).min(CAP);
+        self.delay = (self.delay * 2).min(RECONNECT_MAX);
         self.delay
     }
 }

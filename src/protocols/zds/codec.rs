@@ -7,11 +7,11 @@ use crate::protocols::pb::workload::zds as pb;
 
 /// Both sides read into buffers of this many bytes; every packet of ours stays below.
 /// Limit: a packet of the hand-over: 1024 bytes; past it: the connection is closed.
-pub const PACKET_BYTES: usize = 1024;
+pub const ZDS_PACKET_BYTES: usize = 1024;
 
 /// The longest text of an answer: a packet less two tags of one byte and two lengths of two.
 /// Limit: text of a refusal to istio-cni: 1017 bytes; past it: the text is cut.
-const TEXT_BYTES: usize = PACKET_BYTES - 1 - 6;
+const ZDS_TEXT_BYTES: usize = ZDS_PACKET_BYTES - 1 - 6;
 
 /// What istio-cni asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,7 +118,7 @@ pub fn decode_request(packet: &[u8]) -> Result<Request, CodecError> {
     }
 }
 
-/// One answer as a packet below [`PACKET_BYTES`]: a longer text is cut at a character, and an empty one is given words,
+/// One answer as a packet below [`ZDS_PACKET_BYTES`]. A longer text is cut at a character. An empty one is given words,
 /// because an answer without text means success.
 pub fn encode_answer(answer: &Answer) -> Vec<u8> {
     let error = match answer {
@@ -143,7 +143,7 @@ pub fn decode_answer(packet: &[u8]) -> Result<Answer, CodecError> {
 
 /// As much of `text` as fits an answer.
 fn cut(text: &str) -> &str {
-    text.get(..text.floor_char_boundary(TEXT_BYTES)).unwrap_or(text)
+    text.get(..text.floor_char_boundary(ZDS_TEXT_BYTES)).unwrap_or(text)
 }
 
 #[cfg(test)]

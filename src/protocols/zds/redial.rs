@@ -6,7 +6,7 @@ use rand::Rng;
 
 /// The longest wait of either kind.
 /// Limit: pause before istio-cni is dialled again, at most: 15 s; past it: the pause stays as long.
-const CAP: Duration = Duration::from_secs(15);
+const REDIAL_MAX: Duration = Duration::from_secs(15);
 /// Doubled before it is first waited.
 /// Limit: pause before istio-cni is dialled again, at first: 10 ms, doubled before it is used; past it: the pause
 /// doubles.
@@ -15,7 +15,7 @@ const DIAL_FROM: Duration = Duration::from_millis(10);
 const GREET_FROM: Duration = Duration::from_millis(5);
 /// Waits after a greeting that failed differ by up to this part.
 /// No limit: the spread of a pause.
-const JITTER: f64 = 0.2;
+const GREET_JITTER: f64 = 0.2;
 /// A connection that ended sooner is treated as a greeting that failed, so that an agent which hangs up at once is not
 /// dialled in a loop.
 /// Limit: life of a connection with istio-cni that counts as a failed greeting: 1 s; past it: the connection counts as
@@ -58,7 +58,7 @@ impl Redial {
     pub(crate) fn wait(&mut self, now: Instant, ended: Ended, rng: &mut impl Rng) -> Duration {
         match ended {
             Ended::Dial => {
-                self.dial = (self.dial * 2).min(CAP);
+                self.dial = (self.dial * 2).min(REDIAL_MAX);
                 self.dial
             }
             Ended::Lost { since } if now.saturating_duration_since(since) >= SHORT_LIFE => {
@@ -67,9 +67,9 @@ impl Redial {
             }
             Ended::Greeting | Ended::Lost { .. } => {
                 self.dial = DIAL_FROM;
-                let wait = self.greet.mul_f64(rng.random_range(1.0 - JITTER..=1.0 + JITTER));
-                self.greet = (self.greet * 2).min(CAP);
-                wait.min(CAP)
+                let wait = self.greet.mul_f64(rng.random_range(1.0 - GREET_JITTER..=1.0 + GREET_JITTER));
+                self.greet = (self.greet * 2).min(REDIAL_MAX);
+                wait.min(REDIAL_MAX)
             }
         }
     }

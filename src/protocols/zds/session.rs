@@ -1,7 +1,7 @@
 //! Which pods are served, from what istio-cni asks: the behaviour table of docs/spec/dataplane.md 6.
 //!
 //! One operation is under way for a pod at a time, and one request is unanswered at a time. A start that fails or hangs
-//! concerns that pod alone: it is refused within [`ANSWER_WITHIN`], keeps the node from being ready, and is retried.
+//! concerns that pod alone: it is refused within [`ZDS_ANSWER_WITHIN`], keeps the node from being ready, and is retried.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,13 +17,13 @@ use super::{
 
 /// The agent gives up on an answer after 5 s and takes a later one for the answer to its next request.
 /// Limit: an answer to istio-cni: 4 s; past it: the request is refused.
-pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(4);
+pub(crate) const ZDS_ANSWER_WITHIN: Duration = Duration::from_secs(4);
 /// Starts that failed are tried again this often.
 /// Limit: pause before a failed start of a pod is tried again: 5 s; past it: the start is tried again.
-pub(crate) const RETRY_EVERY: Duration = Duration::from_secs(5);
+pub(crate) const POD_RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// Pods, or uids named in a snapshot, at most.
 /// Limit: pods of the hand-over: 4096; past it: the pod is refused by name.
-pub(crate) const MAX_PODS: usize = 4096;
+pub(crate) const MAX_SESSION_PODS: usize = 4096;
 
 /// A network namespace and whatever stands for it outside this core (a descriptor, in a test a number).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -192,6 +192,13 @@ struct Waiting {
     until: Instant,
 }
 
+/// The end of a start: its number, its pod, and the reason if it failed.
+struct StartEnded {
+    op: u64,
+    uid: Arc<str>,
+    result: Result<(), String>,
+}
+
 // === impl State ===
 
 impl<N> State<N> {
@@ -260,7 +267,9 @@ impl<N: Clone> Session<N> {
                 self.waiting = None;
             }
             Event::Asked(ask) => self.asked(now, ask, &mut out),
-            Event::PodStarted(op, uid, result) => self.pod_started(now, (op, uid), result, &mut out),
+            Event::PodStarted(op, uid, result) => {
+                self.pod_started(now, StartEnded { op, uid, result }, &mut out)
+            }
             Event::PodStopped(op, uid) => self.pod_stopped(op, &uid, &mut out),
             Event::Tick => {}
         }
@@ -374,14 +383,14 @@ impl<N: Clone> Session<N> {
             Some(State::Failed(_)) | None => self.starting(pod, out),
         };
         self.pods.insert(uid.clone(), Entry { state, trouble });
-        self.waiting = Some(Waiting { uid, until: now + ANSWER_WITHIN });
+        self.waiting = Some(Waiting { uid, until: now + ZDS_ANSWER_WITHIN });
     }
 
     /// Notes that the agent has named `uid`, unless that would exceed a bound.
     fn name(&mut self, uid: Arc<str>) -> Result<(), String> {
         let known = self.pods.contains_key(&uid) || self.named.contains(&uid);
-        if !known && self.pods.len().max(self.named.len()) >= MAX_PODS {
-            return Err(format!("this node has {MAX_PODS} pods already, the most this proxy serves"));
+        if !known && self.pods.len().max(self.named.len()) >= MAX_SESSION_PODS {
+            return Err(format!("this node has {MAX_SESSION_PODS} pods already, the most this proxy serves"));
         }
         if self.link != Link::Live {
             self.named.insert(uid);
@@ -420,8 +429,7 @@ impl<N: Clone> Session<N> {
     fn pod_started(
         &mut self,
         now: Instant,
-        (op, uid): (u64, Arc<str>),
-        result: Result<(), String>,
+        StartEnded { op, uid, result }: StartEnded,
         out: &mut Vec<Effect<N>>,
     ) {
         let Some(entry) = self.pods.get_mut(&uid) else { return };
@@ -439,7 +447,7 @@ impl<N: Clone> Session<N> {
             Err(why) => {
                 entry.trouble = Some(why.clone());
                 entry.state = State::Failed(pod.clone());
-                self.retry_at.get_or_insert(now + RETRY_EVERY);
+                self.retry_at.get_or_insert(now + POD_RETRY_INTERVAL);
                 self.answer_waiting(&uid, Answer::Refused(why), out);
             }
         }
@@ -465,7 +473,7 @@ impl<N: Clone> Session<N> {
     /// What time alone brings: a request that has waited long enough, and retries.
     fn due(&mut self, now: Instant, out: &mut Vec<Effect<N>>) {
         if let Some(waiting) = self.waiting.take_if(|w| w.until <= now) {
-            let why = format!("its proxy has not started within {} s", ANSWER_WITHIN.as_secs());
+            let why = format!("its proxy has not started within {} s", ZDS_ANSWER_WITHIN.as_secs());
             if let Some(entry) = self.pods.get_mut(&waiting.uid) {
                 entry.trouble = Some(why.clone());
             }

@@ -30,7 +30,7 @@ pub(crate) const REASON_CHARS: usize = 512;
 /// Frames and messages in a report's log line.
 /// Limit: frames and messages of a crash report in its log line: 8; past it: the rest is at `/crashes`
 /// only.
-const LOGGED: usize = 8;
+const LOGGED_ENTRIES: usize = 8;
 
 /// How something died.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -202,12 +202,12 @@ impl Reports {
 // === impl Death ===
 
 impl Death {
-    /// How an actor ended, from what its supervisor was told: whether normally, and why.
-    pub(crate) fn of(exit: (bool, &str), hung: bool, panicked: bool) -> Self {
-        match exit {
+    /// How an actor ended. `normal` and `reason` are what its supervisor was told.
+    pub(crate) fn of(normal: bool, reason: &str, hung: bool, panicked: bool) -> Self {
+        match reason {
             _ if hung => Self::Hung,
             _ if panicked => Self::Panicked,
-            (false, "killed" | "actor_task_cancelled") => Self::Killed,
+            "killed" | "actor_task_cancelled" if !normal => Self::Killed,
             _ => Self::Failed,
         }
     }
@@ -247,7 +247,7 @@ impl CrashReport {
     }
 
     fn log(&self) {
-        let skipped = self.messages.len().saturating_sub(LOGGED);
+        let skipped = self.messages.len().saturating_sub(LOGGED_ENTRIES);
         let messages: Vec<&str> = self.messages.iter().skip(skipped).map(|message| message.kind).collect();
         let ours = |frame: &&String| frame.starts_with("warren::") || frame.starts_with("<warren::");
         let frames: Vec<&str> = self
@@ -256,7 +256,7 @@ impl CrashReport {
             .into_iter()
             .flatten()
             .filter(ours)
-            .take(LOGGED)
+            .take(LOGGED_ENTRIES)
             .filter_map(|frame| frame.split(' ').next())
             .collect();
         let (handling, since) = self.handling.unwrap_or(("nothing", Duration::ZERO));

@@ -18,4 +18,4 @@ pub(super) use panics::take_panic;
 pub use record::{Handled, Load, TraceOf};
 pub(super) use record::{HandledByKind, Handling, Record, Recorded};
 pub use snapshot::{ExitNote, NodeKind, NodeSnapshot, NodeState};
-pub(super) use watchdog::{LOOK, Watchdog, Watched};
+pub(super) use watchdog::{WATCHDOG_INTERVAL, Watchdog, Watched};

@@ -16,7 +16,7 @@ use tokio::{sync::Notify, time::timeout};
 
 /// The time between two looks.
 /// Limit: time between two looks of the watchdog: 250 ms; past it: the watchdog looks again.
-pub(crate) const LOOK: Duration = Duration::from_millis(250);
+pub(crate) const WATCHDOG_INTERVAL: Duration = Duration::from_millis(250);
 
 /// The handlers of one tree that run now and have a limit. `S` says whose handler it is.
 pub(crate) struct Watchdog<S> {
@@ -34,7 +34,7 @@ pub(crate) struct Watched<'a, S> {
 struct Running<S> {
     subject: S,
     limit: Duration,
-    /// How many times [`LOOK`] it has run since it was first seen; `None` before.
+    /// How many times [`WATCHDOG_INTERVAL`] it has run since it was first seen; `None` before.
     looks: Option<u32>,
 }
 
@@ -79,7 +79,7 @@ impl<S: Clone> Watchdog<S> {
                 is_due = false;
             } else {
                 // A change before the time is up is one from before this look, or the end of the last handler.
-                is_due = timeout(LOOK, changed).await.is_err();
+                is_due = timeout(WATCHDOG_INTERVAL, changed).await.is_err();
             }
         }
     }
@@ -91,7 +91,7 @@ impl<S: Clone> Watchdog<S> {
         for (_, handler) in self.running.lock().iter_mut() {
             let looks = handler.looks.map_or(0, |looks| looks.saturating_add(is_due.into()));
             handler.looks = Some(looks);
-            let time = LOOK.saturating_mul(looks);
+            let time = WATCHDOG_INTERVAL.saturating_mul(looks);
             if is_due && time >= handler.limit {
                 over.push((handler.subject.clone(), time));
             }

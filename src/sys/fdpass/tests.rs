@@ -60,10 +60,10 @@ async fn packets_keep_their_bounds_and_their_descriptors() {
 #[tokio::test]
 async fn a_packet_of_exactly_the_limit_passes_and_one_byte_more_does_not() {
     let (one, two) = SeqPacket::pair().unwrap();
-    one.send(&[7; PACKET_BYTES], None).await.unwrap();
-    assert_eq!(two.recv().await.unwrap().unwrap().bytes, vec![7; PACKET_BYTES]);
+    one.send(&[7; MAX_PACKET_BYTES], None).await.unwrap();
+    assert_eq!(two.recv().await.unwrap().unwrap().bytes, vec![7; MAX_PACKET_BYTES]);
     let (mut read, write) = pipe();
-    one.send(&[7; PACKET_BYTES + 1], Some(write.as_fd())).await.unwrap();
+    one.send(&[7; MAX_PACKET_BYTES + 1], Some(write.as_fd())).await.unwrap();
     drop(write);
     assert!(matches!(two.recv().await, Err(RecvError::PeerPacketTooLong)));
     assert_eq!(read.read(&mut [0]).unwrap(), 0, "the descriptor of a refused packet is closed");

@@ -59,7 +59,7 @@ fn pipes_are_bounded_and_one_with_bytes_in_it_is_not_used_again() {
     pipes.give(anew, 0);
     assert_eq!(pipes.0.borrow().free.len(), 1);
     taken.into_iter().for_each(|pipe| pipes.give(pipe, 0));
-    assert_eq!((pipes.0.borrow().free.len(), pipes.0.borrow().made), (KEPT, KEPT));
+    assert_eq!((pipes.0.borrow().free.len(), pipes.0.borrow().made), (IDLE_PIPES, IDLE_PIPES));
 }
 
 #[tokio::test]

@@ -31,7 +31,7 @@ const LAST_PAUSE: Duration = Duration::from_secs(2);
 /// Most that chance adds to a pause.
 ///
 /// No limit: the spread of a pause.
-const JITTER: Duration = Duration::from_millis(100);
+const RETRY_JITTER: Duration = Duration::from_millis(100);
 /// Name by which the exporter asks.
 const AGENT: &str = concat!("warren/", env!("CARGO_PKG_VERSION"));
 
@@ -173,7 +173,7 @@ fn retries() -> RetryPolicy {
         .with_max_retries(usize::MAX)
         .with_initial_delay(FIRST_PAUSE)
         .with_max_delay(LAST_PAUSE)
-        .with_max_jitter(JITTER)
+        .with_max_jitter(RETRY_JITTER)
 }
 
 /// The text of an exporter's error of construction.

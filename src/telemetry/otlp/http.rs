@@ -21,7 +21,7 @@ use crate::protocols::config::{CollectorConfig, OtlpEndpoint};
 /// Bytes of an answer, as gRPC takes.
 ///
 /// Limit: a collector's answer: 4 MiB; past it: the request failed.
-const MAX_ANSWER: usize = 4 << 20;
+const COLLECTOR_ANSWER_BYTES: usize = 4 << 20;
 
 /// Sends requests to one collector. The exporter bounds the time.
 #[derive(Debug)]
@@ -146,7 +146,7 @@ async fn exchange<Io: AsyncRead + AsyncWrite + Unpin + Send>(
     let (mut send, connection) = http1::handshake(TokioIo::new(io)).await?;
     let answered = async move {
         let (head, body) = send.send_request(request).await?.into_parts();
-        let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(PostError::Answer)?;
+        let body = Limited::new(body, COLLECTOR_ANSWER_BYTES).collect().await.map_err(PostError::Answer)?;
         Ok(Response::from_parts(head, body.to_bytes()))
     };
     let (mut answered, mut connection) = (std::pin::pin!(answered), std::pin::pin!(connection));

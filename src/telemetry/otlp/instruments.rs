@@ -32,7 +32,7 @@ use crate::{protocols::outcome::ResponseFlag, telemetry::metrics::describe};
 /// Points of one family in a slice: a label set has one for each flag. The SDK keeps room for them.
 ///
 /// Limit: other points in one request with metrics: 500; past it: another request is made.
-const POINTS: usize = LABEL_SETS * ResponseFlag::ALL.len();
+const POINTS_PER_REQUEST: usize = LABEL_SETS * ResponseFlag::ALL.len();
 
 /// The instruments of all families, and what reads them.
 pub(super) struct Instruments {
@@ -65,7 +65,7 @@ impl Instruments {
         let provider = SdkMeterProvider::builder()
             .with_reader(Shared(reader.clone()))
             .with_resource(resource.clone())
-            .with_view(|_: &_| Stream::builder().with_cardinality_limit(POINTS).build().ok())
+            .with_view(|_: &_| Stream::builder().with_cardinality_limit(POINTS_PER_REQUEST).build().ok())
             .build();
         let meter = provider.meter_with_scope(scope("warren"));
         let mut instruments = Self { _provider: provider, reader, meter, families: HashMap::new() };

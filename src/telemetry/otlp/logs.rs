@@ -40,11 +40,11 @@ use crate::telemetry::target::TRACE_TARGET;
 /// Longest text of a record's body or of one of its attributes.
 ///
 /// Limit: text of a log record or of one of its attributes: 16 KiB; past it: the text is cut.
-const TEXT_BYTES: usize = 16 << 10;
+const LOG_TEXT_BYTES: usize = 16 << 10;
 /// What a record counts for besides its texts: times, severity, ids.
 ///
 /// No limit: the fixed part of a record's size.
-const RECORD_BYTES: usize = 64;
+const LOG_RECORD_BYTES: usize = 64;
 
 /// Makes records of the log's events, and queues them.
 #[derive(Debug)]
@@ -97,7 +97,7 @@ impl LogRecordLayer {
 
     fn record(&self, event: &Event<'_>, message: String, attributes: Vec<(Key, AnyValue)>) -> Record {
         let texts = |pair: &(Key, AnyValue)| pair.0.as_str().len() + bytes(&pair.1);
-        let bytes = RECORD_BYTES + message.len() + attributes.iter().map(texts).sum::<usize>();
+        let bytes = LOG_RECORD_BYTES + message.len() + attributes.iter().map(texts).sum::<usize>();
         let (severity, name) = severity(*event.metadata().level());
         let now = SystemTime::now();
         let mut record = self.logger.create_log_record();
@@ -267,7 +267,7 @@ impl Visit for Fields<'_> {
 
 impl Write for BoundedText {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        let room = TEXT_BYTES - self.0.len();
+        let room = LOG_TEXT_BYTES - self.0.len();
         if text.len() <= room {
             self.0.push_str(text);
             return Ok(());

@@ -64,6 +64,13 @@ pub struct Spans {
 #[derive(Clone, Copy)]
 pub struct Attributes<'a>(&'a Span);
 
+/// The names of the attributes that hold an address and its port.
+#[derive(Clone, Copy, Debug)]
+pub struct AddrKeys {
+    address: &'static str,
+    port: &'static str,
+}
+
 /// The trace of a connection, for as long as its report lives.
 #[derive(Debug)]
 pub struct Connection {
@@ -264,16 +271,16 @@ impl Attributes<'_> {
     }
 
     /// Sets an attribute if there is a value.
-    pub fn maybe(self, key: &'static str, value: Option<impl Into<Value>>) -> Self {
+    pub fn set_option(self, key: &'static str, value: Option<impl Into<Value>>) -> Self {
         match value {
             Some(value) => self.set(key, value),
             None => self,
         }
     }
 
-    /// Sets an address and its port: `<of>.address`, `<of>.port`.
-    pub fn addr(self, (address, port): (&'static str, &'static str), addr: SocketAddr) -> Self {
-        self.set(address, addr.ip().to_string()).set(port, i64::from(addr.port()))
+    /// Sets an address and its port under `keys`.
+    pub fn addr(self, keys: AddrKeys, addr: SocketAddr) -> Self {
+        self.set(keys.address, addr.ip().to_string()).set(keys.port, i64::from(addr.port()))
     }
 
     /// Marks the span as failed.
@@ -291,7 +298,7 @@ impl Attributes<'_> {
     }
 
     /// The same for work that may have been given up.
-    pub fn patient<T, E: Display>(self, kind: &'static str, result: &Option<Result<T, E>>) -> Self {
+    pub fn timed_result<T, E: Display>(self, kind: &'static str, result: &Option<Result<T, E>>) -> Self {
         match result {
             Some(result) => self.result(kind, result),
             None => self.failed("timeout", "given up for another endpoint"),
@@ -313,11 +320,11 @@ impl Attributes<'_> {
 }
 
 /// Keys of the client's address.
-pub const CLIENT: (&str, &str) = ("client.address", "client.port");
+pub const CLIENT: AddrKeys = AddrKeys { address: "client.address", port: "client.port" };
 /// Keys of the address that was asked for.
-pub const SERVER: (&str, &str) = ("server.address", "server.port");
+pub const SERVER: AddrKeys = AddrKeys { address: "server.address", port: "server.port" };
 /// Keys of the address that is connected to.
-pub const PEER: (&str, &str) = ("network.peer.address", "network.peer.port");
+pub const PEER: AddrKeys = AddrKeys { address: "network.peer.address", port: "network.peer.port" };
 
 // === impl Connection ===
 

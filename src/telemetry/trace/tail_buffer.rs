@@ -12,10 +12,10 @@ use parking_lot::Mutex;
 const STRIPES: usize = 16;
 /// Traces a part holds; past it the oldest goes.
 /// Limit: traces of one part that are held until it is known whether they failed: 256; past it: the oldest trace goes.
-const TRACES: usize = 256;
+const TRACES_PER_STRIPE: usize = 256;
 /// Spans of a trace that are held; past it the trace is incomplete.
 /// Limit: spans of a trace that is held: 64; past it: the trace is incomplete.
-const SPANS: usize = 64;
+const SPANS_PER_TRACE: usize = 64;
 
 /// The spans held.
 #[derive(Debug, Default)]
@@ -67,18 +67,18 @@ impl Stripe {
 
     fn keep(&mut self, id: TraceId, span: SpanData) {
         if let Some(trace) = self.traces.get_mut(&id) {
-            if trace.spans.len() < SPANS {
+            if trace.spans.len() < SPANS_PER_TRACE {
                 trace.spans.push(span);
             }
             return;
         }
-        while self.traces.len() >= TRACES {
+        while self.traces.len() >= TRACES_PER_STRIPE {
             let Some((age, oldest)) = self.ages.pop_front() else { break };
             if self.traces.get(&oldest).is_some_and(|trace| trace.age == age) {
                 self.traces.remove(&oldest);
             }
         }
-        if self.ages.len() >= 2 * TRACES {
+        if self.ages.len() >= 2 * TRACES_PER_STRIPE {
             let traces = &self.traces;
             self.ages.retain(|(age, id)| traces.get(id).is_some_and(|trace| trace.age == *age));
         }

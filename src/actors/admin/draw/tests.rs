@@ -6,7 +6,7 @@ fn idle() -> serde_json::Value {
     json!({"handled": 1, "busyMs": 0.5, "longest": {"kind": "tick", "ms": 0.5}, "now": null})
 }
 
-fn shown() -> Vec<Shown> {
+fn shown() -> Vec<ShownNode> {
     let leaf = |id: &str, state: &str, exit| {
         json!({"path": "p", "id": id, "is": "worker", "kind": "worker", "state": state, "restarts": 2,
             "lastExit": exit, "mailbox": {"depth": 0, "oldestMs": 0.0}, "handlers": idle(), "children": []})
@@ -44,7 +44,7 @@ root                    supervisor  up           0                  500us
 #[test]
 fn what_is_set_aside_is_listed_in_columns() {
     assert_eq!(list(&[]), "nothing is set aside\n");
-    let aside: Vec<Aside> = serde_json::from_value(json!([
+    let aside: Vec<QuarantinedInput> = serde_json::from_value(json!([
         {"kind": "peer", "name": "10.0.0.1:15008", "crashes": 2, "retryInSeconds": 29},
         {"kind": "actor", "name": "root/a\n", "shownAs": "default/web", "crashes": 6, "retryInSeconds": null},
     ]))

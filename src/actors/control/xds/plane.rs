@@ -36,7 +36,7 @@ use crate::{
 };
 
 /// No test waits longer for anything.
-const PATIENCE: Duration = Duration::from_secs(60);
+const STUCK_AFTER: Duration = Duration::from_secs(60);
 
 type Answers = mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>;
 type Accept = oneshot::Sender<Result<mpsc::Receiver<Result<DeltaDiscoveryResponse, Status>>, Status>>;
@@ -103,7 +103,7 @@ pub(super) struct Client {
 struct Service(mpsc::Sender<Call>);
 
 pub(super) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
-    match timeout(PATIENCE, future).await {
+    match timeout(STUCK_AFTER, future).await {
         Ok(value) => value,
         Err(_) => panic!("{what} did not happen"),
     }

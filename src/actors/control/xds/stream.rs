@@ -49,9 +49,10 @@ pub(super) async fn run<S: Sink>(xds: &Xds, sink: &S) -> End {
         Err(e) => return End::Refused { code: None, error: e.to_string() },
     };
     let (delta, hello) = DeltaStream::open(xds.0.held.clone(), &settings.node, settings.on_demand);
-    let (requests, outbound) = mpsc::channel(REQUESTS_MAX);
+    let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
+    let queue = RequestQueue { sender: requests.clone(), receiver };
     let deadline = Instant::now() + settings.bounds.first_answer;
-    match open(xds, channel, (requests.clone(), outbound), hello, deadline).await {
+    match open(xds, channel, queue, hello, deadline).await {
         Ok(inbound) => {
             let conversation = Conversation { xds, sink, delta, requests, _connected: Connected::new(xds) };
             conversation.run(inbound, deadline).await
@@ -63,21 +64,25 @@ pub(super) async fn run<S: Sink>(xds: &Xds, sink: &S) -> End {
     }
 }
 
-type Requests = (mpsc::Sender<DeltaDiscoveryRequest>, mpsc::Receiver<DeltaDiscoveryRequest>);
+/// The two ends of the queue of requests.
+struct RequestQueue {
+    sender: mpsc::Sender<DeltaDiscoveryRequest>,
+    receiver: mpsc::Receiver<DeltaDiscoveryRequest>,
+}
 
 /// Opens the stream. The requests are queued before, for a server may send its headers only with its first response.
 async fn open(
     xds: &Xds,
     channel: Channel,
-    (requests, outbound): Requests,
+    queue: RequestQueue,
     hello: Vec<DeltaDiscoveryRequest>,
     deadline: Instant,
 ) -> Result<Streaming<DeltaDiscoveryResponse>, End> {
     let settings = &xds.0.settings;
     for request in hello {
-        requests.try_send(request).map_err(|e| End::Stalled(e.to_string()))?;
+        queue.sender.try_send(request).map_err(|e| End::Stalled(e.to_string()))?;
     }
-    let request = Request::new(ReceiverStream::new(outbound));
+    let request = Request::new(ReceiverStream::new(queue.receiver));
     let request = timeout_at(deadline, settings.headers.sign(request))
         .await
         .map_err(|_| mute(&settings.bounds))?

@@ -10,7 +10,7 @@ use tokio::{
 
 use super::{
     link,
-    message::{Asked, Msg},
+    message::{AgentRequest, Msg},
     pods::{POD_OPERATION_LIMIT, PodSpec, Pods},
     status::Shared,
 };
@@ -46,6 +46,14 @@ struct Operation {
     /// Held by the work itself, so that the next operation begins only when this one's future is dropped.
     turn: Arc<Mutex<()>>,
     _task: OwnedTask,
+}
+
+/// An operation that begins, and the pod it is for.
+struct NewOperation {
+    number: u64,
+    uid: Arc<str>,
+    /// The pod's `namespace/name`, where the operation is its start.
+    name: Option<Arc<str>>,
 }
 
 /// The link's failure, which the supervisor hears as this actor's.
@@ -93,7 +101,7 @@ impl<P: Pods> Actor for ZdsActor<P> {
     ) -> Result<(), ActorProcessingErr> {
         let event = match message {
             Msg::Connected => Event::Connected,
-            Msg::Asked(Asked { ask, reply }) => {
+            Msg::Asked(AgentRequest { ask, reply }) => {
                 state.reply = Some(reply);
                 Event::Asked(ask)
             }
@@ -156,7 +164,7 @@ impl State {
             };
             let _ = myself.cast(Msg::PodStarted(number, of, result));
         };
-        self.operate((number, uid, Some(name)), work, on_panic);
+        self.operate(NewOperation { number, uid, name: Some(name) }, work, on_panic);
     }
 
     fn stop<P: Pods>(&mut self, pods: &P, myself: &ActorRef<Msg>, number: u64, uid: Arc<str>) {
@@ -171,14 +179,14 @@ impl State {
             }
             let _ = myself.cast(Msg::PodStopped(number, of));
         };
-        self.operate((number, uid, None), work, on_panic);
+        self.operate(NewOperation { number, uid, name: None }, work, on_panic);
     }
 
     /// Does `work` for the pod, after giving up what is under way for it. It reports its own end; `on_panic` does so in
     /// its place.
     fn operate(
         &mut self,
-        (number, uid, name): (u64, Arc<str>, Option<Arc<str>>),
+        NewOperation { number, uid, name }: NewOperation,
         work: impl Future<Output = ()> + Send + 'static,
         on_panic: impl FnOnce(String) + Send + 'static,
     ) {

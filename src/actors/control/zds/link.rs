@@ -9,14 +9,14 @@ use tokio::{
 };
 
 use super::{
-    message::{Asked, Msg},
+    message::{AgentRequest, Msg},
     status::Shared,
 };
 use crate::{
     protocols::zds::{
         NetnsId, codec,
         redial::{Ended, Redial},
-        session::{ANSWER_WITHIN, Ask, Netns, Then},
+        session::{Ask, Netns, Then, ZDS_ANSWER_WITHIN},
     },
     supervisor::ActorRef,
     sys::{
@@ -30,7 +30,7 @@ use crate::{
 const WRITE_LIMIT: Duration = Duration::from_secs(5);
 /// The core answers within its own bound; past this one it is broken and the connection is dropped.
 /// Limit: wait for an answer to istio-cni in the connection's task: 4.5 s; past it: the connection is closed.
-const ANSWER_LIMIT: Duration = ANSWER_WITHIN.saturating_add(Duration::from_millis(500));
+const ANSWER_LIMIT: Duration = ZDS_ANSWER_WITHIN.saturating_add(Duration::from_millis(500));
 
 /// How a connection came to its end, and the error if it was one.
 struct End {
@@ -102,7 +102,7 @@ async fn serve(shared: &Shared, actor: &ActorRef<Msg>, socket: &SeqPacket) -> St
             Err(error) => Ask::Bad(format!("cannot examine the file descriptor of the packet: {error}")),
         };
         let (reply, answer) = oneshot::channel();
-        let _ = actor.cast(Msg::Asked(Asked { ask, reply }));
+        let _ = actor.cast(Msg::Asked(AgentRequest { ask, reply }));
         let Ok(Ok((answer, then))) = timeout(ANSWER_LIMIT, answer).await else {
             return "no answer for the agent".into();
         };

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// A packet of the agent and where its answer goes.
-pub(super) struct Asked {
+pub(super) struct AgentRequest {
     pub(super) ask: Ask<NetNs>,
     pub(super) reply: oneshot::Sender<(Answer, Then)>,
 }
@@ -22,7 +22,7 @@ pub(super) struct Asked {
 /// What the actor hears, all of it from its own tasks: the link sends one packet at a time, an operation one result.
 pub(super) enum Msg {
     Connected,
-    Asked(Asked),
+    Asked(AgentRequest),
     Disconnected,
     PodStarted(u64, Arc<str>, Result<(), String>),
     PodStopped(u64, Arc<str>),

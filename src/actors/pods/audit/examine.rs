@@ -24,13 +24,13 @@ use crate::{
 
 /// How long a capture may take to look after itself; its restart is waited for meanwhile.
 /// Limit: answer of a listener's actor to an audit, its restart included: 500 ms; past it: the pod is named.
-const CAPTURE_WITHIN: Duration = Duration::from_millis(500);
+const CAPTURE_ANSWER_WITHIN: Duration = Duration::from_millis(500);
 /// How long a canary may fly. The kernel answers at once or never; only its acceptance takes a turn of a shard.
 /// Limit: flight of a canary: 300 ms; past it: the canary is lost.
-const FLIGHT: Duration = Duration::from_millis(300);
+const CANARY_FLIGHT: Duration = Duration::from_millis(300);
 /// Canaries lost in a row until the redirection is.
 /// Limit: canaries that are lost in a row: 2; past it: the pod is named.
-const CANARIES: u32 = 2;
+const LOST_CANARIES: u32 = 2;
 
 /// What an examination found.
 #[derive(Debug, PartialEq, Eq)]
@@ -68,7 +68,7 @@ fn serves(pod: &Pod, kind: ListenerKind) -> bool {
 
 /// Has the listener and its accept loops looked after by whom they belong to.
 async fn capture(pod: &Pod, kind: ListenerKind) -> Result<(), String> {
-    let looked = pod.captures.of(kind).call(CAPTURE_WITHIN, CaptureMsg::Audit).await;
+    let looked = pod.captures.of(kind).call(CAPTURE_ANSWER_WITHIN, CaptureMsg::Audit).await;
     let repaired = looked.map_err(|error| error.to_string())??;
     if let Some(what) = repaired {
         pod.node.metrics.pods.repaired(what.as_str());
@@ -81,7 +81,7 @@ async fn capture(pod: &Pod, kind: ListenerKind) -> Result<(), String> {
 /// Tries the pod's network and redirection.
 async fn network(pod: &Arc<Pod>, has_network: bool) -> Finding {
     let mut found = Finding::Unclear;
-    for again in 0..CANARIES {
+    for again in 0..LOST_CANARIES {
         found = try_once(pod, has_network && again == 0).await;
         if !matches!(found, Finding::Wrong(_)) {
             break;
@@ -126,7 +126,7 @@ async fn try_once(pod: &Arc<Pod>, has_network: bool) -> Finding {
 }
 
 async fn follow(pod: &Arc<Pod>, family: &str, canary: &Canary) -> Finding {
-    if timeout(FLIGHT, pod.outbound.canaries.arrival(canary.from())).await.is_ok() {
+    if timeout(CANARY_FLIGHT, pod.outbound.canaries.arrival(canary.from())).await.is_ok() {
         return Finding::Sound;
     }
     match canary.flight() {

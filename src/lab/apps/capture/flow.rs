@@ -15,7 +15,7 @@ const MAX_FLOWS: usize = 16_384;
 const MAX_PENDING_BYTES: usize = 8 << 20;
 const RECORD_HEADER_BYTES: usize = 5;
 /// RFC 8446 section 5.2: 2^14 bytes of content and at most 256 more.
-const RECORD_BYTES: usize = (1 << 14) + 256;
+const TLS_RECORD_BYTES: usize = (1 << 14) + 256;
 
 /// All flows of a capture.
 pub(super) struct Flows {
@@ -195,7 +195,7 @@ impl Records {
         let length = usize::from(u16::from_be_bytes([high, low]));
         let known = if self.whole == 0 { kind == HANDSHAKE } else { (20..=23).contains(&kind) };
         let version = major == 3 && (1..=3).contains(&minor);
-        self.is_broken = !known || !version || length == 0 || length > RECORD_BYTES;
+        self.is_broken = !known || !version || length == 0 || length > TLS_RECORD_BYTES;
         self.left = length;
         self.header.clear();
     }

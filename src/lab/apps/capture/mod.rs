@@ -24,7 +24,7 @@ pub use self::captured::{Captured, Flow};
 
 const POLL: Duration = Duration::from_millis(50);
 const RECEIVE_BUFFER_BYTES: usize = 8 << 20;
-const PACKET_BYTES: usize = 256 * 1024;
+const CAPTURE_BYTES: usize = 256 * 1024;
 
 /// A capture that goes on until it is finished or dropped.
 #[derive(Debug)]
@@ -58,7 +58,7 @@ fn open() -> io::Result<Socket> {
 }
 
 fn look(socket: &Socket, mut flows: Flows, stop: &Stop) -> io::Result<Captured> {
-    let mut buffer = vec![0; PACKET_BYTES];
+    let mut buffer = vec![0; CAPTURE_BYTES];
     let mut reader = socket;
     let mut draining = false;
     let mut dropped = 0;

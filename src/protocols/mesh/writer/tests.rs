@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use proptest::{collection::vec, prelude::*, sample::select};
 
 use crate::protocols::mesh::{
-    Change, Mesh, SLICE, ServiceName,
+    CHANGES_PER_TURN, Change, Mesh, ServiceName,
     fixtures::{TestMesh, Wl, ip, pod, service},
     push_order,
 };
@@ -148,13 +148,13 @@ fn what_is_pushed_again_as_it_was_changes_nothing() {
 #[test]
 fn a_slice_builds_the_endpoints_of_a_service_once() {
     let mut t = TestMesh::new();
-    let mut changes = (0..SLICE + 10).map(|n| web(&format!("w{n}")).into());
-    t.writer.apply(changes.by_ref().take(SLICE));
+    let mut changes = (0..CHANGES_PER_TURN + 10).map(|n| web(&format!("w{n}")).into());
+    t.writer.apply(changes.by_ref().take(CHANGES_PER_TURN));
     let first = t.mesh.all_endpoints();
-    assert_eq!((first.len(), first[0].workloads().len()), (1, SLICE));
+    assert_eq!((first.len(), first[0].workloads().len()), (1, CHANGES_PER_TURN));
     t.writer.apply(changes);
-    assert_eq!(first[0].workloads().len(), SLICE, "what a reader holds does not change");
-    assert_eq!(t.mesh.all_endpoints()[0].workloads().len(), SLICE + 10);
+    assert_eq!(first[0].workloads().len(), CHANGES_PER_TURN, "what a reader holds does not change");
+    assert_eq!(t.mesh.all_endpoints()[0].workloads().len(), CHANGES_PER_TURN + 10);
 }
 
 #[test]

@@ -115,7 +115,7 @@ fn a_route_without_a_service_is_tried_once() {
     let mut failover = Failover::new(LIMITS, Vec::new());
     let (attempt, _) = failover.next(|_| Ok(to(only))).unwrap();
     assert!(attempt.is_last, "without a service there is one endpoint");
-    assert!(!failover.replaces_slow(&attempt, (only, WaitingFor::Endpoint), |_| Ok(to(only))));
+    assert!(!failover.replaces_slow(&attempt, only, WaitingFor::Endpoint, |_| Ok(to(only))));
     assert_eq!(failover.failed(&attempt, only, &refused()), AfterFailure::GiveUp);
 }
 
@@ -250,9 +250,9 @@ fn a_slow_endpoint_is_given_up_only_for_another_one() {
         let endpoints = Endpoints::new(endpoints);
         let mut failover = Failover::new(LIMITS, unhealthy.iter().map(|text| addr(text)).collect());
         let (attempt, route) = failover.next(|excluded| endpoints.route(excluded)).unwrap();
-        let slow = (endpoint(&route), waiting);
+        let slow = endpoint(&route);
         assert_eq!(
-            failover.replaces_slow(&attempt, slow, |excluded| endpoints.route(excluded)),
+            failover.replaces_slow(&attempt, slow, waiting, |excluded| endpoints.route(excluded)),
             want,
             "{why}"
         );

@@ -31,9 +31,9 @@ fn space_is_made_by_moving_what_is_unread_to_the_front() {
 #[test]
 fn the_shelf_is_bounded() {
     let buffers = Buffers::default();
-    let taken: Vec<_> = (0..KEPT + 5).map(|_| buffers.take()).collect();
+    let taken: Vec<_> = (0..IDLE_BUFFERS + 5).map(|_| buffers.take()).collect();
     taken.into_iter().for_each(|b| buffers.give(b));
-    assert_eq!(buffers.0.borrow().free.len(), KEPT);
+    assert_eq!(buffers.0.borrow().free.len(), IDLE_BUFFERS);
 }
 
 #[test]

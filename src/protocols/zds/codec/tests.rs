@@ -45,14 +45,14 @@ fn what_is_no_message_is_refused() {
 
 #[test]
 fn a_refusal_never_reads_as_success_and_fills_no_packet() {
-    for text in ["", "x", &"x".repeat(TEXT_BYTES), &"x".repeat(5000), &"\u{1F980}".repeat(5000)] {
+    for text in ["", "x", &"x".repeat(ZDS_TEXT_BYTES), &"x".repeat(5000), &"\u{1F980}".repeat(5000)] {
         let packet = encode_answer(&Answer::Refused(text.to_owned()));
-        assert!(packet.len() < PACKET_BYTES, "{} bytes", packet.len());
+        assert!(packet.len() < ZDS_PACKET_BYTES, "{} bytes", packet.len());
         assert!(matches!(decode_answer(&packet), Ok(Answer::Refused(_))));
     }
     assert_eq!(
         encode_answer(&Answer::Refused("x".repeat(5000))).len(),
-        PACKET_BYTES - 1,
+        ZDS_PACKET_BYTES - 1,
         "no byte is wasted"
     );
 }
@@ -61,10 +61,10 @@ proptest! {
     #[test]
     fn any_refusal_is_cut_to_a_prefix_below_the_limit(text in ".{1,1200}") {
         let packet = encode_answer(&Answer::Refused(text.clone()));
-        prop_assert!(packet.len() < PACKET_BYTES);
+        prop_assert!(packet.len() < ZDS_PACKET_BYTES);
         let Ok(Answer::Refused(got)) = decode_answer(&packet) else { panic!("no refusal") };
         prop_assert!(text.starts_with(&got) && !got.is_empty());
-        prop_assert!(got == text || text.len() > TEXT_BYTES);
+        prop_assert!(got == text || text.len() > ZDS_TEXT_BYTES);
     }
 
     #[test]

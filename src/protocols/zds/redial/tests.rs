@@ -29,9 +29,9 @@ fn a_dial_that_worked_starts_the_doubling_over() {
 fn greetings_that_fail_double_from_5_ms_with_a_fifth_of_jitter() {
     let (mut redial, mut rng, now) = (Redial::new(), SmallRng::seed_from_u64(SEED), Instant::now());
     for step in 0..20u32 {
-        let base = Duration::from_millis(5 << step.min(12)).min(CAP);
+        let base = Duration::from_millis(5 << step.min(12)).min(REDIAL_MAX);
         let wait = redial.wait(now, Ended::Greeting, &mut rng);
-        assert!(wait >= base.mul_f64(0.8) && wait <= base.mul_f64(1.2).min(CAP), "{step}: {wait:?}");
+        assert!(wait >= base.mul_f64(0.8) && wait <= base.mul_f64(1.2).min(REDIAL_MAX), "{step}: {wait:?}");
     }
 }
 

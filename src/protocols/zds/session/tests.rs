@@ -145,11 +145,11 @@ fn a_start_that_fails_is_refused_pending_and_retried_every_5_s() {
     assert_eq!(case.core.status().detail().unwrap(), "pod shop/bad (bad): port taken");
     // Another pod is not concerned.
     case.expect(add("good", 2), &["start good#2@2"]).expect(started(2, "good"), &["ack"]).ready(false);
-    case.after(RETRY_EVERY - Duration::from_millis(1), &[]);
+    case.after(POD_RETRY_INTERVAL - Duration::from_millis(1), &[]);
     case.after(Duration::from_millis(1), &["start bad#3@1"]).ready(false);
     case.expect(failed(3, "bad", "still taken"), &[]).ready(false);
     assert_eq!(case.core.status().detail().unwrap(), "pod shop/bad (bad): still taken");
-    case.after(RETRY_EVERY, &["start bad#4@1"]);
+    case.after(POD_RETRY_INTERVAL, &["start bad#4@1"]);
     case.expect(started(4, "bad"), &[]).ready(true).counts(2, 0, 2, 0);
     assert_eq!(case.core.next_wake(), None);
 }
@@ -160,7 +160,7 @@ fn a_pending_pod_added_again_starts_at_once_with_the_new_namespace() {
     case.expect(add("web", 1), &["start web#1@1"]).expect(failed(1, "web", "gone"), &["nack gone"]);
     case.expect(add("web", 2), &["start web#2@2"]).ready(false);
     case.expect(started(2, "web"), &["ack"]).ready(true);
-    case.after(RETRY_EVERY, &[]).counts(1, 0, 1, 0);
+    case.after(POD_RETRY_INTERVAL, &[]).counts(1, 0, 1, 0);
 }
 
 #[test]
@@ -168,18 +168,18 @@ fn a_pending_pod_that_is_deleted_is_not_retried() {
     let mut case = Case::live(&[]);
     case.expect(add("web", 1), &["start web#1@1"]).expect(failed(1, "web", "no"), &["nack no"]).ready(false);
     case.expect(del("web"), &["ack"]).ready(true).counts(0, 0, 0, 0);
-    case.after(RETRY_EVERY, &[]);
+    case.after(POD_RETRY_INTERVAL, &[]);
 }
 
 #[test]
 fn a_start_that_hangs_is_refused_in_time_and_counts_when_it_ends() {
     let mut case = Case::live(&[]);
     case.expect(add("slow", 1), &["start slow#1@1"]).ready(true);
-    assert_eq!(case.core.next_wake(), Some(case.now + ANSWER_WITHIN));
+    assert_eq!(case.core.next_wake(), Some(case.now + ZDS_ANSWER_WITHIN));
     let nack = "nack its proxy has not started within 4 s";
-    case.after(ANSWER_WITHIN, &[nack]).ready(false).counts(0, 1, 0, 0);
+    case.after(ZDS_ANSWER_WITHIN, &[nack]).ready(false).counts(0, 1, 0, 0);
     // The agent asks again; the start under way is waited for, no second one begins.
-    case.expect(add("slow", 1), &[]).after(ANSWER_WITHIN, &[nack]);
+    case.expect(add("slow", 1), &[]).after(ZDS_ANSWER_WITHIN, &[nack]);
     case.expect(add("slow", 1), &[]).expect(started(1, "slow"), &["ack"]).ready(true).counts(1, 0, 1, 0);
 }
 
@@ -187,10 +187,10 @@ fn a_start_that_hangs_is_refused_in_time_and_counts_when_it_ends() {
 fn a_hanging_start_is_given_up_for_a_deletion_or_another_namespace() {
     let mut case = Case::live(&[]);
     case.expect(add("slow", 1), &["start slow#1@1"]);
-    case.after(ANSWER_WITHIN, &["nack its proxy has not started within 4 s"]);
+    case.after(ZDS_ANSWER_WITHIN, &["nack its proxy has not started within 4 s"]);
     case.expect(add("slow", 2), &["stop slow#2"]).expect(started(1, "slow"), &[]).ready(false);
     case.expect(stopped(2, "slow"), &["start slow#3@2"]);
-    case.after(ANSWER_WITHIN, &["nack its proxy has not started within 4 s"]);
+    case.after(ZDS_ANSWER_WITHIN, &["nack its proxy has not started within 4 s"]);
     case.expect(del("slow"), &["stop slow#4", "ack"]).ready(true);
     case.expect(stopped(4, "slow"), &[]).counts(0, 0, 0, 0);
 }
@@ -246,14 +246,17 @@ fn a_lost_connection_keeps_every_pod_and_clears_what_was_pending() {
     case.expect(add("bad", 2), &["start bad#1@2"]).expect(failed(1, "bad", "no"), &["nack no"]);
     case.expect(Event::Disconnected, &[]).ready(false).counts(1, 1, 0, 0);
     case.expect(Event::Connected, &[]).counts(1, 0, 0, 0);
-    case.expect(add("web", 1), &["ack"]).expect(snapshot(), &["ack"]).ready(true).after(RETRY_EVERY, &[]);
+    case.expect(add("web", 1), &["ack"])
+        .expect(snapshot(), &["ack"])
+        .ready(true)
+        .after(POD_RETRY_INTERVAL, &[]);
 }
 
 #[test]
 fn an_answer_whose_connection_is_gone_goes_nowhere() {
     let mut case = Case::live(&[]);
     case.expect(add("web", 1), &["start web#1@1"]).expect(Event::Disconnected, &[]);
-    case.expect(started(1, "web"), &[]).after(ANSWER_WITHIN, &[]).counts(1, 0, 1, 0);
+    case.expect(started(1, "web"), &[]).after(ZDS_ANSWER_WITHIN, &[]).counts(1, 0, 1, 0);
 }
 
 #[test]
@@ -304,7 +307,7 @@ fn packets_with_the_wrong_descriptors_are_refused_and_hung_up_on() {
 #[test]
 fn the_table_of_pods_is_bounded() {
     let mut case = Case::new(&[]);
-    for n in 0..MAX_PODS {
+    for n in 0..MAX_SESSION_PODS {
         case.expect(keep(&format!("p{n}")), &["ack"]);
     }
     let full = "nack this node has 4096 pods already, the most this proxy serves";
@@ -367,7 +370,7 @@ impl World {
                 Effect::Answer(_, then) => {
                     assert_eq!(then, Then::Continue);
                     let asked = self.asked_at.take().expect("an answer to no request");
-                    assert!(now - asked <= ANSWER_WITHIN, "late answer");
+                    assert!(now - asked <= ZDS_ANSWER_WITHIN, "late answer");
                 }
             }
         }

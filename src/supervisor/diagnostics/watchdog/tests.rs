@@ -42,7 +42,7 @@ async fn a_handler_that_begins_between_two_looks_is_found_within_a_look_of_its_l
         let _other = watchdog.enter("patient", 100 * LIMIT);
         sleep(100 * MS).await;
         let _watched = watchdog.enter("a", LIMIT);
-        sleep(LIMIT + LOOK).await;
+        sleep(LIMIT + WATCHDOG_INTERVAL).await;
     };
     let began = tokio::time::Instant::now();
     let at = Cell::new(None);
@@ -82,5 +82,5 @@ async fn a_watchdog_that_died_is_replaced_by_one_that_sees_what_runs() {
     let watchdog = Watchdog::default();
     let _watched = watchdog.enter("a", LIMIT);
     assert_eq!(found(&watchdog, sleep(LIMIT - MS)).await, []);
-    assert_eq!(found(&watchdog, sleep(LOOK + MS)).await, [("a", LIMIT)]);
+    assert_eq!(found(&watchdog, sleep(WATCHDOG_INTERVAL + MS)).await, [("a", LIMIT)]);
 }

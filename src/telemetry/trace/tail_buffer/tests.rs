@@ -61,7 +61,7 @@ fn the_two_ends_of_a_connection_fail_apart() {
 fn what_is_held_is_bounded_and_the_oldest_goes() {
     let held = TailBuffer::default();
     let stripes = STRIPES as u128;
-    let traces = TRACES as u128;
+    let traces = TRACES_PER_STRIPE as u128;
     for n in 0..3 * traces {
         held.ended(span(n * stripes, 2, 1));
     }
@@ -71,7 +71,7 @@ fn what_is_held_is_bounded_and_the_oldest_goes() {
     }
     assert_eq!(ids(&held.ended(failed(span(0, 1, 0)))), [1]);
     let stripe = held.0[0].lock();
-    assert_eq!((stripe.traces.len(), stripe.ages.len() <= 2 * TRACES), (TRACES, true));
+    assert_eq!((stripe.traces.len(), stripe.ages.len() <= 2 * TRACES_PER_STRIPE), (TRACES_PER_STRIPE, true));
     drop(stripe);
-    assert_eq!(held.ended(failed(span(newest, 1, 0))).len(), SPANS + 1);
+    assert_eq!(held.ended(failed(span(newest, 1, 0))).len(), SPANS_PER_TRACE + 1);
 }

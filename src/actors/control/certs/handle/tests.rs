@@ -69,7 +69,7 @@ impl Certs {
 }
 
 const HOUR: Duration = Duration::from_hours(1);
-const PATIENCE: Duration = Duration::from_mins(1);
+const CERT_WITHIN: Duration = Duration::from_mins(1);
 
 /// What the fake authority does with requests from now on.
 #[derive(Clone)]
@@ -181,7 +181,7 @@ async fn run(certs: &Certs) -> ActorRef<Msg> {
 
 impl World {
     async fn fetch(&self, account: &str) -> Result<Arc<WorkloadCert>, CertError> {
-        self.certs.fetch(&who(account), PATIENCE).await
+        self.certs.fetch(&who(account), CERT_WITHIN).await
     }
 
     fn state(&self, account: &str) -> Option<CertState> {
@@ -300,7 +300,7 @@ async fn at_most_eight_requests_are_under_way_and_a_connection_goes_before_prefe
         w.certs.prefetch(&who(&format!("sa{n}")));
     }
     let web = who("web");
-    let urgent = w.certs.fetch(&web, PATIENCE);
+    let urgent = w.certs.fetch(&web, CERT_WITHIN);
     tokio::pin!(urgent);
     // One slot frees up: the connection's request is next, before 248 queued prefetches.
     assert!(tokio::time::timeout(Duration::from_millis(1), &mut urgent).await.is_err());
@@ -325,7 +325,7 @@ async fn forgetting_tells_waiters_and_removes_the_certificate() {
     assert!(w.certs.current(&who("web")).is_none());
     w.ca.become_(Mood::Mute);
     let db = who("db");
-    let waits = w.certs.fetch(&db, PATIENCE);
+    let waits = w.certs.fetch(&db, CERT_WITHIN);
     tokio::pin!(waits);
     assert!(tokio::time::timeout(Duration::from_millis(1), &mut waits).await.is_err());
     w.certs.forget(&db);
@@ -345,7 +345,7 @@ async fn certificates_outlive_the_actor_and_its_successor_renews_them() {
     let error = w.certs.fetch(&who("new"), Duration::from_secs(1)).await.unwrap_err();
     assert!(matches!(error, CertError::LocalDown { .. }), "{error}");
     let new = who("new");
-    let (cert, _) = tokio::join!(w.certs.fetch(&new, PATIENCE), run(&w.certs));
+    let (cert, _) = tokio::join!(w.certs.fetch(&new, CERT_WITHIN), run(&w.certs));
     cert.unwrap();
     assert_eq!(w.ca.times_asked(&who("web")), 1, "adopted, not asked for again");
     w.until(|c| c.current(&who("web")).is_some_and(|c| !Arc::ptr_eq(&c, &old))).await;
@@ -371,7 +371,7 @@ async fn under_a_supervisor_a_killed_actor_comes_back_with_its_certificates() {
 async fn a_caller_survives_the_death_of_the_actor() {
     let w = world(Mood::Mute).await;
     let web = who("web");
-    let waits = w.certs.fetch(&web, PATIENCE);
+    let waits = w.certs.fetch(&web, CERT_WITHIN);
     tokio::pin!(waits);
     assert!(tokio::time::timeout(Duration::from_millis(1), &mut waits).await.is_err());
     w.actor.killed().await;
@@ -398,7 +398,7 @@ async fn holding_outlasts_a_short_failure_and_says_what_it_waited_for_after_a_lo
     let error = w.certs.hold(&who("db"), Duration::from_secs(3)).await.unwrap_err();
     assert!(matches!(error, CertError::Unavailable { .. }), "{error}");
     let db = who("db");
-    let (error, ()) = tokio::join!(w.certs.hold(&db, PATIENCE), async { w.certs.forget(&db) });
+    let (error, ()) = tokio::join!(w.certs.hold(&db, CERT_WITHIN), async { w.certs.forget(&db) });
     assert!(matches!(error, Err(CertError::Forgotten { .. } | CertError::Unavailable { .. })));
 }
 
@@ -407,7 +407,7 @@ async fn callers_past_the_bound_are_refused_and_no_more_of_them_reach_the_mailbo
     let w = world(Mood::Mute).await;
     let web = who("web");
     let places = w.certs.shared.waiting.try_acquire_many(WAITERS_MAX as u32 - 10).unwrap();
-    let mut callers: Vec<_> = (0..50).map(|_| Box::pin(w.certs.fetch(&web, PATIENCE))).collect();
+    let mut callers: Vec<_> = (0..50).map(|_| Box::pin(w.certs.fetch(&web, CERT_WITHIN))).collect();
     let mut refused = 0;
     for caller in &mut callers {
         match std::future::poll_fn(|cx| std::task::Poll::Ready(caller.as_mut().poll(cx))).await {
@@ -483,7 +483,7 @@ async fn an_identity_that_never_had_a_certificate_fails_with_the_reason_while_it
     let error = w.fetch("hexed").await.unwrap_err().to_string();
     assert!(error.contains("next try in"), "{error}");
     assert_eq!(w.ca.times_asked(&hexed), 0);
-    w.certs.hold(&hexed, 2 * PATIENCE).await.unwrap();
+    w.certs.hold(&hexed, 2 * CERT_WITHIN).await.unwrap();
     assert_eq!(w.certs.shared.quarantine.list(), []);
 }
 

@@ -23,7 +23,7 @@ use crate::{
     supervisor::{OwnedTask, run_alone},
 };
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const CERT_WITHIN: Duration = Duration::from_secs(20);
 const TTL: Duration = Duration::from_hours(24);
 
 /// One answer of the authority.
@@ -117,7 +117,7 @@ async fn a_certificate_comes_over_the_wire_and_the_authority_learns_for_whom() {
     let (ca, tls) = (Ca::new([]), Authority::new());
     let peer = tls.serve(ca.routes()).await;
     let certs = certs(tls.target(&peer), REQUEST_TIMEOUT).await;
-    let cert = certs.fetch(&web(), PATIENCE).await.unwrap();
+    let cert = certs.fetch(&web(), CERT_WITHIN).await.unwrap();
     assert_eq!((cert.identity(), cert.path().count(), cert.roots().len()), (&web(), 2, 1));
     let seen = ca.seen.lock();
     let expected = Seen {
@@ -142,10 +142,10 @@ async fn refusals_and_garbage_are_told_apart() {
     let (ca, tls) = (Ca::new([Answer::Refuse, Answer::Garbage]), Authority::new());
     let peer = tls.serve(ca.routes()).await;
     let certs = certs(tls.target(&peer), REQUEST_TIMEOUT).await;
-    let error = certs.fetch(&web(), PATIENCE).await.unwrap_err().to_string();
+    let error = certs.fetch(&web(), CERT_WITHIN).await.unwrap_err().to_string();
     assert!(error.ends_with("refused: Unauthenticated: who [31m are you"), "{error:?}");
     let db = Identity::new("cluster.local", "default", "db").unwrap();
-    let error = certs.fetch(&db, PATIENCE).await.unwrap_err().to_string();
+    let error = certs.fetch(&db, CERT_WITHIN).await.unwrap_err().to_string();
     assert!(error.contains("element 0 of the chain holds no certificate in PEM"), "{error}");
 }
 
@@ -190,7 +190,7 @@ async fn the_connection_is_reused_until_it_is_in_doubt() {
     ask(&issuer).await.unwrap();
     assert_eq!(issuer.attempts(), 2, "silence does");
     ca.answers.lock().push_back(Answer::Mute);
-    let error = certs.fetch(&web(), PATIENCE).await.unwrap_err().to_string();
+    let error = certs.fetch(&web(), CERT_WITHIN).await.unwrap_err().to_string();
     assert!(error.ends_with("gave no answer within 0.3 s"), "{error}");
 }
 
