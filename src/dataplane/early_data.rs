@@ -24,7 +24,7 @@ pub(crate) struct EarlyData<S: AppStream> {
     heard: RefCell<Option<Result<Bytes, End>>>,
 }
 
-// === impl Early ===
+// === impl EarlyData ===
 
 impl<S: AppStream> EarlyData<S> {
     /// A client that was just accepted.

@@ -65,7 +65,7 @@ pub(crate) struct ConnReport {
     trace: Option<Box<Connection>>,
 }
 
-// === impl Report ===
+// === impl ConnReport ===
 
 impl ConnReport {
     /// Opens the connection in the metrics. Boxed: it is handed on by the futures of the connection.

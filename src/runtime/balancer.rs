@@ -94,7 +94,7 @@ struct ShardSample {
     stuck: bool,
 }
 
-// === impl Load ===
+// === impl ShardStats ===
 
 impl ShardStats {
     /// How many connections and tunnels have come and gone.
@@ -143,7 +143,7 @@ impl Drop for HandedOver {
     }
 }
 
-// === impl Balance ===
+// === impl Balancer ===
 
 impl Balancer {
     /// Of shards with these loads that nobody serves yet.
@@ -194,7 +194,7 @@ impl Balancer {
     }
 }
 
-// === impl Looked ===
+// === impl Samples ===
 
 impl Samples {
     fn look(&mut self, now: Instant) {
@@ -254,7 +254,7 @@ impl Samples {
     }
 }
 
-// === impl Lately ===
+// === impl ShardSample ===
 
 impl ShardSample {
     /// How many of the connections given lately may be there still.

@@ -66,7 +66,7 @@ struct Members<T> {
 struct Entry<T> {
     info: T,
     cut: Cut,
-    lane: Arc<ShardConns<T>>,
+    shard: Arc<ShardConns<T>>,
     key: usize,
 }
 
@@ -86,47 +86,47 @@ impl<T> Clone for ConnSet<T> {
 }
 
 impl<T: Send + Sync + 'static> ConnSet<T> {
-    /// An open, empty set. `lanes`: one for each shard, at least one.
-    pub(crate) fn new(lanes: usize) -> Self {
-        let lane = || {
+    /// An open, empty set. `shards`: one for each shard, at least one.
+    pub(crate) fn new(shards: usize) -> Self {
+        let shard = || {
             let members = Mutex::new(Members { open: true, conns: Slab::new() });
             Arc::new(ShardConns { members, emptied: Notify::new() })
         };
-        Self((0..lanes.max(1)).map(|_| lane()).collect())
+        Self((0..shards.max(1)).map(|_| shard()).collect())
     }
 
-    /// Takes a connection in. `lane`: the caller's shard (taken modulo the number of lanes).
+    /// Takes a connection in. `shard`: the caller's shard (taken modulo the number of lanes).
     ///
     /// # Errors
     /// [`Closed`] after [`ConnSet::close_admission`].
-    pub(crate) fn admit(&self, lane: usize, info: T) -> Result<Conn<T>, Closed> {
-        let lane = self.0.get(lane % self.0.len()).ok_or(Closed)?;
-        let mut members = lane.members.lock();
+    pub(crate) fn admit(&self, shard: usize, info: T) -> Result<Conn<T>, Closed> {
+        let shard = self.0.get(shard % self.0.len()).ok_or(Closed)?;
+        let mut members = shard.members.lock();
         if !members.open {
             return Err(Closed);
         }
         let vacant = members.conns.vacant_entry();
         let cut = Cut { reason: AtomicU16::new(0), waker: AtomicWaker::new() };
-        let entry = Arc::new(Entry { info, cut, lane: lane.clone(), key: vacant.key() });
+        let entry = Arc::new(Entry { info, cut, shard: shard.clone(), key: vacant.key() });
         vacant.insert(entry.clone());
         Ok(Conn { entry, owner: true })
     }
 
     /// How many connections are live.
     pub(crate) fn len(&self) -> usize {
-        self.0.iter().map(|lane| lane.members.lock().conns.len()).sum()
+        self.0.iter().map(|shard| shard.members.lock().conns.len()).sum()
     }
 
     /// Whether no connection is live.
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.iter().all(|lane| lane.members.lock().conns.is_empty())
+        self.0.iter().all(|shard| shard.members.lock().conns.is_empty())
     }
 
     /// Shows every connection to `f`, lane by lane. No lock is held meanwhile: a connection may have ended since.
     pub(crate) fn for_each(&self, mut f: impl FnMut(&Conn<T>)) {
-        for lane in self.0.iter() {
+        for shard in self.0.iter() {
             let handle = |(_, entry): (usize, &Arc<Entry<T>>)| Conn { entry: entry.clone(), owner: false };
-            let conns: Vec<Conn<T>> = lane.members.lock().conns.iter().map(handle).collect();
+            let conns: Vec<Conn<T>> = shard.members.lock().conns.iter().map(handle).collect();
             conns.iter().for_each(&mut f);
         }
     }
@@ -149,9 +149,9 @@ impl<T: Send + Sync + 'static> ConnSet<T> {
     /// Resolves when no connection is left (at once if none is). Close admission first, or it may never be.
     pub(crate) async fn emptied(&self) {
         while !self.is_empty() {
-            for lane in self.0.iter() {
-                let emptied = lane.emptied.notified();
-                if !lane.members.lock().conns.is_empty() {
+            for shard in self.0.iter() {
+                let emptied = shard.emptied.notified();
+                if !shard.members.lock().conns.is_empty() {
                     emptied.await;
                 }
             }
@@ -159,8 +159,8 @@ impl<T: Send + Sync + 'static> ConnSet<T> {
     }
 
     fn set_open(&self, open: bool) {
-        for lane in self.0.iter() {
-            lane.members.lock().open = open;
+        for shard in self.0.iter() {
+            shard.members.lock().open = open;
         }
     }
 }
@@ -214,14 +214,14 @@ impl<T> Drop for Conn<T> {
         if !self.owner {
             return;
         }
-        let lane = &self.entry.lane;
-        let mut members = lane.members.lock();
+        let shard = &self.entry.shard;
+        let mut members = shard.members.lock();
         let removed = members.conns.try_remove(self.entry.key);
         let empty = members.conns.is_empty();
         drop(members);
         drop(removed);
         if empty {
-            lane.emptied.notify_waiters();
+            shard.emptied.notify_waiters();
         }
     }
 }

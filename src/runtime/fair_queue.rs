@@ -99,7 +99,7 @@ pub(crate) fn fair_queue(of: Backlog) -> (FairQueue, Driver) {
     (fair_queue, Driver { arrivals, ready, tasks: Slab::new(), share: BacklogShare { of, counted: false } })
 }
 
-// === impl Crowd ===
+// === impl Backlog ===
 
 impl Backlog {
     /// Whether a lane stands in line for its next turn.
@@ -113,7 +113,7 @@ impl Backlog {
     }
 }
 
-// === impl Patience ===
+// === impl FlushDelay ===
 
 impl FlushDelay {
     /// Whether to send later, as more is about to come. Not for longer than 200 µs in a row.
@@ -127,7 +127,7 @@ impl FlushDelay {
     }
 }
 
-// === impl Part ===
+// === impl BacklogShare ===
 
 impl BacklogShare {
     fn count(&mut self, counted: bool) {
@@ -145,7 +145,7 @@ impl Drop for BacklogShare {
     }
 }
 
-// === impl Lane ===
+// === impl FairQueue ===
 
 impl FairQueue {
     /// Puts `work` on the lane. Panics are its own business.
@@ -161,7 +161,7 @@ impl Drop for FairQueue {
     }
 }
 
-// === impl Line ===
+// === impl ReadyQueue ===
 
 impl ReadyQueue {
     fn wake_driver(&self) {

@@ -541,7 +541,7 @@ impl<F: Future<Output = ()>, P: FnOnce(String)> Future for Watched<F, P> {
     }
 }
 
-// === impl Report ===
+// === impl ExitReport ===
 
 impl ExitReport {
     fn end(mut self, exit: TaskExit) {

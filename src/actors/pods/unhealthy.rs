@@ -60,7 +60,7 @@ impl Reason {
     }
 }
 
-// === impl Trouble ===
+// === impl Unhealthy ===
 
 impl Unhealthy {
     /// The trouble, in words for an operator.
@@ -69,7 +69,7 @@ impl Unhealthy {
     }
 }
 
-// === impl Troubles ===
+// === impl UnhealthyPods ===
 
 impl UnhealthyPods {
     /// Says what is wrong with `pod` now; logged when it changes.

@@ -6,16 +6,16 @@ use super::*;
 
 /// Counts wake-ups.
 #[derive(Default)]
-struct Bell(AtomicUsize);
+struct WakeCounter(AtomicUsize);
 
-impl Wake for Bell {
+impl Wake for WakeCounter {
     fn wake(self: Arc<Self>) {
         self.0.fetch_add(1, Ordering::SeqCst);
     }
 }
 
-fn poll<F: Future>(future: Pin<&mut F>, bell: &Arc<Bell>) -> Poll<F::Output> {
-    future.poll(&mut Context::from_waker(&bell.clone().into()))
+fn poll<F: Future>(future: Pin<&mut F>, counter: &Arc<WakeCounter>) -> Poll<F::Output> {
+    future.poll(&mut Context::from_waker(&counter.clone().into()))
 }
 
 #[test]
@@ -42,7 +42,7 @@ fn a_closed_set_admits_nobody_and_keeps_what_it_has_until_reopened() {
     let set = ConnSet::new(3);
     let _conn = set.admit(2, ()).expect("open");
     set.close_admission();
-    assert!((0..3).all(|lane| set.admit(lane, ()).is_err()));
+    assert!((0..3).all(|shard| set.admit(shard, ()).is_err()));
     assert_eq!(set.len(), 1);
     set.reopen();
     assert!(set.admit(2, ()).is_ok());
@@ -61,17 +61,17 @@ fn a_cut_wakes_the_guarded_future_drops_it_and_gives_the_first_reason() {
     let conn = set.admit(0, ()).expect("open");
     let held = Arc::new(());
     let inside = held.clone();
-    let bell = Arc::new(Bell::default());
+    let counter = Arc::new(WakeCounter::default());
     let mut guarded = pin!(conn.guard(async move {
         let _inside = inside;
         std::future::pending::<()>().await
     }));
-    assert!(poll(guarded.as_mut(), &bell).is_pending());
+    assert!(poll(guarded.as_mut(), &counter).is_pending());
     assert_eq!(conn.cut_reason(), None);
     set.cut_all(CutReason(0));
     set.cut_all(CutReason(255));
-    assert_eq!(bell.0.load(Ordering::SeqCst), 1);
-    assert_eq!(poll(guarded.as_mut(), &bell), Poll::Ready(Err(CutReason(0))));
+    assert_eq!(counter.0.load(Ordering::SeqCst), 1);
+    assert_eq!(poll(guarded.as_mut(), &counter), Poll::Ready(Err(CutReason(0))));
     assert_eq!(Arc::strong_count(&held), 1, "what it held is free");
     assert_eq!(set.len(), 1, "cut is not gone: the owner still cleans up");
     assert!(set.admit(0, ()).is_ok(), "and admission stays as it was");
@@ -90,10 +90,10 @@ fn a_connection_cut_before_its_future_is_polled_never_polls_it() {
 fn a_guarded_future_that_moves_to_another_task_is_woken_there() {
     let set = ConnSet::new(1);
     let conn = set.admit(0, ()).expect("open");
-    let (first, second) = (Arc::new(Bell::default()), Arc::new(Bell::default()));
+    let (first, second) = (Arc::new(WakeCounter::default()), Arc::new(WakeCounter::default()));
     let mut guarded = pin!(conn.guard(std::future::pending::<()>()));
-    for bell in [&first, &second, &second] {
-        assert!(poll(guarded.as_mut(), bell).is_pending());
+    for counter in [&first, &second, &second] {
+        assert!(poll(guarded.as_mut(), counter).is_pending());
     }
     conn.cut(CutReason(1));
     assert_eq!((first.0.load(Ordering::SeqCst), second.0.load(Ordering::SeqCst)), (0, 1));
@@ -109,18 +109,18 @@ async fn a_guarded_future_gives_its_own_output_if_it_is_first() {
 #[test]
 fn emptied_resolves_with_the_last_connection_of_all_lanes_and_not_before() {
     let set = ConnSet::new(3);
-    let bell = Arc::new(Bell::default());
-    assert!(poll(pin!(set.emptied()), &bell).is_ready(), "at once if there is none");
+    let counter = Arc::new(WakeCounter::default());
+    assert!(poll(pin!(set.emptied()), &counter).is_ready(), "at once if there is none");
     for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0]] {
-        let mut conns: Vec<_> = (0..3).map(|lane| set.admit(lane, ()).ok()).collect();
+        let mut conns: Vec<_> = (0..3).map(|shard| set.admit(shard, ()).ok()).collect();
         let mut emptied = pin!(set.emptied());
-        for lane in order {
-            assert!(poll(emptied.as_mut(), &bell).is_pending());
-            conns[lane] = None;
+        for shard in order {
+            assert!(poll(emptied.as_mut(), &counter).is_pending());
+            conns[shard] = None;
         }
-        assert!(poll(emptied.as_mut(), &bell).is_ready());
+        assert!(poll(emptied.as_mut(), &counter).is_ready());
     }
-    assert!(bell.0.load(Ordering::SeqCst) >= 3, "it was woken, not polled by chance");
+    assert!(counter.0.load(Ordering::SeqCst) >= 3, "it was woken, not polled by chance");
 }
 
 #[test]
@@ -160,11 +160,11 @@ proptest! {
     fn a_set_holds_exactly_the_owners_that_live(steps in prop::collection::vec((0usize..4, any::<u8>()), 0..100)) {
         let set = ConnSet::new(4);
         let mut owners: Vec<(u8, Conn<u8>)> = vec![];
-        for (lane, n) in steps {
+        for (shard, n) in steps {
             if n % 3 == 0 && !owners.is_empty() {
                 owners.swap_remove(usize::from(n) % owners.len());
             } else {
-                owners.push((n, set.admit(lane, n).expect("open")));
+                owners.push((n, set.admit(shard, n).expect("open")));
             }
             let mut seen = vec![];
             set.for_each(|conn| seen.push(*conn.info()));
