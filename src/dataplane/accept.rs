@@ -13,6 +13,7 @@ use foldhash::HashMap;
 use tokio::{net::TcpStream, time::sleep};
 
 use super::{
+    accepted::Accepted,
     inbound,
     inbound_context::InboundContext,
     listener::{ListenerKind, Listeners},
@@ -133,20 +134,20 @@ impl Acceptor {
     }
 
     /// Serves an accepted connection on `shard`.
-    fn serve(self, shard: &Shard, arriving: Arriving, (stream, peer): (TcpStream, SocketAddr)) {
+    fn serve(self, shard: &Shard, arriving: Arriving, stream: TcpStream, peer: SocketAddr) {
         let (kind, local) = (self.kind().name(), shard.clone());
         match self {
             Self::Outbound(ref ctx) => {
-                let work = outbound::serve((ctx.clone(), arriving), local, stream, peer);
-                self.spawner(shard).begin(kind, work);
+                let accepted = Accepted { ctx: ctx.clone(), arriving, shard: local, stream, peer };
+                self.spawner(shard).begin(kind, outbound::serve(accepted));
             }
             Self::Plaintext(ref ctx) => {
-                let work = plaintext::serve((ctx.clone(), arriving), local, stream, peer);
-                self.spawner(shard).begin(kind, work);
+                let accepted = Accepted { ctx: ctx.clone(), arriving, shard: local, stream, peer };
+                self.spawner(shard).begin(kind, plaintext::serve(accepted));
             }
             Self::Inbound(ctx) => {
                 let (told, index) = (ctx.clone(), shard.index());
-                let work = inbound::serve((ctx, arriving), local, stream, peer);
+                let work = inbound::serve(Accepted { ctx, arriving, shard: local, stream, peer });
                 shard.spawn_watched("tunnel", work, move |message| {
                     panics::report(&told.metrics, &told.pod.id, "tunnel", index, &message);
                 });
@@ -212,7 +213,7 @@ pub(crate) async fn accept(
             return;
         }
         match accepted {
-            Ok(accepted) => begin(&shard, &acceptor, accepted),
+            Ok((stream, peer)) => begin(&shard, &acceptor, stream, peer),
             Err(error) if is_about_one_connection(&error) => {}
             Err(error) if is_exhaustion(&error) => {
                 tracing::warn!(target: "capture", uid = &*id.uid, pod = %id.name(), kind = kind.name(), %error, "cannot accept");
@@ -231,7 +232,7 @@ pub(crate) async fn accept(
 
 /// Begins an accepted connection on the shard that suits it best, before a byte of it is read. Only that shard's runtime
 /// ever watches it.
-fn begin(shard: &Shard, acceptor: &Acceptor, (stream, peer): (StdStream, SocketAddr)) {
+fn begin(shard: &Shard, acceptor: &Acceptor, stream: StdStream, peer: SocketAddr) {
     if acceptor.kind() != ListenerKind::Outbound {
         acceptor.network().settle_accepted(&stream);
     }
@@ -242,7 +243,7 @@ fn begin(shard: &Shard, acceptor: &Acceptor, (stream, peer): (StdStream, SocketA
     };
     let (acceptor, arriving) = (acceptor.clone(), acceptor.conns().arriving());
     let serve = move |shard: &Shard| match TcpStream::from_std(stream) {
-        Ok(stream) => acceptor.serve(shard, arriving, (stream, peer)),
+        Ok(stream) => acceptor.serve(shard, arriving, stream, peer),
         Err(error) => refuse(acceptor.id(), peer, &error),
     };
     if to == shard.index() {

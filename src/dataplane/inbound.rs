@@ -8,14 +8,11 @@ use http::{HeaderMap, Request, StatusCode};
 use tokio::time::{sleep, timeout};
 
 use super::{
+    accepted::Accepted,
     application::{self, Refused},
     config::DataPlaneConfig,
     inbound_context::InboundContext,
-    pod::{
-        conns::{Arriving, ConnInfo},
-        network::Network,
-        panics,
-    },
+    pod::{conns::ConnInfo, network::Network, panics},
     report::{ConnMeta, ConnReport},
     stream::{AppStream, tunnel_addrs},
 };
@@ -58,10 +55,7 @@ struct Tunnel {
 
 /// Serves a connection accepted on 15008 until its peer closes it or the pod is gone.
 pub(crate) async fn serve<N: Network>(
-    (ctx, arriving): (Arc<InboundContext<N>>, Arriving),
-    shard: Shard,
-    stream: N::Stream,
-    peer: SocketAddr,
+    Accepted { ctx, arriving, shard, stream, peer }: Accepted<InboundContext<N>, N::Stream>,
 ) {
     let Ok((client, dst)) = tunnel_addrs(&stream, peer) else { return };
     let _counted = (shard.count_tunnel(), ctx.metrics.socket(Reporter::Destination));
@@ -72,7 +66,7 @@ pub(crate) async fn serve<N: Network>(
     }
     let Ok(member) = ctx.conns.peers.admit(shard.index(), client.addr()) else { return };
     drop(arriving);
-    let served = member.guard(run(&ctx, &shard, stream, (client, dst))).await;
+    let served = member.guard(run(&ctx, &shard, stream, client, dst)).await;
     if let Ok(Err(outcome)) = served {
         access::refused(client.addr(), dst, Reporter::Destination, &outcome);
     }
@@ -82,7 +76,8 @@ async fn run<N: Network>(
     ctx: &Arc<InboundContext<N>>,
     shard: &Shard,
     stream: N::Stream,
-    (client, dst): (ClientAddr, SocketAddr),
+    client: ClientAddr,
+    dst: SocketAddr,
 ) -> Result<(), Outcome> {
     let timeouts = &ctx.config.timeouts;
     let workload = ctx.pod.wait().await?;
@@ -108,7 +103,7 @@ async fn run<N: Network>(
         Ok(Err(error)) => return Err(Failure::Io(Cause::of(error)).into()),
         Err(_) => return Err(Failure::H2Handshake("timed out".into()).into()),
     };
-    streams(ctx, shard, (connection, &mut flush), tunnel).await;
+    streams(ctx, shard, connection, &mut flush, tunnel).await;
     Ok(())
 }
 
@@ -119,7 +114,8 @@ type Connection<S> = Box<h2::server::Connection<Coalesced<TlsStream<S>>, Bytes>>
 async fn streams<N: Network>(
     ctx: &Arc<InboundContext<N>>,
     shard: &Shard,
-    (mut connection, flush): (Connection<N::Stream>, &mut Flush<TlsStream<N::Stream>>),
+    mut connection: Connection<N::Stream>,
+    flush: &mut Flush<TlsStream<N::Stream>>,
     tunnel: Arc<Tunnel>,
 ) {
     let pings = connection.ping_pong();
@@ -136,7 +132,7 @@ async fn streams<N: Network>(
                 biased;
                 accepted = connection.accept() => match accepted {
                     Some(Ok((request, respond))) => {
-                        let work = stream(ctx.clone(), shard.clone(), tunnel.clone(), (request, respond));
+                        let work = stream(ctx.clone(), shard.clone(), tunnel.clone(), request, respond);
                         spawner.begin("inbound", work);
                     }
                     Some(Err(error)) => {
@@ -182,9 +178,6 @@ struct InboundStream<'a, N: Network> {
     headers: &'a HeaderMap,
 }
 
-/// A CONNECT, and where its answer goes.
-type Asked = (Request<RecvStream>, SendResponse<Bytes>);
-
 /// A stream whose application is reached.
 struct Open<S> {
     conn: Conn<ConnInfo>,
@@ -198,11 +191,12 @@ fn stream<N: Network>(
     ctx: Arc<InboundContext<N>>,
     shard: Shard,
     tunnel: Arc<Tunnel>,
-    asked: Asked,
+    request: Request<RecvStream>,
+    respond: SendResponse<Bytes>,
 ) -> impl Future<Output = ()> {
-    let spans = spans(&ctx, &tunnel, &asked.0);
+    let spans = spans(&ctx, &tunnel, &request);
     // Boxed, as for outbound connections, and here, so that the task's future does not hold the arguments as well.
-    let opening = Box::pin(spans.around(open(ctx, shard.clone(), tunnel, asked)));
+    let opening = Box::pin(spans.around(open(ctx, shard.clone(), tunnel, request, respond)));
     async move {
         let Some(Open { conn, counted: _counted, report, peer, app }) = opening.await else { return };
         report.relaying();
@@ -225,7 +219,8 @@ async fn open<N: Network>(
     ctx: Arc<InboundContext<N>>,
     shard: Shard,
     tunnel: Arc<Tunnel>,
-    (request, mut respond): Asked,
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
 ) -> Option<Open<N::Stream>> {
     let refuse = |respond: &mut SendResponse<Bytes>, Refused { status, outcome }: Refused| {
         server::refuse(respond, status);
@@ -366,7 +361,7 @@ impl<N: Network> InboundStream<'_, N> {
 /// Size of a stream's future in bytes.
 #[cfg(test)]
 pub(super) fn stream_size() -> usize {
-    fn size<A, B, C, D, F: Future>(_: fn(A, B, C, D) -> F) -> usize {
+    fn size<A, B, C, D, E, F: Future>(_: fn(A, B, C, D, E) -> F) -> usize {
         size_of::<F>()
     }
     size(stream::<super::pod::network::PodNetwork>)

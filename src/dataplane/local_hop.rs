@@ -49,10 +49,17 @@ const VERIFIED_FOR: Duration = Duration::from_secs(60);
 /// Limit: pairs of certificates that a shard remembers as verified: 1024; past it: all are forgotten.
 const MAX_VERIFIED: usize = 1024;
 
-/// Pairs of pods whose certificates have been verified against each other on this shard. A key is the serial numbers of
-/// the client's and the server's pod, and whom the client expects.
+/// Pairs of pods whose certificates have been verified against each other on this shard.
 #[derive(Default)]
-struct VerifiedPairs(RefCell<HashMap<(u64, u64, Sans), VerifiedPair>>);
+struct VerifiedPairs(RefCell<HashMap<Pair, VerifiedPair>>);
+
+/// A client's pod and a server's, by their serial numbers, and whom the client expects.
+#[derive(PartialEq, Eq, Hash)]
+struct Pair {
+    client: u64,
+    server: u64,
+    sans: Sans,
+}
 
 /// What came of a verification. Certificates that have been replaced are verified anew.
 struct VerifiedPair {
@@ -91,18 +98,17 @@ pub(crate) struct BothReports<'a>(pub(crate) &'a ConnReport, pub(crate) &'a Conn
 // === impl VerifiedPairs ===
 
 impl VerifiedPairs {
-    /// Who the client is to the server, if each would accept the other in a handshake now. `client` and `server` are
-    /// the serial numbers of their pods, `own` is the server's identity.
+    /// Who the client is to the server, if each would accept the other in a handshake now: the client by the identity
+    /// `client`, the server by the identity `server`.
     fn identity(
         &self,
         certs: &dyn Certificates,
-        (client, server): (u64, u64),
-        own: &Identity,
-        key: &TunnelKey,
+        pair: Pair,
+        client: &Identity,
+        server: &Identity,
     ) -> Option<Identity> {
         let mut seen = self.0.borrow_mut();
-        let (ours, theirs) = (certs.current(&key.identity)?, certs.current(own)?);
-        let pair = (client, server, key.sans.clone());
+        let (ours, theirs) = (certs.current(client)?, certs.current(server)?);
         if let Some(seen) = seen.get(&pair)
             && seen.at.elapsed() < VERIFIED_FOR
             && std::ptr::eq(seen.client.as_ptr(), Arc::as_ptr(&ours))
@@ -110,7 +116,7 @@ impl VerifiedPairs {
         {
             return Some(seen.identity.clone());
         }
-        let identity = ours.seen_by(&theirs, &key.sans.to_vec(), UnixTime::now()).ok()??;
+        let identity = ours.seen_by(&theirs, &pair.sans.to_vec(), UnixTime::now()).ok()??;
         if seen.len() >= MAX_VERIFIED {
             seen.clear();
         }
@@ -149,8 +155,9 @@ impl<'a, N: Network> LocalHop<'a, N> {
             return None;
         }
         let own = there.pod.identity(&workload).ok()?;
-        let serials = (ctx.pod.id.serial, there.pod.id.serial);
-        let identity = shard.local::<VerifiedPairs>().identity(&*ctx.hops.certs, serials, &own, key)?;
+        let pair = Pair { client: ctx.pod.id.serial, server: there.pod.id.serial, sans: key.sans.clone() };
+        let verified = shard.local::<VerifiedPairs>();
+        let identity = verified.identity(&*ctx.hops.certs, pair, &key.identity, &own)?;
         Some(Self { there, workload, client, identity, to: key.to, authority, meta })
     }
 

@@ -1,6 +1,7 @@
 //! What happens to a connection, from accept to close, on one shard.
 
 pub(crate) mod accept;
+pub(crate) mod accepted;
 pub(crate) mod application;
 pub(crate) mod authorize;
 pub(crate) mod certificates;

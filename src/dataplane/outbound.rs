@@ -7,13 +7,11 @@ use rand::seq::IndexedRandom as _;
 use tokio::time::{error::Elapsed, timeout};
 
 use super::{
+    accepted::Accepted,
     early_data::EarlyData,
     local_hop::{BothReports, LocalHop, LocalPeer},
     outbound_context::OutboundContext,
-    pod::{
-        conns::{Arriving, ConnInfo},
-        network::Network,
-    },
+    pod::{conns::ConnInfo, network::Network},
     report::{ConnMeta, ConnReport, endpoint},
     stream::{self, AppStream},
     tunnel::{
@@ -57,35 +55,31 @@ use crate::{
 
 /// Serves a connection accepted on 15001.
 pub(crate) fn serve<N: Network>(
-    (ctx, arriving): (Arc<OutboundContext<N>>, Arriving),
-    shard: Shard,
-    stream: N::Stream,
-    peer: SocketAddr,
+    accepted: Accepted<OutboundContext<N>, N::Stream>,
 ) -> impl Future<Output = ()> + 'static {
-    let logged = tracing::debug_span!(target: "conn", "outbound", %peer, pod = &*ctx.pod.id.uid);
+    let (peer, shard, id) = (accepted.peer, accepted.shard.clone(), &accepted.ctx.pod.id);
+    let logged = tracing::debug_span!(target: "conn", "outbound", %peer, pod = &*id.uid);
     let spans = Spans::new(logged, "outbound", None);
     // Boxed: the many steps would make the future of every idle connection as large as the largest of them. And here,
     // so that the task's future does not hold the arguments as well.
-    let opening = Box::pin(spans.around(open((ctx, arriving), shard.clone(), stream, peer)));
+    let opening = Box::pin(spans.around(open(accepted)));
     async move {
         // Taken apart at once: later, the whole would be held beside its parts.
-        let Some(Open { client: (client, said), conn, counted: _counted, report, reached }) = opening.await
-        else {
-            return;
-        };
+        let Some(Open { client, conn, counted: _counted, report, reached }) = opening.await else { return };
         report.relaying();
         let failure = |relayed: Result<(), RelayError>| relayed.map_err(Failure::from);
         let relayed = match reached {
             Reached::Tcp(server) => {
-                let sides = (client, server.into_side());
-                conn.guard(stream::relay_plain(&shard, sides, &*report).after(said)).await.map(failure)
+                let relay = stream::relay_plain(&shard, client.side, server.into_side(), &*report);
+                conn.guard(relay.after(client.said)).await.map(failure)
             }
             Reached::Stream(server, _lease, _) => {
-                conn.guard(relay(client, server, &*report, &shard.buffers).after(said)).await.map(failure)
+                let relay = relay(client.side, server, &*report, &shard.buffers);
+                conn.guard(relay.after(client.said)).await.map(failure)
             }
             // Boxed, as it is the largest.
             Reached::Local(peer) => {
-                Box::pin(relay_local::<N::Stream>(&shard, (&conn, &report), (client, said), *peer)).await
+                Box::pin(relay_local::<N::Stream>(&shard, &conn, &report, client, *peer)).await
             }
         };
         // A connection that was cut is reported as such.
@@ -99,21 +93,29 @@ pub(crate) fn serve<N: Network>(
 /// Relays to a pod that this process serves, too.
 async fn relay_local<S: AppStream>(
     shard: &Shard,
-    (here, report): (&Conn<ConnInfo>, &ConnReport),
-    (client, said): (S::Side, ClientBytes),
+    here: &Conn<ConnInfo>,
+    report: &ConnReport,
+    client: Client<S>,
     LocalPeer { conn: there, report: theirs, app }: LocalPeer<S>,
 ) -> Result<Result<(), Failure>, CutReason> {
     theirs.relaying();
     let both = BothReports(report, &theirs);
-    let relaying = there.guard(stream::relay_plain(shard, (client, app.into_side()), &both).after(said));
+    let relay = stream::relay_plain(shard, client.side, app.into_side(), &both);
+    let relaying = there.guard(relay.after(client.said));
     let relayed = here.guard(relaying).await.flatten()?.map_err(Failure::from);
     theirs.relayed(relayed.clone());
     Ok(relayed)
 }
 
+/// The client's side of a connection, and what the client has said so far.
+struct Client<S: AppStream> {
+    side: S::Side,
+    said: ClientBytes,
+}
+
 /// A connection whose next hop is reached.
 struct Open<S: AppStream> {
-    client: (S::Side, ClientBytes),
+    client: Client<S>,
     conn: Conn<ConnInfo>,
     counted: (LoadGuard, GaugeGuard),
     report: Box<ConnReport>,
@@ -121,10 +123,7 @@ struct Open<S: AppStream> {
 }
 
 async fn open<N: Network>(
-    (ctx, arriving): (Arc<OutboundContext<N>>, Arriving),
-    shard: Shard,
-    stream: N::Stream,
-    peer: SocketAddr,
+    Accepted { ctx, arriving, shard, stream, peer }: Accepted<OutboundContext<N>, N::Stream>,
 ) -> Option<Open<N::Stream>> {
     let capture = Step::new("capture", SpanKind::Internal);
     let (client, dst) = stream::captured_addrs(&stream, peer).ok()?;
@@ -149,7 +148,8 @@ async fn open<N: Network>(
     let early = EarlyData::new(stream);
     let outbound = Outbound { ctx: &ctx, shard: &shard, conn: &conn, early: &early, client, dst };
     let (report, reached) = conn.guard(outbound.reach()).await.ok()??;
-    let client = early.through(matches!(reached, Reached::Stream(_, _, true)))?;
+    let (side, said) = early.through(matches!(reached, Reached::Stream(_, _, true)))?;
+    let client = Client { side, said };
     Some(Open { client, conn, counted, report, reached })
 }
 
@@ -170,6 +170,12 @@ struct Trying<'a> {
     /// Whether another endpoint is tried in the place of the given one. A dial that is given up goes on for later
     /// connections.
     replaces_slow: &'a dyn Fn(SocketAddr, WaitingFor) -> bool,
+}
+
+/// Who the pod is.
+struct Own {
+    workload: Arc<Workload>,
+    identity: Identity,
 }
 
 /// A next hop that was reached.
@@ -193,10 +199,10 @@ impl<N: Network> Outbound<'_, N> {
         let source = source.map_err(|outcome| self.refuse(&outcome)).ok()?;
         let mut failover = Failover::new(FailoverLimits::STANDARD, self.ctx.hops.suspects.now());
         loop {
-            let next = self.next(&mut failover, &source.0);
+            let next = self.next(&mut failover, &source.workload);
             let (attempt, route) = next.map_err(|none| self.no_attempt(none)).ok()?;
             let replaces_slow = |to: SocketAddr, waiting: WaitingFor| {
-                let route = |excluded: &[SocketAddr]| self.route(&source.0, excluded);
+                let route = |excluded: &[SocketAddr]| self.route(&source.workload, excluded);
                 failover.replaces_slow(&attempt, to, waiting, route)
             };
             let trying = Trying { attempt, replaces_slow: &replaces_slow };
@@ -240,12 +246,12 @@ impl<N: Network> Outbound<'_, N> {
         access::refused(self.client.addr(), self.dst.addr(), Reporter::Source, outcome);
     }
 
-    async fn source(&self) -> Result<(Arc<Workload>, Identity), Outcome> {
+    async fn source(&self) -> Result<Own, Outcome> {
         let workload = self.ctx.pod.wait().await?;
         let identity = self.ctx.pod.identity(&workload).map_err(|e| Failure::Identity(Cause::of(e)))?;
         let source = Source { workload: &workload, client: self.client.ip() };
         route::check_outbound(&self.ctx.config.listen.ports, &source, self.dst).map_err(Unroutable::from)?;
-        Ok((workload, identity))
+        Ok(Own { workload, identity })
     }
 
     fn route(&self, workload: &Workload, excluded: &[SocketAddr]) -> Result<Route, RouteError> {
@@ -257,7 +263,7 @@ impl<N: Network> Outbound<'_, N> {
     /// Makes one attempt to reach the next hop.
     async fn attempt(
         &self,
-        (workload, identity): &(Arc<Workload>, Identity),
+        Own { workload, identity }: &Own,
         route: Route,
         trying: Trying<'_>,
     ) -> (Box<ConnReport>, Result<Reached<N::Stream>, AttemptError>) {
@@ -354,7 +360,7 @@ impl<N: Network> Outbound<'_, N> {
             let lease = self.lease(key, trying).await?;
             let along = self.early_data(&attempt, key, &request.authority);
             let sent_along = !along.is_empty();
-            let error = match self.connect(&lease, key, (request.clone(), along)).await {
+            let error = match self.connect(&lease, key, request.clone(), along).await {
                 Ok(side) => return Ok(Reached::Stream(side, lease, sent_along)),
                 Err(error) => error,
             };
@@ -374,7 +380,8 @@ impl<N: Network> Outbound<'_, N> {
         &self,
         lease: &Lease,
         key: &TunnelKey,
-        (mut request, along): (ConnectRequest, Bytes),
+        mut request: ConnectRequest,
+        along: Bytes,
     ) -> Result<StreamSide, AttemptError> {
         let sent_along = !along.is_empty();
         let after = self.ctx.config.timeouts.connect_response;

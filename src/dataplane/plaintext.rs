@@ -1,14 +1,10 @@
 //! Captured inbound plaintext (docs/spec/dataplane.md 4.3).
 
-use std::{net::SocketAddr, sync::Arc};
-
 use super::{
+    accepted::Accepted,
     application::{self, Refused},
     inbound_context::InboundContext,
-    pod::{
-        conns::{Arriving, ConnInfo},
-        network::Network,
-    },
+    pod::{conns::ConnInfo, network::Network},
     report::{ConnMeta, ConnReport},
     stream::{self, AppStream},
 };
@@ -18,7 +14,7 @@ use crate::{
         outcome::{Outcome, Unroutable},
         route::{Inbound, inbound_plaintext, inbound_service},
     },
-    runtime::{balancer::LoadGuard, conns::Conn, shard::Shard},
+    runtime::{balancer::LoadGuard, conns::Conn},
     telemetry::{
         access,
         metrics::GaugeGuard,
@@ -28,22 +24,20 @@ use crate::{
 
 /// Serves a connection accepted on 15006.
 pub(crate) fn serve<N: Network>(
-    (ctx, arriving): (Arc<InboundContext<N>>, Arriving),
-    shard: Shard,
-    stream: N::Stream,
-    peer: SocketAddr,
+    accepted: Accepted<InboundContext<N>, N::Stream>,
 ) -> impl Future<Output = ()> + 'static {
-    let logged = tracing::debug_span!(target: "conn", "plaintext", %peer, pod = &*ctx.pod.id.uid);
+    let (peer, shard, id) = (accepted.peer, accepted.shard.clone(), &accepted.ctx.pod.id);
+    let logged = tracing::debug_span!(target: "conn", "plaintext", %peer, pod = &*id.uid);
     let spans = Spans::new(logged, "plaintext", None);
     // Boxed and taken apart as for outbound connections.
-    let opening = Box::pin(spans.around(open((ctx, arriving), shard.clone(), stream, peer)));
+    let opening = Box::pin(spans.around(open(accepted)));
     async move {
         let Some(Open { sides: (client, app), conn, counted: _counted, report }) = opening.await else {
             return;
         };
         report.relaying();
-        let sides = (client.into_side(), app.into_side());
-        if let Ok(relayed) = conn.guard(stream::relay_plain(&shard, sides, &*report)).await {
+        let relay = stream::relay_plain(&shard, client.into_side(), app.into_side(), &*report);
+        if let Ok(relayed) = conn.guard(relay).await {
             report.relayed(relayed);
         }
         shard.relayed();
@@ -59,10 +53,7 @@ struct Open<S> {
 }
 
 async fn open<N: Network>(
-    (ctx, arriving): (Arc<InboundContext<N>>, Arriving),
-    shard: Shard,
-    stream: N::Stream,
-    peer: SocketAddr,
+    Accepted { ctx, arriving, shard, stream, peer }: Accepted<InboundContext<N>, N::Stream>,
 ) -> Option<Open<N::Stream>> {
     let capture = Step::new("capture", SpanKind::Internal);
     let (client, dst) = stream::captured_addrs(&stream, peer).ok()?;

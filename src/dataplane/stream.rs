@@ -111,8 +111,9 @@ pub(crate) fn tunnel_addrs(
 /// Relays between two connections that are carried as they are.
 pub(crate) fn relay_plain<'a, S: Side, M: Meter>(
     shard: &'a Shard,
-    sides: (S, S),
+    first: S,
+    second: S,
     meter: &'a M,
 ) -> Relay<'a, S, S, M, Splice> {
-    relay_by([shard.pipes.shortcut(), shard.pipes.shortcut()], sides, meter, &shard.buffers)
+    relay_by([shard.pipes.shortcut(), shard.pipes.shortcut()], (first, second), meter, &shard.buffers)
 }

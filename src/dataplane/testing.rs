@@ -29,6 +29,7 @@ use self::{
     stream::{TestEnd, connection},
 };
 use super::{
+    accepted::Accepted,
     certificates::{Certificates, Held},
     config::DataPlaneConfig,
     inbound,
@@ -235,28 +236,30 @@ impl TestBed {
         self.changed.send_modify(|version| *version += 1);
     }
 
+    fn accepted<C, S>(&self, pod: &TestPod, ctx: Arc<C>, stream: S, client: &str) -> Accepted<C, S> {
+        let arriving = pod.conns.arriving();
+        Accepted { ctx, arriving, shard: self.shard.clone(), stream, peer: addr(client) }
+    }
+
     /// An application of `pod` connects from `client` to `dst`, and is captured.
     pub(crate) fn connect(&self, pod: &TestPod, client: &str, dst: &str) -> TestConn {
         let (app, stream) = connection(addr("127.0.0.1:15001"), Some(addr(dst)));
-        let arrived = (pod.outbound.clone(), pod.conns.arriving());
-        let task = spawn(outbound::serve(arrived, self.shard.clone(), stream, addr(client)));
-        TestConn { app, task }
+        let accepted = self.accepted(pod, pod.outbound.clone(), stream, client);
+        TestConn { app, task: spawn(outbound::serve(accepted)) }
     }
 
     /// A client connects from `client` to `dst` of `pod` without a tunnel, and is captured.
     pub(crate) fn connect_plain(&self, pod: &TestPod, client: &str, dst: &str) -> TestConn {
         let (app, stream) = connection(addr("127.0.0.1:15006"), Some(addr(dst)));
-        let arrived = (pod.inbound.clone(), pod.conns.arriving());
-        let task = spawn(plaintext::serve(arrived, self.shard.clone(), stream, addr(client)));
-        TestConn { app, task }
+        let accepted = self.accepted(pod, pod.inbound.clone(), stream, client);
+        TestConn { app, task: spawn(plaintext::serve(accepted)) }
     }
 
     /// A peer connects from `client` to port 15008 of `pod`.
     pub(crate) fn connect_peer(&self, pod: &TestPod, client: &str) -> TestConn {
         let (app, stream) = connection(SocketAddr::new(pod.ip.parse().unwrap(), 15008), None);
-        let arrived = (pod.inbound.clone(), pod.conns.arriving());
-        let task = spawn(inbound::serve(arrived, self.shard.clone(), stream, addr(client)));
-        TestConn { app, task }
+        let accepted = self.accepted(pod, pod.inbound.clone(), stream, client);
+        TestConn { app, task: spawn(inbound::serve(accepted)) }
     }
 
     /// The peer `name` opens a tunnel from `client` to `pod`.

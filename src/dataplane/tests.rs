@@ -1,16 +1,12 @@
 //! Whole connections of the data plane, without a kernel: see the modules.
 
-use std::{future::Future, net::SocketAddr, sync::Arc};
+use std::future::Future;
 
 use tokio::net::TcpStream;
 
-use super::{
-    inbound, outbound, plaintext,
-    pod::{conns::Arriving, network::PodNetwork},
-};
-use crate::runtime::shard::Shard;
+use super::{accepted::Accepted, inbound, outbound, plaintext, pod::network::PodNetwork};
 
-type Serve<C, F> = fn((Arc<C>, Arriving), Shard, TcpStream, SocketAddr) -> F;
+type Serve<C, F> = fn(Accepted<C, TcpStream>) -> F;
 
 fn size<C, F: Future>(_: Serve<C, F>) -> usize {
     size_of::<F>()

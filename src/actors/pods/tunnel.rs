@@ -253,7 +253,7 @@ impl TunnelActor {
             let name = key.to.to_string();
             match tunnels.quarantine.enter(input(&name)) {
                 Ok(admitted) => {
-                    let dialling = dial::run(shard, tunnels.ctx.clone(), key, (step, ready));
+                    let dialling = dial::run(shard, tunnels.ctx.clone(), key, step, ready);
                     // For the tunnel's life: what the peer sends later can crash its driver, too.
                     if admitted.watch(dialling.instrument(span)).await {
                         admitted.done();

@@ -133,7 +133,7 @@ pub(crate) async fn serve(shard: Shard, ctx: Arc<DnsContext>, sockets: Sockets) 
 
 impl Server {
     async fn datagrams(self: Rc<Self>, socket: Shared<UdpSocket>) {
-        let socket = match (socket.local_addr(), socket.watch().await) {
+        let (own, socket) = match (socket.local_addr(), socket.watch().await) {
             (Ok(own), Ok(socket)) => (own, Rc::new(socket)),
             (Err(error), _) | (_, Err(error)) => return self.failed(&error),
         };
@@ -141,14 +141,14 @@ impl Server {
         let mut read = 0_u32;
         loop {
             let last = *draining.borrow();
-            match self.read(&socket) {
+            match self.read(own, &socket) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if last {
                         return;
                     }
                     tokio::select! {
-                        ready = socket.1.readable() => if let Err(error) = ready {
+                        ready = socket.readable() => if let Err(error) = ready {
                             return self.failed(&error);
                         },
                         _ = draining.wait_for(|draining| *draining) => {}
@@ -168,11 +168,11 @@ impl Server {
     }
 
     /// Reads one question and answers it, or has it answered later. Its buffer is on the stack: an idle pod holds none.
-    fn read(self: &Rc<Self>, (own, socket): &(SocketAddr, Rc<Watched<UdpSocket>>)) -> io::Result<()> {
+    fn read(self: &Rc<Self>, own: SocketAddr, socket: &Rc<Watched<UdpSocket>>) -> io::Result<()> {
         let mut room = [0; QUESTION];
         let (n, from) = socket.try_recv_from(&mut room)?;
         // Forged, it would have us answer ourselves for ever.
-        if from == *own {
+        if from == own {
             return Ok(());
         }
         let query = match Query::parse(room.get(..n).unwrap_or_default()) {

@@ -74,19 +74,21 @@ pub(crate) async fn run<N: Network>(
     shard: Shard,
     ctx: Arc<DialContext<N>>,
     key: TunnelKey,
-    (step, ready): (Step, Ready),
+    step: Step,
+    ready: Ready,
 ) -> bool {
     // Never refused: a pod that ends takes its dials along, and waits for their sockets to close.
     let _member = ctx.conns.dialled.admit(shard.index(), key.to);
     // Boxed, as the futures around it hold it several times.
-    Box::pin(carry(&shard, &ctx, &key, (step, ready))).await
+    Box::pin(carry(&shard, &ctx, &key, step, ready)).await
 }
 
 async fn carry<N: Network>(
     shard: &Shard,
     ctx: &Arc<DialContext<N>>,
     key: &TunnelKey,
-    (step, ready): (Step, Ready),
+    step: Step,
+    ready: Ready,
 ) -> bool {
     let pool = PodPool::of(shard, ctx.id.serial);
     // Boxed: a tunnel lives for long, and its handshakes do not.
@@ -106,7 +108,7 @@ async fn carry<N: Network>(
     let delay = pool.backlog().flush_delay();
     let _listed = Listed { pool, key: key.clone(), tunnel: tunnel.clone() };
     ready(Ok(()));
-    let ended = drive(&ctx.config, (connection, flush), &tunnel, delay).await;
+    let ended = drive(&ctx.config, connection, flush, &tunnel, delay).await;
     tracing::debug!(target: "tunnel", to = %key.to, ended, "tunnel ended");
     true
 }
@@ -135,7 +137,7 @@ async fn establish<N: Network>(
     let stream = Step::run("tcp connect", SpanKind::Client, connecting)
         .describe(|span, connected| _ = span.result("connect", connected))
         .await?;
-    let secured = Step::run("tls handshake", SpanKind::Client, secure(shard, ctx, key, (&cert, stream)))
+    let secured = Step::run("tls handshake", SpanKind::Client, secure(shard, ctx, key, &cert, stream))
         .describe(|span, secured| _ = span.result("tls", secured))
         .await?;
     Step::run("http2 handshake", SpanKind::Client, begin(&ctx.config, key, secured))
@@ -162,7 +164,8 @@ async fn secure<N: Network>(
     shard: &Shard,
     ctx: &DialContext<N>,
     key: &TunnelKey,
-    (cert, stream): (&WorkloadCert, N::Stream),
+    cert: &WorkloadCert,
+    stream: N::Stream,
 ) -> Result<TlsStream<N::Stream>, DialError> {
     let after = ctx.config.timeouts.tls_handshake;
     // The server's name is its SPIFFE id, which the verifier checks. The address is never compared nor sent.
@@ -198,7 +201,8 @@ async fn begin<S: AppStream>(
 /// Drives an established tunnel until the peer ends it, stops answering, or nobody has used it for long.
 async fn drive<S: AppStream>(
     config: &DataPlaneConfig,
-    (mut connection, mut flush): (Http2<S>, Flush<TlsStream<S>>),
+    mut connection: Http2<S>,
+    mut flush: Flush<TlsStream<S>>,
     tunnel: &Rc<Tunnel>,
     mut delay: FlushDelay,
 ) -> &'static str {

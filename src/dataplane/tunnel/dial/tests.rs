@@ -21,7 +21,7 @@ use crate::{
 
 use super::*;
 
-fn size<A, B, C, D, F: Future>(_: fn(A, B, C, D) -> F) -> usize {
+fn size<A, B, C, D, E, F: Future>(_: fn(A, B, C, D, E) -> F) -> usize {
     size_of::<F>()
 }
 
@@ -68,7 +68,7 @@ fn dial(bed: &TestBed, pod: &TestPod) -> Dial {
     let told = result.clone();
     let ready: Ready = Box::new(move |dialled| *told.lock() = Some(dialled));
     let step = Step::new("dial", SpanKind::Internal);
-    let task = spawn(run(bed.shard.clone(), pod.dial.clone(), key(bed, pod), (step, ready)));
+    let task = spawn(run(bed.shard.clone(), pod.dial.clone(), key(bed, pod), step, ready));
     Dial { task, result }
 }
 

@@ -1,0 +1,20 @@
+//! A connection that a listener of a pod has accepted, on the shard that serves it.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use super::pod::conns::Arriving;
+use crate::runtime::shard::Shard;
+
+/// An accepted connection and what serves it. `C` is the context of its kind, `S` the connection.
+pub(crate) struct Accepted<C, S> {
+    /// What the connection needs.
+    pub(crate) ctx: Arc<C>,
+    /// Has a drain wait until the connection is in one of the pod's sets.
+    pub(crate) arriving: Arriving,
+    /// The shard that serves the connection.
+    pub(crate) shard: Shard,
+    /// The connection.
+    pub(crate) stream: S,
+    /// The address of the client, as the socket has it.
+    pub(crate) peer: SocketAddr,
+}
