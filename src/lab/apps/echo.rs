@@ -162,7 +162,7 @@ async fn connections_of(to: SocketAddr, plan: Plan, opening: watch::Sender<usize
                 Ok(stream) => {
                     report.opened = 1;
                     let client = Client { stream, number: number as u64, tried };
-                    client.messages((&plan, deadline), stop, &mut report).await;
+                    client.messages(&plan, deadline, stop, &mut report).await;
                 }
                 Err(error) => report.problem("connect", &error),
             }
@@ -180,7 +180,7 @@ async fn connections_of(to: SocketAddr, plan: Plan, opening: watch::Sender<usize
 }
 
 impl Client {
-    async fn messages(mut self, (plan, deadline): (&Plan, Instant), mut stop: Stop, report: &mut Report) {
+    async fn messages(mut self, plan: &Plan, deadline: Instant, mut stop: Stop, report: &mut Report) {
         let mut ticks = tokio::time::interval(plan.interval.max(Duration::from_micros(100)));
         // After a stall, go on at the usual pace: a burst would measure itself.
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -115,7 +115,8 @@ pub(crate) fn start(route: &Route, plan: Plan) -> Result<Background<Report>, App
 pub(crate) fn hold(
     route: &Route,
     count: usize,
-    (time, limit): (Duration, Duration),
+    time: Duration,
+    limit: Duration,
 ) -> Result<Background<()>, AppError> {
     let (to, (tell, told)) = (route.to, std::sync::mpsc::sync_channel(1));
     let held = background(&route.from, move |mut stop| async move {
@@ -151,7 +152,7 @@ async fn clients(to: SocketAddr, plan: Plan, stop: Stop) -> Report {
         let (report, stop) = (report.clone(), stop.clone());
         tasks.spawn_local(async move {
             while Instant::now() < deadline && !stop.is_stopped() {
-                if let Err(error) = one_client(to, &plan, &report, (deadline, &stop)).await {
+                if let Err(error) = one_client(to, &plan, &report, deadline, &stop).await {
                     report.borrow_mut().fail(error);
                     // Instant refusals must not turn into a storm.
                     tokio::time::sleep(Duration::from_millis(1)).await;
@@ -180,7 +181,8 @@ async fn one_client(
     to: SocketAddr,
     plan: &Plan,
     report: &Shared,
-    (deadline, stop): (Instant, &Stop),
+    deadline: Instant,
+    stop: &Stop,
 ) -> io::Result<()> {
     let mut begun = Instant::now();
     report.borrow_mut().open += 1;

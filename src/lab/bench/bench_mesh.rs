@@ -176,7 +176,7 @@ impl BenchMesh {
         }
         let route = self.requests()?;
         let process = self.proxies.first_mut().ok_or(BenchError::Layout)?;
-        let answers = || requests::hold(&route, 1, (Duration::ZERO, Duration::from_secs(1))).is_ok();
+        let answers = || requests::hold(&route, 1, Duration::ZERO, Duration::from_secs(1)).is_ok();
         Ok(process.wait_until("carry a request", SOON, answers)?)
     }
 

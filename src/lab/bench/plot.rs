@@ -109,21 +109,29 @@ impl Row {
     }
 }
 
+/// The left and top edges of a rectangle, and its size, in pixels.
+struct Rect {
+    x: f64,
+    y: f64,
+    width: f64,
+    height: f64,
+}
+
 // === impl Drawing ===
 
 impl Drawing {
     fn legend(&mut self, shown: &[&str]) {
         for (at, (name, colour)) in shown.iter().zip(COLOURS.iter().cycle()).enumerate() {
             let x = LEFT + at as f64 * 120.0;
-            self.rect((x, self.y, 11.0, 11.0), colour);
-            self.text((x + 17.0, self.y + 10.0), "", name);
+            self.rect(Rect { x, y: self.y, width: 11.0, height: 11.0 }, colour);
+            self.text(x + 17.0, self.y + 10.0, "", name);
         }
         self.y += 22.0;
     }
 
     fn rows(&mut self, title: &str, rows: &[Row]) {
         self.y += GAP;
-        self.text((MARGIN, self.y + 10.0), r#" font-weight="bold""#, title);
+        self.text(MARGIN, self.y + 10.0, r#" font-weight="bold""#, title);
         self.y += 28.0;
         let longest = WIDTH - LEFT - RIGHT;
         for row in rows {
@@ -131,22 +139,22 @@ impl Drawing {
             for (bar, colour) in row.bars.iter().zip(COLOURS.iter().cycle()) {
                 if let Some((length, behind)) = bar {
                     let width = length * longest;
-                    self.rect((LEFT, self.y, width, BAR - 3.0), colour);
-                    self.text((LEFT + width + 6.0, self.y + 10.5), r#" font-size="11""#, behind);
+                    self.rect(Rect { x: LEFT, y: self.y, width, height: BAR - 3.0 }, colour);
+                    self.text(LEFT + width + 6.0, self.y + 10.5, r#" font-size="11""#, behind);
                 }
                 self.y += BAR;
             }
             // Beside the middle of its bars.
             let middle = f64::midpoint(top, self.y) + if row.below.is_empty() { 2.5 } else { -4.0 };
-            self.text((LEFT - 12.0, middle), r#" text-anchor="end""#, row.name);
+            self.text(LEFT - 12.0, middle, r#" text-anchor="end""#, row.name);
             let small = r##" text-anchor="end" font-size="11" fill="#6a737d""##;
-            self.text((LEFT - 12.0, middle + 15.0), small, &row.below);
+            self.text(LEFT - 12.0, middle + 15.0, small, &row.below);
             self.y += GAP;
         }
     }
 
     fn finish(mut self, note: &str) -> String {
-        self.text((MARGIN, self.y + 12.0), r##" font-size="11" fill="#6a737d""##, note);
+        self.text(MARGIN, self.y + 12.0, r##" font-size="11" fill="#6a737d""##, note);
         let (height, body) = (self.y + MARGIN, self.body);
         format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH:.0}\" height=\"{height:.0}\" \
@@ -156,8 +164,7 @@ impl Drawing {
         )
     }
 
-    /// Of left, top, width and height.
-    fn rect(&mut self, (x, y, width, height): (f64, f64, f64, f64), colour: &str) {
+    fn rect(&mut self, Rect { x, y, width, height }: Rect, colour: &str) {
         self.body += &format!(
             "<rect x=\"{x:.0}\" y=\"{y:.0}\" width=\"{width:.1}\" height=\"{height:.0}\" rx=\"1.5\" \
              fill=\"{colour}\"/>\n"
@@ -165,7 +172,7 @@ impl Drawing {
     }
 
     /// At left and baseline; nothing if there is nothing to say.
-    fn text(&mut self, (x, y): (f64, f64), how: &str, text: &str) {
+    fn text(&mut self, x: f64, y: f64, how: &str, text: &str) {
         if !text.is_empty() {
             let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
             self.body += &format!("<text x=\"{x:.1}\" y=\"{y:.1}\"{how}>{text}</text>\n");

@@ -62,13 +62,13 @@ impl Results {
     pub(super) fn verdicts(&self, contestant: &str, figure: &Figure) -> Vec<Verdict> {
         let Some(own) = self.summary(contestant, figure.key) else { return Vec::new() };
         let verdict = |goal: &Goal| {
-            let (reached, met) = self.reached(contestant, figure, (own.median, *goal))?;
+            let (reached, met) = self.reached(contestant, figure, own.median, *goal)?;
             Some(Verdict { goal: goal.words(figure.better), reached, met })
         };
         figure.goals.iter().filter_map(verdict).collect()
     }
 
-    fn reached(&self, contestant: &str, figure: &Figure, (own, goal): (f64, Goal)) -> Option<(f64, bool)> {
+    fn reached(&self, contestant: &str, figure: &Figure, own: f64, goal: Goal) -> Option<(f64, bool)> {
         let other = |key| self.summary(contestant, key).map(|other| other.median);
         Some(match goal {
             Goal::Times(times, than) => {

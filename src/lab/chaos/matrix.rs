@@ -47,7 +47,7 @@ pub(super) fn run(
             let (at, name) = (number + 1, format!("{:KIND$} {fault}", kind.kind));
             let since = seconds(begun.elapsed());
             show.doing(&format!("{at} of {}: {fault} of {}, {since} so far", trials.len(), kind.kind));
-            let outcome = trial::run(chaos_mesh, allowed, (kind, fault), &mut rng)
+            let outcome = trial::run(chaos_mesh, allowed, kind, fault, &mut rng)
                 .map_err(|error| format!("{fault} of {}: {error}", kind.kind))?;
             let line = table::cells(&outcome);
             let complaints = || [line.clone()].iter().chain(&outcome.complaints).cloned().collect::<Vec<_>>();

@@ -115,9 +115,10 @@ pub(super) fn run(
         .iter()
         .map(|node| Ok(node.metrics()?.sum(PANICS, &[])))
         .sum::<Result<_, String>>()?;
-    tally.show(lasted, (&before, &after), panics, show);
+    let measured = Measured { lasted, before: &before, after: &after, panics };
+    tally.show(measured, show);
     if let Some(path) = &args.json {
-        fs::write(path, serde_json::to_vec_pretty(&tally.json(lasted, (&before, &after)))?)?;
+        fs::write(path, serde_json::to_vec_pretty(&tally.json(measured))?)?;
     }
     Ok(())
 }
@@ -160,6 +161,18 @@ fn touched(chaos_mesh: &ChaosMesh, path: &str) -> Result<Vec<Flow>, String> {
         }
     }
     Ok(flows)
+}
+
+/// What a soak is judged by, beside its tally.
+#[derive(Clone, Copy)]
+struct Measured<'a> {
+    lasted: Duration,
+    /// The nodes at rest, before the kills.
+    before: &'a [Rest],
+    /// The nodes at rest, after the kills.
+    after: &'a [Rest],
+    /// Panics of the proxies of all nodes.
+    panics: u64,
 }
 
 // === impl Tally ===
@@ -270,21 +283,17 @@ impl Tally {
             && fewer(self.killed.get(&(node, path.to_owned())), SPACED)
     }
 
-    fn show(
-        &self,
-        lasted: Duration,
-        (before, after): (&[Rest], &[Rest]),
-        panics: u64,
-        show: &mut Show<Stdout>,
-    ) {
+    fn show(&self, measured: Measured<'_>, show: &mut Show<Stdout>) {
         let kinds: Vec<String> = self.by_kind.iter().map(|(kind, kills)| format!("{kind} {kills}")).collect();
-        let text = format!("{} in {} on both nodes", number(self.kills), seconds(lasted));
+        let text = format!("{} in {} on both nodes", number(self.kills), seconds(measured.lasted));
         let kills = Evidence::new(text).detail(kinds.join(", "));
         show.fact("kills", if self.kills > 0 { Ok(kills) } else { Err("none".to_owned()) });
         show.fact("traffic", self.traffic());
-        show.fact("restarts", self.restarts((before, after), panics));
+        show.fact("restarts", self.restarts(measured));
         for (place, name) in NODES.into_iter().enumerate() {
-            let Some((before, after)) = before.get(place).zip(after.get(place)) else { continue };
+            let Some((before, after)) = measured.before.get(place).zip(measured.after.get(place)) else {
+                continue;
+            };
             let (was, is) = (before.usage.resident_bytes, after.usage.resident_bytes);
             let text =
                 format!("{} KiB at the start, {} KiB at the end", number(was / 1024), number(is / 1024));
@@ -310,7 +319,7 @@ impl Tally {
     }
 
     /// Each kill is a crash in the metrics, and each crash a restart, but for those whose supervisor went meanwhile.
-    fn restarts(&self, (before, after): (&[Rest], &[Rest]), panics: u64) -> FactResult {
+    fn restarts(&self, Measured { before, after, panics, .. }: Measured<'_>) -> FactResult {
         let more = |of: fn(&Rest) -> u64| -> u64 {
             after.iter().map(of).sum::<u64>().saturating_sub(before.iter().map(of).sum())
         };
@@ -325,7 +334,7 @@ impl Tally {
         if accounted && panics == 0 { Ok(Evidence::new(text)) } else { Err(text) }
     }
 
-    fn json(&self, lasted: Duration, (before, after): (&[Rest], &[Rest])) -> serde_json::Value {
+    fn json(&self, Measured { lasted, before, after, .. }: Measured<'_>) -> serde_json::Value {
         let rest = |rests: &[Rest]| -> Vec<serde_json::Value> {
             let one = |rest: &Rest| {
                 json!({

@@ -68,7 +68,7 @@ impl TestMatrix<'_> {
         chaos_mesh.steady = STEADY;
         let mut verdicts = Vec::new();
         for (kind, fault) in trials(&args, &allowed)? {
-            let outcome = trial::run(&mut chaos_mesh, &allowed, (kind, fault), &mut rng)
+            let outcome = trial::run(&mut chaos_mesh, &allowed, kind, fault, &mut rng)
                 .map_err(|error| format!("{fault} of {}: {error}", kind.kind))?;
             let cost = table::cells(&outcome);
             verdicts.push(Verdict {

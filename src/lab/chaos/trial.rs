@@ -66,7 +66,8 @@ struct Recovery {
 pub(super) fn run(
     chaos_mesh: &mut ChaosMesh,
     allowed: &Allowed,
-    (kind, fault): (&Kind, Fault),
+    kind: &Kind,
+    fault: Fault,
     rng: &mut SmallRng,
 ) -> Result<Outcome, String> {
     chaos_mesh.renew()?;
@@ -77,7 +78,7 @@ pub(super) fn run(
     let actor = pick(chaos_mesh, kind, &before, rng)?;
     let probe = chaos_mesh.probe()?;
     pause(chaos_mesh.steady);
-    let recovery = recovery(&one, (kind, fault), &before, &actor)?;
+    let recovery = recovery(&one, kind, fault, &before, &actor)?;
     pause(chaos_mesh.steady);
     let mut complaints: Vec<String> = recovery.complaint.into_iter().collect();
     complaints.extend(Flow::ALL.iter().filter_map(|flow| chaos_mesh.serves(*flow).err()));
@@ -126,7 +127,8 @@ fn pick(
 
 fn recovery(
     one: &Node,
-    (kind, fault): (&Kind, Fault),
+    kind: &Kind,
+    fault: Fault,
     before: &[ActorStatus],
     actor: &ActorStatus,
 ) -> Result<Recovery, String> {

@@ -41,7 +41,7 @@ fn rotation(demo_mesh: &mut DemoMesh) -> FactResult {
     let route = demo_mesh.route(&client, busy.at(WEB))?;
     let kept = load::start(&route, plan(true)).map_err(text)?;
     let fresh = load::start(&route, plan(false)).map_err(text)?;
-    let handshakes = renewed(demo_mesh, before, (&client, &quiet));
+    let handshakes = renewed(demo_mesh, before, &client, &quiet);
     let (kept, fresh) = (kept.finish().map_err(text)?, fresh.finish().map_err(text)?);
     let handshakes = handshakes?;
     let after = Count::of(demo_mesh)?;
@@ -71,7 +71,8 @@ fn rotation(demo_mesh: &mut DemoMesh) -> FactResult {
 fn renewed(
     demo_mesh: &mut DemoMesh,
     before: Count,
-    (client, quiet): (&DemoPod, &DemoPod),
+    client: &DemoPod,
+    quiet: &DemoPod,
 ) -> Result<u64, String> {
     let to = format!("/tunnels/{}:", quiet.ip);
     let mut requests = 0;

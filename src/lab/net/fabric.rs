@@ -76,7 +76,7 @@ impl Fabric {
         host.run(|| set_all(&HOST_SETTINGS))?;
         self.namespace.run(|| {
             let far = FarEnd { name: UPLINK, index: UPLINK_INDEX, mac: mac(ips, port), namespace: host.fd() };
-            Links::open(self.namespace.name())?.cable((&name, port), BRIDGE_INDEX, far)
+            Links::open(self.namespace.name())?.cable(&name, port, BRIDGE_INDEX, far)
         })??;
         host.run(|| {
             let mut links = Links::open(host.name())?;

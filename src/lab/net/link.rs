@@ -79,7 +79,8 @@ impl Links {
     /// Makes a cable: this end up and in `bridge`, the other in another namespace.
     pub(super) fn cable(
         &mut self,
-        (name, index): (&str, u32),
+        name: &str,
+        index: u32,
         bridge: u32,
         far: FarEnd<'_>,
     ) -> Result<(), NetError> {

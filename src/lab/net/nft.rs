@@ -22,6 +22,13 @@ const NFPROTO_V4: u8 = 2;
 const NFPROTO_V6: u8 = 10;
 const INTERFACE_NAME_BYTES: usize = 16;
 
+/// A chain, and the table that has it.
+#[derive(Clone, Copy)]
+pub(super) struct ChainName<'a> {
+    pub(super) table: &'a str,
+    pub(super) chain: &'a str,
+}
+
 /// Where in a packet's way a base chain stands.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Hook {
@@ -94,7 +101,13 @@ impl Batch {
     }
 
     /// A chain that packets enter by itself.
-    pub(super) fn base_chain(&mut self, (table, chain): (&str, &str), kind: Kind, hook: Hook, priority: i32) {
+    pub(super) fn base_chain(
+        &mut self,
+        ChainName { table, chain }: ChainName<'_>,
+        kind: Kind,
+        hook: Hook,
+        priority: i32,
+    ) {
         let kind = match kind {
             Kind::Filter => "filter",
             Kind::Route => "route",
@@ -107,13 +120,13 @@ impl Batch {
     }
 
     /// A chain that packets enter by a jump.
-    pub(super) fn chain(&mut self, (table, chain): (&str, &str)) {
+    pub(super) fn chain(&mut self, ChainName { table, chain }: ChainName<'_>) {
         let what = format!("make chain {chain} of table inet {table}");
         self.0.push(message(what, NEW_CHAIN, CREATE | ACK).text(1, table).text(3, chain));
     }
 
     /// Appends a rule.
-    pub(super) fn rule(&mut self, (table, chain): (&str, &str), rule: Rule) {
+    pub(super) fn rule(&mut self, ChainName { table, chain }: ChainName<'_>, rule: Rule) {
         let what = format!("add a rule to chain {chain} of table inet {table}");
         let message = message(what, NEW_RULE, CREATE | APPEND | ACK).text(1, table).text(2, chain);
         let encode = |m| rule.0.iter().fold(m, |m: Message, expression| m.nest(1, |m| expression.encode(m)));

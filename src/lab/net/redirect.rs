@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::{
     Namespace, NetError, fabric,
     link::{Change, Links, MarkRule},
-    nft::{Batch, Hook, Kind, Rule, Verdict},
+    nft::{Batch, ChainName, Hook, Kind, Rule, Verdict},
 };
 
 /// The mark that the proxy puts on its own packets.
@@ -91,7 +91,7 @@ impl Redirection {
     fn rules(&self) -> Batch {
         let mut batch = Batch::new();
         mangle(&mut batch);
-        table(&mut batch, NAT, (Kind::Nat, Kind::Nat), PRIORITY_NAT);
+        table(&mut batch, NAT, Kind::Nat, Kind::Nat, PRIORITY_NAT);
         self.inbound(&mut batch);
         self.outbound(&mut batch);
         if self.dns {
@@ -101,7 +101,7 @@ impl Redirection {
     }
 
     fn inbound(&self, batch: &mut Batch) {
-        let chain = (NAT, ISTIO_PREROUTING);
+        let chain = ChainName { table: NAT, chain: ISTIO_PREROUTING };
         for interface in &self.virtual_interfaces {
             let from = || Rule::new().entering_by(interface).tcp();
             batch.rule(chain, from().redirect(OUTBOUND_PORT));
@@ -120,7 +120,7 @@ impl Redirection {
     }
 
     fn outbound(&self, batch: &mut Batch) {
-        let chain = (NAT, ISTIO_OUTPUT);
+        let chain = ChainName { table: NAT, chain: ISTIO_OUTPUT };
         for probes in PROBE_SOURCES {
             batch.rule(chain, Rule::new().to(probes).tcp().verdict(Verdict::Accept));
         }
@@ -151,8 +151,9 @@ pub fn set_mute(pod: &Namespace, mute: bool) -> Result<(), NetError> {
         let mut batch = Batch::new();
         if mute {
             batch.table(MUTE);
-            batch.base_chain((MUTE, OUTPUT), Kind::Filter, Hook::Output, PRIORITY_FILTER);
-            batch.rule((MUTE, OUTPUT), Rule::new().tcp().verdict(Verdict::Drop));
+            let chain = ChainName { table: MUTE, chain: OUTPUT };
+            batch.base_chain(chain, Kind::Filter, Hook::Output, PRIORITY_FILTER);
+            batch.rule(chain, Rule::new().tcp().verdict(Verdict::Drop));
         } else {
             batch.remove_table(MUTE);
         }
@@ -162,33 +163,33 @@ pub fn set_mute(pod: &Namespace, mute: bool) -> Result<(), NetError> {
 
 /// Remembers which connections the proxy opened, and marks the answers, so that they find its socket.
 fn mangle(batch: &mut Batch) {
-    table(batch, MANGLE, (Kind::Filter, Kind::Route), PRIORITY_MANGLE);
+    table(batch, MANGLE, Kind::Filter, Kind::Route, PRIORITY_MANGLE);
     let opened = Rule::new().mark(PROXY_MARK, MARK_MASK).set_connection_mark(CONNECTION_MARK, MARK_MASK);
-    batch.rule((MANGLE, ISTIO_PREROUTING), opened);
+    batch.rule(ChainName { table: MANGLE, chain: ISTIO_PREROUTING }, opened);
     let answer = Rule::new().connection_mark(CONNECTION_MARK, MARK_MASK).restore_mark();
-    batch.rule((MANGLE, ISTIO_OUTPUT), answer);
+    batch.rule(ChainName { table: MANGLE, chain: ISTIO_OUTPUT }, answer);
 }
 
 /// Tracks the DNS proxy's own queries apart from the pod's, which may use the same ports.
 fn raw(batch: &mut Batch) {
-    table(batch, RAW, (Kind::Filter, Kind::Filter), PRIORITY_RAW);
+    table(batch, RAW, Kind::Filter, Kind::Filter, PRIORITY_RAW);
     let query = Rule::new().udp().port(DNS_PORT).mark(PROXY_MARK, MARK_MASK);
-    batch.rule((RAW, ISTIO_OUTPUT), query.set_zone(DNS_ZONE));
+    batch.rule(ChainName { table: RAW, chain: ISTIO_OUTPUT }, query.set_zone(DNS_ZONE));
     let answer = unmarked(Rule::new().udp().source_port(DNS_PORT));
-    batch.rule((RAW, ISTIO_PREROUTING), answer.set_zone(DNS_ZONE));
+    batch.rule(ChainName { table: RAW, chain: ISTIO_PREROUTING }, answer.set_zone(DNS_ZONE));
 }
 
 /// A table with a base chain at each of the two hooks that does nothing but enter Istio's chain.
-fn table(batch: &mut Batch, table: &str, (prerouting, output): (Kind, Kind), priority: i32) {
+fn table(batch: &mut Batch, table: &str, prerouting: Kind, output: Kind, priority: i32) {
     batch.table(table);
     let hooks = [
         (PREROUTING, ISTIO_PREROUTING, prerouting, Hook::Prerouting),
         (OUTPUT, ISTIO_OUTPUT, output, Hook::Output),
     ];
     for (base, own, kind, hook) in hooks {
-        batch.base_chain((table, base), kind, hook, priority);
-        batch.chain((table, own));
-        batch.rule((table, base), Rule::new().verdict(Verdict::Jump(own)));
+        batch.base_chain(ChainName { table, chain: base }, kind, hook, priority);
+        batch.chain(ChainName { table, chain: own });
+        batch.rule(ChainName { table, chain: base }, Rule::new().verdict(Verdict::Jump(own)));
     }
 }
 

@@ -28,9 +28,9 @@ pub(super) fn start(bench_mesh: &BenchMesh) -> Result<Measured, BenchError> {
 pub(super) fn idle(bench_mesh: &BenchMesh, count: usize) -> Result<Measured, BenchError> {
     let route = bench_mesh.requests()?;
     // The code that a connection runs comes into memory with the first one, and is no connection's.
-    requests::hold(&route, 1, (SOON, SOON))?.finish()?;
+    requests::hold(&route, 1, SOON, SOON)?.finish()?;
     let before = bench_mesh.usage()?;
-    let held = requests::hold(&route, count, (3 * SOON, SOON))?;
+    let held = requests::hold(&route, count, 3 * SOON, SOON)?;
     pause(SETTLE);
     let after = bench_mesh.usage()?;
     held.finish()?;

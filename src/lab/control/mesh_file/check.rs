@@ -65,6 +65,14 @@ pub(super) fn mesh(raw: raw::Mesh) -> Result<Mesh, Problems> {
     Err(Problems(check.problems))
 }
 
+/// The pods of `namespace` that have the app, and those that `names` lists.
+#[derive(Clone, Copy)]
+struct Selector<'a> {
+    namespace: &'a str,
+    app: Option<&'a str>,
+    names: &'a [String],
+}
+
 // === impl Check ===
 
 impl Check {
@@ -252,7 +260,11 @@ impl Check {
             hostname: raw.hostname.unwrap_or_else(|| format!("{name}.{namespace}.svc.cluster.local")),
             vips: vips.iter().filter_map(|text| self.vip(&item, text)).collect(),
             ports: raw.ports,
-            endpoints: self.select(&item, pods, (&namespace, raw.app.as_deref()), &raw.endpoints),
+            endpoints: self.select(
+                &item,
+                pods,
+                Selector { namespace: &namespace, app: raw.app.as_deref(), names: &raw.endpoints },
+            ),
             waypoint: self.gateway(&item, "waypoint", raw.waypoint.as_deref()),
             subject_alt_names: raw.subject_alt_names,
             load_balancing: raw.load_balancing,
@@ -278,13 +290,12 @@ impl Check {
         None
     }
 
-    /// The pods of a namespace with an app, and those named; ascending.
+    /// The positions of the selected pods in `pods`, ascending.
     fn select(
         &mut self,
         item: &Item,
         pods: &[Pod],
-        (namespace, app): (&str, Option<&str>),
-        names: &[String],
+        Selector { namespace, app, names }: Selector<'_>,
     ) -> Vec<usize> {
         let of_app = |pod: &Pod| pod.namespace == namespace && Some(pod.app.as_str()) == app;
         let mut chosen: Vec<usize> =
@@ -320,7 +331,11 @@ impl Check {
             scope,
             action: raw.action,
             dry_run: raw.dry_run,
-            pods: self.select(&item, pods, (&namespace, raw.app.as_deref()), &raw.pods),
+            pods: self.select(
+                &item,
+                pods,
+                Selector { namespace: &namespace, app: raw.app.as_deref(), names: &raw.pods },
+            ),
             rules: raw.rules.into_iter().map(|rule| self.rule(&item, rule)).collect(),
             name,
             namespace,
