@@ -1,9 +1,10 @@
-//! What shards carry, and which of them takes a connection.
+//! The load of the shards, and the choice of the shard that takes a connection.
 //!
-//! Whichever shard wakes first accepts, so a pod's connections could all end up with the same one. How many a shard has
-//! says little of what it has to do: a thousand of them may be idle, and one may fill a processor. So a connection goes by
-//! the processor time that the shards have used lately, and by how many connections each was given since that was last
-//! looked at, of which nothing else is known yet.
+//! The shard that wakes first accepts a connection, so one shard could accept all connections of a pod. The number of
+//! a shard's connections says little about the shard's load: a thousand connections may be idle, and one connection
+//! may fill a processor. So the choice follows the processor time that each shard used between the last two samples.
+//! The choice also counts the connections that each shard was assigned since the last sample: no sample shows their
+//! load yet.
 
 use std::{
     mem,
@@ -18,44 +19,46 @@ use parking_lot::Mutex;
 
 use crate::sys::cputime::ThreadTime;
 
-/// Processor time is looked at again after this at the earliest.
+/// The least time between two samples of processor time.
 /// Limit: time between two looks at the processor time of shards, when connections come: 10 ms; past it: the last
 /// sample counts.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(10);
-/// All of a processor, and all of the connections given lately.
+/// The whole of a processor, or of the connections assigned since the last sample.
 /// No limit: the unit of shares.
 const PERMILLE: u64 = 1000;
-/// A shard keeps what it has accepted unless it is ahead of another by more: handing over wakes another thread.
+/// A shard keeps a connection that the shard has accepted unless its load exceeds another shard's by more than this
+/// margin: a hand-over wakes another thread.
 /// Limit: lead of a shard over another: a tenth of a processor, and of the connections given lately; past it: the
 /// shard hands over what it accepts.
 const BUSY_MARGIN: u64 = PERMILLE / 10;
-/// Hand-overs that wait for a shard until it is given no more: a few turns' worth, and few where it turns out to be stuck.
+/// The number of waiting hand-overs at which a shard is assigned no more. The number is a few turns' worth of work,
+/// and few connections wait if the shard turns out to be stuck.
 /// Limit: hand-overs that wait for a shard: 64; past it: the shard is given no more until it takes them.
 const MOST_WAITING: usize = 64;
-/// Tunnels go to the shard with the fewest among those that are busy to the same quarter.
+/// A tunnel goes to the shard with the fewest tunnels among the shards that are busy to the same quarter.
 /// No limit: the steps in which processor time is compared for a tunnel.
 const BUSY_QUARTER: u64 = PERMILLE / 4;
 
-/// What a shard carries now, read by whoever chooses one.
+/// Counts of what a shard carries now. The balancer reads the counts when it chooses a shard.
 #[derive(Debug, Default)]
 pub struct ShardStats {
-    /// Connections of applications.
+    /// The number of live connections of applications.
     pub conns: AtomicUsize,
-    /// Tunnels, by either end.
+    /// The number of live tunnels, whichever end opened the tunnel.
     pub tunnels: AtomicUsize,
-    /// Connections and tunnels since the start.
+    /// The number of connections and tunnels since the start of the process.
     pub placed: AtomicU64,
-    /// What other shards have handed over and this one has not taken yet.
+    /// The number of hand-overs from other shards that this shard has not taken yet.
     waiting: AtomicUsize,
-    /// What it has taken of that.
+    /// The number of hand-overs that this shard has taken.
     taken: AtomicU64,
 }
 
-/// Something on its way to another shard, until it is taken or lost.
+/// A hand-over to another shard. The hand-over counts as waiting until the shard takes it or it is lost.
 #[derive(Debug)]
 pub(crate) struct HandedOver(Arc<ShardStats>);
 
-/// Counts one thing a shard carries, until dropped.
+/// Counts one connection or tunnel of a shard until the guard is dropped.
 #[derive(Debug)]
 pub struct LoadGuard(Arc<ShardStats>, fn(&ShardStats) -> &AtomicUsize);
 
@@ -66,38 +69,38 @@ pub struct Balancer(Mutex<Samples>);
 #[derive(Debug)]
 struct Samples {
     at: Instant,
-    /// Which shard was given a connection last, and how many were over there by then.
+    /// The shard that was assigned a connection last, and the number of its closed connections by then.
     last: Option<(usize, u64)>,
     shards: Vec<ShardSample>,
 }
 
-/// What is known of a shard.
+/// The last sample of a shard, and what the shard was assigned since the sample.
 #[derive(Debug, Default)]
 struct ShardSample {
     load: Arc<ShardStats>,
-    /// Of the thread that serves; none before the first.
+    /// The processor time of the thread that serves; `None` before the first thread.
     time: Option<ThreadTime>,
     used: Duration,
-    /// What the threads before have used, as far as it was seen.
+    /// The processor time that the former threads of the shard used until their last sample.
     before: Duration,
-    /// Parts of a processor used, of [`PERMILLE`]; `None` if no thread serves.
+    /// The share of a processor that the shard used, in [`PERMILLE`]; `None` if no thread serves.
     busy: Option<u64>,
-    /// Connections given since.
+    /// The number of connections assigned since the sample.
     assigned: u64,
-    /// How many of all it ever had were over.
+    /// The number of the shard's connections and tunnels that were closed at the sample.
     closed: u64,
-    /// Tunnels given since: it may be some time until they are counted.
+    /// The number of tunnels assigned since the sample: some time may pass until [`ShardStats`] counts a tunnel.
     tunnels: usize,
-    /// What it had taken.
+    /// The number of hand-overs that the shard had taken at the sample.
     taken: u64,
-    /// Something waits, and nothing has been taken between two looks. A thread that is stuck uses no time at all.
+    /// Whether hand-overs wait and the shard took none between two samples. A stuck thread uses no processor time.
     stuck: bool,
 }
 
 // === impl ShardStats ===
 
 impl ShardStats {
-    /// How many connections and tunnels have come and gone.
+    /// The number of connections and tunnels that are closed.
     fn closed(&self) -> u64 {
         let now = |count: &AtomicUsize| count.load(Ordering::Relaxed) as u64;
         self.placed.load(Ordering::Relaxed).saturating_sub(now(&self.conns) + now(&self.tunnels))
@@ -107,7 +110,7 @@ impl ShardStats {
 // === impl LoadGuard ===
 
 impl LoadGuard {
-    /// One more of what `field` counts.
+    /// Counts one more in `field`.
     pub fn new(load: &Arc<ShardStats>, field: fn(&ShardStats) -> &AtomicUsize) -> Self {
         field(load).fetch_add(1, Ordering::Relaxed);
         load.placed.fetch_add(1, Ordering::Relaxed);
@@ -117,7 +120,7 @@ impl LoadGuard {
 
 impl Drop for LoadGuard {
     fn drop(&mut self) {
-        // A replaced shard starts counting at zero while tasks of the old one are still being dropped.
+        // A shard with a new thread counts from zero while tasks of the old thread are still being dropped.
         let _ = (self.1)(&self.0).fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
     }
 }
@@ -125,13 +128,13 @@ impl Drop for LoadGuard {
 // === impl HandedOver ===
 
 impl HandedOver {
-    /// One more on its way to the shard of `load`.
+    /// Counts one more hand-over to the shard of `load`.
     pub(crate) fn new(load: &Arc<ShardStats>) -> Self {
         load.waiting.fetch_add(1, Ordering::Relaxed);
         Self(load.clone())
     }
 
-    /// The shard has taken it.
+    /// Counts the hand-over as taken by the shard.
     pub(crate) fn taken(self) {
         self.0.taken.fetch_add(1, Ordering::Relaxed);
     }
@@ -146,13 +149,13 @@ impl Drop for HandedOver {
 // === impl Balancer ===
 
 impl Balancer {
-    /// Of shards with these loads that nobody serves yet.
+    /// Makes a balancer of shards with these `loads`. No thread serves the shards yet.
     pub fn new(loads: impl IntoIterator<Item = Arc<ShardStats>>) -> Self {
         let shards = loads.into_iter().map(|load| ShardSample { load, ..ShardSample::default() }).collect();
         Self(Mutex::new(Samples { at: Instant::now(), last: None, shards }))
     }
 
-    /// A new thread serves shard `index`.
+    /// Notes that a new thread serves shard `index`, with the processor time of the thread.
     pub fn serves(&self, index: usize, time: Option<ThreadTime>) {
         if let Some(shard) = self.0.lock().shards.get_mut(index) {
             let (load, before) = (shard.load.clone(), shard.before + shard.used);
@@ -160,20 +163,23 @@ impl Balancer {
         }
     }
 
-    /// Looks what the shards have used. Also to be called for one that asks long after, for whom that would be an average,
-    /// and where a connection ends: what it used says nothing of what comes.
+    /// Samples the processor time of the shards, at most once in `SAMPLE_INTERVAL`.
+    ///
+    /// Callers also sample now and then while nothing is assigned, so that the next choice does not see a long
+    /// average. A caller also samples when a connection ends: its processor time says nothing about the next
+    /// connections.
     pub fn look(&self) {
         self.0.lock().look(Instant::now());
     }
 
-    /// Processor time that the threads of shard `index` have used.
+    /// The processor time that all threads of shard `index` have used.
     pub fn used(&self, index: usize) -> Duration {
         self.look();
         let samples = self.0.lock();
         samples.shards.get(index).map(|shard| shard.before + shard.used).unwrap_or_default()
     }
 
-    /// The shard for a connection that `home` has accepted.
+    /// Chooses the shard for a connection that shard `home` has accepted.
     pub fn connection(&self, home: usize) -> usize {
         let mut samples = self.0.lock();
         samples.look(Instant::now());
@@ -182,7 +188,7 @@ impl Balancer {
         to
     }
 
-    /// The shard for a tunnel that `home` has accepted.
+    /// Chooses the shard for a tunnel that shard `home` has accepted.
     pub fn tunnel(&self, home: usize) -> usize {
         let mut samples = self.0.lock();
         samples.look(Instant::now());
@@ -211,7 +217,8 @@ impl Samples {
     fn lightest(&self, home: usize) -> usize {
         let assigned: u64 = self.shards.iter().map(|shard| shard.assigned).sum();
         let count = self.shards.len() as u64;
-        // Few connections say less than many. Twice an equal part of them is all of a shard, as with two shards.
+        // Few connections say less than many, so 4 is added to the divisor. A shard that was assigned twice an equal
+        // part weighs as much as a full processor.
         let weight = |shard: &ShardSample| {
             Some(shard.busy? + PERMILLE * shard.still_there() * count / (2 * assigned + 4))
         };
@@ -222,9 +229,9 @@ impl Samples {
         else {
             return home;
         };
-        // Two that are opened one after the other go to two shards, also where a third before them has nothing to do, and
-        // however long the first has had nothing to do yet. Not where they come and go: those are shared out in the long
-        // run, and to hand one over takes longer than to serve it.
+        // Two connections that are opened one after the other go to two shards, even if earlier connections are idle
+        // and however long the first of the two is idle. Short connections are excepted: samples spread them in the
+        // long run, and a hand-over takes longer than such a connection.
         let all_there = here.still_there() == here.assigned && self.last == Some((home, here.load.closed()));
         let in_turn = all_there && here.busy < Some(BUSY_QUARTER);
         if mine > least + BUSY_MARGIN || in_turn && mine + BUSY_MARGIN >= least { to } else { home }
@@ -246,7 +253,7 @@ impl Samples {
         self.able().filter_map(|(index, shard)| Some((key(shard)?, index))).min().map(|(_, index)| index)
     }
 
-    /// Those that take what they are given.
+    /// The shards that take hand-overs: their index and sample.
     fn able(&self) -> impl Iterator<Item = (usize, &ShardSample)> {
         let waiting = |shard: &ShardSample| shard.load.waiting.load(Ordering::Relaxed);
         let able = move |shard: &ShardSample| !shard.stuck && waiting(shard) < MOST_WAITING;
@@ -257,12 +264,12 @@ impl Samples {
 // === impl ShardSample ===
 
 impl ShardSample {
-    /// How many of the connections given lately may be there still.
+    /// The number of connections assigned since the sample that may still be open.
     fn still_there(&self) -> u64 {
         self.assigned.saturating_sub(self.load.closed().saturating_sub(self.closed))
     }
 
-    /// What has become of the shard since `passed` ago.
+    /// Takes a sample of the shard. `passed`: the time since the last sample.
     fn look(&mut self, passed: Duration) {
         (self.assigned, self.tunnels, self.closed) = (0, 0, self.load.closed());
         self.busy = match self.time.map(ThreadTime::used) {
@@ -270,7 +277,7 @@ impl ShardSample {
                 let more = used.saturating_sub(mem::replace(&mut self.used, used));
                 parts(more, passed)
             }),
-            // By connections alone.
+            // Without the thread's processor time the choice goes by connections alone.
             None => self.busy.map(|_| 0),
         };
         let taken = self.load.taken.load(Ordering::Relaxed);
@@ -281,7 +288,7 @@ impl ShardSample {
 
 fn parts(used: Duration, passed: Duration) -> u64 {
     let parts = used.as_micros() * u128::from(PERMILLE) / passed.as_micros().max(1);
-    // A look may come a little late.
+    // A thread's time may be read a little after `passed` was, so the share can exceed the whole.
     u64::try_from(parts).unwrap_or(PERMILLE).min(PERMILLE)
 }
 

@@ -1,7 +1,8 @@
 //! Sets of live connections that can be listed, cut, and waited for.
 //!
-//! A connection is a task, not an actor: it costs its set one allocation and one lock that only its own shard takes.
-//! Whoever owns the set can walk it (policy), cut it (policy, drain deadline) and wait until it is empty (drain).
+//! A connection is a task, not an actor: a connection costs its set one allocation and one lock that only its own
+//! shard takes. The owner of a set can walk the set (policy), cut its connections (policy, drain deadline) and wait
+//! until the set is empty (drain).
 
 use std::{
     fmt,
@@ -19,22 +20,22 @@ use pin_project_lite::pin_project;
 use slab::Slab;
 use tokio::sync::Notify;
 
-/// Why a connection was cut. The number belongs to the user of the set.
+/// The reason why a connection was cut. The user of the set gives the number its meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct CutReason(pub u8);
 
-/// The set does not admit connections (it drains).
+/// The error of a set that does not admit connections because the set drains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("no new connection is admitted")]
 pub(crate) struct Closed;
 
-/// Live connections and what is known of each. Clones are the same set.
+/// A set of live connections, each with a `T`. Clones share the set.
 pub(crate) struct ConnSet<T>(Arc<[Arc<ShardConns<T>>]>);
 
 /// A connection in a set.
 ///
-/// [`ConnSet::admit`] gives the owner: dropping it takes the connection out of the set. Clones, and what
-/// [`ConnSet::for_each`] shows, are handles: they do not keep the connection in the set.
+/// [`ConnSet::admit`] returns the owner: a drop of the owner removes the connection from the set. Clones, and the
+/// values that [`ConnSet::for_each`] passes, are handles: a handle does not keep the connection in the set.
 pub(crate) struct Conn<T> {
     entry: Arc<Entry<T>>,
     owner: bool,
@@ -51,7 +52,7 @@ pin_project! {
     }
 }
 
-/// One shard's part of a set. Aligned, so that shards do not share cache lines.
+/// One shard's part of a set. The part is aligned so that shards do not share cache lines.
 #[repr(align(128))]
 struct ShardConns<T> {
     members: Mutex<Members<T>>,
@@ -70,9 +71,9 @@ struct Entry<T> {
     key: usize,
 }
 
-/// Set once, by whoever cuts first.
+/// The cut of a connection. The first caller that cuts sets the reason.
 struct Cut {
-    /// 0, or the reason plus one.
+    /// The reason plus one, or 0 while the connection is not cut.
     reason: AtomicU16,
     waker: AtomicWaker,
 }
@@ -86,7 +87,7 @@ impl<T> Clone for ConnSet<T> {
 }
 
 impl<T: Send + Sync + 'static> ConnSet<T> {
-    /// An open, empty set. `shards`: one for each shard, at least one.
+    /// Makes an empty set that admits connections. `shards`: the number of shards; 0 counts as 1.
     pub(crate) fn new(shards: usize) -> Self {
         let shard = || {
             let members = Mutex::new(Members { open: true, conns: Slab::new() });
@@ -95,7 +96,7 @@ impl<T: Send + Sync + 'static> ConnSet<T> {
         Self((0..shards.max(1)).map(|_| shard()).collect())
     }
 
-    /// Takes a connection in. `shard`: the caller's shard (taken modulo the number of lanes).
+    /// Admits a connection. `shard`: the index of the caller's shard, taken modulo the number of shards.
     ///
     /// # Errors
     /// [`Closed`] after [`ConnSet::close_admission`].
@@ -112,7 +113,7 @@ impl<T: Send + Sync + 'static> ConnSet<T> {
         Ok(Conn { entry, owner: true })
     }
 
-    /// How many connections are live.
+    /// The number of live connections.
     pub(crate) fn len(&self) -> usize {
         self.0.iter().map(|shard| shard.members.lock().conns.len()).sum()
     }
@@ -122,7 +123,8 @@ impl<T: Send + Sync + 'static> ConnSet<T> {
         self.0.iter().all(|shard| shard.members.lock().conns.is_empty())
     }
 
-    /// Shows every connection to `f`, lane by lane. No lock is held meanwhile: a connection may have ended since.
+    /// Calls `f` with a handle of each connection, shard by shard. No lock is held during the call: the connection
+    /// may have ended.
     pub(crate) fn for_each(&self, mut f: impl FnMut(&Conn<T>)) {
         for shard in self.0.iter() {
             let handle = |(_, entry): (usize, &Arc<Entry<T>>)| Conn { entry: entry.clone(), owner: false };
@@ -131,22 +133,22 @@ impl<T: Send + Sync + 'static> ConnSet<T> {
         }
     }
 
-    /// Admits no more; live connections go on.
+    /// Admits no more connections; live connections go on.
     pub(crate) fn close_admission(&self) {
         self.set_open(false);
     }
 
-    /// Admits again.
+    /// Admits connections again.
     pub(crate) fn reopen(&self) {
         self.set_open(true);
     }
 
-    /// Cuts every live connection. Admission stays as it is.
+    /// Cuts every live connection. The call does not close admission.
     pub(crate) fn cut_all(&self, why: CutReason) {
         self.for_each(|conn| conn.cut(why));
     }
 
-    /// Resolves when no connection is left (at once if none is). Close admission first, or it may never be.
+    /// Waits until the set is empty. Close admission first, or the set may never be empty.
     pub(crate) async fn emptied(&self) {
         while !self.is_empty() {
             for shard in self.0.iter() {
@@ -174,12 +176,12 @@ impl<T> fmt::Debug for ConnSet<T> {
 // === impl Conn ===
 
 impl<T> Conn<T> {
-    /// What was said of the connection when it was admitted.
+    /// The value that [`ConnSet::admit`] was given with the connection.
     pub(crate) fn info(&self) -> &T {
         &self.entry.info
     }
 
-    /// Cuts the connection: its guarded future ends with `why`. The first reason stays.
+    /// Cuts the connection: its guarded future ends with `why`. A later cut does not change the reason.
     pub(crate) fn cut(&self, why: CutReason) {
         let cut = &self.entry.cut;
         let code = u16::from(why.0) + 1;
@@ -188,22 +190,22 @@ impl<T> Conn<T> {
         }
     }
 
-    /// Why it was cut, if it was.
+    /// The reason of the cut, if the connection is cut.
     pub(crate) fn cut_reason(&self) -> Option<CutReason> {
         self.entry.cut.reason()
     }
 
-    /// Runs `future` until the connection is cut; then drops it and gives the reason.
+    /// Runs `future` until `future` ends or the connection is cut. A cut drops `future` and returns the reason.
     ///
-    /// One guarded future of a connection is polled at a time, as only one can be woken by the cut. A poll costs one
-    /// atomic load more than without the guard.
+    /// Poll one guarded future of a connection at a time: a cut wakes only one. The guard costs one atomic load a
+    /// poll.
     pub(crate) fn guard<F: Future>(&self, future: F) -> Guarded<'_, F> {
         Guarded { future: Some(future), cut: &self.entry.cut, registered: None }
     }
 }
 
 impl<T> Clone for Conn<T> {
-    /// A handle: it does not keep the connection in its set.
+    /// Makes a handle, which does not keep the connection in its set.
     fn clone(&self) -> Self {
         Self { entry: self.entry.clone(), owner: false }
     }
@@ -251,7 +253,7 @@ impl<F: Future> Future for Guarded<'_, F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        // Register before looking, or a cut in between would wake nobody.
+        // The waker is registered before the reason is read, or a cut in between would wake no task.
         if !this.registered.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             this.cut.waker.register(cx.waker());
             *this.registered = Some(cx.waker().clone());
@@ -262,7 +264,7 @@ impl<F: Future> Future for Guarded<'_, F> {
         }
         match this.future.as_mut().as_pin_mut() {
             Some(future) => future.poll(cx).map(Ok),
-            None => Poll::Pending, // polled after it was cut: there is nothing to wait for
+            None => Poll::Pending, // the future was polled after the cut: nothing is left to wait for
         }
     }
 }

@@ -1,8 +1,9 @@
-//! Lanes: the connections of one pod, or the streams of one tunnel, on one shard.
+//! Fair queues: the connections of one pod, or the streams of one tunnel, on one shard.
 //!
-//! A shard's runtime takes its tasks in the order in which they became ready. With a task for each connection, a pod
-//! that opens them as fast as it can would have the others wait behind all of its own. So each of these crowds is one
-//! task: its lane, which goes a few steps when its turn comes and then stands in line again.
+//! A shard's runtime polls its tasks in the order in which the tasks became ready. If each connection were a task of
+//! the runtime, a pod that opens many connections would make the connections of other pods wait behind all of its
+//! own. So the connections of a pod and kind, or the streams of a tunnel, share one task: the driver of a fair queue.
+//! The driver takes a few steps in a turn and then waits for its next turn.
 
 use std::{
     cell::{Cell, RefCell},
@@ -21,44 +22,45 @@ use std::{
 use parking_lot::Mutex;
 use slab::Slab;
 
-/// Steps of a lane in one turn of its shard.
+/// The number of steps that a fair queue takes in one turn of its shard.
 /// Limit: steps of a fair queue in one turn: 4; past it: other tasks of the shard go first.
 const STEPS_PER_TURN: usize = 4;
-/// For how long whoever sends on what a crowd brings waits for more of it.
+/// The longest time that a tunnel waits for more to send while its fair queues have a backlog.
 /// Limit: wait of a tunnel for more to send: 200 µs; past it: the tunnel sends what there is.
 const FLUSH_DELAY: Duration = Duration::from_micros(200);
-/// Room of the books of a lane that is kept when nothing is in them.
+/// The capacity that the ready queue of a fair queue keeps when the ready queue is empty.
 /// Limit: room that the books of an empty fair queue keep: 16 connections; past it: the room is given back.
 const KEPT_CAPACITY: usize = 16;
 
 type Work = Pin<Box<dyn Future<Output = ()>>>;
 
-/// Lanes that have more to do than one turn. Whoever sends on what they bring does better to wait for it: the tunnel of a
-/// crowd sends once for all of it.
+/// The number of fair queues that have more ready tasks than one turn takes. A tunnel that carries the bytes of these
+/// tasks waits for more bytes while a backlog exists, and then sends all bytes at once.
 #[derive(Clone, Debug, Default)]
 pub struct Backlog(Rc<Cell<usize>>);
 
-/// The patience of one that sends on what a crowd brings.
+/// The flush delay of a tunnel: whether the tunnel sends now or waits for more bytes.
 #[derive(Debug)]
 pub struct FlushDelay {
     backlog: Backlog,
-    /// The beginning of the wait.
+    /// The beginning of the wait, if the tunnel waits.
     since: Option<Instant>,
 }
 
-/// A lane's part in a [`Backlog`].
+/// The part of one fair queue in a [`Backlog`].
 struct BacklogShare {
     of: Backlog,
     counted: bool,
 }
 
-/// Where work is put on a lane. The lane ends once all of these are dropped and its work is done.
+/// The handle that puts tasks on a fair queue. The `Driver` ends once the handle is dropped and all tasks have
+/// ended.
 pub struct FairQueue {
     arrivals: Rc<RefCell<Vec<Work>>>,
     ready: Arc<ReadyQueue>,
 }
 
-/// Drives what is on a lane.
+/// The future that polls the tasks of a fair queue.
 pub(crate) struct Driver {
     arrivals: Rc<RefCell<Vec<Work>>>,
     ready: Arc<ReadyQueue>,
@@ -69,30 +71,30 @@ pub(crate) struct Driver {
 struct Task {
     work: Work,
     task_waker: Arc<TaskWaker>,
-    /// The bell's: making one for each step would cost more than keeping it.
+    /// The waker made of `task_waker`. A new waker for each step would cost more than the kept one.
     waker: Waker,
 }
 
-/// Wakes one member, from any thread.
+/// Puts one task into the ready queue, from any thread.
 struct TaskWaker {
     ready: Arc<ReadyQueue>,
     key: usize,
-    /// It stands in line already.
+    /// Whether the task is in the ready queue already.
     queued: AtomicBool,
 }
 
-/// Who is ready, in the order in which they became so.
+/// The keys of the ready tasks, in the order in which the tasks became ready.
 #[derive(Default)]
 struct ReadyQueue(Mutex<ReadyState>);
 
 #[derive(Default)]
 struct ReadyState {
     ready: VecDeque<usize>,
-    /// The driver's, while it waits.
+    /// The waker of the driver, while the driver waits for a ready task.
     driver: Option<Waker>,
 }
 
-/// A lane and what drives it.
+/// Makes a fair queue, part of the backlog `of`, and the driver of the fair queue.
 pub(crate) fn fair_queue(of: Backlog) -> (FairQueue, Driver) {
     let (arrivals, ready) = (Rc::default(), Arc::default());
     let fair_queue = FairQueue { arrivals: Rc::clone(&arrivals), ready: Arc::clone(&ready) };
@@ -102,12 +104,12 @@ pub(crate) fn fair_queue(of: Backlog) -> (FairQueue, Driver) {
 // === impl Backlog ===
 
 impl Backlog {
-    /// Whether a lane stands in line for its next turn.
+    /// Whether a fair queue has ready tasks left for its next turn.
     fn is_there(&self) -> bool {
         self.0.get() > 0
     }
 
-    /// For one that sends on what these lanes bring.
+    /// Makes the flush delay of a tunnel that carries the bytes of these fair queues.
     pub fn flush_delay(&self) -> FlushDelay {
         FlushDelay { backlog: self.clone(), since: None }
     }
@@ -116,7 +118,8 @@ impl Backlog {
 // === impl FlushDelay ===
 
 impl FlushDelay {
-    /// Whether to send later, as more is about to come. Not for longer than 200 µs in a row.
+    /// Whether the tunnel should send later, as more bytes are about to come. The answer is true for at most 200 µs
+    /// in a row.
     pub fn waits(&mut self) -> bool {
         let waits =
             self.backlog.is_there() && self.since.get_or_insert_with(Instant::now).elapsed() < FLUSH_DELAY;
@@ -148,7 +151,7 @@ impl Drop for BacklogShare {
 // === impl FairQueue ===
 
 impl FairQueue {
-    /// Puts `work` on the lane. Panics are its own business.
+    /// Puts `work` on the fair queue as a task. The fair queue does not catch a panic of `work`.
     pub fn put(&self, work: impl Future<Output = ()> + 'static) {
         self.arrivals.borrow_mut().push(Box::pin(work));
         self.ready.wake_driver();
@@ -181,7 +184,7 @@ impl ReadyQueue {
         }
     }
 
-    /// Whether somebody is in line; if not, `driver` is woken by the next that joins.
+    /// Whether a task is ready. If no task is ready, the next task that becomes ready wakes `driver`.
     fn is_waiting(&self, driver: &Waker) -> bool {
         let mut waiting = self.0.lock();
         if waiting.ready.is_empty() {
@@ -190,7 +193,7 @@ impl ReadyQueue {
         !waiting.ready.is_empty()
     }
 
-    /// The next in line; if there is none, `driver` is woken by the next that joins.
+    /// Takes the next ready task. If no task is ready, the next task that becomes ready wakes `driver`.
     fn next(&self, driver: &Waker) -> Option<usize> {
         let mut waiting = self.0.lock();
         let next = waiting.ready.pop_front();
@@ -231,12 +234,12 @@ impl Driver {
     }
 
     fn step(&mut self, key: usize) {
-        // One that has ended may have been woken once more.
+        // A task that has ended may have been woken once more.
         let Some(task) = self.tasks.get_mut(key) else { return };
-        // Before it is polled: what wakes it meanwhile counts.
+        // The flag is cleared before the poll, so that a wake-up during the poll counts.
         task.task_waker.queued.store(false, Ordering::Release);
         if task.work.as_mut().poll(&mut Context::from_waker(&task.waker)).is_ready() {
-            // Taken out first: dropping it may put new work on the lane.
+            // The task is removed before the drop: the drop may put new tasks on the fair queue.
             let ended = self.tasks.remove(key);
             drop(ended);
         }
@@ -255,7 +258,7 @@ impl Future for Driver {
             this.admit();
             match this.ready.next(cx.waker()) {
                 Some(key) => this.step(key),
-                // No other holder of the arrivals is left to bring any.
+                // The handle of the fair queue is dropped, so no task can arrive.
                 None if this.tasks.is_empty() && Rc::strong_count(&this.arrivals) == 1 => {
                     return Poll::Ready(());
                 }
@@ -268,7 +271,7 @@ impl Future for Driver {
         this.admit();
         let more = this.ready.is_waiting(cx.waker());
         this.share.count(more);
-        // An empty lane ends in its next turn.
+        // An empty fair queue may end in its next turn.
         if more || this.tasks.is_empty() {
             cx.waker().wake_by_ref();
         }

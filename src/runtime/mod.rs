@@ -1,4 +1,5 @@
-//! Shards: threads that run connections, and what decides which connection runs where and when.
+//! Shards are threads that run connections. The balancer chooses the shard of a connection, and fair queues order the
+//! turns of connections.
 
 pub(crate) mod balancer;
 pub(crate) mod conns;

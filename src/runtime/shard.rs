@@ -1,4 +1,4 @@
-//! Shards: the threads that connections live on, and the tasks placed there.
+//! Shards are threads that run connections and other tasks that actors place there.
 //!
 //! A shard is an OS thread with its own single-threaded runtime. A connection is set up, relayed and closed on one
 //! shard, so nothing on the byte path wakes another thread. Actors reach shards through [`Shards`] only: they place a
@@ -52,62 +52,63 @@ use crate::{
     },
 };
 
-/// Placements that may wait for a shard to take them.
+/// The number of placements that may wait until a shard takes them.
 /// Limit: placements that wait for a shard: 1024; past it: refused: a dial fails, and a connection stays where it was
 /// accepted.
 const PLACEMENT_QUEUE: usize = 1024;
-/// Placements taken until other tasks of the shard get their turn: among them are connections that others hand over.
+/// The number of placements that a shard takes before its other tasks get a turn. A connection that another shard
+/// hands over is a placement, too.
 /// Limit: placements that a shard takes in one turn: 8; past it: other tasks of the shard go first.
 const PLACEMENTS_PER_TURN: u32 = 8;
-/// Turns of tasks after which a busy shard looks what sockets have become ready. A turn of a lane is several steps, and
-/// nobody is in line before his socket was looked at.
+/// The number of task turns after which a busy shard polls its sockets. A turn of a fair queue is several steps, and
+/// no connection is ready before the poll of its socket.
 /// Limit: turns of a busy shard between two looks at its sockets: 4; past it: the shard looks at its sockets.
 const EVENT_INTERVAL: u32 = 4;
 
 type Job = Box<dyn FnOnce(&Shard) + Send>;
 
-/// All shards of the process. Clones are the same shards.
+/// All shards of the process. Clones share the shards.
 #[derive(Clone)]
 pub struct Shards(Arc<All>);
 
 struct All {
     slots: Box<[Slot]>,
     balance: Balancer,
-    /// Counts the threads that all slots have had.
+    /// The number of threads that all slots have had.
     replaced: watch::Sender<u64>,
 }
 
-/// A shard as others see it. It outlives the thread behind it, which may be replaced.
+/// A shard as other threads see it. The slot outlives the thread of the shard, which may be replaced.
 struct Slot {
     jobs: Mutex<mpsc::Sender<Job>>,
     load: Arc<ShardStats>,
-    /// Whether a thread serves.
+    /// Whether a thread serves the slot.
     alive: Arc<watch::Sender<bool>>,
 }
 
-/// The calling thread's own shard: what tasks on it share. Cloning shares it.
+/// The calling thread's own shard, with the state that its tasks share. Clones share the state.
 #[derive(Clone)]
 pub struct Shard(Rc<Local>);
 
-/// State of one shard thread.
+/// The state of one shard thread.
 pub struct Local {
     index: usize,
-    /// Buffers of this thread.
+    /// The buffers of this thread.
     pub buffers: Buffers,
-    /// What moves bytes between sockets of this thread.
+    /// The pipes that move bytes between sockets of this thread.
     pub pipes: Pipes,
-    /// Chance.
+    /// The random numbers of this thread.
     pub rng: RefCell<SmallRng>,
-    /// The process's own namespace.
+    /// The network namespace of the process.
     pub home: NetNs,
-    /// All shards, to hand a connection over before it begins.
+    /// All shards. A connection may be handed over to another shard before the connection begins.
     pub shards: Shards,
-    /// One value of each type that the users of the shard keep here; see [`Shard::local`].
+    /// One value of each type that users of the shard keep; see [`Shard::local`].
     locals: RefCell<HashMap<TypeId, Rc<dyn Any>>>,
     load: Arc<ShardStats>,
 }
 
-/// A task on a shard that ends with its owner.
+/// The owner of a task on a shard: the task ends when the owner is dropped.
 #[derive(Debug)]
 pub struct Placed {
     lease: Arc<TaskLease>,
@@ -120,10 +121,10 @@ struct TaskLease {
     waker: AtomicWaker,
 }
 
-/// Why a task was not placed.
+/// The reason why a task was not placed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PlaceError {
-    /// The shard takes no more for now.
+    /// The shard has too many placements waiting.
     #[error("shard {0} has more than {PLACEMENT_QUEUE} placements waiting")]
     Busy(usize),
     /// The shard's thread is down and not yet replaced.
@@ -132,7 +133,7 @@ pub enum PlaceError {
 }
 
 pin_project! {
-    /// Ends with `None` when its owner lets go of it.
+    /// A task that ends with `None` when its owner is dropped.
     struct LeasedTask<F> {
         #[pin]
         future: Option<F>,
@@ -141,9 +142,9 @@ pin_project! {
 }
 
 pin_project! {
-    /// Says how a placed task has ended. A named future, for the same reason as [`Watched`].
+    /// A placed task that reports how the task has ended. The future has a name for the same reason as [`Watched`].
     ///
-    /// The fields drop in this order: what the task held is free when its end is reported.
+    /// The fields drop in this order, so that all values of the task are dropped when its end is reported.
     struct PlacedTask<F> {
         #[pin]
         task: WatchPanics<LeasedTask<F>>,
@@ -154,7 +155,7 @@ pin_project! {
 }
 
 pin_project! {
-    /// A named future rather than a block: a block would hold the work twice.
+    /// A task whose panic is reported. The future has a name because an `async` block would hold the work twice.
     struct Watched<F, P> {
         #[pin]
         work: WatchPanics<Tripwire<&'static str, F>>,
@@ -162,7 +163,7 @@ pin_project! {
     }
 }
 
-/// Says that a thread has ended, also by a panic.
+/// Sets the flag of a slot to false when its thread ends, also by a panic.
 struct Alive(Arc<watch::Sender<bool>>);
 
 impl Drop for Alive {
@@ -171,13 +172,13 @@ impl Drop for Alive {
     }
 }
 
-/// Calls back once with how a task ended; `Aborted` unless told otherwise.
+/// Reports the end of a task once. A drop without a report reports `Aborted`.
 struct ExitReport(Option<Box<dyn FnOnce(TaskExit) + Send>>);
 
 // === impl Shards ===
 
 impl Shards {
-    /// `count` shards without threads behind them: see [`Shards::serve`].
+    /// Makes `count` shards without threads: [`Shards::serve`] starts the threads. A `count` of 0 counts as 1.
     pub fn new(count: usize) -> Self {
         let slot = |_| {
             let (jobs, _) = mpsc::channel(1);
@@ -189,7 +190,7 @@ impl Shards {
         Self(Arc::new(All { slots, balance, replaced: watch::Sender::new(0) }))
     }
 
-    /// Number of shards.
+    /// The number of shards.
     pub fn count(&self) -> usize {
         self.0.slots.len()
     }
@@ -199,22 +200,23 @@ impl Shards {
         self.0.slots.iter().map(|slot| &*slot.load)
     }
 
-    /// Chooses the shard of a connection, and knows what shards have used.
+    /// The balancer, which chooses the shard of a connection and samples the processor time of shards.
     pub fn balance(&self) -> &Balancer {
         &self.0.balance
     }
 
-    /// Changes when a shard gets another thread; what was placed on the one before must be placed again.
+    /// A number that changes when a shard gets another thread. Tasks of the former thread must be placed again.
     pub fn replaced(&self) -> watch::Receiver<u64> {
         self.0.replaced.subscribe()
     }
 
-    /// Whether shard `index` has a thread; false once it has ended, for whatever reason.
+    /// Whether shard `index` has a thread. The value is false once the thread has ended, for whatever reason. `None`:
+    /// no such shard.
     pub fn alive(&self, index: usize) -> Option<watch::Receiver<bool>> {
         self.0.slots.get(index).map(|slot| slot.alive.subscribe())
     }
 
-    /// How many shards have a thread.
+    /// The number of shards that have a thread.
     pub fn living(&self) -> usize {
         self.0.slots.iter().filter(|slot| *slot.alive.borrow()).count()
     }
@@ -222,7 +224,7 @@ impl Shards {
     /// Starts the thread of shard `index`, replacing a dead one.
     ///
     /// # Errors
-    /// The thread or its runtime cannot be made.
+    /// The thread or its runtime cannot be started.
     pub fn serve(&self, index: usize) -> io::Result<()> {
         let Some(slot) = self.0.slots.get(index) else { return Ok(()) };
         let (jobs, queue) = mpsc::channel::<Job>(PLACEMENT_QUEUE);
@@ -265,7 +267,7 @@ impl Shards {
         Ok(())
     }
 
-    /// Lets the thread of shard `index` end once what it runs now has yielded; its tasks are dropped.
+    /// Ends the thread of shard `index` once the running task has yielded. The tasks of the thread are dropped.
     pub fn retire(&self, index: usize) {
         if let Some(slot) = self.0.slots.get(index) {
             let (none, _) = mpsc::channel(1);
@@ -273,12 +275,13 @@ impl Shards {
         }
     }
 
-    /// Makes a task of this kind on shard `index` by calling `make` there. `on_exit` hears of its end exactly once.
+    /// Makes a task of this kind on shard `index` by a call of `make` there. `on_exit` is called exactly once, with
+    /// the end of the task.
     ///
     /// The task ends when the returned value is dropped.
     ///
     /// # Errors
-    /// The shard is down, or too much is waiting for it; `on_exit` hears `Aborted` then.
+    /// The shard is down, or too many placements wait; `on_exit` is then called with `Aborted`.
     pub fn place<F: Future<Output = ()> + 'static>(
         &self,
         kind: &'static str,
@@ -288,7 +291,7 @@ impl Shards {
     ) -> Result<Placed, PlaceError> {
         let lease = Arc::new(TaskLease::default());
         let theirs = lease.clone();
-        // Made here, so that it also speaks when the thread ends before it has taken the job.
+        // The report is made here, so that a thread that ends before the job is taken also reports the end.
         let report = ExitReport(Some(Box::new(on_exit)));
         self.run_on(index, move |shard| {
             let future = Some(tripwire(kind, make(shard.clone())));
@@ -298,10 +301,10 @@ impl Shards {
         Ok(Placed { lease })
     }
 
-    /// Runs `job` on shard `index` soon.
+    /// Queues `job` to run on shard `index`.
     ///
     /// # Errors
-    /// The shard is down, or too much is waiting for it.
+    /// The shard is down, or too many placements wait.
     pub fn run_on(&self, index: usize, job: impl FnOnce(&Shard) + Send + 'static) -> Result<(), PlaceError> {
         self.send(index, Box::new(job)).map_err(|error| match error {
             TrySendError::Full(_) => PlaceError::Busy(index),
@@ -330,14 +333,14 @@ async fn take(mut queue: mpsc::Receiver<Job>, shard: Shard) {
             let conns = |load: &ShardStats| load.conns.load(Ordering::Relaxed);
             let load = &shard.0.load;
             let quiet = tidy.look(load.placed.load(Ordering::Relaxed), conns(load));
-            // All threads use the same code.
+            // All threads use the same code, so the code is given back only when no shard has a connection.
             if quiet && shard.0.shards.loads().all(|load| conns(load) == 0) {
                 memory::give_back_code();
             }
             continue;
         };
         let Some(job) = job else { return };
-        // A job that panics costs its own placement only; what it was for is reported as aborted.
+        // A job that panics costs its own placement only, which is reported as aborted.
         if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job(&shard))).is_err() {
             tracing::error!(target: "shard", shard = shard.index(), "a placement panicked");
         }
@@ -347,21 +350,21 @@ async fn take(mut queue: mpsc::Receiver<Job>, shard: Shard) {
 // === impl Shard ===
 
 impl Shard {
-    /// Which shard this is.
+    /// The index of this shard.
     pub fn index(&self) -> usize {
         self.0.index
     }
 
-    /// The shard's own value of type `T`, made when it is first asked for. It lives as long as the shard's thread.
+    /// The shard's own value of type `T`. The first call makes the value, which lives as long as the shard's thread.
     pub fn local<T: Default + 'static>(&self) -> Rc<T> {
         let mut locals = self.locals.borrow_mut();
         let value = locals.entry(TypeId::of::<T>()).or_insert_with(|| Rc::new(T::default())).clone();
-        // The key is the type, so the other branch is never taken.
+        // The key is the type, so the downcast never fails.
         value.downcast().unwrap_or_default()
     }
 
-    /// Spawns a task of this kind, which owns itself. `on_panic` hears of its panic, after all that the task held is
-    /// dropped.
+    /// Spawns a task of this kind without an owner. A panic calls `on_panic` with its message after the values of the
+    /// task are dropped.
     pub fn spawn_watched(
         &self,
         kind: &'static str,
@@ -371,12 +374,12 @@ impl Shard {
         self.spawn(watched(kind, work, on_panic));
     }
 
-    /// A lane on this shard, part of `backlog`. What is put there is as a task of its own, but that it takes its turns with
-    /// the others there.
+    /// Makes a fair queue on this shard, part of `backlog`. The tasks of a fair queue share the turns of one task of
+    /// the shard.
     pub fn fair_queue(&self, backlog: Backlog) -> FairQueue {
         let (fair_queue, driver) = fair_queue(backlog);
         let index = self.index();
-        // Members are watched one by one, so this hears of what no member did. It is not to pass in silence.
+        // Each task of the fair queue is watched, so a panic here is one of the driver. The panic is reported, too.
         self.spawn(async move {
             if let Err(message) = watch_panics(driver).await {
                 report_task_panic(&format!("shard-{index}/lane"), "lane", &message);
@@ -385,7 +388,7 @@ impl Shard {
         fair_queue
     }
 
-    /// Spawns on this shard. The caller sees to it that somebody hears of the task's end.
+    /// Spawns a task on this shard. The caller reports the end of the task.
     fn spawn(&self, future: impl Future<Output = ()> + 'static) {
         #[allow(
             clippy::disallowed_methods,
@@ -394,11 +397,11 @@ impl Shard {
         drop(tokio::task::spawn_local(future));
     }
 
-    /// Hands `job` over to shard `index`, or does it here and now if that one cannot.
+    /// Hands `job` over to shard `index`. If that shard refuses `job`, this shard runs `job` at once.
     pub fn hand_over(&self, index: usize, job: impl FnOnce(&Self) + Send + 'static) {
         let handed = self.shards.0.slots.get(index).map(|slot| HandedOver::new(&slot.load));
         let taken = move |shard: &Self| {
-            // Not if it comes back.
+            // A job that was refused and runs on this shard does not count as taken.
             if let Some(handed) = handed.filter(|_| shard.index() == index) {
                 handed.taken();
             }
@@ -410,17 +413,18 @@ impl Shard {
         }
     }
 
-    /// Counts a connection on this shard while the value lives.
+    /// Counts a connection of this shard while the returned guard lives.
     pub fn count_conn(&self) -> LoadGuard {
         LoadGuard::new(&self.0.load, |load| &load.conns)
     }
 
-    /// To be told of the end of a connection: the time that it took says nothing of those to come.
+    /// Notes the end of a connection. The balancer takes a sample, because the processor time of the connection says
+    /// nothing about the next connections.
     pub fn relayed(&self) {
         self.shards.balance().look();
     }
 
-    /// Counts a tunnel on this shard while the value lives.
+    /// Counts a tunnel of this shard while the returned guard lives.
     pub fn count_tunnel(&self) -> LoadGuard {
         LoadGuard::new(&self.0.load, |load| &load.tunnels)
     }
@@ -428,7 +432,7 @@ impl Shard {
 
 #[cfg(test)]
 impl Shard {
-    /// A shard on the calling thread, whose runtime has to be a local one. Chance follows from `seed`.
+    /// Makes a shard of the calling thread, whose runtime must be a local one. `seed` determines the random numbers.
     pub(crate) fn of_this_thread(seed: u64) -> Self {
         let shards = Shards::new(1);
         let load = shards.0.slots[0].load.clone();
@@ -453,12 +457,13 @@ impl std::ops::Deref for Shard {
     }
 }
 
-/// Keeps a crash report of a task of a shard's user that has panicked. `name`: what people know its user by.
+/// Keeps a crash report of a task that has panicked. `name`: the name of the task's user, for people.
 pub(crate) fn report_panic(name: Arc<str>, path: &str, kind: &str, message: &str) {
     report_task_panic_as(Some(name), path, kind, message);
 }
 
-/// Work of this kind, whose panic `on_panic` hears of, after all that it held is dropped.
+/// Wraps `work`, a task of this kind. A panic calls `on_panic` with its message after the values of `work` are
+/// dropped.
 pub fn watched(
     kind: &'static str,
     work: impl Future<Output = ()>,

@@ -1,4 +1,4 @@
-//! Where connections run: on a fair queue of their shard, each watched for its panic.
+//! Starts connections on a fair queue of their shard, and reports the panic of a connection.
 
 use std::{future::Future, rc::Rc};
 
@@ -7,7 +7,7 @@ use super::{
     shard::{Shard, watched},
 };
 
-/// Hears of a panic: the kind of the task, and what the panic said.
+/// The callback of a panic: the kind of the task, and the message of the panic.
 type OnPanic = Rc<dyn Fn(&'static str, &str)>;
 
 /// Starts connections on one fair queue. A panic costs that connection only.
@@ -19,7 +19,7 @@ pub(crate) struct ConnSpawner {
 // === impl ConnSpawner ===
 
 impl ConnSpawner {
-    /// A fair queue of `shard`, part of `backlog`. `on_panic` hears of each connection that panics.
+    /// Makes a fair queue on `shard`, part of `backlog`. `on_panic` is called for each connection that panics.
     pub(crate) fn new(
         shard: &Shard,
         backlog: Backlog,
@@ -28,7 +28,7 @@ impl ConnSpawner {
         Self { queue: shard.fair_queue(backlog), on_panic: Rc::new(on_panic) }
     }
 
-    /// Begins a connection.
+    /// Begins a connection: runs `work` as a task of this kind on the fair queue.
     pub(crate) fn begin(&self, kind: &'static str, work: impl Future<Output = ()> + 'static) {
         let on_panic = self.on_panic.clone();
         self.queue.put(watched(kind, work, move |message| on_panic(kind, &message)));

@@ -1,12 +1,12 @@
 use super::*;
 
-/// Shards that have used so much of a processor, and nothing given yet.
+/// Samples of shards that used these shares of a processor. No connection is assigned yet.
 fn samples(busy: &[Option<u64>]) -> Samples {
     let shards = busy.iter().map(|busy| ShardSample { busy: *busy, ..ShardSample::default() }).collect();
     Samples { at: Instant::now(), last: None, shards }
 }
 
-/// Gives `count` connections that shard 0 has accepted; how many each got.
+/// Assigns `count` connections that shard 0 has accepted. Returns the number that each shard was assigned.
 fn assign(samples: &mut Samples, count: usize) -> Vec<u64> {
     for _ in 0..count {
         let to = samples.lightest(0);
@@ -34,7 +34,7 @@ fn two_that_follow_each_other_go_to_two_shards_whatever_came_before() {
         let second = samples.lightest(first);
         samples.assign(second);
         assert_ne!(second, first);
-        // Either may accept the third, and a little that one of them has to do beside them makes no difference.
+        // Either shard may accept the third connection, and a little other load of one shard makes no difference.
         for busy in [[0, 0], [0, 90], [90, 0]] {
             samples.shards.iter_mut().zip(busy).for_each(|(shard, busy)| shard.busy = Some(busy));
             assert_eq!((samples.lightest(0), samples.lightest(1)), (first, first), "{busy:?}");

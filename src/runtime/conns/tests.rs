@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Counts wake-ups.
+/// A waker that counts its wake-ups.
 #[derive(Default)]
 struct WakeCounter(AtomicUsize);
 
@@ -32,7 +32,7 @@ fn a_connection_is_in_the_set_until_its_owner_drops() {
     let mut seen = vec![];
     set.for_each(|conn| seen.push(*conn.info()));
     assert_eq!((seen, *handle.info()), (vec!["two"], "one"));
-    handle.cut(CutReason(1)); // of a connection that has ended: nothing happens
+    handle.cut(CutReason(1)); // the connection has ended: nothing happens
     drop(two);
     assert!(set.is_empty());
 }

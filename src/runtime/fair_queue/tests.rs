@@ -13,14 +13,14 @@ async fn with_lane<F: Future>(test: impl FnOnce(FairQueue) -> F) -> F::Output {
         let (fair_queue, driver) = fair_queue(Backlog::default());
         let driven = spawn_local(driver);
         let done = test(fair_queue).await;
-        // With the last of its work, and not before.
+        // The driver ends with the last of its tasks, and not before.
         driven.await.unwrap();
         done
     };
     LocalSet::new().run_until(run).await
 }
 
-/// Stands in line again at once; tokio's own would stand aside until the runtime has looked at its sockets.
+/// Joins the ready queue again at once. tokio's `yield_now` would wait until the runtime has looked at its sockets.
 async fn stand_in_line() {
     let mut stood = false;
     std::future::poll_fn(move |cx| {
@@ -67,7 +67,7 @@ async fn a_crowd_on_one_lane_leaves_others_their_turns() {
                 }
             });
         }
-        // A task beside the lane: between two of its turns the crowd takes one of its own.
+        // This task runs beside the fair queue: the fair queue takes one turn between two turns of the task.
         let beside = spawn_local(async move {
             let mut longest = 0;
             for _ in 0..100 {
@@ -84,7 +84,7 @@ async fn a_crowd_on_one_lane_leaves_others_their_turns() {
     assert_eq!(backlog.get(), 1000);
 }
 
-/// Polls once, as the runtime would.
+/// Polls the driver once, as the runtime would.
 fn turn(driver: &mut Driver) -> Poll<()> {
     Pin::new(driver).poll(&mut Context::from_waker(Waker::noop()))
 }
@@ -172,7 +172,7 @@ async fn a_wake_after_the_end_is_of_no_concern() {
         yield_now().await;
         let waker: Waker = kept.borrow_mut().take().unwrap();
         waker.wake_by_ref();
-        // Its place is another's by now, who does not mind.
+        // Another task has the key of the ended task by now. A wake-up too many does not harm that task.
         fair_queue.put(async { yield_now().await });
         waker.wake();
     })

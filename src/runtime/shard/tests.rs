@@ -93,11 +93,11 @@ async fn what_a_busy_shard_accepts_goes_to_one_that_has_time() {
         },
         |_| (),
     );
-    // Given by what is known of the threads alone: each is the first one since these were last looked at.
+    // The choice goes by the processor time alone: each connection is the first one since the last sample.
     let given = || {
         thread::park_timeout(std::time::Duration::from_millis(20));
         (shards.balance().connection(0), shards.balance().connection(1))
     };
-    // Others may use the processors, too.
+    // Other processes may use the processors, too.
     assert!((0..500).any(|_| given() == (1, 1)), "a busy shard keeps what it accepts");
 }
