@@ -32,12 +32,12 @@ const PROXY: &str = "proxy";
 #[cfg(feature = "lab")]
 const EXAMPLES: &str = concat!(
     help_heading!("Examples"),
-    "  warren lab demo                           see a mesh work, break and recover, in a minute
+    "  warren lab demo                           see a mesh work, break and recover, in seconds 
   warren lab up deploy/lab/two-nodes.yaml   raise a mesh and keep it until Ctrl-C
   warren tree --watch                       watch the actors of the proxy on this node
   warren completions bash > /etc/bash_completion.d/warren
 
-Settings of the proxy are environment variables; README.md lists them."
+Settings of the proxy are environment variables; docs/settings.md lists them."
 );
 #[cfg(not(feature = "lab"))]
 const EXAMPLES: &str = concat!(
@@ -45,7 +45,7 @@ const EXAMPLES: &str = concat!(
     "  warren tree --watch                       watch the actors of the proxy on this node
   warren completions bash > /etc/bash_completion.d/warren
 
-Settings of the proxy are environment variables; README.md lists them."
+Settings of the proxy are environment variables; docs/settings.md lists them."
 );
 
 /// The node proxy of an ambient service mesh

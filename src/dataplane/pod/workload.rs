@@ -71,7 +71,7 @@ impl PodWorkload {
         self.now().or_else(|| self.last.lock().as_ref().map(|(_, workload)| workload.clone()))
     }
 
-    /// What a CONNECT or its answer says of `workload`, if the config allow it. It is encoded once a workload.
+    /// What a CONNECT or its answer says of `workload`, if the configuration allows it. It is encoded once a workload.
     pub(crate) fn baggage(&self, workload: &Arc<Workload>) -> Option<HeaderValue> {
         if !self.config.listen.baggage {
             return None;

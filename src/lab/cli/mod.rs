@@ -54,7 +54,7 @@ pub struct LabArgs {
 
 #[derive(Clone, Debug, PartialEq, Subcommand)]
 enum LabCommand {
-    /// Raise a mesh, send traffic through it, break it, and show what held; done in a minute
+    /// Raise a mesh, send traffic through it, break it, and show what held; done in seconds
     Demo,
     /// Raise the mesh of a file and keep it until Ctrl-C; edits of the file take effect
     #[command(after_help = UP_EXAMPLES)]

@@ -18,7 +18,7 @@ const LIST_BYTES_MAX: usize = 4096;
 /// Limit: targets of the log filter: 64; past it: the change is refused.
 const TARGETS_MAX: usize = 64;
 /// How many characters of a bad clause are shown.
-/// Limit: a bad setting's value in an error: 200 characters; past it: the value is cut.
+/// Limit: a bad clause of a log filter in an error: 128 characters; past it: the clause is cut.
 const SHOWN_CHARS: usize = 128;
 
 /// Which lines are logged. The most specific target that is a prefix of a line's target decides; without one, the

@@ -1,4 +1,4 @@
-//! The export to a collector by OTLP: docs/telemetry.md.
+//! The export to a collector by OTLP: docs/operations.md.
 //!
 //! The exporters are those of `opentelemetry-otlp`. The queues before them are ours, and so are their connections.
 
