@@ -103,7 +103,7 @@ impl Health {
                 started = true;
                 memory::give_back_code();
             }
-            self.show_troubles();
+            self.show_unhealthy();
             quarantine.borrow_and_update();
             self.show_quarantine();
             let pods = async { self.zds.changed().await };
@@ -148,7 +148,7 @@ impl Health {
     }
 
     /// A pod that fell out of the mesh is named, and does not take the node's readiness along: the others are served.
-    fn show_troubles(&mut self) {
+    fn show_unhealthy(&mut self) {
         let unhealthy = self.unhealthy.borrow_and_update();
         self.readiness.note(&unhealthy::describe(&unhealthy));
         for reason in Reason::ALL {

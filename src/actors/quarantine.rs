@@ -213,7 +213,7 @@ impl Quarantine {
         let admitted = ledger.admit(input, now());
         if ledger.entries.len() != before {
             drop(ledger);
-            self.told();
+            self.notify();
         }
         admitted
     }
@@ -228,7 +228,7 @@ impl Quarantine {
             if entry.until.is_some() {
                 tracing::info!(target: "supervisor", kind, name, "released from quarantine");
             }
-            self.told();
+            self.notify();
         }
     }
 
@@ -252,10 +252,10 @@ impl Quarantine {
             }
             None => tracing::warn!(target: "supervisor", kind, name, "input has crashed its handler"),
         }
-        self.told();
+        self.notify();
     }
 
-    fn told(&self) {
+    fn notify(&self) {
         self.0.any.store(!self.0.ledger.lock().entries.is_empty(), Ordering::Release);
         self.0.changed.send_modify(|changes| *changes += 1);
     }

@@ -12,7 +12,7 @@ use super::{interface::Interface, probe, rule_events::RuleEvents};
 
 /// Tables of a family whose shape is kept: the legacy `iptables` has five.
 /// Limit: tables of the legacy iptables that are looked at, a family: 8; past it: the pod is examined every second.
-const TABLES: usize = 8;
+const MAX_LEGACY_TABLES: usize = 8;
 /// `IPT_SO_GET_INFO` and `IP6T_SO_GET_INFO`, of linux/netfilter_ipv4/ip_tables.h and its sister.
 const GET_INFO: libc::c_int = 64;
 
@@ -128,7 +128,7 @@ fn names(text: &[u8]) -> io::Result<Vec<[u8; 32]>> {
             (name.len() < padded.len()).then_some(padded)
         })
         .collect();
-    names.filter(|names| names.len() <= TABLES).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    names.filter(|names| names.len() <= MAX_LEGACY_TABLES).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ const TARGET_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 const TARGET_PORT: u16 = 1;
 /// Should nothing redirect it, the first router drops it: the node itself.
 /// Limit: hop limit of a canary: 1; past it: the node drops the canary.
-const HOPS: u32 = 1;
+const CANARY_HOPS: u32 = 1;
 
 /// A connection as the pod's programs open them, to where nothing is: only redirection can have it accepted.
 #[derive(Debug)]
@@ -70,9 +70,9 @@ impl Canary {
         let socket = Socket::new(Domain::for_address(target), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_nonblocking(true)?;
         if v6 {
-            socket.set_unicast_hops_v6(HOPS)?;
+            socket.set_unicast_hops_v6(CANARY_HOPS)?;
         } else {
-            socket.set_ttl_v4(HOPS)?;
+            socket.set_ttl_v4(CANARY_HOPS)?;
         }
         // Leaves nothing behind, not even a connection in TIME_WAIT.
         socket.set_linger(Some(Duration::ZERO))?;

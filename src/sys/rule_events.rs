@@ -13,10 +13,10 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 /// `nlmsghdr` and `nfgenmsg`.
 /// No limit: the length of a header that the kernel fixes.
-const HEADER_BYTES: usize = 20;
+const NETLINK_HEADER_BYTES: usize = 20;
 /// Longer than the one answer there is. What is longer is cut off, which does no harm to a notification.
 /// Limit: the kernel's answer about nf_tables: 256 bytes; past it: the pod is examined every second.
-const ANSWER_BYTES: usize = 256;
+const NETLINK_ANSWER_BYTES: usize = 256;
 /// Messages that are read in search of an answer, or to be rid of them.
 /// Limit: messages of the kernel that one look reads: 1024; past it: the rest waits for the next look.
 const MESSAGES_PER_LOOK: usize = 1024;
@@ -75,15 +75,16 @@ impl RuleEvents {
 
     /// The number of the namespace's ruleset, another one after each change.
     fn generation(&self) -> io::Result<u32> {
-        let mut question = [0; HEADER_BYTES];
+        let mut question = [0; NETLINK_HEADER_BYTES];
         let kind = (libc::NFNL_SUBSYS_NFTABLES << 8 | libc::NFT_MSG_GETGEN) as u16;
         let flags = libc::NLM_F_REQUEST as u16;
-        let head = [&(HEADER_BYTES as u32).to_ne_bytes()[..], &kind.to_ne_bytes(), &flags.to_ne_bytes()];
+        let head =
+            [&(NETLINK_HEADER_BYTES as u32).to_ne_bytes()[..], &kind.to_ne_bytes(), &flags.to_ne_bytes()];
         question.iter_mut().zip(head.into_iter().flatten()).for_each(|(to, from)| *to = *from);
         self.0.send(&question)?;
         // The kernel has answered before the question was sent off; notifications may stand before the answer.
         for _ in 0..MESSAGES_PER_LOOK {
-            let mut answer = [0; ANSWER_BYTES];
+            let mut answer = [0; NETLINK_ANSWER_BYTES];
             let length = (&self.0).read(&mut answer)?;
             if let Some(generation) = generation(answer.get(..length).unwrap_or_default())? {
                 return Ok(generation);
@@ -94,7 +95,7 @@ impl RuleEvents {
 
     /// Reads what has been told so far, and forgets it.
     pub(crate) fn drain(&self) {
-        let mut room = [0; HEADER_BYTES];
+        let mut room = [0; NETLINK_HEADER_BYTES];
         for _ in 0..MESSAGES_PER_LOOK {
             match (&self.0).read(&mut room) {
                 Ok(_) => {}
@@ -119,7 +120,7 @@ fn generation(answer: &[u8]) -> io::Result<Option<u32>> {
         }
         NEW => {
             let answer = answer.get(..length as usize).ok_or_else(malformed)?;
-            let mut rest = answer.get(HEADER_BYTES..).ok_or_else(malformed)?;
+            let mut rest = answer.get(NETLINK_HEADER_BYTES..).ok_or_else(malformed)?;
             loop {
                 let length = chunk(rest, 0).map(u16::from_ne_bytes).ok_or_else(malformed)?;
                 let kind = chunk(rest, 2).map(u16::from_ne_bytes).ok_or_else(malformed)?;

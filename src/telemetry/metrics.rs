@@ -23,11 +23,11 @@ use crate::protocols::labels::{Endpoint, Reporter, TrafficLabels, or_unknown};
 /// Host names that are resolved on demand and counted apart.
 ///
 /// Limit: host names with a count of their own, each for an hour: 2000; past it: counted as `unknown`.
-const HOSTNAMES: usize = 2000;
+const MAX_HOSTNAMES: usize = 2000;
 /// Type URLs that are counted apart. A control plane can name any type.
 ///
 /// Limit: type URLs with a count of their own, each for an hour: 16; past it: counted as `unknown`.
-const TYPE_URLS: usize = 16;
+const MAX_TYPE_URLS: usize = 16;
 
 /// The media type of a scrape by a client that asked for it.
 pub const OPENMETRICS: &str = "application/openmetrics-text;charset=utf-8;version=1.0.0";
@@ -138,7 +138,7 @@ impl Metrics {
         let metrics = Self {
             traffic: TrafficTable::default(),
             sockets: [side(Reporter::Source), side(Reporter::Destination)],
-            on_demand_dns: Family::new(&[declared::ON_DEMAND_DNS], HOSTNAMES),
+            on_demand_dns: Family::new(&[declared::ON_DEMAND_DNS], MAX_HOSTNAMES),
             xds: XdsMetrics::new(r)?,
             dns: DnsMetrics::new(),
             pods: PodMetrics::new(r)?,
@@ -233,9 +233,9 @@ impl XdsMetrics {
     fn new(r: &Registry) -> Result<Self, MetricsError> {
         Ok(Self {
             terminations: declared::XDS_TERMINATIONS.counters(r)?,
-            messages: Family::new(&[declared::XDS_MESSAGES], TYPE_URLS),
-            message_bytes: Family::new(&[declared::XDS_BYTES], TYPE_URLS),
-            rejections: Family::new(&[declared::XDS_REJECTED], TYPE_URLS),
+            messages: Family::new(&[declared::XDS_MESSAGES], MAX_TYPE_URLS),
+            message_bytes: Family::new(&[declared::XDS_BYTES], MAX_TYPE_URLS),
+            rejections: Family::new(&[declared::XDS_REJECTED], MAX_TYPE_URLS),
         })
     }
 

@@ -18,10 +18,10 @@ use tracing_subscriber::fmt::MakeWriter;
 
 /// Most lines waiting to be written.
 /// Limit: log lines that wait for the reader of standard output: 10,000; past it: writers wait.
-pub(crate) const QUEUE_LINES: usize = 10_000;
+pub(crate) const LOG_QUEUE_LINES: usize = 10_000;
 /// Most bytes waiting to be written.
 /// Limit: bytes of log lines that wait for the reader of standard output: 16 MiB; past it: writers wait.
-const QUEUE_BYTES: usize = 16 << 20;
+const LOG_QUEUE_BYTES: usize = 16 << 20;
 /// How long a writer waits for room before lines are lost.
 /// Limit: wait of a log line's writer while the reader makes no progress: 5 s; past it: lines are lost and
 /// counted.
@@ -78,7 +78,7 @@ struct State {
 
 impl Default for QueueLimits {
     fn default() -> Self {
-        Self { lines: QUEUE_LINES, writer_wait: WRITER_WAIT }
+        Self { lines: LOG_QUEUE_LINES, writer_wait: WRITER_WAIT }
     }
 }
 
@@ -161,7 +161,7 @@ impl LogQueue {
 
 impl Shared {
     fn has_room(&self, state: &State) -> bool {
-        state.lines + state.in_flight < self.limits.lines && state.buffer.len() < QUEUE_BYTES
+        state.lines + state.in_flight < self.limits.lines && state.buffer.len() < LOG_QUEUE_BYTES
     }
 
     fn wait_for_room(&self, state: &mut MutexGuard<'_, State>) {

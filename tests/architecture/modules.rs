@@ -67,8 +67,9 @@ impl<'a> Modules<'a> {
         let mut circles = Vec::new();
         for (from, known) in &knows {
             for (to, place) in known.iter().filter(|(to, _)| reaches(&knows, to, from)) {
-                let folder = folder.join("/");
-                circles.push(format!("{place}: in {folder}, {from} knows {to}, which knows {from}"));
+                let folder = format!("src/{}", folder.join("/"));
+                circles
+                    .push(format!("{place}: in {folder}, {from} knows {to}, and {to} leads back to {from}"));
             }
         }
         circles

@@ -20,7 +20,7 @@ use crate::help_heading;
 
 /// How often a watched tree is drawn.
 /// Limit: time between two drawings of `warren tree --watch`: 1 s; past it: the tree is drawn again.
-const REDRAW: Duration = Duration::from_secs(1);
+const REDRAW_INTERVAL: Duration = Duration::from_secs(1);
 
 const CHAOS_EXAMPLES: &str = concat!(
     help_heading!("Examples"),
@@ -183,7 +183,7 @@ async fn perform(command: &AdminCommand, admin: SocketAddr) -> Result<(), Comman
             let shown = tree(admin).await.unwrap_or_else(|error| format!("{error}\n"));
             let clear = if io::stdout().is_terminal() { "\x1b[H\x1b[2J" } else { "" };
             print(&format!("{clear}{shown}"))?;
-            sleep(REDRAW).await;
+            sleep(REDRAW_INTERVAL).await;
         },
     }
 }

@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 /// Longest text of a last crash that is shown.
 /// Limit: reason of an exit in the drawing of `warren tree`: 90 characters; past it: the reason is cut.
-const REASON_CHARS: usize = 90;
+const SHOWN_REASON_CHARS: usize = 90;
 const HEADINGS: [&str; 9] =
     ["ACTOR", "KIND", "STATE", "RESTARTS", "QUEUE", "BUSY", "LONGEST", "NOW", "LAST CRASH"];
 
@@ -173,7 +173,7 @@ impl Exit {
     fn line(&self) -> String {
         let at = self.at.split('.').next().unwrap_or_default().trim_end_matches('Z');
         let mut reason = printable(&self.reason);
-        if let Some((cut, _)) = reason.char_indices().nth(REASON_CHARS) {
+        if let Some((cut, _)) = reason.char_indices().nth(SHOWN_REASON_CHARS) {
             reason.truncate(cut);
             reason.push('…');
         }

@@ -157,14 +157,14 @@ impl HttpServer {
     /// Binds; after a restart, waits a moment for the socket of the actor before to be gone.
     async fn bind(&self, addr: SocketAddr, again: bool) -> io::Result<TcpListener> {
         /// Limit: pause between two tries to bind a port: 5 ms; past it: the port is tried again.
-        const STEP: Duration = Duration::from_millis(5);
+        const BIND_RETRY_INTERVAL: Duration = Duration::from_millis(5);
         let mut left = if again { 200 } else { 0 };
         loop {
             match bind(addr) {
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse && left > 0 => left -= 1,
                 result => return result,
             }
-            sleep(STEP).await;
+            sleep(BIND_RETRY_INTERVAL).await;
         }
     }
 

@@ -69,12 +69,12 @@ pub(crate) struct Capture {
 
 /// What the actor of a listener owns.
 pub(crate) struct State {
-    loops: Vec<Loop>,
+    loops: Vec<AcceptLoop>,
     last: u64,
 }
 
 /// An accept loop.
-struct Loop {
+struct AcceptLoop {
     number: u64,
     shard: usize,
     placed: Placed,
@@ -282,7 +282,7 @@ impl Capture {
         let make = move |shard| accept(shard, acceptor, listeners, listener);
         let on_exit = move |exit| drop(actor.cast(Msg::Ended(number, exit)));
         let placed = self.shards.place("capture/accept", index, make, on_exit)?;
-        state.loops.push(Loop { number, shard: index, placed });
+        state.loops.push(AcceptLoop { number, shard: index, placed });
         Ok(())
     }
 }

@@ -25,7 +25,7 @@ use crate::{
 
 /// It has this long for all connections of all pods, which it checks in slices.
 /// Limit: one check of all connections in a pod's policy actor: 10 s; past it: the watchdog has the actor killed.
-const HUNG_AFTER: Duration = Duration::from_secs(10);
+const POLICY_HUNG_AFTER: Duration = Duration::from_secs(10);
 /// Connections checked until other actors get their turn.
 /// Limit: live connections that a policy change checks in one turn: 256; past it: other actors go first.
 const CONNS_PER_TURN: usize = 256;
@@ -47,7 +47,9 @@ enum Msg {
 pub(crate) fn child(pods: &PodTable, node: &Arc<Node>) -> ChildSpec {
     let (pods, node) = (pods.clone(), node.clone());
     let make = move || (Policy { pods: pods.clone(), node: node.clone() }, ());
-    ChildSpec::actor("policy", &Address::new("policy"), make).kind_label("policy").hung_after(HUNG_AFTER)
+    ChildSpec::actor("policy", &Address::new("policy"), make)
+        .kind_label("policy")
+        .hung_after(POLICY_HUNG_AFTER)
 }
 
 impl Described for Msg {

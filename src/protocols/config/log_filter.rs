@@ -19,7 +19,7 @@ const LIST_BYTES_MAX: usize = 4096;
 const TARGETS_MAX: usize = 64;
 /// How many characters of a bad clause are shown.
 /// Limit: a bad clause of a log filter in an error: 128 characters; past it: the clause is cut.
-const SHOWN_CHARS: usize = 128;
+const SHOWN_FILTER_CHARS: usize = 128;
 
 /// Which lines are logged. The most specific target that is a prefix of a line's target decides; without one, the
 /// default level does. It is displayed as it is parsed.
@@ -120,7 +120,7 @@ fn clause(
     text: &str,
     level: impl Fn(&str) -> Option<LevelFilter>,
 ) -> Result<(Option<&str>, LevelFilter), FilterError> {
-    let wrong = || FilterError::Clause(text.chars().take(SHOWN_CHARS).collect());
+    let wrong = || FilterError::Clause(text.chars().take(SHOWN_FILTER_CHARS).collect());
     if let Some(level) = level(text) {
         return Ok((None, level));
     }

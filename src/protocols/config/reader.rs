@@ -17,7 +17,7 @@ use super::{
 
 /// How much of a bad value is shown.
 /// Limit: a bad setting's value in an error: 200 characters; past it: the value is cut.
-const SHOWN_CHARS: usize = 200;
+const SHOWN_VALUE_CHARS: usize = 200;
 
 /// A setting that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -270,8 +270,8 @@ impl std::error::Error for Invalid {}
 
 /// Writes `text` shortened and on one line, whatever is in it.
 fn visible(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
-    for c in text.chars().take(SHOWN_CHARS) {
+    for c in text.chars().take(SHOWN_VALUE_CHARS) {
         if c.is_control() { write!(f, "{}", c.escape_default()) } else { write!(f, "{c}") }?;
     }
-    if text.chars().nth(SHOWN_CHARS).is_some() { f.write_str("…") } else { Ok(()) }
+    if text.chars().nth(SHOWN_VALUE_CHARS).is_some() { f.write_str("…") } else { Ok(()) }
 }

@@ -19,7 +19,7 @@ use ipnet::IpNet;
 
 /// Small enough that no reader waits for the growth of a shard of 100,000 entries for long.
 /// Limit: parts of an index, each with a lock: 64; past it: keys share a part and its lock.
-const SHARDS: usize = 64;
+const INDEX_SHARDS: usize = 64;
 
 /// A value that knows which resource it is a version of.
 pub(super) trait Version {
@@ -62,7 +62,7 @@ struct TakeHash(u64);
 
 impl<T> Default for Index<T> {
     fn default() -> Self {
-        Self { entries: DashMap::with_hasher_and_shard_amount(Prehashed, SHARDS) }
+        Self { entries: DashMap::with_hasher_and_shard_amount(Prehashed, INDEX_SHARDS) }
     }
 }
 

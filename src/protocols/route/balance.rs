@@ -21,7 +21,7 @@ use crate::protocols::mesh::{
 
 /// How often one endpoint is drawn at random and looked at alone before all are looked at.
 /// Limit: endpoints that are drawn at random before all are weighed: 16; past it: all are weighed.
-const DRAWS: usize = 16;
+const ENDPOINT_DRAWS: usize = 16;
 
 /// What an endpoint is wanted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,7 +138,7 @@ impl Choice<'_> {
         if all.is_empty() || top == 0 {
             return None;
         }
-        for _ in 0..DRAWS {
+        for _ in 0..ENDPOINT_DRAWS {
             let workload = all.get(pick.rng.random_range(0..all.len()))?;
             let capacity = workload.capacity();
             if capacity < top && pick.rng.random_range(0..top) >= capacity {

@@ -18,7 +18,7 @@ const SCRATCH_LEN: usize = 512 * 1024;
 /// Bytes copied at a time. Longer copies are left to the processor's string instruction, which AMD's do 30 times slower
 /// when the target lies up to 31 bytes further into its page than the source does, as the parts of a record would.
 /// Limit: bytes that are copied at a time: 1024; past it: the rest is copied next.
-const PIECE: usize = 1024;
+const PIECE_BYTES: usize = 1024;
 
 /// The buffers of one shard. Cloning shares them.
 #[derive(Clone, Debug, Default)]
@@ -41,7 +41,7 @@ pub struct Window {
 /// Copies `from` to `to`, which are equally long, in pieces.
 pub fn copy(to: &mut [u8], from: &[u8]) {
     // Unknown to the compiler, which would put the pieces together again.
-    let piece = black_box(PIECE);
+    let piece = black_box(PIECE_BYTES);
     for (to, from) in to.chunks_mut(piece).zip(from.chunks(piece)) {
         to.copy_from_slice(from);
     }
@@ -49,7 +49,7 @@ pub fn copy(to: &mut [u8], from: &[u8]) {
 
 /// Appends `from` to `to`, which has room for it, in pieces.
 pub fn append(to: &mut ReadBuf<'_>, from: &[u8]) {
-    from.chunks(black_box(PIECE)).for_each(|piece| to.put_slice(piece));
+    from.chunks(black_box(PIECE_BYTES)).for_each(|piece| to.put_slice(piece));
 }
 
 // === impl Buffers ===

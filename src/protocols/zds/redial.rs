@@ -10,9 +10,9 @@ const REDIAL_MAX: Duration = Duration::from_secs(15);
 /// Doubled before it is first waited.
 /// Limit: pause before istio-cni is dialled again, at first: 10 ms, doubled before it is used; past it: the pause
 /// doubles.
-const DIAL_FROM: Duration = Duration::from_millis(10);
+const DIAL_FIRST: Duration = Duration::from_millis(10);
 /// Limit: pause after a greeting that failed, at first: 5 ms, spread by 20 %; past it: the pause doubles.
-const GREET_FROM: Duration = Duration::from_millis(5);
+const GREET_FIRST: Duration = Duration::from_millis(5);
 /// Waits after a greeting that failed differ by up to this part.
 /// No limit: the spread of a pause.
 const GREET_JITTER: f64 = 0.2;
@@ -48,7 +48,7 @@ pub(crate) struct Redial {
 impl Redial {
     /// As after start.
     pub(crate) fn new() -> Self {
-        Self { dial: DIAL_FROM, greet: GREET_FROM }
+        Self { dial: DIAL_FIRST, greet: GREET_FIRST }
     }
 
     /// How long to wait at `now`, after an attempt that has `ended` so.
@@ -66,7 +66,7 @@ impl Redial {
                 Duration::ZERO
             }
             Ended::Greeting | Ended::Lost { .. } => {
-                self.dial = DIAL_FROM;
+                self.dial = DIAL_FIRST;
                 let wait = self.greet.mul_f64(rng.random_range(1.0 - GREET_JITTER..=1.0 + GREET_JITTER));
                 self.greet = (self.greet * 2).min(REDIAL_MAX);
                 wait.min(REDIAL_MAX)

@@ -8,8 +8,8 @@ fn lists_of_tables_are_read_up_to_a_bound() {
     assert!(two[0].starts_with(b"nat\0") && two[1].starts_with(b"mangle\0"));
     assert!(names(&[b'x'; 31]).is_ok());
     assert!(names(&[b'x'; 32]).is_err());
-    assert!(names(&b"nat\n".repeat(TABLES)).is_ok());
-    assert!(names(&b"nat\n".repeat(TABLES + 1)).is_err());
+    assert!(names(&b"nat\n".repeat(MAX_LEGACY_TABLES)).is_ok());
+    assert!(names(&b"nat\n".repeat(MAX_LEGACY_TABLES + 1)).is_err());
 }
 
 #[test]

@@ -28,7 +28,7 @@ fn an_answer_is_a_number_or_an_error_and_never_a_guess() {
 #[test]
 fn a_notification_is_no_answer_even_if_it_is_cut_off() {
     let mut long = message(TABLE_ADDED, &[0; 400]);
-    long.truncate(ANSWER_BYTES);
+    long.truncate(NETLINK_ANSWER_BYTES);
     assert_eq!(generation(&long).unwrap(), None);
 }
 

@@ -22,16 +22,16 @@ use crate::protocols::config::{CollectorConfig, OtlpEndpoint, OtlpProtocol};
 ///
 /// Limit: pause before a request to the collector is tried again, at first: 100 ms, spread by 20 %; past it: the pause
 /// doubles.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const EXPORT_RETRY_FIRST: Duration = Duration::from_millis(100);
 /// Longest pause, unless the collector asks for a longer one.
 ///
 /// Limit: pause before a request to the collector is tried again, at most: 2 s, spread by 20 %; past it: the pause
 /// stays as long.
-const LAST_PAUSE: Duration = Duration::from_secs(2);
+const EXPORT_RETRY_MAX: Duration = Duration::from_secs(2);
 /// Most that chance adds to a pause.
 ///
 /// No limit: the spread of a pause.
-const RETRY_JITTER: Duration = Duration::from_millis(100);
+const EXPORT_RETRY_JITTER: Duration = Duration::from_millis(100);
 /// Name by which the exporter asks.
 const AGENT: &str = concat!("warren/", env!("CARGO_PKG_VERSION"));
 
@@ -171,9 +171,9 @@ impl Http {
 fn retries() -> RetryPolicy {
     RetryPolicy::recommended()
         .with_max_retries(usize::MAX)
-        .with_initial_delay(FIRST_PAUSE)
-        .with_max_delay(LAST_PAUSE)
-        .with_max_jitter(RETRY_JITTER)
+        .with_initial_delay(EXPORT_RETRY_FIRST)
+        .with_max_delay(EXPORT_RETRY_MAX)
+        .with_max_jitter(EXPORT_RETRY_JITTER)
 }
 
 /// The text of an exporter's error of construction.

@@ -22,11 +22,11 @@ use crate::protocols::config::ExportQueue;
 /// Bytes that wait, where items say how many they are.
 ///
 /// Limit: bytes of log records that wait for the collector: 16 MiB; past it: the record is dropped, and counted.
-const QUEUE_BYTES: usize = 16 << 20;
+const EXPORT_QUEUE_BYTES: usize = 16 << 20;
 /// Bytes after which a request takes no further item: collectors take 4 MiB.
 ///
 /// Limit: bytes of log records in one request: 2 MiB and one record; past it: another request is made.
-const REQUEST_BYTES: usize = 2 << 20;
+const EXPORT_REQUEST_BYTES: usize = 2 << 20;
 
 /// A span or a log record, which waits in a queue and is sent in a batch.
 pub(in crate::telemetry) trait Item: Send + Sized + 'static {
@@ -83,11 +83,11 @@ impl<T: Item> Queue<T> {
         let shared = &*self.shared;
         let bytes = item.bytes();
         let waiting = shared.bytes.fetch_add(bytes, Relaxed) + bytes;
-        if waiting > QUEUE_BYTES || self.items.try_send(item).is_err() {
+        if waiting > EXPORT_QUEUE_BYTES || self.items.try_send(item).is_err() {
             shared.bytes.fetch_sub(bytes, Relaxed);
             return shared.counts.dropped("queue full", 1);
         }
-        if self.items.capacity() <= self.items.max_capacity() / 2 || waiting > QUEUE_BYTES / 2 {
+        if self.items.capacity() <= self.items.max_capacity() / 2 || waiting > EXPORT_QUEUE_BYTES / 2 {
             shared.half_full.notify_one();
         }
     }
@@ -121,7 +121,7 @@ where
 
     fn batch(&mut self) -> Option<Vec<T>> {
         let (mut batch, mut bytes) = (Vec::new(), 0);
-        while batch.len() < self.limits.batch && bytes < REQUEST_BYTES {
+        while batch.len() < self.limits.batch && bytes < EXPORT_REQUEST_BYTES {
             let Ok(item) = self.items.try_recv() else { break };
             bytes += item.bytes();
             batch.push(item);

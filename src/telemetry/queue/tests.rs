@@ -32,7 +32,7 @@ fn gated(
 
 #[test]
 fn lines_leave_in_order_and_flush_waits_for_them() {
-    let (queue, seen, open) = gated(QUEUE_LINES, LONG);
+    let (queue, seen, open) = gated(LOG_QUEUE_LINES, LONG);
     queue.push(b"1\n");
     assert_eq!(seen.recv().unwrap(), b"1\n");
     queue.push(b"2\n");
@@ -86,7 +86,7 @@ fn a_reader_that_never_reads_costs_lines_and_not_the_node() {
 
 #[test]
 fn lines_that_cannot_be_written_are_counted() {
-    let (queue, seen, open) = gated(QUEUE_LINES, LONG);
+    let (queue, seen, open) = gated(LOG_QUEUE_LINES, LONG);
     queue.push(b"1\n");
     seen.recv().unwrap();
     open.send(Err(io::ErrorKind::BrokenPipe.into())).unwrap();

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 /// Parts, each with a lock: shards end spans at the same time.
 /// Limit: parts of the traces that are held: 16; past it: traces share a part and its lock.
-const STRIPES: usize = 16;
+const BUFFER_STRIPES: usize = 16;
 /// Traces a part holds; past it the oldest goes.
 /// Limit: traces of one part that are held until it is known whether they failed: 256; past it: the oldest trace goes.
 const TRACES_PER_STRIPE: usize = 256;
@@ -19,7 +19,7 @@ const SPANS_PER_TRACE: usize = 64;
 
 /// The spans held.
 #[derive(Debug, Default)]
-pub(super) struct TailBuffer([Mutex<Stripe>; STRIPES]);
+pub(super) struct TailBuffer([Mutex<Stripe>; BUFFER_STRIPES]);
 
 #[derive(Debug, Default)]
 struct Stripe {
@@ -42,7 +42,7 @@ impl TailBuffer {
     /// is of it.
     pub(super) fn ended(&self, span: SpanData) -> Vec<SpanData> {
         let trace = span.span_context.trace_id();
-        let at = usize::from(trace.to_bytes().last().copied().unwrap_or_default()) % STRIPES;
+        let at = usize::from(trace.to_bytes().last().copied().unwrap_or_default()) % BUFFER_STRIPES;
         let Some(stripe) = self.0.get(at) else { return Vec::new() };
         stripe.lock().ended(trace, span)
     }

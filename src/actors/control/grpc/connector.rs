@@ -26,11 +26,11 @@ use super::{
 };
 
 /// Limit: silence of the control plane's connection before TCP probes it: 300 s; past it: TCP probes the peer.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(300);
+const GRPC_KEEPALIVE_IDLE: Duration = Duration::from_secs(300);
 /// Limit: time between two TCP probes of the control plane's connection: 75 s; past it: TCP probes again.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(75);
+const GRPC_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(75);
 /// Limit: TCP probes without an answer: 9; past it: the connection ends.
-const KEEPALIVE_PROBES: u32 = 9;
+const GRPC_KEEPALIVE_PROBES: u32 = 9;
 
 /// Connects to its target whatever URI it is asked for; each connection reads the roots anew.
 #[derive(Clone)]
@@ -117,8 +117,8 @@ fn tcp_error(target: &GrpcTarget, addr: SocketAddr, source: io::Error) -> GrpcEr
 fn prepare(tcp: &TcpStream) -> io::Result<()> {
     tcp.set_nodelay(true)?;
     let keepalive = TcpKeepalive::new()
-        .with_time(KEEPALIVE_IDLE)
-        .with_interval(KEEPALIVE_INTERVAL)
-        .with_retries(KEEPALIVE_PROBES);
+        .with_time(GRPC_KEEPALIVE_IDLE)
+        .with_interval(GRPC_KEEPALIVE_INTERVAL)
+        .with_retries(GRPC_KEEPALIVE_PROBES);
     SockRef::from(tcp).set_tcp_keepalive(&keepalive)
 }

@@ -27,10 +27,10 @@ use crate::{
 
 /// How long a packet may wait for room in the agent's queue.
 /// Limit: writing an answer to istio-cni: 5 s; past it: the connection is closed.
-const WRITE_LIMIT: Duration = Duration::from_secs(5);
+const LINK_WRITE_WITHIN: Duration = Duration::from_secs(5);
 /// The core answers within its own bound; past this one it is broken and the connection is dropped.
 /// Limit: wait for an answer to istio-cni in the connection's task: 4.5 s; past it: the connection is closed.
-const ANSWER_LIMIT: Duration = ZDS_ANSWER_WITHIN.saturating_add(Duration::from_millis(500));
+const LINK_ANSWER_WITHIN: Duration = ZDS_ANSWER_WITHIN.saturating_add(Duration::from_millis(500));
 
 /// How a connection came to its end, and the error if it was one.
 struct End {
@@ -103,7 +103,7 @@ async fn serve(shared: &Shared, actor: &ActorRef<Msg>, socket: &SeqPacket) -> St
         };
         let (reply, answer) = oneshot::channel();
         let _ = actor.cast(Msg::Asked(AgentRequest { ask, reply }));
-        let Ok(Ok((answer, then))) = timeout(ANSWER_LIMIT, answer).await else {
+        let Ok(Ok((answer, then))) = timeout(LINK_ANSWER_WITHIN, answer).await else {
             return "no answer for the agent".into();
         };
         if let codec::Answer::Refused(why) = &answer {
@@ -125,7 +125,7 @@ async fn serve(shared: &Shared, actor: &ActorRef<Msg>, socket: &SeqPacket) -> St
 }
 
 async fn write(socket: &SeqPacket, packet: &[u8]) -> io::Result<()> {
-    match timeout(WRITE_LIMIT, socket.send(packet, None)).await {
+    match timeout(LINK_WRITE_WITHIN, socket.send(packet, None)).await {
         Ok(written) => written,
         Err(_) => Err(io::ErrorKind::TimedOut.into()),
     }

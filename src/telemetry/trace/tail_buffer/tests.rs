@@ -60,7 +60,7 @@ fn the_two_ends_of_a_connection_fail_apart() {
 #[test]
 fn what_is_held_is_bounded_and_the_oldest_goes() {
     let held = TailBuffer::default();
-    let stripes = STRIPES as u128;
+    let stripes = BUFFER_STRIPES as u128;
     let traces = TRACES_PER_STRIPE as u128;
     for n in 0..3 * traces {
         held.ended(span(n * stripes, 2, 1));
