@@ -164,7 +164,7 @@ fn a_circle_is_found_behind_a_re_export() {
     assert_eq!(circles("pub struct Part;", whole), [""; 0]);
     let found = circles("use super::Another; pub struct Part(Box<Another>);", whole);
     assert_eq!(found.len(), 2, "{found:?}");
-    assert!(found[1].contains("src/a/part.rs:1: in a, part knows other"), "{found:?}");
+    assert!(found[1].contains("src/a/part.rs:1: in src/a, part knows other"), "{found:?}");
     // The code of the folder's own file is one of its parts.
     let found =
         circles("use super::Whole; pub struct Part(Box<Whole>);", "mod part; pub struct Whole(part::Part);");

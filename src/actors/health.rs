@@ -1,4 +1,4 @@
-//! Readiness: what the parts of the process say of themselves, as the kubelet asks for it.
+//! The health actor combines the states of the parts of the process into the readiness that the kubelet asks for.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -18,17 +18,17 @@ use crate::{
     telemetry::metrics::Metrics,
 };
 
-/// The kinds of input that can be set aside.
+/// The kinds of input that can be quarantined.
 const INPUTS: [&str; 4] = ["resource", "pod", "peer", "identity"];
 
-/// What readiness follows. Cheap to clone.
+/// The states that readiness follows. A clone is cheap.
 #[derive(Clone)]
 pub(crate) struct Health {
     xds: Option<watch::Receiver<XdsStatus>>,
     zds: watch::Receiver<ZdsStatus>,
     unhealthy: watch::Receiver<BTreeMap<Arc<str>, Named>>,
     quarantine: Quarantine,
-    /// Opens once the first state of the mesh is complete.
+    /// The gate, which is true once the first state of the mesh is complete.
     gate: Arc<watch::Sender<bool>>,
     metrics: Arc<Metrics>,
     state_manager: Arc<ReadyTask>,
@@ -36,13 +36,13 @@ pub(crate) struct Health {
     readiness: Readiness,
 }
 
-/// The states that readiness is made of.
+/// The states that determine readiness.
 pub(crate) struct HealthSources<'a> {
     /// The state of the discovery stream, if there is one.
     pub(crate) xds: Option<watch::Receiver<XdsStatus>>,
     /// The state of the hand-over of pods.
     pub(crate) zds: watch::Receiver<ZdsStatus>,
-    /// The pods that fell out of the mesh.
+    /// The pods that are out of the mesh.
     pub(crate) unhealthy: &'a UnhealthyPods,
     /// The inputs that are quarantined.
     pub(crate) quarantine: &'a Quarantine,
@@ -50,16 +50,16 @@ pub(crate) struct HealthSources<'a> {
 
 struct HealthActor(Health);
 
-/// The actor has no messages but the end of its watch.
+/// Messages of the health actor.
 enum Msg {
-    /// A watched part is gone for good. Sent at most once.
+    /// The sender of a watched state is gone for good. The message is sent at most once.
     Lost,
 }
 
 // === impl Health ===
 
 impl Health {
-    /// Follows `sources`. `gate` is opened once the first state of the mesh is complete.
+    /// Makes a health that follows `sources` and opens `gate` once the first state of the mesh is complete.
     pub(crate) fn new(
         sources: HealthSources<'_>,
         gate: watch::Sender<bool>,
@@ -80,7 +80,7 @@ impl Health {
         }
     }
 
-    /// The actor, to be run under a supervisor.
+    /// The actor, as a child of a supervisor.
     pub(crate) fn child(&self) -> ChildSpec {
         let health = self.clone();
         ChildSpec::actor("health", &Address::new("health"), move || (HealthActor(health.clone()), ()))
@@ -93,7 +93,7 @@ impl Health {
         let mut started = false;
         loop {
             let synced = self.xds.as_mut().is_none_or(|xds| xds.borrow_and_update().synced);
-            // Once complete it stays so: stale state is better than none.
+            // The gate stays open once the state was complete: stale state is better than none.
             if synced && !*self.gate.borrow() {
                 self.state_manager.done();
                 self.gate.send_replace(true);
@@ -126,7 +126,7 @@ impl Health {
         }
     }
 
-    /// Whether no pod waits.
+    /// Shows the state of the hand-over. Returns whether no pod waits.
     fn show_pods(&mut self) -> bool {
         let status = self.zds.borrow_and_update();
         let detail = status.detail();
@@ -147,7 +147,7 @@ impl Health {
         }
     }
 
-    /// A pod that fell out of the mesh is named, and does not take the node's readiness along: the others are served.
+    /// Names the pods that are out of the mesh. Such a pod does not make the node unready: the other pods are served.
     fn show_unhealthy(&mut self) {
         let unhealthy = self.unhealthy.borrow_and_update();
         self.readiness.note(&unhealthy::describe(&unhealthy));

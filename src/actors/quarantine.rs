@@ -1,8 +1,8 @@
-//! Input that crashes whoever handles it: remembered by its fingerprint, set aside at the second crash, tried again after
-//! growing delays, and forgiven once it is handled well.
+//! The quarantine of inputs that crash their handlers. An input is identified by its digest and quarantined at the
+//! second crash. The input is tried again after growing delays, and forgiven once it is handled well.
 //!
-//! The books are pure: time and chance are arguments. They outlive the actors: a guard stands around the handling of an
-//! input, and a panic that unwinds through it is written down.
+//! The ledger is pure: time and chance are arguments. The ledger outlives the actors. A guard surrounds the handling
+//! of an input, and the ledger notes a panic that unwinds through the guard.
 
 use std::{
     collections::BTreeMap,
@@ -24,51 +24,51 @@ use tokio::sync::watch;
 
 use crate::supervisor::{Backoff, faults};
 
-/// Inputs remembered at a time.
+/// The number of inputs that the ledger remembers at a time.
 /// Limit: inputs that crashed their handler and are remembered: 1024; past it: the oldest input is forgotten.
 pub(crate) const MAX_INPUTS: usize = 1024;
-/// Crashes after which an input is set aside.
+/// The number of crashes after which an input is quarantined.
 /// Limit: crashes over one input: 2; past it: the input is quarantined for 30 s, doubled to 10 min.
 const CRASHES_TO_QUARANTINE: u32 = 2;
-/// A single crash is forgotten after so long.
+/// The time after which a single crash is forgotten.
 /// Limit: memory of a single crash over an input: 10 min; past it: the crash is forgotten.
 const CRASH_FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
 
-/// Tells one input from another: what it is, which, and its content.
+/// The identity of an input: its kind, its name and a digest of its content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Input<'a> {
-    /// What it is, such as `peer`; the label of metrics.
+    /// The kind of the input, such as `peer`, which is also a label of metrics.
     pub kind: &'static str,
-    /// Which one.
+    /// The name of the input.
     pub name: &'a str,
-    /// A digest of its content: another content under the same name is another input.
+    /// A digest of the content. Another content under the same name is another input.
     pub digest: u64,
 }
 
-/// Why an input is not handled.
+/// The error of an input that is not handled because the input is quarantined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("quarantined: crashed its handler {crashes} times; next try in {} s", .retry_in.as_secs())]
 pub(crate) struct InQuarantine {
-    /// Its crashes.
+    /// The number of crashes over the input.
     pub crashes: u32,
-    /// How long until it is tried again.
+    /// The time until the input may be tried again.
     pub retry_in: Duration,
 }
 
-/// An input that is set aside, for showing.
+/// A quarantined input, as the admin interface shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Quarantined {
-    /// What it is.
+    /// The kind of the input.
     pub kind: &'static str,
-    /// Which one.
+    /// The name of the input.
     pub name: Arc<str>,
-    /// Its crashes.
+    /// The number of crashes over the input.
     pub crashes: u32,
-    /// How long until it is tried again; nothing if it may be at once.
+    /// The time until the input may be tried again; zero if the input may be tried at once.
     pub retry_in: Duration,
 }
 
-/// The books.
+/// The inputs that crashed their handlers, by kind and name.
 #[derive(Debug, Default)]
 struct Ledger {
     entries: BTreeMap<(&'static str, Arc<str>), Entry>,
@@ -79,23 +79,23 @@ struct Entry {
     digest: u64,
     crashes: u32,
     last: Instant,
-    /// Set aside until then.
+    /// The end of the quarantine, if the input is quarantined.
     until: Option<Instant>,
 }
 
-/// The inputs of a process that crashed somebody. Clones share the books.
+/// The quarantine of a process. Clones share the ledger.
 #[derive(Clone)]
 pub(crate) struct Quarantine(Arc<Shared>);
 
 struct Shared {
     ledger: Mutex<Ledger>,
     backoff: Backoff,
-    /// Whether the books hold anything: nearly always not, and then nobody takes the lock.
+    /// Whether the ledger has entries. An empty ledger is the usual case, in which no caller takes the lock.
     any: AtomicBool,
     changed: watch::Sender<u64>,
 }
 
-/// An input that may be handled. By itself it changes nothing.
+/// An input that may be handled. The value by itself changes nothing.
 #[derive(Clone, Copy)]
 #[must_use = "a crash is attributed only inside it"]
 pub(crate) struct AdmittedInput<'a> {
@@ -103,11 +103,12 @@ pub(crate) struct AdmittedInput<'a> {
     input: Input<'a>,
 }
 
-/// Counts a crash when a panic drops it. Not to be held while other work may run: that may panic, too.
+/// A guard that counts a crash when a panic drops the guard. Do not hold a guard while other work may run: that work
+/// may panic, too.
 #[must_use = "a crash is attributed only while the guard lives"]
 pub(crate) struct Guard<'a>(AdmittedInput<'a>);
 
-/// A digest of `content`, stable while the process lives.
+/// A digest of `content`, which is stable while the process lives.
 pub(crate) fn digest(content: &impl Hash) -> u64 {
     foldhash::fast::FixedState::default().hash_one(content)
 }
@@ -133,7 +134,7 @@ impl Ledger {
         }
     }
 
-    /// It has crashed its handler: how long it is set aside now, if it is.
+    /// Notes that `input` crashed its handler. Returns the time of the quarantine, if the input is quarantined now.
     fn crashed(
         &mut self,
         input: &Input<'_>,
@@ -157,7 +158,7 @@ impl Ledger {
         delay
     }
 
-    /// The oldest single crash goes, or else what was set aside the longest ago.
+    /// Removes the oldest single crash, or else the quarantined input with the oldest crash.
     fn make_room(&mut self) {
         let oldest = self.entries.iter().min_by_key(|(_, entry)| (entry.until.is_some(), entry.last));
         if let Some(key) = oldest.map(|(key, _)| key.clone()) {
@@ -177,7 +178,7 @@ impl Ledger {
 // === impl Quarantine ===
 
 impl Default for Quarantine {
-    /// Set aside for 30 s, doubling to 10 min.
+    /// A quarantine that begins at 30 s and doubles up to 10 min.
     fn default() -> Self {
         let (first, cap) = (Duration::from_secs(30), Duration::from_secs(600));
         Self::new(Backoff { first, cap, ..Backoff::default() })
@@ -185,7 +186,7 @@ impl Default for Quarantine {
 }
 
 impl Quarantine {
-    /// Empty books, with these delays.
+    /// Makes a quarantine with an empty ledger and these delays.
     pub(crate) fn new(backoff: Backoff) -> Self {
         let (ledger, any) = (Mutex::default(), AtomicBool::new(false));
         Self(Arc::new(Shared { ledger, backoff, any, changed: watch::Sender::new(0) }))
@@ -194,7 +195,7 @@ impl Quarantine {
     /// Begins to handle `input`.
     ///
     /// # Errors
-    /// It is set aside.
+    /// The input is quarantined.
     pub(crate) fn enter<'a>(&'a self, input: Input<'a>) -> Result<AdmittedInput<'a>, InQuarantine> {
         self.check(&input)?;
         Ok(AdmittedInput { quarantine: self, input })
@@ -203,7 +204,7 @@ impl Quarantine {
     /// Whether `input` may be handled now.
     ///
     /// # Errors
-    /// It is set aside.
+    /// The input is quarantined.
     pub(crate) fn check(&self, input: &Input<'_>) -> Result<(), InQuarantine> {
         if !self.0.any.load(Ordering::Acquire) {
             return Ok(());
@@ -218,7 +219,7 @@ impl Quarantine {
         admitted
     }
 
-    /// Forgives an input that was handled well, or is gone.
+    /// Removes an input that was handled well or no longer exists from the ledger.
     pub(crate) fn forgive(&self, kind: &'static str, name: &str) {
         if !self.0.any.load(Ordering::Acquire) {
             return;
@@ -232,12 +233,13 @@ impl Quarantine {
         }
     }
 
-    /// What is set aside now, by kind and name.
+    /// The quarantined inputs, sorted by kind and name.
     pub(crate) fn list(&self) -> Vec<Quarantined> {
         self.0.ledger.lock().list(now())
     }
 
-    /// Changes when something is set aside or forgiven. The number means nothing.
+    /// A number that changes when an input crashes its handler or is forgiven. The value of the number has no
+    /// meaning.
     pub(crate) fn changed(&self) -> watch::Receiver<u64> {
         self.0.changed.subscribe()
     }
@@ -274,15 +276,15 @@ fn now() -> Instant {
 // === impl AdmittedInput ===
 
 impl<'a> AdmittedInput<'a> {
-    /// A guard around what is done at once.
+    /// Makes a guard for work that does not wait.
     pub(crate) fn guard(self) -> Guard<'a> {
         let guard = Guard(self);
-        // Where a bug that this input brings out would strike.
+        // Injected faults of this input panic here, inside the guard.
         faults::trip(self.input.name);
         guard
     }
 
-    /// Does `work` with the guard around each of its steps.
+    /// Runs `work` with a guard around each poll.
     pub(crate) async fn watch<F: Future>(self, work: F) -> F::Output {
         let mut work = pin!(work);
         poll_fn(|cx| {
@@ -292,7 +294,7 @@ impl<'a> AdmittedInput<'a> {
         .await
     }
 
-    /// It was handled well: whatever it did before is forgiven.
+    /// Notes that the input was handled well: former crashes are forgiven.
     pub(crate) fn done(self) {
         self.quarantine.forgive(self.input.kind, self.input.name);
     }

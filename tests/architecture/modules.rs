@@ -13,6 +13,7 @@ pub(crate) struct Modules<'a> {
     files: BTreeMap<Module, Vec<&'a File>>,
     /// What a module passes on: by its own path and the name, where the name comes from.
     exports: BTreeMap<(Module, String), Vec<Vec<String>>>,
+    edges: Vec<Edge>,
 }
 
 /// One file names what another one defines.
@@ -32,7 +33,7 @@ const HOPS: usize = 16;
 
 impl<'a> Modules<'a> {
     pub(crate) fn new(files: impl IntoIterator<Item = &'a File>) -> Self {
-        let mut modules = Self { files: BTreeMap::new(), exports: BTreeMap::new() };
+        let mut modules = Self { files: BTreeMap::new(), exports: BTreeMap::new(), edges: Vec::new() };
         for file in files {
             modules.files.entry(file.module.clone()).or_default().push(file);
         }
@@ -44,6 +45,7 @@ impl<'a> Modules<'a> {
             }
         }
         modules.exports = exports;
+        modules.edges = modules.read_edges().collect();
         modules
     }
 
@@ -58,10 +60,10 @@ impl<'a> Modules<'a> {
     pub(crate) fn circles(&self, folder: &[String]) -> Vec<String> {
         let mut knows = Knows::new();
         let child = |module: &Module| module.get(folder.len()).map_or("mod.rs", String::as_str).to_owned();
-        for edge in self.edges().filter(|e| e.from.starts_with(folder) && e.to.starts_with(folder)) {
+        for edge in self.edges.iter().filter(|e| e.from.starts_with(folder) && e.to.starts_with(folder)) {
             let (from, to) = (child(&edge.from), child(&edge.to));
             if from != to {
-                knows.entry(from).or_default().entry(to).or_insert(edge.place);
+                knows.entry(from).or_default().entry(to).or_insert_with(|| edge.place.clone());
             }
         }
         let mut circles = Vec::new();
@@ -75,7 +77,7 @@ impl<'a> Modules<'a> {
         circles
     }
 
-    fn edges(&self) -> impl Iterator<Item = Edge> {
+    fn read_edges(&self) -> impl Iterator<Item = Edge> {
         self.files.values().flatten().flat_map(|file| {
             let paths = file.paths().into_iter().filter(|path| !file.is_test(path.at));
             paths.filter_map(|path| {

@@ -1,4 +1,4 @@
-//! gRPC over TLS to the control plane: what the discovery stream and the certificate authority client share
+//! gRPC over TLS to the control plane, which the discovery stream and the certificate authority client share
 //! (docs/spec/controlplane.md 2.1 and 3.1).
 
 mod channel;

@@ -1,4 +1,5 @@
-//! The mesh actor: the one that writes the tables. They outlive it, so readers see stale ones rather than none.
+//! The mesh actor is the only writer of the mesh tables. The tables outlive the actor: readers see stale tables
+//! rather than no tables.
 
 use std::{sync::Arc, time::Duration};
 
@@ -26,19 +27,19 @@ use crate::{
     sys::memory,
 };
 
-/// Longest time one push may take to be applied: the largest takes well under a second.
+/// The longest time in which one push must be applied. The largest push takes much less than a second.
 /// Limit: one push in the mesh actor: 60 s; past it: the stream is given up, and the watchdog has the actor killed.
 const APPLY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Resources of a push after which the allocator gives back what applying it has left over.
+/// The number of resources in a push from which the allocator gives back free memory after the push is applied.
 /// Limit: resources of a push after which the allocator keeps what it freed: 512; past it: the allocator gives memory
 /// back to the kernel.
 const LARGE_PUSH: usize = 512;
 
-/// What a resource is called in quarantine.
+/// The kind of a resource as an input of the quarantine.
 const RESOURCE: &str = "resource";
 
-/// Where decoded resources go. Cheap to clone.
+/// The handle of the mesh actor, which applies decoded resources. A clone is cheap.
 #[derive(Clone)]
 pub(crate) struct MeshTables {
     mesh: Mesh,
@@ -46,17 +47,17 @@ pub(crate) struct MeshTables {
     changed: Arc<watch::Sender<u64>>,
     quarantine: Quarantine,
     address: Address<Msg>,
-    /// One push at a time: a stream that was given up may have left one behind.
+    /// The permit for one push at a time: a stream that was given up may have left a push behind.
     turn: Arc<Semaphore>,
 }
 
 /// Messages of the mesh actor.
 pub(crate) enum Msg {
-    /// One response of the control plane. The permit is the only one.
+    /// Apply one response of the control plane. Only one permit exists, so at most one message is outstanding.
     Apply(Push, OwnedSemaphorePermit, RpcReplyPort<Vec<Rejected>>),
 }
 
-/// Resources of one response.
+/// The resources of one response.
 pub(crate) struct Push {
     kind: ResourceType,
     resources: Vec<Resource>,
@@ -65,7 +66,7 @@ pub(crate) struct Push {
 
 struct MeshActor(MeshTables);
 
-/// Why a resource is not applied, and how long it is set aside if that is why.
+/// The reason why a resource is not applied, and the rest of its quarantine if the resource is quarantined.
 struct Refused {
     reason: String,
     retry_in: Option<Duration>,
@@ -74,18 +75,19 @@ struct Refused {
 // === impl MeshTables ===
 
 impl MeshTables {
-    /// Writes to `mesh`; tells `certs` which identities the node needs; sets aside in `quarantine` what crashes it.
+    /// Makes a handle whose actor writes to `mesh` and tells `certs` which identities the node needs. `quarantine`
+    /// holds resources that crash the actor.
     pub(crate) fn new(mesh: Mesh, certs: Certs, quarantine: Quarantine) -> Self {
         let (changed, turn) = (Arc::new(watch::Sender::new(0)), Arc::new(Semaphore::new(1)));
         Self { mesh, certs, changed, quarantine, address: Address::new("mesh"), turn }
     }
 
-    /// Changes after every applied push.
+    /// A number that changes after every applied push.
     pub(crate) fn changed(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
     }
 
-    /// The actor, to be run under a supervisor.
+    /// The actor, as a child of a supervisor.
     pub(crate) fn child(&self) -> ChildSpec {
         let tables = self.clone();
         ChildSpec::actor("mesh", &self.address, move || (MeshActor(tables.clone()), ()))
@@ -155,7 +157,8 @@ impl Actor for MeshActor {
             ResourceType::Authorization => self.apply_policies(push, writer),
         };
         self.0.changed.send_modify(|pushes| *pushes += 1);
-        // Without the asker there is nobody to acknowledge to; the next connection replays what was not.
+        // If the caller is gone, no acknowledgement is sent. The next connection sends unacknowledged resources
+        // again.
         let _ = reply.send(rejected);
         if resources >= LARGE_PUSH {
             memory::give_back();
@@ -186,12 +189,12 @@ impl MeshActor {
                 tokio::task::yield_now().await;
             }
         }
-        // The updates come first, in this order.
+        // The updates precede the removals, in the order of `inputs`.
         let mut inputs = inputs.into_iter();
         let mut changes = push_order(changes, push.removed).peekable();
         let mut applied = Applied::default();
         while changes.peek().is_some() {
-            // Released and set as the writer takes its next change: a panic is the fault of the last.
+            // A new guard replaces the last when the writer takes its next change: the last change caused a panic.
             let done: Vec<(String, u64)> = inputs.by_ref().take(CHANGES_PER_TURN).collect();
             let mut begun = done.iter();
             let mut guard = None;
@@ -238,7 +241,7 @@ impl MeshActor {
         rejected
     }
 
-    /// What the resource says, unless it is set aside.
+    /// Decodes the resource, unless the resource is quarantined.
     fn decode<T>(
         &self,
         resource: &Resource,

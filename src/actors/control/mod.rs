@@ -1,4 +1,4 @@
-//! The control plane's side: discovery, certificates, the mesh tables, and the hand-over of pods by istio-cni.
+//! The actors of the control path: discovery, certificates, the mesh tables, and the hand-over of pods by istio-cni.
 
 pub(crate) mod certs;
 pub(crate) mod grpc;

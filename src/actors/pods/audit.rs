@@ -1,8 +1,8 @@
-//! The audit of the pods: finds what no actor crashed over. One actor audits all of them.
+//! The audit of the pods finds faults that crash no actor. One actor audits all pods.
 //!
-//! A pod is examined when it is new, when something of it has changed, every second while something is wrong with it, and
-//! every 30 s in any case. Changes of nf_tables rules are told by the kernel. Lost accept loops, interfaces that are down
-//! and changed tables of the legacy `iptables` are found by a look at each pod every second, which takes microseconds.
+//! The audit examines a new pod, a changed pod, an unhealthy pod every second, and every pod every 30 s. The kernel
+//! reports changes of nf_tables rules. A look at each pod every second finds lost accept loops, interfaces that are
+//! down and changed tables of the legacy `iptables`. A look takes microseconds.
 
 mod examine;
 
@@ -29,28 +29,28 @@ use crate::{
     },
 };
 
-/// Each pod is looked at this often.
+/// The time between two looks at a pod.
 /// Limit: time between two looks at a pod: 1 s; past it: the pod is looked at.
 const AUDIT_INTERVAL: Duration = Duration::from_secs(1);
-/// Pods looked at in one go. More pods than that take turns.
+/// The number of pods that one round looks at. If the node has more pods, the pods take turns.
 /// Limit: pods looked at in one go: 500; past it: pods take turns.
 const PODS_PER_AUDIT: usize = 500;
-/// A pod in which nothing has changed is examined this often all the same, give or take [`EXAMINATION_JITTER`]: some
-/// changes leave no trace.
+/// The time until an unchanged pod is examined again, give or take [`EXAMINATION_JITTER`]: some changes leave no
+/// trace.
 /// Limit: time until a pod in which nothing has changed is examined again: 30 s, spread by 10 %; past it: the pod is
 /// examined.
 const EXAMINATION_INTERVAL: Duration = Duration::from_secs(30);
-/// Examinations of pods that came at once drift apart by this much.
+/// The relative spread of [`EXAMINATION_INTERVAL`], which separates the examinations of pods that came at once.
 /// No limit: the spread of a pause.
 const EXAMINATION_JITTER: f64 = 0.1;
-/// The least time between two examinations of a pod, however often something changes in it.
+/// The least time between two examinations of a pod, however often the pod changes.
 /// Limit: examinations of a pod: one in 500 ms; past it: the next one waits.
 const EXAMINATION_GAP: Duration = Duration::from_millis(500);
-/// The least time between two looks for what the kernel has told.
+/// The least time between two reads of the kernel's rule events.
 /// Limit: looks for what the kernel has told: one in 100 ms; past it: the next one waits.
 const RULE_EVENTS_GAP: Duration = Duration::from_millis(100);
 
-/// The audits of all pods. What is known of the pods outlives the actor, which forgets all of it when it starts.
+/// The audits of all pods. The audit book outlives the actor, which empties the book when it starts.
 #[derive(Clone)]
 pub(crate) struct Audits {
     pods: PodTable,
@@ -58,34 +58,35 @@ pub(crate) struct Audits {
     book: Arc<AuditBook>,
 }
 
-/// What is known of the pods.
+/// The audit book: one entry for each pod, by the serial number of the pod.
 #[derive(Debug, Default)]
 struct AuditBook(Mutex<BTreeMap<u64, Entry>>);
 
-/// What is known of a pod.
+/// The entry of a pod in the audit book.
 struct Entry {
     pod: Arc<Pod>,
     rules: Option<RuleEvents>,
-    /// The interface that was up when last looked at.
+    /// The interface that was up at the last look.
     interface: Option<Interface>,
-    /// What was so when all was well.
+    /// The state of the pod when the last examination found no fault.
     sound: Option<LastSound>,
-    /// Something was wrong when last examined.
+    /// Whether the last examination found a fault.
     wrong: bool,
-    /// Something has changed since the examination under way began.
+    /// Whether the pod has changed since the running examination began.
     changed: bool,
     under_way: Option<AbortHandle>,
     not_before: Instant,
 }
 
-/// What was so when all was well.
+/// The state of a pod when the last examination found no fault.
 struct LastSound {
-    /// Of its network; the proxy's own pod has no rules, and the host's network.
+    /// The fingerprint of the pod's network. The proxy's own pod has none: that pod has no rules and uses the host's
+    /// network.
     fingerprint: Option<NetnsFingerprint>,
     until: Instant,
 }
 
-/// Why a pod is examined.
+/// The reason why a pod is examined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cause {
     Unknown,
@@ -95,27 +96,27 @@ enum Cause {
     Time,
 }
 
-/// The end of an examination.
+/// The result of an examination.
 struct Examined {
     serial: u64,
-    /// How the pod was before, if a change would show.
+    /// The state of the pod before the examination; `None` where a later change would not show.
     before: Option<LastSound>,
     finding: Finding,
 }
 
 struct Audit(Audits);
 
-/// The actor has no messages but the end of its look-out.
+/// Messages of the audit actor.
 enum Msg {
-    /// It is gone. Sent at most once.
+    /// The auditor task has ended. The message is sent at most once.
     Lost,
 }
 
-/// The look-out.
+/// The state of the auditor task, which looks at the pods and runs examinations.
 struct Auditor {
     audits: Audits,
     running: JoinSet<Examined>,
-    /// The pod that was looked at last.
+    /// The serial number of the pod that was looked at last.
     last: u64,
     rng: SmallRng,
 }
@@ -123,19 +124,19 @@ struct Auditor {
 // === impl Audits ===
 
 impl Audits {
-    /// Audits of `pods`, of which nothing is known yet.
+    /// Makes the audits of `pods` with an empty book.
     pub(crate) fn new(pods: PodTable, node: Arc<Node>) -> Self {
         Self { pods, node, book: Arc::default() }
     }
 
-    /// The actor.
+    /// The audit actor as a child of a supervisor.
     pub(crate) fn child(&self) -> ChildSpec {
         let audits = self.clone();
         let make = move || (Audit(audits.clone()), ());
         ChildSpec::actor("audit", &Address::new("audit"), make).kind_label("audit").hung_after(HUNG_AFTER)
     }
 
-    /// Forgets a pod, and holds nothing of it any more.
+    /// Removes a pod from the audit book and drops all resources of the entry.
     pub(crate) fn forget(&self, serial: u64) {
         self.book.0.lock().remove(&serial);
     }
@@ -202,7 +203,7 @@ async fn look(audits: Audits, told: RuleEventQueue) {
 // === impl AuditBook ===
 
 impl AuditBook {
-    /// Takes note of how a pod is before it is examined; `None` where a change would not show.
+    /// Reads the state of a pod before an examination; `None` where a later change would not show.
     fn before(&self, serial: u64, lasts: Duration) -> Option<LastSound> {
         let mut book = self.0.lock();
         let entry = book.get_mut(&serial)?;
@@ -219,7 +220,7 @@ impl AuditBook {
 // === impl Entry ===
 
 impl Entry {
-    /// Why the pod should be examined now, if it should.
+    /// The reason to examine the pod now, if there is one.
     fn cause(&self, now: Instant) -> Option<Cause> {
         if self.under_way.is_some() || now < self.not_before {
             return None;
@@ -240,7 +241,8 @@ impl Entry {
         self.pod.network().netns.enter(take).and_then(|taken| taken).ok()?
     }
 
-    /// Listens for changes of the pod's rules, if it does not yet. Whether all changes of rules can show from now on.
+    /// Subscribes to the pod's rule events if no subscription exists. Returns whether all changes of rules show from
+    /// now on.
     fn listen(&mut self, told: &RuleEventQueue) -> bool {
         if self.rules.is_some() || self.pod.id.is_own {
             return true;
@@ -265,7 +267,7 @@ impl Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        // It holds sockets in the pod's namespace, which is about to be taken down.
+        // The examination holds sockets in the pod's namespace, which is about to be removed.
         if let Some(under_way) = &self.under_way {
             under_way.abort();
         }
@@ -281,7 +283,8 @@ impl std::fmt::Debug for Entry {
 // === impl LastSound ===
 
 impl LastSound {
-    /// Whether the pod is still so. Takes no system call for its listeners: one that is shut down ends its accept loops.
+    /// Whether the pod is still in this state. The check needs no system call for a listener: a listener that is shut
+    /// down ends its accept loops.
     fn holds(&self, pod: &Pod) -> bool {
         let shards = pod.node.shards.living();
         let accepts = |kind: &ListenerKind| pod.listeners.accept_loops.count(*kind) >= shards;
@@ -310,7 +313,7 @@ impl Cause {
 // === impl Auditor ===
 
 impl Auditor {
-    /// Looks at all pods, or at the next ones of many, and examines those that it is time for.
+    /// Looks at the next pods, at most [`PODS_PER_AUDIT`], and begins the examinations that are due.
     fn look(&mut self, told: &RuleEventQueue) {
         self.register();
         let now = Instant::now();
@@ -328,10 +331,10 @@ impl Auditor {
         }
     }
 
-    /// Takes in pods that have come, and lets go of those that have gone or are to go.
+    /// Adds new pods to the audit book and removes pods that have ended or drain.
     fn register(&mut self) {
         let pods = self.audits.pods.all();
-        // Pods that came at once are not examined at once.
+        // The first examinations of pods that came at once are spread over the interval.
         let spread = AUDIT_INTERVAL.mul_f64(1.0_f64.max(pods.len() as f64 / PODS_PER_AUDIT as f64));
         let mut book = self.audits.book.0.lock();
         book.retain(|_, entry| !entry.pod.conns().is_draining());
@@ -350,7 +353,7 @@ impl Auditor {
         }
     }
 
-    /// The kernel has told of changed rules of these pods.
+    /// Handles the kernel's report that the rules of these pods have changed.
     fn rules_changed(&mut self, serials: &[u64], told: &RuleEventQueue) {
         for &serial in serials {
             let cause = {
@@ -368,7 +371,7 @@ impl Auditor {
         }
     }
 
-    /// Has a pod examined.
+    /// Begins the examination of a pod.
     fn begin(&mut self, serial: u64, cause: Cause, told: &RuleEventQueue) {
         let lasts = EXAMINATION_INTERVAL
             .mul_f64(self.rng.random_range(1.0 - EXAMINATION_JITTER..1.0 + EXAMINATION_JITTER));
@@ -377,7 +380,7 @@ impl Auditor {
         let Some(entry) = entries.get_mut(&serial) else { return };
         tracing::debug!(target: "audit", uid = &*entry.pod.id.uid, cause = cause.as_str(), "examined");
         let shows = entry.listen(told);
-        // Before the pod is looked at, so that what changes meanwhile is a change.
+        // The flag is cleared before the examination, so that a change during the examination counts.
         entry.changed = false;
         entry.not_before = Instant::now() + EXAMINATION_GAP;
         let (pod, wrong, theirs) = (entry.pod.clone(), entry.wrong, book.clone());
@@ -394,7 +397,7 @@ impl Auditor {
         let Examined { serial, before, finding } = match examined {
             Ok(examined) => examined,
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            // Its pod has gone.
+            // The pod of the examination has ended.
             Err(_) => return,
         };
         let mut book = self.audits.book.0.lock();
@@ -418,11 +421,11 @@ impl Auditor {
         }
     }
 
-    /// A shard has another thread: whoever captures has it accept.
+    /// Tells the capture actors that a shard has another thread, so that the actors place their accept loops there.
     fn shard_replaced(&self) {
         for pod in self.audits.pods.all() {
             for &kind in pod.kinds() {
-                // One that is just starting places its loops by itself.
+                // A capture actor that is just starting places its loops without this message.
                 let _ = pod.captures.of(kind).cast(CaptureMsg::ShardReplaced);
             }
         }

@@ -1,5 +1,5 @@
-//! Capture: an actor a listener of a pod. It owns the accept loops on the shards; the listening sockets outlive it, so
-//! that a connection waiting to be accepted survives its restart.
+//! Each listener of a pod has a capture actor, which owns the accept loops on the shards. The listening socket
+//! outlives the actor, so a connection that waits to be accepted survives a restart of the actor.
 
 use std::{io, net::TcpListener, sync::Arc};
 
@@ -24,15 +24,16 @@ use crate::{
 
 /// Messages of a capture actor.
 pub(crate) enum Msg {
-    /// The accept loop of this number ended. At most one for each placed loop.
+    /// The accept loop of this number ended. Each placed loop sends at most one.
     Ended(u64, TaskExit),
-    /// The thread of a shard was replaced: place the loop that it lacks. One for each replacement, from the audit.
+    /// The thread of a shard was replaced and lacks its accept loop. The audit sends one for each replacement.
     ShardReplaced,
-    /// Look after the socket and the loops: what was repaired, or cannot be. One at a time, from the audit.
+    /// Check the socket and the loops. The answer is the repair made, if any, or the error. The audit sends one at a
+    /// time.
     Audit(RpcReplyPort<Result<Option<Repair>, String>>),
 }
 
-/// Why a shard does not accept.
+/// The reason why a shard does not accept.
 #[derive(Debug, thiserror::Error)]
 enum AcceptError {
     #[error("{0}")]
@@ -41,39 +42,39 @@ enum AcceptError {
     Place(#[from] PlaceError),
 }
 
-/// What an audit has put right.
+/// The repair that an audit has made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Repair {
-    /// The socket did not listen any more: another one does.
+    /// The socket no longer listened and was replaced.
     Listener,
-    /// A shard did not accept.
+    /// A shard did not accept and was given a new accept loop.
     AcceptLoop,
 }
 
-/// The actors that capture a pod's traffic.
+/// The addresses of the capture actors of a pod, one for each kind of listener.
 #[derive(Debug)]
 pub(crate) struct Captures([Address<Msg>; 3]);
 
 /// The actor of one listener of a pod.
 #[derive(Clone)]
 pub(crate) struct Capture {
-    /// Serves what is accepted.
+    /// The acceptor, which serves accepted connections.
     pub(crate) acceptor: Acceptor,
     /// The pod's listeners.
     pub(crate) listeners: Arc<Listeners>,
-    /// Threads of the data plane.
+    /// The shards of the data plane.
     pub(crate) shards: Shards,
-    /// Settings.
+    /// The settings of the data plane.
     pub(crate) config: Arc<DataPlaneConfig>,
 }
 
-/// What the actor of a listener owns.
+/// The state of a capture actor.
 pub(crate) struct State {
     loops: Vec<AcceptLoop>,
     last: u64,
 }
 
-/// An accept loop.
+/// An accept loop on one shard.
 struct AcceptLoop {
     number: u64,
     shard: usize,
@@ -83,7 +84,7 @@ struct AcceptLoop {
 // === impl Repair ===
 
 impl Repair {
-    /// The metric's label.
+    /// The value of the metric's label.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Listener => "listener",
@@ -101,7 +102,7 @@ impl Default for Captures {
 }
 
 impl Captures {
-    /// The one of this kind.
+    /// The address of the capture actor of this kind.
     pub(crate) fn of(&self, kind: ListenerKind) -> &Address<Msg> {
         kind.pick(&self.0)
     }
@@ -143,7 +144,7 @@ impl Actor for Capture {
         for index in 0..shards.count() {
             match self.accept_on(index, &listener, &myself, &mut state) {
                 Ok(()) => {}
-                // The others serve the pod meanwhile; the replacement is announced.
+                // The other shards serve the pod until `ShardReplaced` announces a new thread.
                 Err(AcceptError::Place(PlaceError::Down(_))) if shards.count() > 1 => {}
                 Err(error) => return Err(error.into()),
             }
@@ -159,7 +160,7 @@ impl Actor for Capture {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             Msg::Ended(number, exit) => self.ended(number, &exit, state)?,
-            // Nothing may be bound again once the pod drains.
+            // No socket may be bound again once the pod drains.
             Msg::ShardReplaced if self.acceptor.conns().is_draining() => {}
             Msg::ShardReplaced => drop(self.fill(&myself, state)?),
             Msg::Audit(reply) => {
@@ -174,18 +175,18 @@ impl Actor for Capture {
 
 impl Capture {
     fn ended(&self, number: u64, exit: &TaskExit, state: &mut State) -> Result<(), ActorProcessingErr> {
-        // One that was replaced is of no concern.
+        // The end of a loop that was replaced needs no handling.
         let Some(at) = state.loops.iter().position(|held| held.number == number) else { return Ok(()) };
         let ended = state.loops.swap_remove(at);
         match exit {
-            // A shard that went takes its loops along; its replacement is announced.
+            // The shard's thread has ended with its loops; `ShardReplaced` announces the new thread.
             TaskExit::Aborted => return Ok(()),
             // The pod drains.
             TaskExit::Done if self.acceptor.conns().is_draining() => return Ok(()),
             TaskExit::Panicked { .. } => self.acceptor.metrics().actors.task_panicked("capture/accept"),
             TaskExit::Done => {}
         }
-        // The socket may be the reason: the next start binds another.
+        // The socket may be the reason for the failure: the next start binds another socket.
         self.listeners.sockets.lock().remove(&self.acceptor.kind());
         Err(format!(
             "accept loop of {} on shard {} ended: {exit:?}",
@@ -195,7 +196,7 @@ impl Capture {
         .into())
     }
 
-    /// Binds again if the socket does not listen any more, and places the loops that are missing on shards that live.
+    /// Binds a new socket if the socket no longer listens, and places the missing loops on living shards.
     fn audit(&self, myself: &ActorRef<Msg>, state: &mut State) -> Result<Option<Repair>, AcceptError> {
         if self.acceptor.conns().is_draining() {
             return Ok(None);
@@ -208,7 +209,7 @@ impl Capture {
             .get(&self.acceptor.kind())
             .is_some_and(|held| probe::is_listening(held));
         if !listens {
-            // Their sockets are of no use any more.
+            // The sockets of these loops no longer listen.
             state.loops.clear();
             self.listeners.sockets.lock().remove(&self.acceptor.kind());
             repaired = Some(Repair::Listener);
@@ -217,7 +218,7 @@ impl Capture {
         Ok(repaired.or(filled.then_some(Repair::AcceptLoop)))
     }
 
-    /// Places the loops that are missing on shards that live. Whether there were any.
+    /// Places the missing loops on living shards. Returns whether a loop was missing.
     fn fill(&self, myself: &ActorRef<Msg>, state: &mut State) -> Result<bool, AcceptError> {
         let (shards, mut filled) = (&self.shards, false);
         for index in 0..shards.count() {
@@ -232,7 +233,7 @@ impl Capture {
         Ok(filled)
     }
 
-    /// The pod's listening socket: the one already held, or a new one.
+    /// The pod's listening socket: the kept socket, or a new socket.
     fn listener(&self) -> io::Result<Shared<TcpListener>> {
         let mut listeners = self.listeners.sockets.lock();
         if let Some(held) = listeners.get(&self.acceptor.kind()) {
@@ -243,8 +244,8 @@ impl Capture {
         let near = !config.socket.unpaced_rtt.is_zero();
         let mut how = Listen {
             addr: socket::wildcard(config.listen.ipv6_enabled, kind.port()),
-            // Without the mark, which these sockets do not need: the pod's rules would put their mark on each later
-            // packet of the connection, the application's as well, and each would be routed once more.
+            // Local listeners do not need the mark. With the mark, the pod's rules would mark each later packet of
+            // the connection, the application's packets too, and the kernel would route each packet once more.
             mark: if local { None } else { network.mark() },
             unpaced: if local { Some(PathScope::Host) } else { near.then_some(PathScope::Network) },
             reuse_port: config.inpod.port_reuse,
@@ -254,7 +255,7 @@ impl Capture {
         };
         let bind = |how: &Listen| network.netns.enter(|| socket::listen(how)).and_then(|bound| bound);
         let bound = match bind(&how) {
-            // A pod may be without IPv6 on a node that has it.
+            // A pod may lack IPv6 on a node that has IPv6.
             Err(error) if config.listen.ipv6_enabled && error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
                 how.addr = socket::wildcard(false, kind.port());
                 bind(&how)

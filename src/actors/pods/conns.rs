@@ -1,4 +1,5 @@
-//! The owner of a pod's connections: lose it, and they are cut; nobody else's loss does that.
+//! The actor that owns a pod's connections. The end of this actor cuts the connections; the end of no other actor
+//! does.
 
 use std::sync::Arc;
 
@@ -11,10 +12,10 @@ use crate::{
 
 struct Conns(Arc<PodConns>);
 
-/// Cuts what is live when it is dropped, however that comes about.
+/// The state of the actor. The drop of the state cuts the live connections, for whatever reason the actor ends.
 struct Owned(Arc<PodConns>);
 
-/// The actor has no messages: what it owns is all there is to it.
+/// The actor has no messages: the actor only owns the connections.
 enum Msg {}
 
 /// The actor that owns the connections of a pod.
@@ -46,7 +47,7 @@ impl Actor for Conns {
 
 impl Drop for Owned {
     fn drop(&mut self) {
-        // Those admitted from now on until the successor is there would have no owner.
+        // A connection admitted before the next start of the actor would have no owner.
         self.0.live.close_admission();
         self.0.peers.close_admission();
         let why = if self.0.is_draining() { cut::POD } else { cut::OWNER };

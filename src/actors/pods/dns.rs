@@ -1,5 +1,5 @@
-//! The DNS proxy of a pod (docs/spec/dataplane.md 7): an actor that owns the tasks which answer on the loopback
-//! addresses of the pod. The sockets outlive it, so that a question waiting to be read survives its restart.
+//! The actor of a pod's DNS proxy (docs/spec/dataplane.md 7). The actor owns the tasks that answer on the loopback
+//! addresses of the pod. The sockets outlive the actor, so a query that waits to be read survives a restart.
 
 use std::sync::Arc;
 
@@ -19,11 +19,11 @@ struct Dns {
 
 /// Messages of the actor.
 enum Msg {
-    /// The task has ended. At most one for each that was placed.
+    /// The task has ended. Each placed task sends at most one.
     Ended(TaskExit),
 }
 
-/// The actor that answers the questions of a pod.
+/// The actor that answers the DNS queries of a pod.
 pub(crate) fn child(ctx: &Arc<DnsContext>, shards: &Shards) -> ChildSpec {
     let (ctx, shards) = (ctx.clone(), shards.clone());
     let make = move || (Dns { ctx: ctx.clone(), shards: shards.clone() }, ());
@@ -44,7 +44,7 @@ impl Actor for Dns {
     type Arguments = ();
 
     async fn pre_start(&self, myself: ActorRef<Msg>, (): ()) -> Result<Option<Placed>, ActorProcessingErr> {
-        // Nothing may be bound again once the pod drains.
+        // No socket may be bound again once the pod drains.
         if self.ctx.conns.is_draining() {
             return Ok(None);
         }
@@ -61,14 +61,14 @@ impl Actor for Dns {
     ) -> Result<(), ActorProcessingErr> {
         match exit {
             _ if self.ctx.conns.is_draining() => Ok(()),
-            // A shard that went takes its tasks along. The successor of this actor finds another one.
+            // The shard's thread has ended with its tasks. The next start of this actor chooses another shard.
             TaskExit::Aborted => Err("the shard of the DNS proxy is gone".into()),
             TaskExit::Panicked { .. } => {
                 self.ctx.metrics.actors.task_panicked("dns/serve");
                 Err("a task of the DNS proxy panicked".into())
             }
             TaskExit::Done => {
-                // The socket may be the reason: the next start binds others.
+                // The sockets may be the reason for the failure: the next start binds new sockets.
                 self.ctx.state.retire();
                 Err("a task of the DNS proxy ended".into())
             }
@@ -77,7 +77,8 @@ impl Actor for Dns {
 }
 
 impl Dns {
-    /// The shard that answers for this pod: pods are dealt out, and what a dead one would do the next does.
+    /// The shard that answers for this pod. Pods are spread over the shards; the next living shard replaces a dead
+    /// shard.
     fn shard(&self) -> Option<usize> {
         let shards = &self.shards;
         let first = usize::try_from(self.ctx.pod.id.serial).unwrap_or_default();

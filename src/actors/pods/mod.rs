@@ -1,4 +1,4 @@
-//! The pods of the node, each under a supervisor of its own.
+//! The pods of the node. Each pod has its own supervisor.
 
 mod audit;
 mod capture;
@@ -44,31 +44,31 @@ use crate::{
     sys::netns::NetNs,
 };
 
-/// Pods of one node: far above what a kubelet allows.
+/// The number of pods that a node may serve, far above a kubelet's limit.
 /// Limit: pods that are served: 4096; past it: the pod is refused by name.
 pub(crate) const MAX_SERVED_PODS: usize = 4096;
-/// What a pod, or the tunnels to a peer, may fail before quarantine. Five failed starts in a row are survived; with the
-/// back-off, what never starts is in quarantine after some 25 s.
+/// The restarts of a pod, or of the tunnels to a peer, before quarantine. A pod survives five failed starts in a row.
+/// With the back-off, a pod that never starts is in quarantine after about 25 s.
 /// Limit: restarts of a pod or of the tunnels to a peer: 8 in 30 s; past it: the pod or peer goes into quarantine.
 const CHILD_RESTARTS: Intensity = Intensity { restarts: 8, within: Duration::from_secs(30) };
-/// How long a pod's actors may take to stop once its connections are cut.
+/// The time in which a pod's actors must stop once the connections of the pod are cut.
 /// Limit: stop of a pod's actors, and twice as long for all pods together: 2 s; past it: what is left is killed.
 const POD_STOP_WITHIN: Duration = Duration::from_secs(2);
-/// How long the sockets of a pod that ended may take to close, so that its peers hear of the end while the pod still
-/// has a network: the agent is answered, and the pod's network taken down, only then.
+/// The time in which the sockets of a pod that ended must close. istio-cni is answered only then, and removes the
+/// pod's network after the answer. So the pod's peers learn of the end while the pod still has a network.
 /// Limit: closing of the sockets of a pod that ended, before istio-cni is answered: 1 s; past it: istio-cni is
 /// answered all the same, with a warning.
 const POD_CLOSE_WITHIN: Duration = Duration::from_secs(1);
-/// How long a drain waits for answers of name servers once all connections have ended.
+/// The time that a drain waits for answers of name servers once all connections have ended.
 /// Limit: answers of name servers that a drain waits for once the connections have ended: 1 s; past it: the answers
 /// are lost.
 const DNS_ANSWER_WITHIN: Duration = Duration::from_secs(1);
-/// How often a drain looks whether all that the kernel has accepted is where it is served.
+/// The time between two checks of a drain whether each connection that the kernel has accepted is served.
 /// Limit: time between two looks of a drain at what is accepted and not yet served: 5 ms; past it: the drain looks
 /// again until its own deadline.
 const DRAIN_LOOK_INTERVAL: Duration = Duration::from_millis(5);
 
-/// The pods of this node. Cheap to clone; it outlives restarts of its actors.
+/// The pods of this node. A clone is cheap. The value outlives restarts of the actors.
 #[derive(Clone)]
 pub struct Pods {
     node: Arc<Node>,
@@ -81,7 +81,7 @@ pub struct Pods {
 // === impl Pods ===
 
 impl Pods {
-    /// No pods yet.
+    /// Makes an empty set of pods.
     pub(crate) fn new(node: Arc<Node>) -> Self {
         let (table, supervisor) = (PodTable::default(), DynamicChildren::new("pods"));
         let audits = Audits::new(table.clone(), node.clone());
@@ -108,7 +108,7 @@ impl Pods {
         self.table.find(uid)
     }
 
-    /// Takes note of a pod whose supervisor was set aside.
+    /// Notes a pod whose supervisor is quarantined.
     pub(crate) fn heard(&self, event: &Event) {
         let EventKind::Quarantined { retry_in } = event.kind else { return };
         let uid = event.path.strip_prefix("root/dataplane/pods/");
@@ -123,7 +123,7 @@ impl Pods {
         self.table.all()
     }
 
-    /// How many pods there are in each state, `pending` of which are not served yet.
+    /// The number of pods in each state. `pending`: the number of pods that are not served yet.
     pub(crate) fn by_state(&self, pending: u64) -> Vec<(&'static str, u64)> {
         let named = self.node.unhealthy.now().borrow().clone();
         let (mut up, mut unhealthy) = (0, 0);
@@ -134,8 +134,8 @@ impl Pods {
         vec![("up", up), ("unhealthy", unhealthy), ("pending", pending)]
     }
 
-    /// Stops accepting everywhere at once and waits for the live connections until `deadline` is over; those that
-    /// are left are cut then.
+    /// Stops accepting for all pods at once and waits for the live connections until `deadline`. The remaining
+    /// connections are cut then.
     pub async fn drain(&self, deadline: Duration) {
         self.closing.store(true, Ordering::Relaxed);
         let pods = self.all();
@@ -155,7 +155,7 @@ impl Pods {
                     pod.dns.state.under_way().emptied().await;
                 }
             };
-            // A name server that is mute, for however many pods, holds up nobody for long.
+            // The timeout covers all pods together, so a name server that does not answer delays the drain only once.
             let _ = timeout(DNS_ANSWER_WITHIN, answered).await;
         };
         if timeout(deadline, emptied).await.is_err() {
@@ -168,7 +168,7 @@ impl Pods {
         }
     }
 
-    /// Serves the proxy's own pod, so that it can be scraped by mutual TLS. It is not listed for istio-cni.
+    /// Serves the proxy's own pod, so that the pod can be scraped by mutual TLS. The pod is not listed for istio-cni.
     ///
     /// # Errors
     /// The port is taken.
@@ -194,7 +194,7 @@ impl Pods {
         Ok(())
     }
 
-    /// Serves a pod that nothing speaks against.
+    /// Serves a pod that has passed the checks.
     async fn begin_in(&self, spec: PodSpec) -> Result<(), String> {
         let fd: OwnedFd =
             spec.netns.as_fd().try_clone_to_owned().map_err(|e| format!("network namespace: {e}"))?;
@@ -220,8 +220,8 @@ impl Pods {
         }
     }
 
-    /// Starts the pods again that the supervisor's successor does not know: nobody else would, as the agent is told
-    /// that they are served. Their listeners have been kept.
+    /// Starts the pods that a restarted supervisor does not know. istio-cni does not send these pods again, because
+    /// the pods are listed as served. The listeners of the pods have been kept.
     async fn revive(&self) {
         if self.closing.load(Ordering::Relaxed) {
             return;
@@ -234,7 +234,7 @@ impl Pods {
                 }
                 Err(error) => {
                     tracing::error!(target: "pods", uid = &*pod.id.uid, pod = %pod.id.name(), %error, "pod cannot be served again");
-                    // Not listed, it is handed over once more.
+                    // A pod that is not listed is handed over once more.
                     self.end(pod).await;
                 }
             }
@@ -252,7 +252,7 @@ impl Pods {
         }
         self.table.remove(pod);
         self.node.unhealthy.forget(&pod.id.uid);
-        // Nobody reads questions any more that could be admitted.
+        // No task reads queries any more, so no query is admitted after this cut.
         dns.cut_all(cut::POD);
         let closed = async {
             tokio::join!(conns.live.emptied(), conns.peers.emptied(), conns.dialled.emptied(), dns.emptied())
@@ -300,8 +300,8 @@ impl zds::Pods for Pods {
 // === impl Pod ===
 
 impl Pod {
-    /// The pod's part of the tree. Stopped in reverse: first nothing is accepted, then what is live ends, and only
-    /// then what it needs.
+    /// The pod's part of the supervision tree. The stop runs in reverse order: first the pod stops accepting, then
+    /// live connections end, and then the actors that the connections need.
     fn tree(self: &Arc<Self>) -> SupervisorSpec {
         let mut tree = SupervisorSpec::new(self.id.uid.clone(), Strategy::OneForOne)
             .shown_as(self.id.name())

@@ -1,4 +1,4 @@
-//! What the actors of all pods share.
+//! The values that the actors of all pods share.
 
 use std::sync::Arc;
 
@@ -11,22 +11,22 @@ use crate::{
     telemetry::metrics::Metrics,
 };
 
-/// What the actors of all pods share. One value a process.
+/// The values that the actors of all pods share. The process has one `Node`.
 pub(crate) struct Node {
-    /// Workloads, services and policies.
+    /// The view of workloads, services and policies.
     pub(crate) mesh: MeshView,
-    /// What is known of next hops.
+    /// The state of next hops.
     pub(crate) hops: Arc<NextHops>,
-    /// Counters.
+    /// The metrics of the process.
     pub(crate) metrics: Arc<Metrics>,
-    /// Threads of the data plane.
+    /// The shards of the data plane.
     pub(crate) shards: Shards,
-    /// The process's own namespace.
+    /// The network namespace of the process.
     pub(crate) home: NetNs,
-    /// Pods that have fallen out of the mesh.
+    /// The pods that are out of the mesh.
     pub(crate) unhealthy: UnhealthyPods,
-    /// Input that crashed an actor.
+    /// The inputs that crashed an actor.
     pub(crate) quarantine: Quarantine,
-    /// Settings.
+    /// The settings of the data plane.
     pub(crate) config: Arc<DataPlaneConfig>,
 }

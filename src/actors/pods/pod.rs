@@ -1,4 +1,4 @@
-//! One pod of the node, as its actors see it.
+//! The state of one pod that the actors of the pod share.
 
 use std::sync::Arc;
 
@@ -27,35 +27,35 @@ use crate::{
     sys::netns::{self, NetNs},
 };
 
-/// A pod whose traffic this process carries. It outlives restarts of its actors.
+/// A pod whose traffic this process carries. The value outlives restarts of the pod's actors.
 pub(crate) struct Pod {
-    /// Which pod it is.
+    /// The identifiers of the pod.
     pub(crate) id: Arc<PodId>,
-    /// What its outbound connections need.
+    /// The context of the pod's outbound connections.
     pub(crate) outbound: Arc<OutboundContext>,
-    /// What its inbound connections need.
+    /// The context of the pod's inbound connections.
     pub(crate) inbound: Arc<InboundContext>,
-    /// What its DNS proxy needs.
+    /// The context of the pod's DNS proxy.
     pub(crate) dns: Arc<DnsContext>,
-    /// Its listeners.
+    /// The pod's listeners.
     pub(crate) listeners: Arc<Listeners>,
-    /// The actors of its tunnels to peers.
+    /// The actors of the pod's tunnels to peers.
     pub(crate) tunnels: Arc<Tunnels>,
-    /// The actors of its listeners.
+    /// The capture actors of the pod's listeners.
     pub(crate) captures: Captures,
-    /// What all pods share.
+    /// The values that all pods share.
     pub(crate) node: Arc<Node>,
 }
 
 // === impl Pod ===
 
 impl Pod {
-    /// A pod without actors yet.
+    /// Makes a pod without actors.
     pub(crate) fn new(uid: Arc<str>, info: WorkloadInfo, netns: NetNs, node: &Arc<Node>) -> Arc<Self> {
         Self::make(PodId::new(uid, info), netns, node)
     }
 
-    /// The proxy's own pod (docs/spec/dataplane.md 4.5).
+    /// Makes the proxy's own pod (docs/spec/dataplane.md 4.5), without actors.
     pub(crate) fn own(info: WorkloadInfo, node: &Arc<Node>) -> Arc<Self> {
         Self::make(PodId::own(info), node.home.clone(), node)
     }
@@ -108,22 +108,22 @@ impl Pod {
         Arc::new(Self { id, outbound, inbound, dns, listeners, tunnels, captures, node })
     }
 
-    /// Its live connections.
+    /// The pod's connections.
     pub(crate) fn conns(&self) -> &Arc<PodConns> {
         &self.inbound.conns
     }
 
-    /// Its network.
+    /// The pod's network.
     pub(crate) fn network(&self) -> &Arc<PodNetwork> {
         &self.inbound.network
     }
 
-    /// What is captured of it.
+    /// The kinds of listeners that the pod has.
     pub(crate) fn kinds(&self) -> &'static [ListenerKind] {
         if self.id.is_own { &[ListenerKind::Inbound] } else { &ListenerKind::ALL }
     }
 
-    /// What serves the connections that the listener of this kind accepts.
+    /// The acceptor that serves the connections of the listener of this kind.
     pub(crate) fn acceptor(&self, kind: ListenerKind) -> Acceptor {
         match kind {
             ListenerKind::Outbound => Acceptor::Outbound(self.outbound.clone()),
@@ -132,33 +132,33 @@ impl Pod {
         }
     }
 
-    /// Whether a connection that the kernel has accepted may still be on its way to where it is served.
+    /// Whether a connection may exist that the kernel has accepted and no task serves yet.
     pub(crate) fn accepts(&self) -> bool {
         let loops = |kind: &ListenerKind| self.listeners.accept_loops.count(*kind) > 0;
         ListenerKind::ALL.iter().any(loops) || self.conns().has_arriving()
     }
 
-    /// Closes the listeners, tells peers to open no more streams, admits nothing.
+    /// Closes the listeners, tells peers to open no more streams, and admits no more connections.
     pub(crate) fn stop_accepting(&self) {
         self.conns().drain();
         self.listeners.sockets.lock().clear();
         self.dns.state.retire();
     }
 
-    /// Cuts what is live because the pod is gone.
+    /// Cuts the live connections because the pod is gone.
     pub(crate) fn cut(&self) {
         self.conns().live.cut_all(cut::POD);
         self.conns().peers.cut_all(cut::POD);
     }
 
-    /// Drops what the shards hold for the pod, the namespace included.
+    /// Drops the state that the shards hold for the pod, the namespace included.
     pub(crate) fn leave_shards(&self) {
         for index in 0..self.node.shards.count() {
             let (id, network) = (self.id.clone(), self.network().clone());
             let leave = move |shard: &Shard| {
                 PodPool::forget(shard, id.serial);
                 accept::forget(shard, id.serial);
-                // A thread that stays behind keeps the namespace alive, no more.
+                // A thread that cannot leave the namespace keeps the namespace alive and does no other harm.
                 if let Err(error) = netns::leave_sticky(&network.netns, &shard.home) {
                     tracing::warn!(target: "pods", uid = &*id.uid, %error, "shard stays in the pod's namespace");
                 }

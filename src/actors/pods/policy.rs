@@ -1,5 +1,5 @@
-//! Re-checks the pods' live inbound connections when policies or workloads change (docs/spec/dataplane.md 4.4).
-//! One actor does so for all pods.
+//! The policy actor re-checks live inbound connections when policies or workloads change (docs/spec/dataplane.md
+//! 4.4). One actor serves all pods.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -23,10 +23,10 @@ use crate::{
     },
 };
 
-/// It has this long for all connections of all pods, which it checks in slices.
+/// The time in which the actor must check all connections of all pods. The actor checks the connections in slices.
 /// Limit: one check of all connections in a pod's policy actor: 10 s; past it: the watchdog has the actor killed.
 const POLICY_HUNG_AFTER: Duration = Duration::from_secs(10);
-/// Connections checked until other actors get their turn.
+/// The number of connections that the actor checks before other actors get a turn.
 /// Limit: live connections that a policy change checks in one turn: 256; past it: other actors go first.
 const CONNS_PER_TURN: usize = 256;
 
@@ -37,9 +37,11 @@ struct Policy {
 
 /// Messages of the actor.
 enum Msg {
-    /// Something changed: check every connection. Sent by the actor's own watch, which waits for the answer, so that
-    /// changes meanwhile coalesce. `true`: what is still unknown is denied, but for who waits itself. Answered with how
-    /// many are still unknown.
+    /// A policy or workload changed: check every connection. The actor's own watch sends the message and waits for
+    /// the answer, so changes in between coalesce.
+    ///
+    /// `true`: a connection whose policy is unknown is cut, unless the connection itself waits for the policy. The
+    /// answer is the number of connections whose policy is still unknown.
     Check(bool, RpcReplyPort<usize>),
 }
 
@@ -81,7 +83,7 @@ impl Actor for Policy {
         let Msg::Check(final_word, reply) = message;
         let (mut unknown, mut panicked) = (0, None);
         for pod in self.pods.all() {
-            // What crashes the check of one pod must not keep the others from being checked.
+            // A panic in the check of one pod must not prevent the checks of other pods.
             match watch_panics(check(&pod.inbound, final_word)).await {
                 Ok(of_this) => unknown += of_this,
                 Err(message) => {
@@ -100,7 +102,8 @@ impl Actor for Policy {
     }
 }
 
-/// Has everything checked once at the start, for changes missed while the actor was down, and after each change.
+/// Asks for a check after each change, and for one at the start, because changes were missed while the actor was
+/// down.
 async fn watch(node: Arc<Node>, actor: ActorRef<Msg>) {
     let mut changes = node.mesh.changes();
     let mut final_word = false;
@@ -112,7 +115,8 @@ async fn watch(node: Arc<Node>, actor: ActorRef<Msg>) {
         let changed = if unknown == 0 {
             changes.changed().await
         } else {
-            // A policy that is named but not known may come with the next push; it is not waited for without end.
+            // An unknown policy that a workload names may come with the next push. The wait for the policy is
+            // bounded.
             let within = node.config.timeouts.workload;
             tokio::select! {
                 changed = changes.changed() => changed,
@@ -124,7 +128,7 @@ async fn watch(node: Arc<Node>, actor: ActorRef<Msg>) {
         };
         final_word = false;
         if changed.is_err() {
-            // The tables are final: nothing will ever have to be checked again.
+            // The tables do not change any more, so no further check is needed.
             std::future::pending::<()>().await;
         }
     }
@@ -137,14 +141,14 @@ async fn check(ctx: &InboundContext, final_word: bool) -> usize {
             conns.push(conn.clone());
         }
     });
-    // A workload that vanished says nothing about the connections it has: they are held against what was last known.
+    // If the workload is gone from the tables, the connections are checked against the last known workload.
     let Some(workload) = ctx.pod.now_or_last() else { return 0 };
     let (mut unknown, log) = (0, ctx.config.policy_log);
     for (index, conn) in conns.iter().enumerate() {
         match verdict(&ctx.pod, &workload, conn.info(), log) {
             Some(Ok(())) => {}
             Some(Err(_)) => conn.cut(cut::POLICY),
-            // Who is not let in yet has a limit of its own, and can say for which policy it waited.
+            // A connection that still waits has its own time limit and reports the policy that it waited for.
             None if final_word && !conn.info().waits.load(Ordering::Relaxed) => conn.cut(cut::POLICY),
             None => unknown += 1,
         }

@@ -1,4 +1,4 @@
-//! The pods that this process serves.
+//! The table of pods that this process serves.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use dashmap::DashMap;
 
 use super::pod::Pod;
 
-/// The pods, by uid. Clones share them.
+/// The pods by uid. Clones share the table.
 #[derive(Clone, Default)]
 pub(crate) struct PodTable(Arc<DashMap<Arc<str>, Arc<Pod>>>);
 
@@ -23,7 +23,7 @@ impl PodTable {
         self.0.iter().map(|pod| pod.clone()).collect()
     }
 
-    /// How many pods there are.
+    /// The number of pods.
     pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
@@ -33,7 +33,7 @@ impl PodTable {
         self.0.insert(pod.id.uid.clone(), pod.clone());
     }
 
-    /// Removes this very pod, and none that came in its place.
+    /// Removes this pod. A newer pod with the same uid stays.
     pub(crate) fn remove(&self, pod: &Pod) {
         self.0.remove_if(&pod.id.uid, |_, held| held.id.serial == pod.id.serial);
     }

@@ -1,7 +1,7 @@
-//! Tunnels to peers: an actor a peer, its connections spread over the shards.
+//! Tunnels to peers: each peer has a tunnel actor, and the tunnels of the peer are spread over the shards.
 //!
-//! A shard that misses a tunnel asks the peer's actor once for all who wait there. The actor owns what it dialled: a
-//! killed tunnel actor closes its peer's streams and nothing else.
+//! A shard without a tunnel asks the peer's actor once for all streams that wait on the shard. The actor owns the
+//! tunnels that it dialled: a killed tunnel actor closes its peer's streams and no others.
 
 use std::{hash::BuildHasher as _, sync::Arc};
 
@@ -26,10 +26,10 @@ use crate::{
     telemetry::trace::span::{self, SpanKind, Step},
 };
 
-/// Peers of a pod that may have a tunnel actor at a time.
+/// The number of peers of a pod that may have a tunnel actor at a time.
 /// Limit: peers of a pod with tunnels: 4096; past it: the connection fails.
 pub(super) const MAX_PEERS: usize = 4096;
-/// Parts of a pod's map of tunnel actors. Only a missed tunnel takes the lock of one.
+/// The number of parts of a pod's map of tunnel actors. Only a missed tunnel takes the lock of a part.
 /// No limit: parts of a map, each with a lock of its own.
 const PEER_MAP_SHARDS: usize = 2;
 
@@ -42,14 +42,14 @@ pub(crate) struct Tunnels {
     quarantine: Quarantine,
 }
 
-/// Hears how a dial went.
+/// The port for the result of a dial.
 type Reply = RpcReplyPort<Result<(), Arc<DialError>>>;
 
 /// Messages of a tunnel actor.
 enum Msg {
-    /// A shard has no tunnel: dial one there. At most one is outstanding a shard (the pool joins misses).
+    /// Dial a tunnel on a shard that has none. At most one is outstanding for each shard: the pool joins misses.
     Open(usize, Reply),
-    /// A placed dial or driver has ended. At most one for each placed task.
+    /// A placed dial or driver has ended. Each placed task sends at most one.
     Ended(u64, TaskExit),
 }
 
@@ -66,7 +66,7 @@ struct TunnelState {
 // === impl Tunnels ===
 
 impl Tunnels {
-    /// No tunnels yet.
+    /// Makes an empty set of tunnels.
     pub(crate) fn new(ctx: Arc<DialContext>, shards: Shards, quarantine: Quarantine) -> Arc<Self> {
         let supervisor = DynamicChildren::new(&format!("pod/{}/tunnels", ctx.id.uid));
         let actors = DashMap::with_hasher_and_shard_amount(Default::default(), PEER_MAP_SHARDS);
@@ -78,16 +78,16 @@ impl Tunnels {
         &self.supervisor
     }
 
-    /// Has a tunnel to `key` dialled on shard `index`; it is in the shard's pool when this returns.
+    /// Dials a tunnel to `key` on shard `index`. The tunnel is in the shard's pool when the call returns.
     ///
     /// # Errors
-    /// See [`DialError`]; bounded by the sum of the steps' timeouts.
+    /// See [`DialError`]. The sum of the steps' timeouts bounds the call.
     async fn open(self: &Arc<Self>, key: &TunnelKey, index: usize) -> Result<(), Arc<DialError>> {
         let name = key.to.to_string();
         self.quarantine.check(&input(&name)).map_err(|quarantined| refused(key, &quarantined))?;
         let timeouts = &self.ctx.config.timeouts;
         let within = timeouts.certificate + timeouts.connect + timeouts.tls_handshake + timeouts.h2_settings;
-        // An actor that ended, idle or killed, while the question was on its way: its successor is asked.
+        // The actor may have ended, idle or killed, while the message was on its way. The next actor is asked then.
         for last in [false, true] {
             let address = self.actor(key).await.map_err(Arc::new)?;
             match address.call(within, |reply| Msg::Open(index, reply)).await {
@@ -101,10 +101,10 @@ impl Tunnels {
         Err(Arc::new(DialError::Contended))
     }
 
-    /// The actor of `key`, started if there is none.
+    /// The address of the actor of `key`. The call starts the actor if no actor is up.
     async fn actor(self: &Arc<Self>, key: &TunnelKey) -> Result<Address<Msg>, DialError> {
-        // One that is not up is started here too: whoever should have started it may be gone, or the supervisor was
-        // replaced and has forgotten it.
+        // An actor that is not up is started here, too: the caller that began its start may be gone, or the
+        // supervisor was restarted and has forgotten the actor.
         let known = self.actors.get(key).map(|address| address.clone());
         if let Some(address) = known.as_ref().filter(|address| is_up(address)) {
             return Ok(address.clone());
@@ -122,14 +122,14 @@ impl Tunnels {
         let spec = self.spec(key, &id, &address);
         let mut started = self.supervisor.start(spec.clone()).await;
         if fresh && matches!(started, Err(StartError::Duplicate { .. })) {
-            // The key's former actor has left the map and is on its way out. It knows another address: nobody would
-            // ever be behind this one.
+            // The key's former actor has left the map and is ending. The former actor has another address, so no
+            // actor would ever serve this address.
             let _ = self.supervisor.stop(&id).await;
             started = self.supervisor.start(spec).await;
         }
         match started {
             Ok(()) => Ok(address),
-            // Somebody else starts it just now, or its supervisor restarts it.
+            // Another caller starts the actor just now, or the supervisor restarts the actor.
             Err(StartError::Duplicate { .. }) if !fresh => Ok(address),
             Err(error) => {
                 self.actors.remove_if(key, |_, held| held.actor_id() == address.actor_id());
@@ -145,13 +145,13 @@ impl Tunnels {
     }
 }
 
-/// What the data plane sees of the actors.
+/// The dialer that the data plane uses to reach the tunnel actors.
 pub(crate) struct PodDialer(Arc<Tunnels>);
 
 // === impl PodDialer ===
 
 impl PodDialer {
-    /// Dials by the actors of `tunnels`.
+    /// Makes a dialer over the actors of `tunnels`.
     pub(crate) fn new(tunnels: Arc<Tunnels>) -> Self {
         Self(tunnels)
     }
@@ -167,17 +167,17 @@ impl Dialer for PodDialer {
     }
 }
 
-/// The peer at this address as an input.
+/// The peer at this address as an input of the quarantine.
 fn input(name: &str) -> Input<'_> {
     Input { kind: "peer", name, digest: 0 }
 }
 
-/// Nothing is dialled there for now. Another endpoint may help.
+/// The error for a quarantined peer. The caller may try another endpoint.
 fn refused(key: &TunnelKey, quarantined: &InQuarantine) -> Arc<DialError> {
     Arc::new(DialError::Quarantined { to: key.to, why: quarantined.to_string() })
 }
 
-/// Name of an actor: unique for each key, readable for the first of an address.
+/// The name of the actor of `key`: the peer's address and a hash of the whole key.
 fn actor_id(key: &TunnelKey) -> String {
     format!("{}-{:016x}", key.to, foldhash::fast::FixedState::default().hash_one(key))
 }
@@ -221,11 +221,12 @@ impl Actor for TunnelActor {
                     tracing::error!(target: "tunnel", to = %self.key.to, message, "tunnel task panicked");
                 }
                 if state.placed.is_empty() {
-                    // Nothing is left to own. Who asks from now on finds the actor gone and starts another.
+                    // The actor owns no tunnel any more and leaves the map. The next caller starts another actor.
                     if let Some((_, address)) = self.tunnels.actors.remove(&self.key)
                         && address.actor_id() == Some(myself.id())
                     {
-                        // Or who has looked just before would wait for a restart that never comes.
+                        // Without this call, a caller that has just read the address would wait for a restart that
+                        // never comes.
                         address.retire();
                     }
                     myself.stop(Some("no tunnel left".into()));
@@ -247,14 +248,15 @@ impl TunnelActor {
         step.describe(|span| {
             span.addr(span::PEER, key.to).set("warren.shard", i64::try_from(shard).unwrap_or_default());
         });
-        // Whoever asked may have gone meanwhile.
+        // The caller may have gone.
         let ready: dial::Ready = Box::new(move |dialled| drop(reply.send(dialled)));
         let make = move |shard| async move {
             let name = key.to.to_string();
             match tunnels.quarantine.enter(input(&name)) {
                 Ok(admitted) => {
                     let dialling = dial::run(shard, tunnels.ctx.clone(), key, step, ready);
-                    // For the tunnel's life: what the peer sends later can crash its driver, too.
+                    // The watch lasts for the tunnel's life: later bytes of the peer can crash the tunnel's driver,
+                    // too.
                     if admitted.watch(dialling.instrument(span)).await {
                         admitted.done();
                     }
@@ -262,12 +264,12 @@ impl TunnelActor {
                 Err(quarantined) => ready(Err(refused(&key, &quarantined))),
             }
         };
-        // A message to an actor that is gone means that the actor's end was the reason.
+        // If the actor is gone, the end of the actor was the reason, and the message is not needed.
         let on_exit = move |exit| drop(actor.cast(Msg::Ended(id, exit)));
         match self.tunnels.shards.place("tunnel/dial", shard, make, on_exit) {
             Ok(placed) => state.placed.push((id, placed)),
             Err(error @ (PlaceError::Busy(_) | PlaceError::Down(_))) => {
-                // Dropping the reply port tells the asker, who tries once more; `on_exit` has been called.
+                // The drop of the reply port tells the caller, which tries once more; `on_exit` has been called.
                 tracing::warn!(target: "tunnel", to = %self.key.to, %error, "tunnel not dialled");
             }
         }

@@ -1,4 +1,4 @@
-//! Pods that are served and have fallen out of the mesh: who, and why. Readiness and metrics follow it.
+//! Pods that are served but out of the mesh, with the reasons. Readiness and metrics show these pods.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -6,37 +6,37 @@ use tokio::sync::watch;
 
 use crate::dataplane::pod::PodId;
 
-/// Pods named in readiness; the others are counted.
+/// The number of unhealthy pods that readiness names; further pods are counted.
 /// Limit: pods out of the mesh that readiness names: 16; past it: the others are counted.
 const MAX_NAMED_PODS: usize = 16;
 
-/// What is wrong with a pod.
+/// The reason why a pod is unhealthy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Reason {
-    /// Its connections do not reach the proxy.
+    /// The pod's connections do not reach the proxy.
     Redirection,
-    /// One of its ports is not listened on.
+    /// A listener of the pod does not listen.
     Listener,
-    /// Its namespace cannot be entered, or has no network.
+    /// The pod's namespace cannot be entered, or has no network.
     Network,
-    /// Its actors failed too often and are set aside.
+    /// The pod's actors failed too often and are quarantined.
     Quarantine,
 }
 
-/// Why a pod is not in the mesh.
+/// The reason and the details why a pod is not in the mesh.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Unhealthy {
     reason: Reason,
     detail: Arc<str>,
 }
 
-/// The pods in trouble, by uid. Clones share it; it outlives the actors that find it.
+/// The unhealthy pods by uid. Clones share the pods. The value outlives the actors that examine pods.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct UnhealthyPods {
     now: watch::Sender<BTreeMap<Arc<str>, Named>>,
 }
 
-/// A pod's name and its trouble.
+/// An unhealthy pod: the name of the pod, and what is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Named {
     pod: Arc<str>,
@@ -46,10 +46,10 @@ pub(crate) struct Named {
 // === impl Reason ===
 
 impl Reason {
-    /// All.
+    /// All reasons.
     pub(crate) const ALL: [Self; 4] = [Self::Redirection, Self::Listener, Self::Network, Self::Quarantine];
 
-    /// The metric's label.
+    /// The value of the metric's label.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Redirection => "redirection",
@@ -63,7 +63,7 @@ impl Reason {
 // === impl Unhealthy ===
 
 impl Unhealthy {
-    /// The trouble, in words for an operator.
+    /// Makes the value. `detail`: words for an operator.
     pub(crate) fn new(reason: Reason, detail: impl Into<Arc<str>>) -> Self {
         Self { reason, detail: detail.into() }
     }
@@ -72,7 +72,7 @@ impl Unhealthy {
 // === impl UnhealthyPods ===
 
 impl UnhealthyPods {
-    /// Says what is wrong with `pod` now; logged when it changes.
+    /// Sets what is wrong with `pod` now; `None` means healthy. A change is logged.
     pub(crate) fn tell(&self, pod: &PodId, unhealthy: Option<Unhealthy>) {
         let (uid, name) = (&*pod.uid, pod.name());
         let changed = self.now.send_if_modified(|now| match &unhealthy {
@@ -97,7 +97,7 @@ impl UnhealthyPods {
         self.now.send_if_modified(|now| now.remove(uid).is_some());
     }
 
-    /// The pods in trouble, now and as it changes.
+    /// A receiver of the unhealthy pods, which sees each change.
     pub(crate) fn now(&self) -> watch::Receiver<BTreeMap<Arc<str>, Named>> {
         self.now.subscribe()
     }
@@ -106,13 +106,14 @@ impl UnhealthyPods {
 // === impl Named ===
 
 impl Named {
-    /// Why.
+    /// The reason why the pod is unhealthy.
     pub(crate) fn reason(&self) -> Reason {
         self.unhealthy.reason
     }
 }
 
-/// The pods and their troubles in words, those past a bound counted; empty without any.
+/// Describes the unhealthy pods in words. At most [`MAX_NAMED_PODS`] are named; further pods are counted. Empty
+/// without unhealthy pods.
 pub(crate) fn describe(unhealthy: &BTreeMap<Arc<str>, Named>) -> String {
     let mut parts: Vec<String> =
         unhealthy.iter().take(MAX_NAMED_PODS).map(|(uid, named)| format!("pod {uid} {named}")).collect();

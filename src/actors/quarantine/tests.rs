@@ -82,7 +82,7 @@ async fn a_future_is_watched_step_by_step_and_one_that_is_dropped_is_no_crash() 
             crate::supervisor::watch_panics(admitted.watch(work)).await,
             Err::<(), _>("bad input".into())
         );
-        // Another one's panic drops what was not at work.
+        // The panic of another input drops a future that is not being polled.
         let waiting =
             quarantine.enter(input("b", 1)).expect("it is not set aside").watch(std::future::pending::<()>());
         let other = || {

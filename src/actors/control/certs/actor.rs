@@ -1,4 +1,4 @@
-//! The shell: receives, asks the schedule, does what it says.
+//! The certificate actor receives messages, asks the schedule, and performs the effects that the schedule returns.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -28,21 +28,21 @@ use crate::{
 
 pub(super) type Reply = RpcReplyPort<Result<Arc<WorkloadCert>, CertError>>;
 
-/// What the actor hears.
+/// Messages of the certificate actor.
 pub(super) enum Msg {
-    /// From connections; bounded by the handle's semaphore.
+    /// A connection asks for a certificate. The handle's semaphore bounds the number of these messages.
     Fetch(Identity, Reply),
-    /// From the mesh tables; bounded by the permit.
+    /// The mesh tables ask for a certificate ahead of need. The permit bounds the number of these messages.
     Prefetch(Identity, OwnedSemaphorePermit),
-    /// From the mesh tables: identities were removed; one for all that the actor has not heard of.
+    /// The mesh tables removed identities. One message covers all removals that the actor has not handled.
     Forget,
-    /// From the actor's own tasks; one each.
+    /// A request of the actor has ended. Each of the actor's tasks sends one message.
     Issued(Identity, Ticket, Result<Arc<WorkloadCert>, IssueError>),
-    /// From the actor's own timer; one at a time.
+    /// The actor's timer has expired. At most one tick is outstanding.
     Tick,
 }
 
-/// Owns the schedule, the requests in flight and the timer.
+/// The actor that owns the schedule, the requests in flight and the timer.
 pub(super) struct CertsActor;
 
 pub(super) struct State {
@@ -51,11 +51,11 @@ pub(super) struct State {
     rng: SmallRng,
     requests: HashMap<Ticket, OwnedTask>,
     wake: Option<(Instant, OwnedTask)>,
-    /// The span of the caller that is being heard.
+    /// The span of the caller whose message is being handled.
     asker: Option<tracing::Span>,
 }
 
-/// A connection that waits, and the span of its wait.
+/// A connection that waits for a certificate, and the span of the wait.
 pub(super) struct Caller(Reply, Step);
 
 // === impl Caller ===
@@ -125,7 +125,7 @@ impl Actor for CertsActor {
         state.forget_unheard(&myself);
         match message {
             Msg::Fetch(id, reply) => {
-                // Inside the span of whoever asked, which the message carried here.
+                // The step is inside the span of the caller, which the message carries.
                 let step = Step::new("certificate fetch", SpanKind::Internal);
                 step.describe(|span| _ = span.set("warren.identity", id.to_string()));
                 state.asker = Some(step.span().clone());
@@ -133,7 +133,7 @@ impl Actor for CertsActor {
                 state.asker = None;
             }
             Msg::Prefetch(id, _permit) => state.on(&myself, Event::Prefetch { id }),
-            // They are forgotten above, as before every message.
+            // The identities are forgotten above, before each message.
             Msg::Forget => {}
             Msg::Issued(id, ticket, result) => {
                 state.requests.remove(&ticket);
@@ -164,7 +164,7 @@ impl State {
                 Effect::Cancel { ticket } => drop(self.requests.remove(&ticket)),
                 Effect::Publish { id, cert, failure } => self.publish(id, Published { cert, failure }),
                 Effect::Remove { id } => self.shared.store.remove(&id),
-                // A caller that has given up does not read its answer.
+                // A caller that has given up does not read the answer.
                 Effect::Reply { waiter: Caller(reply, step), result } => {
                     step.describe(|span| _ = span.result("certificate", &result));
                     drop(step);
@@ -175,10 +175,10 @@ impl State {
         }
     }
 
-    /// Starts a request; exactly one [`Msg::Issued`] follows unless it is cancelled.
+    /// Starts a request. Exactly one [`Msg::Issued`] follows unless the request is cancelled.
     fn start(&mut self, myself: &ActorRef<Msg>, id: Identity, ticket: Ticket) {
         let (shared, actor, whose) = (self.shared.clone(), myself.clone(), id.clone());
-        // Asked for ahead of need, or again, it is a trace of its own.
+        // A request ahead of need, or a repeated request, is a trace of its own.
         let step = Step::inside(self.asker.as_ref(), "certificate request", SpanKind::Client);
         step.describe(|span| {
             let span =
@@ -193,7 +193,7 @@ impl State {
             };
             step.describe(|span| _ = span.result("certificate", &result));
             drop(step);
-            // Fails only when the actor is gone, and with it whoever waits.
+            // The cast fails only when the actor and its waiting callers are gone.
             drop(actor.cast(Msg::Issued(whose, ticket, result)));
         };
         let (actor, whose) = (myself.clone(), id.clone());
@@ -211,7 +211,8 @@ impl State {
         match (cert, failure) {
             (cert, Some(reason)) => {
                 let kept = cert.is_some_and(|c| !c.is_expired_at(self.shared.wall()));
-                // The first failure in a row is news; the rest would drown everything else while an authority is down.
+                // Only the first failure in a row is logged: further failures would flood the log while an authority
+                // is down.
                 if before.failure.is_none() {
                     tracing::warn!(identity = %id, %reason, kept, "cannot renew certificate");
                 } else {
@@ -229,14 +230,14 @@ impl State {
         }
     }
 
-    /// Requests to forget, also those that came while no actor was running.
+    /// Forgets the removed identities, including identities that were removed while no actor was running.
     fn forget_unheard(&mut self, myself: &ActorRef<Msg>) {
         for id in self.shared.store.take_unheard() {
             self.on(myself, Event::Forget { id });
         }
     }
 
-    /// Makes sure a tick comes when the schedule wants one. An armed one that comes earlier serves as well.
+    /// Makes sure that a tick comes when the schedule wants a tick. An armed timer that expires earlier is kept.
     fn arm(&mut self, myself: &ActorRef<Msg>) {
         let Some(at) = self.schedule.next_wake(self.now()).map(Instant::from_std) else {
             self.wake = None;
@@ -250,7 +251,7 @@ impl State {
             tokio::time::sleep_until(at).await;
             drop(actor.cast(Msg::Tick));
         };
-        // A tick that comes too early arms another one.
+        // A tick that comes too early arms the timer again.
         let on_exit = move |exit| {
             if let TaskExit::Panicked { .. } = exit {
                 drop(told.cast(Msg::Tick));
@@ -260,7 +261,7 @@ impl State {
     }
 }
 
-/// One certificate: key, request, answer, checks.
+/// Obtains one certificate: makes the key and the request, waits for the answer, and checks the answer.
 async fn issue(shared: &Shared, id: &Identity) -> Result<Arc<WorkloadCert>, IssueError> {
     let name = id.to_string();
     let input = Input { kind: "identity", name: &name, digest: 0 };

@@ -21,7 +21,7 @@ use crate::{
     telemetry::trace::span,
 };
 
-/// The certificates of this node. Cheap to clone; every clone sees the same.
+/// The certificates of this node. A clone is cheap, and clones share the certificates.
 #[derive(Clone)]
 pub(crate) struct Certs {
     pub(super) shared: Arc<Shared>,
@@ -31,8 +31,8 @@ pub(crate) struct Certs {
 // === impl Certs ===
 
 impl Certs {
-    /// Certificates signed by `issuer`, with identities that crash a request quarantined in these books. Nothing happens
-    /// until [`Certs::child`] runs under a supervisor.
+    /// Makes a handle for certificates signed by `issuer`. `quarantine` holds identities that crash a request. No
+    /// request is made until [`Certs::child`] runs under a supervisor.
     pub(crate) fn new(config: CertsConfig, issuer: Arc<dyn Issuer>, quarantine: Quarantine) -> Self {
         let shared = Shared {
             store: Store::new(),
@@ -45,7 +45,7 @@ impl Certs {
         Self { shared: Arc::new(shared), address: Address::new("certs") }
     }
 
-    /// The actor, to be run under a supervisor. What readers see survives its restarts.
+    /// The actor, as a child of a supervisor. The certificates survive restarts of the actor.
     pub(crate) fn child(&self) -> ChildSpec {
         let shared = self.shared.clone();
         ChildSpec::actor("certs", &self.address, move || (CertsActor, shared.clone()))
@@ -53,17 +53,18 @@ impl Certs {
             .hung_after(HUNG_AFTER)
     }
 
-    /// The certificate of `id` if there is one that is not over. A table read: no message, no waiting.
+    /// The certificate of `id`, if a valid certificate exists. The call reads a table: it sends no message and does
+    /// not wait.
     pub(crate) fn current(&self, id: &Identity) -> Option<Arc<WorkloadCert>> {
         self.shared.store.current(id, self.shared.wall())
     }
 
-    /// The certificate of `id`, asked for with the highest priority if there is none. Callers for the same identity
-    /// share one request.
+    /// Returns the certificate of `id`. If none exists, the call asks the authority with the highest priority.
+    /// Callers for the same identity share one request.
     ///
     /// # Errors
     /// The last failure, at once, if the authority has just failed for this identity; [`CertError::TimedOut`] after
-    /// `timeout`; a bound reached.
+    /// `timeout`; an error if a bound is reached.
     pub(crate) async fn fetch(
         &self,
         id: &Identity,
@@ -82,7 +83,7 @@ impl Certs {
             let left = deadline.saturating_duration_since(Instant::now());
             let error = match self.address.call(left, |reply| Msg::Fetch(id.clone(), reply)).await {
                 Ok(answer) => return answer,
-                // The actor died with the question: ask its successor.
+                // The actor ended before its answer: the next start of the actor is asked.
                 Err(AddressError::Lost { .. }) if !left.is_zero() => {
                     span::actor_lost("certs");
                     continue;
@@ -98,8 +99,8 @@ impl Certs {
         }
     }
 
-    /// Like [`Certs::fetch`], but a failure of the authority is not final: waits for the retries of the schedule
-    /// until `patience` ends, and only then fails with what it waited for.
+    /// Like [`Certs::fetch`], but a failure of the authority is not final. The call waits for the retries of the
+    /// schedule until `patience` ends, and only then fails with the last failure.
     ///
     /// # Errors
     /// As [`Certs::fetch`].
@@ -128,8 +129,8 @@ impl Certs {
         }
     }
 
-    /// Asks for the certificate of `id` ahead of need. Bounded: past the bound it is dropped with a log line, and a
-    /// connection will ask.
+    /// Asks for the certificate of `id` ahead of need. The number of such requests is bounded. A request past the
+    /// bound is dropped with a log line, and a connection asks later.
     pub(crate) fn prefetch(&self, id: &Identity) {
         if self.current(id).is_some() {
             return;
@@ -146,21 +147,21 @@ impl Certs {
         }
     }
 
-    /// Nobody on this node is `id` any more: its certificate is dropped and whoever waits for it is told.
+    /// Notes that no workload on this node has `id` any more. The certificate is dropped, and waiting callers fail.
     pub(crate) fn forget(&self, id: &Identity) {
         self.shared.store.remove(id);
-        // One message is enough for all that wait. An actor that is down looks when it starts.
+        // One message covers all removals. An actor that is down reads the removals when it starts.
         if self.shared.store.forget_later(id.clone()) {
             let _ = self.address.cast(Msg::Forget);
         }
     }
 
-    /// Changes with every certificate, failure and removal. The number means nothing.
+    /// A number that changes with every certificate, failure and removal. The value of the number has no meaning.
     pub(crate) fn changed(&self) -> watch::Receiver<u64> {
         self.shared.store.changes()
     }
 
-    /// How many identities there are in each state.
+    /// The number of identities in each state.
     pub(crate) fn by_state(&self) -> Vec<(&'static str, u64)> {
         self.shared.store.by_state(self.shared.wall()).to_vec()
     }

@@ -1,5 +1,5 @@
 //! The authority behind the certificate actor: Istio's certificate service over gRPC
-//! (docs/spec/controlplane.md 3.1), or anything else that signs requests.
+//! (docs/spec/controlplane.md 3.1), or any other [`Issuer`].
 
 use std::{
     collections::BTreeMap,
@@ -27,28 +27,28 @@ use crate::{
     },
 };
 
-/// Longest part of an authority's own words that is passed on.
+/// The longest part of an authority's message that an error carries.
 /// Limit: words of the certificate authority in an error: 512 characters; past it: the words are cut.
 const WORDS_MAX: usize = 512;
 
 /// A request to an authority under way.
 pub(crate) type Issuing<'a> = Pin<Box<dyn Future<Output = Result<Vec<String>, IssueError>> + Send + 'a>>;
 
-/// Signs requests. The actor bounds every call in time by dropping it.
+/// An authority that signs requests. The actor bounds the time of each call by a drop of its future.
 pub(crate) trait Issuer: Send + Sync + 'static {
-    /// Asks for a certificate of `identity`, valid for `ttl`, for the PKCS#10 request `csr_pem`. The answer is a
+    /// Asks for a certificate of `identity`, valid for `ttl`, with the PKCS#10 request `csr_pem`. The answer is a
     /// chain in PEM: leaf, intermediates, roots.
     fn issue<'a>(&'a self, identity: &'a Identity, csr_pem: String, ttl: Duration) -> Issuing<'a>;
 }
 
-/// The mesh's authority over gRPC. One channel for all requests: connected by the first, replaced after a failure
-/// and when the root file has changed.
+/// The mesh's authority over gRPC. All requests share one channel. The first request connects the channel. A failure
+/// or a changed root file replaces the channel.
 pub(crate) struct CaIssuer {
     target: GrpcTarget,
     headers: AuthHeaders,
     impersonate: bool,
     channel: Mutex<Option<Live>>,
-    /// Attempts to connect so far, so that those who waited for one share its failure.
+    /// The number of attempts to connect. Requests that waited for the same attempt share its failure.
     attempts: AtomicU64,
     last_failure: parking_lot::Mutex<Option<GrpcError>>,
     suspect: Arc<AtomicBool>,
@@ -59,7 +59,7 @@ struct Live {
     roots: Option<RootsMark>,
 }
 
-/// What tells one version of the root file from the next, also behind swapped symbolic links.
+/// The attributes that identify a version of the root file, also behind swapped symbolic links.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct RootsMark {
     modified: Option<SystemTime>,
@@ -67,15 +67,15 @@ struct RootsMark {
     inode: u64,
 }
 
-/// Marks the channel as suspect unless the request ends with an answer: a connection whose peer is gone says
-/// nothing, and nobody pings it once the request is given up.
+/// A guard that marks the channel as suspect unless the request ends with an answer. A connection whose peer is gone
+/// reports nothing, and no PING is sent once the request is given up.
 struct Suspicion(Option<Arc<AtomicBool>>);
 
 // === impl CaIssuer ===
 
 impl CaIssuer {
-    /// Connects at the first request. With `impersonate` (shared mode) the identity asked for is sent along;
-    /// without, the authority grants the one of the token.
+    /// Makes an issuer that connects at the first request. With `impersonate` (shared mode) each request names the
+    /// wanted identity. Without `impersonate` the authority grants the identity of the token.
     pub(crate) fn new(target: GrpcTarget, headers: AuthHeaders, impersonate: bool) -> Self {
         Self {
             target,
@@ -111,7 +111,7 @@ impl CaIssuer {
         }
     }
 
-    /// The channel of earlier requests while it is good, otherwise a new one.
+    /// The channel of earlier requests while that channel is good, otherwise a new channel.
     async fn channel(&self) -> Result<Channel, GrpcError> {
         let seen = self.attempts.load(Ordering::Acquire);
         let mut live = self.channel.lock().await;
@@ -123,7 +123,7 @@ impl CaIssuer {
             return Ok(current.channel.clone());
         }
         if live.is_none() && self.attempts.load(Ordering::Acquire) != seen {
-            // Somebody tried while this request waited for its turn.
+            // Another request tried to connect while this request waited for its turn.
             if let Some(failure) = self.last_failure.lock().clone() {
                 return Err(failure);
             }
@@ -215,7 +215,7 @@ fn mark(path: &std::path::Path) -> io::Result<RootsMark> {
     Ok(RootsMark { modified: file.modified().ok(), bytes: file.len(), inode: file.ino() })
 }
 
-/// A peer's words as they may stand in a log line.
+/// The printable form of a peer's message, for a log line.
 fn printable(words: &str) -> String {
     words.chars().take(WORDS_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

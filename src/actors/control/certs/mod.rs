@@ -1,5 +1,6 @@
-//! Certificates of the workloads on this node: fetched when a connection needs them, renewed in time, kept while
-//! the authority is away (docs/spec/controlplane.md 3). Connections read them without asking anybody.
+//! Certificates of the workloads on this node (docs/spec/controlplane.md 3). A certificate is fetched when a
+//! connection needs it, renewed in time, and kept while the authority is away. Connections read certificates from a
+//! table.
 
 mod actor;
 mod handle;

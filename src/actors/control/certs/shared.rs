@@ -1,4 +1,4 @@
-//! What outlives the actor of certificates.
+//! The state that outlives the certificate actor, and its settings.
 
 use std::{
     sync::Arc,
@@ -13,32 +13,32 @@ use crate::{
     protocols::{ca::schedule::Limits, config::TlsConfig, identity::Identity},
 };
 
-/// How long one request to the authority may take, connecting included.
+/// The time that one request to the authority may take, the connect included.
 /// Limit: one request to the certificate authority: 10 s; past it: the request failed.
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// Callers of [`Certs::fetch`] that may wait at a time, over all identities.
+/// The number of callers of [`Certs::fetch`] that may wait at a time, over all identities.
 /// Limit: callers that wait for certificates: 16,384; past it: the caller is refused.
 pub(crate) const WAITERS_MAX: usize = 16_384;
 
-/// Settings of the actor.
+/// The settings of the certificate actor.
 #[derive(Clone)]
 pub(crate) struct CertsConfig {
-    /// Validity asked for (`SECRET_TTL`).
+    /// The validity that requests ask for (`SECRET_TTL`).
     pub ttl: Duration,
-    /// How long one request to the authority may take: [`REQUEST_TIMEOUT`].
+    /// The time that one request to the authority may take: [`REQUEST_TIMEOUT`].
     pub request_timeout: Duration,
-    /// Shared mode: a certificate must be for exactly the identity asked for. Dedicated mode: the authority grants
-    /// the identity of this proxy's token, whatever its name.
+    /// Whether the proxy runs in shared mode, in which a certificate must be for exactly the wanted identity. In
+    /// dedicated mode the authority grants the identity of this proxy's token, whatever its name.
     pub impersonate: bool,
-    /// What every TLS connection of this process speaks.
+    /// The TLS settings of all connections of this process.
     pub tls: TlsConfig,
-    /// Bounds of the schedule.
+    /// The bounds of the schedule.
     pub limits: Limits,
-    /// The wall clock: [`SystemTime::now`] but in tests.
+    /// The wall clock: [`SystemTime::now`] except in tests.
     pub wall: Arc<dyn Fn() -> SystemTime + Send + Sync>,
 }
 
-/// What outlives the actor.
+/// The state that outlives the actor.
 pub(super) struct Shared {
     pub(super) config: CertsConfig,
     pub(super) issuer: Arc<dyn Issuer>,
@@ -51,7 +51,7 @@ pub(super) struct Shared {
 // === impl CertsConfig ===
 
 impl CertsConfig {
-    /// The defaults of shared mode, for certificates of `ttl`.
+    /// The defaults of shared mode, for certificates that are valid for `ttl`.
     pub(crate) fn new(ttl: Duration, tls: TlsConfig) -> Self {
         Self {
             ttl,
@@ -67,13 +67,13 @@ impl CertsConfig {
 // === impl Shared ===
 
 impl Shared {
-    /// The wall clock.
+    /// The time of the wall clock.
     pub(super) fn wall(&self) -> SystemTime {
         (self.config.wall)()
     }
 }
 
-/// Says that the certificate of `id` is not asked for ahead of need.
+/// Logs that the certificate of `id` is not fetched ahead of need.
 pub(super) fn log_dropped(id: &Identity) {
     tracing::info!(identity = %id, "certificate is not prefetched: the queue is full or the actor is down; the first connection will fetch it");
 }

@@ -1,4 +1,5 @@
-//! What readers see. Outlives the actor, so that a restarted one goes on where its predecessor stopped.
+//! The table of certificates that connections read. The table outlives the actor, so a restarted actor continues with
+//! it.
 
 use std::{collections::HashSet, sync::Arc, time::SystemTime};
 
@@ -7,15 +8,15 @@ use tokio::sync::watch;
 
 use crate::protocols::{ca::IssueError, identity::Identity, tls::WorkloadCert};
 
-/// The newest certificate of every identity.
+/// The newest certificate of each identity.
 pub(super) struct Store {
     entries: DashMap<Identity, Published, foldhash::fast::RandomState>,
-    /// Identities forgotten that the actor has not heard of.
+    /// The removed identities that the actor has not handled.
     unheard: parking_lot::Mutex<HashSet<Identity>>,
     changes: watch::Sender<u64>,
 }
 
-/// What is known of one identity.
+/// The newest certificate and failure of one identity.
 #[derive(Clone, Default)]
 pub(super) struct Published {
     pub(super) cert: Option<Arc<WorkloadCert>>,
@@ -29,7 +30,7 @@ impl Store {
         Self { entries: DashMap::default(), unheard: Default::default(), changes: watch::Sender::new(0) }
     }
 
-    /// The certificate of `id`, unless it is over.
+    /// The certificate of `id`, unless the certificate has expired.
     pub(super) fn current(&self, id: &Identity, wall: SystemTime) -> Option<Arc<WorkloadCert>> {
         let entry = self.entries.get(id)?;
         entry.cert.as_ref().filter(|c| !c.is_expired_at(wall)).cloned()
@@ -39,7 +40,7 @@ impl Store {
         self.entries.contains_key(id)
     }
 
-    /// Replaces what is known; says what was.
+    /// Replaces the state of `id` and returns the former state.
     pub(super) fn publish(&self, id: Identity, state: Published) -> Option<Published> {
         let before = self.entries.insert(id, state);
         self.changes.send_modify(|n| *n += 1);
@@ -52,7 +53,7 @@ impl Store {
         }
     }
 
-    /// Keeps a request to forget for the actor. Whether it is the only one.
+    /// Notes for the actor that `id` was removed. Returns whether no other removal waits.
     pub(super) fn forget_later(&self, id: Identity) -> bool {
         let mut unheard = self.unheard.lock();
         let first = unheard.is_empty();

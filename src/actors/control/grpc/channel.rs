@@ -1,4 +1,4 @@
-//! Channels over TLS.
+//! Channels of gRPC over TLS.
 
 use std::{error::Error as StdError, time::Duration};
 
@@ -8,8 +8,8 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::{connector, error::GrpcError, target::GrpcTarget};
 
-/// What a response may measure at most, decoded; set it on every client stub
-/// (`max_decoding_message_size`): a full push of a big mesh is far above tonic's default of 4 MiB.
+/// The largest decoded size of a response. Set this size on every client stub (`max_decoding_message_size`): a full
+/// push of a big mesh is far larger than tonic's default of 4 MiB.
 /// Limit: one response of the control plane, decoded: 200 MiB; past it: the stream ends.
 pub(crate) const MAX_RESPONSE_BYTES: usize = 200 << 20;
 
@@ -22,10 +22,10 @@ const PING_EVERY: Duration = Duration::from_secs(30);
 /// Limit: answer of the control plane to a PING: 10 s; past it: the connection ends.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Connects to `target` and returns once TLS stands.
+/// Connects to `target` and returns once TLS is established.
 ///
-/// The channel connects again by itself when a later request finds the connection gone, by the same rules and with
-/// the roots read anew; [`cause`] then finds the failed step in the status.
+/// If a later request finds the connection gone, the channel connects again by the same rules and reads the roots
+/// again. [`cause`] finds the failed step in the status of such a request.
 pub(crate) async fn connect(target: &GrpcTarget) -> Result<Channel, GrpcError> {
     let endpoint = endpoint(target)?;
     let connector = connector::TlsConnector::new(target.clone());
@@ -35,7 +35,7 @@ pub(crate) async fn connect(target: &GrpcTarget) -> Result<Channel, GrpcError> {
 /// A channel to `target` that connects with the first request, by the rules of [`connect`].
 ///
 /// # Errors
-/// The target's address is none.
+/// The target's address is invalid.
 pub(crate) fn lazily(target: &GrpcTarget) -> Result<Channel, GrpcError> {
     let connector = connector::TlsConnector::new(target.clone());
     Ok(endpoint(target)?.connect_with_connector_lazy(connector))
@@ -44,12 +44,12 @@ pub(crate) fn lazily(target: &GrpcTarget) -> Result<Channel, GrpcError> {
 /// A TLS connection to `target` for HTTP/1.1.
 ///
 /// # Errors
-/// See [`GrpcError`]; bounded by the target's timeout.
+/// See [`GrpcError`]. The target's timeout bounds the call.
 pub(crate) async fn http1(target: &GrpcTarget) -> Result<TlsStream<TcpStream>, GrpcError> {
     connector::open(target, b"http/1.1").await
 }
 
-/// The failed connection attempt behind `status`, if that is what it was.
+/// The failed connection attempt behind `status`, if `status` comes from such an attempt.
 pub(crate) fn cause(status: &tonic::Status) -> Option<GrpcError> {
     find(status)
 }
@@ -65,7 +65,7 @@ fn endpoint(target: &GrpcTarget) -> Result<Endpoint, GrpcError> {
         .keep_alive_while_idle(false))
 }
 
-/// What our connector said, from under the layers tonic wraps around it.
+/// The error of the proxy's own connector, unwrapped from the errors that tonic adds.
 fn unwind(target: &GrpcTarget, error: &(dyn StdError + 'static)) -> GrpcError {
     find(error).unwrap_or_else(|| {
         let mut reason = error.to_string();

@@ -1,4 +1,4 @@
-//! TCP, then TLS, as the connector of a tonic channel.
+//! The connector of a tonic channel, which connects TCP and then TLS.
 
 use std::{
     future::Future,
@@ -32,7 +32,7 @@ const GRPC_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(75);
 /// Limit: TCP probes without an answer: 9; past it: the connection ends.
 const GRPC_KEEPALIVE_PROBES: u32 = 9;
 
-/// Connects to its target whatever URI it is asked for; each connection reads the roots anew.
+/// A connector that connects to its target, whatever the URI. Each connection reads the roots again.
 #[derive(Clone)]
 pub(super) struct TlsConnector {
     target: Arc<GrpcTarget>,
@@ -61,7 +61,7 @@ impl Service<http::Uri> for TlsConnector {
     }
 }
 
-/// Connects to `target` and shakes hands, offering one protocol (RFC 7301).
+/// Connects to `target` and performs the TLS handshake with an offer of one protocol (RFC 7301).
 pub(super) async fn open(target: &GrpcTarget, protocol: &[u8]) -> Result<TlsStream<TcpStream>, GrpcError> {
     let deadline = Instant::now() + target.connect_timeout;
     let late = |step| GrpcError::TimedOut { target: target.to_string(), step, after: target.connect_timeout };
@@ -91,7 +91,8 @@ async fn resolve(target: &GrpcTarget) -> Result<Vec<SocketAddr>, GrpcError> {
     if addrs.is_empty() { Err(fail("the name has no address".into())) } else { Ok(addrs) }
 }
 
-/// Tries the addresses in turn, each for its share of the time left, so that a dead first one is not the end.
+/// Tries the addresses in turn. Each address gets a share of the remaining time, so a dead first address leaves time
+/// for the others.
 async fn dial(target: &GrpcTarget, addrs: &[SocketAddr], deadline: Instant) -> Result<TcpStream, GrpcError> {
     let mut last =
         GrpcError::TimedOut { target: target.to_string(), step: Step::Tcp, after: target.connect_timeout };

@@ -1,31 +1,31 @@
-//! Why there is no connection to the control plane, or no request could be made.
+//! The errors of a connection or request to the control plane.
 
 use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
-/// Where a connection attempt was when its time ran out.
+/// The step at which a connection attempt timed out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Reading the root certificates.
+    /// The read of the root certificates.
     Roots,
-    /// Reading the token.
+    /// The read of the token.
     Token,
-    /// Looking up the host name.
+    /// The lookup of the host name.
     Resolve,
-    /// Connecting TCP.
+    /// The TCP connect.
     Tcp,
-    /// Shaking hands in TLS.
+    /// The TLS handshake.
     Tls,
 }
 
-/// Why there is no connection, or no request could be made; each says which step failed.
+/// The error of a connection or request. Each variant names the step that failed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum GrpcError {
-    /// The configured address is not one.
+    /// The configured address is invalid.
     #[error("control plane address {address:?}: {reason}")]
     LocalAddress {
-        /// As configured.
+        /// The address as configured.
         address: String,
-        /// What is wrong with it.
+        /// The defect.
         reason: String,
     },
     /// The root certificates could not be read.
@@ -33,79 +33,80 @@ pub enum GrpcError {
     LocalRootsUnreadable {
         /// The file.
         path: String,
-        /// Why.
+        /// The cause.
         source: Arc<io::Error>,
     },
-    /// The root certificates, or the settings that go with them, are of no use.
+    /// The root certificates, or the settings for them, are unusable.
     #[error("root certificates from {origin}: {reason}")]
     LocalRoots {
-        /// File, `SYSTEM`, or `inline PEM`.
+        /// The file, `SYSTEM`, or `inline PEM`.
         origin: String,
-        /// What is wrong with them.
+        /// The defect of the certificates or settings.
         reason: String,
     },
-    /// There is no usable token.
+    /// No usable token exists.
     #[error("token from {origin}: {reason}")]
     LocalToken {
         /// The file, or `AUTH_TOKEN`.
         origin: String,
-        /// What is wrong with it; never the token.
+        /// The defect of the token, which never contains the token itself.
         reason: String,
     },
-    /// A header to add to every request is not one.
+    /// A header to add to every request is invalid.
     #[error("header {name:?}: {reason}")]
     LocalHeader {
-        /// Its name, as configured.
+        /// The name of the header, as configured.
         name: String,
-        /// What is wrong with it.
+        /// The defect.
         reason: String,
     },
     /// The host name has no address.
     #[error("cannot resolve {host}: {reason}")]
     Resolve {
-        /// The name.
+        /// The host name.
         host: String,
-        /// Why.
+        /// The cause.
         reason: String,
     },
-    /// No TCP connection.
+    /// The TCP connect failed.
     #[error("cannot connect to {host} at {addr}: {source}")]
     Tcp {
-        /// The name.
+        /// The host name.
         host: String,
-        /// The address tried last.
+        /// The address that was tried last.
         addr: SocketAddr,
-        /// Why.
+        /// The cause.
         source: Arc<io::Error>,
     },
-    /// The TLS handshake failed: wrong root, wrong name, expired, no common version.
+    /// The TLS handshake failed, for example by a wrong root, a wrong name, an expired certificate or no common
+    /// version.
     #[error("TLS handshake with {host}:{port}: {source}")]
     PeerTls {
-        /// The name.
+        /// The host name.
         host: String,
         /// The port.
         port: u16,
-        /// Why.
+        /// The cause.
         source: Arc<io::Error>,
     },
     /// A step took too long.
     #[error("{step} of {target} took longer than {} ms", after.as_millis())]
     TimedOut {
-        /// Host and port, or file.
+        /// The host and port, or the file.
         target: String,
-        /// Which.
+        /// The step.
         step: Step,
-        /// The bound it passed.
+        /// The time limit of the step.
         after: Duration,
     },
-    /// TLS stands, HTTP/2 on it does not.
+    /// TLS is established, but HTTP/2 failed.
     #[error("HTTP/2 with {host}:{port}: {reason}")]
     PeerHttp2 {
-        /// The name.
+        /// The host name.
         host: String,
         /// The port.
         port: u16,
-        /// Why.
+        /// The cause.
         reason: String,
     },
 }
@@ -127,7 +128,7 @@ impl fmt::Display for Step {
 // === impl GrpcError ===
 
 impl GrpcError {
-    /// Whether the fault is on this side: files and settings, not the network or the peer.
+    /// Whether the cause is local: files and settings, not the network or the peer.
     pub fn is_local(&self) -> bool {
         match self {
             Self::LocalAddress { .. }

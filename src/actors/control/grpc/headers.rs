@@ -1,4 +1,4 @@
-//! The headers of every request: who we are, and what the operator adds.
+//! The headers of every request: the identity of the proxy, and the headers that the operator adds.
 
 use std::{fmt, path::Path, sync::Arc};
 
@@ -10,7 +10,7 @@ use crate::protocols::config::TokenSource;
 
 const CLUSTER_ID: HeaderName = HeaderName::from_static("clusterid");
 
-/// What is added to every request (docs/spec/controlplane.md 2.1).
+/// The headers that are added to every request (docs/spec/controlplane.md 2.1).
 #[derive(Clone)]
 pub(crate) struct AuthHeaders {
     token: TokenSource,
@@ -21,10 +21,11 @@ pub(crate) struct AuthHeaders {
 // === impl AuthHeaders ===
 
 impl AuthHeaders {
-    /// What is shown to the control plane: `token`, the cluster, and `extra` headers, which win over our own.
+    /// Makes the headers: `token`, the cluster, and `extra` headers, which replace the proxy's own headers of the
+    /// same name.
     ///
     /// # Errors
-    /// The cluster's name is what HTTP cannot carry.
+    /// The cluster's name is not a valid header value.
     pub(crate) fn new(
         token: &TokenSource,
         cluster_id: &str,
@@ -37,7 +38,8 @@ impl AuthHeaders {
         Ok(Self { token: token.clone(), cluster_id, extra: extra.into() })
     }
 
-    /// `request` with the headers. Fails when the token cannot be read, is empty, or fits no header.
+    /// Adds the headers to `request`. The call fails if the token cannot be read, is empty, or is no valid header
+    /// value.
     pub(crate) async fn sign<T>(&self, mut request: Request<T>) -> Result<Request<T>, GrpcError> {
         let token = self.token().await?;
         let headers = request.metadata_mut().as_mut();

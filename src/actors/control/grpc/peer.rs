@@ -30,17 +30,17 @@ use tonic::{service::Routes, transport::Server, transport::server::Connected};
 use super::target::GrpcTarget;
 use crate::protocols::config::{Address, RootSource};
 
-/// A certificate authority of its own.
+/// A certificate authority of a test.
 pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
-/// A running server; gone, with its connections, when dropped.
+/// A running server. A drop ends the server and its connections.
 pub(crate) struct Peer {
     pub(crate) addr: SocketAddr,
     accept: JoinHandle<()>,
     serve: JoinHandle<()>,
 }
 
-/// How the server presents itself.
+/// The certificate that the server presents.
 pub(crate) struct Cert<'a> {
     pub(crate) names: &'a [&'a str],
     pub(crate) expired: bool,
@@ -88,7 +88,7 @@ impl Authority {
         Arc::new(config)
     }
 
-    /// Serves `routes` under a good certificate for `localhost`.
+    /// Serves `routes` with a valid certificate for `localhost`.
     pub(crate) async fn serve(&self, routes: Routes) -> Peer {
         serve(self.config(&Cert::of(&["localhost"])), routes).await
     }
@@ -149,7 +149,7 @@ pub(crate) async fn serve(config: Arc<ServerConfig>, routes: Routes) -> Peer {
 impl Connected for Io {
     type ConnectInfo = Option<String>;
 
-    /// The SNI.
+    /// The SNI of the connection.
     fn connect_info(&self) -> Option<String> {
         self.0.get_ref().1.server_name().map(str::to_owned)
     }

@@ -1,32 +1,32 @@
-//! Where a server of the control plane is, and how it is known.
+//! The address of a control plane server, and the trust in its certificate.
 
 use std::{fmt, time::Duration};
 
 use crate::protocols::config::{Address, RootSource, TlsConfig, Upstream};
 
-/// How long resolving, TCP and TLS may take together.
+/// The time that the name lookup, TCP and TLS may take together.
 /// Limit: name, TCP and TLS of a connection to the control plane: 5 s; past it: the attempt fails and names its step.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A gRPC server to connect to, and whom to believe that it is that server.
+/// A gRPC server to connect to, and the roots that authenticate the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct GrpcTarget {
-    /// Where it is: dialled, sent as SNI (names only), and looked for in the certificate.
+    /// The address of the server. The address is dialled, sent as SNI (names only), and required in the certificate.
     pub address: Address,
-    /// Who may have signed the server's certificate. Read again for every connection.
+    /// The roots that may have signed the server's certificate. Each connection reads the roots again.
     pub roots: RootSource,
-    /// A second name the certificate may carry in place of the address's host.
+    /// A second name that the certificate may carry in place of the address's host.
     pub alt_hostname: Option<String>,
-    /// What is negotiated.
+    /// The TLS settings.
     pub tls: TlsConfig,
-    /// How long resolving, TCP and TLS may take together: [`CONNECT_TIMEOUT`].
+    /// The time that the name lookup, TCP and TLS may take together: [`CONNECT_TIMEOUT`].
     pub connect_timeout: Duration,
 }
 
 // === impl GrpcTarget ===
 
 impl GrpcTarget {
-    /// A server of the control plane.
+    /// Makes the target of a control plane server.
     pub(crate) fn new(upstream: &Upstream, tls: &TlsConfig) -> Self {
         Self {
             address: upstream.address.clone(),
@@ -37,7 +37,7 @@ impl GrpcTarget {
         }
     }
 
-    /// The server at `address`, by TLS 1.3.
+    /// Makes the target of the server at `address`, with TLS 1.3.
     pub(crate) fn at(address: Address, roots: RootSource) -> Self {
         let tls = TlsConfig::default();
         Self { address, roots, alt_hostname: None, tls, connect_timeout: CONNECT_TIMEOUT }

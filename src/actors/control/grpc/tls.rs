@@ -1,4 +1,4 @@
-//! The client side of TLS towards the control plane: which roots, versions, suites and names.
+//! The client side of TLS towards the control plane: the roots, versions, suites and names.
 
 use std::{path::Path, sync::Arc};
 
@@ -17,14 +17,14 @@ use rustls::{
 use super::{error::GrpcError, file::read_file, target::GrpcTarget};
 use crate::protocols::config::{Compliance, RootSource};
 
-/// webpki's judgement, with a second name to accept.
+/// The verifier of webpki, which also accepts a second name.
 #[derive(Debug)]
 struct EitherName {
     webpki: Arc<WebPkiServerVerifier>,
     alt: Option<ServerName<'static>>,
 }
 
-/// `host` as rustls wants it: names become SNI, IP addresses do not.
+/// Converts `host` for rustls. A name is sent as SNI; an IP address is not.
 pub(super) fn server_name(host: &str) -> Result<ServerName<'static>, String> {
     ServerName::try_from(host.to_owned())
         .map_err(|_| format!("{host:?} is neither a DNS name nor an IP address"))
@@ -79,7 +79,7 @@ fn provider(post_quantum_only: bool) -> CryptoProvider {
     provider
 }
 
-/// The certificates and a name for where they came from.
+/// Reads the root certificates. Returns the origin of the certificates and the certificates.
 async fn roots(source: &RootSource) -> Result<(String, Vec<CertificateDer<'static>>), GrpcError> {
     match source {
         RootSource::File(path) => {
@@ -93,7 +93,7 @@ async fn roots(source: &RootSource) -> Result<(String, Vec<CertificateDer<'stati
         RootSource::Inline(pem) => {
             let origin = "inline PEM".to_owned();
             let certs = match parse(&origin, pem.as_bytes())? {
-                // What was meant as a path and does not exist ends up here too: say so.
+                // A missing file whose path was taken for PEM also ends here, so the error mentions the case.
                 none if none.is_empty() => {
                     let shown: String = pem.chars().take(80).collect();
                     let missing = if Path::new(pem).is_absolute() || pem.starts_with("./") {
@@ -142,7 +142,7 @@ impl ServerCertVerifier for EitherName {
         let verdict =
             self.webpki.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
         match (&verdict, &self.alt) {
-            // Chain and dates are judged before the name, and again here.
+            // The chain and the dates are verified before the name, and again here.
             (
                 Err(TlsError::InvalidCertificate(
                     CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },

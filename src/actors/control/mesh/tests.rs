@@ -72,7 +72,7 @@ async fn pushes_wait_for_their_turn_outside_the_mailbox() {
         assert!(polled.is_pending());
     }
     assert_eq!(tree.handle().find("root/mesh").unwrap().load.depth, 1);
-    // A stream that is given up leaves its push behind, and with it the permit.
+    // A stream that is given up leaves its push and the permit behind.
     drop(pushes);
     assert_eq!(tree.handle().find("root/mesh").unwrap().load.depth, 1);
     assert_eq!(tables.apply(url, Vec::new(), Vec::new()).await.unwrap().len(), 0);

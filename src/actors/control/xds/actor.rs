@@ -1,4 +1,5 @@
-//! The shell: one stream at a time, in a task of its own, and a pause between two.
+//! The actor of the discovery stream runs one stream at a time, each in its own task, with a pause between two
+//! streams.
 
 use std::{marker::PhantomData, time::Duration};
 
@@ -14,33 +15,33 @@ use crate::{
     supervisor::{Actor, ActorRef, Address, ChildSpec, Described, OwnedTask, TaskExit},
 };
 
-/// Owns the stream's task.
+/// The actor that owns the stream's task.
 pub(super) struct XdsActor<S>(PhantomData<fn() -> S>);
 
-/// What a start needs.
+/// The arguments of a start.
 pub(super) struct XdsArgs<S> {
     pub(super) xds: Xds,
     pub(super) sink: S,
 }
 
-/// What the stream's task reports; at most one message is under way.
+/// Messages from the stream's task. At most one message is outstanding.
 #[derive(Debug)]
 pub(super) enum Msg {
     /// The stream ended.
     Ended(End),
-    /// Its task panicked, with these words.
+    /// The stream's task panicked with this message.
     Panicked(String),
 }
 
-/// The running client.
+/// The state of the running client.
 pub(super) struct Running<S> {
     args: XdsArgs<S>,
     backoff: Backoff,
-    /// Held for its end.
+    /// The stream's task, which ends when the state is dropped.
     _stream: OwnedTask,
 }
 
-/// The stream's task panicked.
+/// The error of the actor after the stream's task panicked.
 #[derive(Debug, thiserror::Error)]
 #[error("the discovery stream's task panicked: {0}")]
 struct StreamPanicked(String);
@@ -48,7 +49,8 @@ struct StreamPanicked(String);
 // === impl Xds ===
 
 impl Xds {
-    /// The actor, for its supervisor; what it applies goes to `sink`. At most one may run at a time.
+    /// The actor, as a child of a supervisor. The actor applies resources to `sink`. At most one actor may run at a
+    /// time.
     pub(crate) fn child<S: Sink>(&self, sink: S) -> ChildSpec {
         let xds = self.clone();
         let make = move || (XdsActor::new(), XdsArgs { xds: xds.clone(), sink: sink.clone() });
@@ -119,7 +121,7 @@ fn start<S: Sink>(args: &XdsArgs<S>, myself: ActorRef<Msg>, delay: Duration) -> 
     let run = async move {
         tokio::time::sleep(delay).await;
         let end = stream::run(&xds, &sink).await;
-        // An actor that is gone needs no news.
+        // An actor that is gone does not need the message.
         _ = myself.cast(Msg::Ended(end));
     };
     OwnedTask::spawn("xds/stream", run, move |exit| {

@@ -1,4 +1,4 @@
-//! The handle of the discovery stream, and what outlives its actor.
+//! The handle of the discovery stream, and the state that outlives the actor.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -12,60 +12,62 @@ use crate::{
     },
 };
 
-/// Where to connect, and as whom.
+/// The settings of the discovery stream: the server, and the identity of the proxy.
 #[derive(Clone, Debug)]
 pub(crate) struct XdsSettings {
-    /// The control plane.
+    /// The server of the control plane.
     pub target: GrpcTarget,
-    /// Added to every stream.
+    /// The headers of every stream.
     pub headers: AuthHeaders,
-    /// Sent at the start of every stream.
+    /// The node description that the first request of every stream carries.
     pub node: Node,
-    /// Ask for addresses by name instead of for all.
+    /// Whether the client asks for single addresses by name instead of all addresses.
     pub on_demand: bool,
-    /// How long things may take.
+    /// The time limits of a stream.
     pub bounds: Bounds,
 }
 
-/// How long the parts of a stream may take before it is given up.
+/// The time limits of the steps of a stream. A stream that exceeds a limit is given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Bounds {
-    /// From the first request to the first response. A busy control plane queues new streams, so this is long.
+    /// The time from the first request to the first response. This limit is long, as a busy control plane queues
+    /// streams.
     pub first_answer: Duration,
-    /// Handing a request to a server that does not read.
+    /// The time to hand a request to a server that does not read.
     pub send: Duration,
-    /// Applying one response.
+    /// The time to apply one response.
     pub apply: Duration,
 }
 
-/// What readiness and operators see.
+/// The status of the discovery stream, which readiness and the admin interface show.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct XdsStatus {
-    /// Every type asked for as a whole was answered and applied once since the process started; never reverts.
+    /// Whether every type with a wildcard subscription was answered and applied once since the process started. The
+    /// value never becomes false again.
     pub synced: bool,
-    /// A stream stands.
+    /// Whether a stream is open.
     pub connected: bool,
-    /// Why the last stream ended, or could not be opened.
+    /// The reason why the last stream ended or could not be opened.
     pub last_error: Option<Arc<str>>,
-    /// Since when `connected` is what it is.
+    /// The time of the last change of `connected`.
     pub since: Instant,
 }
 
-/// What is counted (docs/spec/controlplane.md 5.2).
+/// The counters of the discovery stream (docs/spec/controlplane.md 5.2).
 pub(crate) trait XdsMetrics: Send + Sync + 'static {
-    /// A response of this type came, with this many bytes of payload.
+    /// Counts a response of this type with `bytes` bytes of payload.
     fn message(&self, type_url: &str, bytes: usize);
-    /// This many resources of one response were rejected; not called with none.
+    /// Counts rejected resources of one response. The call is not made for zero resources.
     fn rejected(&self, type_url: &str, resources: usize);
-    /// A stream, or an attempt to open one, ended.
+    /// Counts the end of a stream or of an attempt to open a stream.
     fn terminated(&self, reason: Termination);
 }
 
-/// The handle. Cheap to clone.
+/// The handle of the discovery stream. A clone is cheap.
 #[derive(Clone)]
 pub(crate) struct Xds(pub(super) Arc<Shared>);
 
-/// What the clones share.
+/// The state that clones of the handle share.
 pub(super) struct Shared {
     pub(super) settings: XdsSettings,
     pub(super) held: XdsState,
@@ -76,7 +78,7 @@ pub(super) struct Shared {
 // === impl Bounds ===
 
 impl Bounds {
-    /// What production runs with.
+    /// The limits in production.
     /// Limit: one step of the discovery stream: 120 s for the first answer, 30 s for a request, 60 s for applying a
     /// response; past it: the stream is given up.
     pub(crate) const STANDARD: Bounds = Bounds {
@@ -89,21 +91,21 @@ impl Bounds {
 // === impl Xds ===
 
 impl Xds {
-    /// A client that does nothing until its actor is started. `held` says what the tables hold, which is nothing at
-    /// process start.
+    /// Makes a client that does nothing until its actor is started. `held`: the resources in the tables, which are
+    /// empty at process start.
     pub(crate) fn new(settings: XdsSettings, held: XdsState, metrics: Arc<dyn XdsMetrics>) -> Self {
         let synced = held.is_synced(settings.on_demand);
         let status = XdsStatus { synced, connected: false, last_error: None, since: Instant::now() };
         Self(Arc::new(Shared { settings, held, metrics, status: watch::Sender::new(status) }))
     }
 
-    /// The status, now and as it changes.
+    /// A receiver of the status, which sees each change.
     pub(crate) fn state(&self) -> watch::Receiver<XdsStatus> {
         self.0.status.subscribe()
     }
 
-    /// Asks for the address `name`: `network/ip`, a workload's uid, or `namespace/hostname`. It arrives in the sink,
-    /// or the removal of that name does; or nothing, so wait for it with a bound.
+    /// Asks for the address `name`: `network/ip`, a workload's uid, or `namespace/hostname`. The sink receives the
+    /// address, the removal of the name, or nothing, so the caller must bound its wait.
     #[cfg_attr(
         not(test),
         expect(dead_code, reason = "XDS_ON_DEMAND is refused until routing asks for what it misses")

@@ -1,7 +1,8 @@
-//! The discovery stream: keeps one open to the control plane, applies what comes, and answers it.
+//! The client of the discovery stream keeps one stream to the control plane open. The client applies and answers each
+//! response.
 //!
-//! [`Xds`] outlives every start of its actor: status, and what the tables hold, are in it. A dead control plane is a
-//! state, shown in [`XdsStatus`]; the actor fails only when the stream's task panics.
+//! [`Xds`] outlives every start of its actor and holds the status and the versions of the applied resources. A dead
+//! control plane is a state, which [`XdsStatus`] shows. The actor fails only when the stream's task panics.
 
 mod actor;
 mod client;

@@ -1,4 +1,4 @@
-//! A control plane, tables and counters for tests: the test plays the server, call by call.
+//! A control plane, tables and counters for tests. The test acts as the server, call by call.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -35,20 +35,20 @@ use crate::{
     supervisor::{Backoff, Intensity, Strategy, SupervisorSpec, Tree},
 };
 
-/// No test waits longer for anything.
+/// The longest wait of a test.
 const STUCK_AFTER: Duration = Duration::from_secs(60);
 
 type Answers = mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>;
 type Accept = oneshot::Sender<Result<mpsc::Receiver<Result<DeltaDiscoveryResponse, Status>>, Status>>;
 
-/// The server.
+/// The server of a test.
 pub(super) struct Plane {
     pub(super) ca: Authority,
     pub(super) peer: Peer,
     calls: mpsc::Receiver<Call>,
 }
 
-/// A stream that was asked for and is neither accepted nor refused.
+/// A call for a stream that the test has neither accepted nor refused.
 pub(super) struct Call {
     pub(super) metadata: MetadataMap,
     pub(super) sni: Option<String>,
@@ -56,20 +56,20 @@ pub(super) struct Call {
     accept: Accept,
 }
 
-/// An accepted stream, and the two requests that opened it.
+/// An accepted stream, and the two requests that opened the stream.
 pub(super) struct Stream {
     pub(super) hello: [DeltaDiscoveryRequest; 2],
     requests: Streaming<DeltaDiscoveryRequest>,
     answers: Answers,
 }
 
-/// Tables that are a map from name to version; the payload is the version.
+/// Tables that map a name to a version. The payload of a resource is its version.
 #[derive(Clone)]
 pub(super) struct Tables(Arc<TablesInner>);
 
 struct TablesInner {
     held: Mutex<BTreeMap<String, String>>,
-    /// What has been refused for a moment.
+    /// The names of resources that were refused for a moment.
     tried: Mutex<BTreeSet<String>>,
     /// A permit for each response that may be applied.
     gate: Semaphore,
@@ -77,13 +77,13 @@ struct TablesInner {
     fault: Mutex<Option<Fault>>,
 }
 
-/// What the next response makes the tables do.
+/// The fault of the tables at the next response.
 pub(super) enum Fault {
     Down,
     Panic,
 }
 
-/// Counters.
+/// The counters of a test.
 #[derive(Default)]
 pub(super) struct Counts {
     pub(super) messages: Mutex<Vec<(String, usize)>>,
@@ -91,7 +91,7 @@ pub(super) struct Counts {
     pub(super) ends: Mutex<Vec<Termination>>,
 }
 
-/// A running client.
+/// A running client of a test.
 pub(super) struct Client {
     pub(super) xds: Xds,
     pub(super) tables: Tables,
@@ -153,12 +153,12 @@ impl Plane {
         self.ca.target(&self.peer)
     }
 
-    /// The next stream asked for.
+    /// The next call for a stream.
     pub(super) async fn call(&mut self) -> Call {
         soon("a call", self.calls.recv()).await.unwrap()
     }
 
-    /// The next stream, accepted.
+    /// Accepts the next call and returns the stream.
     pub(super) async fn stream(&mut self) -> Stream {
         self.call().await.accept().await
     }
@@ -185,7 +185,7 @@ impl AggregatedDiscoveryService for Service {
 // === impl Call ===
 
 impl Call {
-    /// Waits for the opening requests before it answers with headers, as servers do.
+    /// Accepts the call: waits for the opening requests and then answers with headers, as servers do.
     pub(super) async fn accept(mut self) -> Stream {
         let mut next = async || soon("a request", self.requests.message()).await.unwrap().unwrap();
         let hello = [next().await, next().await];
@@ -198,7 +198,7 @@ impl Call {
         assert!(self.accept.send(Err(status)).is_ok());
     }
 
-    /// Resolves when the client gives the call up.
+    /// Waits until the client gives the call up.
     pub(super) async fn given_up(mut self) {
         soon("giving up", self.accept.closed()).await;
     }
@@ -215,7 +215,7 @@ impl Stream {
         soon("a request", self.requests.message()).await.unwrap().unwrap()
     }
 
-    /// Sends `response` and gives back what it is answered with.
+    /// Sends `response` and returns the client's answer.
     pub(super) async fn push(&mut self, response: DeltaDiscoveryResponse) -> DeltaDiscoveryRequest {
         self.send(response).await;
         self.request().await
@@ -228,7 +228,7 @@ impl Stream {
         }
     }
 
-    /// Resolves when the client has closed its side.
+    /// Waits until the client has closed its side.
     pub(super) async fn closed(mut self) {
         soon("closing", async { while let Ok(Some(_)) = self.requests.message().await {} }).await;
     }
@@ -251,17 +251,17 @@ impl Tables {
         self.0.held.lock().clone()
     }
 
-    /// Lets nothing be applied from now on, but what [`Tables::open_gate`] lets through.
+    /// Stops the application of responses; each call of [`Tables::open_gate`] admits one.
     pub(super) fn close_gate(&self) {
         self.0.gate.forget_permits(usize::MAX);
     }
 
-    /// Lets one more response be applied.
+    /// Admits one more response.
     pub(super) fn open_gate(&self) {
         self.0.gate.add_permits(1);
     }
 
-    /// Resolves when `n` responses in all have reached the tables.
+    /// Waits until `n` responses in total have reached the tables.
     pub(super) async fn entered(&self, n: usize) {
         soon("applying", self.0.entered.subscribe().wait_for(|entered| *entered >= n)).await.unwrap();
     }
@@ -272,7 +272,7 @@ impl Tables {
 }
 
 impl Sink for Tables {
-    /// Rejects what has the version `bad` or no payload, and for a moment what has the version `later`.
+    /// Rejects a resource of version `bad` or without payload. A resource of version `later` is refused for a moment.
     async fn apply(
         &self,
         _: &str,
@@ -356,7 +356,7 @@ impl Client {
         soon(what, self.status.wait_for(is)).await.unwrap();
     }
 
-    /// Until the last failure says `part`.
+    /// Waits until the last failure contains `part`.
     pub(super) async fn until_error(&mut self, part: &str) {
         self.until(part, |s| s.last_error.as_deref().is_some_and(|e| e.contains(part))).await;
     }

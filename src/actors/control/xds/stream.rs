@@ -1,4 +1,4 @@
-//! One stream, from connecting to its end.
+//! One discovery stream, from the connect to the end of the stream.
 
 use tokio::{
     sync::mpsc,
@@ -23,11 +23,12 @@ use crate::{
     },
 };
 
-/// Requests handed over and not yet on the wire: two to begin with, then an answer at a time.
+/// The number of queued requests that are not yet on the wire. A stream begins with two requests and then queues one
+/// answer at a time.
 /// Limit: discovery requests that are not on the wire: 8; past it: the stream waits, then is given up.
 const REQUESTS_MAX: usize = 8;
 
-/// A stream on which requests can be made.
+/// An open stream, on which requests can be sent.
 struct Conversation<'a, S> {
     xds: &'a Xds,
     sink: &'a S,
@@ -36,10 +37,10 @@ struct Conversation<'a, S> {
     _connected: Connected<'a>,
 }
 
-/// Shows the stream as standing for as long as it lives.
+/// A guard: the status shows the stream as connected while the guard lives.
 struct Connected<'a>(&'a Xds);
 
-/// Connects, and applies what comes until the stream ends.
+/// Connects and applies responses until the stream ends. Returns the end of the stream.
 pub(super) async fn run<S: Sink>(xds: &Xds, sink: &S) -> End {
     let settings = &xds.0.settings;
     tracing::debug!(target: "xds", control_plane = %settings.target, "connecting");
@@ -70,7 +71,8 @@ struct RequestQueue {
     receiver: mpsc::Receiver<DeltaDiscoveryRequest>,
 }
 
-/// Opens the stream. The requests are queued before, for a server may send its headers only with its first response.
+/// Opens the stream. The first requests are queued before, as a server may send its headers only with the first
+/// response.
 async fn open(
     xds: &Xds,
     channel: Channel,
@@ -109,14 +111,14 @@ impl<S: Sink> Conversation<'_, S> {
         end
     }
 
-    /// Until the server ends the stream, without complaint or with one.
+    /// Reads and answers responses until the server ends the stream, with or without an error.
     async fn converse(
         &mut self,
         inbound: &mut Streaming<DeltaDiscoveryResponse>,
         deadline: Instant,
     ) -> Result<(), End> {
         loop {
-            // A server that has answered once may be silent for ever: HTTP/2 PINGs tell a dead one.
+            // A server that has answered once may be silent for ever: HTTP/2 PINGs detect a dead server.
             let deadline = (!self.delta.is_answered()).then_some(deadline);
             tokio::select! {
                 response = next(inbound, deadline, &self.xds.0.settings.bounds) => match response? {
@@ -164,7 +166,7 @@ impl<S: Sink> Conversation<'_, S> {
         Ok(answer)
     }
 
-    /// Applies again what was refused for a time that is over.
+    /// Applies the resources again whose time of refusal is over.
     async fn retry(&mut self) -> Result<(), End> {
         let now = Instant::now().into_std();
         while let Some((apply, retry)) = self.delta.retry(now) {
@@ -178,7 +180,7 @@ impl<S: Sink> Conversation<'_, S> {
         Ok(())
     }
 
-    /// Has resources applied; gives those that were not.
+    /// Applies resources to the sink. Returns the rejected resources.
     async fn put(&self, Apply { kind, resources, removed }: Apply) -> Result<Vec<Rejected>, End> {
         let (bound, updates) = (self.xds.0.settings.bounds.apply, resources.len());
         let applied = timeout(bound, self.sink.apply(kind.type_url(), resources, removed)).await;
@@ -187,7 +189,7 @@ impl<S: Sink> Conversation<'_, S> {
             .map_err(|e| End::SinkDown(e.to_string()))
     }
 
-    /// Says what was refused of so many, and keeps what may be tried again.
+    /// Logs and counts the rejected resources, and keeps the resources that may be tried again.
     fn refused(&mut self, kind: ResourceType, updates: usize, rejected: Vec<Rejected>) {
         if !rejected.is_empty() {
             self.xds.0.metrics.rejected(kind.type_url(), rejected.len());
@@ -199,7 +201,7 @@ impl<S: Sink> Conversation<'_, S> {
     async fn send(&self, request: DeltaDiscoveryRequest) -> Result<(), End> {
         let bound = self.xds.0.settings.bounds.send;
         match timeout(bound, self.requests.send(request)).await {
-            // The call is over: the reading side is told why.
+            // The call is over: the reading side learns the reason.
             Ok(_) => Ok(()),
             Err(_) => Err(End::Stalled(format!("the control plane has read no request for {bound:?}"))),
         }
@@ -221,7 +223,7 @@ impl Drop for Connected<'_> {
     }
 }
 
-/// Resolves at `at`, if there is such a time.
+/// Waits until `at`, or for ever if `at` is `None`.
 async fn due(at: Option<std::time::Instant>) {
     match at {
         Some(at) => sleep_until(at.into()).await,
@@ -257,7 +259,7 @@ fn describe(status: &Status) -> String {
     format!("{:?}: {}", status.code(), describe_message(status))
 }
 
-/// The status' own text, and below it what the transport says.
+/// The text of the status, followed by the connection's error if there is one.
 fn describe_message(status: &Status) -> String {
     match grpc::cause(status) {
         Some(cause) => format!("{}: {cause}", status.message()),

@@ -1,4 +1,4 @@
-//! The client against a control plane over real TLS.
+//! Tests of the client against a control plane over real TLS.
 
 use std::time::Duration;
 
@@ -258,7 +258,8 @@ async fn a_killed_client_is_restarted_and_announces_what_the_tables_hold() {
     stream.closed().await;
     client.tables.open_gate();
     let mut stream = plane.stream().await;
-    // Whatever the cut push touched is named, so that its removal is told, and without a version.
+    // Names that the interrupted push touched are sent without a version, so that the server also tells their
+    // removal.
     assert_eq!(versions(&stream.hello[0]), [("a", ""), ("b", ""), ("c", "v1"), ("new", "")].into());
     stream.push(response(ResourceType::Address, "3", &[("a", "v2"), ("new", "v2")], &["b"])).await;
     let held = [("a", "v2"), ("c", "v1"), ("new", "v2")];
@@ -361,7 +362,7 @@ async fn what_was_refused_for_a_time_is_applied_on_the_same_stream_without_being
     assert_eq!(nack.error_detail.unwrap().message, "a: not now");
     assert_eq!(client.tables.held(), [("b".to_owned(), "v1".to_owned())].into());
     client.tables.entered(2).await;
-    // Behind what was tried again.
+    // This response is applied after the repeated resources.
     assert_eq!(
         stream.push(response(ResourceType::Address, "2", &[], &[])).await,
         ack(ResourceType::Address, "2")
@@ -380,7 +381,7 @@ async fn a_flood_of_ended_streams_is_one_message_at_a_time() {
     let node = || client.tree.handle().find("root/xds").unwrap();
     for ended in 0..STREAMS {
         let mut stream = plane.stream().await;
-        // The stream before has been heard of, and nothing else: the next begins only then.
+        // The actor has handled the end of the former stream and no other message: the next stream begins only then.
         assert_eq!((node().load.depth, client.ends().len()), (0, ended));
         stream.push(response(ResourceType::Address, "1", &[("a", "v1")], &[])).await;
         stream.end(Some(Status::unknown("the usual"))).await;

@@ -1,4 +1,4 @@
-//! The shell: receives, asks the core, does what it says.
+//! The hand-over actor receives messages, asks the session, and performs the effects that the session returns.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -23,7 +23,7 @@ use crate::{
     sys::netns::NetNs,
 };
 
-/// Owns the connection, the operations on pods and the timer.
+/// The actor that owns the connection, the operations on pods and the timer.
 pub(super) struct ZdsActor<P> {
     pods: P,
 }
@@ -31,32 +31,33 @@ pub(super) struct ZdsActor<P> {
 pub(super) struct State {
     shared: Arc<Shared>,
     session: Session<NetNs>,
-    /// Where the answer to the agent's request goes.
+    /// The sender of the answer to the agent's request.
     reply: Option<oneshot::Sender<(Answer, Then)>>,
     operations: HashMap<Arc<str>, Operation>,
     wake: Option<(std::time::Instant, OwnedTask)>,
     _link: OwnedTask,
 }
 
-/// What is under way for a pod.
+/// The operation that is under way for a pod.
 struct Operation {
     number: u64,
-    /// The pod's `namespace/name`, where the operation is its start.
+    /// The pod's `namespace/name`, if the operation is a start.
     name: Option<Arc<str>>,
-    /// Held by the work itself, so that the next operation begins only when this one's future is dropped.
+    /// The lock that the operation's work holds. The next operation begins only when the future of this one is
+    /// dropped.
     turn: Arc<Mutex<()>>,
     _task: OwnedTask,
 }
 
-/// An operation that begins, and the pod it is for.
+/// A new operation and its pod.
 struct NewOperation {
     number: u64,
     uid: Arc<str>,
-    /// The pod's `namespace/name`, where the operation is its start.
+    /// The pod's `namespace/name`, if the operation is a start.
     name: Option<Arc<str>>,
 }
 
-/// The link's failure, which the supervisor hears as this actor's.
+/// The failure of the link, which the actor returns to its supervisor.
 #[derive(Debug, thiserror::Error)]
 #[error("the connection task ended: {0:?}")]
 struct LinkEnded(TaskExit);
@@ -84,7 +85,7 @@ impl<P: Pods> Actor for ZdsActor<P> {
         let session = Session::new(running, counts);
         let ended = myself.clone();
         let link = OwnedTask::spawn("zds/link", link::run(shared.clone(), myself), move |exit| {
-            // Fails only if the actor has ended already.
+            // The cast fails only if the actor has ended already.
             let _ = ended.cast(Msg::LinkEnded(exit));
         });
         let state =
@@ -130,7 +131,7 @@ impl<P: Pods> Actor for ZdsActor<P> {
                 Effect::Start(number, pod) => state.start(&self.pods, &myself, number, pod),
                 Effect::Stop(number, uid) => state.stop(&self.pods, &myself, number, uid),
                 Effect::Answer(answer, then) => {
-                    // Nobody reads it once the connection is gone.
+                    // No task reads the answer once the connection is gone.
                     let _ = state.reply.take().map(|reply| reply.send((answer, then)));
                 }
             }
@@ -182,8 +183,8 @@ impl State {
         self.operate(NewOperation { number, uid, name: None }, work, on_panic);
     }
 
-    /// Does `work` for the pod, after giving up what is under way for it. It reports its own end; `on_panic` does so in
-    /// its place.
+    /// Gives up the running operation of the pod and then runs `work`. `work` reports its own end; `on_panic` reports
+    /// a panic.
     fn operate(
         &mut self,
         NewOperation { number, uid, name }: NewOperation,
@@ -198,7 +199,7 @@ impl State {
                 let _turn = mine.lock_owned().await;
                 work.await;
             },
-            // One given up has nobody to tell.
+            // An operation that was given up reports no end.
             move |exit| {
                 if let TaskExit::Panicked { message } = exit {
                     on_panic(message);
@@ -208,13 +209,14 @@ impl State {
         self.operations.insert(uid, Operation { number, name, turn, _task: task });
     }
 
-    /// Forgets an operation that has ended, unless another has taken its place. Gives the pod's name if it is known.
+    /// Removes an operation that has ended, unless a newer one has replaced it. Returns the pod's name if it is
+    /// known.
     fn ended(&mut self, number: u64, uid: &Arc<str>) -> Option<Arc<str>> {
         let is_latest = self.operations.get(uid).is_some_and(|operation| operation.number == number);
         if is_latest { self.operations.remove(uid)?.name } else { None }
     }
 
-    /// Sees to it that [`Msg::Tick`] comes when the core wants it.
+    /// Makes sure that [`Msg::Tick`] comes when the session wants a tick.
     fn arm(&mut self, myself: &ActorRef<Msg>) {
         let wanted = self.session.next_wake();
         if wanted == self.wake.as_ref().map(|(at, _)| *at) {
@@ -226,7 +228,7 @@ impl State {
                 sleep_until(at.into()).await;
                 let _ = myself.cast(Msg::Tick);
             };
-            // A tick that comes too early arms another one.
+            // A tick that comes too early arms the timer again.
             let on_exit = move |exit| {
                 if let TaskExit::Panicked { .. } = exit {
                     let _ = told.cast(Msg::Tick);
@@ -249,7 +251,7 @@ impl State {
 }
 
 impl Drop for State {
-    /// Whoever reads the status must not take a dead actor's word for it.
+    /// Marks the status as not ready: readers must not trust the last status of a dead actor.
     fn drop(&mut self) {
         self.shared.status.send_modify(|status| {
             status.session.ready = false;

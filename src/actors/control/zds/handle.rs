@@ -1,4 +1,4 @@
-//! The handle of the hand-over.
+//! The handle of the hand-over of pods.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -15,7 +15,7 @@ use crate::{
     supervisor::{Address, ChildSpec},
 };
 
-/// The hand-over of pods. Cheap to clone; every clone sees the same.
+/// The hand-over of pods. A clone is cheap, and clones share the state.
 #[derive(Clone)]
 pub struct Zds {
     shared: Arc<Shared>,
@@ -25,14 +25,15 @@ pub struct Zds {
 // === impl Zds ===
 
 impl Zds {
-    /// The hand-over at the agent's socket `path` (`INPOD_UDS`). Nothing is dialled before `gate` is true: the first
-    /// answers of the control plane have been taken in.
+    /// Makes the hand-over at the agent's socket `path` (`INPOD_UDS`). The actor dials only once `gate` is true,
+    /// which means that the first state of the mesh is complete.
     pub fn new(path: PathBuf, gate: watch::Receiver<bool>) -> Self {
         let shared = Shared { path, gate, status: watch::Sender::new(ZdsStatus::default()) };
         Self { shared: Arc::new(shared), address: Address::new("zds") }
     }
 
-    /// The actor, to be run under a supervisor, handing over to `pods`. The status survives its restarts.
+    /// The actor, as a child of a supervisor. The actor hands over to `pods`. The status survives restarts of the
+    /// actor.
     pub fn child<P: Pods>(&self, pods: P) -> ChildSpec {
         let shared = self.shared.clone();
         ChildSpec::actor("zds", &self.address, move || (ZdsActor::new(pods.clone()), shared.clone()))
@@ -40,7 +41,7 @@ impl Zds {
             .hung_after(HUNG_AFTER)
     }
 
-    /// The status, now and as it changes.
+    /// A receiver of the status, which sees each change.
     pub fn status(&self) -> watch::Receiver<ZdsStatus> {
         self.shared.status.subscribe()
     }

@@ -1,4 +1,4 @@
-//! The connection with the agent: dials, greets, reads one packet at a time and writes its answer.
+//! The connection with the agent. The link dials, greets, reads one packet at a time and writes the answer.
 
 use std::{io, os::fd::OwnedFd, sync::Arc, time::Duration};
 
@@ -25,22 +25,23 @@ use crate::{
     },
 };
 
-/// How long a packet may wait for room in the agent's queue.
+/// The time that a packet may wait for room in the agent's queue.
 /// Limit: writing an answer to istio-cni: 5 s; past it: the connection is closed.
 const LINK_WRITE_WITHIN: Duration = Duration::from_secs(5);
-/// The core answers within its own bound; past this one it is broken and the connection is dropped.
+/// The time to wait for an answer of the actor, which has a lower limit of its own. Past this time the actor is
+/// broken.
 /// Limit: wait for an answer to istio-cni in the connection's task: 4.5 s; past it: the connection is closed.
 const LINK_ANSWER_WITHIN: Duration = ZDS_ANSWER_WITHIN.saturating_add(Duration::from_millis(500));
 
-/// How a connection came to its end, and the error if it was one.
+/// The end of a connection, with the error if the connection failed.
 struct End {
     ended: Ended,
     error: String,
 }
 
-/// Keeps a connection with the agent, from when the gate opens, until the actor drops the task.
+/// Keeps a connection with the agent from the opening of the gate until the actor drops the task.
 ///
-/// Returns only if whoever was to open the gate is gone.
+/// The function returns only if the sender of the gate is gone.
 pub(super) async fn run(shared: Arc<Shared>, actor: ActorRef<Msg>) {
     let mut gate = shared.gate.clone();
     if gate.wait_for(|open| *open).await.is_err() {
@@ -63,7 +64,7 @@ pub(super) async fn run(shared: Arc<Shared>, actor: ActorRef<Msg>) {
     }
 }
 
-/// One connection from its dialling to its end.
+/// Runs one connection from the dial to the end.
 async fn connection(shared: &Shared, actor: &ActorRef<Msg>) -> End {
     let socket = match SeqPacket::connect(&shared.path) {
         Ok(socket) => socket,
@@ -80,21 +81,21 @@ async fn connection(shared: &Shared, actor: &ActorRef<Msg>) -> End {
     tracing::info!(path = %shared.path.display(), "istio-cni: connected");
     let since = Instant::now().into_std();
     shared.status.send_if_modified(|status| status.last_error.take().is_some());
-    // A failed cast means that the actor is ending, and this task with it.
+    // A failed cast means that the actor is ending. This task ends with the actor.
     let _ = actor.cast(Msg::Connected);
     let error = serve(shared, actor, &socket).await;
     let _ = actor.cast(Msg::Disconnected);
     End { ended: Ended::Lost { since }, error }
 }
 
-/// Reads and answers until the connection ends; why it did.
+/// Reads and answers packets until the connection ends. Returns the reason of the end.
 async fn serve(shared: &Shared, actor: &ActorRef<Msg>, socket: &SeqPacket) -> String {
     loop {
         let packet = match socket.recv().await {
             Ok(Some(packet)) => packet,
             Ok(None) => return "the agent closed the connection".into(),
             Err(error @ RecvError::Io(_)) => return error.to_string(),
-            // Its descriptors are closed already, and nothing in it can be trusted.
+            // The packet's descriptors are closed already, and its bytes cannot be trusted.
             Err(error) => return format!("refused: {error}"),
         };
         let ask = match packet.fds.into_iter().map(identify).collect::<io::Result<Vec<_>>>() {
@@ -114,7 +115,7 @@ async fn serve(shared: &Shared, actor: &ActorRef<Msg>, socket: &SeqPacket) -> St
             (Then::Exit(reason), _) => {
                 tracing::error!("istio-cni broke the protocol: {reason}");
                 shared.status.send_modify(|status| status.fatal = Some(reason));
-                // The process is about to exit; reading on would only add to the confusion.
+                // The process is about to exit, so no further packet is read.
                 return std::future::pending().await;
             }
             (Then::Disconnect, _) => return "hung up after a packet that is no request".into(),

@@ -1,4 +1,4 @@
-//! What the actor of the connection with istio-cni hears.
+//! The messages of the hand-over actor.
 
 use std::sync::Arc;
 
@@ -13,13 +13,14 @@ use crate::{
     sys::netns::NetNs,
 };
 
-/// A packet of the agent and where its answer goes.
+/// A packet of the agent, and the sender of the answer.
 pub(super) struct AgentRequest {
     pub(super) ask: Ask<NetNs>,
     pub(super) reply: oneshot::Sender<(Answer, Then)>,
 }
 
-/// What the actor hears, all of it from its own tasks: the link sends one packet at a time, an operation one result.
+/// Messages of the hand-over actor, all from the actor's own tasks. The link sends one packet at a time, and an
+/// operation sends one result.
 pub(super) enum Msg {
     Connected,
     Asked(AgentRequest),
@@ -27,7 +28,7 @@ pub(super) enum Msg {
     PodStarted(u64, Arc<str>, Result<(), String>),
     PodStopped(u64, Arc<str>),
     Tick,
-    /// The link is never to end by itself.
+    /// The link has ended, which must not happen while the actor runs.
     LinkEnded(TaskExit),
 }
 

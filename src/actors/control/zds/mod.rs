@@ -1,7 +1,7 @@
-//! The connection with istio-cni, which says which pods of the node to serve (docs/spec/dataplane.md 6).
+//! The connection with istio-cni, which tells the proxy the pods of the node to serve (docs/spec/dataplane.md 6).
 //!
-//! The actor owns the connection and the starts and stops under way. The pods themselves live behind [`Pods`] and
-//! outlive it: a restarted actor asks which run and waits for the agent to name them again.
+//! The actor owns the connection and the running starts and stops. The pods live behind [`Pods`] and outlive the
+//! actor. A restarted actor asks which pods run and waits until the agent names the pods again.
 
 mod actor;
 mod handle;

@@ -1,4 +1,4 @@
-//! What serves the pods that istio-cni hands over.
+//! The interface to the pods that istio-cni hands over.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -7,30 +7,30 @@ use crate::{
     sys::netns::NetNs,
 };
 
-/// A start or stop that takes longer than this is given up: a start counts as failed and is tried again.
+/// The longest time of a start or stop. A start that is given up counts as failed and is tried again.
 /// Limit: start or stop of a pod: 30 s; past it: the operation is given up.
 pub(crate) const POD_OPERATION_LIMIT: Duration = Duration::from_secs(30);
 
 /// A pod to serve.
 #[derive(Clone, Debug)]
 pub struct PodSpec {
-    /// The Kubernetes uid.
+    /// The Kubernetes uid of the pod.
     pub uid: Arc<str>,
-    /// Who it is.
+    /// The name, namespace and service account of the pod.
     pub info: PodInfo,
-    /// Where its sockets are to be.
+    /// The network namespace in which the pod's sockets are opened.
     pub netns: NetNs,
-    /// Which namespace that is.
+    /// The identity of the network namespace.
     pub id: NetnsId,
 }
 
-/// Whoever serves pods. Operations on one uid never overlap; dropping the future of a start gives it up.
+/// The service that serves pods. Operations on one uid never overlap. A drop of a start's future gives the start up.
 pub trait Pods: Clone + Send + Sync + 'static {
-    /// Serves the pod; returns once all its listeners are bound. One that fails or is given up leaves nothing behind,
-    /// at the latest when the next `stop` of that uid has returned.
+    /// Serves the pod and returns once all listeners of the pod are bound. A start that fails or is given up leaves
+    /// nothing behind, at the latest when the next `stop` of the uid has returned.
     fn start(&self, spec: PodSpec) -> impl Future<Output = Result<(), String>> + Send;
 
-    /// Stops serving the pod and cuts its connections. An unknown uid is fine.
+    /// Stops serving the pod and cuts its connections. An unknown uid is no error.
     fn stop(&self, uid: &str) -> impl Future<Output = ()> + Send;
 
     /// The pods that are being served.

@@ -1,4 +1,4 @@
-//! What outlives the actor of the connection with istio-cni.
+//! The status of the hand-over, and the state that outlives the hand-over actor.
 
 use std::path::PathBuf;
 
@@ -6,19 +6,19 @@ use tokio::sync::watch;
 
 use crate::protocols::zds::session::{Link, Status};
 
-/// What readiness and metrics show, and whether to exit.
+/// The status that readiness and metrics show, and the reason to exit if there is one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ZdsStatus {
-    /// Readiness, pending pods, counters.
+    /// The readiness, the pending pods and the counters.
     pub session: Status,
-    /// Why there is no connection, when there is none.
+    /// The reason why no connection exists, if none exists.
     pub last_error: Option<String>,
-    /// The agent broke the protocol so that the set of pods is in doubt: the process must exit with status 1. The agent
-    /// has been told.
+    /// The agent broke the protocol, so the set of pods is in doubt: the process must exit with status 1. The agent
+    /// has received the error.
     pub fatal: Option<String>,
 }
 
-/// What outlives the actor.
+/// The state that outlives the actor.
 pub(super) struct Shared {
     pub(super) path: PathBuf,
     pub(super) gate: watch::Receiver<bool>,
@@ -28,7 +28,7 @@ pub(super) struct Shared {
 // === impl ZdsStatus ===
 
 impl ZdsStatus {
-    /// In words what keeps the node from being ready; nothing if it is.
+    /// The reason in words why the node is not ready; `None` if the node is ready.
     pub fn detail(&self) -> Option<String> {
         let detail = self.session.detail()?;
         Some(match (&self.fatal, &self.last_error) {

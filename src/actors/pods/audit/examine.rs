@@ -1,12 +1,14 @@
-//! The examination of a pod: its listeners listen and are accepted from on every shard, its namespace has a network, and
-//! an ordinary connection of the pod still reaches the proxy. What can be repaired is; what cannot is named in readiness,
-//! metrics and log.
+//! The examination of a pod checks three things. The listeners of the pod listen, and each shard accepts from them.
+//! The namespace of the pod has a network. An ordinary connection of the pod still reaches the proxy. The examination
+//! repairs a fault if it can, and otherwise names the fault in readiness, metrics and log.
 //!
-//! The canary is one connection from inside the pod, without our mark, to an address that no network has. The pod's own
-//! rules must turn it to 15001, where it is known by that address and dropped before anything is counted or logged. With
-//! the rules gone it is one packet with a hop limit of 1, which the node itself drops. The way in (PREROUTING) cannot be
-//! tried from inside: what a pod sends to itself never passes there. Both ways are rules of one table, which come and go
-//! together.
+//! The canary is one connection from inside the pod, without the proxy's mark, to an address that no network has. The
+//! pod's own rules must redirect the canary to 15001. The listener there recognizes the address and drops the canary
+//! before the canary is counted or logged. Without the rules the canary is one packet with a hop limit of 1, which
+//! the node drops.
+//!
+//! The inbound rules (PREROUTING) cannot be tried from inside: packets that a pod sends to itself do not pass
+//! PREROUTING. Inbound and outbound rules belong to one table, so both are present or both are missing.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,31 +24,31 @@ use crate::{
     sys::probe::{self, Canary, Flight},
 };
 
-/// How long a capture may take to look after itself; its restart is waited for meanwhile.
+/// The time in which a capture actor must answer an audit, its restart included.
 /// Limit: answer of a listener's actor to an audit, its restart included: 500 ms; past it: the pod is named.
 const CAPTURE_ANSWER_WITHIN: Duration = Duration::from_millis(500);
-/// How long a canary may fly. The kernel answers at once or never; only its acceptance takes a turn of a shard.
+/// The time in which a canary must arrive. The kernel answers at once or never; the accept takes one turn of a shard.
 /// Limit: flight of a canary: 300 ms; past it: the canary is lost.
 const CANARY_FLIGHT: Duration = Duration::from_millis(300);
-/// Canaries lost in a row until the redirection is.
+/// The number of canaries lost in a row after which the redirection counts as lost.
 /// Limit: canaries that are lost in a row: 2; past it: the pod is named.
 const LOST_CANARIES: u32 = 2;
 
-/// What an examination found.
+/// The finding of an examination.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Finding {
-    /// All is well.
+    /// The examination found no fault.
     Sound,
-    /// It could not be tried now: what was known stays.
+    /// The examination could not try everything: the last finding stays.
     Unclear,
-    /// This is wrong.
+    /// The examination found this fault.
     Wrong(Unhealthy),
 }
 
-/// Examines `pod`. `wrong`: something was wrong when last examined. `has_network`: an interface is known to be up.
+/// Examines `pod`. `wrong`: the last examination found a fault. `has_network`: an interface is known to be up.
 pub(super) async fn examine(pod: &Arc<Pod>, wrong: bool, has_network: bool) -> Finding {
     for &kind in pod.kinds() {
-        // The actor is asked only where there may be something to repair.
+        // The actor is asked only where a repair may be needed.
         if !wrong && serves(pod, kind) {
             continue;
         }
@@ -55,18 +57,18 @@ pub(super) async fn examine(pod: &Arc<Pod>, wrong: bool, has_network: bool) -> F
             return Finding::Wrong(Unhealthy::new(Reason::Listener, detail));
         }
     }
-    // The proxy's own pod has no rules, and the host's network.
+    // The proxy's own pod has no rules and uses the host's network.
     if pod.id.is_own { Finding::Sound } else { network(pod, has_network).await }
 }
 
-/// Whether the listener listens, and each living shard accepts from it.
+/// Whether the listener listens and each living shard accepts from the listener.
 fn serves(pod: &Pod, kind: ListenerKind) -> bool {
     let listens =
         pod.listeners.sockets.lock().get(&kind).is_some_and(|listener| probe::is_listening(listener));
     listens && pod.listeners.accept_loops.count(kind) >= pod.node.shards.living()
 }
 
-/// Has the listener and its accept loops looked after by whom they belong to.
+/// Asks the capture actor to check and repair its listener and accept loops.
 async fn capture(pod: &Pod, kind: ListenerKind) -> Result<(), String> {
     let looked = pod.captures.of(kind).call(CAPTURE_ANSWER_WITHIN, CaptureMsg::Audit).await;
     let repaired = looked.map_err(|error| error.to_string())??;
@@ -112,7 +114,7 @@ async fn try_once(pod: &Arc<Pod>, has_network: bool) -> Finding {
         let fate = match sent {
             Ok(None) => Finding::Sound,
             Ok(Some(canary)) => follow(pod, family, &canary).await,
-            // It never left: by a rule of the pod, or for want of ports or memory.
+            // The canary was not sent: a rule of the pod forbade the packet, or ports or memory were short.
             Err(error) if error.raw_os_error() == Some(libc::EPERM) => lost(family, &error.to_string()),
             Err(_) => Finding::Unclear,
         };
@@ -130,7 +132,7 @@ async fn follow(pod: &Arc<Pod>, family: &str, canary: &Canary) -> Finding {
         return Finding::Sound;
     }
     match canary.flight() {
-        // It is in the queue of whoever listens, and nobody but we and our successor do.
+        // The canary is in the queue of a listener, and only this proxy and its successor listen there.
         Flight::Answered => Finding::Sound,
         Flight::Silent if is_flooded(pod) => Finding::Unclear,
         Flight::Silent => lost(family, "it does not arrive"),
@@ -138,7 +140,7 @@ async fn follow(pod: &Arc<Pod>, family: &str, canary: &Canary) -> Finding {
     }
 }
 
-/// Whether connections wait in the outbound listener: the kernel drops what finds its queue full.
+/// Whether connections wait in the outbound listener: the kernel drops a connection that finds the queue full.
 fn is_flooded(pod: &Pod) -> bool {
     let listeners = pod.listeners.sockets.lock();
     let waiting = listeners.get(&ListenerKind::Outbound).map(|held| probe::waiting(held));

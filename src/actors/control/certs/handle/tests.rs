@@ -18,27 +18,27 @@ use crate::{
     supervisor::{ActorRef, Strategy, SupervisorSpec, Tree, faults, run_alone},
 };
 
-/// Where an identity stands. The text is that of docs/spec/controlplane.md 7.2.
+/// The state of an identity. The texts are those of docs/spec/controlplane.md 7.2.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum CertState {
     /// No attempt has ended yet.
     Initializing,
-    /// There is a valid certificate.
+    /// A valid certificate exists.
     Available,
-    /// There is none; this is why.
+    /// No valid certificate exists, for this reason.
     Unavailable(String),
 }
 
-/// One identity, for showing.
+/// The state of one identity, as a snapshot shows it.
 #[derive(Clone, Debug)]
 struct CertSnapshot {
-    /// Whose.
+    /// The identity.
     identity: Identity,
-    /// Where it stands.
+    /// The state of the identity.
     state: CertState,
-    /// The newest certificate, perhaps expired: see [`WorkloadCert::path`] and [`WorkloadCert::roots`].
+    /// The newest certificate, which may have expired: see [`WorkloadCert::path`] and [`WorkloadCert::roots`].
     cert: Option<Arc<WorkloadCert>>,
-    /// The last failure since that certificate came, even while it is still good.
+    /// The last failure since the certificate came, even while the certificate is still valid.
     failure: Option<Arc<IssueError>>,
 }
 
@@ -58,7 +58,7 @@ impl CertSnapshot {
 }
 
 impl Certs {
-    /// Every identity, sorted.
+    /// The snapshots of all identities, sorted.
     fn snapshot(&self) -> Vec<CertSnapshot> {
         let wall = self.shared.wall();
         let all = self.shared.store.all().into_iter();
@@ -71,7 +71,7 @@ impl Certs {
 const HOUR: Duration = Duration::from_hours(1);
 const CERT_WITHIN: Duration = Duration::from_mins(1);
 
-/// What the fake authority does with requests from now on.
+/// The behaviour of the fake authority from now on.
 #[derive(Clone)]
 enum Mood {
     Sign(Duration),
@@ -80,7 +80,7 @@ enum Mood {
     Refuse,
     Mute,
     Crash,
-    /// Answers when told to.
+    /// The authority answers once it is notified.
     Wait(Arc<Notify>),
 }
 
@@ -92,7 +92,7 @@ struct Fake {
     wall: Arc<dyn Fn() -> SystemTime + Send + Sync>,
 }
 
-/// Counts a request as under way until it ends, however it ends.
+/// Counts a request as under way until the request ends, for whatever reason.
 struct Under<'a>(&'a AtomicUsize);
 
 impl Drop for Under<'_> {
@@ -149,7 +149,8 @@ fn who(account: &str) -> Identity {
     Identity::new("cluster.local", "default", account).unwrap()
 }
 
-/// A handle, the fake behind it, and the running actor. The wall clock follows tokio's paused one.
+/// A handle, the fake authority behind the handle, and the running actor. The wall clock follows tokio's paused
+/// clock.
 struct World {
     certs: Certs,
     ca: Arc<Fake>,
@@ -302,7 +303,7 @@ async fn at_most_eight_requests_are_under_way_and_a_connection_goes_before_prefe
     let web = who("web");
     let urgent = w.certs.fetch(&web, CERT_WITHIN);
     tokio::pin!(urgent);
-    // One slot frees up: the connection's request is next, before 248 queued prefetches.
+    // One slot becomes free: the connection's request is next, before 248 queued prefetches.
     assert!(tokio::time::timeout(Duration::from_millis(1), &mut urgent).await.is_err());
     assert_eq!(w.certs.snapshot().len(), 257, "256 prefetches were taken");
     assert_eq!(w.ca.now.load(Ordering::SeqCst), 8);
@@ -459,7 +460,7 @@ async fn an_identity_that_crashed_its_requests_twice_is_set_aside_with_its_certi
     assert_eq!(w.ca.times_asked(&cursed), 1);
     w.fetch("blessed").await.unwrap();
 
-    // Its time comes long before the certificate is over.
+    // The renewal is due long before the certificate expires.
     w.until(|c| c.current(&cursed).is_some_and(|cert| !Arc::ptr_eq(&cert, &old))).await;
     assert_eq!((w.ca.times_asked(&cursed), quarantine.list()), (2, vec![]), "forgiven");
     assert_eq!(failure(), "");

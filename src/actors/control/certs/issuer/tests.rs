@@ -37,9 +37,9 @@ enum Answer {
 #[derive(Clone)]
 struct Ca {
     signer: Arc<TestCa>,
-    /// Used up from the front; then it signs.
+    /// The answers, taken from the front. The authority signs once no answer is left.
     answers: Arc<Mutex<VecDeque<Answer>>>,
-    /// Impersonated identity, authorization, cluster id and validity of each request.
+    /// The impersonated identity, authorization, cluster id and validity of each request.
     seen: Arc<Mutex<Vec<Seen>>>,
 }
 
@@ -213,7 +213,7 @@ async fn a_restarted_authority_is_found_again() {
     assert_eq!(ca.seen.lock().len(), 2);
 }
 
-/// A fixed address in front of an authority that comes back elsewhere.
+/// A proxy with a fixed address in front of an authority that comes back at another address.
 struct Front {
     port: u16,
     to: Arc<Mutex<std::net::SocketAddr>>,

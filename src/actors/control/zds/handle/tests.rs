@@ -21,7 +21,7 @@ use crate::{
     sys::fdpass::{SeqListener, SeqPacket},
 };
 
-/// What a fake start does.
+/// The behaviour of a fake start.
 #[derive(Clone)]
 enum Mood {
     Work,
@@ -30,14 +30,14 @@ enum Mood {
     Panic,
 }
 
-/// Pods that only note what they are told.
+/// Fake pods that only report their calls.
 #[derive(Clone)]
 struct Fake(Arc<FakeState>);
 
 struct FakeState {
     running: Mutex<BTreeMap<String, NetnsId>>,
     moods: Mutex<BTreeMap<String, Mood>>,
-    /// Says `start uid`, `started uid`, `given up uid`, `stop uid` as they happen.
+    /// The sender of `start uid`, `started uid`, `given up uid` and `stop uid`, as these events happen.
     news: mpsc::Sender<String>,
 }
 
@@ -61,7 +61,7 @@ impl Fake {
     }
 }
 
-/// Says that a start was given up, unless it is told to forget.
+/// A guard that reports a start as given up when it is dropped, unless the guard is forgotten.
 struct GivenUp<'a>(&'a Fake, &'a str);
 
 impl Drop for GivenUp<'_> {
@@ -99,7 +99,7 @@ impl Pods for Fake {
     }
 }
 
-/// The agent's end of one connection.
+/// The agent's side of one connection.
 struct Agent(SeqPacket);
 
 impl Agent {
@@ -140,7 +140,7 @@ fn refused(why: &str) -> Answer {
     Answer::Refused(why.into())
 }
 
-/// A descriptor that stands for a namespace: the identity is that of any file.
+/// A descriptor that stands for a namespace. Any file has an identity like a namespace.
 fn netns() -> OwnedFd {
     File::open("/proc/self/ns/net").unwrap().into()
 }
@@ -275,7 +275,7 @@ async fn a_pod_that_cannot_start_is_refused_and_named_and_the_others_go_on() {
         detail.contains("pod shop/bad (bad): port 15001 is taken") && detail.contains("pod shop/worse"),
         "{detail}"
     );
-    // Once it can start, the agent's next attempt is good; nothing else was disturbed.
+    // Once the pod can start, the agent's next attempt succeeds. The other pods were not disturbed.
     world.pods.mood("bad", Mood::Work);
     world.pods.mood("worse", Mood::Work);
     assert_eq!(agent.add("bad", &netns()).await, Answer::Done);
@@ -447,7 +447,7 @@ async fn a_flood_of_requests_is_read_one_after_the_other_and_waits_outside_the_m
     let agent = world.agent().await;
     agent.0.send(&encode_request(&add("slow")), Some(netns().as_fd())).await.unwrap();
     assert_eq!(world.news.recv().await.unwrap(), "start slow");
-    // More than the socket takes: the rest waits with the agent.
+    // The agent sends more than the socket takes: the other packets wait at the agent.
     let flood = async {
         for _ in 0..REQUESTS {
             agent.0.send(&encode_request(&Request::Del { uid: "nobody".into() }), None).await.unwrap();
@@ -456,7 +456,7 @@ async fn a_flood_of_requests_is_read_one_after_the_other_and_waits_outside_the_m
     let node = || world.tree.handle().find("root/zds").unwrap();
     let before = node().load.handled;
     let answers = async {
-        // Nothing more is read while the first waits for its answer.
+        // No further packet is read while the first packet waits for its answer.
         for _ in 0..20 {
             world.tree.handle().probe("root/zds", Duration::from_secs(60)).await.unwrap();
             tokio::task::yield_now().await;
