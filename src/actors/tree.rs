@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use super::{
     admin::{
         AdminAddrs, AdminServers,
-        actors::{of_tree, set_aside},
+        actors::{of_tree, quarantined},
         chaos::Chaos,
         console::{Console, provider, version},
         crashes,
@@ -33,7 +33,7 @@ use super::{
 use crate::{
     dataplane::{
         config::DataPlaneConfig, dns_config::DnsProxyConfig, mesh_view::MeshView, outbound_context::NextHops,
-        pod_directory::PodDirectory, resolver::Resolver, suspects::Suspects,
+        pod_directory::PodDirectory, resolver::Resolver, unhealthy_endpoints::UnhealthyEndpoints,
     },
     protocols::{
         config::{Config, ProxyMode, Upstream},
@@ -226,7 +226,7 @@ fn parts(
     metrics.register(shards::of_shards(shards.clone())?)?;
     let home = NetNs::current().map_err(BootError::Namespace)?;
     let hops = NextHops {
-        suspects: Suspects::default(),
+        unhealthy: UnhealthyEndpoints::default(),
         directory: PodDirectory::default(),
         certs: Arc::new(certs.clone()),
         resolver: Resolver::new(home.clone()),
@@ -306,7 +306,7 @@ fn console(
         config_dump: provider(move || std::future::ready(Ok(shown.clone()))),
         actors: of_tree(handle.clone()),
         crashes: crashes::of_tree(handle.clone()),
-        quarantine: set_aside(quarantine.clone(), handle.clone()),
+        quarantine: quarantined(quarantine.clone(), handle.clone()),
         chaos: Chaos::new(config.process.chaos.enabled, handle),
         // Asked twice is asked once.
         quit: Arc::new(move || {

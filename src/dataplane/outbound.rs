@@ -197,7 +197,7 @@ impl<N: Network> Outbound<'_, N> {
             .describe(|span, source| _ = span.result("identity", source))
             .await;
         let source = source.map_err(|outcome| self.refuse(&outcome)).ok()?;
-        let mut failover = Failover::new(FailoverLimits::STANDARD, self.ctx.hops.suspects.now());
+        let mut failover = Failover::new(FailoverLimits::STANDARD, self.ctx.hops.unhealthy.now());
         loop {
             let next = self.next(&mut failover, &source.workload);
             let (attempt, route) = next.map_err(|none| self.no_attempt(none)).ok()?;
@@ -215,7 +215,7 @@ impl<N: Network> Outbound<'_, N> {
             match failover.failed(&attempt, to, &error) {
                 AfterFailure::TryNext => {
                     report.tries_again(error.into());
-                    self.ctx.hops.suspects.add(to);
+                    self.ctx.hops.unhealthy.add(to);
                 }
                 AfterFailure::GiveUp => {
                     report.end(error);
@@ -366,7 +366,7 @@ impl<N: Network> Outbound<'_, N> {
             };
             match error.tunnel_health() {
                 TunnelHealth::Sound => {}
-                TunnelHealth::Doubtful => lease.distrust(),
+                TunnelHealth::Doubtful => lease.mark_unhealthy(),
                 TunnelHealth::Ending => lease.retire(),
             }
             if !attempt.takes_another_tunnel(&error) {

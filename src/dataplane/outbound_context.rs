@@ -13,8 +13,8 @@ use super::{
     },
     pod_directory::PodDirectory,
     resolver::Resolver,
-    suspects::Suspects,
     tunnel::dialer::Dialer,
+    unhealthy_endpoints::UnhealthyEndpoints,
 };
 use crate::telemetry::metrics::Metrics;
 
@@ -41,7 +41,7 @@ pub(crate) struct OutboundContext<N: Network = PodNetwork> {
 /// What the outbound connections of all pods know of next hops. One value a process.
 pub(crate) struct NextHops<N: Network = PodNetwork> {
     /// Next hops that lately did not answer.
-    pub(crate) suspects: Suspects,
+    pub(crate) unhealthy: UnhealthyEndpoints,
     /// The pods of this node, as destinations.
     pub(crate) directory: PodDirectory<N>,
     /// Certificates of this node's workloads.

@@ -42,8 +42,8 @@ use super::{
     pod::{PodId, conns::PodConns, workload::PodWorkload},
     pod_directory::PodDirectory,
     resolver::Resolver,
-    suspects::Suspects,
     tunnel::dial::DialContext,
+    unhealthy_endpoints::UnhealthyEndpoints,
 };
 use crate::{
     protocols::{
@@ -156,7 +156,7 @@ impl TestBed {
             changed: watch::Sender::new(()),
         });
         let hops = NextHops {
-            suspects: Suspects::default(),
+            unhealthy: UnhealthyEndpoints::default(),
             directory: PodDirectory::default(),
             certs: certs.clone(),
             resolver: Resolver::new(NetNs::current().unwrap()),

@@ -1,4 +1,4 @@
-//! Input that crashes its handler is set aside, and costs nobody else anything.
+//! Input that crashes its handler is quarantined, and costs nobody else anything.
 
 use std::io::{Read, Write};
 
@@ -35,22 +35,22 @@ pub(crate) fn raise_breakable(mesh: &str) -> Lab {
     raise_with(mesh, &[("WARREN_CHAOS", "true")], Default::default())
 }
 
-/// Waits until one input of this kind is set aside, and is listed by its name.
-fn set_aside(lab: &Lab, node: &str, kind: &str, name: &str) {
+/// Waits until one input of this kind is quarantined, and is listed by its name.
+fn quarantined(lab: &Lab, node: &str, kind: &str, name: &str) {
     let labels = [("kind", kind)];
     metrics_show(lab, node, "quarantine", |metrics| metrics.sum("warren_quarantined", &labels) == 1.0);
     let listed = admin(lab, node, "GET /quarantine");
     assert!(listed.contains(kind) && listed.contains(name), "{listed}");
 }
 
-pub(crate) fn a_resource_that_crashed_the_tables_twice_is_set_aside_and_the_rest_applies() {
+pub(crate) fn a_resource_that_crashed_the_tables_twice_is_quarantined_and_the_rest_applies() {
     let mut lab = raise_breakable(&format!("{MESH}policies:\n{}", deny("changing", "near", "server")));
     turned_away(&lab, "near", SERVER);
     open(&lab, "client", SERVER).unwrap();
     admin(&lab, "two", "POST /inputs/default/changing/panic?times=2");
     let (changed, another) = (deny("changing", "bare", "server"), deny("another", "client", "server"));
     change(&mut lab, &format!("{MESH}policies:\n{changed}{another}"));
-    set_aside(&lab, "two", "resource", "default/changing");
+    quarantined(&lab, "two", "resource", "default/changing");
     eventually("refusal by name", || {
         let seen = lab.services().control().unwrap().seen();
         let seen = seen.borrow();
@@ -69,13 +69,13 @@ pub(crate) fn a_peer_that_crashed_its_tunnel_twice_is_not_dialled_for_a_while() 
         assert!(open(&lab, "client", SERVER).is_err(), "it was to panic");
         admin(&lab, "one", "GET /quarantine").contains("10.77.2.1:15008").then_some(())
     });
-    set_aside(&lab, "one", "peer", "10.77.2.1:15008");
+    quarantined(&lab, "one", "peer", "10.77.2.1:15008");
     assert!(open(&lab, "client", SERVER).is_err());
     eventually("reason in the log", || logs::log(&lab, "one").contains("quarantined: crashed").then_some(()));
     open(&lab, "client", NEAR).unwrap();
 }
 
-pub(crate) fn a_pod_whose_start_crashed_twice_is_set_aside_and_tried_at_once_in_another_namespace() {
+pub(crate) fn a_pod_whose_start_crashed_twice_is_quarantined_and_tried_at_once_in_another_namespace() {
     let mut lab = raise_breakable(&format!(
         "{MESH}  - {{name: late, serviceAccount: late, node: one, ip: 10.77.1.3, captured: false, protocol: HBONE,
      run: echo 9000}}\n"
@@ -94,7 +94,7 @@ pub(crate) fn a_pod_whose_start_crashed_twice_is_set_aside_and_tried_at_once_in_
         let said = readiness(lab.node("one").unwrap()).unwrap().body;
         (said.contains(&uid) && said.contains("quarantined: crashed its handler 2 times")).then_some(())
     });
-    set_aside(&lab, "one", "pod", "default/late");
+    quarantined(&lab, "one", "pod", "default/late");
     metrics_show(&lab, "one", "one pod that waits and two that are served", |now| {
         let state = |state| now.sum("warren_pods", &[("state", state)]);
         (state("up"), state("unhealthy"), state("pending")) == (2.0, 0.0, 1.0)

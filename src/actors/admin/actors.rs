@@ -1,4 +1,4 @@
-//! The supervision tree as JSON, for `/actors`, and what is set aside, for `/quarantine`.
+//! The supervision tree as JSON, for `/actors`, and what is quarantined, for `/quarantine`.
 
 use std::{
     sync::{Arc, OnceLock},
@@ -25,8 +25,8 @@ pub(crate) fn of_tree(handle: Arc<OnceLock<TreeHandle>>) -> Provider {
     })
 }
 
-/// Shows the input and the actors that are set aside.
-pub(crate) fn set_aside(quarantine: Quarantine, handle: Arc<OnceLock<TreeHandle>>) -> Provider {
+/// Shows the input and the actors that are quarantined.
+pub(crate) fn quarantined(quarantine: Quarantine, handle: Arc<OnceLock<TreeHandle>>) -> Provider {
     provider(move || {
         let inputs = quarantine.list().into_iter().map(|input| {
             let retry_in = input.retry_in.as_secs();

@@ -51,7 +51,7 @@ pub enum AdminCommand {
         #[command(flatten)]
         admin: AdminPort,
     },
-    /// List what a running proxy has set aside for crashing, and when it tries again
+    /// List what a running proxy has quarantined for crashing, and when it tries again
     Quarantine {
         #[command(flatten)]
         admin: AdminPort,

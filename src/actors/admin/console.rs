@@ -103,7 +103,7 @@ fn index() -> Answer {
         ("config_dump", "what this proxy knows: workloads, services, policies, certificates, settings"),
         ("actors", "the supervision tree: states, restarts, last exits"),
         ("crashes", "reports of what died: messages, backtraces"),
-        ("quarantine", "input and actors that are set aside for crashing, and when they are tried again"),
+        ("quarantine", "input and actors that are quarantined for crashing, and when they are tried again"),
         ("tasks", "kinds of tasks, to be broken where that is enabled"),
         ("logging", "query or change the log filter (POST)"),
         ("quitquitquit", "shut down gracefully (POST)"),

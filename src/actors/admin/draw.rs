@@ -51,7 +51,7 @@ struct Exit {
     reason: String,
 }
 
-/// Something that is set aside, as `/quarantine` shows it.
+/// Something that is quarantined, as `/quarantine` shows it.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct QuarantinedInput {
@@ -83,10 +83,10 @@ pub(crate) fn draw(roots: &[ShownNode], colours: bool) -> String {
     rows.iter().map(|row| row.line(&widths, colours)).collect()
 }
 
-/// What is set aside, a line each.
+/// What is quarantined, a line each.
 pub(crate) fn list(aside: &[QuarantinedInput]) -> String {
     if aside.is_empty() {
-        return "nothing is set aside\n".to_owned();
+        return "nothing is quarantined\n".to_owned();
     }
     let names: Vec<String> =
         aside.iter().map(|aside| printable(&aside.name) + &beside(aside.shown_as.as_deref())).collect();

@@ -40,7 +40,7 @@ fn a_single_crash_is_forgotten_in_time_and_the_books_have_a_bound() {
         ledger.crashed(&input(&n.to_string(), 1), start + SECOND, &NO_JITTER, &mut rng);
     }
     assert_eq!(ledger.entries.len(), MAX_INPUTS);
-    assert!(ledger.admit(&input("aside", 1), start).is_err(), "what is set aside goes last");
+    assert!(ledger.admit(&input("aside", 1), start).is_err(), "what is quarantined goes last");
 }
 
 #[tokio::test(start_paused = true)]
@@ -49,7 +49,7 @@ async fn a_panic_through_the_guard_counts_and_nothing_else_does() {
     let changed = quarantine.changed();
     let crash = || {
         let handle = || {
-            let _guard = quarantine.enter(input("a", 1)).expect("it is not set aside").guard();
+            let _guard = quarantine.enter(input("a", 1)).expect("it is not quarantined").guard();
             panic!("bad input");
         };
         assert!(catch_unwind(AssertUnwindSafe(handle)).is_err());
@@ -73,7 +73,7 @@ async fn a_panic_through_the_guard_counts_and_nothing_else_does() {
 async fn a_future_is_watched_step_by_step_and_one_that_is_dropped_is_no_crash() {
     let quarantine = Quarantine::default();
     for _ in 0..2 {
-        let admitted = quarantine.enter(input("a", 1)).expect("it is not set aside");
+        let admitted = quarantine.enter(input("a", 1)).expect("it is not quarantined");
         let work = async {
             tokio::task::yield_now().await;
             panic!("bad input");
@@ -83,8 +83,10 @@ async fn a_future_is_watched_step_by_step_and_one_that_is_dropped_is_no_crash() 
             Err::<(), _>("bad input".into())
         );
         // The panic of another input drops a future that is not being polled.
-        let waiting =
-            quarantine.enter(input("b", 1)).expect("it is not set aside").watch(std::future::pending::<()>());
+        let waiting = quarantine
+            .enter(input("b", 1))
+            .expect("it is not quarantined")
+            .watch(std::future::pending::<()>());
         let other = || {
             let _waiting = waiting;
             panic!("somebody else");

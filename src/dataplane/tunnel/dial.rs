@@ -36,9 +36,9 @@ use crate::{
     },
 };
 
-/// A PING unanswered for so long makes a tunnel suspect, well before it is given up.
+/// A PING unanswered for so long makes a tunnel unhealthy, well before it is given up.
 /// Limit: PING of a tunnel without an answer: 1 s; past it: new streams prefer other tunnels.
-const SUSPECT_AFTER: Duration = Duration::from_secs(1);
+const UNHEALTHY_AFTER: Duration = Duration::from_secs(1);
 
 /// What the dials of a pod need.
 pub(crate) struct DialContext<N: Network = PodNetwork> {
@@ -229,11 +229,11 @@ async fn keepalive(config: &DataPlaneConfig, pings: Option<PingPong>, tunnel: &T
         }
         let answered = async {
             let mut pong = std::pin::pin!(std::future::poll_fn(|cx| pings.poll_pong(cx)));
-            match timeout(SUSPECT_AFTER.min(within), &mut pong).await {
+            match timeout(UNHEALTHY_AFTER.min(within), &mut pong).await {
                 Ok(answer) => answer.is_ok(),
                 Err(_) => {
-                    tunnel.suspect(true);
-                    timeout(within.saturating_sub(SUSPECT_AFTER), pong)
+                    tunnel.set_unhealthy(true);
+                    timeout(within.saturating_sub(UNHEALTHY_AFTER), pong)
                         .await
                         .is_ok_and(|answer| answer.is_ok())
                 }
@@ -242,7 +242,7 @@ async fn keepalive(config: &DataPlaneConfig, pings: Option<PingPong>, tunnel: &T
         if !answered.await {
             return;
         }
-        tunnel.suspect(false);
+        tunnel.set_unhealthy(false);
         within = config.timeouts.ping;
         sleep(config.timeouts.ping_interval).await;
     }

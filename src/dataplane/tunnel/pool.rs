@@ -48,7 +48,7 @@ pub(crate) struct Tunnel {
     active: Cell<usize>,
     idle_since: Cell<Instant>,
     /// A PING is overdue: no new stream is put on it while another can be had.
-    suspect: Cell<bool>,
+    unhealthy: Cell<bool>,
     /// The peer takes no new stream on it; those on it go on.
     retired: Cell<bool>,
 }
@@ -131,7 +131,7 @@ impl Peer {
         let tunnels = self.tunnels.borrow();
         let free = |tunnel: &&Rc<Tunnel>| tunnel.has_room();
         let found =
-            tunnels.iter().find(|t| free(t) && !t.suspect.get()).or_else(|| tunnels.iter().find(free))?;
+            tunnels.iter().find(|t| free(t) && !t.unhealthy.get()).or_else(|| tunnels.iter().find(free))?;
         Some(Lease::new(found.clone()))
     }
 
@@ -172,7 +172,7 @@ impl Peer {
             max_streams,
             active: Cell::new(0),
             idle_since: Cell::new(Instant::now()),
-            suspect: Cell::new(false),
+            unhealthy: Cell::new(false),
             retired: Cell::new(false),
         });
         self.tunnels.borrow_mut().push(tunnel.clone());
@@ -208,8 +208,8 @@ impl Tunnel {
     }
 
     /// Marks it as overdue with an answer, or not any more.
-    pub(crate) fn suspect(&self, suspect: bool) {
-        self.suspect.set(suspect);
+    pub(crate) fn set_unhealthy(&self, unhealthy: bool) {
+        self.unhealthy.set(unhealthy);
     }
 }
 
@@ -227,8 +227,8 @@ impl Lease {
     }
 
     /// Marks the tunnel as not to be used for new streams while another can be had, after it failed one.
-    pub(crate) fn distrust(&self) {
-        self.0.suspect.set(true);
+    pub(crate) fn mark_unhealthy(&self) {
+        self.0.unhealthy.set(true);
     }
 
     /// Marks the tunnel as closed for new streams: it is broken, or the peer says that it goes away. Those on it may

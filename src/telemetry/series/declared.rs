@@ -75,8 +75,8 @@ declare! {
     // Actors and shards.
     RESTARTS = "warren_actor_restarts_total", COUNTER, &["kind"], "Actors started again";
     CRASHES = "warren_actor_crashes_total", COUNTER, &["kind"], "Actors that failed or were killed";
-    QUARANTINED_ACTORS = "warren_actors_quarantined", GAUGE, &["kind"], "Actors set aside for failing again";
-    QUARANTINED_INPUT = "warren_quarantined", GAUGE, &["kind"], "Input set aside for crashing its handler";
+    QUARANTINED_ACTORS = "warren_actors_quarantined", GAUGE, &["kind"], "Actors quarantined for failing again";
+    QUARANTINED_INPUT = "warren_quarantined", GAUGE, &["kind"], "Input quarantined for crashing its handler";
     TASK_PANICS = "warren_task_panics_total", COUNTER, &["kind"], "Tasks that panicked";
     PANICS = "warren_panics_total", COUNTER, &[], "Panics, wherever they were caught";
     MAILBOX_DEPTH = "warren_actor_mailbox_depth", GAUGE, &["kind"],

@@ -42,8 +42,8 @@ root                    supervisor  up           0                  500us
 }
 
 #[test]
-fn what_is_set_aside_is_listed_in_columns() {
-    assert_eq!(list(&[]), "nothing is set aside\n");
+fn what_is_quarantined_is_listed_in_columns() {
+    assert_eq!(list(&[]), "nothing is quarantined\n");
     let aside: Vec<QuarantinedInput> = serde_json::from_value(json!([
         {"kind": "peer", "name": "10.0.0.1:15008", "crashes": 2, "retryInSeconds": 29},
         {"kind": "actor", "name": "root/a\n", "shownAs": "default/web", "crashes": 6, "retryInSeconds": null},

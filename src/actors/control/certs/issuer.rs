@@ -51,7 +51,7 @@ pub(crate) struct CaIssuer {
     /// The number of attempts to connect. Requests that waited for the same attempt share its failure.
     attempts: AtomicU64,
     last_failure: parking_lot::Mutex<Option<GrpcError>>,
-    suspect: Arc<AtomicBool>,
+    stale: Arc<AtomicBool>,
 }
 
 struct Live {
@@ -67,9 +67,9 @@ struct RootsMark {
     inode: u64,
 }
 
-/// A guard that marks the channel as suspect unless the request ends with an answer. A connection whose peer is gone
+/// A guard that marks the channel as stale unless the request ends with an answer. A connection whose peer is gone
 /// reports nothing, and no PING is sent once the request is given up.
-struct Suspicion(Option<Arc<AtomicBool>>);
+struct StaleUnlessAnswered(Option<Arc<AtomicBool>>);
 
 // === impl CaIssuer ===
 
@@ -84,7 +84,7 @@ impl CaIssuer {
             channel: Mutex::new(None),
             attempts: AtomicU64::new(0),
             last_failure: parking_lot::Mutex::new(None),
-            suspect: Arc::default(),
+            stale: Arc::default(),
         }
     }
 
@@ -101,13 +101,13 @@ impl CaIssuer {
         });
         let request = self.headers.sign(request).await.map_err(|e| self.failed(&e))?;
         let channel = self.channel().await.map_err(|e| self.failed(&e))?;
-        let suspicion = Suspicion(Some(self.suspect.clone()));
+        let stale = StaleUnlessAnswered(Some(self.stale.clone()));
         match IstioCertificateServiceClient::new(channel).create_certificate(request).await {
             Ok(response) => {
-                suspicion.lift();
+                stale.lift();
                 Ok(response.into_inner().cert_chain)
             }
-            Err(status) => Err(self.refused(&status, suspicion)),
+            Err(status) => Err(self.refused(&status, stale)),
         }
     }
 
@@ -115,7 +115,7 @@ impl CaIssuer {
     async fn channel(&self) -> Result<Channel, GrpcError> {
         let seen = self.attempts.load(Ordering::Acquire);
         let mut live = self.channel.lock().await;
-        if self.suspect.swap(false, Ordering::AcqRel) {
+        if self.stale.swap(false, Ordering::AcqRel) {
             *live = None;
         }
         let roots = self.roots_mark().await;
@@ -153,7 +153,7 @@ impl CaIssuer {
         tokio::task::spawn_blocking(move || mark(&path)).await.ok()?.ok()
     }
 
-    fn refused(&self, status: &Status, suspicion: Suspicion) -> IssueError {
+    fn refused(&self, status: &Status, stale: StaleUnlessAnswered) -> IssueError {
         if let Some(error) = grpc::cause(status) {
             return self.failed(&error);
         }
@@ -163,7 +163,7 @@ impl CaIssuer {
                 reason: printable(status.message()),
             };
         }
-        suspicion.lift();
+        stale.lift();
         IssueError::PeerRefused { code: format!("{:?}", status.code()), message: printable(status.message()) }
     }
 
@@ -188,18 +188,18 @@ impl fmt::Debug for CaIssuer {
     }
 }
 
-// === impl Suspicion ===
+// === impl StaleUnlessAnswered ===
 
-impl Suspicion {
+impl StaleUnlessAnswered {
     fn lift(mut self) {
         self.0 = None;
     }
 }
 
-impl Drop for Suspicion {
+impl Drop for StaleUnlessAnswered {
     fn drop(&mut self) {
-        if let Some(suspect) = &self.0 {
-            suspect.store(true, Ordering::Release);
+        if let Some(stale) = &self.0 {
+            stale.store(true, Ordering::Release);
         }
     }
 }

@@ -12,17 +12,17 @@ async fn send() -> SendRequest<Bytes> {
 }
 
 #[tokio::test]
-async fn a_retired_tunnel_is_never_picked_and_a_suspect_one_last() {
+async fn a_retired_tunnel_is_never_picked_and_an_unhealthy_one_last() {
     let pool = PodPool::default();
     let peer = pool.peer(&key());
     let first = peer.add(send().await, 10);
     let second = peer.add(send().await, 1);
     let lease = pool.ready(&key()).unwrap();
     assert!(Rc::ptr_eq(&lease.0, &first));
-    lease.distrust();
+    lease.mark_unhealthy();
     let other = pool.ready(&key()).unwrap();
     assert!(Rc::ptr_eq(&other.0, &second));
-    // The second is full: a suspect is better than nothing.
+    // The second is full: an unhealthy tunnel is better than nothing.
     let third = pool.ready(&key()).unwrap();
     assert!(Rc::ptr_eq(&third.0, &first));
     third.retire();

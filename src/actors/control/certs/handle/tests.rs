@@ -438,7 +438,7 @@ async fn removals_coalesce_into_one_message() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_identity_that_crashed_its_requests_twice_is_set_aside_with_its_certificate_in_force() {
+async fn an_identity_that_crashed_its_requests_twice_is_quarantined_with_its_certificate_in_force() {
     let w = world(Mood::Sign(HOUR)).await;
     let cursed = who("cursed");
     let old = w.fetch("cursed").await.unwrap();
@@ -467,7 +467,7 @@ async fn an_identity_that_crashed_its_requests_twice_is_set_aside_with_its_certi
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_identity_that_never_had_a_certificate_fails_with_the_reason_while_it_is_set_aside() {
+async fn an_identity_that_never_had_a_certificate_fails_with_the_reason_while_it_is_quarantined() {
     let w = world(Mood::Sign(HOUR)).await;
     let hexed = who("hexed");
     faults::arm(hexed.as_str(), 2).unwrap();
