@@ -40,7 +40,7 @@
 //! # What to know of ractor
 //! - Mailboxes have no bound: bound admission where a peer can trigger messages.
 //! - A panic, an `Err` and a kill skip `post_stop`: clean up in `Drop` of the State. Tasks belong in the State too.
-//! - An actor that spawns linked actors and does not handle their exits dies with the first exit: a worker that needs
+//! - An actor that spawns linked actors and does not handle their exits dies with the first exit. A worker that needs
 //!   helpers gets a supervisor or owns tasks.
 //! - A panicked actor's State drops just after its supervisor is told, in the same poll. On the single-threaded control
 //!   runtime no other task runs in between. The children of a killed supervisor are also gone before its next start.

@@ -33,9 +33,9 @@ pub(crate) fn give_back_code() {
     };
     for range in unchanged(&smaps) {
         let start = ptr::without_provenance_mut::<c_void>(range.start);
-        // SAFETY: the range is a private mapping of a file in which this process has no page of its own, and which it
-        // cannot write to: what is taken out is read from the same file as before when it is next used. A program and
-        // its libraries are mapped for as long as the process lives.
+        // SAFETY: the range is a private mapping of a file in which this process has no page of its own, and which
+        // this process cannot write to. A removed page is read from the same file when the page is next used. A
+        // program and its libraries are mapped for as long as the process lives.
         unsafe { libc::madvise(start, range.len(), libc::MADV_DONTNEED) };
     }
 }

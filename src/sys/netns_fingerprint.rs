@@ -31,8 +31,8 @@ enum Family {
     V6,
 }
 
-/// The struct `ipt_getinfo`: the name of a table, its hooks with the begin and end of their rules, the number of
-/// rules, and their size in bytes.
+/// The struct `ipt_getinfo`: the name of a table, the begin and end of each hook's rules, the number of rules, and
+/// the size in bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Shape {

@@ -1,5 +1,5 @@
-//! The kernel queries of a pod's audit: whether a listener still listens, whether the pod has a network, and whether an
-//! ordinary connection of the pod is redirected.
+//! The kernel queries of a pod's audit. The queries find whether a listener still listens, whether the pod has a network,
+//! and whether the pod's connections are redirected.
 
 use std::{
     ffi::CStr,
