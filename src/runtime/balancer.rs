@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use crate::sys::cputime::ThreadTime;
 
 /// The least time between two samples of processor time.
-/// Limit: time between two looks at the processor time of shards, when connections come: 10 ms; past it: the last
+/// Limit: time between two samples of the processor time of shards, when connections come: 10 ms; past it: the last
 /// sample counts.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(10);
 /// The whole of a processor, or of the connections assigned since the last sample.
@@ -28,8 +28,8 @@ const SAMPLE_INTERVAL: Duration = Duration::from_millis(10);
 const PERMILLE: u64 = 1000;
 /// A shard hands an accepted connection over only if the shard's load exceeds another shard's by more than this
 /// margin. A hand-over wakes another thread.
-/// Limit: lead of a shard over another: a tenth of a processor, and of the connections given lately; past it: the
-/// shard hands over what it accepts.
+/// Limit: lead of a shard over another: a tenth of a processor, and of the connections assigned since the last
+/// sample; past it: the shard hands over the connections that it accepts.
 const BUSY_MARGIN: u64 = PERMILLE / 10;
 /// The number of waiting hand-overs at which a shard is assigned no more. The number is a few turns' worth of work,
 /// and few connections wait if the shard turns out to be stuck.

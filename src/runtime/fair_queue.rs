@@ -29,7 +29,8 @@ const STEPS_PER_TURN: usize = 4;
 /// Limit: wait of a tunnel for more to send: 200 µs; past it: the tunnel sends what there is.
 const FLUSH_DELAY: Duration = Duration::from_micros(200);
 /// The capacity that the ready queue of a fair queue keeps when the ready queue is empty.
-/// Limit: room that the books of an empty fair queue keep: 16 connections; past it: the room is given back.
+/// Limit: capacity that the ready queue of an empty fair queue keeps: 16 connections; past it: the memory is given
+/// back.
 const KEPT_CAPACITY: usize = 16;
 
 type Work = Pin<Box<dyn Future<Output = ()>>>;
