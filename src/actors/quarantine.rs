@@ -219,7 +219,7 @@ impl Quarantine {
         admitted
     }
 
-    /// Removes an input that was handled well or no longer exists from the ledger.
+    /// Forgives an input that was handled well or no longer exists: the ledger forgets the input.
     pub(crate) fn forgive(&self, kind: &'static str, name: &str) {
         if !self.0.any.load(Ordering::Acquire) {
             return;

@@ -20,16 +20,16 @@ use parking_lot::Mutex;
 use crate::sys::cputime::ThreadTime;
 
 /// The least time between two samples of processor time.
-/// Limit: time between two looks at the processor time of shards, when connections come: 10 ms; past it: the last
+/// Limit: time between two samples of the processor time of shards, when connections come: 10 ms; past it: the last
 /// sample counts.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(10);
 /// The whole of a processor, or of the connections assigned since the last sample.
 /// No limit: the unit of shares.
 const PERMILLE: u64 = 1000;
-/// A shard keeps a connection that the shard has accepted unless its load exceeds another shard's by more than this
-/// margin: a hand-over wakes another thread.
-/// Limit: lead of a shard over another: a tenth of a processor, and of the connections given lately; past it: the
-/// shard hands over what it accepts.
+/// A shard hands an accepted connection over only if the shard's load exceeds another shard's by more than this
+/// margin. A hand-over wakes another thread.
+/// Limit: lead of a shard over another: a tenth of a processor, and of the connections assigned since the last
+/// sample; past it: the shard hands over the connections that it accepts.
 const BUSY_MARGIN: u64 = PERMILLE / 10;
 /// The number of waiting hand-overs at which a shard is assigned no more. The number is a few turns' worth of work,
 /// and few connections wait if the shard turns out to be stuck.
@@ -229,9 +229,9 @@ impl Samples {
         else {
             return home;
         };
-        // Two connections that are opened one after the other go to two shards, even if earlier connections are idle
-        // and however long the first of the two is idle. Short connections are excepted: samples spread them in the
-        // long run, and a hand-over takes longer than such a connection.
+        // Two connections that are opened one after the other go to two shards. Idle earlier connections do not
+        // matter, nor does the idle time of the first connection. Short connections are excepted: samples spread them
+        // in the long run, and a hand-over takes longer than such a connection.
         let all_there = here.still_there() == here.assigned && self.last == Some((home, here.load.closed()));
         let in_turn = all_there && here.busy < Some(BUSY_QUARTER);
         if mine > least + BUSY_MARGIN || in_turn && mine + BUSY_MARGIN >= least { to } else { home }

@@ -1,9 +1,9 @@
 //! Fair queues: the connections of one pod, or the streams of one tunnel, on one shard.
 //!
 //! A shard's runtime polls its tasks in the order in which the tasks became ready. If each connection were a task of
-//! the runtime, a pod that opens many connections would make the connections of other pods wait behind all of its
-//! own. So the connections of a pod and kind, or the streams of a tunnel, share one task: the driver of a fair queue.
-//! The driver takes a few steps in a turn and then waits for its next turn.
+//! the runtime, the connections of other pods would wait behind all connections of a busy pod. So the connections of
+//! a pod and kind, or the streams of a tunnel, share one task: the driver of a fair queue. The driver takes a few
+//! steps in a turn and then waits for its next turn.
 
 use std::{
     cell::{Cell, RefCell},
@@ -29,7 +29,8 @@ const STEPS_PER_TURN: usize = 4;
 /// Limit: wait of a tunnel for more to send: 200 µs; past it: the tunnel sends what there is.
 const FLUSH_DELAY: Duration = Duration::from_micros(200);
 /// The capacity that the ready queue of a fair queue keeps when the ready queue is empty.
-/// Limit: room that the books of an empty fair queue keep: 16 connections; past it: the room is given back.
+/// Limit: capacity that the ready queue of an empty fair queue keeps: 16 connections; past it: the memory is given
+/// back.
 const KEPT_CAPACITY: usize = 16;
 
 type Work = Pin<Box<dyn Future<Output = ()>>>;

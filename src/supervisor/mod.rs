@@ -1,4 +1,4 @@
-//! OTP-style supervision on ractor: a crash costs one actor a restart, and is heard of.
+//! OTP-style supervision on ractor: a crash costs one actor a restart, and the crash is reported.
 //!
 //! ```text
 //! SupervisorSpec          Tree::start      root          supervisor: starts, watches, restarts
@@ -10,39 +10,41 @@
 //! An [`Address`], a [`DynamicChildren`] and the paths, counts and last exits that a [`TreeHandle`] shows survive the
 //! restarts of the actors behind them.
 //!
-//! **Start** is in declared order, each child after the one before is up. A first start that fails is returned to the
-//! caller: a start that never worked is no crash. Children of a dynamic supervisor start when asked to.
+//! **Start**: children start in declared order, each child once the child before is up. A first start that fails is
+//! returned to the caller: a start that never worked is no crash. Children of a dynamic supervisor start on request.
 //!
-//! **Failure** of a child (panic, error, kill, or an end that its [`Restart`] does not allow) makes its supervisor
-//! wait for the child's [`Backoff`], then start it again, together with the siblings that its [`Strategy`] names:
-//! those are stopped in reverse order first. A restart that fails is a failure like any other. Nothing of this blocks
-//! the supervisor: each start, back-off and stop is a task it owns.
+//! **Failure**: a child fails by a panic, an error, a kill, or an end that its [`Restart`] does not allow. The
+//! supervisor then waits for the child's [`Backoff`] and starts the child again. The siblings that the [`Strategy`]
+//! names are stopped before, in reverse order, and started with the child. A restart that fails is a failure like any
+//! other. A failure does not block the supervisor: each start, back-off and stop is a task that the supervisor owns.
 //!
-//! **Escalation**: more failures than the [`Intensity`] allows, and a supervisor stops its children, in reverse, and
-//! fails itself; that is a failure of a child to its parent. When the root gives up, [`Tree::exited`] says so, and
-//! the process should end. A dynamic child never escalates: it goes into quarantine, retried after growing delays.
+//! **Escalation**: if a supervisor counts more failures than its [`Intensity`] allows, the supervisor stops its
+//! children in reverse order and fails. Its parent handles the failure as that of a child. When the root fails,
+//! [`Tree::exited`] reports the failure, and the process should end. A dynamic child never escalates: the child goes
+//! into quarantine and is retried after growing delays.
 //!
-//! **Stop** is in reverse order: gracefully within each child's budget, then by kill. Supervisors stop what is below
-//! them first. Dynamic children stop all at once.
+//! **Stop**: children stop in reverse order, gracefully within each child's budget, and then by a kill. A supervisor
+//! stops its children before itself. Dynamic children stop all at once.
 //!
-//! **Seen**: [`TreeHandle::snapshot`] reads shared memory and so shows a hung actor too; each [`Event`] is logged and
-//! given to the observer of [`Tree::start_observed`].
+//! **Observation**: [`TreeHandle::snapshot`] reads shared memory, so a snapshot shows a hung actor, too. Each [`Event`]
+//! is logged and given to the observer of [`Tree::start_observed`].
 //!
-//! **Hung** actors are found by a watchdog ([`Tree::watched`]) and killed: it times the handlers that run, and sleeps
-//! while none does. [`TreeHandle::inject`] sends a fault to an actor, [`faults::arm`] puts one into tasks.
+//! **Hung** actors: a watchdog ([`Tree::watched`]) finds and kills hung actors. The watchdog times running handlers and
+//! sleeps while no handler runs. [`TreeHandle::inject`] sends a fault to an actor, and [`faults::arm`] puts a fault
+//! into tasks.
 //!
-//! Not an actor, but owned all the same: a task is an [`OwnedTask`].
+//! An [`OwnedTask`] is a task that is no actor but has an owner, too.
 //!
-//! Inside, `restart` and `plan` decide and are pure; `shell` is the actor that performs what they decide.
+//! Inside the module, `restart` and `plan` decide and are pure. `shell` is the actor that performs their decisions.
 //!
 //! # What to know of ractor
 //! - Mailboxes have no bound: bound admission where a peer can trigger messages.
 //! - A panic, an `Err` and a kill skip `post_stop`: clean up in `Drop` of the State. Tasks belong in the State too.
-//! - An actor that spawns linked actors and does not handle their exits dies with the first: a worker that needs
-//!   helpers gets a supervisor, or owns tasks.
+//! - An actor that spawns linked actors and does not handle their exits dies with the first exit. A worker that needs
+//!   helpers gets a supervisor or owns tasks.
 //! - A panicked actor's State drops just after its supervisor is told, in the same poll. On the single-threaded control
-//!   runtime nothing runs in between. The same holds for the children of a killed supervisor: they are gone before
-//!   it is started again. (On other runtimes a start may find its port in use, and is tried again.)
+//!   runtime no other task runs in between. The children of a killed supervisor are also gone before its next start.
+//!   (On other runtimes a start may find its port in use, and the start is tried again.)
 //! - A stop discards the queue once the current handler is done; a kill cuts at the next await. Neither ends a loop
 //!   that never awaits.
 

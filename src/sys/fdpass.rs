@@ -11,19 +11,20 @@ use std::{
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::{Interest, unix::AsyncFd};
 
-/// Both sides read into buffers of this many bytes; a longer packet is an error.
+/// The size of the buffer that both sides read into. A longer packet is an error.
 /// Limit: a packet of the hand-over as the socket reads it: 1024 bytes; past it: the connection is closed.
 pub const MAX_PACKET_BYTES: usize = 1024;
 
-/// Descriptors taken from one packet at most; more is an error. One is legal, the others serve to refuse by name.
+/// The most descriptors that are taken from one packet. One is legal; the room for more lets the error name the
+/// cause.
 /// Limit: descriptors in a packet: 8; past it: all are closed, and so is the connection.
 const MAX_FDS: usize = 8;
 
-/// Connections that may wait to be accepted.
+/// The number of connections that may wait to be accepted.
 /// Limit: connections that wait in the lab's socket for the hand-over: 16; past it: the kernel makes them wait.
 const LAB_BACKLOG: i32 = 16;
 
-/// Room for the control message that carries `MAX_FDS` descriptors, in words so that it is aligned for its header.
+/// The room for a control message with `MAX_FDS` descriptors, in words, so that the room is aligned for the header.
 /// No limit: what another limit needs.
 const CONTROL_WORDS: usize = {
     // SAFETY: pure arithmetic on its argument.
@@ -31,16 +32,16 @@ const CONTROL_WORDS: usize = {
     bytes.div_ceil(mem::size_of::<u64>())
 };
 
-/// One packet and the descriptors that came with it, which are close-on-exec.
+/// One packet and its descriptors, which are close-on-exec.
 #[derive(Debug)]
 pub struct Packet {
     /// The payload, at most [`MAX_PACKET_BYTES`].
     pub bytes: Vec<u8>,
-    /// The descriptors in the order they were sent.
+    /// The descriptors in the order in which they were sent.
     pub fds: Vec<OwnedFd>,
 }
 
-/// Why no packet could be read. Descriptors that came with a bad packet are closed.
+/// The error of a read. Descriptors of a bad packet are closed.
 #[derive(Debug, thiserror::Error)]
 pub enum RecvError {
     /// The socket failed.
@@ -49,18 +50,18 @@ pub enum RecvError {
     /// The packet is longer than [`MAX_PACKET_BYTES`].
     #[error("the peer sent a packet of more than {MAX_PACKET_BYTES} bytes")]
     PeerPacketTooLong,
-    /// More descriptors than can be taken came with the packet.
+    /// The packet carries more descriptors than can be taken.
     #[error("the peer sent more than {MAX_FDS} file descriptors in a packet")]
     PeerTooManyFds,
 }
 
-/// A connected SEQPACKET socket. Both directions may be used at the same time; dropping it closes it.
+/// A connected SEQPACKET socket. Both directions may be used at the same time. A drop closes the socket.
 #[derive(Debug)]
 pub struct SeqPacket {
     fd: AsyncFd<Socket>,
 }
 
-/// A listening SEQPACKET socket. Dropping it closes it and leaves its path behind.
+/// A listening SEQPACKET socket. A drop closes the socket and leaves its path behind.
 #[derive(Debug)]
 pub struct SeqListener {
     fd: AsyncFd<Socket>,
@@ -71,20 +72,20 @@ pub struct SeqListener {
 impl SeqPacket {
     /// Connects to the listener at `path`.
     ///
-    /// Never waits: a unix socket connects at once or not at all.
+    /// The call does not wait: a unix socket connects at once or not at all.
     ///
     /// # Errors
-    /// Nobody listens at `path` or its queue is full, the path is too long, or there are no descriptors left.
+    /// No socket listens at `path`, the listener's queue is full, the path is too long, or no descriptors are left.
     pub fn connect(path: &Path) -> io::Result<Self> {
         let socket = seqpacket()?;
         socket.connect(&SockAddr::unix(path)?)?;
         Self::wrap(socket)
     }
 
-    /// Two sockets connected to each other.
+    /// Makes two sockets that are connected to each other.
     ///
     /// # Errors
-    /// There are no descriptors left.
+    /// No descriptors are left.
     pub fn pair() -> io::Result<(Self, Self)> {
         let (one, two) = Socket::pair(Domain::UNIX, Type::SEQPACKET, None)?;
         one.set_nonblocking(true)?;
@@ -92,18 +93,18 @@ impl SeqPacket {
         Ok((Self::wrap(one)?, Self::wrap(two)?))
     }
 
-    /// Sends one packet, with `fd` as its control message if there is one. Waits while the peer's queue is full.
+    /// Sends one packet, with `fd`, if any, in a control message. The call waits while the peer's queue is full.
     ///
     /// # Errors
-    /// The peer is gone, or the packet is larger than the socket takes. Never sends a part.
+    /// The peer is gone, or the packet is larger than the socket takes. A part of a packet is never sent.
     pub async fn send(&self, bytes: &[u8], fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
         let fd = fd.map(|fd| fd.as_raw_fd());
         self.fd.async_io(Interest::WRITABLE, |socket| send(socket.as_raw_fd(), bytes, fd)).await
     }
 
-    /// The next packet; `None` once the peer has closed. Dropping the future loses no packet.
+    /// Receives the next packet; `None` once the peer has closed. A drop of the future loses no packet.
     ///
-    /// An empty packet cannot be told from a close, so it counts as one.
+    /// An empty packet looks like a close and counts as a close.
     ///
     /// # Errors
     /// See [`RecvError`].
@@ -129,7 +130,7 @@ impl SeqPacket {
 // === impl SeqListener ===
 
 impl SeqListener {
-    /// Listens at `path`, which must not exist yet.
+    /// Makes a listener at `path`, which must not exist yet.
     ///
     /// # Errors
     /// The path exists, is too long or cannot be written.
@@ -140,10 +141,10 @@ impl SeqListener {
         Ok(Self { fd: register(socket)? })
     }
 
-    /// The next connection.
+    /// Accepts the next connection.
     ///
     /// # Errors
-    /// There are no descriptors left, or the connection was given up before it was accepted.
+    /// No descriptors are left, or the connection was given up before the accept.
     pub async fn accept(&self) -> io::Result<SeqPacket> {
         let (socket, _) = self.fd.async_io(Interest::READABLE, |socket| socket.accept()).await?;
         socket.set_nonblocking(true)?;
@@ -151,7 +152,7 @@ impl SeqListener {
     }
 }
 
-/// What one `recvmsg` gave.
+/// The result of one `recvmsg`.
 struct Received {
     len: usize,
     fds: Vec<OwnedFd>,
@@ -191,7 +192,8 @@ fn send(socket: RawFd, bytes: &[u8], fd: Option<RawFd>) -> io::Result<()> {
             libc::CMSG_DATA(header).cast::<RawFd>().write_unaligned(fd);
         }
     }
-    // SAFETY: `message` points to `iov`, `bytes` and `control`, which all outlive the call; the kernel only reads them.
+    // SAFETY: `message` points to `iov`, `bytes` and `control`, which all outlive the call; the kernel only reads
+    // them.
     let sent = unsafe { libc::sendmsg(socket, &raw const message, libc::MSG_NOSIGNAL) };
     if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
@@ -209,7 +211,7 @@ fn recv(socket: RawFd, buffer: &mut [u8]) -> io::Result<Received> {
     // SAFETY: `message` points to `iov`, its buffer and `control`, all exclusively borrowed and of the stated sizes.
     let len = unsafe { libc::recvmsg(socket, &raw mut message, libc::MSG_CMSG_CLOEXEC) };
     let Ok(len) = usize::try_from(len) else { return Err(io::Error::last_os_error()) };
-    // Taken before anything is judged: each descriptor must be owned, hence closed, whatever follows.
+    // The descriptors are taken before any check: each descriptor must be owned, and so closed, in any case.
     let fds = descriptors(&message);
     Ok(Received { len, fds, flags: message.msg_flags })
 }
@@ -218,8 +220,8 @@ fn recv(socket: RawFd, buffer: &mut [u8]) -> io::Result<Received> {
 fn descriptors(message: &libc::msghdr) -> Vec<OwnedFd> {
     let mut fds = Vec::new();
     // SAFETY: `message` was filled by recvmsg, so its control messages are well formed and lie in its control buffer;
-    // CMSG_FIRSTHDR and CMSG_NXTHDR return null after the last. The data of SCM_RIGHTS is whole descriptors, each new in
-    // this process and owned by nobody else.
+    // CMSG_FIRSTHDR and CMSG_NXTHDR return null after the last. The data of SCM_RIGHTS is whole descriptors, each new
+    // in this process and owned by nobody else.
     unsafe {
         let mut header = libc::CMSG_FIRSTHDR(message);
         while !header.is_null() {

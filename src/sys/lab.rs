@@ -16,38 +16,38 @@ use std::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Namespaces(libc::c_int);
 
-/// A file that a started process sees in another's place.
+/// A file that a started process sees in place of another file.
 #[derive(Clone, Debug)]
 pub struct Bind {
     /// The file to show.
     pub source: CString,
-    /// The path to show it at; it must exist.
+    /// The path at which `source` is shown. The path must exist.
     pub target: CString,
 }
 
-/// What a started process does between fork and exec.
+/// The steps of a started process between fork and exec.
 #[derive(Debug, Default)]
 pub struct OnExec {
     /// The network namespace to enter.
     pub network: Option<OwnedFd>,
-    /// Be killed when the starting *thread* ends.
+    /// Whether the process is killed when the starting *thread* ends.
     pub die_with_parent: bool,
-    /// Lead a new session, so that the terminal's Ctrl-C goes to the starter alone.
+    /// Whether the process leads a new session, so that the terminal's Ctrl-C goes to the starter alone.
     pub new_session: bool,
-    /// Files shown in place of others, in a mount namespace of the process's own.
+    /// The files that are shown in place of others, in the process's own mount namespace.
     pub binds: Vec<Bind>,
 }
 
 // === impl Namespaces ===
 
 impl Namespaces {
-    /// Network.
+    /// The network namespace.
     pub const NET: Self = Self(libc::CLONE_NEWNET);
-    /// Users and capabilities.
+    /// The namespace of users and capabilities.
     pub const USER: Self = Self(libc::CLONE_NEWUSER);
-    /// Mounts.
+    /// The namespace of mounts.
     pub const MOUNT: Self = Self(libc::CLONE_NEWNS);
-    /// Processes; concerns the children of the caller only.
+    /// The namespace of processes, which affects only the children of the caller.
     pub const PID: Self = Self(libc::CLONE_NEWPID);
 }
 
@@ -71,20 +71,21 @@ pub fn enter(fd: BorrowedFd<'_>, kind: Namespaces) -> io::Result<()> {
     check(unsafe { libc::setns(fd.as_raw_fd(), kind.0) })
 }
 
-/// Keeps mounts made in this mount namespace from showing in others.
+/// Hides the mounts of this mount namespace from other mount namespaces.
 pub fn isolate_mounts() -> io::Result<()> {
     let (root, flags) = (c"/".as_ptr(), libc::MS_REC | libc::MS_PRIVATE);
     // SAFETY: the paths are NUL-terminated constants, and null is allowed for the type and data of such a call.
     check(unsafe { libc::mount(ptr::null(), root, ptr::null(), flags, ptr::null()) })
 }
 
-/// Effective user and group id of the process.
+/// The effective user and group id of the process.
 pub fn effective_ids() -> (u32, u32) {
     // SAFETY: neither has arguments nor can fail.
     unsafe { (libc::geteuid(), libc::getegid()) }
 }
 
-/// Lets `command` do what `plan` says between fork and exec. Signals that the caller has blocked reach it.
+/// Makes `command` perform `plan` between fork and exec. The command unblocks the signals that the caller has
+/// blocked.
 pub fn on_exec(command: &mut Command, plan: OnExec) {
     let no_signals = signal_set(&[]);
     let run = move || {
@@ -113,7 +114,7 @@ pub fn on_exec(command: &mut Command, plan: OnExec) {
     unsafe { command.pre_exec(run) };
 }
 
-/// Holds `signals` back from the process, to be fetched with [`next_signal`]. Call before threads start.
+/// Blocks `signals` for the process, so that [`next_signal`] can fetch the signals. Call this before threads start.
 pub fn block_signals(signals: &[i32]) -> io::Result<()> {
     let set = signal_set(signals);
     // SAFETY: `set` is initialised; null says that the old mask is not wanted.
@@ -143,8 +144,8 @@ pub fn kill(pid: i32, signal: i32) -> io::Result<()> {
     check(unsafe { libc::kill(pid, signal) })
 }
 
-/// Sends `signal` to the process whose directory under /proc is open as `process`: never to a later one of the
-/// same id, and right even where /proc counts processes otherwise than the caller.
+/// Sends `signal` to the process whose directory under /proc is open as `process`. The signal never reaches a later
+/// process with the same id. The call also works if /proc numbers processes in another namespace than the caller's.
 pub fn signal_process(process: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
     let info = ptr::null::<libc::siginfo_t>();
     // SAFETY: `process` is open for the duration of the call; null says that the signal carries no details.
@@ -152,7 +153,8 @@ pub fn signal_process(process: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// A descriptor of ours for what `fd` of process `pid` is open on. Errors: there is neither, or the process is not ours.
+/// Duplicates descriptor `fd` of process `pid`. The call fails if `pid` or `fd` does not exist or the process is
+/// foreign.
 pub fn take_descriptor(pid: u32, fd: i32) -> io::Result<OwnedFd> {
     // SAFETY: neither call takes memory of ours; a descriptor that is returned belongs to nobody else.
     unsafe {
@@ -165,7 +167,7 @@ pub fn take_descriptor(pid: u32, fd: i32) -> io::Result<OwnedFd> {
     }
 }
 
-/// Lets packet socket `socket` see the interface with index `interface` alone.
+/// Binds packet socket `socket` to the interface with index `interface` alone.
 pub fn bind_packet_socket(socket: BorrowedFd<'_>, interface: i32) -> io::Result<()> {
     // SAFETY: all zeroes is a valid sockaddr_ll.
     let mut address: libc::sockaddr_ll = unsafe { mem::zeroed() };
@@ -177,7 +179,7 @@ pub fn bind_packet_socket(socket: BorrowedFd<'_>, interface: i32) -> io::Result<
     check(unsafe { libc::bind(socket.as_raw_fd(), ptr::from_ref(&address).cast(), length) })
 }
 
-/// Packets that found no room in packet socket `socket` since the last call.
+/// The number of packets that packet socket `socket` has dropped for lack of room since the last call.
 pub fn packet_socket_drops(socket: BorrowedFd<'_>) -> io::Result<u32> {
     let mut statistics = libc::tpacket_stats { tp_packets: 0, tp_drops: 0 };
     let mut length = mem::size_of_val(&statistics) as libc::socklen_t;

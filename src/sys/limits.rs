@@ -1,13 +1,13 @@
-//! Limits and end of the process.
+//! The limit of open files, and the exit of the process.
 
 use std::io;
 
-/// Raises the soft limit of open files to the hard one, and returns it.
+/// Raises the soft limit of open files to the hard limit and returns the new limit.
 /// Limit: live connections: the soft limit of open files, raised to the hard one; past it: accepting pauses for 50 ms,
 /// with a warning.
 ///
 /// # Errors
-/// The kernel refuses.
+/// The kernel refuses the change.
 pub fn raise_open_files() -> io::Result<u64> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the structure lives through the call, which fills it.
@@ -22,7 +22,7 @@ pub fn raise_open_files() -> io::Result<u64> {
     Ok(limit.rlim_cur)
 }
 
-/// Ends the process at once with `status`, without running what is registered for its exit: other threads still run.
+/// Ends the process at once with `status`. Exit handlers do not run, because other threads still run.
 pub fn exit(status: u8) -> ! {
     // SAFETY: the call does not return and touches no memory of ours.
     unsafe { libc::_exit(i32::from(status)) }

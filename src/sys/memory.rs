@@ -1,31 +1,31 @@
-//! Memory that nobody uses any more: what a burst has left with the allocator, and code that has done its work.
+//! Unused memory is given back to the kernel: free memory of the allocator after a burst, and code pages.
 
 use std::{ffi::c_void, fs, ops::Range, ptr, time::Duration};
 
-/// How often a thread looks whether it has become quiet.
+/// The time between two checks of a thread whether it has become quiet.
 /// Limit: time between two looks at the memory of a quiet shard: 5 s; past it: memory is given back to the kernel once
 /// the shard's connections are gone.
 pub(crate) const MEMORY_LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Has a thread's allocator give back what it keeps, once after each time connections came and all went again.
+/// Gives a thread's free memory back once after each time that connections came and all connections have ended.
 ///
-/// The allocator gives pages back only as it is used, so a thread without work would show its last burst for ever.
-/// It is never asked while a connection is open: nobody waits for it.
+/// The allocator gives pages back only when it is used, so an idle thread would keep the pages of its last burst for
+/// ever. Memory is given back only while no connection is open, so no connection waits for the allocator.
 #[derive(Debug, Default)]
 pub(crate) struct Tidy {
     seen: u64,
     tidied: u64,
 }
 
-/// Has the calling thread's allocator give back what nobody uses.
+/// Makes the calling thread's allocator give unused memory back.
 pub(crate) fn give_back() {
-    // SAFETY: it only touches the allocator's own state of this thread, and what no thread uses.
+    // SAFETY: the call touches only the allocator's state of this thread, and memory that no thread uses.
     unsafe { libmimalloc_sys::mi_collect(true) };
 }
 
-/// Takes the pages of the program and its libraries out of this process's page table: most of what a start runs is
-/// never run again. They stay in the kernel's page cache, and those that are used come back from there without being
-/// read, each with its neighbours. Where it cannot be done, nothing has changed.
+/// Removes the pages of the program and its libraries from this process's page table: most code of a start never runs
+/// again. The pages stay in the kernel's page cache. A page that is used again returns from the cache, with its
+/// neighbours and without a read of the file. If the removal fails, nothing has changed.
 pub(crate) fn give_back_code() {
     let smaps = match fs::read_to_string("/proc/self/smaps") {
         Ok(smaps) => smaps,
@@ -33,14 +33,14 @@ pub(crate) fn give_back_code() {
     };
     for range in unchanged(&smaps) {
         let start = ptr::without_provenance_mut::<c_void>(range.start);
-        // SAFETY: the range is a private mapping of a file in which this process has no page of its own, and which it
-        // cannot write to: what is taken out is read from the same file as before when it is next used. A program and
-        // its libraries are mapped for as long as the process lives.
+        // SAFETY: the range is a private mapping of a file in which this process has no page of its own, and which
+        // this process cannot write to. A removed page is read from the same file when the page is next used. A
+        // program and its libraries are mapped for as long as the process lives.
         unsafe { libc::madvise(start, range.len(), libc::MADV_DONTNEED) };
     }
 }
 
-/// Mappings in `smaps` (proc(5)) that hold what their file holds, and nothing else.
+/// The mappings in `smaps` (proc(5)) whose pages all equal the pages of their file.
 fn unchanged(smaps: &str) -> Vec<Range<usize>> {
     let (mut found, mut under_way) = (Vec::new(), None);
     for line in smaps.lines() {
@@ -53,7 +53,8 @@ fn unchanged(smaps: &str) -> Vec<Range<usize>> {
     found
 }
 
-/// Whether a line begins a mapping; where that is, if it is a private one of a file that cannot be written to.
+/// Parses a line that begins a mapping; `None` for other lines. The inner value is the range of a private read-only
+/// mapping of a file, or `None` for another mapping.
 fn file_mapping(line: &str) -> Option<Option<Range<usize>>> {
     let mut words = line.split_ascii_whitespace();
     let (start, end) = words.next()?.split_once('-')?;
@@ -67,7 +68,8 @@ fn file_mapping(line: &str) -> Option<Option<Range<usize>>> {
 // === impl Tidy ===
 
 impl Tidy {
-    /// One look: `placed` counts what ever came, `open` what is there now. Whether memory was given back.
+    /// Checks the thread once. `placed`: all connections and tunnels so far; `open`: the live connections. Returns
+    /// whether memory was given back.
     pub(crate) fn look(&mut self, placed: u64, open: usize) -> bool {
         let quiet = open == 0 && placed == self.seen && placed != self.tidied;
         self.seen = placed;

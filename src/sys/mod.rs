@@ -1,4 +1,4 @@
-//! System calls: network namespaces and sockets. The only unsafe code of the crate is here.
+//! System calls, among them those for network namespaces and sockets. Only this module contains unsafe code.
 #![allow(unsafe_code)]
 
 pub(crate) mod cputime;

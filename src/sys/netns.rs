@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-/// A network namespace, held open so that it lives as long as this value.
+/// An open network namespace, which lives at least as long as this value.
 #[derive(Clone, Debug)]
 pub struct NetNs(Arc<NetnsFile>);
 
@@ -21,7 +21,8 @@ struct NetnsFile {
 }
 
 thread_local! {
-    /// The namespace this thread is in by [`NetNs::enter_sticky`]; `None` is the process's own.
+    /// The namespace that this thread has entered by [`NetNs::enter_sticky`]; `None` means the process's own
+    /// namespace.
     static CURRENT: RefCell<Option<NetNs>> = const { RefCell::new(None) };
 }
 
@@ -38,7 +39,7 @@ impl NetNs {
         Ok(Self(Arc::new(NetnsFile { dev: meta.dev(), ino: meta.ino(), file })))
     }
 
-    /// The namespace the calling thread is in now.
+    /// The current namespace of the calling thread.
     ///
     /// # Errors
     /// `/proc` is not mounted or not readable.
@@ -46,20 +47,21 @@ impl NetNs {
         Self::from_fd(File::open("/proc/thread-self/ns/net")?.into())
     }
 
-    /// Device and inode, which identify a namespace as long as it is held.
+    /// The device and inode, which identify a namespace while the namespace is open.
     pub fn id(&self) -> (u64, u64) {
         (self.0.dev, self.0.ino)
     }
 
-    /// The descriptor.
+    /// The descriptor of the namespace.
     pub fn as_fd(&self) -> BorrowedFd<'_> {
         use std::os::fd::AsFd;
         self.0.file.as_fd()
     }
 
-    /// Runs `f` inside the namespace and comes back. `f` must not wait: the whole thread is moved.
+    /// Runs `f` inside the namespace and then returns to the former namespace. `f` must not wait: the whole thread
+    /// moves.
     ///
-    /// The process is aborted if the way back fails, since every later socket would land in the wrong pod.
+    /// The process aborts if the return fails, because every later socket would be opened in the wrong pod.
     ///
     /// # Errors
     /// The namespace cannot be entered; `f` has not run then.
@@ -72,9 +74,10 @@ impl NetNs {
         Ok(out)
     }
 
-    /// Runs `f` inside the namespace and stays there until another namespace is asked for.
+    /// Runs `f` inside the namespace. The thread stays there until another namespace is entered.
     ///
-    /// For shard threads, which only ever open sockets in pods: successive connections of a pod cost no switch.
+    /// The call is for shard threads, which open sockets only in pods: successive connections of a pod cost no
+    /// switch.
     ///
     /// # Errors
     /// The namespace cannot be entered; `f` has not run then.
@@ -104,7 +107,7 @@ impl PartialEq for NetNs {
 
 impl Eq for NetNs {}
 
-/// Lets go of the namespace this thread stays in by [`NetNs::enter_sticky`], if it is `ns`, so that it can vanish.
+/// Returns the thread to `home` if the thread has entered `ns` by [`NetNs::enter_sticky`], so that `ns` can vanish.
 pub(crate) fn leave_sticky(ns: &NetNs, home: &NetNs) -> io::Result<()> {
     if CURRENT.with_borrow(|c| c.as_ref().is_some_and(|c| c == ns)) {
         home.set()?;
@@ -113,7 +116,7 @@ pub(crate) fn leave_sticky(ns: &NetNs, home: &NetNs) -> io::Result<()> {
     Ok(())
 }
 
-/// Moves the thread home also when the closure panics.
+/// A guard that moves the thread home, also when the closure panics.
 struct ReturnHome<'a>(&'a NetNs);
 
 impl Drop for ReturnHome<'_> {

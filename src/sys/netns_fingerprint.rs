@@ -1,6 +1,6 @@
-//! A cheap look into a pod's namespace: whether its interface is up, and whether the tables of the legacy `iptables` are
-//! as they were. No rule is read: of a legacy table the kernel tells the size and the hooks. Changes of nf_tables rules
-//! are told by [`RuleEvents`].
+//! A fingerprint of a pod's namespace: whether its interface is up, and the tables of the legacy `iptables`. The
+//! fingerprint contains no rules: the kernel reports the size and the hooks of a legacy table. [`RuleEvents`] reports
+//! changes of nf_tables rules.
 
 use std::{
     fs, io, mem,
@@ -10,13 +10,13 @@ use std::{
 
 use super::{interface::Interface, probe, rule_events::RuleEvents};
 
-/// Tables of a family whose shape is kept: the legacy `iptables` has five.
+/// The most tables of a family whose shape is kept. The legacy `iptables` has five tables.
 /// Limit: tables of the legacy iptables that are looked at, a family: 8; past it: the pod is examined every second.
 const MAX_LEGACY_TABLES: usize = 8;
 /// `IPT_SO_GET_INFO` and `IP6T_SO_GET_INFO`, of linux/netfilter_ipv4/ip_tables.h and its sister.
 const GET_INFO: libc::c_int = 64;
 
-/// What the network of a pod was like.
+/// The state of a pod's network at the time of a look.
 /// Limit: descriptors that the audits of a pod keep: 1 socket; past it: the pod is examined every second without it.
 #[derive(Debug)]
 pub(crate) struct NetnsFingerprint {
@@ -24,15 +24,15 @@ pub(crate) struct NetnsFingerprint {
     legacy: Vec<(Family, Shape)>,
 }
 
-/// Where the kernel lists and tells of the legacy tables of a family.
+/// The address family of legacy tables.
 #[derive(Clone, Copy, Debug)]
 enum Family {
     V4,
     V6,
 }
 
-/// `ipt_getinfo`: the name of a table; its hooks, where their rules begin and end, how many rules there are, and bytes of
-/// them.
+/// The struct `ipt_getinfo`: the name of a table, the begin and end of each hook's rules, the number of rules, and
+/// the size in bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Shape {
@@ -43,11 +43,12 @@ struct Shape {
 // === impl NetnsFingerprint ===
 
 impl NetnsFingerprint {
-    /// Takes it in the thread's current namespace, to which `listener` and `rules` belong; `None` where no interface is
-    /// up, or where no rules are found whose changes would show. `last`: the interface that was up when last looked at.
+    /// Takes the fingerprint of the thread's current namespace, to which `listener` and `rules` belong. `last`: the
+    /// interface that was up at the last look. `None`: no interface is up, or no rules are found whose changes would
+    /// show.
     ///
     /// # Errors
-    /// The kernel does not tell, or the process or the kernel has run out of something.
+    /// The kernel refuses the query, or the process or the kernel is out of a resource.
     pub(crate) fn take(
         listener: &TcpListener,
         rules: Option<&RuleEvents>,
@@ -71,8 +72,8 @@ impl NetnsFingerprint {
         self.interface
     }
 
-    /// Whether the interface is up, and the legacy tables are as they were. What cannot be asked has changed. Legacy rules
-    /// that take the place of as many others of the same length look the same.
+    /// Whether the interface is up and the legacy tables have not changed. A table whose query fails counts as
+    /// changed. Legacy rules that replace as many rules of the same length are not noticed.
     pub(crate) fn is_steady(&self, listener: &TcpListener) -> bool {
         let shaped = |(family, before): &(Family, Shape)| {
             family.shape(listener.as_raw_fd(), before.name).is_ok_and(|now| now == *before)
@@ -84,12 +85,12 @@ impl NetnsFingerprint {
 // === impl Family ===
 
 impl Family {
-    /// Those that a socket can be asked about; a pod whose listener is one of IPv4 has no IPv6.
+    /// The families that `listener` can be asked about. A pod whose listener is an IPv4 socket has no IPv6.
     fn of(listener: &TcpListener) -> io::Result<&'static [Self]> {
         Ok(if listener.local_addr()?.is_ipv6() { &[Self::V4, Self::V6] } else { &[Self::V4] })
     }
 
-    /// The legacy tables of the thread's current namespace. To ask for one by name would make it.
+    /// The names of the legacy tables of the thread's current namespace. A query by name would create the table.
     fn tables(self) -> io::Result<Vec<[u8; 32]>> {
         let list = match self {
             Self::V4 => "/proc/thread-self/net/ip_tables_names",
@@ -97,7 +98,7 @@ impl Family {
         };
         match fs::read(list) {
             Ok(text) => names(&text),
-            // The kernel has none.
+            // The kernel has no legacy tables.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
             Err(error) => Err(error),
         }
@@ -117,7 +118,7 @@ impl Family {
     }
 }
 
-/// Reads a list of tables, one a line.
+/// Reads a list of table names, one in each line.
 fn names(text: &[u8]) -> io::Result<Vec<[u8; 32]>> {
     let names: Option<Vec<_>> = text
         .split(|byte| *byte == b'\n')

@@ -1,9 +1,9 @@
-//! Whether TCP paces what a socket sends. BBR, where a host has it as its default, holds back by a timer what the other
-//! side could take at once. Over a long way that keeps queues short; within a host or a data centre the timers are a third
-//! of what a fat stream costs (docs/performance.md), and queues are short anyway.
+//! Whether TCP paces the packets of a socket. BBR, if it is the host's default, delays packets by a timer. On a long
+//! path the delay keeps queues short. Within a host or a data centre the timers are a third of the cost of a fat
+//! stream (docs/performance.md), and queues are short anyway.
 //!
-//! A socket that BBR has once been given stays paced whatever comes after it (`sk_pacing_status` is never taken back). So
-//! sockets begin without it, and those whose other side turns out to be far are given it before they send.
+//! A socket that once had BBR stays paced (`sk_pacing_status` is never reset). So sockets begin without BBR, and a
+//! connection whose peer turns out to be far is given BBR before it sends.
 
 use std::{
     io, mem,
@@ -16,43 +16,44 @@ use socket2::{SockRef, Socket};
 /// The congestion control that paces.
 const PACED: &[u8] = b"bbr";
 
-/// Where the other sides of a socket's connections are.
+/// The scope of the paths of a socket's connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PathScope {
-    /// On this host: nothing is lost on the way.
+    /// The peers are on this host: no packet is lost on the path.
     Host,
-    /// Anywhere: once connected, [`PathScope::settle`] decides.
+    /// The peers may be anywhere: [`PathScope::settle`] decides once the socket is connected.
     Network,
 }
 
 impl PathScope {
-    /// Has a socket that is neither connected nor listening, and what it will accept, send without pacing.
+    /// Turns pacing off for a socket that is neither connected nor listening. Accepted connections inherit the
+    /// setting.
     pub(crate) fn unpace(self, socket: &Socket) {
-        // Without it all goes on as it was.
+        // If the call fails, the socket keeps the default congestion control.
         let _ = socket.set_tcp_congestion(match self {
             Self::Host => b"reno",
             Self::Network => b"cubic",
         });
     }
 
-    /// Has a connection of a socket that was [unpaced](Reach::unpace) be paced after all, if the round trip of its
-    /// handshake took `near` or longer, or is not known.
+    /// Turns pacing on for a connection of an [unpaced](PathScope::unpace) socket if the round trip of the handshake
+    /// took `near` or longer, or is unknown.
     pub(crate) fn settle(self, stream: &impl AsFd, near: Duration) {
         if self == Self::Network && round_trip(stream).is_none_or(|took| took >= near) {
-            // Without it it goes on as far connections do where BBR is not the default.
+            // If the call fails, the connection behaves like a far connection on a host whose default is not BBR.
             let _ = SockRef::from(stream).set_tcp_congestion(PACED);
         }
     }
 }
 
-/// Whether connections of a new socket are paced unless told otherwise.
+/// Whether connections of a new socket are paced by default.
 pub(crate) fn is_paced(socket: &Socket) -> bool {
     // The kernel pads the name with zeroes.
     socket.tcp_congestion().is_ok_and(|name| name.split(|byte| *byte == 0).next() == Some(PACED))
 }
 
-/// The smoothed round trip of a connection (tcp(7), `TCP_INFO`); `None` before there is one, as after a handshake whose
-/// SYN was sent twice.
+/// The smoothed round trip of a connection (tcp(7), `TCP_INFO`); `None` if the kernel has no sample, as after a
+/// handshake whose SYN was sent twice.
 fn round_trip(stream: &impl AsFd) -> Option<Duration> {
     let info = tcp_info(stream).ok()?;
     (info.tcpi_rtt > 0).then(|| Duration::from_micros(info.tcpi_rtt.into()))

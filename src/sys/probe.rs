@@ -1,5 +1,5 @@
-//! What an audit asks the kernel of a pod: whether a listener still listens, whether there is a network, and whether an
-//! ordinary connection of the pod is redirected.
+//! The kernel queries of a pod's audit. The queries find whether a listener still listens, whether the pod has a network,
+//! and whether the pod's connections are redirected.
 
 use std::{
     ffi::CStr,
@@ -14,54 +14,54 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::interface::Interface;
 
-/// Where the canary goes by IPv4: no address of any network (RFC 5737), so that nobody else answers there.
+/// The target of an IPv4 canary. The address belongs to no network (RFC 5737), so no other host answers there.
 const TARGET_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
-/// Where the canary goes by IPv6 (RFC 3849).
+/// The target of an IPv6 canary (RFC 3849).
 const TARGET_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
-/// The port of both; reserved by IANA, so that no program means it.
+/// The target port of both families. IANA has reserved the port, so no program connects to it.
 /// No limit: the port of a canary.
 const TARGET_PORT: u16 = 1;
-/// Should nothing redirect it, the first router drops it: the node itself.
+/// The hop limit of a canary. If no rule redirects the canary, the first router, which is the node, drops it.
 /// Limit: hop limit of a canary: 1; past it: the node drops the canary.
 const CANARY_HOPS: u32 = 1;
 
-/// A connection as the pod's programs open them, to where nothing is: only redirection can have it accepted.
+/// A connection like those of the pod's programs, to an address without a host. Only redirection can get it accepted.
 #[derive(Debug)]
 pub(crate) struct Canary {
     socket: Socket,
     from: SocketAddr,
 }
 
-/// How far a canary has come.
+/// The state of a canary's connection.
 #[derive(Debug)]
 pub(crate) enum Flight {
-    /// Somebody has accepted it, or will: the kernel has put it into a queue. It may have been dropped since.
+    /// The kernel has put the connection into a listener's queue. The listener may have dropped the connection since.
     Answered,
-    /// Nobody has answered yet.
+    /// No answer has come yet.
     Silent,
-    /// It was refused.
+    /// The connection was refused.
     Refused(io::Error),
 }
 
-/// Connections that wait in a listener, and how many may.
+/// The number of connections that wait in a listener, and the bound of the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Waiting {
-    /// Now.
+    /// The number of connections that wait now.
     pub now: u32,
-    /// At most.
+    /// The most connections that may wait.
     pub most: u32,
 }
 
-/// The interfaces' list, freed when dropped.
+/// The list of interfaces from getifaddrs(3), which is freed on drop.
 struct Interfaces(*mut libc::ifaddrs);
 
 // === impl Canary ===
 
 impl Canary {
-    /// Sends one out from the thread's current namespace; `None` where the pod has no route by that family.
+    /// Sends a canary from the thread's current namespace; `None` if the pod has no route of that family.
     ///
     /// # Errors
-    /// The process, the kernel or the pod has run out of something, or a rule of the pod forbids the connection.
+    /// The process, the kernel or the pod is out of a resource, or a rule of the pod forbids the connection.
     pub(crate) fn send(v6: bool) -> io::Result<Option<Self>> {
         let target = target(v6);
         if !is_reachable(target)? {
@@ -74,7 +74,7 @@ impl Canary {
         } else {
             socket.set_ttl_v4(CANARY_HOPS)?;
         }
-        // Leaves nothing behind, not even a connection in TIME_WAIT.
+        // With this option the close leaves no connection in TIME_WAIT behind.
         socket.set_linger(Some(Duration::ZERO))?;
         match socket.connect(&target.into()) {
             Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
@@ -84,30 +84,30 @@ impl Canary {
         Ok(Some(Self { socket, from }))
     }
 
-    /// Where it comes from: what tells it from another one.
+    /// The source address of the canary, which identifies the canary.
     pub(crate) fn from(&self) -> SocketAddr {
         self.from
     }
 
-    /// How far it has come.
+    /// The state of the canary's connection now.
     pub(crate) fn flight(&self) -> Flight {
         match self.socket.take_error() {
             Ok(None) if self.socket.peer_addr().is_ok() => Flight::Answered,
             Ok(None) => Flight::Silent,
-            // Only what was established is reset: it was accepted by us, who drop canaries so, and not known by its port.
+            // Only an established connection is reset. This proxy accepted the canary and dropped it by a reset.
             Ok(Some(error)) if error.kind() == io::ErrorKind::ConnectionReset => Flight::Answered,
             Ok(Some(error)) | Err(error) => Flight::Refused(error),
         }
     }
 }
 
-/// Where canaries go.
+/// The target of a canary.
 pub(crate) fn target(v6: bool) -> SocketAddr {
     let ip = if v6 { IpAddr::V6(TARGET_V6) } else { IpAddr::V4(TARGET_V4) };
     SocketAddr::new(ip, TARGET_PORT)
 }
 
-/// Whether the thread's current namespace has a route to `target`, and an address to go there from. Sends nothing.
+/// Whether the thread's current namespace has a route to `target` and a source address for it. No packet is sent.
 fn is_reachable(target: SocketAddr) -> io::Result<bool> {
     let any = if target.is_ipv6() { IpAddr::V6(Ipv6Addr::UNSPECIFIED) } else { Ipv4Addr::UNSPECIFIED.into() };
     let probe = match UdpSocket::bind(SocketAddr::new(any, 0)) {
@@ -119,22 +119,22 @@ fn is_reachable(target: SocketAddr) -> io::Result<bool> {
     if probe.connect(target).is_err() {
         return Ok(false);
     }
-    // An address that says nothing without an interface is what a pod without IPv6 has all the same.
+    // A pod without IPv6 still has a link-local address, which does not count.
     Ok(match probe.local_addr()?.ip() {
         IpAddr::V4(ip) => !ip.is_unspecified(),
         IpAddr::V6(ip) => !ip.is_unspecified() && !ip.is_unicast_link_local(),
     })
 }
 
-/// Whether `listener` accepts connections still.
+/// Whether `listener` still listens.
 pub(crate) fn is_listening(listener: &TcpListener) -> bool {
     SockRef::from(listener).is_listener().unwrap_or(false)
 }
 
-/// The connections that wait in `listener`.
+/// The number of connections that wait in `listener`.
 ///
 /// # Errors
-/// It is no TCP socket.
+/// `listener` is no TCP socket.
 pub(crate) fn waiting(listener: &TcpListener) -> io::Result<Waiting> {
     // SAFETY: zeroes are a valid value of this structure of integers.
     let mut info: libc::tcp_info = unsafe { mem::zeroed() };
@@ -152,14 +152,14 @@ pub(crate) fn waiting(listener: &TcpListener) -> io::Result<Waiting> {
     if done != 0 {
         return Err(io::Error::last_os_error());
     }
-    // Of a listener these two are its queue and the bound of that.
+    // For a listener these two fields are the length and the bound of its queue.
     Ok(Waiting { now: info.tcpi_unacked, most: info.tcpi_sacked })
 }
 
-/// An interface of the thread's current namespace, other than loopback, that is up and has a carrier.
+/// Finds an interface of the thread's current namespace, other than loopback, that is up and has a carrier.
 ///
 /// # Errors
-/// The kernel does not list them.
+/// The kernel does not list the interfaces.
 pub(crate) fn network() -> io::Result<Option<Interface>> {
     let mut first = ptr::null_mut();
     // SAFETY: the pointer outlives the call, which sets it to a list that `Interfaces` frees.

@@ -1,5 +1,5 @@
-//! Word of changes of rules. nf_tables tells a socket in a network namespace of each change there (linux/netfilter,
-//! `NFNLGRP_NFTABLES`), and one descriptor waits for the sockets of many namespaces. The legacy `iptables` tells nobody.
+//! Events of rule changes. nf_tables notifies a socket in a network namespace of each change there (linux/netfilter,
+//! `NFNLGRP_NFTABLES`). One descriptor waits for the sockets of many namespaces. The legacy `iptables` sends no events.
 
 use std::{
     io::{self, Read},
@@ -11,37 +11,37 @@ use std::{
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{Interest, unix::AsyncFd};
 
-/// `nlmsghdr` and `nfgenmsg`.
+/// The length of `nlmsghdr` and `nfgenmsg`.
 /// No limit: the length of a header that the kernel fixes.
 const NETLINK_HEADER_BYTES: usize = 20;
-/// Longer than the one answer there is. What is longer is cut off, which does no harm to a notification.
+/// The size of the read buffer, which exceeds the only answer. A longer notification is cut off, which does no harm.
 /// Limit: the kernel's answer about nf_tables: 256 bytes; past it: the pod is examined every second.
 const NETLINK_ANSWER_BYTES: usize = 256;
-/// Messages that are read in search of an answer, or to be rid of them.
+/// The most messages that one call reads to find an answer or to empty the socket.
 /// Limit: messages of the kernel that one look reads: 1024; past it: the rest waits for the next look.
 const MESSAGES_PER_LOOK: usize = 1024;
-/// Sockets that one look finds ready.
+/// The most ready sockets that one look finds.
 /// Limit: pods that one look finds changed: 64; past it: the others wait for the next look.
 const SOCKETS_PER_LOOK: usize = 64;
-/// The generation of a ruleset that nobody has touched.
+/// The generation of a ruleset that has never changed.
 /// No limit: a number that the kernel fixes.
 const UNTOUCHED_GENERATION: u32 = 1;
 
-/// Hears of each change of the nf_tables rules of one namespace.
+/// A socket that receives an event for each change of the nf_tables rules of one namespace.
 #[derive(Debug)]
 pub(crate) struct RuleEvents(Socket);
 
-/// Waits for word on any of many [`RuleEvents`].
+/// A queue that waits for events of many [`RuleEvents`].
 #[derive(Debug)]
 pub(crate) struct RuleEventQueue(AsyncFd<OwnedFd>);
 
 // === impl RuleEvents ===
 
 impl RuleEvents {
-    /// Listens in the thread's current namespace, from now on; `None` where the kernel has no netfilter to ask.
+    /// Subscribes to the events of the thread's current namespace; `None` if the kernel has no netfilter.
     ///
     /// # Errors
-    /// The kernel does not let the process listen, or the process or the kernel has run out of something.
+    /// The kernel refuses the subscription, or the process or the kernel is out of a resource.
     pub(crate) fn open() -> io::Result<Option<Self>> {
         let (domain, protocol) = (Domain::from(libc::AF_NETLINK), Protocol::from(libc::NETLINK_NETFILTER));
         let socket = match Socket::new(domain, Type::RAW.nonblocking(), Some(protocol)) {
@@ -62,10 +62,11 @@ impl RuleEvents {
         if joined == 0 { Ok(Some(Self(socket))) } else { Err(io::Error::last_os_error()) }
     }
 
-    /// Whether anybody has ever changed the nf_tables rules of the namespace. A kernel without nf_tables has none.
+    /// Whether the nf_tables rules of the namespace have ever changed. The answer is false on a kernel without
+    /// nf_tables.
     ///
     /// # Errors
-    /// The kernel does not tell.
+    /// The kernel refuses the query.
     pub(crate) fn is_touched(&self) -> io::Result<bool> {
         match self.generation() {
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(false),
@@ -73,7 +74,7 @@ impl RuleEvents {
         }
     }
 
-    /// The number of the namespace's ruleset, another one after each change.
+    /// The generation of the namespace's ruleset. Each change makes a new generation.
     fn generation(&self) -> io::Result<u32> {
         let mut question = [0; NETLINK_HEADER_BYTES];
         let kind = (libc::NFNL_SUBSYS_NFTABLES << 8 | libc::NFT_MSG_GETGEN) as u16;
@@ -82,7 +83,7 @@ impl RuleEvents {
             [&(NETLINK_HEADER_BYTES as u32).to_ne_bytes()[..], &kind.to_ne_bytes(), &flags.to_ne_bytes()];
         question.iter_mut().zip(head.into_iter().flatten()).for_each(|(to, from)| *to = *from);
         self.0.send(&question)?;
-        // The kernel has answered before the question was sent off; notifications may stand before the answer.
+        // The kernel has answered before the send returns. Notifications may precede the answer.
         for _ in 0..MESSAGES_PER_LOOK {
             let mut answer = [0; NETLINK_ANSWER_BYTES];
             let length = (&self.0).read(&mut answer)?;
@@ -93,13 +94,13 @@ impl RuleEvents {
         Err(io::ErrorKind::WouldBlock.into())
     }
 
-    /// Reads what has been told so far, and forgets it.
+    /// Reads and discards all pending events.
     pub(crate) fn drain(&self) {
         let mut room = [0; NETLINK_HEADER_BYTES];
         for _ in 0..MESSAGES_PER_LOOK {
             match (&self.0).read(&mut room) {
                 Ok(_) => {}
-                // Word was lost for want of room.
+                // Events were lost for lack of room; the pod counts as changed anyway.
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
                 Err(_) => return,
             }
@@ -107,7 +108,7 @@ impl RuleEvents {
     }
 }
 
-/// Reads an answer: a message head, `nfgenmsg`, and attributes, one of which is the number. `None` for another message.
+/// Parses an answer: a message header, `nfgenmsg`, and attributes with the generation. `None`: another message.
 fn generation(answer: &[u8]) -> io::Result<Option<u32>> {
     const NEW: libc::c_int = libc::NFNL_SUBSYS_NFTABLES << 8 | libc::NFT_MSG_NEWGEN;
     const ID: libc::c_int = 1;
@@ -143,10 +144,10 @@ fn chunk<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
 // === impl RuleEventQueue ===
 
 impl RuleEventQueue {
-    /// An empty queue, watched by the calling thread's runtime.
+    /// Makes an empty queue, which the calling thread's runtime watches.
     ///
     /// # Errors
-    /// The process or the kernel has run out of something.
+    /// The process or the kernel is out of a resource.
     pub(crate) fn new() -> io::Result<Self> {
         // SAFETY: the call takes no memory of ours.
         let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
@@ -160,10 +161,10 @@ impl RuleEventQueue {
         Ok(Self(watched.map_err(io::Error::from)?))
     }
 
-    /// Waits for `events` as well, by this number, until they are dropped.
+    /// Adds `events` to the queue under `number`, until `events` is dropped.
     ///
     /// # Errors
-    /// The process or the kernel has run out of something.
+    /// The process or the kernel is out of a resource.
     pub(crate) fn add(&self, events: &RuleEvents, number: u64) -> io::Result<()> {
         let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: number };
         let (epoll, socket) = (self.0.as_raw_fd(), events.0.as_raw_fd());
@@ -172,7 +173,7 @@ impl RuleEventQueue {
         if added == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
-    /// Waits for word, and gives the numbers of those that have some. They have it until it is drained. Cancel safe.
+    /// Waits for events and returns the numbers of ready sockets. A socket is ready until it is drained. Cancel safe.
     ///
     /// # Errors
     /// The runtime ends.

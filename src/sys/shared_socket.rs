@@ -1,4 +1,4 @@
-//! Sockets that several threads use by one descriptor.
+//! Sockets that several threads use through one descriptor.
 
 use std::{
     io,
@@ -15,7 +15,7 @@ use tokio::{
     time::sleep,
 };
 
-/// Tries to watch a socket whose former watcher on the same thread is about to end.
+/// The number of tries to watch a socket whose former watcher on the same thread is about to end.
 /// Limit: tries to watch a socket whose former watcher is about to end: 1000; past it: the accept loop
 /// ends, and is placed again.
 const WATCH_TRIES: u32 = 1000;
@@ -24,7 +24,7 @@ const WATCH_TRIES: u32 = 1000;
 const WATCH_PAUSE: Duration = Duration::from_millis(1);
 
 mod sealed {
-    /// A socket that is one descriptor for as long as it lives.
+    /// A socket that keeps one descriptor while it lives.
     pub(crate) trait StdSocket: std::os::fd::AsRawFd {}
     impl StdSocket for std::net::TcpListener {}
     impl StdSocket for std::net::UdpSocket {}
@@ -32,7 +32,7 @@ mod sealed {
 
 use sealed::StdSocket;
 
-/// A nonblocking socket. Clones share one descriptor, which the last of them closes.
+/// A nonblocking socket. Clones share one descriptor, which the drop of the last clone closes.
 #[derive(Debug)]
 pub(crate) struct Shared<S>(Arc<S>);
 
@@ -43,13 +43,13 @@ pub(crate) struct Watched<S: StdSocket>(AsyncFd<Shared<S>>);
 // === impl Shared ===
 
 impl<S: StdSocket> Shared<S> {
-    /// `socket` must be nonblocking.
+    /// Makes a shared socket of `socket`, which must be nonblocking.
     pub(crate) fn new(socket: S) -> Self {
         Self(Arc::new(socket))
     }
 
-    /// Has the calling thread's runtime watch the socket. A runtime watches a descriptor once: a watcher that is about to
-    /// end is waited for.
+    /// Makes the calling thread's runtime watch the socket. A runtime watches a descriptor only once, so the call
+    /// waits for a former watcher that is about to end.
     ///
     /// # Errors
     /// The kernel cannot watch the socket, or its former watcher does not end.
@@ -92,12 +92,12 @@ impl<S: StdSocket> AsRawFd for Shared<S> {
 // === impl Watched ===
 
 impl<S: StdSocket> Watched<S> {
-    /// Waits until there may be something to read. Cancel safe.
+    /// Waits until the socket may be readable. Cancel safe.
     ///
     /// # Errors
     /// The runtime ends.
     pub(crate) async fn readable(&self) -> io::Result<()> {
-        // The readiness stays until a read finds nothing.
+        // The socket stays ready until a read finds no data.
         self.0.readable().await.map(drop)
     }
 }
@@ -111,7 +111,7 @@ impl<S: StdSocket> Deref for Watched<S> {
 }
 
 impl Watched<TcpListener> {
-    /// Waits for a connection, which is nonblocking and belongs to no runtime yet. Cancel safe.
+    /// Waits for a connection and accepts it. The connection is nonblocking and belongs to no runtime. Cancel safe.
     ///
     /// # Errors
     /// See accept(2).
@@ -121,7 +121,7 @@ impl Watched<TcpListener> {
 }
 
 impl Watched<UdpSocket> {
-    /// Reads a datagram into `room` if one is there: its length and sender.
+    /// Reads a waiting datagram into `room`. Returns the length and the sender of the datagram.
     ///
     /// # Errors
     /// `WouldBlock` without a datagram; see recvfrom(2).
@@ -130,7 +130,7 @@ impl Watched<UdpSocket> {
     }
 }
 
-/// Accepts a connection as nonblocking by one system call, where the standard library needs two.
+/// Accepts a nonblocking connection by one system call. The standard library needs two.
 fn accept_now(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
     const FLAGS: libc::c_int = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
     let accept = |address: *mut socket2::SockAddrStorage, length: *mut libc::socklen_t| {

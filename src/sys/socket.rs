@@ -1,4 +1,4 @@
-//! Sockets of pods: listeners, connects, options, original destination (docs/spec/dataplane.md 1.2, 1.5).
+//! The sockets of pods: listeners, connects, options and original destinations (docs/spec/dataplane.md 1.2, 1.5).
 
 use std::{
     io,
@@ -16,68 +16,69 @@ use crate::protocols::{
     relay::{Last, TcpSide},
 };
 
-/// Connections the kernel holds for a listener until they are accepted: enough for a burst of clients.
+/// The number of connections that the kernel queues for a listener, which is enough for a burst of clients.
 /// Limit: connections that wait in a listener: 1024; past it: the kernel drops them.
 const LISTENER_BACKLOG: i32 = 1024;
 
-/// The mark with which the proxy's connections begin unless a setting says otherwise.
+/// The default mark of the proxy's new connections.
 /// No limit: a mark that istio-cni's rules fix.
 const PROXY_MARK: u32 = 0x539;
-/// The mark that the pod's rules put on each packet of a connection that began so (docs/spec/dataplane.md 1.3).
+/// The mark that the pod's rules put on each packet of a connection that began with [`PROXY_MARK`]
+/// (docs/spec/dataplane.md 1.3).
 /// No limit: a mark that istio-cni's rules fix.
 const CONNECTION_MARK: u32 = 0x111;
-/// The bits of both that the rules look at.
+/// The bits of both marks that the rules compare.
 /// No limit: a mask that istio-cni's rules fix.
 const MARK_BITS: u32 = 0xfff;
 
-/// How a listener is bound.
+/// The options of a listener.
 #[derive(Clone, Debug)]
 pub(crate) struct Listen {
-    /// Where; `[::]` accepts IPv4 as well.
+    /// The address to bind. `[::]` accepts IPv4 as well.
     pub addr: SocketAddr,
-    /// `SO_MARK`, inherited by what is accepted.
+    /// `SO_MARK`, which accepted connections inherit.
     pub mark: Option<u32>,
-    /// Where clients are, if what is accepted is not to be paced.
+    /// The scope of the clients, if accepted connections are not paced.
     pub unpaced: Option<PathScope>,
     /// `SO_REUSEPORT`: two proxies may overlap during an upgrade.
     pub reuse_port: bool,
     /// `IP_TRANSPARENT`: `Some(true)` must succeed, `None` is tried, `Some(false)` is not.
     pub transparent: Option<bool>,
-    /// Connections come by a REDIRECT rule, to an address of the pod: whether the socket may be transparent is found
-    /// out, and it is none.
+    /// Whether connections come by a REDIRECT rule, to an address of the pod. Such a listener only finds out whether
+    /// sockets may be transparent, and is not transparent itself.
     pub redirected: bool,
-    /// Keepalive, inherited by what is accepted.
+    /// The keepalive, which accepted connections inherit.
     pub keepalive: Option<Keepalive>,
 }
 
-/// A listener, and what was found out with it.
+/// A bound listener, and the properties found out during the bind.
 #[derive(Debug)]
 pub(crate) struct Bound {
     /// The listening socket.
     pub listener: std::net::TcpListener,
-    /// Whether sockets of its namespace may be transparent.
+    /// Whether sockets of the listener's namespace may be transparent.
     pub transparent: bool,
-    /// Whether connections of its namespace are paced unless told otherwise.
+    /// Whether connections of the listener's namespace are paced by default.
     pub paced: bool,
 }
 
-/// How an outgoing socket is made.
+/// The options of an outgoing socket.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Connect {
     /// `SO_MARK`.
     pub mark: Option<u32>,
-    /// Address to appear as: bound with `IP_TRANSPARENT`, any port.
+    /// The source address, which is bound with `IP_TRANSPARENT` and any port.
     pub source: Option<IpAddr>,
-    /// Keepalive, if on.
+    /// The keepalive, if it is on.
     pub keepalive: Option<Keepalive>,
-    /// Where the other side is, if the connection is not to be paced though that is the default.
+    /// The scope of the peer, if the connection is not paced on a host whose default is pacing.
     pub unpaced: Option<PathScope>,
 }
 
-/// The end of an application's connection, as a side of a relay.
+/// The proxy's end of an application's connection, as a side of a relay.
 pub(crate) type AppSide = TcpSide<BeforeFin>;
 
-/// The last bytes of a connection leave in one segment with its FIN.
+/// The policy that sends the last bytes of a connection in one segment with the FIN.
 #[derive(Debug)]
 pub(crate) enum BeforeFin {}
 
@@ -91,7 +92,7 @@ impl Last for BeforeFin {
 /// Opens a listener in the thread's current namespace, nonblocking.
 ///
 /// # Errors
-/// Creating, marking or binding failed, or being transparent, if that was demanded.
+/// The socket could not be created, marked or bound, or could not be transparent although `how` demands it.
 pub(crate) fn listen(how: &Listen) -> io::Result<Bound> {
     let socket = Socket::new(Domain::for_address(how.addr), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
@@ -110,13 +111,14 @@ pub(crate) fn listen(how: &Listen) -> io::Result<Bound> {
         None => socket.set_ip_transparent_v4(true).is_ok(),
     };
     if transparent && how.redirected {
-        // A client may use one port for connections to several ports of the pod, and redirected all of them go to this
-        // one. The kernel looks for the socket of a SYN before address translation has told them apart, and looks again
-        // only if what it found is not transparent (nf_nat_ipv4_local_in): else the SYN goes to the other connection.
+        // A client may use one port for connections to several ports of the pod. Redirection sends all of these
+        // connections to this port. The kernel looks up the socket of a SYN before address translation separates the
+        // connections. The kernel looks again only if the found socket is not transparent (nf_nat_ipv4_local_in);
+        // otherwise the SYN goes to another connection.
         socket.set_ip_transparent_v4(false)?;
     }
     let paced = pacing::is_paced(&socket);
-    // Inherited by what is accepted, which saves these calls for each connection.
+    // Accepted connections inherit these options, which saves the calls for each connection.
     if let Some(scope) = how.unpaced
         && paced
     {
@@ -135,12 +137,12 @@ pub(crate) fn listen(how: &Listen) -> io::Result<Bound> {
     Ok(Bound { listener: socket.into(), transparent, paced })
 }
 
-/// A nonblocking socket ready to connect to an address of the family of `to`, made in the thread's current namespace.
+/// Makes a nonblocking socket in the thread's current namespace for a connect to an address of the family of `to`.
 ///
-/// A source that cannot be assumed is only logged: the connect goes on from the pod's own address.
+/// If the source address cannot be bound, the failure is logged, and the connect uses the pod's own address.
 ///
 /// # Errors
-/// Creating or marking failed.
+/// The socket could not be created or marked.
 pub(crate) fn connecting(to: SocketAddr, how: &Connect) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     socket.set_tcp_nodelay(true)?;
@@ -161,11 +163,11 @@ pub(crate) fn connecting(to: SocketAddr, how: &Connect) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Begins to connect a nonblocking socket. Whether it is connected already: the whole handshake with a socket of this
-/// host has taken place in the call, and to ask once more is less than to wait for what the kernel knows already.
+/// Begins to connect a nonblocking socket. Returns whether the socket is connected already. The handshake with a socket
+/// of this host happens within the call, and one more system call costs less than a wait for writability.
 ///
 /// # Errors
-/// The connection is refused, or cannot be made.
+/// The connection was refused or is impossible.
 pub(crate) fn connect(socket: &Socket, to: SocketAddr) -> io::Result<bool> {
     let to = to.into();
     match socket.connect(&to) {
@@ -177,24 +179,24 @@ pub(crate) fn connect(socket: &Socket, to: SocketAddr) -> io::Result<bool> {
     }
 }
 
-/// Has an established connection that began with `mark` within its pod send with the mark that the pod's rules would
-/// put on each of its packets: they route a packet again whose mark they change, which is an eighth of what sending costs.
+/// Gives an established connection that began with `mark` the mark that the pod's rules put on each packet. The rules
+/// route each packet again whose mark they change, which is an eighth of the cost of a send.
 pub(crate) fn settle(stream: &impl AsFd, mark: Option<u32>) {
     if mark.is_some_and(|mark| mark & MARK_BITS == PROXY_MARK) {
-        // Without it all goes on as it was.
+        // If the call fails, the rules go on to mark each packet.
         let _ = SockRef::from(stream).set_mark(CONNECTION_MARK);
     }
 }
 
-/// Where the connection was going before it was redirected; `None` if it was not redirected.
+/// The destination of a connection before its redirection; `None` if the connection was not redirected.
 pub(crate) fn original_dst(stream: &impl AsFd, v4: bool) -> Option<SocketAddr> {
     let socket = SockRef::from(stream);
     let addr = if v4 { socket.original_dst_v4() } else { socket.original_dst_v6() };
     addr.ok().and_then(|addr| addr.as_socket())
 }
 
-/// Whether `ip` is an address of the thread's current namespace: the kernel then talks to it from itself. Nothing is
-/// sent.
+/// Whether `ip` is an address of the thread's current namespace. The kernel uses such an address as its own source. No
+/// packet is sent.
 pub(crate) fn is_own(ip: IpAddr) -> bool {
     let any = SocketAddr::new(ip, 9);
     let socket = Socket::new(Domain::for_address(any), Type::DGRAM, Some(Protocol::UDP));
@@ -205,7 +207,7 @@ pub(crate) fn is_own(ip: IpAddr) -> bool {
     from.ok().and_then(|from| from.as_socket()).is_some_and(|from| from.ip() == ip)
 }
 
-/// A loopback-free wildcard: `[::]`, or `0.0.0.0` where IPv6 is off.
+/// The wildcard address with `port`: `[::]`, or `0.0.0.0` if IPv6 is off.
 pub(crate) fn wildcard(ipv6: bool, port: u16) -> SocketAddr {
     let ip = if ipv6 { IpAddr::V6(Ipv6Addr::UNSPECIFIED) } else { IpAddr::V4(Ipv4Addr::UNSPECIFIED) };
     SocketAddr::new(ip, port)
@@ -224,9 +226,9 @@ fn set_keepalive(socket: SockRef<'_>, keepalive: Keepalive) -> io::Result<()> {
 }
 
 fn assume(socket: &Socket, source: IpAddr) -> io::Result<()> {
-    // A transparent socket may be bound to any address: FREEBIND would add nothing (ip(7)). The port is chosen here and
-    // not by the connect (IP_BIND_ADDRESS_NO_PORT): bind takes odd ports first, connects of the client take even ones,
-    // and a port of ours that the client takes, too, is one connection to the pod's connection tracking.
+    // A transparent socket may be bound to any address, so FREEBIND is not needed (ip(7)). The bind chooses the port,
+    // not the connect (IP_BIND_ADDRESS_NO_PORT): a bind takes odd ports first, and the client's connects take even
+    // ports. If proxy and client use the same port, the pod's connection tracking sees one connection.
     match source {
         IpAddr::V4(_) => socket.set_ip_transparent_v4(true)?,
         IpAddr::V6(_) => socket.set_ip_transparent_v6(true)?,

@@ -1,4 +1,5 @@
-//! Carries bytes from one TCP connection to another inside the kernel, through a pipe that is held only while bytes move.
+//! Moves bytes from one TCP connection to another inside the kernel. The bytes pass a pipe that is held only while
+//! bytes move.
 
 use std::{
     cell::RefCell,
@@ -12,29 +13,30 @@ use tokio::{io::Interest, net::TcpStream};
 
 use crate::protocols::relay::{Passed, Shortcut};
 
-/// Bytes a pipe holds. One of the kernel's default size costs more calls than it saves copies.
+/// The size of a pipe. A pipe of the kernel's default size costs more in calls than it saves in copies.
 /// Limit: pipe of a splice: 256 KiB; past it: the rest is moved later.
 const PIPE_LEN: i32 = 256 * 1024;
-/// Pipes of a shard, in use or not: their memory is accounted to the user, and past the user's share pipes are tiny.
+/// The most pipes of a shard, in use or idle. The kernel accounts pipes to the user; past the user's share pipes are
+/// tiny.
 /// Limit: pipes of a shard: 32; past it: bytes are copied.
 const MAX_PIPES: usize = 32;
-/// Pipes kept for reuse; more are closed when given back.
+/// The most idle pipes that are kept for reuse. Further pipes are closed when they are given back.
 /// Limit: idle pipes that a shard keeps: 4; past it: the pipe is closed.
 const IDLE_PIPES: usize = 4;
-/// A wake-up that moves less is better served by copying.
+/// The number of bytes in a wake-up from which a splice is cheaper than a copy.
 /// Limit: bytes of a wake-up for which a direction copies: 64 KiB; past it: the direction splices.
 const SPLICE_MIN_BYTES: u32 = 64 * 1024;
 
-/// The pipes of one shard. Cloning shares them.
+/// The pipes of one shard. Clones share the pipes.
 #[derive(Clone, Debug, Default)]
 pub struct Pipes(Rc<RefCell<PipePool>>);
 
 #[derive(Debug, Default)]
 struct PipePool {
     free: Vec<Pipe>,
-    /// Pipes there are, those in use included.
+    /// The number of pipes, including pipes in use.
     made: usize,
-    /// The kernel does not grant any.
+    /// Whether the kernel has refused a pipe.
     refused: bool,
 }
 
@@ -49,16 +51,16 @@ struct Pipe {
 pub struct Splice {
     pipes: Pipes,
     pipe: Option<Pipe>,
-    /// Bytes in the pipe.
+    /// The number of bytes in the pipe.
     inside: u32,
-    /// Bytes since the source was last found empty.
+    /// The number of bytes moved since the source was last empty.
     lately: u32,
 }
 
 // === impl Pipes ===
 
 impl Pipes {
-    /// What a direction of a connection moves its bytes with.
+    /// Makes the splice of one direction of a connection.
     pub fn shortcut(&self) -> Splice {
         Splice { pipes: self.clone(), pipe: None, inside: 0, lately: 0 }
     }
@@ -84,7 +86,7 @@ impl Pipes {
         }
     }
 
-    /// Takes back a pipe, with nothing in it, or drops it.
+    /// Keeps an empty pipe for reuse, or drops a pipe that holds bytes or is not needed.
     fn give(&self, pipe: Pipe, inside: u32) {
         let mut shelf = self.0.borrow_mut();
         if inside == 0 && shelf.free.len() < IDLE_PIPES {
@@ -131,7 +133,7 @@ impl Splice {
         }
     }
 
-    /// Empties the pipe.
+    /// Writes the bytes in the pipe to the destination.
     fn poll_flush(
         &mut self,
         cx: &mut Context<'_>,

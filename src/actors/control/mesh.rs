@@ -194,7 +194,8 @@ impl MeshActor {
         let mut changes = push_order(changes, push.removed).peekable();
         let mut applied = Applied::default();
         while changes.peek().is_some() {
-            // A new guard replaces the last when the writer takes its next change: the last change caused a panic.
+            // Each change that the writer takes gets a new guard, so a panic is attributed to the change that is
+            // being applied.
             let done: Vec<(String, u64)> = inputs.by_ref().take(CHANGES_PER_TURN).collect();
             let mut begun = done.iter();
             let mut guard = None;

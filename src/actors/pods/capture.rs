@@ -245,7 +245,7 @@ impl Capture {
         let mut how = Listen {
             addr: socket::wildcard(config.listen.ipv6_enabled, kind.port()),
             // Local listeners do not need the mark. With the mark, the pod's rules would mark each later packet of
-            // the connection, the application's packets too, and the kernel would route each packet once more.
+            // the connection, the application's packets too. The kernel would then route each packet once more.
             mark: if local { None } else { network.mark() },
             unpaced: if local { Some(PathScope::Host) } else { near.then_some(PathScope::Network) },
             reuse_port: config.inpod.port_reuse,

@@ -24,7 +24,8 @@ use crate::{
 };
 
 /// The time in which the actor must check all connections of all pods. The actor checks the connections in slices.
-/// Limit: one check of all connections in a pod's policy actor: 10 s; past it: the watchdog has the actor killed.
+/// Limit: one check of all connections of all pods in the policy actor: 10 s; past it: the watchdog has the actor
+/// killed.
 const POLICY_HUNG_AFTER: Duration = Duration::from_secs(10);
 /// The number of connections that the actor checks before other actors get a turn.
 /// Limit: live connections that a policy change checks in one turn: 256; past it: other actors go first.

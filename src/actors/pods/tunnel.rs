@@ -103,8 +103,8 @@ impl Tunnels {
 
     /// The address of the actor of `key`. The call starts the actor if no actor is up.
     async fn actor(self: &Arc<Self>, key: &TunnelKey) -> Result<Address<Msg>, DialError> {
-        // An actor that is not up is started here, too: the caller that began its start may be gone, or the
-        // supervisor was restarted and has forgotten the actor.
+        // An actor that is not up is started here, too. The caller that began its start may be gone, or a restarted
+        // supervisor has forgotten the actor.
         let known = self.actors.get(key).map(|address| address.clone());
         if let Some(address) = known.as_ref().filter(|address| is_up(address)) {
             return Ok(address.clone());

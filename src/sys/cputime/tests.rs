@@ -16,7 +16,7 @@ fn a_thread_is_seen_to_work_and_to_have_ended() {
     assert!(time.used().unwrap() >= Duration::from_millis(2));
     drop(end);
     working.join().unwrap();
-    // The kernel says that it has ended a little before it forgets it.
+    // The kernel reports the end of a thread a little before the thread's clock is gone.
     while time.used().is_some() {
         std::thread::yield_now();
     }

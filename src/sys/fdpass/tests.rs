@@ -2,7 +2,7 @@ use std::{fs::File, io::Read, os::fd::AsFd, os::unix::fs::MetadataExt};
 
 use super::*;
 
-/// Sends `bytes` with any number of copies of `fd`, which the public API cannot.
+/// Sends `bytes` with `count` copies of `fd`, which the public API cannot do.
 fn send_many(socket: &SeqPacket, bytes: &[u8], fd: &OwnedFd, count: usize) {
     let fds = vec![fd.as_raw_fd(); count];
     let size = mem::size_of_val(fds.as_slice()) as libc::c_uint;
@@ -30,7 +30,7 @@ fn file() -> OwnedFd {
     File::open("/proc/self/ns/net").unwrap().into()
 }
 
-/// Whether the other end of a pipe whose write end is `fd`-passed is closed everywhere: reading gives EOF.
+/// Makes a pipe. A read gives EOF once all copies of the write end are closed.
 fn pipe() -> (File, OwnedFd) {
     let (read, write) = io::pipe().unwrap();
     (File::from(OwnedFd::from(read)), write.into())

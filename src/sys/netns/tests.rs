@@ -3,7 +3,7 @@ use super::*;
 #[test]
 fn entering_ones_own_namespace_returns_home_even_after_a_panic() {
     let home = NetNs::current().unwrap();
-    // Entering any namespace needs CAP_SYS_ADMIN over it; an ordinary user is refused before the closure runs.
+    // A process needs CAP_SYS_ADMIN to enter a namespace; an ordinary user is refused before the closure runs.
     let entered = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| home.enter(|| panic!("inside"))));
     match entered {
         Ok(refused) => {

@@ -21,7 +21,7 @@ fn connected(scope: PathScope) -> (TcpListener, TcpStream) {
     (listener, socket.into())
 }
 
-/// What there is to choose from, as modules are loaded when they are first asked for.
+/// Whether the congestion control `name` is available. A module is loaded when it is first asked for.
 fn available(name: &str) -> bool {
     let names = fs::read_to_string("/proc/sys/net/ipv4/tcp_available_congestion_control").unwrap();
     names.split_whitespace().any(|available| available == name)

@@ -10,7 +10,7 @@ fn message(kind: u16, rest: &[u8]) -> Vec<u8> {
 
 const ANSWERED: u16 = 0x0a0f;
 const TABLE_ADDED: u16 = 0x0a00;
-/// `nfgenmsg`, an attribute of three bytes, the number.
+/// `nfgenmsg`, an attribute of three bytes, and the generation.
 const NUMBER: [u8; 20] = [0, 0, 0, 0, 7, 0, 3, 0, b'n', b'f', 0, 0, 8, 0, 1, 0, 0, 0, 1, 7];
 
 #[test]
@@ -34,7 +34,8 @@ fn a_notification_is_no_answer_even_if_it_is_cut_off() {
 
 #[test]
 fn malformed_answers_are_refused() {
-    // The length of the whole message, of an attribute, of the number; an attribute that is too short to be one.
+    // The wrong lengths are those of the message, of an attribute, of the generation, and of an attribute shorter
+    // than its header.
     for (at, byte) in [(0, 255), (20, 255), (28, 7), (28, 0), (20, 0), (20, 3)] {
         let mut answer = message(ANSWERED, &NUMBER);
         answer[at] = byte;
@@ -45,7 +46,7 @@ fn malformed_answers_are_refused() {
     }
 }
 
-/// Stands for a netlink socket: what is sent to the other end is word of a change.
+/// A pair that stands for a netlink socket: a message from the other end is an event.
 fn pair() -> (RuleEvents, Socket) {
     let (ours, theirs) = Socket::pair(Domain::UNIX, Type::DGRAM.nonblocking(), None).unwrap();
     (RuleEvents(ours), theirs)

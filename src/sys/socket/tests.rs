@@ -86,7 +86,7 @@ fn what_an_unpaced_listener_accepts_is_not_paced_and_other_connections_are_as_th
 fn a_connection_within_the_host_is_there_at_once_and_so_is_a_refusal() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let to = listener.local_addr().unwrap();
-    // On a busy machine the kernel may put a handshake off.
+    // On a busy machine the kernel may defer a handshake.
     let tried = || {
         let socket = connecting(to, &Connect::default()).unwrap();
         connect(&socket, to)
@@ -99,7 +99,7 @@ fn a_connection_within_the_host_is_there_at_once_and_so_is_a_refusal() {
 
 #[test]
 fn a_connection_that_takes_time_is_not_there_yet() {
-    // A full queue does not answer.
+    // A listener with a full queue does not answer.
     let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     listener.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
     listener.listen(0).unwrap();

@@ -9,7 +9,7 @@ use crate::protocols::{
     tls::buffer::Buffers,
 };
 
-/// Large amounts, a small message each, and the end of one direction after the other.
+/// Exchanges large amounts and a small message in each direction, and then ends one direction after the other.
 async fn exchange(mut stream: TcpStream, sent: &[u8]) -> Vec<u8> {
     let (mut read, mut write) = stream.split();
     let mut got = vec![0; sent.len() + 5];
@@ -71,7 +71,7 @@ async fn a_direction_whose_destination_is_gone_holds_no_pipe() {
     let shortcuts = [pipes.shortcut(), pipes.shortcut()];
     let relaying = relay_by(shortcuts, (TcpSide::new(a), TcpSide::new(b)), &counts, &buffers);
     let (relayed, ()) = tokio::join!(relaying, async {
-        // Until the server goes, it takes nothing, so that bytes are on their way.
+        // The server reads nothing until it ends, so bytes are on their way.
         let full = async { while client.write(&[1; 65_536]).await.is_ok() {} };
         let waited = tokio::time::timeout(std::time::Duration::from_millis(300), full).await;
         assert!(waited.is_err(), "nothing was held up");
