@@ -42,7 +42,7 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 const LEFT_OVER: u32 = 2048;
 /// Connections accepted until other tasks of the shard get their turn.
 /// Limit: connections that a shard accepts in one turn: 8; past it: other tasks of the shard go first.
-const BURST: u32 = 8;
+const ACCEPT_BURST: u32 = 8;
 
 /// Serves what one listener of a pod accepts.
 #[derive(Clone)]
@@ -224,7 +224,7 @@ pub(crate) async fn accept(
                 return;
             }
         }
-        if every(BURST) {
+        if every(ACCEPT_BURST) {
             tokio::task::yield_now().await;
         }
     }

@@ -13,7 +13,7 @@ use crate::protocols::labels::or_unknown;
 /// Limit: label sets of each family of the DNS proxy, each for an hour: 2000; past it: counted as `unknown`.
 const DNS_SERIES: usize = 2000;
 
-/// How a question came.
+/// How a query came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
     /// In a datagram.
@@ -22,7 +22,7 @@ pub enum Transport {
     Tcp,
 }
 
-/// The labels of a question.
+/// The labels of a query.
 #[derive(Clone, Copy, Debug)]
 pub struct DnsQueryLabels<'a> {
     /// The type of the records, in lower case.
@@ -38,7 +38,7 @@ pub struct DnsQueryLabels<'a> {
 /// The `istio_dns_` families.
 #[derive(Debug)]
 pub struct DnsMetrics {
-    asked: Family<Counter>,
+    requested: Family<Counter>,
     forwarded: Family<Counter>,
     failed: Family<Counter>,
     took: Family<Timer>,
@@ -69,19 +69,19 @@ impl<'a> DnsQueryLabels<'a> {
 impl DnsMetrics {
     pub(super) fn new() -> Self {
         Self {
-            asked: Family::new(&[DNS_REQUESTS], DNS_SERIES),
+            requested: Family::new(&[DNS_REQUESTS], DNS_SERIES),
             forwarded: Family::new(&[DNS_FORWARDED], DNS_SERIES),
             failed: Family::new(&[DNS_FAILED], DNS_SERIES),
             took: Family::new(&[DNS_TOOK], DNS_SERIES),
         }
     }
 
-    /// A question came.
-    pub fn asked(&self, labels: &DnsQueryLabels<'_>) {
-        self.asked.add(&labels.values(), 1);
+    /// A query came.
+    pub fn requested(&self, labels: &DnsQueryLabels<'_>) {
+        self.requested.add(&labels.values(), 1);
     }
 
-    /// A question is put to the name servers.
+    /// A query is forwarded to the name servers.
     pub fn forwarded(&self, labels: &DnsQueryLabels<'_>) {
         self.forwarded.add(&labels.values(), 1);
     }
@@ -97,12 +97,12 @@ impl DnsMetrics {
     }
 
     pub(super) fn groups(&self) -> [Group; 4] {
-        [self.asked.group(), self.forwarded.group(), self.failed.group(), self.took.group()]
+        [self.requested.group(), self.forwarded.group(), self.failed.group(), self.took.group()]
     }
 
     /// Drops the label sets that nobody used for `idle`.
     pub(super) fn sweep(&self, now: Instant, idle: Duration) {
-        for counters in [&self.asked, &self.forwarded, &self.failed] {
+        for counters in [&self.requested, &self.forwarded, &self.failed] {
             counters.sweep(now, idle);
         }
         self.took.sweep(now, idle);

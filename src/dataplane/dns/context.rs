@@ -20,7 +20,7 @@ pub(crate) struct DnsContext {
     pub(crate) pod: Arc<PodWorkload>,
     /// Where name servers are asked.
     pub(crate) network: Arc<PodNetwork>,
-    /// Whether the pod takes new connections and questions.
+    /// Whether the pod takes new connections and queries.
     pub(crate) conns: Arc<PodConns>,
     /// What outlives the actor.
     pub(crate) state: Arc<DnsState>,
@@ -34,7 +34,7 @@ pub(crate) struct DnsContext {
 #[derive(Debug)]
 pub(crate) struct DnsState {
     sockets: Mutex<Option<Sockets>>,
-    /// Questions that wait, and connections.
+    /// Queries that wait, and connections.
     pub(super) under_way: ConnSet<()>,
     pub(super) waiting: AtomicUsize,
     pub(super) connections: AtomicUsize,
@@ -70,14 +70,14 @@ impl DnsState {
         }
     }
 
-    /// No further question reaches the sockets; those that have are answered.
+    /// No further query reaches the sockets; those that have are answered.
     pub(crate) fn retire(&self) {
         if let Some(sockets) = self.sockets.lock().take() {
             sockets.retire();
         }
     }
 
-    /// Questions under way, and connections. Cut, they end without an answer.
+    /// Queries under way, and connections. Cut, they end without an answer.
     pub(crate) fn under_way(&self) -> &ConnSet<()> {
         &self.under_way
     }

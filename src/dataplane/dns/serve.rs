@@ -1,4 +1,4 @@
-//! Answering the questions of a pod.
+//! Answering the queries of a pod.
 
 use std::{
     io,
@@ -21,9 +21,9 @@ use tokio::{
 };
 
 use super::{
-    ask,
     context::{DnsContext, DnsState},
     sockets::Sockets,
+    upstream,
 };
 use crate::{
     dataplane::pod::panics,
@@ -40,28 +40,28 @@ use crate::{
     telemetry::dns::{DnsMetrics, DnsQueryLabels, Transport},
 };
 
-/// The longest question: far above what any resolver sends.
+/// The longest query: far above what any resolver sends.
 /// Limit: a query for a name: 4096 bytes; past it: the datagram is cut, and so FORMERR; a TCP connection is closed.
-const QUESTION: usize = 4096;
+const DNS_QUERY_BYTES: usize = 4096;
 /// Most bytes of an answer on a connection.
 /// Limit: an answer by TCP: 65,535 bytes; past it: the answer has the records that fit and says that it is cut.
-const STREAM: usize = 65_535;
-/// Questions of a pod that wait for a name server or for the control plane. The next ones are answered with SERVFAIL.
+const DNS_MESSAGE_BYTES: usize = 65_535;
+/// Queries of a pod that wait for a name server or for the control plane. The next ones are answered with SERVFAIL.
 /// Limit: queries of a pod that wait for a name server or for the pod's workload: 512; past it: SERVFAIL; names of the
 /// mesh are answered all the same.
-const MAX_WAITING: usize = 512;
+const MAX_WAITING_QUERIES: usize = 512;
 /// Connections of a pod to its DNS proxy.
 /// Limit: connections of a pod to its DNS proxy: 128; past it: the connection is closed.
-const MAX_CONNECTIONS: usize = 128;
-/// A connection without a question is closed after this, and one whose client does not take its answer.
+const MAX_DNS_CONNECTIONS: usize = 128;
+/// A connection without a query is closed after this, and one whose client does not take its answer.
 /// Limit: a DNS connection without a query, or whose client does not read: 5 s; past it: the connection is closed.
-const IDLE: Duration = Duration::from_secs(5);
-/// Questions answered until other tasks of the shard get their turn.
+const DNS_IDLE_AFTER: Duration = Duration::from_secs(5);
+/// Queries answered until other tasks of the shard get their turn.
 /// Limit: queries that are read in one turn: 8; past it: other tasks of the shard go first.
-const BURST: u32 = 8;
+const DNS_BURST: u32 = 8;
 /// Pause after the process or the kernel ran out of something that reading or accepting needs.
 /// Limit: pause after an error of a DNS socket: 50 ms; past it: the socket is read again.
-const PAUSE: Duration = Duration::from_millis(50);
+const DNS_RETRY_PAUSE: Duration = Duration::from_millis(50);
 
 /// What the tasks of one pod share.
 struct Server {
@@ -69,14 +69,14 @@ struct Server {
     shard: Shard,
 }
 
-/// One of those of a pod that [`MAX_WAITING`] or [`MAX_CONNECTIONS`] bounds.
+/// One of those of a pod that [`MAX_WAITING_QUERIES`] or [`MAX_DNS_CONNECTIONS`] bounds.
 struct Place {
     state: Arc<DnsState>,
     taken: fn(&DnsState) -> &AtomicUsize,
 }
 
-/// A question, and how long its answer may be.
-struct Question {
+/// A query, and how long its answer may be.
+struct Request {
     query: Query,
     transport: Transport,
     limit: usize,
@@ -100,7 +100,7 @@ impl Place {
     }
 
     fn wait(state: &Arc<DnsState>) -> Option<Self> {
-        Self::take(state, |state| &state.waiting, MAX_WAITING)
+        Self::take(state, |state| &state.waiting, MAX_WAITING_QUERIES)
     }
 }
 
@@ -156,20 +156,20 @@ impl Server {
                     continue;
                 }
                 Err(error) => {
-                    tracing::debug!(target: "dns", uid = &*self.ctx.pod.id.uid, %error, "cannot read a question");
-                    sleep(PAUSE).await;
+                    tracing::debug!(target: "dns", uid = &*self.ctx.pod.id.uid, %error, "cannot read a query");
+                    sleep(DNS_RETRY_PAUSE).await;
                 }
             }
             read = read.wrapping_add(1);
-            if read.is_multiple_of(BURST) {
+            if read.is_multiple_of(DNS_BURST) {
                 yield_now().await;
             }
         }
     }
 
-    /// Reads one question and answers it, or has it answered later. Its buffer is on the stack: an idle pod holds none.
+    /// Reads one query and answers it, or has it answered later. Its buffer is on the stack: an idle pod holds none.
     fn read(self: &Rc<Self>, own: SocketAddr, socket: &Rc<Watched<UdpSocket>>) -> io::Result<()> {
-        let mut room = [0; QUESTION];
+        let mut room = [0; DNS_QUERY_BYTES];
         let (n, from) = socket.try_recv_from(&mut room)?;
         // Forged, it would have us answer ourselves for ever.
         if from == own {
@@ -184,8 +184,8 @@ impl Server {
                 return Ok(());
             }
         };
-        let question = Question { limit: query.datagram(), query, transport: Transport::Udp };
-        let workload = match self.begin(&question) {
+        let request = Request { limit: query.datagram(), query, transport: Transport::Udp };
+        let workload = match self.begin(&request) {
             Begun::Answered(answer) => {
                 self.send(socket, &answer, from);
                 return Ok(());
@@ -193,21 +193,21 @@ impl Server {
             Begun::Waits(workload) => workload,
         };
         let Some(place) = Place::wait(&self.ctx.state) else {
-            self.send(socket, &self.too_many(&question), from);
+            self.send(socket, &self.too_many(&request), from);
             return Ok(());
         };
         let Ok(member) = self.ctx.state.under_way.admit(self.shard.index(), ()) else { return Ok(()) };
         let (server, socket) = (self.clone(), socket.clone());
         self.spawn("dns/query", async move {
             let _place = place;
-            if let Ok(answer) = member.guard(server.finish(&question, workload)).await {
+            if let Ok(answer) = member.guard(server.finish(&request, workload)).await {
                 server.send(&socket, &answer, from);
             }
         });
         Ok(())
     }
 
-    /// Spawns a task on the shard. Its panic costs nothing but its own question or connection.
+    /// Spawns a task on the shard. Its panic costs nothing but its own query or connection.
     fn spawn(&self, kind: &'static str, work: impl Future<Output = ()> + 'static) {
         let (ctx, index) = (self.ctx.clone(), self.shard.index());
         self.shard.spawn_watched(kind, work, move |message| {
@@ -247,7 +247,7 @@ impl Server {
                 },
                 Err(error) => {
                     tracing::debug!(target: "dns", uid = &*self.ctx.pod.id.uid, %error, "cannot accept");
-                    sleep(PAUSE).await;
+                    sleep(DNS_RETRY_PAUSE).await;
                 }
             }
             yield_now().await;
@@ -256,7 +256,7 @@ impl Server {
 
     /// More than there is room for are closed at once.
     fn begin_connection(self: &Rc<Self>, stream: TcpStream) {
-        let place = Place::take(&self.ctx.state, |state| &state.connections, MAX_CONNECTIONS);
+        let place = Place::take(&self.ctx.state, |state| &state.connections, MAX_DNS_CONNECTIONS);
         let member = self.ctx.state.under_way.admit(self.shard.index(), ());
         let (Some(place), Ok(member)) = (place, member) else { return };
         let server = self.clone();
@@ -267,91 +267,91 @@ impl Server {
         });
     }
 
-    /// Answers one question after another until the client has no more, or does nothing.
+    /// Answers one query after another until the client has no more, or does nothing.
     async fn connection(&self, mut stream: TcpStream) -> io::Result<()> {
         let mut draining = self.ctx.conns.draining();
         loop {
             let length = tokio::select! {
                 biased;
-                length = timeout(IDLE, stream.read_u16()) => usize::from(length??),
+                length = timeout(DNS_IDLE_AFTER, stream.read_u16()) => usize::from(length??),
                 _ = draining.wait_for(|draining| *draining) => return Ok(()),
             };
-            if length > QUESTION {
+            if length > DNS_QUERY_BYTES {
                 return Ok(());
             }
-            let mut question = vec![0; length];
-            timeout(IDLE, stream.read_exact(&mut question)).await??;
-            let Some(answer) = self.answer(&question).await else { return Ok(()) };
+            let mut message = vec![0; length];
+            timeout(DNS_IDLE_AFTER, stream.read_exact(&mut message)).await??;
+            let Some(answer) = self.answer(&message).await else { return Ok(()) };
             let mut framed = u16::try_from(answer.len()).map_err(io::Error::other)?.to_be_bytes().to_vec();
             framed.extend_from_slice(&answer);
-            timeout(IDLE, stream.write_all(&framed)).await??;
+            timeout(DNS_IDLE_AFTER, stream.write_all(&framed)).await??;
         }
     }
 
-    /// The answer to a question of a connection, if there can be one.
-    async fn answer(&self, question: &[u8]) -> Option<Vec<u8>> {
-        let query = match Query::parse(question) {
+    /// The answer to a query of a connection, if there can be one.
+    async fn answer(&self, message: &[u8]) -> Option<Vec<u8>> {
+        let query = match Query::parse(message) {
             Ok(query) => query,
             Err(Refused::Answer(answer)) => return Some(answer),
             Err(Refused::Silent) => return None,
         };
-        let question = Question { query, transport: Transport::Tcp, limit: STREAM };
-        let workload = match self.begin(&question) {
+        let request = Request { query, transport: Transport::Tcp, limit: DNS_MESSAGE_BYTES };
+        let workload = match self.begin(&request) {
             Begun::Answered(answer) => return Some(answer),
             Begun::Waits(workload) => workload,
         };
-        let Some(_place) = Place::wait(&self.ctx.state) else { return Some(self.too_many(&question)) };
-        Some(self.finish(&question, workload).await)
+        let Some(_place) = Place::wait(&self.ctx.state) else { return Some(self.too_many(&request)) };
+        Some(self.finish(&request, workload).await)
     }
 
-    fn begin(&self, question: &Question) -> Begun {
+    fn begin(&self, request: &Request) -> Begun {
         let Some(workload) = self.ctx.pod.now() else { return Begun::Waits(None) };
-        self.count(question, &workload, DnsMetrics::asked);
-        match self.known(question, &workload) {
+        self.count(request, &workload, DnsMetrics::requested);
+        match self.known(request, &workload) {
             Some(answer) => Begun::Answered(answer),
             None => Begun::Waits(Some(workload)),
         }
     }
 
-    async fn finish(&self, question: &Question, workload: Option<Arc<Workload>>) -> Vec<u8> {
+    async fn finish(&self, request: &Request, workload: Option<Arc<Workload>>) -> Vec<u8> {
         let workload = match workload {
             Some(workload) => workload,
             None => {
                 let Ok(workload) = self.ctx.pod.wait().await else {
-                    self.log(question, None, "unknown client", 0);
-                    return answer::error(&question.query, Rcode::SERVFAIL);
+                    self.log(request, None, "unknown client", 0);
+                    return answer::error(&request.query, Rcode::SERVFAIL);
                 };
-                self.count(question, &workload, DnsMetrics::asked);
-                if let Some(answer) = self.known(question, &workload) {
+                self.count(request, &workload, DnsMetrics::requested);
+                if let Some(answer) = self.known(request, &workload) {
                     return answer;
                 }
                 workload
             }
         };
-        self.forward(question, &workload).await
+        self.forward(request, &workload).await
     }
 
-    async fn forward(&self, question: &Question, workload: &Workload) -> Vec<u8> {
-        self.count(question, workload, DnsMetrics::forwarded);
+    async fn forward(&self, request: &Request, workload: &Workload) -> Vec<u8> {
+        self.count(request, workload, DnsMetrics::forwarded);
         let started = Instant::now();
-        let asked = ask::ask(&self.ctx, &question.query).await;
+        let answered = upstream::forward(&self.ctx, &request.query).await;
         let took = started.elapsed();
-        self.count(question, workload, |metrics, labels| metrics.took(labels, took));
-        let answer = asked.map_err(|error| error.to_string()).and_then(|answer| {
-            answer.relay(&question.query, question.limit).map_err(|error| error.to_string())
+        self.count(request, workload, |metrics, labels| metrics.took(labels, took));
+        let answer = answered.map_err(|error| error.to_string()).and_then(|answer| {
+            answer.relay(&request.query, request.limit).map_err(|error| error.to_string())
         });
         let result = answer.as_ref().map_or_else(String::as_str, |_| "forwarded");
-        self.log(question, Some(workload), result, 0);
+        self.log(request, Some(workload), result, 0);
         answer.unwrap_or_else(|_| {
-            self.count(question, workload, DnsMetrics::failed);
-            answer::error(&question.query, Rcode::SERVFAIL)
+            self.count(request, workload, DnsMetrics::failed);
+            answer::error(&request.query, Rcode::SERVFAIL)
         })
     }
 
     /// What the mesh says.
-    fn known(&self, question: &Question, workload: &Workload) -> Option<Vec<u8>> {
+    fn known(&self, request: &Request, workload: &Workload) -> Option<Vec<u8>> {
         let (settings, dns) = (&self.ctx.config, self.ctx.config.dns.as_ref()?);
-        let (family, host) = (question.query.family()?, question.query.host()?);
+        let (family, host) = (request.query.family()?, request.query.host()?);
         let asker = Asker {
             namespace: workload.namespace(),
             network: workload.network(),
@@ -361,31 +361,31 @@ impl Server {
         };
         let mut found = lookup::find(self.ctx.pod.mesh.tables(), &asker, &host, family)?;
         found.addresses.shuffle(&mut *self.shard.rng.borrow_mut());
-        self.log(question, Some(workload), "answered", found.addresses.len());
-        Some(answer::found(&question.query, &host, &found, question.limit))
+        self.log(request, Some(workload), "answered", found.addresses.len());
+        Some(answer::found(&request.query, &host, &found, request.limit))
     }
 
-    fn too_many(&self, question: &Question) -> Vec<u8> {
-        self.log(question, None, "too many questions wait", 0);
-        answer::error(&question.query, Rcode::SERVFAIL)
+    fn too_many(&self, request: &Request) -> Vec<u8> {
+        self.log(request, None, "too many queries wait", 0);
+        answer::error(&request.query, Rcode::SERVFAIL)
     }
 
     fn count(
         &self,
-        question: &Question,
+        request: &Request,
         workload: &Workload,
         what: impl FnOnce(&DnsMetrics, &DnsQueryLabels<'_>),
     ) {
-        let (kind, transport) = (question.query.kind(), question.transport);
+        let (kind, transport) = (request.query.kind(), request.transport);
         let (service, revision) = (workload.canonical_name(), workload.canonical_revision());
         what(&self.ctx.metrics.dns, &DnsQueryLabels { kind: &kind, transport, service, revision });
     }
 
-    /// The line of docs/spec/controlplane.md 6 for a question.
-    fn log(&self, question: &Question, workload: Option<&Workload>, result: &str, endpoints: usize) {
+    /// The line of docs/spec/controlplane.md 6 for a query.
+    fn log(&self, request: &Request, workload: Option<&Workload>, result: &str, endpoints: usize) {
         if tracing::enabled!(target: "dns", tracing::Level::DEBUG) {
             let info = &self.ctx.pod.id.info;
-            let (query, domain) = (question.query.question.qtype(), question.query.question.qname());
+            let (query, domain) = (request.query.question.qtype(), request.query.question.qname());
             let pod = workload.map_or(info.name.as_str(), Workload::name);
             tracing::event!(
                 target: "dns",

@@ -15,10 +15,10 @@ use crate::{
 
 /// A port that nobody asks from (discard).
 /// No limit: the port (discard) that sockets which are given up are connected to.
-const NOBODY: u16 = 9;
+const DISCARD_PORT: u16 = 9;
 /// Connections that wait for a listener.
 /// Limit: DNS connections of a pod that wait to be accepted: 128; past it: the kernel drops them.
-const BACKLOG: i32 = 128;
+const DNS_LISTEN_BACKLOG: i32 = 128;
 
 /// The sockets of one pod: a UDP and a TCP one of each address. Clones share them.
 #[derive(Clone, Debug)]
@@ -59,8 +59,8 @@ impl Sockets {
     pub(super) fn retire(self) {
         for socket in &self.datagrams {
             let nobody = match socket.local_addr() {
-                Ok(SocketAddr::V6(_)) => SocketAddr::from((Ipv6Addr::LOCALHOST, NOBODY)),
-                _ => SocketAddr::from((Ipv4Addr::LOCALHOST, NOBODY)),
+                Ok(SocketAddr::V6(_)) => SocketAddr::from((Ipv6Addr::LOCALHOST, DISCARD_PORT)),
+                _ => SocketAddr::from((Ipv4Addr::LOCALHOST, DISCARD_PORT)),
             };
             if let Err(error) = socket.connect(nobody) {
                 tracing::warn!(target: "dns", %error, "a socket that is given up may still be asked");
@@ -93,7 +93,7 @@ fn open(addr: SocketAddr, reuse_port: bool) -> io::Result<(UdpSocket, TcpListene
     listener.set_reuse_address(true)?;
     listener.set_tcp_nodelay(true)?;
     listener.bind(&addr.into())?;
-    listener.listen(BACKLOG)?;
+    listener.listen(DNS_LISTEN_BACKLOG)?;
     Ok((datagrams.into(), listener.into()))
 }
 

@@ -18,7 +18,7 @@ use crate::runtime::{fair_queue::Backlog, shard::Shard};
 /// Dials that a stream waits for until it gives up: a fresh tunnel may be full before its turn comes, and a burst of
 /// connections fills many.
 /// Limit: dials that a stream waits for: 64; past it: the stream fails: every tunnel to the peer is full.
-const ROUNDS: usize = 64;
+const MAX_DIALS_WAITED_FOR: usize = 64;
 
 /// The pools of all pods on one shard, by the pod's serial number.
 #[derive(Default)]
@@ -102,7 +102,7 @@ impl PodPool {
         shard: &Shard,
         key: &TunnelKey,
     ) -> Result<Lease, Arc<DialError>> {
-        for _ in 0..ROUNDS {
+        for _ in 0..MAX_DIALS_WAITED_FOR {
             // Looked up each time: an entry that nothing was left of may have been forgotten meanwhile.
             let peer = self.peer(key);
             if let Some(lease) = peer.take() {

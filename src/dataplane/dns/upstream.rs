@@ -26,22 +26,21 @@ use crate::{
 
 /// All attempts together take no longer: the client has given up by then.
 /// Limit: all attempts for a query: 30 s; past it: SERVFAIL.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// Room for an answer in a datagram, in bytes, if the client has not asked for more: some servers send more than they were
-/// asked for.
+const DNS_FORWARD_WITHIN: Duration = Duration::from_secs(30);
+/// Room for an answer in a datagram, in bytes, if the client asks for less: some servers send more than that.
 /// Limit: an answer of a name server in a datagram: 4096 bytes, or what the client allows; past it: asked for again by
 /// TCP.
-const DATAGRAM: usize = 4096;
+const DNS_DATAGRAM_BYTES: usize = 4096;
 
 /// Why nobody has answered.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum AskError {
-    /// There is nobody to ask.
+pub(crate) enum UpstreamError {
+    /// There are no name servers.
     #[error("there are no name servers")]
-    Nobody,
+    NoServers,
     /// It took too long.
     #[error("{0} does not answer")]
-    Silent(SocketAddr),
+    TimedOut(SocketAddr),
     /// The network failed.
     #[error("{0}: {1}")]
     Io(SocketAddr, io::Error),
@@ -50,16 +49,16 @@ pub(crate) enum AskError {
     Unusable(SocketAddr, Unusable),
 }
 
-/// Puts `query`'s question to the name servers, one after another, until one knows. What none knows is answered as the
+/// Forwards `query` to the name servers, one after another, until one knows. What none knows is answered as the
 /// last that answered at all has put it.
 ///
 /// # Errors
 /// What went wrong with the last one.
-pub(crate) async fn ask(ctx: &DnsContext, query: &Query) -> Result<Answer, AskError> {
-    let Some(settings) = &ctx.config.dns else { return Err(AskError::Nobody) };
+pub(crate) async fn forward(ctx: &DnsContext, query: &Query) -> Result<Answer, UpstreamError> {
+    let Some(settings) = &ctx.config.dns else { return Err(UpstreamError::NoServers) };
     let resolvers = &settings.resolvers;
-    let deadline = Instant::now() + PATIENCE;
-    let (mut error, mut unsure) = (AskError::Nobody, None);
+    let deadline = Instant::now() + DNS_FORWARD_WITHIN;
+    let (mut error, mut unsure) = (UpstreamError::NoServers, None);
     for _ in 0..resolvers.attempts {
         for &server in &resolvers.servers {
             if Instant::now() >= deadline {
@@ -71,7 +70,7 @@ pub(crate) async fn ask(ctx: &DnsContext, query: &Query) -> Result<Answer, AskEr
                 Err(why) => error = why,
             }
         }
-        // To ask again would be to hear it again.
+        // Another attempt would have the same answer.
         if let Some(answer) = unsure {
             return Ok(answer);
         }
@@ -86,16 +85,16 @@ async fn ask_one(
     server: SocketAddr,
     query: &Query,
     limit: &dyn Fn() -> Instant,
-) -> Result<Answer, AskError> {
-    let asked = forward::query(query, rand::rng().random());
-    let room = query.datagram().max(DATAGRAM);
-    let silent = |_| AskError::Silent(server);
-    let answer = timeout_at(limit(), by_datagram(ctx, server, &asked, room)).await.map_err(silent)??;
+) -> Result<Answer, UpstreamError> {
+    let message = forward::query(query, rand::rng().random());
+    let room = query.datagram().max(DNS_DATAGRAM_BYTES);
+    let silent = |_| UpstreamError::TimedOut(server);
+    let answer = timeout_at(limit(), by_datagram(ctx, server, &message, room)).await.map_err(silent)??;
     let part = match answer {
         Some(answer) if !answer.is_truncated() => return Ok(answer),
         part => part,
     };
-    let whole = timeout_at(limit(), by_connection(ctx, server, &asked)).await.map_err(silent);
+    let whole = timeout_at(limit(), by_connection(ctx, server, &message)).await.map_err(silent);
     whole.flatten().or_else(|error| part.ok_or(error))
 }
 
@@ -103,14 +102,14 @@ async fn ask_one(
 async fn by_datagram(
     ctx: &DnsContext,
     server: SocketAddr,
-    asked: &[u8],
+    message: &[u8],
     room: usize,
-) -> Result<Option<Answer>, AskError> {
-    let failed = |error| AskError::Io(server, error);
+) -> Result<Option<Answer>, UpstreamError> {
+    let failed = |error| UpstreamError::Io(server, error);
     let socket =
         ctx.network.netns.enter_sticky(|| open(ctx.network.mark(), server)).and_then(|socket| socket);
     let socket = socket.and_then(UdpSocket::from_std).map_err(failed)?;
-    socket.send(asked).await.map_err(failed)?;
+    socket.send(message).await.map_err(failed)?;
     loop {
         // That nobody listens there is no reading matter: it shows as an error alone.
         let ready = socket.ready(Interest::READABLE | Interest::ERROR).await.map_err(failed)?;
@@ -123,9 +122,9 @@ async fn by_datagram(
         let mut bytes = Vec::with_capacity(room);
         match socket.try_recv_buf(&mut bytes) {
             Ok(length) if length >= room => return Ok(None),
-            // What does not fit to the question is for somebody else, or a guess of somebody who would like to be believed.
+            // What does not fit to the query is for somebody else, or a guess of somebody who would like to be believed.
             Ok(_) => {
-                if let Ok(answer) = Answer::read(bytes, asked) {
+                if let Ok(answer) = Answer::read(bytes, message) {
                     return Ok(Some(answer));
                 }
             }
@@ -135,7 +134,7 @@ async fn by_datagram(
     }
 }
 
-/// A socket of its own for each question: its port is one thing more that a forger would have to guess.
+/// A socket of its own for each query: its port is one thing more that a forger would have to guess.
 fn open(mark: Option<u32>, server: SocketAddr) -> io::Result<StdUdpSocket> {
     let socket = Socket::new(Domain::for_address(server), Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
     if let Some(mark) = mark {
@@ -145,20 +144,24 @@ fn open(mark: Option<u32>, server: SocketAddr) -> io::Result<StdUdpSocket> {
     Ok(socket.into())
 }
 
-async fn by_connection(ctx: &DnsContext, server: SocketAddr, asked: &[u8]) -> Result<Answer, AskError> {
+async fn by_connection(
+    ctx: &DnsContext,
+    server: SocketAddr,
+    message: &[u8],
+) -> Result<Answer, UpstreamError> {
     let mut stream = ctx
         .network
         .connect(server, None, PathScope::Network)
         .await
-        .map_err(|error| AskError::Io(server, io::Error::other(error)))?;
-    let bytes = exchange(&mut stream, asked).await.map_err(|error| AskError::Io(server, error))?;
-    Answer::read(bytes, asked).map_err(|error| AskError::Unusable(server, error))
+        .map_err(|error| UpstreamError::Io(server, io::Error::other(error)))?;
+    let bytes = exchange(&mut stream, message).await.map_err(|error| UpstreamError::Io(server, error))?;
+    Answer::read(bytes, message).map_err(|error| UpstreamError::Unusable(server, error))
 }
 
-async fn exchange(stream: &mut TcpStream, asked: &[u8]) -> io::Result<Vec<u8>> {
-    let length = u16::try_from(asked.len()).map_err(io::Error::other)?;
+async fn exchange(stream: &mut TcpStream, message: &[u8]) -> io::Result<Vec<u8>> {
+    let length = u16::try_from(message.len()).map_err(io::Error::other)?;
     let mut framed = length.to_be_bytes().to_vec();
-    framed.extend_from_slice(asked);
+    framed.extend_from_slice(message);
     stream.write_all(&framed).await?;
     let mut bytes = vec![0; stream.read_u16().await?.into()];
     stream.read_exact(&mut bytes).await?;
