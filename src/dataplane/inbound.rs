@@ -84,7 +84,7 @@ async fn run<N: Network>(
     let own = ctx.pod.identity(&workload).map_err(|e| Failure::Identity(Cause::of(e)))?;
     let cert = ctx.certs.hold(&own, timeouts.certificate).await;
     let cert = cert.map_err(|error| Failure::Identity(Cause::of(error)))?;
-    // The handshakes are boxed so that a long-lived tunnel does not keep room for them.
+    // The handshakes are boxed so that a long-lived tunnel does not keep room for handshakes.
     let shake = Box::pin(handshake::accept(cert.server_config(), stream, shard.buffers.clone()));
     let (stream, peer) = match timeout(timeouts.tls_handshake, shake).await {
         Ok(shaken) => shaken.map_err(|error| Failure::Tls(Cause::of(error)))?,

@@ -33,7 +33,7 @@ impl Resolver {
         within: Duration,
     ) -> Vec<SocketAddr> {
         let asked = host.to_owned();
-        // A thread of the resolver inherits the namespace of the thread that makes it, here the proxy's own namespace.
+        // A thread of the resolver inherits the namespace of its parent thread, here the proxy's own namespace.
         #[allow(clippy::disallowed_methods, reason = "awaited right here, and the resolver bounds itself")]
         let looking = self.home.enter_sticky(move || {
             tokio::task::spawn_blocking(move || (&*asked, port).to_socket_addrs().map(Vec::from_iter))

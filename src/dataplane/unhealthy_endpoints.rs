@@ -14,7 +14,7 @@ use tokio::time::Instant;
 /// list is bounded and drops the oldest entry first.
 #[derive(Debug, Default)]
 pub(crate) struct UnhealthyEndpoints {
-    /// Whether the list may have entries. Connections take the lock only if it may, which is rare.
+    /// Whether the list may have entries. Connections take the lock only if the flag is set, which is rare.
     any: AtomicBool,
     list: Mutex<VecDeque<(SocketAddr, Instant)>>,
 }

@@ -53,7 +53,7 @@ pub(crate) enum UpstreamError {
 /// final, the last answer is returned.
 ///
 /// # Errors
-/// The error of the last server, if no server has answered.
+/// No server has answered, or the node has no name servers. The error is the last server's.
 pub(crate) async fn forward(ctx: &DnsContext, query: &Query) -> Result<Answer, UpstreamError> {
     let Some(settings) = &ctx.config.dns else { return Err(UpstreamError::NoServers) };
     let resolvers = &settings.resolvers;

@@ -1,4 +1,4 @@
-//! The live connections of a pod, and whether the pod still takes new ones.
+//! The live connections of a pod, and whether the pod still takes new connections.
 
 use std::{
     net::SocketAddr,

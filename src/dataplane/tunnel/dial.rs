@@ -79,7 +79,7 @@ pub(crate) async fn run<N: Network>(
 ) -> bool {
     // `dialled` never closes admission. A pod that ends waits for the sockets of its dials to close.
     let _member = ctx.conns.dialled.admit(shard.index(), key.to);
-    // The future is boxed, as the futures around it would hold it several times.
+    // The future is boxed, as the outer futures would hold the inner future several times.
     Box::pin(carry(&shard, &ctx, &key, step, ready)).await
 }
 
@@ -91,7 +91,7 @@ async fn carry<N: Network>(
     ready: Ready,
 ) -> bool {
     let pool = PodPool::of(shard, ctx.id.serial);
-    // The handshakes are boxed so that a long-lived tunnel does not keep room for them.
+    // The handshakes are boxed so that a long-lived tunnel does not keep room for handshakes.
     let dialled = step.within(Box::pin(establish(shard, ctx, key))).await;
     step.describe(|span| _ = span.result("dial", &dialled));
     drop(step);
@@ -220,7 +220,7 @@ async fn drive<S: AppStream>(
 }
 
 /// Ends when the peer has not answered a PING in time. The first PING is sent at once, with the timeout of the HTTP/2
-/// settings, so that a peer that is mute in HTTP/2 is detected early.
+/// settings. A peer that is mute in HTTP/2 is thus detected early.
 async fn keepalive(config: &DataPlaneConfig, pings: Option<PingPong>, tunnel: &Tunnel) {
     let Some(mut pings) = pings else { return std::future::pending().await };
     let mut within = config.timeouts.h2_settings;

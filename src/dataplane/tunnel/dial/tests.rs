@@ -25,7 +25,7 @@ fn size<A, B, C, D, E, F: Future>(_: fn(A, B, C, D, E) -> F) -> usize {
     size_of::<F>()
 }
 
-/// A tunnel keeps these futures while the tunnel lives. The task around the first future holds it twice.
+/// A tunnel keeps these futures while the tunnel lives. The outer task holds the first future twice.
 #[test]
 fn futures_of_tunnels_stay_small() {
     let sizes = [("dial", size(run::<PodNetwork>), 600), ("tunnel", size(carry::<PodNetwork>), 1700)];
