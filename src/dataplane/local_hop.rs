@@ -134,8 +134,8 @@ impl VerifiedPairs {
 // === impl LocalHop ===
 
 impl<'a, N: Network> LocalHop<'a, N> {
-    /// The local hop that replaces a tunnel to `key`. The result is `None` if the connection ends elsewhere, or if the two
-    /// pods would not accept each other. The caller then takes a tunnel, and any error shows in the tunnel.
+    /// The local hop that replaces a tunnel to `key`. The result is `None` if the connection ends elsewhere, or if the
+    /// two pods would not accept each other. The caller then takes a tunnel, and any error shows in the tunnel.
     pub(crate) fn find(
         ctx: &OutboundContext<N>,
         shard: &Shard,
