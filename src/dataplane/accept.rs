@@ -1,4 +1,4 @@
-//! The accept loops of a pod's listeners, and which shard a connection begins on.
+//! The accept loops of a pod's listeners, and the choice of the shard that serves a connection.
 
 use std::{
     cell::{Cell, RefCell},
@@ -34,28 +34,28 @@ use crate::{
     telemetry::metrics::Metrics,
 };
 
-/// Pause after the process or the kernel ran out of something an accept needs.
+/// The pause of an accept loop after the process or the kernel ran out of descriptors or memory.
 /// Limit: pause of an accept loop that ran out of descriptors: 50 ms; past it: it accepts again.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
-/// Connections still accepted by each shard once the pod drains: more than a listener's queue holds.
+/// The number of connections that each shard still accepts once the pod drains: more than a listener's queue holds.
 /// Limit: connections that a shard still accepts once a pod drains: 2048; past it: the connection is reset.
 const LEFT_OVER: u32 = 2048;
-/// Connections accepted until other tasks of the shard get their turn.
+/// The number of connections that a shard accepts before other tasks of the shard get their turn.
 /// Limit: connections that a shard accepts in one turn: 8; past it: other tasks of the shard go first.
 const ACCEPT_BURST: u32 = 8;
 
-/// Serves what one listener of a pod accepts.
+/// Serves the connections that one listener of a pod accepts.
 #[derive(Clone)]
 pub(crate) enum Acceptor {
-    /// 15001.
+    /// Serves outbound connections, on port 15001.
     Outbound(Arc<OutboundContext>),
-    /// 15008.
+    /// Serves HBONE tunnels from peers, on port 15008.
     Inbound(Arc<InboundContext>),
-    /// 15006.
+    /// Serves inbound plaintext connections, on port 15006.
     Plaintext(Arc<InboundContext>),
 }
 
-/// Counts an accept loop while it lives, and holds where its connections run.
+/// Counts an accept loop while the loop lives. The drop removes the spawner of the loop's connections.
 struct Accepting {
     listeners: Arc<Listeners>,
     shard: Shard,
@@ -63,7 +63,7 @@ struct Accepting {
     kind: ListenerKind,
 }
 
-/// Where the captured connections of each pod and kind run on one shard, from the first connection to the end of the
+/// The spawners of one shard, by pod and listener kind. A spawner is kept from the first connection to the end of the
 /// accept loop.
 #[derive(Default)]
 struct Spawners(RefCell<HashMap<(u64, ListenerKind), Rc<ConnSpawner>>>);
@@ -71,7 +71,7 @@ struct Spawners(RefCell<HashMap<(u64, ListenerKind), Rc<ConnSpawner>>>);
 // === impl Acceptor ===
 
 impl Acceptor {
-    /// Which listener it serves.
+    /// The kind of the listener.
     pub(crate) fn kind(&self) -> ListenerKind {
         match self {
             Self::Outbound(_) => ListenerKind::Outbound,
@@ -80,7 +80,7 @@ impl Acceptor {
         }
     }
 
-    /// Which pod it is.
+    /// The pod's id.
     pub(crate) fn id(&self) -> &Arc<PodId> {
         match self {
             Self::Outbound(ctx) => &ctx.pod.id,
@@ -112,8 +112,8 @@ impl Acceptor {
         }
     }
 
-    /// Where connections of this kind run on `shard`, whichever shard accepted them: one fair queue for all. The first
-    /// connection makes it, so a pod without connections has none.
+    /// The spawner that runs all connections of this kind on `shard` through one fair queue, whichever shard accepted.
+    /// The first connection makes the spawner, so a pod without connections has no spawner.
     fn spawner(&self, shard: &Shard) -> Rc<ConnSpawner> {
         let (id, kind) = (self.id(), self.kind());
         let spawners = shard.local::<Spawners>();
@@ -121,7 +121,7 @@ impl Acceptor {
         if let Some(spawner) = spawners.0.borrow().get(&key) {
             return spawner.clone();
         }
-        // Only what outbound connections bring goes out through the pod's own tunnels.
+        // Only outbound connections send through the pod's own tunnels.
         let backlog = match kind {
             ListenerKind::Outbound => PodPool::of(shard, id.serial).backlog(),
             ListenerKind::Inbound | ListenerKind::Plaintext => Backlog::default(),
@@ -156,7 +156,7 @@ impl Acceptor {
     }
 }
 
-/// The pod is gone: the calling shard keeps nothing of it.
+/// Drops the spawners of a pod that is gone from the calling shard.
 pub(crate) fn forget(shard: &Shard, serial: u64) {
     shard.local::<Spawners>().0.borrow_mut().retain(|(of, _), _| *of != serial);
 }
@@ -173,15 +173,15 @@ impl Accepting {
 
 impl Drop for Accepting {
     fn drop(&mut self) {
-        // The fair queue ends with the last connection on it.
+        // The fair queue ends with its last connection.
         let spawner = self.shard.local::<Spawners>().0.borrow_mut().remove(&(self.serial, self.kind));
         drop(spawner);
         self.listeners.accept_loops.end(self.kind);
     }
 }
 
-/// Accepts on this shard until the pod drains or the socket fails. What the kernel has accepted before a drain is served
-/// still: nobody else can serve it, it would be reset.
+/// Accepts on this shard until the pod drains or the socket fails. Connections that the kernel accepted before a drain
+/// are still served, as the kernel would reset them otherwise.
 pub(crate) async fn accept(
     shard: Shard,
     acceptor: Acceptor,
@@ -230,14 +230,14 @@ pub(crate) async fn accept(
     }
 }
 
-/// Begins an accepted connection on the shard that suits it best, before a byte of it is read. Only that shard's runtime
-/// ever watches it.
+/// Hands an accepted connection to the shard that the balancer chooses, before any byte is read. Only that shard's
+/// runtime ever watches the connection.
 fn begin(shard: &Shard, acceptor: &Acceptor, stream: StdStream, peer: SocketAddr) {
     if acceptor.kind() != ListenerKind::Outbound {
         acceptor.network().settle_accepted(&stream);
     }
     let to = match acceptor.kind() {
-        // A tunnel stays for long and carries many streams.
+        // A tunnel lives for long and carries many streams.
         ListenerKind::Inbound => shard.shards.balance().tunnel(shard.index()),
         ListenerKind::Outbound | ListenerKind::Plaintext => shard.shards.balance().connection(shard.index()),
     };
@@ -257,11 +257,11 @@ fn refuse(id: &PodId, peer: SocketAddr, error: &io::Error) {
 }
 
 thread_local! {
-    /// Connections accepted on this thread, to yield in bursts.
+    /// The number of accepts on this thread. An accept loop yields after every burst.
     static OPENED: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Whether the caller should yield: every `n`-th call on this thread.
+/// Whether the caller should yield, which is true at every `n`-th call on this thread.
 fn every(n: u32) -> bool {
     OPENED.with(|count| {
         count.set(count.get().wrapping_add(1));
@@ -269,7 +269,7 @@ fn every(n: u32) -> bool {
     })
 }
 
-/// Errors that the network passes on from the connection that would have been accepted (accept(2)).
+/// Whether the error concerns only the connection that would have been accepted (accept(2)).
 fn is_about_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, WouldBlock};
     let network = [

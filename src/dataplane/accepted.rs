@@ -5,16 +5,16 @@ use std::{net::SocketAddr, sync::Arc};
 use super::pod::conns::Arriving;
 use crate::runtime::shard::Shard;
 
-/// An accepted connection and what serves it. `C` is the context of its kind, `S` the connection.
+/// An accepted connection and the shard that serves it. `C` is the context of the listener's kind, `S` the stream.
 pub(crate) struct Accepted<C, S> {
-    /// What the connection needs.
+    /// The context of the listener's kind.
     pub(crate) ctx: Arc<C>,
-    /// Has a drain wait until the connection is in one of the pod's sets.
+    /// The mark that makes a drain wait until the connection is in one of the pod's sets.
     pub(crate) arriving: Arriving,
     /// The shard that serves the connection.
     pub(crate) shard: Shard,
     /// The connection.
     pub(crate) stream: S,
-    /// The address of the client, as the socket has it.
+    /// The address of the client, as the accept returned it.
     pub(crate) peer: SocketAddr,
 }

@@ -1,4 +1,4 @@
-//! The application of a pod, reached on behalf of a client that policies let in.
+//! The connection to a pod's application, on behalf of a client that policies let in.
 
 use http::StatusCode;
 use tokio::io::AsyncWriteExt as _;
@@ -19,12 +19,12 @@ use crate::{
     telemetry::trace::span::{self, SpanKind, Step},
 };
 
-/// Why the application is not reached.
+/// The reason why the application is not reached.
 #[derive(Debug)]
 pub(crate) struct Refused {
-    /// The answer to a CONNECT.
+    /// The status that answers a CONNECT.
     pub(crate) status: StatusCode,
-    /// What is said of the connection.
+    /// The outcome that the access log reports.
     pub(crate) outcome: Outcome,
 }
 
@@ -47,7 +47,7 @@ pub(crate) async fn connect<N: Network>(
     connected.map_err(|error| unavailable(Failure::Dial(Cause::of(error))))
 }
 
-/// Tells the application who its client is, if the application wants to hear it.
+/// Sends a PROXY protocol header with the client's address to the application, if `inbound` asks for the header.
 ///
 /// # Errors
 /// 503 if the header cannot be written.

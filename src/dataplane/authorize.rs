@@ -1,4 +1,4 @@
-//! Whether policies let a connection in.
+//! Authorization: policies decide whether a connection is let in.
 
 use std::sync::atomic::Ordering;
 
@@ -15,10 +15,11 @@ use crate::{
     telemetry::trace::span::{SpanKind, Step},
 };
 
-/// Whether policies let `info`'s connection in, waiting for a policy that is named but not known yet.
+/// Decides whether policies let `info`'s connection in. Waits for a policy that the workload names and that is not
+/// known yet.
 ///
 /// # Errors
-/// The denial.
+/// A policy denies the connection, the workload is unknown, or a policy stays unknown until the timeout.
 pub(crate) async fn authorize<N: Network>(ctx: &InboundContext<N>, info: &ConnInfo) -> Result<(), Denial> {
     Step::run("policy", SpanKind::Internal, decide(ctx, info))
         .describe(|span, decided| _ = span.result("DENY", decided))
@@ -40,8 +41,8 @@ async fn decide<N: Network>(ctx: &InboundContext<N>, info: &ConnInfo) -> Result<
     decided.unwrap_or_else(|| Err(Denial::Explicit(unknown_policy(&ctx.pod).into())))
 }
 
-/// What policies say now of a connection to `workload`, the pod's; `None` while one that matters is unknown. `log`:
-/// decisions are logged at info.
+/// The decision of the policies that are known now on a connection to `workload`, which is the pod's workload.
+/// The result is `None` while a policy that matters is unknown. With `log`, decisions are logged at info.
 pub(crate) fn verdict(
     pod: &PodWorkload,
     workload: &Workload,

@@ -1,35 +1,35 @@
-//! What of the settings the data plane reads.
+//! The settings that the data plane reads.
 
 use super::dns_config::DnsProxyConfig;
 use crate::protocols::config::{
     Config, InpodConfig, ListenConfig, SocketConfig, TimeoutConfig, TunnelConfig,
 };
 
-/// The sections of the settings that connections read (docs/spec/dataplane.md 1 and 2). One value a process.
+/// The sections of the settings that connections read (docs/spec/dataplane.md 1 and 2). A process has one value.
 #[derive(Clone, Debug)]
 pub(crate) struct DataPlaneConfig {
     /// Network of this node.
     pub(crate) network: String,
-    /// Policy decisions are logged at info.
+    /// Whether policy decisions are logged at info.
     pub(crate) policy_log: bool,
     /// Sockets in pods.
     pub(crate) inpod: InpodConfig,
-    /// What the proxy listens on and how it serves.
+    /// The settings of the proxy's listeners.
     pub(crate) listen: ListenConfig,
     /// Tunnels between proxies.
     pub(crate) tunnel: TunnelConfig,
     /// TCP options of sockets.
     pub(crate) socket: SocketConfig,
-    /// How long anything is waited for.
+    /// The timeouts.
     pub(crate) timeouts: TimeoutConfig,
-    /// How names are answered, if they are.
+    /// The settings of the DNS proxy; `None` if the DNS proxy is off.
     pub(crate) dns: Option<DnsProxyConfig>,
 }
 
 // === impl DataPlaneConfig ===
 
 impl DataPlaneConfig {
-    /// The sections of `config`; `dns` is how names are answered, if they are.
+    /// Takes the sections from `config`. `dns` has the settings of the DNS proxy, or `None` if the DNS proxy is off.
     pub(crate) fn new(config: &Config, dns: Option<DnsProxyConfig>) -> Self {
         Self {
             network: config.node.network.clone(),

@@ -1,4 +1,4 @@
-//! How the DNS proxy answers names.
+//! The settings by which the DNS proxy answers queries.
 
 use std::fs;
 
@@ -7,21 +7,22 @@ use crate::protocols::{
     dns::resolvers::Resolvers,
 };
 
-/// How names are answered.
+/// The settings of the DNS proxy, with the node's name servers.
 #[derive(Clone, Debug)]
 pub(crate) struct DnsProxyConfig {
     /// The settings of the DNS proxy.
     pub(crate) dns: DnsConfig,
     /// The cluster's domain, in lower case.
     pub(crate) domain: String,
-    /// Name servers for names that are none of the mesh's.
+    /// The name servers for names that are not in the mesh.
     pub(crate) resolvers: Resolvers,
 }
 
 // === impl DnsProxyConfig ===
 
 impl DnsProxyConfig {
-    /// Reads the node's resolv.conf. Without one, only names of the mesh are answered. `None`: the DNS proxy is off.
+    /// Reads the node's resolv.conf. Without a resolv.conf, only names of the mesh are answered.
+    /// The result is `None` if the DNS proxy is off.
     pub(crate) fn read(config: &Config) -> Option<Self> {
         let (dns, path) = (&config.dns, &config.dns.resolv_conf);
         if !dns.enabled {

@@ -1,9 +1,10 @@
-//! What a client says before its connection is through.
+//! Early data: the bytes that a client sends before the next hop of its connection is reached.
 //!
-//! Most clients speak first, and have spoken by the time the next hop is known. What they said goes along with the
-//! CONNECT rather than after its answer, which saves them a round trip between nodes and both proxies a turn. HTTP/2
-//! allows it (RFC 9113 section 8.5), and the peer's flow control holds it until the application is reached. It is kept
-//! until the answer is there: whoever is asked next gets it as well.
+//! Most clients speak first, and have sent bytes by the time the next hop is known. The proxy sends early data along
+//! with the CONNECT rather than after the answer. The client saves a round trip between nodes, and both proxies save a
+//! turn. HTTP/2 allows early data (RFC 9113 section 8.5), and the peer's flow control holds the bytes until the
+//! application is reached. The proxy keeps early data until the answer arrives, as another attempt needs the same
+//! bytes.
 
 use std::{cell::RefCell, io::ErrorKind};
 
@@ -12,12 +13,12 @@ use bytes::Bytes;
 use super::stream::AppStream;
 use crate::protocols::relay::{ClientBytes, End, broken};
 
-/// Bytes of a client that may go along with a CONNECT; the rest follows its answer.
+/// The number of a client's bytes that may go along with a CONNECT. Further bytes follow the answer.
 /// Limit: bytes of a client that go along with a CONNECT: 4 KiB; past it: the rest follows the answer.
 const MAX_EARLY_DATA: usize = 4 * 1024;
 
-/// A client whose connection is not through yet. Dropped as such after it was heard, it is reset, as the kernel resets a
-/// client that said what nobody read (docs/spec/dataplane.md 2.7).
+/// A client whose next hop is not reached yet. A drop after bytes were read resets the connection, as the kernel resets
+/// a connection with unread bytes (docs/spec/dataplane.md 2.7).
 #[derive(Debug)]
 pub(crate) struct EarlyData<S: AppStream> {
     client: Option<S>,
@@ -32,7 +33,7 @@ impl<S: AppStream> EarlyData<S> {
         Self { client: Some(client), heard: RefCell::new(None) }
     }
 
-    /// What the client has said so far; once that is anything, always the same.
+    /// The bytes that the client has sent so far. Once some bytes were read, the result stays the same.
     pub(crate) fn said(&self) -> Bytes {
         let mut heard = self.heard.borrow_mut();
         if heard.is_none() {
@@ -44,7 +45,7 @@ impl<S: AppStream> EarlyData<S> {
         }
     }
 
-    /// The client, and what its next hop has to be told first: all it said, unless that `went_along` already.
+    /// The client's side, and the early data that the relay must send first, unless the data `went_along` already.
     pub(crate) fn through(mut self, went_along: bool) -> Option<(S::Side, ClientBytes)> {
         let client = self.client.take()?;
         let said = match self.heard.take() {
@@ -65,7 +66,7 @@ impl<S: AppStream> Drop for EarlyData<S> {
     }
 }
 
-/// Reads once what is there. `None`: nothing so far.
+/// Reads once without waiting. The result is `None` if the client has sent nothing so far.
 fn read(client: &impl AppStream) -> Option<Result<Bytes, End>> {
     let mut room = [0; MAX_EARLY_DATA];
     Some(match client.read_now(&mut room) {

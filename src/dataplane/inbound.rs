@@ -40,12 +40,12 @@ use crate::{
     },
 };
 
-/// Tunnels that peers may have open to a pod, those in the middle of a handshake included.
+/// The number of tunnels that peers may have open to a pod, tunnels in a handshake included.
 /// Limit: tunnels from peers to a pod, handshakes included: 8192; past it: the peer's connection is closed, with a log
 /// line.
 const MAX_TUNNELS: usize = 8192;
 
-/// Who is at the other end of a tunnel, and which address of the pod it came to.
+/// The peer of a tunnel, and the address of the pod on which the tunnel was accepted.
 #[derive(Debug)]
 struct Tunnel {
     client: ClientAddr,
@@ -53,7 +53,7 @@ struct Tunnel {
     identity: Option<Identity>,
 }
 
-/// Serves a connection accepted on 15008 until its peer closes it or the pod is gone.
+/// Serves a connection accepted on 15008 until the peer closes the connection or the pod is gone.
 pub(crate) async fn serve<N: Network>(
     Accepted { ctx, arriving, shard, stream, peer }: Accepted<InboundContext<N>, N::Stream>,
 ) {
@@ -84,13 +84,13 @@ async fn run<N: Network>(
     let own = ctx.pod.identity(&workload).map_err(|e| Failure::Identity(Cause::of(e)))?;
     let cert = ctx.certs.hold(&own, timeouts.certificate).await;
     let cert = cert.map_err(|error| Failure::Identity(Cause::of(error)))?;
-    // Boxed, as is all that comes before the streams: a tunnel lives for long.
+    // The handshakes are boxed so that a long-lived tunnel does not keep room for handshakes.
     let shake = Box::pin(handshake::accept(cert.server_config(), stream, shard.buffers.clone()));
     let (stream, peer) = match timeout(timeouts.tls_handshake, shake).await {
         Ok(shaken) => shaken.map_err(|error| Failure::Tls(Cause::of(error)))?,
         Err(_) => return Err(Failure::Tls("handshake timed out".into()).into()),
     };
-    // The verifier lets nobody in who has none. Without an identity the streams would pass for plaintext.
+    // The verifier refuses a peer without an identity. Streams of such a peer would pass for plaintext.
     let Some(identity) = peer_identity(&peer.certificates) else {
         return Err(Failure::Tls("peer has no identity".into()).into());
     };
@@ -107,10 +107,10 @@ async fn run<N: Network>(
     Ok(())
 }
 
-/// Boxed: each future that holds it would otherwise keep room for it.
+/// An HTTP/2 connection, boxed to keep the futures that hold the connection small.
 type Connection<S> = Box<h2::server::Connection<Coalesced<TlsStream<S>>, Bytes>>;
 
-/// Takes streams until the tunnel ends. On drain no more are taken and the tunnel ends with the last.
+/// Accepts streams until the tunnel ends. A drain refuses further streams, and the tunnel ends with its last stream.
 async fn streams<N: Network>(
     ctx: &Arc<InboundContext<N>>,
     shard: &Shard,
@@ -150,7 +150,7 @@ async fn streams<N: Network>(
             }
         }
     };
-    // A broken connection ends its streams, which say so.
+    // A broken connection ends its streams, and the streams report the end.
     let mut delay = backlog.flush_delay();
     let _ = flush.drive_behind(|| delay.waits(), work).await;
 }
@@ -195,7 +195,8 @@ fn stream<N: Network>(
     respond: SendResponse<Bytes>,
 ) -> impl Future<Output = ()> {
     let spans = spans(&ctx, &tunnel, &request);
-    // Boxed, as for outbound connections, and here, so that the task's future does not hold the arguments as well.
+    // The opening is boxed as for outbound connections. The box is made outside the async block so that the task's
+    // future does not hold the arguments as well.
     let opening = Box::pin(spans.around(open(ctx, shard.clone(), tunnel, request, respond)));
     async move {
         let Some(Open { conn, counted: _counted, report, peer, app }) = opening.await else { return };
@@ -207,7 +208,7 @@ fn stream<N: Network>(
     }
 }
 
-/// The spans of a stream: the log's and, as part of the peer's trace, the exported one.
+/// The spans of a stream: the span of the log, and the exported span, which is part of the peer's trace.
 fn spans<N: Network>(ctx: &InboundContext<N>, tunnel: &Tunnel, request: &Request<RecvStream>) -> Spans {
     let from = if span::is_on() { TraceParent::parse(request.headers()) } else { None };
     let logged =
@@ -253,13 +254,13 @@ async fn open<N: Network>(
         dst: inbound.target,
         waits: false.into(),
     };
-    // Registered before policies are asked, so that a change in between is not missed.
+    // The connection is registered before policies are asked, so that a policy change in between is not missed.
     let Ok(conn) = ctx.conns.live.admit(shard.index(), info) else {
         server::refuse(&mut respond, StatusCode::UNAUTHORIZED);
         return None;
     };
     let counted = shard.count_conn();
-    // What a cut connection says is said by its report.
+    // The report tells why a connection was cut.
     let reached = conn.guard(this.reach(&conn, workload, inbound, &mut respond)).await.ok()??;
     let (report, app, send) = reached;
     let peer = StreamSide::new(send, request.into_body());
@@ -277,7 +278,7 @@ fn bad_request(error: BadRequest) -> Refused {
 // === impl InboundStream ===
 
 impl<N: Network> InboundStream<'_, N> {
-    /// Which workload the pod is, and which address and port of it are meant.
+    /// The pod's workload, and the address and port of the application that the stream asks for.
     async fn route(&self) -> Result<(Arc<Workload>, Inbound), Refused> {
         let unavailable =
             |why: Unroutable| Refused { status: StatusCode::SERVICE_UNAVAILABLE, outcome: why.into() };
@@ -298,7 +299,8 @@ impl<N: Network> InboundStream<'_, N> {
         }
     }
 
-    /// The application, if policies allow, and the stream's sending half once the peer has its 200.
+    /// Connects to the application, if policies allow, and answers 200 to the peer. Returns the report, the
+    /// application's connection and the stream's sending half.
     async fn reach(
         &self,
         conn: &Conn<ConnInfo>,
@@ -330,7 +332,7 @@ impl<N: Network> InboundStream<'_, N> {
         Some((report, app, send))
     }
 
-    /// The client's workload as its own proxy describes it.
+    /// The client's workload as the client's proxy describes it in the baggage header.
     fn source_baggage(&self) -> Option<Box<Baggage>> {
         let read = self.ctx.config.listen.baggage;
         if read { Baggage::parse(self.headers).map(Box::new) } else { None }

@@ -1,4 +1,4 @@
-//! What inbound connections of a pod need: through a tunnel, in plaintext, or from another pod of the node.
+//! The context of a pod's inbound connections: through a tunnel, in plaintext, or from another pod of the node.
 
 use std::sync::Arc;
 
@@ -13,11 +13,11 @@ use super::{
 };
 use crate::telemetry::metrics::Metrics;
 
-/// What inbound connections of a pod need. One value a pod, shared by its connections.
+/// The context of a pod's inbound connections. A pod has one value, which the pod's connections share.
 pub(crate) struct InboundContext<N: Network = PodNetwork> {
     /// The pod's workload, and the mesh.
     pub(crate) pod: Arc<PodWorkload>,
-    /// Where the application is connected to.
+    /// The network in which connections to the application are made.
     pub(crate) network: Arc<N>,
     /// The pod's live connections.
     pub(crate) conns: Arc<PodConns>,

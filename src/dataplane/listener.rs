@@ -1,4 +1,4 @@
-//! The listeners of a pod: which traffic each captures, their sockets, and how many accept loops serve them.
+//! The listeners of a pod: the traffic each listener captures, the sockets, and the number of accept loops.
 
 use std::{
     net::{SocketAddr, TcpListener},
@@ -11,41 +11,41 @@ use tokio::sync::watch;
 
 use crate::sys::{probe, shared_socket::Shared};
 
-/// Which traffic a listener captures.
+/// The kind of traffic a listener captures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum ListenerKind {
-    /// 15001.
+    /// Outbound connections, on port 15001.
     Outbound,
-    /// 15008.
+    /// HBONE tunnels from peers, on port 15008.
     Inbound,
-    /// 15006.
+    /// Inbound plaintext connections, on port 15006.
     Plaintext,
 }
 
-/// How many accept loops each listener has: one a shard, if all is well.
+/// The number of accept loops of each listener. A listener that works has one accept loop on each shard.
 #[derive(Debug, Default)]
 pub(crate) struct AcceptLoops([AtomicUsize; 3]);
 
-/// The listeners of a pod. They outlive the actors that accept on them.
+/// The listeners of a pod. The listeners outlive the actors that accept on them.
 #[derive(Debug, Default)]
 pub(crate) struct Listeners {
     /// The listening sockets.
     pub(crate) sockets: Mutex<HashMap<ListenerKind, Shared<TcpListener>>>,
-    /// How many accept loops there are.
+    /// The number of accept loops.
     pub(crate) accept_loops: AcceptLoops,
 }
 
-/// Where canaries are awaited: the last that came, of each family.
+/// The source address of the last canary connection of each address family, for the audit that waits for a canary.
 #[derive(Debug)]
 pub(crate) struct Canaries(watch::Sender<[Option<SocketAddr>; 2]>);
 
 // === impl ListenerKind ===
 
 impl ListenerKind {
-    /// All, in the order they are bound.
+    /// All kinds, in the order in which the listeners are bound.
     pub(crate) const ALL: [Self; 3] = [Self::Inbound, Self::Plaintext, Self::Outbound];
 
-    /// The port.
+    /// The port of the listener.
     pub(crate) fn port(self) -> u16 {
         match self {
             Self::Outbound => 15001,
@@ -54,7 +54,7 @@ impl ListenerKind {
         }
     }
 
-    /// Name of the actor and of its tasks.
+    /// The name of the listener's actor and tasks.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Outbound => "outbound",
@@ -76,18 +76,18 @@ impl ListenerKind {
 // === impl AcceptLoops ===
 
 impl AcceptLoops {
-    /// How many accept loops of this kind there are.
+    /// The number of accept loops of this kind.
     pub(crate) fn count(&self, kind: ListenerKind) -> usize {
         kind.pick(&self.0).load(Ordering::Acquire)
     }
 
-    /// A loop of this kind begins.
+    /// Counts an accept loop of this kind that begins.
     pub(crate) fn begin(&self, kind: ListenerKind) {
         kind.pick(&self.0).fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A loop of this kind has ended. Whoever sees that it has ended sees what it accepted as arriving, or where that
-    /// has arrived.
+    /// Uncounts an accept loop of this kind that has ended. A reader that sees the new count also sees each connection
+    /// of the loop as arriving, or in the set where the connection arrived.
     pub(crate) fn end(&self, kind: ListenerKind) {
         kind.pick(&self.0).fetch_sub(1, Ordering::Release);
     }
@@ -102,8 +102,8 @@ impl Default for Canaries {
 }
 
 impl Canaries {
-    /// Whether a connection captured on 15001 is a canary, of this pod or of another proxy that serves it meanwhile. A
-    /// canary must be dropped unseen.
+    /// Whether a connection captured on 15001 is a canary of this proxy, or of another proxy that serves the pod too.
+    /// The caller must drop a canary without a report.
     pub(crate) fn recognizes(&self, from: SocketAddr, to: SocketAddr) -> bool {
         let is_canary = to == probe::target(to.is_ipv6());
         if is_canary {
@@ -112,18 +112,18 @@ impl Canaries {
         is_canary
     }
 
-    /// One has come from this address.
+    /// Notes that a canary has come from this address.
     pub(crate) fn arrived(&self, from: SocketAddr) {
         self.0.send_modify(|[v4, v6]| *if from.is_ipv4() { v4 } else { v6 } = Some(from));
     }
 
-    /// Waits for the one from this port; its address may have been changed on its way.
+    /// Waits for the canary from the port of `from`. The canary's address may have been translated on the way.
     pub(crate) async fn arrival(&self, from: SocketAddr) {
         let came = |[v4, v6]: &[Option<SocketAddr>; 2]| {
             let last = if from.is_ipv4() { v4 } else { v6 };
             last.is_some_and(|last| last.port() == from.port())
         };
-        // The sender is ours: it cannot be gone.
+        // The wait cannot fail, as `self` holds the sender.
         let _ = self.0.subscribe().wait_for(came).await;
     }
 }

@@ -1,5 +1,5 @@
-//! Connections between two pods of this process. The destination's half is decided here, after the same checks and with
-//! the same words as behind a tunnel, and no tunnel carries the bytes.
+//! Connections between two pods of this process. No tunnel carries the bytes. The destination's half passes the same
+//! checks and gets the same reports as a stream of a tunnel.
 
 use std::{
     cell::RefCell,
@@ -42,18 +42,18 @@ use crate::{
     },
 };
 
-/// How long two certificates that were verified against each other need not be verified again: a tunnel lasts longer.
+/// How long a verification of two certificates against each other stays valid. A tunnel lasts longer.
 /// Limit: memory of two certificates that were held against each other: 60 s; past it: they are verified again.
 const VERIFIED_FOR: Duration = Duration::from_secs(60);
-/// Pairs of pods whose certificates a shard remembers to have verified.
+/// The number of pod pairs whose verification a shard remembers.
 /// Limit: pairs of certificates that a shard remembers as verified: 1024; past it: all are forgotten.
 const MAX_VERIFIED: usize = 1024;
 
-/// Pairs of pods whose certificates have been verified against each other on this shard.
+/// The pairs of pods whose certificates this shard has verified against each other.
 #[derive(Default)]
 struct VerifiedPairs(RefCell<HashMap<Pair, VerifiedPair>>);
 
-/// A client's pod and a server's, by their serial numbers, and whom the client expects.
+/// The serial numbers of a client's pod and a server's pod, and the server identities that the client accepts.
 #[derive(PartialEq, Eq, Hash)]
 struct Pair {
     client: u64,
@@ -61,7 +61,7 @@ struct Pair {
     sans: Sans,
 }
 
-/// What came of a verification. Certificates that have been replaced are verified anew.
+/// The result of a verification. Certificates that have been replaced are verified anew.
 struct VerifiedPair {
     client: Weak<WorkloadCert>,
     server: Weak<WorkloadCert>,
@@ -74,32 +74,32 @@ pub(crate) struct LocalHop<'a, N: Network> {
     there: Arc<InboundContext<N>>,
     workload: Arc<Workload>,
     client: ClientAddr,
-    /// Who the client is to the destination.
+    /// The client's identity, as the destination sees the client.
     identity: Identity,
     to: SocketAddr,
     authority: &'a HboneAddr,
-    /// What the client's side knows.
+    /// The client's side's metadata of the connection.
     meta: &'a ConnMeta,
 }
 
 /// The destination's half of a connection.
 pub(crate) struct LocalPeer<S: AppStream> {
-    /// Its place in the destination's set.
+    /// The connection's place in the destination's set.
     pub(crate) conn: Conn<ConnInfo>,
-    /// What the destination's side says of it.
+    /// The report of the destination's side.
     pub(crate) report: Box<ConnReport>,
     /// The application.
     pub(crate) app: S,
 }
 
-/// Counts what moves for both sides.
+/// Counts the relayed bytes in the reports of both sides.
 pub(crate) struct BothReports<'a>(pub(crate) &'a ConnReport, pub(crate) &'a ConnReport);
 
 // === impl VerifiedPairs ===
 
 impl VerifiedPairs {
-    /// Who the client is to the server, if each would accept the other in a handshake now: the client by the identity
-    /// `client`, the server by the identity `server`.
+    /// The client's identity as the server sees it, if the two would accept each other in a handshake now.
+    /// The identities `client` and `server` select the two certificates.
     fn identity(
         &self,
         certs: &dyn Certificates,
@@ -134,8 +134,8 @@ impl VerifiedPairs {
 // === impl LocalHop ===
 
 impl<'a, N: Network> LocalHop<'a, N> {
-    /// The hop of a connection for which a tunnel to `key` would do, if it ends at a pod of this process and the two
-    /// pods would accept each other. Whatever is missing or wrong shows in the tunnel that is taken then.
+    /// The local hop that replaces a tunnel to `key`. The result is `None` if the connection ends elsewhere, or if the
+    /// two pods would not accept each other. The caller then takes a tunnel, and any error shows in the tunnel.
     pub(crate) fn find(
         ctx: &OutboundContext<N>,
         shard: &Shard,
@@ -161,10 +161,10 @@ impl<'a, N: Network> LocalHop<'a, N> {
         Some(Self { there, workload, client, identity, to: key.to, authority, meta })
     }
 
-    /// The destination's half: its application, if its policies allow. `near` is the client's half.
+    /// Connects to the destination's application, if the destination's policies allow. `near` is the client's half.
     ///
     /// # Errors
-    /// The attempt failed, as if the destination's proxy had answered by a status.
+    /// The attempt failed as if the destination's proxy had refused the CONNECT by a status, or the connection was cut.
     pub(crate) async fn reach(
         self,
         shard: &Shard,
@@ -178,10 +178,10 @@ impl<'a, N: Network> LocalHop<'a, N> {
             dst: inbound.target,
             waits: false.into(),
         };
-        // Registered before policies are asked, so that a change in between is not missed.
+        // The connection is registered before policies are asked, so that a policy change in between is not missed.
         let admitted = self.there.conns.live.admit(shard.index(), info);
         let conn = admitted.map_err(|_| AttemptError::Refused(401))?;
-        // The destination's side has a span of its own, as if its proxy were another.
+        // The destination's side has a span of its own, as if another proxy served the destination.
         let step = Step::new("join", SpanKind::Client);
         let spans = Spans::new(tracing::Span::none(), "inbound", step.trace_parent());
         match conn.guard(spans.around(self.deliver(&conn, near, inbound))).await {
@@ -191,7 +191,7 @@ impl<'a, N: Network> LocalHop<'a, N> {
         }
     }
 
-    /// Which address and port of the destination are meant.
+    /// The address and port of the destination's application.
     fn route(&self) -> Result<Inbound, AttemptError> {
         let config = &self.there.config;
         let request = InboundHbone {
@@ -231,7 +231,7 @@ impl<'a, N: Network> LocalHop<'a, N> {
         }
     }
 
-    /// What the destination's proxy would learn.
+    /// The metadata that the destination's proxy would learn from a stream of a tunnel.
     fn their_meta(&self, inbound: &Inbound) -> ConnMeta {
         let mesh = self.there.pod.mesh.tables();
         let source = mesh.workload_by_ip(&self.there.config.network, self.client.ip());

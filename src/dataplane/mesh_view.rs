@@ -1,4 +1,4 @@
-//! The mesh as connections read it: the tables, and news of each change.
+//! The view of the mesh that connections read: the tables, and a notification of each change.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tokio::{
 
 use crate::protocols::mesh::Mesh;
 
-/// The tables of workloads, services and policies. Clones share them.
+/// A view of the tables of workloads, services and policies. Clones share the tables.
 #[derive(Clone)]
 pub(crate) struct MeshView {
     mesh: Mesh,
@@ -29,17 +29,17 @@ impl MeshView {
         &self.mesh
     }
 
-    /// How many pushes have been applied.
+    /// The number of pushes that have been applied.
     pub(crate) fn version(&self) -> u64 {
         *self.changed.borrow()
     }
 
-    /// Changes after every applied push.
+    /// A receiver that changes after every applied push.
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.changed.clone()
     }
 
-    /// What `look` finds, at once or after a push, within `timeout`. A warm path waits for nothing.
+    /// The result of `look`, at once or after a push within `timeout`. A first `look` that succeeds makes no wait.
     pub(crate) async fn wait_for<T>(
         &self,
         timeout: Duration,
@@ -57,7 +57,7 @@ impl MeshView {
             }
             match timeout_at(deadline, changes.changed()).await {
                 Ok(Ok(())) => {}
-                // The sender lives as long as the process. Without the sender nothing new can come.
+                // The timeout has passed, or the sender is gone and no push can follow.
                 Ok(Err(_)) | Err(_) => return look(),
             }
         }

@@ -1,4 +1,4 @@
-//! What happens to a connection, from accept to close, on one shard.
+//! The data plane: the path of a connection from accept to close, on one shard.
 
 pub(crate) mod accept;
 pub(crate) mod accepted;

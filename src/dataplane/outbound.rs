@@ -60,11 +60,11 @@ pub(crate) fn serve<N: Network>(
     let (peer, shard, id) = (accepted.peer, accepted.shard.clone(), &accepted.ctx.pod.id);
     let logged = tracing::debug_span!(target: "conn", "outbound", %peer, pod = &*id.uid);
     let spans = Spans::new(logged, "outbound", None);
-    // Boxed: the many steps would make the future of every idle connection as large as the largest of them. And here,
-    // so that the task's future does not hold the arguments as well.
+    // The opening is boxed so that the future of an idle connection is not as large as the largest opening step.
+    // The box is made outside the async block so that the task's future does not hold the arguments as well.
     let opening = Box::pin(spans.around(open(accepted)));
     async move {
-        // Taken apart at once: later, the whole would be held beside its parts.
+        // `Open` is taken apart at once so that the future does not hold both `Open` and its parts.
         let Some(Open { client, conn, counted: _counted, report, reached }) = opening.await else { return };
         report.relaying();
         let failure = |relayed: Result<(), RelayError>| relayed.map_err(Failure::from);
@@ -77,12 +77,12 @@ pub(crate) fn serve<N: Network>(
                 let relay = relay(client.side, server, &*report, &shard.buffers);
                 conn.guard(relay.after(client.said)).await.map(failure)
             }
-            // Boxed, as it is the largest.
+            // The local relay is boxed, as its future is the largest.
             Reached::Local(peer) => {
                 Box::pin(relay_local::<N::Stream>(&shard, &conn, &report, client, *peer)).await
             }
         };
-        // A connection that was cut is reported as such.
+        // The report itself tells why a connection was cut.
         if let Ok(relayed) = relayed {
             report.relayed(relayed);
         }
@@ -90,7 +90,7 @@ pub(crate) fn serve<N: Network>(
     }
 }
 
-/// Relays to a pod that this process serves, too.
+/// Relays to a pod that this process serves as well.
 async fn relay_local<S: AppStream>(
     shard: &Shard,
     here: &Conn<ConnInfo>,
@@ -107,7 +107,7 @@ async fn relay_local<S: AppStream>(
     Ok(relayed)
 }
 
-/// The client's side of a connection, and what the client has said so far.
+/// The client's side of a connection, and the bytes that the client has sent so far.
 struct Client<S: AppStream> {
     side: S::Side,
     said: ClientBytes,
@@ -163,16 +163,16 @@ struct Outbound<'a, N: Network> {
     dst: OrigDst,
 }
 
-/// An attempt, and what decides whether it is given up for being slow.
+/// An attempt, and the function that decides whether a slow attempt is given up.
 #[derive(Clone, Copy)]
 struct Trying<'a> {
     attempt: Attempt,
-    /// Whether another endpoint is tried in the place of the given one. A dial that is given up goes on for later
-    /// connections.
+    /// Whether another endpoint is tried in the place of the given endpoint. A tunnel dial goes on for later
+    /// connections when the attempt is given up.
     replaces_slow: &'a dyn Fn(SocketAddr, WaitingFor) -> bool,
 }
 
-/// Who the pod is.
+/// The pod's workload and identity.
 struct Own {
     workload: Arc<Workload>,
     identity: Identity,
@@ -181,17 +181,17 @@ struct Own {
 /// A next hop that was reached.
 enum Reached<S: AppStream> {
     Tcp(S),
-    /// Whether what the client had said went along.
+    /// A stream of a tunnel. The flag says whether the CONNECT carried the client's early data.
     Stream(StreamSide, Lease, bool),
-    /// The destination's own side, served here too.
+    /// The destination's half of the connection, which this process serves as well.
     Local(Box<LocalPeer<S>>),
 }
 
 // === impl Outbound ===
 
 impl<N: Network> Outbound<'_, N> {
-    /// Reaches the next hop of the connection, or that of another endpoint if the first one fails. What fails is
-    /// reported. [`Failover`] decides what is tried.
+    /// Reaches the next hop of the connection, or the next hop of another endpoint if an attempt fails. Each failed
+    /// attempt is reported. [`Failover`] decides which endpoints are tried.
     async fn reach(&self) -> Option<(Box<ConnReport>, Reached<N::Stream>)> {
         let source = Step::run("wait for identity", SpanKind::Internal, self.source())
             .describe(|span, source| _ = span.result("identity", source))
@@ -233,7 +233,7 @@ impl<N: Network> Outbound<'_, N> {
         next
     }
 
-    /// Says that nothing is tried any more, unless the report of the last attempt has said so.
+    /// Reports that no attempt is left, unless the report of the last attempt has told so.
     fn no_attempt(&self, none: NoAttempt) {
         match none {
             NoAttempt::AllFailed(_) => span::refused(&none.into()),
@@ -324,7 +324,7 @@ impl<N: Network> Outbound<'_, N> {
         }
     }
 
-    /// A place on a tunnel to `key`.
+    /// Leases a place for a stream on a tunnel to `key`.
     async fn lease(&self, key: &TunnelKey, trying: Trying<'_>) -> Result<Lease, AttemptError> {
         let pool = PodPool::of(self.shard, self.ctx.pod.id.serial);
         if let Some(lease) = pool.ready(key) {
@@ -375,7 +375,7 @@ impl<N: Network> Outbound<'_, N> {
         }
     }
 
-    /// Sends a CONNECT on the tunnel of `lease`, and what goes along with it, and waits for the answer.
+    /// Sends a CONNECT and the early data `along` on the tunnel of `lease`, and waits for the answer.
     async fn connect(
         &self,
         lease: &Lease,
@@ -386,7 +386,7 @@ impl<N: Network> Outbound<'_, N> {
         let sent_along = !along.is_empty();
         let after = self.ctx.config.timeouts.connect_response;
         let step = Step::new("CONNECT", SpanKind::Client);
-        // The peer's spans are inside this one.
+        // The peer's spans become children of this step's span.
         request.trace = step.trace_parent().unwrap_or(request.trace);
         let asking = client::connect(lease.send_request(), request, along);
         let answered = timeout(after, step.within(asking)).await;
@@ -398,7 +398,7 @@ impl<N: Network> Outbound<'_, N> {
         }
     }
 
-    /// What the client has said so far, if it may go along with the CONNECT.
+    /// The bytes that the client has sent so far, if the CONNECT may carry them; empty otherwise.
     fn early_data(&self, attempt: &Attempt, key: &TunnelKey, authority: &HboneAddr) -> Bytes {
         if self.ctx.config.tunnel.http2.early_data && attempt.sends_early_data(key.to, authority) {
             self.early.said()
@@ -422,7 +422,7 @@ impl<N: Network> Outbound<'_, N> {
         }
     }
 
-    /// The address of a next hop, asking DNS if it has only a name, which is counted.
+    /// The address of a next hop. A next hop that has only a name is looked up in DNS, and the lookup is counted.
     async fn resolve(
         &self,
         route: &Route,
@@ -463,7 +463,7 @@ fn describe(span: span::Attributes<'_>, attempt: usize, next: &Result<(Attempt, 
         .set_option("warren.destination.service", route.service.as_ref().map(|s| s.hostname().to_owned()));
 }
 
-/// What a trace says of the answer to a CONNECT.
+/// Describes the answer to a CONNECT in a trace.
 fn answer<T>(span: span::Attributes<'_>, answered: &Result<Result<T, ConnectError>, Elapsed>) {
     let span = span.set("http.request.method", "CONNECT");
     let status = match answered {
@@ -484,7 +484,8 @@ fn answer<T>(span: span::Attributes<'_>, answered: &Result<Result<T, ConnectErro
     }
 }
 
-/// Awaits `work`. Whenever it has taken `after`, asks whether something else is tried in its place; `None`: it is.
+/// Awaits `work`. After each period `after`, `is_replaced` tells whether another endpoint replaces `work`; the result
+/// is then `None`.
 async fn unless_replaced<T>(
     work: impl Future<Output = T>,
     after: Duration,

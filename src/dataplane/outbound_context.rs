@@ -1,4 +1,4 @@
-//! What outbound connections of a pod need.
+//! The context of a pod's outbound connections.
 
 use std::sync::Arc;
 
@@ -18,19 +18,19 @@ use super::{
 };
 use crate::telemetry::metrics::Metrics;
 
-/// What outbound connections of a pod need. One value a pod, shared by its connections.
+/// The context of a pod's outbound connections. A pod has one value, which the pod's connections share.
 pub(crate) struct OutboundContext<N: Network = PodNetwork> {
     /// The pod's workload, and the mesh.
     pub(crate) pod: Arc<PodWorkload>,
-    /// Where connections are made.
+    /// The network in which connections are made.
     pub(crate) network: Arc<N>,
     /// The pod's live connections.
     pub(crate) conns: Arc<PodConns>,
     /// Dials tunnels.
     pub(crate) dialer: Arc<dyn Dialer>,
-    /// What is known of next hops.
+    /// The state of next hops, which all pods share.
     pub(crate) hops: Arc<NextHops<N>>,
-    /// Where the pod's audit waits for its canaries.
+    /// The canaries for which the pod's audit waits.
     pub(crate) canaries: Arc<Canaries>,
     /// Counters.
     pub(crate) metrics: Arc<Metrics>,
@@ -38,7 +38,7 @@ pub(crate) struct OutboundContext<N: Network = PodNetwork> {
     pub(crate) config: Arc<DataPlaneConfig>,
 }
 
-/// What the outbound connections of all pods know of next hops. One value a process.
+/// The state of next hops that the outbound connections of all pods share. A process has one value.
 pub(crate) struct NextHops<N: Network = PodNetwork> {
     /// Next hops that lately did not answer.
     pub(crate) unhealthy: UnhealthyEndpoints,
@@ -46,6 +46,6 @@ pub(crate) struct NextHops<N: Network = PodNetwork> {
     pub(crate) directory: PodDirectory<N>,
     /// Certificates of this node's workloads.
     pub(crate) certs: Arc<dyn Certificates>,
-    /// Finds the addresses of names.
+    /// The resolver for next hops that have only a name.
     pub(crate) resolver: Resolver,
 }

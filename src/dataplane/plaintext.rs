@@ -29,7 +29,7 @@ pub(crate) fn serve<N: Network>(
     let (peer, shard, id) = (accepted.peer, accepted.shard.clone(), &accepted.ctx.pod.id);
     let logged = tracing::debug_span!(target: "conn", "plaintext", %peer, pod = &*id.uid);
     let spans = Spans::new(logged, "plaintext", None);
-    // Boxed and taken apart as for outbound connections.
+    // The opening is boxed, and `Open` is taken apart, for the same reasons as in `outbound`.
     let opening = Box::pin(spans.around(open(accepted)));
     async move {
         let Some(Open { sides: (client, app), conn, counted: _counted, report }) = opening.await else {
@@ -76,7 +76,7 @@ async fn open<N: Network>(
         dst: inbound.target,
         waits: false.into(),
     };
-    // Registered before policies are asked, so that a change in between is not missed.
+    // The connection is registered before policies are asked, so that a policy change in between is not missed.
     let conn = ctx.conns.live.admit(shard.index(), info).ok()?;
     drop((arriving, capture));
     let counted = (shard.count_conn(), ctx.metrics.socket(Reporter::Destination));
@@ -85,7 +85,8 @@ async fn open<N: Network>(
     Some(Open { sides: (stream, app), conn, counted, report })
 }
 
-/// The application, if policies allow. What fails once the connection is open is reported there.
+/// Connects to the application, if policies allow. The report tells of a failure once the report is open, and the
+/// result is then `Ok(None)`.
 async fn reach<N: Network>(
     ctx: &InboundContext<N>,
     conn: &Conn<ConnInfo>,

@@ -1,4 +1,4 @@
-//! What is said of a connection when it ends: metrics and access log, exactly once, however it ends.
+//! The report of a connection to metrics and the access log, exactly once, however the connection ends.
 
 use std::{
     cell::{Cell, RefCell},
@@ -27,36 +27,36 @@ use crate::{
     },
 };
 
-/// What is known of a connection for telemetry.
+/// The metadata of a connection for telemetry.
 #[derive(Debug, Default)]
 pub(crate) struct ConnMeta {
     /// The client's workload.
     pub(crate) source: Option<Arc<Workload>>,
-    /// The client as its own proxy describes it, where it is not known here.
+    /// The client as the client's proxy describes it, if this proxy does not know the client's workload.
     pub(crate) source_baggage: Option<Box<Baggage>>,
     /// The client's identity, by mutual TLS.
     pub(crate) source_identity: Option<Identity>,
     /// The next hop.
     pub(crate) destination: Option<Arc<Workload>>,
-    /// The destination as its own proxy describes it, behind a gateway.
+    /// The destination behind a gateway, as the destination's proxy describes it.
     pub(crate) destination_baggage: Option<Box<Baggage>>,
     /// The destination's identity, by mutual TLS.
     pub(crate) destination_identity: Option<Identity>,
-    /// The service meant.
+    /// The service that the client asked for.
     pub(crate) service: Option<Arc<Service>>,
     /// The CONNECT authority.
     pub(crate) authority: Option<HboneAddr>,
-    /// Whether it is carried by mutual TLS.
+    /// Whether mutual TLS carries the connection.
     pub(crate) mtls: bool,
 }
 
-/// A connection under way. Dropping it closes its metrics and writes its access log line.
+/// The report of a live connection. The drop closes the connection's metrics and writes its access log line.
 pub(crate) struct ConnReport {
     started: Instant,
     dst: SocketAddr,
     meta: ConnMeta,
     conn: Conn<ConnInfo>,
-    /// The other side's place, where both are served here.
+    /// The other side's place in its set, if this process serves both sides.
     other: Option<Conn<ConnInfo>>,
     traffic: Option<Traffic>,
     forward: Cell<u64>,
@@ -68,7 +68,7 @@ pub(crate) struct ConnReport {
 // === impl ConnReport ===
 
 impl ConnReport {
-    /// Opens the connection in the metrics. Boxed: it is handed on by the futures of the connection.
+    /// Opens the connection in the metrics. The report is boxed, as several futures of the connection hand it on.
     pub(crate) fn open(
         metrics: &Metrics,
         conn: &Conn<ConnInfo>,
@@ -98,7 +98,7 @@ impl ConnReport {
         report
     }
 
-    /// What is known so far.
+    /// The metadata of the connection.
     pub(crate) fn meta(&self) -> &ConnMeta {
         &self.meta
     }
@@ -108,17 +108,17 @@ impl ConnReport {
         self.dst
     }
 
-    /// Says that `other` is the same connection, as its other side has it.
+    /// Sets `other`, which is the other side's entry of the same connection.
     pub(crate) fn beside(&mut self, other: &Conn<ConnInfo>) {
         self.other = Some(other.clone());
     }
 
-    /// Sets how the connection ended; without it, it was cut.
+    /// Sets the outcome of the connection. A connection without an outcome was cut.
     pub(crate) fn end(&self, outcome: impl Into<Outcome>) {
         *self.outcome.borrow_mut() = Some(outcome.into());
     }
 
-    /// Sets how an attempt ended after which another is made: the trace goes on with that.
+    /// Sets the outcome of an attempt that another attempt follows. The trace goes on with the next attempt.
     pub(crate) fn tries_again(&mut self, outcome: Outcome) {
         if let Some(trace) = self.trace.take() {
             trace.tries_again(&outcome, self.dst);
@@ -126,12 +126,12 @@ impl ConnReport {
         self.end(outcome);
     }
 
-    /// The next hop is reached: bytes are relayed from here on.
+    /// Tells the trace that the next hop is reached and the relay begins.
     pub(crate) fn relaying(&self) {
         self.trace.iter().for_each(|trace| trace.relaying());
     }
 
-    /// Sets the end of the relay.
+    /// Sets the outcome of the connection from the result of the relay.
     pub(crate) fn relayed(&self, result: Result<(), impl Into<Failure>>) {
         match result {
             Ok(()) => self.end(Outcome::Complete),
@@ -156,13 +156,14 @@ impl ConnReport {
         }
     }
 
-    /// How it ended although nobody said: it was cut, or its task was dropped or panicked.
+    /// The outcome of a connection for which no outcome was set: the connection was cut, or its task was dropped or
+    /// panicked.
     fn unsaid(&self) -> Outcome {
         let other = self.other.as_ref().and_then(Conn::cut_reason);
         match self.conn.cut_reason() {
             Some(cut::POLICY) => Cut::PolicyChange.into(),
             _ if std::thread::panicking() => Failure::Io("connection task panicked".into()).into(),
-            // The other side was: its proxy would have cancelled the stream, which is an end like any other.
+            // The other side was cut. A separate proxy would have cancelled the stream, which counts as a normal end.
             None if other.is_some_and(|why| why != cut::DRAIN) => Outcome::Complete,
             _ => Cut::Drain.into(),
         }
@@ -213,7 +214,7 @@ impl Drop for ConnReport {
     }
 }
 
-/// What a trace says of a connection once its next hop is known.
+/// Describes a connection in a trace once the next hop is known.
 fn describe(span: span::Attributes<'_>, dst: SocketAddr, meta: &ConnMeta) {
     let name = |workload: &Option<Arc<Workload>>| workload.as_ref().map(|w| w.name().to_owned());
     let id = |id: &Option<Identity>| id.as_ref().filter(|_| meta.mtls).map(ToString::to_string);
@@ -227,7 +228,7 @@ fn describe(span: span::Attributes<'_>, dst: SocketAddr, meta: &ConnMeta) {
         .set_option("warren.authority", meta.authority.as_ref().map(ToString::to_string));
 }
 
-/// The series a connection counts in (docs/spec/controlplane.md 5.3).
+/// The labels of the series in which a connection counts (docs/spec/controlplane.md 5.3).
 fn labels(reporter: Reporter, meta: &ConnMeta) -> TrafficLabels<'_> {
     let principal = |id: &'_ Option<Identity>| id.is_some();
     let mut source = endpoint(meta.source.as_deref(), meta.source_baggage.as_deref());
@@ -236,7 +237,7 @@ fn labels(reporter: Reporter, meta: &ConnMeta) -> TrafficLabels<'_> {
         meta.destination.as_deref().filter(|_| meta.destination_baggage.is_none()),
         meta.destination_baggage.as_deref(),
     );
-    // Known even in plaintext whenever the workload is known.
+    // The destination's principal is known even in plaintext if the workload is known.
     destination.principal = if principal(&meta.destination_identity) {
         meta.destination_identity.as_ref().map(Identity::as_str)
     } else {

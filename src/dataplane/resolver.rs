@@ -1,4 +1,4 @@
-//! Addresses of next hops that have only a name.
+//! The resolver for next hops that have only a name.
 
 use std::{
     net::{SocketAddr, ToSocketAddrs as _},
@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use crate::{protocols::addr::canonical, sys::netns::NetNs};
 
-/// Asks the resolver of the proxy's own namespace.
+/// Asks the system's resolver in the proxy's own network namespace.
 #[derive(Debug)]
 pub(crate) struct Resolver {
     home: NetNs,
@@ -23,8 +23,8 @@ impl Resolver {
         Self { home }
     }
 
-    /// The addresses of `host`, with `port`. Those of the preferred family only, if there are any. Empty if there is
-    /// no answer within `within`.
+    /// The addresses of `host`, with `port`. If the preferred family has addresses, only these addresses are returned.
+    /// The result is empty if no answer comes within `within`.
     pub(crate) async fn find(
         &self,
         host: &str,
@@ -33,7 +33,7 @@ impl Resolver {
         within: Duration,
     ) -> Vec<SocketAddr> {
         let asked = host.to_owned();
-        // The resolver's threads inherit the namespace of the thread that makes them: the proxy's own.
+        // A thread of the resolver inherits the namespace of its parent thread, here the proxy's own namespace.
         #[allow(clippy::disallowed_methods, reason = "awaited right here, and the resolver bounds itself")]
         let looking = self.home.enter_sticky(move || {
             tokio::task::spawn_blocking(move || (&*asked, port).to_socket_addrs().map(Vec::from_iter))

@@ -1,4 +1,4 @@
-//! A connection of an application: a TCP connection, or what stands for one in a test.
+//! A connection of an application: a TCP connection, or a substitute in a test.
 
 use std::{
     io::{self, ErrorKind, Read as _},
@@ -29,25 +29,25 @@ pub(crate) trait AppStream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     /// The connection as a side of a relay.
     type Side: Side + Unpin + 'static;
 
-    /// Makes it a side of a relay.
+    /// Converts the connection into a side of a relay.
     fn into_side(self) -> Self::Side;
 
-    /// The address it was accepted on.
+    /// The local address on which the connection was accepted.
     ///
     /// # Errors
     /// The connection is reset already.
     fn local_addr(&self) -> io::Result<SocketAddr>;
 
-    /// Where it was going before it was redirected; `None` if it was not redirected.
+    /// The destination before the connection was redirected; `None` if the connection was not redirected.
     fn original_dst(&self, v4: bool) -> Option<SocketAddr>;
 
-    /// Reads what is there, whether or not the runtime knows of it yet.
+    /// Reads the bytes that have arrived without waiting, even if the runtime has not seen the bytes yet.
     ///
     /// # Errors
-    /// `WouldBlock` if nothing is there; the connection is broken.
+    /// `WouldBlock` if no bytes have arrived; any other error if the connection is broken.
     fn read_now(&self, room: &mut [u8]) -> io::Result<usize>;
 
-    /// Has the connection reset, rather than closed, when it is dropped.
+    /// Makes the drop reset the connection rather than close it.
     fn reset_on_drop(&self);
 }
 
@@ -71,25 +71,25 @@ impl AppStream for TcpStream {
     fn read_now(&self, room: &mut [u8]) -> io::Result<usize> {
         let n = (&*SockRef::from(self)).read(room)?;
         if n > 0 && n < room.len() {
-            // The socket is drained. The runtime has to know, or the relay would read in vain.
+            // The socket is drained. The runtime must learn of that, or the relay would read in vain.
             let _ = self.try_io::<()>(Interest::READABLE, || Err(ErrorKind::WouldBlock.into()));
         }
         Ok(n)
     }
 
     fn reset_on_drop(&self) {
-        // A socket that takes no option any more is reset already.
+        // A socket that refuses the option is reset already.
         let _ = SockRef::from(self).set_linger(Some(Duration::ZERO));
     }
 }
 
-/// The client of a captured connection, and where the connection was going.
+/// The client and the original destination of a captured connection.
 ///
 /// # Errors
 /// The connection is reset already.
 pub(crate) fn captured_addrs(stream: &impl AppStream, peer: SocketAddr) -> io::Result<(ClientAddr, OrigDst)> {
     let client = ClientAddr::new(peer);
-    // Asked first: where there is an answer, the socket's own address is of no interest.
+    // The socket's own address is only needed if the connection was not redirected.
     let dst = match stream.original_dst(client.ip().is_ipv4()) {
         Some(dst) => dst,
         None => canonical(stream.local_addr()?),
@@ -108,7 +108,7 @@ pub(crate) fn tunnel_addrs(
     Ok((ClientAddr::new(peer), canonical(stream.local_addr()?)))
 }
 
-/// Relays between two connections that are carried as they are.
+/// Relays between two connections without a tunnel, by splice where possible.
 pub(crate) fn relay_plain<'a, S: Side, M: Meter>(
     shard: &'a Shard,
     first: S,

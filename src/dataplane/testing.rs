@@ -1,5 +1,5 @@
-//! Whole connections without a kernel, under a paused clock: pods, their networks, their peers, and what is said of
-//! the connections.
+//! A test bed for whole connections without a kernel, under a paused clock: pods, networks, peers, access log lines
+//! and counters.
 #![allow(dead_code, reason = "a vocabulary, of which each test uses a part")]
 
 mod access;
@@ -65,10 +65,10 @@ use crate::{
     telemetry::metrics::Metrics,
 };
 
-/// Longer than all that any connection waits for, in the time of the test.
+/// A time that is longer than every timeout of a connection, by the paused clock.
 const PATIENCE: Duration = Duration::from_secs(3600);
 
-/// A node with a mesh: what all pods share.
+/// A node with a mesh: the state that all pods share.
 pub(crate) struct TestBed {
     mesh: RefCell<TestMesh>,
     changed: watch::Sender<u64>,
@@ -85,7 +85,7 @@ pub(crate) struct TestBed {
 pub(crate) struct TestPod {
     pub(crate) id: Arc<PodId>,
     pub(crate) identity: Identity,
-    /// Its address.
+    /// The pod's address.
     pub(crate) ip: String,
     pub(crate) network: Arc<TestNetwork>,
     pub(crate) conns: Arc<PodConns>,
@@ -95,7 +95,7 @@ pub(crate) struct TestPod {
     pub(crate) dial: Arc<DialContext<TestNetwork>>,
 }
 
-/// A connection of an application with the proxy.
+/// A connection between an application and the proxy.
 pub(crate) struct TestConn {
     /// The application's end.
     pub(crate) app: TestEnd,
@@ -121,7 +121,7 @@ pub(crate) fn run(mesh: TestMesh, test: impl AsyncFnOnce(&TestBed)) {
     run_with(mesh, |_| (), test);
 }
 
-/// Runs a test on a node with this mesh and other settings than the default ones.
+/// Runs a test on a node with this mesh and with changed settings.
 pub(crate) fn run_with(
     mesh: TestMesh,
     configure: impl FnOnce(&mut DataPlaneConfig),
@@ -139,7 +139,7 @@ pub(crate) fn run_with(
     });
 }
 
-/// Spawns on the runtime of the test.
+/// Spawns a task on the runtime of the test.
 pub(crate) fn spawn<T: 'static>(work: impl Future<Output = T> + 'static) -> JoinHandle<T> {
     #[allow(clippy::disallowed_methods, reason = "the task ends with the runtime of its test")]
     tokio::task::spawn_local(work)
@@ -174,7 +174,7 @@ impl TestBed {
         }
     }
 
-    /// A pod of the node that knows itself as `name`, with the identity and certificate that the fixtures give it.
+    /// A pod of the node with the name `name`, and with the identity and certificate of the fixtures.
     pub(crate) fn pod(&self, name: &str, ip: &str) -> TestPod {
         let service_account = format!("sa-{name}");
         let identity = identity(name);
@@ -221,13 +221,13 @@ impl TestBed {
         }
     }
 
-    /// The control plane pushes a change.
+    /// Makes the control plane push a change.
     pub(crate) fn push(&self, change: impl Into<Change>) {
         self.mesh.borrow_mut().put(change);
         self.changed.send_modify(|version| *version += 1);
     }
 
-    /// The control plane pushes these policies, of the namespace [`NAMESPACE`], beside those that there are.
+    /// Makes the control plane push a policy of the namespace [`NAMESPACE`]. Existing policies stay.
     pub(crate) fn push_policy(&self, policy: pb::Authorization) {
         let key = format!("{NAMESPACE}/{}", policy.name);
         let change = PolicyChange::Upsert(Policy::decode(&key, policy).unwrap());
@@ -241,35 +241,35 @@ impl TestBed {
         Accepted { ctx, arriving, shard: self.shard.clone(), stream, peer: addr(client) }
     }
 
-    /// An application of `pod` connects from `client` to `dst`, and is captured.
+    /// Captures a connection of an application of `pod` from `client` to `dst`.
     pub(crate) fn connect(&self, pod: &TestPod, client: &str, dst: &str) -> TestConn {
         let (app, stream) = connection(addr("127.0.0.1:15001"), Some(addr(dst)));
         let accepted = self.accepted(pod, pod.outbound.clone(), stream, client);
         TestConn { app, task: spawn(outbound::serve(accepted)) }
     }
 
-    /// A client connects from `client` to `dst` of `pod` without a tunnel, and is captured.
+    /// Captures a connection without a tunnel from `client` to `dst` of `pod`.
     pub(crate) fn connect_plain(&self, pod: &TestPod, client: &str, dst: &str) -> TestConn {
         let (app, stream) = connection(addr("127.0.0.1:15006"), Some(addr(dst)));
         let accepted = self.accepted(pod, pod.inbound.clone(), stream, client);
         TestConn { app, task: spawn(plaintext::serve(accepted)) }
     }
 
-    /// A peer connects from `client` to port 15008 of `pod`.
+    /// Connects a peer from `client` to port 15008 of `pod`.
     pub(crate) fn connect_peer(&self, pod: &TestPod, client: &str) -> TestConn {
         let (app, stream) = connection(SocketAddr::new(pod.ip.parse().unwrap(), 15008), None);
         let accepted = self.accepted(pod, pod.inbound.clone(), stream, client);
         TestConn { app, task: spawn(inbound::serve(accepted)) }
     }
 
-    /// The peer `name` opens a tunnel from `client` to `pod`.
+    /// Opens a tunnel of the peer `name` from `client` to `pod`.
     pub(crate) async fn tunnel(&self, pod: &TestPod, (name, client): (&str, &str)) -> PeerTunnel {
         let cert = self.certs.ca.workload(&identity(name));
         let config = cert.client_config(std::slice::from_ref(&pod.identity));
         self.tunnel_by(pod, client, config).await.unwrap()
     }
 
-    /// A peer opens a tunnel with this side of TLS.
+    /// Opens a tunnel of a peer that uses this TLS configuration.
     pub(crate) async fn tunnel_by(
         &self,
         pod: &TestPod,
@@ -283,12 +283,12 @@ impl TestBed {
         Ok(PeerTunnel { send, task, driver: spawn(connection) })
     }
 
-    /// The access log lines since this was last asked for.
+    /// The access log lines since the last call.
     pub(crate) fn lines(&self) -> Vec<String> {
         self.lines.take()
     }
 
-    /// How many connections of this side ended, by their flags.
+    /// The number of connections of this side that ended, by response flags.
     pub(crate) fn closed(&self, reporter: &str) -> Vec<(&'static str, u64)> {
         let text = self.metrics.encode();
         let reporter = format!("reporter=\"{reporter}\"");
@@ -299,13 +299,13 @@ impl TestBed {
         ResponseFlag::ALL.into_iter().map(count).filter(|(_, count)| *count > 0).collect()
     }
 
-    /// The sum of a family's samples of this side.
+    /// The sum of a metric family's samples of this side.
     pub(crate) fn count(&self, family: &str, reporter: &str) -> u64 {
         sum(&self.metrics.encode(), family, &[&format!("reporter=\"{reporter}\"")])
     }
 }
 
-/// A policy of the namespace [`NAMESPACE`] about clients that `matching` matches, or about all.
+/// A policy of the namespace [`NAMESPACE`] for clients that `matching` matches, or for all clients.
 pub(crate) fn policy(name: &str, action: pb::Action, matching: Option<pb::Match>) -> pb::Authorization {
     let clauses = matching.into_iter().map(|matching| pb::Clause { matches: vec![matching] }).collect();
     pb::Authorization {
@@ -353,19 +353,19 @@ impl TestConn {
 // === impl PeerTunnel ===
 
 impl PeerTunnel {
-    /// Waits until the proxy has let go of the tunnel. How that looks to the peer.
+    /// Waits until the proxy has dropped the tunnel. Returns the end of the connection as the peer sees it.
     pub(crate) async fn done(self) -> Result<(), h2::Error> {
         self.task.await.unwrap();
         self.driver.await.unwrap()
     }
 
-    /// The TCP connection breaks.
+    /// Breaks the tunnel's TCP connection.
     pub(crate) async fn leave(self) {
         self.driver.abort();
         let _ = self.driver.await;
     }
 
-    /// Whether the proxy has let go of the tunnel.
+    /// Whether the proxy has dropped the tunnel.
     pub(crate) fn is_done(&self) -> bool {
         self.task.is_finished()
     }
@@ -374,28 +374,28 @@ impl PeerTunnel {
 // === impl TestCerts ===
 
 impl TestCerts {
-    /// A new certificate of `identity` replaces the one that there was.
+    /// Issues a new certificate of `identity`, which replaces the old certificate.
     pub(crate) fn issue(&self, identity: &Identity) {
         self.put(identity, self.ca.workload(identity));
     }
 
-    /// `identity` has this certificate from now on.
+    /// Sets the certificate of `identity`.
     pub(crate) fn put(&self, identity: &Identity, cert: WorkloadCert) {
         self.held.lock().insert(identity.clone(), Arc::new(cert));
         self.changed.send_replace(());
     }
 
-    /// `identity` has no certificate any more.
+    /// Removes the certificate of `identity`.
     pub(crate) fn withdraw(&self, identity: &Identity) {
         self.held.lock().remove(identity);
     }
 
-    /// Who issues the certificates.
+    /// The authority that issues the certificates.
     pub(crate) fn authority(&self) -> &TestCa {
         &self.ca
     }
 
-    /// A certificate of `identity` for a peer elsewhere.
+    /// A certificate of `identity` for a peer on another node.
     pub(crate) fn of_peer(&self, identity: &Identity) -> WorkloadCert {
         self.ca.workload(identity)
     }

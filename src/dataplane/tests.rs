@@ -1,4 +1,4 @@
-//! Whole connections of the data plane, without a kernel: see the modules.
+//! Tests of the sizes of connection futures. The modules test whole connections without a kernel.
 
 use std::future::Future;
 
@@ -12,13 +12,13 @@ fn size<C, F: Future>(_: Serve<C, F>) -> usize {
     size_of::<F>()
 }
 
-/// A connection's task holds its future for as long as it lives, so its size is memory per idle connection.
+/// A connection's task holds its future while the task lives, so the future's size is memory per idle connection.
 #[test]
 fn futures_of_connections_stay_small() {
     let sizes = [
         ("outbound", size(outbound::serve::<PodNetwork>), 600),
         ("plaintext", size(plaintext::serve::<PodNetwork>), 600),
-        // One for many streams.
+        // A tunnel has one future for many streams.
         ("tunnel", size(inbound::serve::<PodNetwork>), 2600),
         ("stream", inbound::stream_size(), 520),
     ];

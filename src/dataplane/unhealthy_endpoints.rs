@@ -1,4 +1,4 @@
-//! Next hops that lately did not answer.
+//! The list of next hops that lately did not answer.
 
 use std::{
     collections::VecDeque,
@@ -10,26 +10,26 @@ use std::{
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// Next hops that lately did not answer: another endpoint of the service is tried before them. Bounded; the oldest
-/// is forgotten first.
+/// The next hops that lately did not answer. Other endpoints of a service are tried before an unhealthy next hop. The
+/// list is bounded and drops the oldest entry first.
 #[derive(Debug, Default)]
 pub(crate) struct UnhealthyEndpoints {
-    /// Whether there may be any: nearly always not, and then no connection takes the lock.
+    /// Whether the list may have entries. Connections take the lock only if the flag is set, which is rare.
     any: AtomicBool,
     list: Mutex<VecDeque<(SocketAddr, Instant)>>,
 }
 
-/// Next hops that are remembered as unhealthy at a time.
+/// The number of next hops that are remembered as unhealthy.
 /// Limit: unhealthy next hops: 256; past it: the oldest is forgotten.
 const MAX_UNHEALTHY_ENDPOINTS: usize = 256;
-/// How long a next hop is passed over.
+/// How long a next hop counts as unhealthy.
 /// Limit: an unhealthy next hop: 10 s; past it: the next hop is tried again.
 const ENDPOINT_UNHEALTHY_FOR: Duration = Duration::from_secs(10);
 
 // === impl UnhealthyEndpoints ===
 
 impl UnhealthyEndpoints {
-    /// Those that are unhealthy now.
+    /// The next hops that are unhealthy now.
     pub(crate) fn now(&self) -> Vec<SocketAddr> {
         if !self.any.load(Ordering::Relaxed) {
             return Vec::new();
@@ -42,7 +42,7 @@ impl UnhealthyEndpoints {
         list.iter().map(|(addr, _)| *addr).collect()
     }
 
-    /// UnhealthyEndpoints `addr` from now on.
+    /// Marks `addr` as unhealthy from now on.
     pub(crate) fn add(&self, addr: SocketAddr) {
         let mut list = self.list.lock();
         list.retain(|(known, _)| *known != addr);

@@ -1,4 +1,4 @@
-//! What the DNS proxy of a pod needs, and what outlives its actor.
+//! The context of a pod's DNS proxy, and the state that outlives the DNS proxy's actor.
 
 use std::sync::{Arc, atomic::AtomicUsize};
 
@@ -14,15 +14,15 @@ use crate::{
     telemetry::metrics::Metrics,
 };
 
-/// What the DNS proxy of a pod needs.
+/// The context of a pod's DNS proxy.
 pub(crate) struct DnsContext {
     /// The pod's workload, and the mesh.
     pub(crate) pod: Arc<PodWorkload>,
-    /// Where name servers are asked.
+    /// The network from which name servers are asked.
     pub(crate) network: Arc<PodNetwork>,
-    /// Whether the pod takes new connections and queries.
+    /// The pod's connections. Their drain also ends the DNS proxy's tasks.
     pub(crate) conns: Arc<PodConns>,
-    /// What outlives the actor.
+    /// The state that outlives the actor.
     pub(crate) state: Arc<DnsState>,
     /// Counters.
     pub(crate) metrics: Arc<Metrics>,
@@ -30,11 +30,11 @@ pub(crate) struct DnsContext {
     pub(crate) config: Arc<DataPlaneConfig>,
 }
 
-/// What of a pod's DNS proxy outlives its actor.
+/// The state of a pod's DNS proxy that outlives the actor.
 #[derive(Debug)]
 pub(crate) struct DnsState {
     sockets: Mutex<Option<Sockets>>,
-    /// Queries that wait, and connections.
+    /// The queries that wait, and the connections.
     pub(super) under_way: ConnSet<()>,
     pub(super) waiting: AtomicUsize,
     pub(super) connections: AtomicUsize,
@@ -43,10 +43,10 @@ pub(crate) struct DnsState {
 // === impl DnsContext ===
 
 impl DnsContext {
-    /// The sockets of the pod: the ones it has already, or new ones.
+    /// The DNS sockets of the pod. The first call binds the sockets.
     ///
     /// # Errors
-    /// An address cannot be listened on; it is named.
+    /// An address cannot be listened on. The error names the address.
     pub(crate) fn sockets(&self) -> Result<Sockets, String> {
         let mut held = self.state.sockets.lock();
         let sockets = match &mut *held {
@@ -60,7 +60,7 @@ impl DnsContext {
 // === impl DnsState ===
 
 impl DnsState {
-    /// Nothing yet. `shards`: how many there are.
+    /// A state without sockets, queries and connections. `shards` is the number of shards.
     pub(crate) fn new(shards: usize) -> Self {
         Self {
             sockets: Mutex::default(),
@@ -70,14 +70,14 @@ impl DnsState {
         }
     }
 
-    /// No further query reaches the sockets; those that have are answered.
+    /// Keeps further queries from the sockets. Queries that have arrived are answered.
     pub(crate) fn retire(&self) {
         if let Some(sockets) = self.sockets.lock().take() {
             sockets.retire();
         }
     }
 
-    /// Queries under way, and connections. Cut, they end without an answer.
+    /// The queries under way, and the connections. A query that is cut ends without an answer.
     pub(crate) fn under_way(&self) -> &ConnSet<()> {
         &self.under_way
     }

@@ -1,4 +1,4 @@
-//! The DNS proxy of a pod: how names are answered.
+//! The DNS proxy of a pod, which answers the pod's queries.
 
 mod context;
 pub(crate) mod serve;

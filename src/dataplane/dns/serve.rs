@@ -1,4 +1,4 @@
-//! Answering the queries of a pod.
+//! The tasks that answer the queries of a pod.
 
 use std::{
     io,
@@ -40,53 +40,53 @@ use crate::{
     telemetry::dns::{DnsMetrics, DnsQueryLabels, Transport},
 };
 
-/// The longest query: far above what any resolver sends.
+/// The length of the longest query in bytes, far above the queries that resolvers send.
 /// Limit: a query for a name: 4096 bytes; past it: the datagram is cut, and so FORMERR; a TCP connection is closed.
 const DNS_QUERY_BYTES: usize = 4096;
-/// Most bytes of an answer on a connection.
+/// The length of the longest answer on a connection in bytes.
 /// Limit: an answer by TCP: 65,535 bytes; past it: the answer has the records that fit and says that it is cut.
 const DNS_MESSAGE_BYTES: usize = 65_535;
-/// Queries of a pod that wait for a name server or for the control plane. The next ones are answered with SERVFAIL.
+/// The number of a pod's queries that wait for a name server or for the control plane.
 /// Limit: queries of a pod that wait for a name server or for the pod's workload: 512; past it: SERVFAIL; names of the
 /// mesh are answered all the same.
 const MAX_WAITING_QUERIES: usize = 512;
-/// Connections of a pod to its DNS proxy.
+/// The number of connections of a pod to its DNS proxy.
 /// Limit: connections of a pod to its DNS proxy: 128; past it: the connection is closed.
 const MAX_DNS_CONNECTIONS: usize = 128;
-/// A connection without a query is closed after this, and one whose client does not take its answer.
+/// The time after which a connection without a query is closed, or a connection whose client does not read the answer.
 /// Limit: a DNS connection without a query, or whose client does not read: 5 s; past it: the connection is closed.
 const DNS_IDLE_AFTER: Duration = Duration::from_secs(5);
-/// Queries answered until other tasks of the shard get their turn.
+/// The number of queries that are read before other tasks of the shard get their turn.
 /// Limit: queries that are read in one turn: 8; past it: other tasks of the shard go first.
 const DNS_BURST: u32 = 8;
-/// Pause after the process or the kernel ran out of something that reading or accepting needs.
+/// The pause after a read or an accept failed, for instance because the process ran out of descriptors.
 /// Limit: pause after an error of a DNS socket: 50 ms; past it: the socket is read again.
 const DNS_RETRY_PAUSE: Duration = Duration::from_millis(50);
 
-/// What the tasks of one pod share.
+/// The state that the tasks of one pod share.
 struct Server {
     ctx: Arc<DnsContext>,
     shard: Shard,
 }
 
-/// One of those of a pod that [`MAX_WAITING_QUERIES`] or [`MAX_DNS_CONNECTIONS`] bounds.
+/// One of a pod's places that [`MAX_WAITING_QUERIES`] or [`MAX_DNS_CONNECTIONS`] bounds.
 struct Place {
     state: Arc<DnsState>,
     taken: fn(&DnsState) -> &AtomicUsize,
 }
 
-/// A query, and how long its answer may be.
+/// A query, and the length that its answer may have in bytes.
 struct Request {
     query: Query,
     transport: Transport,
     limit: usize,
 }
 
-/// What there is to say at once.
+/// The result of a query's first step, which does not wait.
 enum Begun {
-    /// All of it.
+    /// The whole answer.
     Answered(Vec<u8>),
-    /// Nothing: the pod's workload has to come first, or its name servers have to be asked.
+    /// No answer yet: the pod's workload is not known, or the name servers have to be asked.
     Waits(Option<Arc<Workload>>),
 }
 
@@ -110,7 +110,7 @@ impl Drop for Place {
     }
 }
 
-/// Answers on all sockets. Ends with the first that fails, or once the pod drains and nothing is left in any.
+/// Answers queries on all sockets. Ends when a socket fails, or when the pod drains and all sockets are empty.
 pub(crate) async fn serve(shard: Shard, ctx: Arc<DnsContext>, sockets: Sockets) {
     let server = Rc::new(Server { ctx, shard });
     let mut tasks = JoinSet::new();
@@ -167,11 +167,12 @@ impl Server {
         }
     }
 
-    /// Reads one query and answers it, or has it answered later. Its buffer is on the stack: an idle pod holds none.
+    /// Reads one query, and answers at once or spawns a task that answers. The buffer is on the stack, so an idle pod
+    /// holds no buffer.
     fn read(self: &Rc<Self>, own: SocketAddr, socket: &Rc<Watched<UdpSocket>>) -> io::Result<()> {
         let mut room = [0; DNS_QUERY_BYTES];
         let (n, from) = socket.try_recv_from(&mut room)?;
-        // Forged, it would have us answer ourselves for ever.
+        // A forged query from the socket's own address would make the proxy answer itself for ever.
         if from == own {
             return Ok(());
         }
@@ -207,7 +208,7 @@ impl Server {
         Ok(())
     }
 
-    /// Spawns a task on the shard. Its panic costs nothing but its own query or connection.
+    /// Spawns a task on the shard. A panic of the task ends only the task's own query or connection.
     fn spawn(&self, kind: &'static str, work: impl Future<Output = ()> + 'static) {
         let (ctx, index) = (self.ctx.clone(), self.shard.index());
         self.shard.spawn_watched(kind, work, move |message| {
@@ -215,7 +216,7 @@ impl Server {
         });
     }
 
-    /// Sends an answer, which is lost if the client's socket has no room: it asks again.
+    /// Sends an answer. The answer is lost if the socket has no room, and the client asks again.
     fn send(&self, socket: &UdpSocket, answer: &[u8], to: SocketAddr) {
         if let Err(error) = socket.send_to(answer, to) {
             tracing::debug!(target: "dns", uid = &*self.ctx.pod.id.uid, %to, %error, "cannot answer");
@@ -254,7 +255,7 @@ impl Server {
         }
     }
 
-    /// More than there is room for are closed at once.
+    /// Spawns the task of a connection. A connection beyond [`MAX_DNS_CONNECTIONS`] is closed at once.
     fn begin_connection(self: &Rc<Self>, stream: TcpStream) {
         let place = Place::take(&self.ctx.state, |state| &state.connections, MAX_DNS_CONNECTIONS);
         let member = self.ctx.state.under_way.admit(self.shard.index(), ());
@@ -262,12 +263,12 @@ impl Server {
         let server = self.clone();
         self.spawn("dns/connection", async move {
             let _place = place;
-            // However it ended, the client knows.
+            // An error needs no report, as the client sees the end of the connection.
             let _ = member.guard(server.connection(stream)).await;
         });
     }
 
-    /// Answers one query after another until the client has no more, or does nothing.
+    /// Answers one query after another until the client closes the connection or is idle for [`DNS_IDLE_AFTER`].
     async fn connection(&self, mut stream: TcpStream) -> io::Result<()> {
         let mut draining = self.ctx.conns.draining();
         loop {
@@ -288,7 +289,7 @@ impl Server {
         }
     }
 
-    /// The answer to a query of a connection, if there can be one.
+    /// The answer to a query of a connection; `None` if the query must not be answered.
     async fn answer(&self, message: &[u8]) -> Option<Vec<u8>> {
         let query = match Query::parse(message) {
             Ok(query) => query,
@@ -348,7 +349,7 @@ impl Server {
         })
     }
 
-    /// What the mesh says.
+    /// The answer from the mesh; `None` if the name is not in the mesh.
     fn known(&self, request: &Request, workload: &Workload) -> Option<Vec<u8>> {
         let (settings, dns) = (&self.ctx.config, self.ctx.config.dns.as_ref()?);
         let (family, host) = (request.query.family()?, request.query.host()?);
@@ -381,7 +382,7 @@ impl Server {
         what(&self.ctx.metrics.dns, &DnsQueryLabels { kind: &kind, transport, service, revision });
     }
 
-    /// The line of docs/spec/controlplane.md 6 for a query.
+    /// Logs the line of docs/spec/controlplane.md 6 for a query.
     fn log(&self, request: &Request, workload: Option<&Workload>, result: &str, endpoints: usize) {
         if tracing::enabled!(target: "dns", tracing::Level::DEBUG) {
             let info = &self.ctx.pod.id.info;

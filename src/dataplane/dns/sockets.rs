@@ -1,4 +1,4 @@
-//! Where a pod's DNS proxy listens.
+//! The sockets of a pod's DNS proxy.
 
 use std::{
     io,
@@ -13,29 +13,29 @@ use crate::{
     sys::shared_socket::Shared,
 };
 
-/// A port that nobody asks from (discard).
+/// The port (discard) from which no client sends queries.
 /// No limit: the port (discard) that sockets which are given up are connected to.
 const DISCARD_PORT: u16 = 9;
-/// Connections that wait for a listener.
+/// The number of connections that wait to be accepted.
 /// Limit: DNS connections of a pod that wait to be accepted: 128; past it: the kernel drops them.
 const DNS_LISTEN_BACKLOG: i32 = 128;
 
-/// The sockets of one pod: a UDP and a TCP one of each address. Clones share them.
+/// The sockets of one pod: a UDP socket and a TCP listener for each address. Clones share the sockets.
 #[derive(Clone, Debug)]
 pub(crate) struct Sockets {
-    /// For datagrams.
+    /// The UDP sockets.
     pub(crate) datagrams: Vec<Shared<UdpSocket>>,
-    /// For connections.
+    /// The TCP listeners.
     pub(crate) listeners: Vec<Shared<TcpListener>>,
 }
 
 // === impl Sockets ===
 
 impl Sockets {
-    /// New sockets, in the pod's network.
+    /// Binds new sockets in the pod's network.
     ///
     /// # Errors
-    /// An address cannot be listened on; it is named.
+    /// An address cannot be listened on. The error names the address.
     pub(super) fn bind(network: &PodNetwork, config: &DataPlaneConfig) -> Result<Self, String> {
         let Some(settings) = &config.dns else { return Err("the DNS proxy is off".into()) };
         let mut sockets = Self { datagrams: Vec::new(), listeners: Vec::new() };
@@ -46,7 +46,7 @@ impl Sockets {
                     sockets.datagrams.push(Shared::new(datagrams));
                     sockets.listeners.push(Shared::new(listener));
                 }
-                // A pod may be without IPv6 on a node that has it.
+                // A pod may be without IPv6 on a node that has IPv6.
                 Err(error) if !sockets.datagrams.is_empty() && addr.is_ipv6() && is_unknown(&error) => {}
                 Err(error) => return Err(format!("cannot answer DNS on {addr} in the pod: {error}")),
             }
@@ -54,8 +54,8 @@ impl Sockets {
         Ok(sockets)
     }
 
-    /// Keeps further datagrams from these sockets, which answers under way go on being sent by. Closing them would not do:
-    /// tasks hold them, and the kernel would go on giving them their share of what is asked on this port.
+    /// Keeps further datagrams from these sockets, while answers under way are still sent through them. A drop is not
+    /// enough: tasks hold the sockets, and the kernel would still give the sockets a share of the port's queries.
     pub(super) fn retire(self) {
         for socket in &self.datagrams {
             let nobody = match socket.local_addr() {

@@ -1,4 +1,4 @@
-//! Asking the name servers of the node, from inside a pod.
+//! The client that asks the node's name servers from inside a pod.
 
 use std::{
     io,
@@ -24,36 +24,36 @@ use crate::{
     sys::pacing::PathScope,
 };
 
-/// All attempts together take no longer: the client has given up by then.
+/// The time that all attempts for a query may take together. The client has given up by then.
 /// Limit: all attempts for a query: 30 s; past it: SERVFAIL.
 const DNS_FORWARD_WITHIN: Duration = Duration::from_secs(30);
-/// Room for an answer in a datagram, in bytes, if the client asks for less: some servers send more than that.
+/// The least room for an answer in a datagram, in bytes. Some servers send more than the client allows.
 /// Limit: an answer of a name server in a datagram: 4096 bytes, or what the client allows; past it: asked for again by
 /// TCP.
 const DNS_DATAGRAM_BYTES: usize = 4096;
 
-/// Why nobody has answered.
+/// The reason why no name server has answered.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UpstreamError {
-    /// There are no name servers.
+    /// The node has no name servers.
     #[error("there are no name servers")]
     NoServers,
-    /// It took too long.
+    /// The name server did not answer in time.
     #[error("{0} does not answer")]
     TimedOut(SocketAddr),
     /// The network failed.
     #[error("{0}: {1}")]
     Io(SocketAddr, io::Error),
-    /// What came is of no use.
+    /// The name server's answer is unusable.
     #[error("{0}: {1}")]
     Unusable(SocketAddr, Unusable),
 }
 
-/// Forwards `query` to the name servers, one after another, until one knows. What none knows is answered as the
-/// last that answered at all has put it.
+/// Forwards `query` to the name servers, one after another, until a server gives a final answer. If no answer is
+/// final, the last answer is returned.
 ///
 /// # Errors
-/// What went wrong with the last one.
+/// No server has answered, or the node has no name servers. The error is the last server's.
 pub(crate) async fn forward(ctx: &DnsContext, query: &Query) -> Result<Answer, UpstreamError> {
     let Some(settings) = &ctx.config.dns else { return Err(UpstreamError::NoServers) };
     let resolvers = &settings.resolvers;
@@ -70,7 +70,7 @@ pub(crate) async fn forward(ctx: &DnsContext, query: &Query) -> Result<Answer, U
                 Err(why) => error = why,
             }
         }
-        // Another attempt would have the same answer.
+        // Another attempt would get the same answer.
         if let Some(answer) = unsure {
             return Ok(answer);
         }
@@ -78,8 +78,8 @@ pub(crate) async fn forward(ctx: &DnsContext, query: &Query) -> Result<Answer, U
     Err(error)
 }
 
-/// Asks one server, by TCP again if its answer is cut short; that is better than none where TCP does not come through.
-/// `limit`: until when something that begins now is waited for.
+/// Asks one server by UDP, and again by TCP if the answer is truncated. The truncated answer is returned if TCP fails.
+/// `limit` gives the deadline of a step that begins now.
 async fn ask_one(
     ctx: &DnsContext,
     server: SocketAddr,
@@ -98,7 +98,7 @@ async fn ask_one(
     whole.flatten().or_else(|error| part.ok_or(error))
 }
 
-/// The answer; `None` if it is longer than `room`.
+/// Asks by UDP. The result is `None` if the answer does not fit in `room`.
 async fn by_datagram(
     ctx: &DnsContext,
     server: SocketAddr,
@@ -111,7 +111,7 @@ async fn by_datagram(
     let socket = socket.and_then(UdpSocket::from_std).map_err(failed)?;
     socket.send(message).await.map_err(failed)?;
     loop {
-        // That nobody listens there is no reading matter: it shows as an error alone.
+        // If nobody listens at the server, the socket becomes ready with an error and is not readable.
         let ready = socket.ready(Interest::READABLE | Interest::ERROR).await.map_err(failed)?;
         if ready.is_error() {
             if let Some(error) = socket.take_error().map_err(failed)? {
@@ -122,7 +122,7 @@ async fn by_datagram(
         let mut bytes = Vec::with_capacity(room);
         match socket.try_recv_buf(&mut bytes) {
             Ok(length) if length >= room => return Ok(None),
-            // What does not fit to the query is for somebody else, or a guess of somebody who would like to be believed.
+            // An answer that does not match the query is late, meant for another query, or forged, and is ignored.
             Ok(_) => {
                 if let Ok(answer) = Answer::read(bytes, message) {
                     return Ok(Some(answer));
@@ -134,7 +134,7 @@ async fn by_datagram(
     }
 }
 
-/// A socket of its own for each query: its port is one thing more that a forger would have to guess.
+/// Opens a socket for one query. A separate port for each query is one more value that a forger must guess.
 fn open(mark: Option<u32>, server: SocketAddr) -> io::Result<StdUdpSocket> {
     let socket = Socket::new(Domain::for_address(server), Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
     if let Some(mark) = mark {

@@ -13,7 +13,7 @@ async fn accepted() -> (TcpStream, EarlyData<TcpStream>) {
     (client, EarlyData::new(accepted))
 }
 
-/// What the client has said, once that is anything.
+/// The client's early data, once some bytes have arrived.
 async fn heard(early: &EarlyData<TcpStream>) -> Bytes {
     loop {
         let said = early.said();

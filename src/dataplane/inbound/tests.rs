@@ -1,4 +1,4 @@
-//! Tunnels of peers and the streams on them, as the peer, the application and the operator see them.
+//! Tests of peers' tunnels and their streams, as the peer, the application and the operator see the tunnels.
 
 mod end;
 mod refused;
@@ -22,7 +22,7 @@ use crate::{
     sys::pacing::PathScope,
 };
 
-/// The peer "client", and where its tunnels come from.
+/// The peer "client", and the source address of its tunnels.
 const CLIENT: (&str, &str) = ("client", "10.0.0.1:50000");
 /// The application of the pod "server".
 const APP: &str = "10.0.0.2:8080";

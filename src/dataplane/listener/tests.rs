@@ -12,7 +12,7 @@ async fn a_canary_is_known_by_its_port_and_family() {
     arrival.await;
 }
 
-/// What the future gives if it is asked once.
+/// The result of a single poll of the future.
 async fn futures_poll<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
     std::future::poll_fn(|cx| {
         std::task::Poll::Ready(match std::pin::Pin::new(&mut *future).poll(cx) {

@@ -1,4 +1,4 @@
-//! Connections between two pods of one process, as both applications and the operator see them.
+//! Tests of connections between two pods of one process, as both applications and the operator see the connections.
 
 use super::*;
 use crate::{
@@ -39,7 +39,7 @@ fn mesh() -> TestMesh {
         .with(service(host, "10.1.0.1").balancing(Mode::Failover, &[Scope::Node]))
 }
 
-/// The pods "client" and "server", both served here.
+/// The pods "client" and "server", which this process both serves.
 fn pods(bed: &TestBed) -> (TestPod, TestPod) {
     let (client, server) = (bed.pod("client", "10.0.0.1"), bed.pod("server", "10.0.0.2"));
     server.network.plan(APP, Plan::Accept);
@@ -47,7 +47,7 @@ fn pods(bed: &TestBed) -> (TestPod, TestPod) {
     (client, server)
 }
 
-/// A connection that is joined, and its application.
+/// A connection over a local hop, and the destination's application.
 async fn join(bed: &TestBed, client: &TestPod, server: &TestPod) -> (TestConn, TestEnd) {
     let mut conn = bed.connect(client, CLIENT, APP);
     let mut app = server.network.accepted(APP).await;
@@ -68,7 +68,7 @@ fn two_pods_of_this_process_are_joined_without_a_tunnel() {
         app.say("welcome").await;
         conn.app.hears("welcome").await;
         assert_eq!((client.conns.live.len(), server.conns.live.len()), (1, 1));
-        // The application sees its client, and nothing left the node.
+        // The application sees its client's address, and no connection left the node.
         let made = Made { to: addr(APP), source: Some(ip("10.0.0.1")), scope: PathScope::Host };
         assert_eq!(server.network.made(), [made]);
         assert!(client.peers.dialled().is_empty() && client.network.made().is_empty());
@@ -117,7 +117,7 @@ fn policies_of_the_destination_see_the_clients_identity() {
             let why = format!("connection closed due to policy rejection: {why}");
             let lines = [
                 format!("inbound {SERVER}: {why}"),
-                // As if the destination's proxy had answered.
+                // The line reads as if the destination's proxy had answered.
                 format!("outbound {SERVER}: http status: 401"),
             ];
             assert_eq!(bed.lines(), lines);
@@ -143,7 +143,7 @@ fn an_application_that_is_not_reached_leads_to_another_endpoint() {
             format!("outbound {SERVER}: http status: 503"),
         ];
         assert_eq!(bed.lines(), lines);
-        // Without another endpoint it is the connection's end.
+        // Without another endpoint the refusal ends the connection.
         let mut conn = bed.connect(&client, CLIENT, APP);
         assert_eq!(conn.app.end().await, finished(""));
         conn.done().await;
@@ -213,7 +213,7 @@ fn an_address_that_is_not_the_pods_takes_a_tunnel() {
         let (client, _server) = pods(bed);
         takes_a_tunnel(bed, &client, "10.0.0.99:40000").await;
     });
-    // The address that the mesh gives the destination may be another's by now.
+    // The address that the mesh gives the destination may belong to another pod by now.
     run(mesh(), async |bed| {
         let (client, server) = (bed.pod("client", "10.0.0.1"), bed.pod("server", "10.0.0.22"));
         bed.hops.directory.add(&server.inbound);
@@ -226,7 +226,7 @@ fn a_certificate_that_is_replaced_is_verified_anew() {
     run(mesh(), async |bed| {
         let (client, server) = pods(bed);
         join(bed, &client, &server).await;
-        // One that the client would not accept in a handshake.
+        // The client would not accept the new certificate in a handshake.
         bed.certs.put(&server.identity, TestCa::new("other").workload(&server.identity));
         takes_a_tunnel(bed, &client, CLIENT).await;
         bed.certs.issue(&server.identity);

@@ -1,4 +1,4 @@
-//! Captured outbound connections as their client, their next hop and their operator see them.
+//! Tests of captured outbound connections, as the client, the next hop and the operator see the connections.
 
 mod cut;
 mod early;
@@ -134,7 +134,7 @@ fn an_unknown_own_workload_is_waited_for_and_then_refused() {
         let since = tokio::time::Instant::now();
         let mut conn = bed.connect(&pod, "10.0.0.66:1000", "10.0.0.3:8080");
         conn.app.say("hello").await;
-        // What was said and not read makes it a reset.
+        // Unread bytes of the client make the close a reset.
         assert_eq!(conn.app.end().await, text("", End::Reset));
         conn.done().await;
         assert_eq!(since.elapsed(), bed.config.timeouts.workload);
@@ -151,7 +151,7 @@ fn an_own_workload_that_comes_late_is_served() {
         let late = bed.pod("late", "10.0.0.67");
         late.network.plan("10.0.0.3:8080", Plan::Accept);
         let conn = bed.connect(&late, "10.0.0.67:1000", "10.0.0.3:8080");
-        // A push of something else does not end the wait.
+        // A push of another workload does not end the wait.
         bed.push(pod("other", "10.0.0.68"));
         tokio::time::sleep(Duration::from_secs(3)).await;
         assert!(late.network.made().is_empty() && !conn.is_done());

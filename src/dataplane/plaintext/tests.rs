@@ -1,4 +1,4 @@
-//! Captured inbound plaintext, as the client, the application and the operator see it.
+//! Tests of captured inbound plaintext, as the client, the application and the operator see the connections.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The live connections of a pod, and whether the pod still takes new ones.
+//! The live connections of a pod, and whether the pod still takes new connections.
 
 use std::{
     net::SocketAddr,
@@ -15,11 +15,11 @@ use crate::{
     runtime::conns::ConnSet,
 };
 
-/// Why live connections are cut; the codes of [`CutReason`](crate::runtime::conns::CutReason).
+/// The reasons for which live connections are cut, as codes of [`CutReason`](crate::runtime::conns::CutReason).
 pub(crate) mod cut {
     use crate::runtime::conns::CutReason;
 
-    /// A policy that now applies forbids it.
+    /// A policy that now applies forbids the connection.
     pub(crate) const POLICY: CutReason = CutReason(1);
     /// The proxy shuts down and the deadline has passed.
     pub(crate) const DRAIN: CutReason = CutReason(2);
@@ -32,42 +32,42 @@ pub(crate) mod cut {
 /// The live connections of a pod.
 #[derive(Debug)]
 pub(crate) struct PodConns {
-    /// Connections of applications.
+    /// The connections of applications.
     pub(crate) live: ConnSet<ConnInfo>,
-    /// Tunnels that peers have opened to the pod, by the peer's address.
+    /// The tunnels that peers have opened to the pod, by the peer's address.
     pub(crate) peers: ConnSet<SocketAddr>,
-    /// Tunnels that the pod has opened to peers, or is about to, by the peer's address.
+    /// The tunnels that the pod has opened to peers, and the dials under way, by the peer's address.
     pub(crate) dialled: ConnSet<SocketAddr>,
-    /// Connections that are accepted and in none of these sets yet.
+    /// The number of connections that are accepted and in none of these sets yet.
     arriving: AtomicUsize,
-    /// Set once: no connection is accepted any more.
+    /// Whether the pod drains. A pod that drains takes no new connections.
     draining: watch::Sender<bool>,
 }
 
-/// What is known of a live connection, for policy and for showing.
+/// The description of a live connection, for policies and for display.
 #[derive(Debug)]
 pub(crate) struct ConnInfo {
-    /// Direction.
+    /// The side of the connection that this proxy reports.
     pub(crate) reporter: Reporter,
     /// The client.
     pub(crate) src: SocketAddr,
     /// The client's identity, if it has one.
     pub(crate) identity: Option<Identity>,
-    /// What policies see as its destination; for outbound connections the original destination.
+    /// The destination that policies see; for outbound connections the original destination.
     pub(crate) dst: SocketAddr,
-    /// The connection is not let in yet: it waits for a policy that is named and not known.
+    /// Whether the connection waits for a policy that the workload names and that is not known yet.
     pub(crate) waits: AtomicBool,
 }
 
-/// A connection that is accepted and in none of the pod's sets yet: it may be on its way to another shard, or wait in
-/// a fair queue. A drain waits for it.
+/// A connection that is accepted and in none of the pod's sets yet. The connection may be on its way to another shard,
+/// or wait in a fair queue. A drain waits for the connection.
 #[derive(Debug)]
 pub(crate) struct Arriving(Arc<PodConns>);
 
 // === impl PodConns ===
 
 impl PodConns {
-    /// No connections yet. `shards`: how many shards there are.
+    /// Empty sets of connections. `shards` is the number of shards.
     pub(crate) fn new(shards: usize) -> Arc<Self> {
         Arc::new(Self {
             live: ConnSet::new(shards),
@@ -78,13 +78,13 @@ impl PodConns {
         })
     }
 
-    /// A connection of the pod has been accepted.
+    /// Counts an accepted connection as arriving until the result is dropped.
     pub(crate) fn arriving(self: &Arc<Self>) -> Arriving {
         self.arriving.fetch_add(1, Ordering::Relaxed);
         Arriving(self.clone())
     }
 
-    /// Whether a connection that is accepted may still be in none of the sets.
+    /// Whether an accepted connection may still be in none of the sets.
     pub(crate) fn has_arriving(&self) -> bool {
         self.arriving.load(Ordering::Acquire) > 0
     }
@@ -99,7 +99,7 @@ impl PodConns {
         self.draining.subscribe()
     }
 
-    /// The pod takes no new connections from now on.
+    /// Begins the drain: the pod takes no new connections from now on.
     pub(crate) fn drain(&self) {
         self.draining.send_replace(true);
     }
@@ -109,7 +109,7 @@ impl PodConns {
 
 impl Drop for Arriving {
     fn drop(&mut self) {
-        // Whoever sees that the connection has arrived sees it in its set, too.
+        // A reader that sees the new count also sees the connection in its set.
         self.0.arriving.fetch_sub(1, Ordering::Release);
     }
 }

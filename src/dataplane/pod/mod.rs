@@ -1,4 +1,4 @@
-//! What the connections of one pod share: who the pod is, its workload, its network, and its live connections.
+//! The state that the connections of one pod share: the pod's id, workload, network, and live connections.
 
 pub(crate) mod conns;
 pub(crate) mod network;
@@ -14,16 +14,17 @@ use crate::protocols::mesh::WorkloadInfo;
 
 static SERIAL: AtomicU64 = AtomicU64::new(1);
 
-/// Which pod it is.
+/// The id of a pod.
 #[derive(Debug)]
 pub(crate) struct PodId {
-    /// Number unique in this process: a pod that comes back is another one.
+    /// A number that is unique in this process. A pod that comes back gets another number.
     pub(crate) serial: u64,
-    /// Kubernetes uid; "self" for the proxy's own pod.
+    /// The Kubernetes uid; "self" for the proxy's own pod.
     pub(crate) uid: Arc<str>,
-    /// The proxy's own pod has plain sockets, and only HBONE reaches it through the proxy.
+    /// Whether the pod is the proxy's own. The proxy's own pod has plain sockets, and only HBONE reaches it through the
+    /// proxy.
     pub(crate) is_own: bool,
-    /// Who the pod says it is.
+    /// The name, namespace and service account of the pod.
     pub(crate) info: WorkloadInfo,
 }
 

@@ -1,4 +1,4 @@
-//! The network of a pod: connections that are made from inside its namespace.
+//! The network of a pod. The proxy makes the pod's connections from inside the pod's namespace.
 
 use std::{
     future::Future,
@@ -27,34 +27,35 @@ use crate::{
     },
 };
 
-/// Why nothing is connected.
+/// The reason why a connect failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectFailed {
-    /// Nobody listens, or the way is barred.
+    /// The kernel refused the connect, for instance because nobody listens or no route exists.
     #[error("{to}: {error}")]
     Refused {
-        /// Where to.
+        /// The address.
         to: SocketAddr,
-        /// What the kernel said.
+        /// The kernel's error.
         #[source]
         error: io::Error,
     },
-    /// No answer to TCP.
+    /// No answer came in time.
     #[error("{to}: no answer within {after:?}")]
     TimedOut {
-        /// Where to.
+        /// The address.
         to: SocketAddr,
-        /// How long was waited.
+        /// The timeout.
         after: Duration,
     },
 }
 
-/// Where a pod's connections are made. Tests have one without a kernel.
+/// The network in which a pod's connections are made. Tests have an implementation without a kernel.
 pub(crate) trait Network: Send + Sync + 'static {
-    /// A connection.
+    /// The type of a connection.
     type Stream: AppStream;
 
-    /// Connects to `to`, which `scope` says where it is, from `source` or from an address that the kernel chooses.
+    /// Connects to `to` from `source`, or from an address that the kernel chooses. `scope` says whether `to` is on the
+    /// host or in the network.
     ///
     /// # Errors
     /// The namespace is gone, nobody listens, or nobody answers within the configured time.
@@ -65,10 +66,11 @@ pub(crate) trait Network: Send + Sync + 'static {
         scope: PathScope,
     ) -> impl Future<Output = Result<Self::Stream, ConnectFailed>>;
 
-    /// The address to connect to the application from, so that it sees its client.
+    /// The source address for a connect to the application, so that the application sees its client's address.
+    /// The result is `None` if the kernel has to choose the address.
     fn source_towards(&self, client: IpAddr, to: IpAddr) -> Option<IpAddr>;
 
-    /// Whether `ip` is an address of the pod. The answer is kept until `version` of the mesh tables changes.
+    /// Whether `ip` is an address of the pod. A positive answer is kept until `version` of the mesh tables changes.
     fn owns(&self, ip: IpAddr, version: u64) -> bool;
 }
 
@@ -78,13 +80,13 @@ pub(crate) struct PodNetwork {
     /// The namespace.
     pub(crate) netns: NetNs,
     config: Arc<DataPlaneConfig>,
-    /// `SO_MARK` of the pod's sockets.
+    /// The `SO_MARK` of the pod's sockets.
     mark: Option<u32>,
-    /// Sockets may have an address that is not the pod's.
+    /// Whether sockets may have an address that is not the pod's.
     transparent: AtomicBool,
-    /// Connections of the namespace are paced unless told otherwise.
+    /// Whether the namespace paces connections by default.
     paced: AtomicBool,
-    /// Addresses that the pod was found to have, and the version of the tables at that time.
+    /// The version of the mesh tables, and the addresses that were found to be the pod's at that version.
     addresses: Mutex<(u64, SmallVec<[IpAddr; 2]>)>,
 }
 
@@ -99,12 +101,12 @@ impl PodNetwork {
         Arc::new(Self { netns, config, mark, transparent, paced, addresses })
     }
 
-    /// `SO_MARK` of the pod's sockets.
+    /// The `SO_MARK` of the pod's sockets.
     pub(crate) fn mark(&self) -> Option<u32> {
         self.mark
     }
 
-    /// Takes note of what was found out when a listener was bound.
+    /// Stores the properties of the namespace that the bind of a listener has found.
     pub(crate) fn found_out(&self, transparent: Option<bool>, paced: bool) {
         if let Some(transparent) = transparent {
             self.transparent.store(transparent, Ordering::Relaxed);
@@ -112,13 +114,13 @@ impl PodNetwork {
         self.paced.store(paced, Ordering::Relaxed);
     }
 
-    /// How connections within `scope` are kept from being paced; `None` if they are left as they are.
+    /// The scope by which connections are kept from being paced; `None` if the pacing of connections is left unchanged.
     pub(crate) fn unpaced(&self, scope: PathScope) -> Option<PathScope> {
         let wanted = scope == PathScope::Host || !self.config.socket.unpaced_rtt.is_zero();
         (wanted && self.paced.load(Ordering::Relaxed)).then_some(scope)
     }
 
-    /// Paces an accepted connection if its client is far.
+    /// Settles the pacing of an accepted connection: a connection from a far client is paced.
     pub(crate) fn settle_accepted(&self, stream: &impl AsFd) {
         if let Some(scope) = self.unpaced(PathScope::Network) {
             scope.settle(stream, self.config.socket.unpaced_rtt);
@@ -182,7 +184,7 @@ async fn established(socket: Socket, to: SocketAddr) -> io::Result<TcpStream> {
     let connected = socket::connect(&socket, to)?;
     let stream = TcpStream::from_std(socket.into())?;
     if !connected {
-        // The stream is writable once it is known how the connect went.
+        // The stream becomes writable once the connect has succeeded or failed.
         stream.writable().await?;
         if let Some(error) = stream.take_error()? {
             return Err(error);

@@ -1,4 +1,4 @@
-//! The workload that a pod is, as the control plane describes it.
+//! The workload of a pod, as the control plane describes it.
 
 use std::sync::Arc;
 
@@ -16,31 +16,31 @@ use crate::{
     },
 };
 
-/// The workload of a pod. The last one that was found is kept until the next push.
+/// The workload of a pod. The workload that was found last is kept until the next push.
 pub(crate) struct PodWorkload {
-    /// Which pod it is.
+    /// The pod's id.
     pub(crate) id: Arc<PodId>,
-    /// Where the workload is looked up.
+    /// The mesh in which the workload is looked up.
     pub(crate) mesh: MeshView,
     config: Arc<DataPlaneConfig>,
     /// The workload, and the version of the tables in which it was found.
     last: Mutex<Option<(u64, Arc<Workload>)>>,
-    /// What was last said of which workload.
+    /// The last baggage header that was encoded, and the workload it describes.
     baggage: Mutex<Option<(Arc<Workload>, Option<HeaderValue>)>>,
 }
 
 // === impl PodWorkload ===
 
 impl PodWorkload {
-    /// The workload of the pod `id`, looked up in `mesh` when it is asked for.
+    /// The workload of the pod `id`. The lookup in `mesh` happens when a caller asks for the workload.
     pub(crate) fn new(id: Arc<PodId>, mesh: MeshView, config: Arc<DataPlaneConfig>) -> Arc<Self> {
         Arc::new(Self { id, mesh, config, last: Mutex::default(), baggage: Mutex::default() })
     }
 
-    /// The workload, waited for if the control plane has not sent it yet.
+    /// The workload. Waits if the control plane has not sent the workload yet.
     ///
     /// # Errors
-    /// It did not appear in time.
+    /// The workload did not appear in time.
     pub(crate) async fn wait(&self) -> Result<Arc<Workload>, Unroutable> {
         if let Some(workload) = self.now() {
             return Ok(workload);
@@ -52,7 +52,7 @@ impl PodWorkload {
         })
     }
 
-    /// The workload if it is known. It is looked up again only after a push.
+    /// The workload, if the workload is known. The lookup is repeated only after a push.
     pub(crate) fn now(&self) -> Option<Arc<Workload>> {
         let version = self.mesh.version();
         let mut last = self.last.lock();
@@ -66,12 +66,13 @@ impl PodWorkload {
         Some(found)
     }
 
-    /// The workload as it is or, if the control plane has withdrawn it, as it was when it was last looked up.
+    /// The current workload, or the workload that was found last if the control plane has withdrawn the workload.
     pub(crate) fn now_or_last(&self) -> Option<Arc<Workload>> {
         self.now().or_else(|| self.last.lock().as_ref().map(|(_, workload)| workload.clone()))
     }
 
-    /// What a CONNECT or its answer says of `workload`, if the configuration allows it. It is encoded once a workload.
+    /// The baggage header that describes `workload` in a CONNECT or its answer, if the configuration allows the header.
+    /// The header is encoded once for each workload.
     pub(crate) fn baggage(&self, workload: &Arc<Workload>) -> Option<HeaderValue> {
         if !self.config.listen.baggage {
             return None;
@@ -87,10 +88,10 @@ impl PodWorkload {
         value
     }
 
-    /// The pod's identity: the namespace and service account it was handed over with, in its workload's trust domain.
+    /// The pod's identity: the namespace and service account of the handover, in the trust domain of `workload`.
     ///
     /// # Errors
-    /// The parts make no valid identity.
+    /// The parts do not form a valid identity.
     pub(crate) fn identity(&self, workload: &Workload) -> Result<Identity, IdentityError> {
         let (known, info) = (workload.identity(), &self.id.info);
         if known.namespace() == info.namespace && known.service_account() == info.service_account {

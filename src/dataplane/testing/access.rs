@@ -1,4 +1,4 @@
-//! What is said of connections: access log lines and counters.
+//! The access log lines and counters of connections.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -38,7 +38,7 @@ impl<S: Subscriber> Layer<S> for AccessLines {
     }
 }
 
-/// A line in short: direction, next hop, how it ended, and bytes sent and received if there were any.
+/// A short form of a line: direction, next hop, outcome, and bytes sent and received if there were any.
 fn text(fields: &BTreeMap<&'static str, String>) -> String {
     let field = |name: &str| fields.get(name).map_or("", String::as_str);
     let how = if field("message") == "connection failed" { " refused" } else { "" };
@@ -51,13 +51,13 @@ fn text(fields: &BTreeMap<&'static str, String>) -> String {
 }
 
 impl AccessLines {
-    /// The lines since this was last asked for.
+    /// The lines since the last call.
     pub(crate) fn take(&self) -> Vec<String> {
         std::mem::take(&mut *self.0.lock())
     }
 }
 
-/// The sum of a family's samples in the exposition `text` whose labels contain all of `labels`.
+/// The sum of the family's samples in the exposition `text` whose labels contain all of `labels`.
 pub(crate) fn sum(text: &str, family: &str, labels: &[&str]) -> u64 {
     let samples = text.lines().filter_map(|line| {
         let (name, rest) = line.split_once('{')?;

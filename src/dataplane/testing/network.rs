@@ -1,4 +1,4 @@
-//! The network of a pod: each connect goes as the test has planned for its address.
+//! The network of a pod in a test. The test plans the outcome of connects for each address.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -18,20 +18,20 @@ use crate::{
     sys::pacing::PathScope,
 };
 
-/// How a connect goes.
+/// The planned outcome of a connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Plan {
-    /// It succeeds at once; [`TestNetwork::accepted`] gives the other end.
+    /// The connect succeeds at once. [`TestNetwork::accepted`] gives the other end.
     Accept,
-    /// Nobody listens.
+    /// The connect is refused.
     Refuse,
-    /// Nobody answers.
+    /// The connect gets no answer.
     Silent,
-    /// It succeeds after this time.
+    /// The connect succeeds after this time.
     AcceptAfter(Duration),
 }
 
-/// A connect that was asked for.
+/// A connect that the proxy made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Made {
     pub(crate) to: SocketAddr,
@@ -39,7 +39,7 @@ pub(crate) struct Made {
     pub(crate) scope: PathScope,
 }
 
-/// A network without a kernel. What is not planned is refused.
+/// A network without a kernel. A connect without a plan is refused.
 pub(crate) struct TestNetwork {
     own: Vec<IpAddr>,
     timeout: Duration,
@@ -57,7 +57,7 @@ struct State {
 // === impl TestNetwork ===
 
 impl TestNetwork {
-    /// The network of a pod with these addresses. A connect without an answer takes `timeout`.
+    /// The network of a pod with these addresses. A connect without an answer fails after `timeout`.
     pub(crate) fn new(own: &str, timeout: Duration) -> Arc<Self> {
         let own = own.split_whitespace().map(ip).collect();
         Arc::new(Self { own, timeout, state: Mutex::default(), news: Notify::new() })

@@ -1,4 +1,4 @@
-//! Other proxies: a dialer whose tunnels end at scripted HTTP/2 servers, and tunnels that peers open to a pod.
+//! Other proxies in a test: a dialer whose tunnels end at scripted HTTP/2 servers, and tunnels of peers to a pod.
 
 use std::{
     cell::RefCell,
@@ -32,20 +32,20 @@ use crate::{
     runtime::shard::Shard,
 };
 
-/// How a dial goes.
+/// The planned outcome of a dial.
 #[derive(Clone, Copy)]
 pub(crate) enum DialPlan {
-    /// There is a tunnel at once.
+    /// The dial gives a tunnel at once.
     Tunnel,
-    /// There is a tunnel after this time.
+    /// The dial gives a tunnel after this time.
     TunnelAfter(Duration),
-    /// There is none.
+    /// The dial fails with this error.
     Fail(fn(SocketAddr) -> DialError),
-    /// Nothing is ever heard of it.
+    /// The dial never ends.
     Silent,
 }
 
-/// The peers of a pod. What is not planned has a tunnel at once.
+/// The peers of a pod. A dial without a plan gives a tunnel at once.
 #[derive(Clone)]
 pub(crate) struct TestPeers(Rc<Peers>);
 
@@ -62,7 +62,7 @@ struct State {
     tunnels: Vec<mpsc::Sender<Order>>,
 }
 
-/// What a peer does to its tunnel.
+/// An action of a peer on its tunnel.
 #[derive(Clone, Copy, Debug)]
 enum Order {
     GoAway,
@@ -70,17 +70,17 @@ enum Order {
     Break,
 }
 
-/// Hears how a dial went.
+/// The channel that gets the outcome of a dial.
 type Reply = oneshot::Sender<Result<(), Arc<DialError>>>;
 
-/// Dials for a pod by way of its [`TestPeers`].
+/// Dials for a pod through the pod's [`TestPeers`].
 struct TestDialer(mpsc::Sender<(TunnelKey, Reply)>);
 
-/// A request that a peer has got.
+/// A request that a peer has received.
 pub(crate) struct Asked {
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
-    /// Which of the dials led to the peer, from 0.
+    /// The number of the dial that led to the peer, from 0.
     pub(crate) tunnel: usize,
 }
 
@@ -90,12 +90,12 @@ pub(crate) struct PeerStream {
     recv: RecvStream,
 }
 
-/// How a stream ended for the peer.
+/// The end of a stream as the peer sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StreamEnd {
-    /// END_STREAM.
+    /// The proxy sent END_STREAM.
     Finished,
-    /// RST_STREAM.
+    /// The proxy sent RST_STREAM.
     Reset(Reason),
     /// The tunnel broke.
     Broken,
@@ -118,7 +118,7 @@ impl Dialer for TestDialer {
 // === impl TestPeers ===
 
 impl TestPeers {
-    /// The peers of the pod with this serial number, and who dials them.
+    /// The peers of the pod with this serial number, and the dialer of tunnels to the peers.
     pub(crate) fn new(shard: &Shard, serial: u64) -> (Self, Arc<dyn Dialer>) {
         let this = Self(Rc::new(Peers { state: RefCell::default(), news: Notify::new() }));
         let (dial, mut dials) = mpsc::channel(100);
@@ -135,7 +135,7 @@ impl TestPeers {
         self.0.state.borrow_mut().plans.insert(addr(to), plan);
     }
 
-    /// Where tunnels were dialled to.
+    /// The addresses of the dials so far.
     pub(crate) fn dialled(&self) -> Vec<String> {
         self.0.state.borrow().dialled.iter().map(ToString::to_string).collect()
     }
@@ -152,17 +152,17 @@ impl TestPeers {
         }
     }
 
-    /// The peer of this tunnel takes no more streams.
+    /// Makes the peer of this tunnel refuse further streams.
     pub(crate) async fn go_away(&self, tunnel: usize) {
         self.order(tunnel, Order::GoAway).await;
     }
 
-    /// The peer of this tunnel ends it by a GOAWAY, streams included.
+    /// Makes the peer of this tunnel end the tunnel and its streams by a GOAWAY.
     pub(crate) async fn abort(&self, tunnel: usize, why: Reason) {
         self.order(tunnel, Order::Abort(why)).await;
     }
 
-    /// The TCP connection of this tunnel breaks.
+    /// Breaks the TCP connection of this tunnel.
     pub(crate) async fn break_tunnel(&self, tunnel: usize) {
         self.order(tunnel, Order::Break).await;
     }
@@ -170,7 +170,7 @@ impl TestPeers {
     async fn order(&self, tunnel: usize, order: Order) {
         let to = self.0.state.borrow().tunnels[tunnel].clone();
         to.send(order).await.unwrap();
-        // Long enough for the tunnel's other end to know, and shorter than any limit.
+        // The sleep is long enough for the tunnel's other end to see the change, and shorter than any timeout.
         sleep(Duration::from_millis(1)).await;
     }
 
@@ -238,18 +238,18 @@ impl Asked {
         self.request.uri().to_string()
     }
 
-    /// The value of a header; empty if it is not there.
+    /// The value of a header; empty if the header is absent.
     pub(crate) fn header(&self, name: &str) -> String {
         let value = self.request.headers().get(name);
         value.map(|value| value.to_str().unwrap().to_owned()).unwrap_or_default()
     }
 
-    /// Waits for what was sent along, which must be this text.
+    /// Waits for early data, which must be exactly this text.
     pub(crate) async fn hears(&mut self, text: &str) {
         assert_eq!(hear(self.request.body_mut(), text.len()).await, text);
     }
 
-    /// What is still to be read of a request that is not answered, and how that ended.
+    /// The rest of the bytes of an unanswered request, and the end of the stream.
     pub(crate) async fn end(&mut self) -> (String, StreamEnd) {
         end(self.request.body_mut()).await
     }
@@ -289,7 +289,7 @@ impl PeerStream {
         assert_eq!(hear(&mut self.recv, text.len()).await, text);
     }
 
-    /// All that is still to be read, and how that ended.
+    /// The rest of the bytes of the stream, and the end of the stream.
     pub(crate) async fn end(&mut self) -> (String, StreamEnd) {
         end(&mut self.recv).await
     }
@@ -318,7 +318,7 @@ async fn hear(body: &mut RecvStream, len: usize) -> String {
     String::from_utf8(got).unwrap()
 }
 
-/// Asks through a tunnel to a pod. The answer's status and headers, and the stream.
+/// Sends a request through a tunnel to a pod. Returns the answer's status and headers, and the stream.
 pub(crate) async fn ask(
     send: &SendRequest<Bytes>,
     (method, uri): (Method, &str),

@@ -26,7 +26,7 @@ use crate::{
     },
 };
 
-/// Bytes under way in each direction.
+/// The number of bytes that the pipe holds in each direction.
 const PIPE: usize = 256 * 1024;
 
 /// The proxy's end of a connection.
@@ -49,7 +49,7 @@ pub(crate) struct TestEnd {
 #[derive(Debug)]
 pub(crate) struct TestSide(TestStream);
 
-/// How a connection ended for the application.
+/// The end of a connection as the application sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
     /// The proxy sends no more.
@@ -60,13 +60,13 @@ pub(crate) enum End {
 
 #[derive(Debug, Default)]
 struct Fate {
-    /// The proxy's end is to be reset when it is dropped, or was.
+    /// Whether the drop of the proxy's end resets the connection, or has reset it.
     by_proxy: AtomicBool,
-    /// The application has reset its end.
+    /// Whether the application has reset its end.
     by_application: AtomicBool,
 }
 
-/// A connection accepted on `local`, which went to `original_dst` before it was redirected.
+/// A connection that was accepted on `local`. Its destination before the redirect was `original_dst`.
 pub(crate) fn connection(local: SocketAddr, original_dst: Option<SocketAddr>) -> (TestEnd, TestStream) {
     let (near, far) = duplex(PIPE);
     let fate = Arc::new(Fate::default());
@@ -81,7 +81,7 @@ impl TestEnd {
         self.io.write_all(text.as_bytes()).await.unwrap();
     }
 
-    /// Sends no more.
+    /// Ends the application's sending direction.
     pub(crate) async fn finish(&mut self) {
         self.io.shutdown().await.unwrap();
     }
@@ -93,7 +93,7 @@ impl TestEnd {
         assert_eq!(String::from_utf8_lossy(&got), text);
     }
 
-    /// All that is still to be read, and how that ended.
+    /// The rest of the bytes of the connection, and the end of the connection.
     pub(crate) async fn end(&mut self) -> (String, End) {
         let mut got = Vec::new();
         self.io.read_to_end(&mut got).await.unwrap();
@@ -106,7 +106,7 @@ impl TestEnd {
         self.fate.by_application.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the proxy has let go of its end.
+    /// Whether the proxy has dropped its end.
     pub(crate) async fn is_dropped(&mut self) -> bool {
         self.io.write_all(b"?").await.is_err()
     }
@@ -170,7 +170,7 @@ impl AppStream for TestStream {
 
 impl Drop for TestStream {
     fn drop(&mut self) {
-        // The kernel resets a connection that is closed before everything was read.
+        // The kernel resets a connection that is closed with unread bytes.
         if self.read_now(&mut [0]).is_ok_and(|n| n > 0) {
             self.reset_on_drop();
         }

@@ -1,4 +1,4 @@
-//! Dialling a tunnel and driving it, as a task on the shard whose streams it will carry.
+//! The task that dials and drives a tunnel. The task runs on the shard whose streams the tunnel carries.
 
 use std::{rc::Rc, sync::Arc, time::Duration};
 
@@ -36,15 +36,15 @@ use crate::{
     },
 };
 
-/// A PING unanswered for so long makes a tunnel unhealthy, well before it is given up.
+/// The time after which an unanswered PING makes a tunnel unhealthy, well before the tunnel is given up.
 /// Limit: PING of a tunnel without an answer: 1 s; past it: new streams prefer other tunnels.
 const UNHEALTHY_AFTER: Duration = Duration::from_secs(1);
 
-/// What the dials of a pod need.
+/// The context of a pod's dials.
 pub(crate) struct DialContext<N: Network = PodNetwork> {
-    /// Which pod dials.
+    /// The pod that dials.
     pub(crate) id: Arc<PodId>,
-    /// Where connections are made.
+    /// The network in which connections are made.
     pub(crate) network: Arc<N>,
     /// The pod's live connections, tunnels among them.
     pub(crate) conns: Arc<PodConns>,
@@ -56,20 +56,20 @@ pub(crate) struct DialContext<N: Network = PodNetwork> {
     pub(crate) config: Arc<DataPlaneConfig>,
 }
 
-/// Hears once how a dial went.
+/// The callback that gets the outcome of a dial once.
 pub(crate) type Ready = Box<dyn FnOnce(Result<(), Arc<DialError>>) + Send>;
 
-/// Boxed: each future that holds it would otherwise keep room for it.
+/// An HTTP/2 connection, boxed to keep the futures that hold the connection small.
 type Http2<S> = Box<Connection<Coalesced<TlsStream<S>>, Bytes>>;
 
-/// A tunnel that is set up and not driven yet.
+/// A tunnel that is established and not driven yet.
 struct Established<S> {
     send: h2::client::SendRequest<Bytes>,
     connection: Http2<S>,
     flush: Flush<TlsStream<S>>,
 }
 
-/// Dials `key` and, if that succeeds, drives the tunnel until it ends. Whether there was a tunnel.
+/// Dials `key` and, if the dial succeeds, drives the tunnel until the tunnel ends. Returns whether the dial succeeded.
 pub(crate) async fn run<N: Network>(
     shard: Shard,
     ctx: Arc<DialContext<N>>,
@@ -77,9 +77,9 @@ pub(crate) async fn run<N: Network>(
     step: Step,
     ready: Ready,
 ) -> bool {
-    // Never refused: a pod that ends takes its dials along, and waits for their sockets to close.
+    // `dialled` never closes admission. A pod that ends waits for the sockets of its dials to close.
     let _member = ctx.conns.dialled.admit(shard.index(), key.to);
-    // Boxed, as the futures around it hold it several times.
+    // The future is boxed, as the outer futures would hold the inner future several times.
     Box::pin(carry(&shard, &ctx, &key, step, ready)).await
 }
 
@@ -91,7 +91,7 @@ async fn carry<N: Network>(
     ready: Ready,
 ) -> bool {
     let pool = PodPool::of(shard, ctx.id.serial);
-    // Boxed: a tunnel lives for long, and its handshakes do not.
+    // The handshakes are boxed so that a long-lived tunnel does not keep room for handshakes.
     let dialled = step.within(Box::pin(establish(shard, ctx, key))).await;
     step.describe(|span| _ = span.result("dial", &dialled));
     drop(step);
@@ -145,7 +145,7 @@ async fn establish<N: Network>(
         .await
 }
 
-/// The pod's certificate, waited for if it is not there yet.
+/// The pod's certificate, which is awaited if no certificate is held yet.
 async fn certificate<N: Network>(
     ctx: &DialContext<N>,
     key: &TunnelKey,
@@ -168,7 +168,7 @@ async fn secure<N: Network>(
     stream: N::Stream,
 ) -> Result<TlsStream<N::Stream>, DialError> {
     let after = ctx.config.timeouts.tls_handshake;
-    // The server's name is its SPIFFE id, which the verifier checks. The address is never compared nor sent.
+    // The verifier checks the server's SPIFFE id. The address given as server name is never compared nor sent.
     let name = key.to.ip().into();
     let shake =
         handshake::connect(cert.client_config(&key.sans.to_vec()), name, stream, shard.buffers.clone());
@@ -198,7 +198,8 @@ async fn begin<S: AppStream>(
     }
 }
 
-/// Drives an established tunnel until the peer ends it, stops answering, or nobody has used it for long.
+/// Drives an established tunnel until the peer ends the tunnel, the peer stops answering, or the tunnel is unused.
+/// Returns why the tunnel ended.
 async fn drive<S: AppStream>(
     config: &DataPlaneConfig,
     mut connection: Http2<S>,
@@ -218,8 +219,8 @@ async fn drive<S: AppStream>(
     flush.drive_behind(|| delay.waits(), work).await.unwrap_or("connection broke")
 }
 
-/// Ends when the peer has not answered a PING in time. The first is sent at once: a peer that is mute in HTTP/2 is
-/// found out within the time allowed for its config.
+/// Ends when the peer has not answered a PING in time. The first PING is sent at once, with the timeout of the HTTP/2
+/// settings. A peer that is mute in HTTP/2 is thus detected early.
 async fn keepalive(config: &DataPlaneConfig, pings: Option<PingPong>, tunnel: &Tunnel) {
     let Some(mut pings) = pings else { return std::future::pending().await };
     let mut within = config.timeouts.h2_settings;
@@ -248,7 +249,7 @@ async fn keepalive(config: &DataPlaneConfig, pings: Option<PingPong>, tunnel: &T
     }
 }
 
-/// Ends when no stream has been on the tunnel for `release`.
+/// Ends when the tunnel has had no stream for `release`.
 async fn unused(release: Duration, tunnel: &Tunnel) {
     loop {
         match tunnel.idle() {

@@ -1,4 +1,4 @@
-//! Who dials a tunnel, where to, and why there is none.
+//! The interface to the actors that dial tunnels, the key of a tunnel, and the errors of a dial.
 
 use std::{error::Error, future::Future, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
@@ -15,81 +15,81 @@ use crate::{
 /// The future of a dial.
 pub(crate) type Dialling<'a> = Pin<Box<dyn Future<Output = Result<(), Arc<DialError>>> + Send + 'a>>;
 
-/// Dials tunnels for one pod: what the data plane needs of the actors that own tunnels.
+/// Dials tunnels for one pod. The actors that own tunnels implement the trait for the data plane.
 pub(crate) trait Dialer: Send + Sync {
-    /// Has a tunnel to `key` dialled on shard `index`. The tunnel is in the shard's pool when the future is done.
+    /// Dials a tunnel to `key` on shard `index`. The tunnel is in the shard's pool when the future succeeds.
     fn dial<'a>(&'a self, key: &'a TunnelKey, index: usize) -> Dialling<'a>;
 
-    /// Says and counts that a task of this kind, which waited for a dial on shard `index`, has panicked.
+    /// Logs and counts the panic of a task of this kind that waited for a dial on shard `index`.
     fn panicked(&self, kind: &'static str, index: usize, message: &str);
 }
 
-/// What makes two streams share a tunnel.
+/// The key of a tunnel. Streams with equal keys share tunnels.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct TunnelKey {
     /// The peer's HBONE address.
     pub(crate) to: SocketAddr,
-    /// Who the pod is.
+    /// The pod's identity.
     pub(crate) identity: Identity,
-    /// Who the peer may be, in order.
+    /// The identities that the peer may have, in order.
     pub(crate) sans: Sans,
 }
 
-/// Why there is no tunnel. Nothing has been sent to the application.
+/// The reason why a dial gave no tunnel. No bytes have been sent to the application.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DialError {
     /// The pod has no certificate.
     #[error("{0}")]
     Certificate(String),
-    /// There is no TCP connection.
+    /// The TCP connect failed.
     #[error("{0}")]
     Connect(#[from] ConnectFailed),
-    /// The peer is quarantined, as its input crashed an actor.
+    /// The peer is quarantined because the peer's input crashed an actor.
     #[error("{to}: {why}")]
     Quarantined {
-        /// Where to.
+        /// The peer's address.
         to: SocketAddr,
-        /// For how long, and why.
+        /// The reason and the length of the quarantine.
         why: String,
     },
-    /// TLS failed.
+    /// The TLS handshake failed.
     #[error("{to}: {error}")]
     Tls {
-        /// Where to.
+        /// The peer's address.
         to: SocketAddr,
-        /// What was wrong.
+        /// The error of the handshake.
         #[source]
         error: HandshakeError,
     },
-    /// The peer is mute in TLS.
+    /// The TLS handshake did not complete in time.
     #[error("{to}: TLS handshake not completed within {after:?}")]
     TlsTimedOut {
-        /// Where to.
+        /// The peer's address.
         to: SocketAddr,
-        /// How long was waited.
+        /// The timeout.
         after: Duration,
     },
-    /// The peer speaks something else inside TLS.
+    /// The peer did not agree on HTTP/2 inside TLS.
     #[error("{to}: peer does not speak h2")]
     Alpn {
-        /// Where to.
+        /// The peer's address.
         to: SocketAddr,
     },
-    /// HTTP/2 could not be started.
+    /// The HTTP/2 handshake failed.
     #[error("{to}: {error}")]
     Http2 {
-        /// Where to.
+        /// The peer's address.
         to: SocketAddr,
-        /// What was wrong.
+        /// The error of the handshake.
         error: String,
     },
-    /// Tunnels keep filling up before this stream gets its place.
+    /// New tunnels kept filling up before the stream got a place.
     #[error("every tunnel to the peer is full")]
     Contended,
-    /// A bound is reached, or the shard is down.
+    /// A limit of tunnels is reached, or the shard is down.
     #[error("{0}")]
     Refused(String),
-    /// The tunnel's actor is down and does not come back in time.
+    /// The tunnel's actor is down and did not restart in time.
     #[error("{0}")]
     Lost(#[source] Box<dyn Error + Send + Sync>),
 }
@@ -100,13 +100,13 @@ impl DialError {
     /// The error of an attempt that needed the tunnel.
     pub(crate) fn of_attempt(self: &Arc<Self>) -> AttemptError {
         match &**self {
-            // The reason is here, so that another endpoint would not help.
+            // The reason lies in this proxy, so another endpoint would not help.
             Self::Certificate(_) | Self::Refused(_) => AttemptError::NoTunnel(self.failure()),
             _ => AttemptError::Tunnel(self.failure()),
         }
     }
 
-    /// How a connection that needed the tunnel failed.
+    /// The failure of a connection that needed the tunnel.
     fn failure(self: &Arc<Self>) -> Failure {
         let cause = Cause::shared(self);
         match &**self {

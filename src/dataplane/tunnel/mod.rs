@@ -1,4 +1,4 @@
-//! Tunnels to peers, as the shards see them: the pool of a pod, and how a tunnel is dialled and driven.
+//! Tunnels to peers on the shards: the tunnel pool of a pod, and the tasks that dial and drive tunnels.
 
 pub(crate) mod dial;
 pub(crate) mod dialer;

@@ -1,4 +1,4 @@
-//! Tunnels of a pod on one shard: streams are opened here without a message to anybody, unless there is no tunnel.
+//! The tunnel pool of a pod on one shard. A stream opens without a message to an actor if a tunnel has room.
 
 use std::{
     cell::{Cell, RefCell},
@@ -15,8 +15,8 @@ use tracing::Instrument;
 use super::dialer::{DialError, Dialer, TunnelKey};
 use crate::runtime::{fair_queue::Backlog, shard::Shard};
 
-/// Dials that a stream waits for until it gives up: a fresh tunnel may be full before its turn comes, and a burst of
-/// connections fills many.
+/// The number of dials that a stream waits for. A new tunnel may be full before a waiting stream runs again, and a
+/// burst of connections fills many tunnels.
 /// Limit: dials that a stream waits for: 64; past it: the stream fails: every tunnel to the peer is full.
 const MAX_DIALS_WAITED_FOR: usize = 64;
 
@@ -24,7 +24,7 @@ const MAX_DIALS_WAITED_FOR: usize = 64;
 #[derive(Default)]
 struct Pools(RefCell<HashMap<u64, Rc<PodPool>>>);
 
-/// Tunnels of one pod on one shard, by peer.
+/// The tunnels of one pod on one shard, by peer.
 #[derive(Default)]
 pub(crate) struct PodPool {
     /// The pod's outbound connections on this shard.
@@ -32,7 +32,7 @@ pub(crate) struct PodPool {
     peers: RefCell<HashMap<TunnelKey, Rc<Peer>>>,
 }
 
-/// Tunnels to one peer on one shard.
+/// The tunnels to one peer on one shard.
 #[derive(Default)]
 pub(crate) struct Peer {
     tunnels: RefCell<Vec<Rc<Tunnel>>>,
@@ -47,9 +47,9 @@ pub(crate) struct Tunnel {
     max_streams: usize,
     active: Cell<usize>,
     idle_since: Cell<Instant>,
-    /// A PING is overdue: no new stream is put on it while another can be had.
+    /// Whether an answer of the peer is overdue. New streams prefer other tunnels.
     unhealthy: Cell<bool>,
-    /// The peer takes no new stream on it; those on it go on.
+    /// Whether the peer takes no new streams on the tunnel. Open streams go on.
     retired: Cell<bool>,
 }
 
@@ -64,13 +64,13 @@ impl PodPool {
         shard.local::<Pools>().0.borrow_mut().entry(serial).or_default().clone()
     }
 
-    /// The pod is gone: the calling shard keeps nothing of it.
+    /// Drops the pool of a pod that is gone from the calling shard.
     pub(crate) fn forget(shard: &Shard, serial: u64) {
         let forgotten = shard.local::<Pools>().0.borrow_mut().remove(&serial);
         drop(forgotten);
     }
 
-    /// The backlog of the pod's outbound connections, which the pod's tunnels wait for before they flush.
+    /// The backlog of the pod's outbound connections. The pod's tunnels wait for the backlog before they flush.
     pub(crate) fn backlog(&self) -> Backlog {
         self.backlog.clone()
     }
@@ -83,7 +83,7 @@ impl PodPool {
         self.peers.borrow_mut().entry(key.clone()).or_default().clone()
     }
 
-    /// Forgets `key` if nothing is left of it.
+    /// Drops the entry of `key` if the peer has no tunnel and no dial is under way.
     pub(crate) fn tidy(&self, key: &TunnelKey) {
         let mut peers = self.peers.borrow_mut();
         let unused = |peer: &Rc<Peer>| peer.tunnels.borrow().is_empty() && peer.dialling.borrow().is_none();
@@ -92,10 +92,10 @@ impl PodPool {
         }
     }
 
-    /// A place for a stream to `key`, through an existing tunnel or one dialled for all who wait for it.
+    /// Leases a place for a stream to `key` on an existing tunnel, or on a new tunnel that all waiting streams share.
     ///
     /// # Errors
-    /// The dial that was waited for failed; everybody who waited hears the same.
+    /// The dial failed, and every stream that waited for the dial gets the same error; or new tunnels kept filling up.
     pub(crate) async fn lease(
         self: &Rc<Self>,
         dialer: &Arc<dyn Dialer>,
@@ -103,14 +103,14 @@ impl PodPool {
         key: &TunnelKey,
     ) -> Result<Lease, Arc<DialError>> {
         for _ in 0..MAX_DIALS_WAITED_FOR {
-            // Looked up each time: an entry that nothing was left of may have been forgotten meanwhile.
+            // The peer is looked up in each round, as `tidy` may have dropped an unused entry meanwhile.
             let peer = self.peer(key);
             if let Some(lease) = peer.take() {
                 return Ok(lease);
             }
             let mut outcome = peer.dial(self, dialer, shard, key);
             drop(peer);
-            // A dial lost with its task says nothing: somebody else has to try.
+            // A dial that was lost with its task sends no outcome, so the next round dials again.
             if let Ok(Some(Err(error))) = outcome.wait_for(Option::is_some).await.as_deref() {
                 return Err(error.clone());
             }
@@ -118,7 +118,7 @@ impl PodPool {
         self.peer(key).take().ok_or_else(|| Arc::new(DialError::Contended))
     }
 
-    /// A place on a tunnel to `key` that is there already.
+    /// Leases a place on an existing tunnel to `key`.
     pub(crate) fn ready(&self, key: &TunnelKey) -> Option<Lease> {
         self.peers.borrow().get(key).and_then(|peer| peer.take())
     }
@@ -135,7 +135,7 @@ impl Peer {
         Some(Lease::new(found.clone()))
     }
 
-    /// The dial under way, or a new one.
+    /// The outcome of the dial under way, or of a new dial.
     fn dial(
         self: &Rc<Self>,
         pool: &Rc<PodPool>,
@@ -149,18 +149,18 @@ impl Peer {
         let (tell, outcome) = watch::channel(None);
         *self.dialling.borrow_mut() = Some(outcome.clone());
         let (dialer, pool, key, index) = (dialer.clone(), pool.clone(), key.clone(), shard.index());
-        // Whatever happens to the task, even before it runs, the next miss dials again.
+        // `done` clears the mark even if the task is dropped before the task runs, so the next miss dials again.
         let done = Undialled(self.clone());
         let told = dialer.clone();
         let ask = async move {
             let dialled = dialer.dial(&key, index).await;
             drop(done);
-            // A peer that cannot be reached leaves no entry behind.
+            // A peer that cannot be reached must leave no entry behind.
             pool.tidy(&key);
             tell.send_replace(Some(dialled));
         };
         let on_panic = move |message: String| told.panicked("tunnel/ask", index, &message);
-        // Still inside the span of the connection that missed the tunnel.
+        // The dial's task stays inside the span of the connection that found no tunnel.
         shard.spawn_watched("tunnel/ask", ask.in_current_span(), on_panic);
         outcome
     }
@@ -179,7 +179,7 @@ impl Peer {
         tunnel
     }
 
-    /// Takes a tunnel out: no stream is opened on it any more, those on it go on.
+    /// Removes a tunnel from the pool. No new stream opens on the tunnel, and open streams go on.
     pub(crate) fn remove(&self, tunnel: &Rc<Tunnel>) {
         self.tunnels.borrow_mut().retain(|t| !Rc::ptr_eq(t, tunnel));
     }
@@ -202,12 +202,12 @@ impl Tunnel {
             && self.active.get() < self.max_streams.min(self.send.current_max_send_streams().max(1))
     }
 
-    /// Whether no stream has been on it for some time; how long.
+    /// How long the tunnel has had no stream; `None` while the tunnel has a stream.
     pub(crate) fn idle(&self) -> Option<std::time::Duration> {
         (self.active.get() == 0).then(|| self.idle_since.get().elapsed())
     }
 
-    /// Marks it as overdue with an answer, or not any more.
+    /// Sets whether an answer to a PING is overdue on the tunnel.
     pub(crate) fn set_unhealthy(&self, unhealthy: bool) {
         self.unhealthy.set(unhealthy);
     }
@@ -226,13 +226,13 @@ impl Lease {
         self.0.send.clone()
     }
 
-    /// Marks the tunnel as not to be used for new streams while another can be had, after it failed one.
+    /// Marks the tunnel as unhealthy after a stream failed on the tunnel. New streams prefer other tunnels.
     pub(crate) fn mark_unhealthy(&self) {
         self.0.unhealthy.set(true);
     }
 
-    /// Marks the tunnel as closed for new streams: it is broken, or the peer says that it goes away. Those on it may
-    /// go on for long.
+    /// Closes the tunnel for new streams, because the tunnel is broken or the peer has announced the tunnel's end.
+    /// Open streams may go on for long.
     pub(crate) fn retire(&self) {
         self.0.retired.set(true);
     }

@@ -1,4 +1,4 @@
-//! How streams and tunnels end: drained, cut, broken, or mute.
+//! Tests of the ends of streams and tunnels: drained, cut, broken, or mute.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ fn a_drained_tunnel_takes_no_more_streams_and_ends_with_its_last() {
         peer.finish();
         assert_eq!(peer.end().await, (String::new(), StreamEnd::Finished));
         drop(peer);
-        // Whatever the peer may still want to say finds nobody.
+        // The result is ignored, as the peer may fail to send its last frames.
         let _ = tunnel.done().await;
         assert_eq!(bed.lines(), ["inbound 10.0.0.2:15008: complete, 7 sent, 5 received"]);
     });
@@ -160,7 +160,7 @@ fn a_peer_that_answers_no_ping_is_given_up() {
         let name = ip("10.0.0.2").into();
         let (tls, _) = handshake::connect(config, name, app, Buffers::default()).await.unwrap();
         let (_send, mut connection) = client::handshake(tls, &Http2Config::default()).await.unwrap();
-        // The peer answers PINGs as long as anybody drives its connection.
+        // The peer answers PINGs while the test drives the peer's connection.
         let timeouts = &bed.config.timeouts;
         let driven = timeout(4 * timeouts.ping_interval, &mut connection).await;
         assert!(driven.is_err() && !conn.is_done());

@@ -1,4 +1,4 @@
-//! Tunnels and streams that are refused: each has its answer and its line.
+//! Tests of refused tunnels and streams. Each refusal has an answer and an access log line.
 
 use std::time::Duration;
 
@@ -29,9 +29,9 @@ impl ResolvesClientCert for NoCertificate {
     }
 }
 
-/// Connects with this side of TLS, in vain. What is said of it.
+/// Connects with a TLS configuration that the proxy refuses. Returns the access log line.
 async fn refusal(bed: &TestBed, pod: &TestPod, config: Arc<ClientConfig>) -> String {
-    // A client of TLS 1.3 is done before the server has looked at its certificate.
+    // A TLS 1.3 client completes its handshake before the server has verified the client's certificate.
     if let Ok(tunnel) = bed.tunnel_by(pod, CLIENT.1, config).await {
         tunnel.done().await.unwrap_err();
     } else {
@@ -71,7 +71,7 @@ fn a_peer_that_is_mute_in_http2_is_not_waited_for_without_end() {
         conn.done().await;
         assert_eq!(since.elapsed(), bed.config.timeouts.h2_settings);
         assert_eq!(bed.lines(), ["inbound 10.0.0.2:15008 refused: http2 handshake failed: timed out"]);
-        // What the proxy said before is no answer to anything.
+        // The bytes that the proxy sent before are no answer to a request.
         let _ = tls.read_to_end(&mut Vec::new()).await;
     });
 }
@@ -192,7 +192,7 @@ fn a_request_that_makes_no_sense_here_is_refused_by_its_status() {
             assert!(have == want || uri == "nonsense" && have.starts_with(&want), "{have}");
         }
         assert!(pod.network.made().is_empty() && bed.closed("destination").is_empty());
-        // The tunnel is as good as before.
+        // The tunnel still takes streams.
         open(&pod, &tunnel).await;
     });
 }

@@ -1,4 +1,4 @@
-//! Outbound connections that are cut, or whose one end breaks.
+//! Tests of outbound connections that are cut, or that lose one end.
 
 use h2::Reason;
 
@@ -10,7 +10,7 @@ use crate::dataplane::{
 
 const SERVER: &str = "10.0.0.2:15008";
 
-/// Reasons of a cut, and what is said of it.
+/// The reasons of a cut, and the text and flag that report the cut.
 const CUTS: [(CutReason, &str, &str); 4] = [
     (cut::POLICY, "connection closed due to policy change", "DENY"),
     (cut::DRAIN, "connection closed due to connection drain", "-"),

@@ -1,4 +1,4 @@
-//! What a client says before its connection is through goes along with the CONNECT, once.
+//! Tests of early data, which goes along with the CONNECT exactly once.
 
 use h2::Reason;
 
@@ -103,7 +103,7 @@ fn a_silent_client_is_asked_for_elsewhere_when_its_tunnel_breaks() {
         let mut conn = bed.connect(&pod, CLIENT, SERVICE);
         let _asked = pod.peers.asked(ONE).await;
         pod.peers.break_tunnel(0).await;
-        // The tunnel may have been old: the endpoint has a second chance.
+        // The failed tunnel may have been old, so the endpoint gets a second attempt.
         let _asked = pod.peers.asked(ONE).await;
         pod.peers.break_tunnel(1).await;
         let mut server = pod.peers.asked(TWO).await.accept();

@@ -1,4 +1,4 @@
-//! Other endpoints of a service, where one fails.
+//! Tests of failover to other endpoints of a service when one endpoint fails.
 
 use h2::Reason;
 use tokio::time::Instant;
@@ -57,7 +57,7 @@ fn an_endpoint_that_failed_is_passed_over_by_the_next_connection() {
             pod.network.accepted(FOUR).await;
         }
         assert_eq!(pod.network.dialled(), [THREE, FOUR, FOUR]);
-        // An endpoint is unhealthy for a while only.
+        // An endpoint stays unhealthy for 10 seconds only.
         tokio::time::sleep(Duration::from_secs(11)).await;
         pod.network.plan(THREE, Plan::Accept);
         let _conn = bed.connect(&pod, CLIENT, PLAIN_SERVICE);
@@ -95,7 +95,7 @@ fn a_slow_endpoint_without_another_gets_all_the_time_there_is() {
         assert_eq!(since.elapsed(), bed.config.timeouts.connect);
         let why = "connection failed: 10.0.0.3:8080: no answer within 10s";
         assert_eq!(bed.lines(), [format!("outbound 10.0.0.3:8080: {why}")]);
-        // An endpoint that takes its time is connected to.
+        // A slow endpoint is still connected to.
         pod.network.plan("10.0.0.3:8080", Plan::AcceptAfter(Duration::from_secs(9)));
         let _conn = bed.connect(&pod, CLIENT, "10.0.0.3:8080");
         pod.network.accepted("10.0.0.3:8080").await;
@@ -128,7 +128,7 @@ fn a_dial_that_takes_longer_than_a_second_is_replaced_and_goes_on_for_others() {
         assert_eq!(since.elapsed().as_secs(), 1);
         let why = format!("connection failed: {ONE}: no tunnel within 1s");
         assert_eq!(bed.lines(), [format!("outbound {ONE}: {why}")]);
-        // The tunnel comes all the same.
+        // The dial goes on, and a later connection uses the tunnel.
         let _conn = bed.connect(&pod, CLIENT, "10.0.0.11:8080");
         pod.peers.asked(ONE).await;
         assert_eq!(pod.peers.dialled(), [ONE, TWO]);

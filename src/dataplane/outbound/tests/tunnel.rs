@@ -1,4 +1,4 @@
-//! Connections that go through a tunnel: what the peer is told, and what it may answer.
+//! Tests of connections through a tunnel: the request that the peer receives, and the answers of the peer.
 
 use h2::Reason;
 use tokio::time::Instant;
@@ -165,7 +165,7 @@ fn a_refusal_by_status_closes_the_client() {
             let mut conn = bed.connect(&pod, CLIENT, "10.0.0.2:80");
             conn.app.say("hello").await;
             pod.peers.asked(SERVER).await.answer(status);
-            // The client was heard in vain.
+            // The proxy has read the client's bytes but not delivered them, so the client is reset.
             assert_eq!(conn.app.end().await, text("", End::Reset));
             conn.done().await;
             assert_eq!(bed.lines(), [format!("outbound {SERVER}: http status: {status}")]);
@@ -188,7 +188,7 @@ fn an_answer_is_not_waited_for_without_end() {
         let why = "h2 failed: 10.0.0.2:15008: no answer to CONNECT within 20s";
         assert_eq!(bed.lines(), [format!("outbound {SERVER}: {why}")]);
         assert_eq!(bed.closed("source"), [("H2_HANDSHAKE_FAILURE", 1)]);
-        // The peer is told that nobody waits any more.
+        // The proxy cancels the request at the peer.
         assert_eq!(asked.end().await, ("hello".into(), StreamEnd::Reset(Reason::CANCEL)));
     });
 }

@@ -25,7 +25,7 @@ fn size<A, B, C, D, E, F: Future>(_: fn(A, B, C, D, E) -> F) -> usize {
     size_of::<F>()
 }
 
-/// A tunnel keeps them for as long as it lives. The first is held twice by the task around it.
+/// A tunnel keeps these futures while the tunnel lives. The outer task holds the first future twice.
 #[test]
 fn futures_of_tunnels_stay_small() {
     let sizes = [("dial", size(run::<PodNetwork>), 600), ("tunnel", size(carry::<PodNetwork>), 1700)];
@@ -48,7 +48,7 @@ struct Dial {
     result: Arc<Mutex<Option<Dialled>>>,
 }
 
-/// What the tunnels of "client" to "server" have in common.
+/// The key of the tunnels from "client" to "server".
 fn key(bed: &TestBed, pod: &TestPod) -> TunnelKey {
     let workload = pod.outbound.pod.now().unwrap();
     let source = Source { workload: &workload, client: addr("10.0.0.1:1").ip() };
@@ -73,7 +73,7 @@ fn dial(bed: &TestBed, pod: &TestPod) -> Dial {
 }
 
 impl Dial {
-    /// The failure, as a connection that needed the tunnel would end.
+    /// The failure of a connection that needed the tunnel.
     async fn failure(self) -> (String, ResponseFlag) {
         assert!(!self.task.await.unwrap(), "there was a tunnel");
         let error = self.result.lock().take().unwrap().unwrap_err();
@@ -232,7 +232,7 @@ fn a_peer_that_is_mute_in_http2_is_given_up() {
         let dial = dial(bed, &pod);
         let _mute = secured(bed, pod.network.accepted(SERVER).await).await;
         let since = Instant::now();
-        // A client of HTTP/2 need not wait for the peer's settings; the first PING finds out.
+        // An HTTP/2 client need not wait for the peer's settings, so the first PING detects the mute peer.
         assert!(dial.task.await.unwrap());
         assert_eq!(since.elapsed(), bed.config.timeouts.h2_settings);
         assert!(PodPool::of(&bed.shard, pod.id.serial).ready(&key(bed, &pod)).is_none());
@@ -247,7 +247,7 @@ fn a_tunnel_that_nobody_uses_is_released() {
         let pool = PodPool::of(&bed.shard, pod.id.serial);
         let lease = pool.ready(&key(bed, &pod)).unwrap();
         let release = bed.config.tunnel.pool.unused_release;
-        // While somebody uses it, it stays.
+        // A tunnel with a stream stays open.
         assert!(timeout(3 * release, peer.accept()).await.is_err());
         drop(lease);
         let since = Instant::now();
@@ -263,7 +263,7 @@ fn a_peer_that_answers_no_ping_is_given_up() {
         let pod = bed.pod("client", "10.0.0.1");
         let (dial, mut peer) = established(bed, &pod).await;
         let timeouts = &bed.config.timeouts;
-        // The peer answers PINGs as long as anybody drives its connection.
+        // The peer answers PINGs while the test drives the peer's connection.
         assert!(timeout(4 * timeouts.ping_interval, peer.accept()).await.is_err());
         assert!(!dial.task.is_finished());
         let since = Instant::now();
@@ -281,7 +281,7 @@ fn a_tunnel_whose_ping_is_overdue_is_used_last() {
         let (_first, mut mute) = established(bed, &pod).await;
         let (_second, mut other) = established(bed, &pod).await;
         let pool = PodPool::of(&bed.shard, pod.id.serial);
-        // The first one is taken, until it owes an answer for a second.
+        // The pool takes the first tunnel until a PING has been unanswered for a second.
         let asks = async |pool: &PodPool| {
             let lease = pool.ready(&key(bed, &pod)).unwrap();
             let mut send = lease.send_request().ready().await.unwrap();

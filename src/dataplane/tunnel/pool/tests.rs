@@ -22,7 +22,7 @@ async fn a_retired_tunnel_is_never_picked_and_an_unhealthy_one_last() {
     lease.mark_unhealthy();
     let other = pool.ready(&key()).unwrap();
     assert!(Rc::ptr_eq(&other.0, &second));
-    // The second is full: an unhealthy tunnel is better than nothing.
+    // The second tunnel is full, so the pool takes the unhealthy tunnel.
     let third = pool.ready(&key()).unwrap();
     assert!(Rc::ptr_eq(&third.0, &first));
     third.retire();
