@@ -56,9 +56,12 @@ fn named(lab: &Lab, pod: &str, reason: &str) -> String {
         "{said}"
     );
     assert_eq!(unhealthy(lab, "one", reason), 1.0);
-    let log = logs::log(lab, "one");
-    let lines = log.lines().filter(|line| line.contains("pod is out of the mesh"));
-    assert_eq!(lines.filter(|line| line.contains(&format!("default/{pod}"))).count(), 1, "{log}");
+    let pod = format!("default/{pod}");
+    let is_named = |line: &&str| line.contains("pod is out of the mesh") && line.contains(&pod);
+    let count = || logs::log(lab, "one").lines().filter(is_named).count();
+    // A line is written soon after readiness has it.
+    eventually("line of the pod", || (count() > 0).then_some(()));
+    assert_eq!(count(), 1, "{}", logs::log(lab, "one"));
     said
 }
 
@@ -101,7 +104,9 @@ pub(crate) fn a_pod_that_lost_its_redirection_is_named_until_it_is_back() {
         open(&lab, "client", SERVER).unwrap();
         lab.hosts_mut().redirect(Role::Pod, &full, Redirection::default()).unwrap();
         sound_again(&lab, "redirection");
-        assert!(logs::log(&lab, "one").contains("pod is in the mesh again"));
+        eventually("line of the pod's return", || {
+            logs::log(&lab, "one").contains("pod is in the mesh again").then_some(())
+        });
     }
     // The canaries of all that time are in no metric and no line.
     let counted = metrics(&lab, "one").sum("istio_tcp_connections_opened_total", &[]);
