@@ -66,7 +66,7 @@ pub enum Termination {
     ConnectionError,
     /// The stream failed.
     Error,
-    /// The server closed the connection gracefully.
+    /// The server ended the stream with a routine status.
     Reconnect,
     /// The stream ended without a status.
     Complete,
