@@ -1,4 +1,4 @@
-//! istio-cni's side of the hand-over of pods, for one node (docs/spec/dataplane.md 6).
+//! The lab's istio-cni agent of one node, which hands pods over to the proxy (docs/spec/dataplane.md 6).
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -25,13 +25,13 @@ use crate::{
     sys::fdpass::{SeqListener, SeqPacket},
 };
 
-/// How long the proxy may take for its greeting and for each answer.
+/// The time limit for the proxy's greeting and for each of its answers.
 const CNI_ANSWER_WITHIN: Duration = Duration::from_secs(5);
-/// Connections accepted in one second.
+/// The number of connections accepted in one second.
 const ACCEPTS_A_SECOND: usize = 5;
-/// Requests that may wait for one connection.
+/// The number of requests that may wait for one connection.
 const REQUEST_QUEUE: usize = 256;
-/// Exchanges remembered.
+/// The number of exchanges that the log keeps.
 const LOG: usize = 4096;
 
 /// A pod of the node.
@@ -39,64 +39,64 @@ const LOG: usize = 4096;
 pub struct CniPod {
     /// The Kubernetes uid.
     pub uid: String,
-    /// Who it is.
+    /// The pod's name, namespace and service account.
     pub info: PodInfo,
-    /// Its network namespace; without one a snapshot only says to keep the pod.
+    /// The pod's network namespace; without one, a snapshot only says to keep the pod.
     pub netns: Option<Arc<OwnedFd>>,
 }
 
-/// One request and what became of it.
+/// One request and its outcome.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exchange {
-    /// The number of the connection, from 1.
+    /// The number of the connection, counted from 1.
     pub connection: u64,
-    /// What was asked.
+    /// The request of the agent.
     pub request: Request,
-    /// What was answered.
+    /// The outcome of the request.
     pub outcome: Outcome,
 }
 
-/// What became of a request.
+/// The outcome of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Done.
+    /// The proxy acknowledged the request.
     Done,
-    /// Not done, and why.
+    /// The proxy refused the request, with this reason.
     Refused(String),
-    /// No answer within 5 s.
+    /// The proxy gave no answer within 5 s.
     TimedOut,
-    /// The connection ended first.
+    /// The connection ended before the answer.
     Lost,
 }
 
-/// What the agent sees of its proxies.
+/// The agent's view of its proxies.
 #[derive(Clone, Debug, Default)]
 pub struct CniStatus {
-    /// Connections that have greeted and are not gone.
+    /// The number of open connections that have greeted.
     pub connections: usize,
-    /// Snapshots completed, ever.
+    /// The number of snapshots completed since the start.
     pub snapshots: u64,
-    /// Connections closed because the proxy spoke unasked or broke the protocol, ever.
+    /// The number of connections closed since the start because the proxy spoke unasked or broke the protocol.
     pub violations: u64,
     /// The latest exchanges, oldest first.
     pub log: VecDeque<Exchange>,
 }
 
-/// Why a pod was not handed over or taken back.
+/// The error of a pod that was not handed over or not taken back.
 #[derive(Debug, thiserror::Error)]
 pub enum CniError {
-    /// The socket cannot be listened on.
+    /// The agent cannot listen on the socket.
     #[error("cannot listen on {}: {error}", path.display())]
     Listen {
-        /// The socket.
+        /// The path of the socket.
         path: PathBuf,
-        /// Why.
+        /// The error of the listener.
         error: io::Error,
     },
-    /// No proxy is connected. The pod will be in the snapshot of the next one.
+    /// No proxy is connected. The snapshot of the next proxy will contain the pod.
     #[error("no proxy is connected")]
     NoProxy,
-    /// The proxy has not done it.
+    /// The proxy has not acknowledged the request.
     #[error("the proxy has not done it: {0:?}")]
     Failed(Outcome),
     /// Too many requests wait for the proxy.
@@ -104,7 +104,7 @@ pub enum CniError {
     Busy,
 }
 
-/// The agent of one node. Dropping it closes every connection and removes the socket.
+/// The agent of one node. Dropping the agent closes every connection and removes the socket.
 pub struct Cni {
     shared: Arc<Shared>,
     path: PathBuf,
@@ -122,7 +122,7 @@ struct Connections {
     closed: bool,
     last: u64,
     tasks: BTreeMap<u64, OwnedTask>,
-    /// Those that have greeted; the greatest number is the newest.
+    /// The connections that have greeted; the greatest number is the newest.
     greeted: BTreeMap<u64, mpsc::Sender<Command>>,
 }
 
@@ -133,18 +133,18 @@ struct Command {
     reply: oneshot::Sender<Outcome>,
 }
 
-/// One connection, in its task.
+/// One connection, which its task owns.
 struct Connection {
     number: u64,
     socket: SeqPacket,
     shared: Arc<Shared>,
 }
 
-/// Why a connection is closed.
+/// The reason why a connection is closed.
 enum End {
-    /// The proxy has gone.
+    /// The proxy has closed the connection.
     Gone,
-    /// The proxy spoke unasked, or said what it may not.
+    /// The proxy spoke unasked, or broke the protocol.
     Violation(String),
 }
 
@@ -193,15 +193,15 @@ impl Cni {
         Ok(Self { shared, path: path.into(), _accept: accept })
     }
 
-    /// The socket.
+    /// The path of the socket.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Hands a pod to the newest proxy, and from now on to every new one.
+    /// Hands a pod to the newest proxy, and from now on to every new proxy.
     ///
     /// # Errors
-    /// No proxy is connected, or it has not acknowledged. The agent goes on knowing the pod either way.
+    /// No proxy is connected, or the proxy has not acknowledged. The agent keeps the pod either way.
     pub async fn add(&self, pod: CniPod) -> Result<(), CniError> {
         let (request, netns) = (pod.request(), pod.netns.clone());
         self.shared.pods.lock().insert(pod.uid.clone(), pod);
@@ -209,7 +209,7 @@ impl Cni {
         ask(&newest.ok_or(CniError::NoProxy)?, request, netns).await
     }
 
-    /// Takes a pod back from every proxy. Fine if none is connected.
+    /// Takes a pod back from every proxy. Without a connected proxy the call succeeds.
     ///
     /// # Errors
     /// A proxy has not acknowledged.
@@ -224,12 +224,12 @@ impl Cni {
         result
     }
 
-    /// Makes the pod known without telling a proxy that is connected already.
+    /// Adds a pod to the agent without telling a proxy that is already connected.
     pub fn know(&self, pod: CniPod) {
         self.shared.pods.lock().insert(pod.uid.clone(), pod);
     }
 
-    /// Connections, snapshots and answers, now and as they change.
+    /// The current status of connections, snapshots and answers, and its changes.
     pub fn status(&self) -> watch::Receiver<CniStatus> {
         self.shared.status.subscribe()
     }
@@ -243,13 +243,13 @@ impl Cni {
 
 impl Drop for Cni {
     fn drop(&mut self) {
-        // The tasks hold the shared state, so it would never drop by itself.
+        // The tasks hold the shared state, so the state would never drop by itself.
         let mut connections = self.shared.connections.lock();
         connections.closed = true;
         let tasks = std::mem::take(&mut connections.tasks);
         drop(connections);
         drop(tasks);
-        // Nothing to tell anybody if it is gone already.
+        // An error means that the socket is gone already.
         let _ = fs::remove_file(&self.path);
     }
 }
@@ -339,7 +339,7 @@ impl Connection {
         let (commands, mut queue) = mpsc::channel(REQUEST_QUEUE);
         self.shared.connections.lock().greeted.insert(self.number, commands);
         self.shared.status.send_modify(|status| status.connections += 1);
-        // Pods that come from here on are queued behind the snapshot.
+        // Pods that arrive from here on are queued behind the snapshot.
         let pods: Vec<CniPod> = self.shared.pods.lock().values().cloned().collect();
         for pod in pods {
             if let Err(end) = self.exchange(pod.request(), pod.netns.as_deref()).await {
@@ -360,15 +360,15 @@ impl Connection {
             };
             let Some(Command { request, netns, reply }) = command else { return End::Gone };
             match self.exchange(request, netns.as_deref()).await {
-                // Whoever asked may have given up.
+                // The caller that waited for the outcome may have given up.
                 Ok(outcome) => drop(reply.send(outcome)),
                 Err(end) => return end,
             }
         }
     }
 
-    /// Sends one request and waits for its answer. After a time-out the connection goes on, as the real agent's does,
-    /// and a late answer is taken for the next one's or for unasked speech.
+    /// Sends one request and waits for its answer. After a time-out the connection goes on, as with the real agent. A
+    /// late answer then counts as the answer to the next request, or as unasked speech.
     async fn exchange(&self, request: Request, netns: Option<&OwnedFd>) -> Result<Outcome, End> {
         let fd = netns.map(AsFd::as_fd);
         let talk = async {

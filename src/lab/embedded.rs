@@ -1,4 +1,4 @@
-//! The lab's own control plane and CNI as a testbed's services, each on a thread of its own in its host.
+//! The lab's own control plane and CNI as services of a testbed, each on its own thread in its host.
 
 use std::{
     collections::BTreeMap,
@@ -23,9 +23,9 @@ use super::{
 };
 use crate::protocols::zds::PodInfo;
 
-/// Where the control plane listens (docs/spec/controlplane.md 2.1).
+/// The port that the control plane listens on (docs/spec/controlplane.md 2.1).
 const CONTROL_PORT: u16 = 15012;
-/// The control plane of the lab takes any token.
+/// The token of the proxies; the lab's control plane accepts any token.
 const TOKEN: &str = "lab-token";
 
 /// The control plane and the CNIs of a mesh.
@@ -38,7 +38,7 @@ pub struct Embedded {
     control: Option<Running<ControlPlane>>,
 }
 
-/// A service, and the thread whose runtime it works on; dropped in this order.
+/// A service, and the thread whose runtime runs it; the fields are dropped in this order.
 struct Running<T> {
     service: Arc<T>,
     runtime: Handle,
@@ -48,18 +48,18 @@ struct Running<T> {
 // === impl Embedded ===
 
 impl Embedded {
-    /// Services for `mesh`, not started yet.
+    /// The services of `mesh`, not started yet.
     pub fn new(mesh: Mesh) -> Self {
         Self { mesh, ca: CaOptions::default(), bulk: 0, cnis: BTreeMap::new(), control: None }
     }
 
-    /// Makes certificates in another way than usual.
+    /// Replaces the usual options of certificates.
     pub fn ca(mut self, ca: CaOptions) -> Self {
         self.ca = ca;
         self
     }
 
-    /// Adds workloads that nobody can reach, to see what size costs.
+    /// Adds workloads that nobody can reach, which show the cost of size.
     pub fn bulk(mut self, count: u32) -> Self {
         self.bulk = count;
         self
@@ -75,8 +75,8 @@ impl Embedded {
         Ok(&self.cni_of(node)?.service)
     }
 
-    /// Waits until every connected proxy has answered the mesh as it is now. Not to be called from within a
-    /// runtime.
+    /// Waits until every connected proxy has answered the current mesh. This function must not be called from within
+    /// a runtime.
     pub fn settle(&self, limit: Duration) -> Result<(), ServiceError> {
         let Running { service, runtime, .. } = self.running()?;
         let settled = runtime.block_on(service.settled(limit));
@@ -141,7 +141,7 @@ impl Services for Embedded {
         let asked = CniPod { uid: pod.uid.clone(), info, netns: Some(Arc::new(netns)) };
         let Running { service, runtime, .. } = self.cni_of(&pod.node)?;
         match runtime.block_on(service.add(asked)) {
-            // The next proxy to connect hears of it.
+            // The next proxy that connects receives the pod in its snapshot.
             Ok(()) | Err(CniError::NoProxy) => Ok(()),
             Err(error) => Err(ServiceError::new(what(), error)),
         }
@@ -157,22 +157,22 @@ impl Services for Embedded {
 // === impl Testbed ===
 
 impl Testbed<Embedded> {
-    /// Raises `mesh` with the lab's own control plane and CNIs, and with what [`Options::proxy`] says as the
-    /// proxies; `dns` redirects the pods' DNS too.
+    /// Raises `mesh` with the lab's own control plane and CNIs, and with the proxies of [`Options::proxy`]. `dns`
+    /// redirects the pods' DNS too.
     pub fn up(mesh: Mesh, dns: bool, options: Options) -> Result<Self, TestbedError> {
         let topology = Topology::of(&mesh, dns)?;
         Self::raise(topology, Embedded::new(mesh), options)
     }
 
-    /// Makes pods, outside hosts and what the control plane serves those of `mesh`. Returns the hosts that were
-    /// ended and added.
+    /// Replaces the pods, the outside hosts and the served mesh by those of `mesh`. Returns the hosts that were ended
+    /// and added.
     pub fn update(&mut self, mesh: Mesh, dns: bool) -> Result<Vec<String>, TestbedError> {
         let changed = self.apply(&Topology::of(&mesh, dns)?)?;
         self.services().update(mesh)?;
         Ok(changed)
     }
 
-    /// Ends the proxy of `node` at once and starts another, with the same settings.
+    /// Kills the proxy of `node` and starts another one with the same settings.
     pub fn restart_proxy(&mut self, node: &str) -> Result<(), TestbedError> {
         drop(self.take_proxy(node)?);
         self.start_proxies()
@@ -185,7 +185,8 @@ impl<T> std::fmt::Debug for Running<T> {
     }
 }
 
-/// Runs `make` on a runtime of its own in `namespace`, and hands out what it made; its tasks go on there.
+/// Runs `make` on its own runtime in `namespace`, and returns the value of `make`. Tasks of the value go on in that
+/// runtime.
 fn start<T, E>(
     namespace: &Namespace,
     what: &str,
@@ -199,7 +200,7 @@ where
     let app = move |mut stop: crate::lab::apps::Stop| async move {
         let service = make().map(|service| (service, Handle::current()));
         let failed = service.is_err();
-        // The receiver waits for exactly this.
+        // The receiver waits for exactly this result.
         if made.send(service).is_ok() && !failed {
             stop.stopped().await;
         }

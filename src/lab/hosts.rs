@@ -8,12 +8,12 @@ use super::net::{
     redirect::Redirection,
 };
 
-/// What a host is.
+/// The role of a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
     /// The control plane.
     Control,
-    /// A node, where its proxy's own ports live.
+    /// A node, which has its proxy's own ports.
     Node,
     /// A pod.
     Pod,
@@ -41,10 +41,10 @@ pub struct Hosts {
     hosts: BTreeMap<(Role, String), Host>,
 }
 
-/// Why a host could not be raised, found or changed.
+/// The error of a host that could not be raised, found or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
-    /// Two hosts of a role have one name.
+    /// Two hosts of one role have the same name.
     #[error("there are two {role}s called {name}")]
     Twice {
         /// The role.
@@ -52,27 +52,27 @@ pub enum HostError {
         /// The name.
         name: String,
     },
-    /// Two hosts have one address.
+    /// Two hosts have the same address.
     #[error("{name} and {other} both have the address {ip}")]
     SameAddress {
         /// The address.
         ip: IpAddr,
-        /// The host that was to have it.
+        /// The host that asks for the address.
         name: String,
-        /// The host that has it.
+        /// The host that has the address.
         other: String,
     },
-    /// There is no such host.
+    /// The host does not exist.
     #[error("there is no {role} called {name}; there are: {known}")]
     Unknown {
         /// The role.
         role: Role,
         /// The name.
         name: String,
-        /// Those that exist.
+        /// The names of the hosts that exist.
         known: String,
     },
-    /// The kernel refused something.
+    /// The kernel refused an operation.
     #[error(transparent)]
     Net(#[from] NetError),
 }
@@ -80,7 +80,7 @@ pub enum HostError {
 // === impl Role ===
 
 impl Role {
-    /// The word in namespace names: `warren-ID-pod-NAME`.
+    /// The role's word in namespace names: `warren-ID-pod-NAME`.
     pub fn word(self) -> &'static str {
         match self {
             Self::Control => "control",
@@ -100,27 +100,27 @@ impl fmt::Display for Role {
 // === impl Host ===
 
 impl Host {
-    /// What it is.
+    /// The host's role.
     pub fn role(&self) -> Role {
         self.role
     }
 
-    /// Its name within its role.
+    /// The host's name, unique within its role.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Where its programs run.
+    /// The namespace in which the host's programs run.
     pub fn namespace(&self) -> &Namespace {
         &self.namespace
     }
 
-    /// Its addresses.
+    /// The host's addresses.
     pub fn ips(&self) -> &[IpAddr] {
         &self.ips
     }
 
-    /// How its traffic is redirected, if it is.
+    /// The redirection of the host's traffic, if there is one.
     pub fn redirection(&self) -> Option<&Redirection> {
         self.redirection.as_ref()
     }
@@ -154,7 +154,7 @@ impl Hosts {
         Ok(self.hosts.entry(key).or_insert(host))
     }
 
-    /// Unplugs a host and forgets it; what still runs in it keeps its namespace, without the fabric.
+    /// Unplugs a host and forgets it. Programs that still run in it keep their namespace, without the fabric.
     pub fn remove(&mut self, role: Role, name: &str) -> Result<(), HostError> {
         let port = self.find(role, name)?.port;
         self.fabric.detach(port)?;
@@ -162,17 +162,17 @@ impl Hosts {
         Ok(())
     }
 
-    /// A host by its name.
+    /// The host of that role and name.
     pub fn find(&self, role: Role, name: &str) -> Result<&Host, HostError> {
         self.hosts.get(&(role, name.to_owned())).ok_or_else(|| self.unknown(role, name))
     }
 
-    /// All hosts, by role and name.
+    /// All hosts, sorted by role and name.
     pub fn iter(&self) -> impl Iterator<Item = &Host> {
         self.hosts.values()
     }
 
-    /// Brings a host's traffic to the proxy, as the CNI does when a pod joins the mesh.
+    /// Redirects a host's traffic to the proxy, as the CNI does when a pod joins the mesh.
     pub fn redirect(&mut self, role: Role, name: &str, redirection: Redirection) -> Result<(), HostError> {
         let unknown = self.unknown(role, name);
         let host = self.hosts.get_mut(&(role, name.to_owned())).ok_or(unknown)?;
@@ -181,7 +181,7 @@ impl Hosts {
         Ok(())
     }
 
-    /// Takes the redirection away again, as when a pod leaves the mesh; without one this does nothing.
+    /// Removes the redirection of a host, as when a pod leaves the mesh; without a redirection the call does nothing.
     pub fn release(&mut self, role: Role, name: &str) -> Result<(), HostError> {
         let unknown = self.unknown(role, name);
         let host = self.hosts.get_mut(&(role, name.to_owned())).ok_or(unknown)?;
@@ -191,7 +191,7 @@ impl Hosts {
         }
     }
 
-    /// Cuts a host off (its packets vanish without a word), or mends it.
+    /// Disconnects a host, so that its packets are lost silently, or connects it again.
     pub fn set_connected(&self, role: Role, name: &str, connected: bool) -> Result<(), HostError> {
         Ok(self.fabric.set_connected(self.find(role, name)?.port, connected)?)
     }

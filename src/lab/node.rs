@@ -1,4 +1,4 @@
-//! One node's proxy as seen from outside: its log, its actors, its metrics.
+//! One node's proxy as seen from outside: its log, its actors and its metrics.
 
 use std::{
     fs::File,
@@ -17,13 +17,13 @@ use super::{
     net::Namespace,
 };
 
-/// How long a single answer of a proxy's own ports may take.
+/// The time limit for a single answer of a proxy's own ports.
 const ANSWER: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(2);
 const ADMIN_PORT: u16 = 15000;
 const STATS_PORT: u16 = 15020;
 
-/// A node, and where to ask about its proxy.
+/// A node, and the addresses of its proxy's ports.
 #[derive(Clone, Debug)]
 pub(super) struct Node {
     name: &'static str,
@@ -34,15 +34,15 @@ pub(super) struct Node {
 /// An actor of a proxy, as `/actors` shows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct ActorStatus {
-    /// Its place in the tree.
+    /// The actor's path in the tree.
     pub(super) path: String,
-    /// What it does: `up` when it works.
+    /// The actor's state; `up` when it works.
     pub(super) state: String,
-    /// How often it was started again.
+    /// The number of times that the actor was restarted.
     pub(super) restarts: u64,
-    /// What it is: `xds`, `capture`.
+    /// The actor's kind, such as `xds` or `capture`.
     pub(super) is: String,
-    /// Its last exit that nobody asked for, or its last failed start: when, and why.
+    /// The actor's last unrequested exit or last failed start: its time and its reason.
     pub(super) last_exit: Option<(OffsetDateTime, String)>,
 }
 
@@ -50,7 +50,7 @@ pub(super) struct ActorStatus {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Samples(String);
 
-/// A place in a log: what comes after it is new.
+/// A position in a log; later lines are new.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Mark(u64);
 
@@ -62,12 +62,12 @@ impl Node {
         Self { name, namespace: namespace.clone(), log }
     }
 
-    /// The end of its log as it is now.
+    /// The current end of the proxy's log.
     pub(super) fn mark(&self) -> Mark {
         Mark(self.log.metadata().map_or(0, |meta| meta.len()))
     }
 
-    /// Waits for a line of the access log after `since` that is `wanted`.
+    /// Waits for a line of the access log after `since` that `wanted` accepts.
     pub(super) fn access(
         &self,
         since: Mark,
@@ -96,7 +96,7 @@ impl Node {
         })
     }
 
-    /// Every actor that is `wanted`, by its path in the tree.
+    /// Every actor whose path in the tree `wanted` accepts.
     pub(super) fn actors(&self, wanted: impl Fn(&str) -> bool) -> Result<Vec<ActorStatus>, String> {
         let body = self.ask(ADMIN_PORT, "GET /actors")?;
         let tree: Value = serde_json::from_str(&body).map_err(|error| format!("/actors: {error}"))?;
@@ -105,7 +105,7 @@ impl Node {
         Ok(seen)
     }
 
-    /// The one actor whose path is `wanted`.
+    /// The one actor whose path `wanted` accepts.
     pub(super) fn actor(&self, wanted: impl Fn(&str) -> bool) -> Result<ActorStatus, String> {
         let mut seen = self.actors(wanted)?;
         match (seen.pop(), seen.len()) {
@@ -120,13 +120,13 @@ impl Node {
         self.harm(path, "kill")
     }
 
-    /// Does `what` to the actor at `path`: `kill`, `hang?ms=1000`.
+    /// Sends the request `what` to the actor at `path`: `kill`, `hang?ms=1000`.
     pub(super) fn harm(&self, path: &str, what: &str) -> Result<(), String> {
         let path = path.replace('[', "%5B").replace(']', "%5D");
         self.ask(ADMIN_PORT, &format!("POST /actors/{path}/{what}")).map(drop)
     }
 
-    /// Waits until the actor that was seen `before` runs again.
+    /// Waits until the actor that had the status `before` runs again.
     pub(super) fn back(&self, before: &ActorStatus, limit: Duration) -> Result<ActorStatus, String> {
         wait(limit, || {
             let now = self.actor(|path| path == before.path)?;
@@ -137,7 +137,7 @@ impl Node {
         })
     }
 
-    /// Its metrics now.
+    /// The proxy's current metrics.
     pub(super) fn metrics(&self) -> Result<Samples, String> {
         self.ask(STATS_PORT, "GET /metrics").map(Samples)
     }
@@ -155,7 +155,7 @@ impl Node {
         }
     }
 
-    /// The whole lines of its log from byte `at` on, and where they end.
+    /// The whole lines of the proxy's log from byte `at` on, and the position of their end.
     fn lines(&self, at: u64) -> io::Result<(String, u64)> {
         let mut file = File::open(&self.log)?;
         file.seek(SeekFrom::Start(at))?;
@@ -179,12 +179,12 @@ impl Samples {
         };
         let values =
             self.0.lines().filter(of_family).filter_map(|line| line.rsplit(' ').next()?.parse().ok());
-        // Counters of the proxy are whole numbers.
+        // The counters of the proxy are whole numbers.
         values.map(|value: f64| value as u64).sum()
     }
 }
 
-/// Looks until `look` finds something, and passes on its last error after `limit`.
+/// Repeats `look` until it succeeds; after `limit`, returns its last error.
 pub(super) fn wait<T>(limit: Duration, mut look: impl FnMut() -> Result<T, String>) -> Result<T, String> {
     let deadline = Instant::now() + limit;
     loop {
@@ -196,7 +196,7 @@ pub(super) fn wait<T>(limit: Duration, mut look: impl FnMut() -> Result<T, Strin
     }
 }
 
-/// A text field of a log line, empty without it.
+/// A text field of a log line; empty if the line lacks the field.
 pub(super) fn field<'a>(line: &'a Value, name: &str) -> &'a str {
     line.get(name).and_then(Value::as_str).unwrap_or_default()
 }

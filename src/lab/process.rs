@@ -15,7 +15,7 @@ use super::net::{Namespace, cell};
 use crate::sys::lab::{self, Bind, OnExec};
 
 const POLL: Duration = Duration::from_millis(2);
-/// How many of a log's last bytes an error shows.
+/// The number of a log's last bytes that an error shows.
 const LOG_TAIL_BYTES: usize = 2000;
 
 /// A program to start.
@@ -29,84 +29,84 @@ pub struct Program {
     resolv_conf: Option<PathBuf>,
 }
 
-/// A running program; dropping it kills it and waits for its end.
+/// A running program. Dropping the value kills the program and waits until it has ended.
 #[derive(Debug)]
 pub struct Process {
     name: String,
     child: Child,
     log: Option<PathBuf>,
-    /// Its directory under /proc, which counts processes as the machine does, not as the cell does.
+    /// The process's directory under /proc, which numbers processes as the machine does, not as the cell does.
     proc: Option<PathBuf>,
 }
 
-/// What a process has used.
+/// The resources that a process has used.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Usage {
-    /// Processor time, of the program itself and the kernel on its behalf.
+    /// The processor time of the program itself and of the kernel on its behalf.
     pub cpu: Duration,
-    /// Resident memory, bytes.
+    /// The resident memory, in bytes.
     pub resident_bytes: u64,
-    /// The highest resident memory so far, bytes.
+    /// The highest resident memory so far, in bytes.
     pub peak_bytes: u64,
-    /// Threads.
+    /// The number of threads.
     pub threads: u32,
 }
 
-/// Why a program could not be started, watched or ended.
+/// The error of a program that could not be started, watched or ended.
 #[derive(Debug, thiserror::Error)]
 pub enum ProcessError {
-    /// It could not be started.
+    /// The program could not be started.
     #[error("cannot start {name} ({binary}) in {namespace}: {source}")]
     Start {
         /// The program's name in the lab.
         name: String,
-        /// Its file.
+        /// The program's file.
         binary: PathBuf,
-        /// Where.
+        /// The namespace.
         namespace: String,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
-    /// Its log file or another file it needs could not be opened.
+    /// The program's log file, or another file that it needs, could not be opened.
     #[error("cannot open {path} for {name}: {source}")]
     File {
         /// The program's name in the lab.
         name: String,
         /// The file.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
-    /// It could not be signalled, waited for or looked at.
+    /// The program could not be signalled, waited for or inspected.
     #[error("cannot {what} {name}: {source}")]
     Handle {
-        /// What was tried.
+        /// The operation that failed.
         what: &'static str,
         /// The program's name in the lab.
         name: String,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
-    /// It ended while it was needed.
+    /// The program ended while it was needed.
     #[error("{name} has ended ({status}); {log}")]
     Ended {
         /// The program's name in the lab.
         name: String,
-        /// How.
+        /// The program's exit status.
         status: ExitStatus,
-        /// The end of its log.
+        /// The end of the program's log.
         log: LogTail,
     },
-    /// It did not do what it was waited for.
+    /// The program did not reach the expected state in time.
     #[error("{name} did not {what} within {limit:?}; {log}")]
     TimedOut {
         /// The program's name in the lab.
         name: String,
-        /// What it was to do.
+        /// The action that was expected.
         what: &'static str,
-        /// How long it had.
+        /// The time limit.
         limit: Duration,
-        /// The end of its log.
+        /// The end of the program's log.
         log: LogTail,
     },
 }
@@ -118,7 +118,7 @@ pub struct LogTail(String);
 // === impl Program ===
 
 impl Program {
-    /// `name` is for errors and the log file.
+    /// A new program. `name` appears in errors and names the log file.
     pub fn new(name: impl Into<String>, binary: impl Into<PathBuf>) -> Self {
         let (name, binary) = (name.into(), binary.into());
         Self { name, binary, args: Vec::new(), env: Vec::new(), log: None, resolv_conf: None }
@@ -136,8 +136,8 @@ impl Program {
         self
     }
 
-    /// Sends standard output and standard error to the end of a file instead of the caller's, and closes
-    /// standard input.
+    /// Sends standard output and standard error to the end of a file instead of the caller's, and closes standard
+    /// input.
     pub fn log(mut self, path: impl Into<PathBuf>) -> Self {
         self.log = Some(path.into());
         self
@@ -149,7 +149,7 @@ impl Program {
         self
     }
 
-    /// Starts it in `namespace`. The thread that calls this may end; the program goes on.
+    /// Starts the program in `namespace`. The program goes on when the calling thread ends.
     pub fn start(&self, namespace: &Namespace) -> Result<Process, ProcessError> {
         let mut command = Command::new(&self.binary);
         command.args(&self.args).envs(self.env.iter().map(|(name, value)| (name, value)));
@@ -189,22 +189,22 @@ impl Program {
 // === impl Process ===
 
 impl Process {
-    /// The name it was started with.
+    /// The name of the program.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Its id inside the cell.
+    /// The process id inside the cell.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Its id on the machine, as other shells see it, if /proc shows it.
+    /// The process id on the machine, as other shells see it, if /proc shows it.
     pub fn outer_pid(&self) -> Option<u32> {
         self.proc.as_ref()?.file_name()?.to_str()?.parse().ok()
     }
 
-    /// Sends a signal, such as `libc::SIGTERM`; one that has ended already is no error.
+    /// Sends a signal, such as `libc::SIGTERM`. A process that has ended already is no error.
     pub fn signal(&mut self, signal: i32) -> Result<(), ProcessError> {
         if self.status()?.is_some() {
             return Ok(());
@@ -213,13 +213,13 @@ impl Process {
         lab::kill(pid, signal).map_err(|source| self.failed("signal", source))
     }
 
-    /// How it ended, or `None` while it runs.
+    /// The exit status, or `None` while the process runs.
     pub fn status(&mut self) -> Result<Option<ExitStatus>, ProcessError> {
         let status = self.child.try_wait();
         status.map_err(|source| ProcessError::Handle { what: "look at", name: self.name.clone(), source })
     }
 
-    /// Waits for its end. Errors: it still runs after `limit`.
+    /// Waits until the process ends. Errors: the process still runs after `limit`.
     pub fn wait(&mut self, limit: Duration) -> Result<ExitStatus, ProcessError> {
         let deadline = Instant::now() + limit;
         loop {
@@ -233,7 +233,7 @@ impl Process {
         }
     }
 
-    /// Waits until `done` says so. Errors: the process ends first, or `limit` passes.
+    /// Waits until `done` returns true. Errors: the process ends first, or `limit` passes.
     pub fn wait_until(
         &mut self,
         what: &'static str,
@@ -255,19 +255,19 @@ impl Process {
         }
     }
 
-    /// Kills it and waits for its end.
+    /// Kills the process and waits until it has ended.
     pub fn kill(&mut self) -> Result<ExitStatus, ProcessError> {
         self.signal(libc::SIGKILL)?;
         self.child.wait().map_err(|source| self.failed("wait for", source))
     }
 
-    /// Everything it has logged so far; empty without a log file.
+    /// The whole text of the program's log; empty without a log file.
     pub fn log_text(&self) -> String {
         let text = self.log.as_ref().and_then(|path| fs::read(path).ok()).unwrap_or_default();
         String::from_utf8_lossy(&text).into_owned()
     }
 
-    /// What it has used so far.
+    /// The resources that the process has used so far.
     pub fn usage(&self) -> Result<Usage, ProcessError> {
         let failed = |source| self.failed("read the usage of", source);
         let proc = self.proc.as_ref().ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
@@ -276,14 +276,14 @@ impl Process {
         Ok(usage(&status, &schedule))
     }
 
-    /// The processor time that each of its threads whose name begins with `prefix` has had so far, by name.
+    /// The processor time so far of each thread whose name begins with `prefix`, by name.
     pub fn threads(&self, prefix: &str) -> Result<BTreeMap<String, Duration>, ProcessError> {
         let failed = |source| self.failed("read the threads of", source);
         let proc = self.proc.as_ref().ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
         let mut threads = BTreeMap::new();
         for thread in fs::read_dir(proc.join("task")).map_err(failed)? {
             let thread = thread.map_err(failed)?.path();
-            // One that ends meanwhile has no files any more.
+            // A thread that ends meanwhile has no files any more.
             let Ok(name) = fs::read_to_string(thread.join("comm")) else { continue };
             let Ok(schedule) = fs::read_to_string(thread.join("schedstat")) else { continue };
             if name.starts_with(prefix) {
@@ -294,7 +294,7 @@ impl Process {
         Ok(threads)
     }
 
-    /// File descriptors that it has open now.
+    /// The number of file descriptors that the process has open.
     pub fn descriptors(&self) -> Result<usize, ProcessError> {
         let failed = |source| self.failed("count the descriptors of", source);
         let proc = self.proc.as_ref().ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
@@ -355,13 +355,14 @@ fn proc_of(pid: u32) -> Option<PathBuf> {
 }
 
 fn usage(status: &str, schedule: &str) -> Usage {
-    /// The unit of processor time in /proc, fixed for programs whatever the kernel's own is.
+    /// The unit of processor time in /proc; it does not depend on the kernel's own tick.
     const TICK: Duration = Duration::from_millis(10);
     let field = |name: &str| -> u64 {
         let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
     };
-    // The name before the last bracket may hold anything; user and system time are the 12th and 13th after it.
+    // The name before the last bracket may hold any text. User and system time are the 12th and 13th field after the
+    // bracket.
     let after_name = schedule.rsplit_once(')').map_or("", |(_, rest)| rest);
     let times = after_name.split_whitespace().skip(11).take(2).filter_map(|ticks| ticks.parse::<u32>().ok());
     Usage {

@@ -1,4 +1,5 @@
-//! Runs what needs a mesh of its own, in a cell that ends with it: on its own, on a signal, or when its time is over.
+//! Runs a command that needs its own mesh in a cell. The cell ends with the command, on a signal, or when the time is
+//! over.
 
 use std::{
     error::Error,
@@ -16,15 +17,15 @@ use super::{
 use crate::sys::lab;
 
 const SIGNALS: [i32; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
-/// How often the watch looks at the clock.
+/// How often the watcher checks the clock.
 const SIGNAL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Runs `play` as the lab called `name`, at most one of a name at a time, and for `limit` at most. Call it first in
-/// `main`, while the process has one thread: it runs this program again in namespaces of its own.
+/// Runs `play` as the lab called `name`, for `limit` at most; one name runs at most once at a time. Call this
+/// function first in `main`, while the process has one thread: it runs this program again in namespaces of its own.
 ///
 /// # Errors
-/// There is no cell or no directory for the mesh. All else, a claim that does not hold or a mesh that cannot be raised,
-/// is shown and makes the exit code a failing one.
+/// There is no cell, or no directory for the mesh. A claim that does not hold, or a mesh that cannot be raised, is
+/// shown and makes the exit code a failing one.
 pub(super) fn run(
     name: &str,
     limit: Duration,
@@ -33,12 +34,12 @@ pub(super) fn run(
     if let Entered::Finished(code) = cell::enter()? {
         return Ok(ExitCode::from(code));
     }
-    // Before any thread starts, so that all of them hold the signals back.
+    // The signals are blocked before any thread starts, so that all threads inherit the block.
     lab::block_signals(&SIGNALS)?;
     let directory = Directory::of(name)?;
     directory.create()?;
     let watched = directory.clone();
-    // Owned by nobody: its very purpose is to end the process, and it ends with it.
+    // Nobody owns this thread: its purpose is to end the process, and it ends with the process.
     thread::Builder::new().name("lab-watch".to_owned()).spawn(move || watch(&watched, limit))?;
     let mut show = Show::stdout();
     if let Err(error) = play(&directory, &mut show) {
@@ -52,15 +53,15 @@ pub(super) fn run(
     Ok(ExitCode::FAILURE)
 }
 
-/// Ends everything on a signal or when the time is over. The end of this process, the first of its cell, is the end of
-/// all processes and networks in it.
+/// Ends everything on a signal or when the time is over. This process is the first process of its cell, so all
+/// processes and networks of the cell end with it.
 fn watch(directory: &Directory, limit: Duration) {
     let begun = Instant::now();
     loop {
         match lab::next_signal(&SIGNALS, SIGNAL_INTERVAL) {
             Ok(Some(signal)) => {
                 eprintln!("\ninterrupted: the mesh is taken down");
-                // The directory goes even if the proxies still write: what is open vanishes with them.
+                // The directory is removed even if the proxies still write: their open files vanish with them.
                 if let Err(error) = directory.remove() {
                     eprintln!("{error}");
                 }

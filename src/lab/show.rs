@@ -1,5 +1,5 @@
-//! What the demo and the chaos runs print: sections, a line a fact with its mark, and what it is at while it works. Plain text in a
-//! file; colours and progress on a terminal.
+//! The output of the demo and the chaos runs: sections, a line with a mark for each fact, and the current step. The
+//! output is plain text in a file, and has colours and progress on a terminal.
 
 use std::{
     env,
@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Columns of a fact's name.
+/// The width, in columns, of a fact's name.
 const NAME: usize = 22;
 
 const BOLD: &str = "1";
@@ -16,19 +16,19 @@ const DIM: &str = "2";
 const RED: &str = "31";
 const GREEN: &str = "32";
 
-/// What shows that a claim holds; an error is what was seen instead.
+/// The evidence for a claim, or an error that describes the observation instead.
 pub(super) type FactResult = Result<Evidence, String>;
 
-/// What shows that a claim holds.
+/// The evidence for a claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Evidence {
-    /// The line itself.
+    /// The line of the fact.
     text: String,
-    /// More of it, on lines of its own.
+    /// Further lines below the line of the fact.
     details: Vec<String>,
 }
 
-/// The output, and how many facts held.
+/// The output, and the number of facts that held.
 #[derive(Debug)]
 pub(super) struct Show<W: Write> {
     out: W,
@@ -47,7 +47,7 @@ impl Evidence {
         Self { text: text.into(), details: Vec::new() }
     }
 
-    /// Adds a line below it.
+    /// Adds a line below the evidence.
     pub(super) fn detail(mut self, text: impl Into<String>) -> Self {
         self.details.push(text.into());
         self
@@ -57,10 +57,10 @@ impl Evidence {
 // === impl Show ===
 
 impl Show<io::Stdout> {
-    /// To standard output, as that can show it.
+    /// Shows on standard output, with colours and progress if it is a terminal.
     pub(super) fn stdout() -> Self {
         let terminal = io::stdout().is_terminal() && env::var_os("TERM").is_none_or(|term| term != "dumb");
-        // https://no-color.org: any value that is not empty.
+        // By https://no-color.org, any value that is not empty turns colours off.
         let plain = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         Self::to(io::stdout(), terminal && !plain, terminal)
     }
@@ -71,27 +71,27 @@ impl<W: Write> Show<W> {
         Self { out, colour, progress, begun: Instant::now(), held: 0, failed: 0 }
     }
 
-    /// What stands above everything.
+    /// Prints the title above everything.
     pub(super) fn title(&mut self, text: &str) {
         let text = self.paint(BOLD, text);
         self.line(&text);
     }
 
-    /// A line of explanation.
+    /// Prints a line of explanation.
     pub(super) fn note(&mut self, text: &str) {
         self.clear();
         let text = self.paint(DIM, &format!("  {text}"));
         self.line(&text);
     }
 
-    /// The start of a section.
+    /// Prints the heading of a section.
     pub(super) fn section(&mut self, name: &str) {
         self.clear();
         let name = self.paint(BOLD, name);
         self.line(&format!("\n{name}"));
     }
 
-    /// What goes on until the next line.
+    /// Shows the current step until the next line.
     pub(super) fn doing(&mut self, what: &str) {
         if self.progress {
             let text = self.paint(DIM, &format!("  … {what}"));
@@ -99,7 +99,7 @@ impl<W: Write> Show<W> {
         }
     }
 
-    /// A fact. Returns whether it holds.
+    /// Prints a fact. Returns whether the fact holds.
     pub(super) fn fact(&mut self, name: &str, shown: FactResult) -> bool {
         self.clear();
         let holds = shown.is_ok();
@@ -125,7 +125,7 @@ impl<W: Write> Show<W> {
         holds
     }
 
-    /// A table: a name and a value for each column, the first row being the columns' own names.
+    /// Prints a table: each row has a name and a value for each column; the first row has the columns' names.
     pub(super) fn table<'a>(&mut self, rows: impl IntoIterator<Item = (&'a str, Vec<String>)>) {
         self.clear();
         for (name, values) in rows {
@@ -135,13 +135,13 @@ impl<W: Write> Show<W> {
         }
     }
 
-    /// A line as it is.
+    /// Prints a line unchanged.
     pub(super) fn text(&mut self, text: &str) {
         self.clear();
         self.line(text);
     }
 
-    /// The last line. Returns whether everything held.
+    /// Prints the last line. Returns whether every fact held.
     pub(super) fn close(mut self) -> bool {
         self.clear();
         let (all, time) = (self.held + self.failed, seconds(self.begun.elapsed()));
@@ -153,7 +153,7 @@ impl<W: Write> Show<W> {
         self.failed == 0 && all > 0
     }
 
-    /// Takes the progress line away again.
+    /// Removes the progress line.
     fn clear(&mut self) {
         if self.progress {
             self.write("\r\x1b[K");
@@ -168,13 +168,13 @@ impl<W: Write> Show<W> {
         self.write(&format!("{text}\n"));
     }
 
-    /// A reader that went away does not keep a run from its end: the exit code tells as well.
+    /// Writes text and ignores errors: a run goes on without its reader, and the exit code tells the result as well.
     fn write(&mut self, text: &str) {
         let _ = self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush());
     }
 }
 
-/// A time as people say it.
+/// A time in a readable unit.
 pub(super) fn seconds(time: Duration) -> String {
     match time {
         short if short < Duration::from_millis(10) => format!("{:.1} ms", short.as_secs_f64() * 1e3),
@@ -183,7 +183,7 @@ pub(super) fn seconds(time: Duration) -> String {
     }
 }
 
-/// A number with its thousands apart.
+/// A number with separated thousands.
 pub(super) fn number(value: impl Display) -> String {
     let digits = value.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);

@@ -1,4 +1,4 @@
-//! What a running lab writes down, so that `lab exec`, `lab status` and `lab down` find it from another shell.
+//! The state file of a running lab, by which `lab exec`, `lab status` and `lab down` find the lab from another shell.
 
 use std::{
     env, fs, io,
@@ -24,9 +24,10 @@ pub(crate) struct Directory(PathBuf);
 /// A running lab.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct State {
-    /// The process that holds it, as the machine counts.
+    /// The id on the machine of the process that holds the lab.
     pub holder: u32,
-    /// When that started, in the kernel's ticks since boot: tells it from a later process of the same id.
+    /// The start of the holder, in the kernel's ticks since boot. It distinguishes the holder from a later process
+    /// with the same id.
     pub started: u64,
     /// The mesh file.
     pub mesh: PathBuf,
@@ -39,50 +40,50 @@ pub(crate) struct State {
 /// One host of a running lab.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct HostState {
-    /// The word of its role.
+    /// The word of the host's role.
     pub role: String,
-    /// Its name within the role.
+    /// The host's name within its role.
     pub name: String,
-    /// Its addresses.
+    /// The host's addresses.
     pub ips: Vec<IpAddr>,
-    /// The holder's file descriptor of its network namespace.
+    /// The holder's file descriptor of the host's network namespace.
     pub fd: i32,
-    /// Whether its traffic goes to the proxy.
+    /// Whether the host's traffic is redirected to the proxy.
     pub redirected: bool,
 }
 
 /// One program of a running lab.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ProgramState {
-    /// What it is, such as `proxy-one`.
+    /// The program's name, such as `proxy-one`.
     pub name: String,
-    /// Its process id, as the machine counts.
+    /// The program's process id on the machine.
     pub pid: Option<u32>,
 }
 
-/// Why there is no state, or none can be written.
+/// The error of a state that cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StateError {
-    /// No such lab is up.
+    /// No lab of that name is up.
     #[error("no lab called {name} is up (looked in {directory}); `warren lab up FILE` raises one")]
     NotUp {
         /// The lab's name.
         name: String,
-        /// Where it would be.
+        /// The directory that the lab would have.
         directory: PathBuf,
     },
-    /// Another of the same name is up.
+    /// Another lab of the same name is up.
     #[error("a lab called {name} is up already (process {holder}); `warren lab down` ends it")]
     AlreadyUp {
         /// The lab's name.
         name: String,
-        /// Its process.
+        /// The process that holds the other lab.
         holder: u32,
     },
-    /// A name with other characters than letters, digits and `-`.
+    /// The name has other characters than letters, digits and `-`.
     #[error("{0:?} is no name for a lab: use at most 20 letters, digits and dashes")]
     Name(String),
-    /// The directory belongs to somebody else, or others can write to it.
+    /// The directory belongs to another user, or others can write to it.
     #[error("{0} belongs to another user or is open to others: remove it, or set XDG_RUNTIME_DIR")]
     NotOurs(PathBuf),
     /// A file could not be read or written.
@@ -90,7 +91,7 @@ pub(crate) enum StateError {
     File {
         /// The file.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
 }
@@ -112,12 +113,12 @@ impl Directory {
         Ok(Self(base.join(name)))
     }
 
-    /// Its path.
+    /// The path of the directory.
     pub(crate) fn path(&self) -> &Path {
         &self.0
     }
 
-    /// Makes it anew, without what a lab that was killed has left. Errors: a lab of this name is up.
+    /// Creates the directory anew, without the files of a lab that was killed. Errors: a lab of this name is up.
     pub(crate) fn create(&self) -> Result<(), StateError> {
         if let Ok(state) = self.read() {
             return Err(StateError::AlreadyUp { name: self.name(), holder: state.holder });
@@ -132,7 +133,7 @@ impl Directory {
         builder.create(&self.0).map_err(|source| file(&self.0, source))
     }
 
-    /// Removes it.
+    /// Removes the directory.
     pub(crate) fn remove(&self) -> Result<(), StateError> {
         match fs::remove_dir_all(&self.0) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => Err(file(&self.0, source)),
@@ -140,7 +141,7 @@ impl Directory {
         }
     }
 
-    /// The running lab. Errors: it is not up.
+    /// Reads the state of the running lab. Errors: the lab is not up.
     pub(crate) fn read(&self) -> Result<State, StateError> {
         let not_up = || StateError::NotUp { name: self.name(), directory: self.0.clone() };
         if !is_ours(&self.0) {
@@ -151,7 +152,7 @@ impl Directory {
         if start_time(&state.holder.to_string()) == Some(state.started) { Ok(state) } else { Err(not_up()) }
     }
 
-    /// Writes down `state`.
+    /// Writes `state` to the state file.
     pub(crate) fn write(&self, state: &State) -> Result<(), StateError> {
         let (path, part) = (self.0.join(FILE), self.0.join("state.part"));
         let write = || {
@@ -187,8 +188,8 @@ impl State {
         start_time(&self.holder.to_string()) == Some(self.started)
     }
 
-    /// The host that `name` means: of any role, with or without its role in front (`node:one`), a pod also
-    /// without its Kubernetes namespace where that is clear. Errors: the names there are.
+    /// The host that `name` means: a host of any role, with or without the role in front (`node:one`). A pod is also
+    /// found without its Kubernetes namespace if the name is unique. Errors: the names of the existing hosts.
     pub(crate) fn find(&self, name: &str) -> Result<&HostState, String> {
         let (role, plain) = name.split_once(':').map_or((None, name), |(role, name)| (Some(role), name));
         let of_role = |host: &&HostState| role.is_none_or(|role| host.role == role);
@@ -219,7 +220,7 @@ impl HostState {
         }
     }
 
-    /// Role and name, as [`State::find`] takes them.
+    /// The role and the name, in the form that [`State::find`] accepts.
     pub(crate) fn full_name(&self) -> String {
         format!("{}:{}", self.role, self.name)
     }
@@ -231,12 +232,12 @@ fn full_names<'a>(hosts: impl Iterator<Item = &'a HostState>) -> String {
 
 fn is_ours(path: &Path) -> bool {
     let user = lab::effective_ids().0;
-    // A symbolic link could lead to anybody's directory.
+    // A symbolic link could lead to another user's directory.
     fs::symlink_metadata(path)
         .is_ok_and(|meta| meta.is_dir() && meta.uid() == user && meta.mode() & 0o022 == 0)
 }
 
-/// The user outside the cell, whom the inside knows as root.
+/// The user outside the cell, who is root inside the cell.
 fn outer_user() -> u32 {
     let inner = lab::effective_ids().0;
     let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();

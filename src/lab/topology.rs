@@ -1,4 +1,4 @@
-//! What hosts a lab has, and what runs on them.
+//! The hosts of a lab, and the applications that run on them.
 
 use std::net::IpAddr;
 
@@ -8,33 +8,33 @@ use super::{
     net::redirect::Redirection,
 };
 
-/// A host, and the applications it runs.
+/// A host and its applications.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostPlan {
-    /// Unique in its role; of a pod `namespace/name`.
+    /// The host's name, unique in its role; the name of a pod is `namespace/name`.
     pub name: String,
-    /// Its addresses, unique in the lab.
+    /// The host's addresses, unique in the lab.
     pub ips: Vec<IpAddr>,
-    /// Its applications.
+    /// The host's applications.
     pub apps: Vec<App>,
 }
 
 /// A pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodPlan {
-    /// The host that it is.
+    /// The pod's host.
     pub host: HostPlan,
-    /// The node it is on.
+    /// The pod's node.
     pub node: String,
-    /// The uid by which the CNI knows it.
+    /// The uid by which the CNI knows the pod.
     pub uid: String,
-    /// Its Kubernetes name.
+    /// The pod's Kubernetes name.
     pub name: String,
-    /// Its Kubernetes namespace.
+    /// The pod's Kubernetes namespace.
     pub namespace: String,
-    /// Its service account.
+    /// The pod's service account.
     pub service_account: String,
-    /// How its traffic comes to the proxy; `None` leaves it out of the mesh.
+    /// The redirection of the pod's traffic; `None` leaves the pod out of the mesh.
     pub redirection: Option<Redirection>,
 }
 
@@ -51,13 +51,13 @@ pub struct Topology {
     pub outside: Vec<HostPlan>,
 }
 
-/// A host runs what is no application.
+/// The error of a host whose `run` names no application.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{host} cannot run this: {source}")]
 pub struct TopologyError {
     /// The host.
     pub host: String,
-    /// What is wrong.
+    /// The words that name no application.
     pub source: NoApp,
 }
 
@@ -111,7 +111,7 @@ impl PodPlan {
 // === impl Topology ===
 
 impl Topology {
-    /// No hosts but the control plane at 10.77.0.254.
+    /// A topology without hosts, whose control plane is at 10.77.0.254.
     pub fn new() -> Self {
         Self { control: CONTROL_IP, nodes: Vec::new(), pods: Vec::new(), outside: Vec::new() }
     }

@@ -1,6 +1,6 @@
-//! The access log: one line a connection (docs/spec/controlplane.md 6.2).
+//! The access log: one line for each connection (docs/spec/controlplane.md 6.2).
 //!
-//! Call freely: while the level is off, a call is a load and a branch. Values are formatted only for lines that are
+//! A call is cheap: while the level is off, it is a load and a branch. Values are formatted only for lines that are
 //! written.
 
 use std::{net::SocketAddr, time::Duration};
@@ -15,22 +15,22 @@ use crate::protocols::{
 /// One end of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Party<'a> {
-    /// The client's address; for the destination what was dialled, or the `:15008` address inbound.
+    /// The client's address; for the destination the dialled address, or the `:15008` address inbound.
     pub addr: SocketAddr,
-    /// Pod name, else canonical service.
+    /// The pod name, else the canonical service.
     pub workload: Option<&'a str>,
     /// Kubernetes namespace.
     pub namespace: Option<&'a str>,
-    /// Only when the connection is mTLS.
+    /// The identity, present only on an mTLS connection.
     pub identity: Option<&'a Identity>,
-    /// Id of the cluster.
+    /// The id of the cluster.
     pub cluster: Option<&'a str>,
 }
 
-/// What is known of a connection when it opens.
+/// The facts about a connection when it opens.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AccessRecord<'a> {
-    /// Which side this proxy serves.
+    /// The side that this proxy serves.
     pub reporter: Reporter,
     /// The client.
     pub src: Party<'a>,
@@ -42,27 +42,27 @@ pub(crate) struct AccessRecord<'a> {
     pub service: Option<&'a str>,
 }
 
-/// What went over a connection, counted as the metrics count it.
+/// The totals of a connection, counted as the metrics count them.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct ConnTotals {
-    /// Bytes from client to server.
+    /// The number of bytes from client to server.
     pub received: u64,
-    /// Bytes from server to client.
+    /// The number of bytes from server to client.
     pub sent: u64,
-    /// From accept to close.
+    /// The time from accept to close.
     pub duration: Duration,
 }
 
 // === impl Party ===
 
 impl Party<'_> {
-    /// A party of which only the address is known.
+    /// A party whose address alone is known.
     pub(crate) fn at(addr: SocketAddr) -> Self {
         Self { addr, workload: None, namespace: None, identity: None, cluster: None }
     }
 }
 
-/// An event of target `access` with the fields every line has, and then those given.
+/// Logs an event of target `access` with the fields that every line has, followed by the given ones.
 macro_rules! line {
     ($level:ident, $record:expr, $message:literal $(, $($name:ident).+ = $value:expr)*) => {
         tracing::event!(
@@ -87,12 +87,12 @@ macro_rules! line {
     };
 }
 
-/// A connection was opened; logged at debug.
+/// Logs at debug that a connection was opened.
 pub(crate) fn opened(record: &AccessRecord<'_>) {
     line!(DEBUG, record, "connection opened");
 }
 
-/// A connection ended: at info if it went well, else at error.
+/// Logs that a connection ended: at info if it succeeded, else at error.
 pub(crate) fn complete(record: &AccessRecord<'_>, carried: &ConnTotals, outcome: &Outcome) {
     // The log counts from the local workload's view.
     let (bytes_sent, bytes_recv) = match record.reporter {
@@ -121,7 +121,7 @@ pub(crate) fn complete(record: &AccessRecord<'_>, carried: &ConnTotals, outcome:
     }
 }
 
-/// A connection was refused before anything was known of it; logged at warn.
+/// Logs at warn that a connection was refused before anything was known about it.
 pub(crate) fn refused(src: SocketAddr, dst: SocketAddr, reporter: Reporter, outcome: &Outcome) {
     tracing::event!(
         target: "access",
@@ -134,7 +134,7 @@ pub(crate) fn refused(src: SocketAddr, dst: SocketAddr, reporter: Reporter, outc
     );
 }
 
-/// Empty is absent.
+/// The value, if it is not empty.
 fn some(value: Option<&str>) -> Option<&str> {
     value.filter(|value| !value.is_empty())
 }

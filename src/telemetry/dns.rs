@@ -1,4 +1,4 @@
-//! Counting of the DNS proxy (docs/spec/controlplane.md 5.2).
+//! The counters of the DNS proxy (docs/spec/controlplane.md 5.2).
 
 use std::time::{Duration, Instant};
 
@@ -8,17 +8,17 @@ use super::series::{
 };
 use crate::protocols::labels::or_unknown;
 
-/// Label sets of each family: types of records, transports and services of one node.
+/// The label sets of each family: record types, transports and services of one node.
 ///
 /// Limit: label sets of each family of the DNS proxy, each for an hour: 2000; past it: counted as `unknown`.
 const DNS_SERIES: usize = 2000;
 
-/// How a query came.
+/// The transport of a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
-    /// In a datagram.
+    /// The query came in a datagram.
     Udp,
-    /// By a connection.
+    /// The query came over a connection.
     Tcp,
 }
 
@@ -27,11 +27,11 @@ pub enum Transport {
 pub struct DnsQueryLabels<'a> {
     /// The type of the records, in lower case.
     pub kind: &'a str,
-    /// How it came.
+    /// The transport of the query.
     pub transport: Transport,
-    /// `canonical_name` of who asks.
+    /// The `canonical_name` of the querying workload.
     pub service: &'a str,
-    /// `canonical_revision` of who asks.
+    /// The `canonical_revision` of the querying workload.
     pub revision: &'a str,
 }
 
@@ -76,22 +76,22 @@ impl DnsMetrics {
         }
     }
 
-    /// A query came.
+    /// Counts a query that came.
     pub fn requested(&self, labels: &DnsQueryLabels<'_>) {
         self.requested.add(&labels.values(), 1);
     }
 
-    /// A query is forwarded to the name servers.
+    /// Counts a query that is forwarded to the name servers.
     pub fn forwarded(&self, labels: &DnsQueryLabels<'_>) {
         self.forwarded.add(&labels.values(), 1);
     }
 
-    /// No name server has answered it.
+    /// Counts a query that no name server has answered.
     pub fn failed(&self, labels: &DnsQueryLabels<'_>) {
         self.failed.add(&labels.values(), 1);
     }
 
-    /// So long it took until a name server had answered, or none had.
+    /// Records the time until a name server answered, or until all had failed.
     pub fn took(&self, labels: &DnsQueryLabels<'_>, time: Duration) {
         self.took.observe(&labels.values(), time);
     }

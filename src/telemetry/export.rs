@@ -1,6 +1,7 @@
 //! The export of traces, log records and metrics to collectors, and the one thread that sends them.
 //!
-//! Queues and thread belong to the process, as those of the log do. Without an endpoint there is neither queue nor thread.
+//! The queues and the thread belong to the process, as those of the log do. Without an endpoint there are neither
+//! queues nor a thread.
 
 use std::{future::Future, io, pin::Pin, sync::Arc, sync::mpsc as std_mpsc, thread, time::Duration};
 
@@ -16,43 +17,43 @@ use super::{
 };
 use crate::protocols::config::{CollectorConfig, NodeConfig, OtlpConfig};
 
-/// How long the exit waits for what is left to be exported.
+/// How long the exit waits for the export of the remaining telemetry.
 /// Limit: export of what is left at exit: 1 s; past it: what is left is lost.
 const EXPORT_FLUSH_WITHIN: Duration = Duration::from_secs(1);
 
-/// The export by OTLP. Keep it until the end of `main`: dropping it exports what is left.
+/// The export by OTLP. Keep the value until the end of `main`: dropping it exports the remaining telemetry.
 #[derive(Debug)]
 pub struct Export {
     tracer: Option<SdkTracer>,
-    /// Until the log has it.
+    /// The layer for the log, until the log takes it.
     records: Mutex<Option<LogRecordLayer>>,
-    /// Until there are metrics.
+    /// The sender for the metrics, until there are metrics.
     metrics: Mutex<Option<oneshot::Sender<Arc<Metrics>>>>,
     counts: Vec<Counts>,
     close: Option<watch::Sender<()>>,
     ended: std_mpsc::Receiver<()>,
 }
 
-/// Why nothing can be exported.
+/// The error of an export that cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
     /// The exporter's thread or its runtime cannot be made.
     #[error("cannot start the exporter's thread: {0}")]
     Thread(#[from] io::Error),
-    /// The exporter does not take its settings.
+    /// The exporter rejects its settings.
     #[error("cannot export {what}: {reason}")]
     Settings {
-        /// Traces, logs or metrics.
+        /// The kind of telemetry: traces, logs or metrics.
         what: &'static str,
-        /// Why.
+        /// The reason for the rejection.
         reason: String,
     },
 }
 
-/// What the thread does.
+/// The work of the exporter's thread.
 type Exports = Vec<Pin<Box<dyn Future<Output = ()> + Send>>>;
 
-/// What is needed to set up one kind of telemetry.
+/// The values needed to set up one kind of telemetry.
 struct Setup<'a> {
     resource: &'a Resource,
     dialer: Arc<dyn TlsDialer>,
@@ -64,8 +65,8 @@ struct Setup<'a> {
 // === impl Export ===
 
 impl Export {
-    /// Begins to export what `config` asks for, if that is anything. A collector that cannot be reached is no error;
-    /// `dialer` reaches those behind TLS.
+    /// Begins to export the telemetry that `config` asks for, if any. A collector that cannot be reached is no error;
+    /// `dialer` connects to collectors behind TLS.
     ///
     /// # Errors
     /// See [`ExportError`].
@@ -119,12 +120,12 @@ impl Export {
         self.tracer.clone()
     }
 
-    /// The layer that takes the log's events, if they are exported. The first caller gets it.
+    /// The layer that takes the log's events, if they are exported. Only the first caller gets the layer.
     pub(super) fn records(&self) -> Option<LogRecordLayer> {
         self.records.lock().take()
     }
 
-    /// Adds the counts of exports to `metrics`, and exports the metrics from now on, if that is asked for.
+    /// Adds the counters of exports to `metrics`. From now on, the metrics are exported if the settings ask for that.
     ///
     /// # Errors
     /// Another family has one of the names.
@@ -143,7 +144,7 @@ impl Export {
 impl Drop for Export {
     fn drop(&mut self) {
         drop((self.close.take(), self.metrics.lock().take()));
-        // The thread says nothing: it drops its end.
+        // The thread sends nothing: it drops its end of the channel.
         let _ = self.ended.recv_timeout(EXPORT_FLUSH_WITHIN);
     }
 }
@@ -165,11 +166,11 @@ impl Setup<'_> {
     }
 }
 
-/// Starts the thread. What is given back tells of its end.
+/// Starts the thread. The returned receiver reports the thread's end.
 fn spawn(runtime: tokio::runtime::Runtime, exports: Exports) -> io::Result<std_mpsc::Receiver<()>> {
     let (end, ended) = std_mpsc::channel();
     thread::Builder::new().name("otlp".to_owned()).spawn(move || {
-        // Held until the thread ends, also by a panic.
+        // The sender is held until the thread ends, even by a panic.
         let _end = end;
         otlp::mark_exporter_thread();
         runtime.block_on(otlp::run_all(exports));

@@ -22,14 +22,14 @@ use crate::protocols::config::LogFormat;
 /// Formats whole lines.
 pub(super) struct Lines(pub LogFormat);
 
-/// Formats the fields of spans; those of events go the same way.
+/// Formats the fields of spans and of events.
 pub(super) struct Fields(pub LogFormat);
 
 /// Writes fields as they are visited, leaving out the message.
 struct FieldWriter<'a> {
     out: &'a mut dyn fmt::Write,
     format: LogFormat,
-    /// What stands before the next field.
+    /// The separator before the next field.
     separator: &'static str,
     result: fmt::Result,
 }
@@ -41,10 +41,10 @@ struct MessageWriter<'a> {
     result: fmt::Result,
 }
 
-/// Keeps control characters out of a line: a peer's text must neither end it nor drive a terminal.
+/// Keeps control characters out of a line: a peer's text must not end the line or control a terminal.
 struct Bare<'a>(&'a mut dyn fmt::Write);
 
-/// The inside of a JSON string.
+/// Writes the inside of a JSON string.
 struct Quoted<'a>(&'a mut dyn fmt::Write);
 
 // === impl Lines ===
@@ -152,7 +152,7 @@ impl<'a> FieldWriter<'a> {
         writer.result
     }
 
-    /// Writes a field whose value `json` says how to quote.
+    /// Writes a field; `json` tells how to quote its value.
     fn field(&mut self, field: &Field, value: fmt::Arguments<'_>, is_number: bool) {
         if field.name() == "message" || self.result.is_err() {
             return;
@@ -257,7 +257,7 @@ impl fmt::Write for Quoted<'_> {
     }
 }
 
-/// Writes `text`, the characters that are `special` by `escape`, and the runs between them as they are.
+/// Writes `text`. The characters that are `special` are written by `escape`, and the runs between them unchanged.
 fn escaped(
     out: &mut dyn fmt::Write,
     text: &str,

@@ -1,4 +1,4 @@
-//! Logging of the process: filter, format and writer put together.
+//! Logging of the process: its filter, format and writer.
 
 use std::{
     io::{self, Write},
@@ -30,7 +30,7 @@ use crate::protocols::config::{FilterError, LogFilter, LogFormat};
 /// Limit: flush of the log at exit: 1 s; past it: the lines are lost.
 pub const LOG_FLUSH_WITHIN: Duration = Duration::from_secs(1);
 
-/// The process's log. Keep it until the end of `main`: dropping it writes what is left.
+/// The process's log. Keep the value until the end of `main`: dropping it writes the remaining lines.
 #[derive(Debug)]
 pub struct Logging {
     handle: LogHandle,
@@ -38,7 +38,7 @@ pub struct Logging {
     export: Option<Export>,
 }
 
-/// Changes what is logged while the process runs; clones act on the same log.
+/// Changes the log's filter while the process runs; clones act on the same log.
 #[derive(Clone)]
 pub struct LogHandle(Arc<Inner>);
 
@@ -48,22 +48,22 @@ struct Inner {
     apply: Vec<Reload>,
 }
 
-/// Puts a filter into force for the lines, or for what is exported.
+/// Applies a filter to the lines, or to the export.
 type Reload = Box<dyn Fn(Targets) -> Result<(), reload::Error> + Send + Sync>;
 
-/// Why the log could not be set up or changed.
+/// The error of a log that could not be set up or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// The writer's thread could not be started.
     #[error("cannot start the log's thread: {0}")]
     Thread(#[from] io::Error),
-    /// The process logs elsewhere already.
+    /// The process has another log already.
     #[error("cannot install the log: {0}")]
     Install(#[from] SetGlobalDefaultError),
-    /// A clause of a new filter is none.
+    /// A clause of a new filter is invalid.
     #[error("invalid filter: {0}")]
     Filter(#[from] FilterError),
-    /// The log is gone.
+    /// The log has been torn down.
     #[error("cannot change the log: {0}")]
     Gone(#[from] reload::Error),
 }
@@ -71,7 +71,7 @@ pub enum LogError {
 // === impl Logging ===
 
 impl Logging {
-    /// Makes standard output the log of the whole process, and lets `export` have its events and spans.
+    /// Makes standard output the log of the whole process, and passes its events and spans to `export`.
     ///
     /// # Errors
     /// [`LogError::Thread`]; [`LogError::Install`] when there is a log already.
@@ -81,7 +81,7 @@ impl Logging {
         Ok(logging)
     }
 
-    /// A log that writes to `sink`, and where `tracing` is to send events for it.
+    /// Makes a log that writes to `sink`, and returns the dispatch through which `tracing` sends events to it.
     ///
     /// # Errors
     /// [`LogError::Thread`].
@@ -93,7 +93,8 @@ impl Logging {
         Self::with(sink, format, filter, None)
     }
 
-    /// A log that writes to `sink`, beside `export`, and where `tracing` is to send events and spans for both.
+    /// Makes a log that writes to `sink`, and returns the dispatch through which `tracing` sends events and spans to
+    /// the log and to `export`.
     ///
     /// # Errors
     /// [`LogError::Thread`].
@@ -110,11 +111,11 @@ impl Logging {
             .fmt_fields(Fields(format))
             .with_ansi(false)
             .with_writer(queue.clone())
-            // The log does not have the spans that are exported, whatever its filter says.
+            // The log leaves out the spans that are exported, whatever its filter says.
             .with_filter(targets.and(logged()));
         let subscriber = Registry::default().with(lines);
         let mut apply: Vec<Reload> = vec![Box::new(move |targets| reload.reload(targets))];
-        // Without an export there is no layer that could ask for its spans: each costs the test of a static.
+        // Without an export, no layer enables the exported spans, so each such span costs the test of a static.
         let (layer, reload) = match &export {
             None => (None, None),
             Some(export) => exported(export, &filter),
@@ -129,7 +130,7 @@ impl Logging {
         Ok((dispatch, Self { handle, queue, export }))
     }
 
-    /// What changes the filter.
+    /// The handle that changes the filter.
     pub fn handle(&self) -> LogHandle {
         self.handle.clone()
     }
@@ -139,7 +140,7 @@ impl Logging {
         self.export.as_ref()
     }
 
-    /// The queue of lines, to see what was lost.
+    /// The queue of lines, which counts lost lines.
     pub fn queue(&self) -> LogQueue {
         self.queue.clone()
     }
@@ -147,7 +148,7 @@ impl Logging {
 
 impl Drop for Logging {
     fn drop(&mut self) {
-        // First, so that what it has to say is written.
+        // The export is dropped first, so that the log still writes its last events.
         drop(self.export.take());
         self.queue.close(LOG_FLUSH_WITHIN);
     }
@@ -155,7 +156,7 @@ impl Drop for Logging {
 
 type Boxed<S> = Box<dyn Layer<S> + Send + Sync>;
 
-/// What takes spans and events for `export`, and what puts a filter into force for the events.
+/// The layer that takes spans and events for `export`, and the function that applies a filter to the events.
 fn exported<S>(export: &Export, filter: &LogFilter) -> (Option<Boxed<S>>, Option<Reload>)
 where
     S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
@@ -181,7 +182,7 @@ where
             .with_tracked_inactivity(false)
             .with_context_activation(false);
         let spans = spans.with_filter(traced());
-        // Not in a list: that would not tell its layers which dispatch they are of.
+        // The layers are not in a list, because a list would not tell them their dispatch.
         layer = Some(match layer {
             Some(records) => records.and_then(spans).boxed(),
             None => spans.boxed(),
@@ -190,13 +191,13 @@ where
     (layer, apply)
 }
 
-/// Spans that are exported, up to their level.
+/// The filter for exported spans, up to their level.
 fn traced() -> FilterFn {
     FilterFn::new((|metadata| metadata.target() == TRACE_TARGET) as IsOf)
         .with_max_level_hint(LevelFilter::INFO)
 }
 
-/// Everything else. The hint keeps that of the filter beside it in force.
+/// The filter for everything but exported spans. Its hint keeps the hint of the filter beside it in force.
 fn logged() -> FilterFn {
     FilterFn::new((|metadata| metadata.target() != TRACE_TARGET) as IsOf)
         .with_max_level_hint(LevelFilter::TRACE)
@@ -207,12 +208,12 @@ type IsOf = fn(&Metadata<'_>) -> bool;
 // === impl LogHandle ===
 
 impl LogHandle {
-    /// The filter in force.
+    /// The current filter.
     pub fn current(&self) -> LogFilter {
         self.0.current.lock().clone()
     }
 
-    /// Adds or replaces clauses, after going back to the startup filter if `reset`. Returns the filter now in force.
+    /// Adds or replaces clauses, after a return to the startup filter if `reset` is set. Returns the new filter.
     ///
     /// # Errors
     /// [`LogError::Filter`] and nothing changes; [`LogError::Gone`] when the log was torn down.
@@ -225,7 +226,7 @@ impl LogHandle {
         Ok(next)
     }
 
-    /// Puts `filter` into force.
+    /// Applies `filter`.
     ///
     /// # Errors
     /// [`LogError::Gone`] when the log was torn down.

@@ -1,8 +1,9 @@
 //! All metrics of the process (docs/spec/controlplane.md 5.2).
 //!
-//! One value, shared by reference: there is no global registry, so that two proxies of one test process do not count
-//! into each other. Families whose label values are words of the program live in a `prometheus` registry. Those whose
-//! values come from outside are bounded families of ours, for the registry's have neither bound nor sweep.
+//! The metrics are one value, shared by reference. There is no global registry, so that two proxies of one test
+//! process count separately. Families whose label values are words of the program live in a `prometheus` registry.
+//! Families whose label values come from outside are bounded families of this crate, because the registry's families
+//! have neither bound nor sweep.
 
 use std::{sync::Arc, time::Instant};
 
@@ -20,16 +21,16 @@ use super::{
 };
 use crate::protocols::labels::{Endpoint, Reporter, TrafficLabels, or_unknown};
 
-/// Host names that are resolved on demand and counted apart.
+/// The number of host names resolved on demand that have their own count.
 ///
 /// Limit: host names with a count of their own, each for an hour: 2000; past it: counted as `unknown`.
 const MAX_HOSTNAMES: usize = 2000;
-/// Type URLs that are counted apart. A control plane can name any type.
+/// The number of type URLs that have their own count. A control plane can name any type.
 ///
 /// Limit: type URLs with a count of their own, each for an hour: 16; past it: counted as `unknown`.
 const MAX_TYPE_URLS: usize = 16;
 
-/// The media type of a scrape by a client that asked for it.
+/// The media type of a scrape for a client that asks for OpenMetrics.
 pub const OPENMETRICS: &str = "application/openmetrics-text;charset=utf-8;version=1.0.0";
 
 /// Every metric, with a typed method for each event.
@@ -39,18 +40,18 @@ pub struct Metrics {
     traffic: TrafficTable,
     sockets: [IntGauge; 2],
     on_demand_dns: Family<Counter>,
-    /// Counting of the control-plane connection.
+    /// The counters of the control-plane connection.
     pub xds: XdsMetrics,
-    /// Counting of the DNS proxy.
+    /// The counters of the DNS proxy.
     pub dns: DnsMetrics,
-    /// Counting of pods.
+    /// The counters of pods.
     pub pods: PodMetrics,
-    /// Counting of crashes and repairs.
+    /// The counters of crashes and repairs.
     pub actors: ActorMetrics,
     gauges: ProcessGauges,
 }
 
-/// All metrics at one moment, but that the sets of bounded families go on counting.
+/// All metrics at one moment, except that the sets of bounded families go on counting.
 pub(super) struct Snapshot {
     /// The bounded families.
     pub(super) groups: Vec<Group>,
@@ -58,20 +59,20 @@ pub(super) struct Snapshot {
     pub(super) gathered: Vec<MetricFamily>,
 }
 
-/// Why a control-plane stream ended (docs/spec/controlplane.md 2.5).
+/// The reason why a control-plane stream ended (docs/spec/controlplane.md 2.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Termination {
-    /// It never came to be.
+    /// The stream could not be opened.
     ConnectionError,
-    /// It failed.
+    /// The stream failed.
     Error,
-    /// The server let go of the connection.
+    /// The server ended the stream with a routine status.
     Reconnect,
-    /// It ended without a status.
+    /// The stream ended without a status.
     Complete,
 }
 
-/// The `istio_xds_` families and ours beside them.
+/// The `istio_xds_` families, and this proxy's own beside them.
 #[derive(Debug)]
 pub struct XdsMetrics {
     terminations: IntCounterVec,
@@ -80,7 +81,7 @@ pub struct XdsMetrics {
     rejections: Family<Counter>,
 }
 
-/// The `workload_manager_` families and ours beside them.
+/// The `workload_manager_` families, and this proxy's own beside them.
 #[derive(Debug)]
 pub struct PodMetrics {
     active: IntGauge,
@@ -92,7 +93,7 @@ pub struct PodMetrics {
     tunnels: IntGauge,
 }
 
-/// What failed and was repaired in the process.
+/// The failures and repairs in the process.
 #[derive(Debug)]
 pub struct ActorMetrics {
     restarts: IntCounterVec,
@@ -102,7 +103,7 @@ pub struct ActorMetrics {
     panics: IntCounter,
 }
 
-/// Values read when somebody asks.
+/// The gauges whose values are read for each scrape.
 #[derive(Debug)]
 struct ProcessGauges {
     open_fds: IntGauge,
@@ -112,11 +113,11 @@ struct ProcessGauges {
     log_lines_lost: IntGauge,
 }
 
-/// One of the things a gauge counts, for as long as it lives.
+/// A guard that counts in a gauge for as long as it lives.
 #[derive(Debug)]
 pub struct GaugeGuard(IntGauge);
 
-/// All families there are: name, type, help and labels.
+/// All families: their names, types, help texts and labels.
 pub fn describe() -> &'static [&'static Declaration] {
     declared::ALL
 }
@@ -179,7 +180,7 @@ impl Metrics {
         self.dns.sweep(now, SERIES_IDLE);
     }
 
-    /// What a scrape holds, as values. Reads `/proc`.
+    /// The values of a scrape. Reads `/proc`.
     pub(super) fn snapshot(&self) -> Snapshot {
         self.gauges.read(&self.traffic);
         let groups = [self.traffic.group()].into_iter().chain(self.bounded().map(Family::group));
@@ -190,7 +191,7 @@ impl Metrics {
         [&self.on_demand_dns, &self.xds.messages, &self.xds.message_bytes, &self.xds.rejections].into_iter()
     }
 
-    /// The body of a scrape. Reads `/proc`; takes milliseconds when there are thousands of series.
+    /// The body of a scrape. Reads `/proc`; encoding takes milliseconds if there are thousands of series.
     pub fn encode(&self) -> String {
         let mut body = Exposition::with_capacity(16 * 1024 + self.traffic.len() * 4096);
         let Snapshot { groups, gathered: families } = self.snapshot();
@@ -199,7 +200,7 @@ impl Metrics {
         body.finish()
     }
 
-    /// Adds a family of another part. Its name must not be taken.
+    /// Adds a family of another part of the program. Its name must be free.
     ///
     /// # Errors
     /// The name is taken.
@@ -207,7 +208,7 @@ impl Metrics {
         Ok(self.registry.register(Box::new(family))?)
     }
 
-    /// Says how many log lines were lost so far.
+    /// Sets the number of log lines lost so far.
     pub fn log_lines_lost(&self, lines: u64) {
         self.gauges.log_lines_lost.set(signed(lines));
     }
@@ -216,7 +217,7 @@ impl Metrics {
 // === impl Termination ===
 
 impl Termination {
-    /// Value of the `reason` label.
+    /// The value of the `reason` label.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::ConnectionError => "ConnectionError",
@@ -239,18 +240,18 @@ impl XdsMetrics {
         })
     }
 
-    /// A stream ended.
+    /// Counts a stream that ended.
     pub fn terminated(&self, why: Termination) {
         self.terminations.with_label_values(&[why.as_str()]).inc();
     }
 
-    /// A response came; `bytes` is the sum of its resources' payloads.
+    /// Counts a response; `bytes` is the sum of its resources' payloads.
     pub fn message(&self, type_url: &str, bytes: u64) {
         self.messages.add(&[type_url], 1);
         self.message_bytes.add(&[type_url], bytes);
     }
 
-    /// Resources of a response were rejected.
+    /// Counts rejected resources of a response.
     pub fn rejected(&self, type_url: &str, resources: u64) {
         self.rejections.add(&[type_url], resources);
     }
@@ -271,28 +272,28 @@ impl PodMetrics {
         })
     }
 
-    /// Says how many pods are proxied and how many wait for another attempt.
+    /// Sets the numbers of pods that are proxied and of pods that wait for a retry.
     pub fn proxies(&self, active: u64, pending: u64) {
         self.active.set(signed(active));
         self.pending.set(signed(pending));
     }
 
-    /// A pod's proxy was started.
+    /// Counts the start of a pod's proxy.
     pub fn started(&self) {
         self.started.inc();
     }
 
-    /// A pod's proxy was stopped.
+    /// Counts the stop of a pod's proxy.
     pub fn stopped(&self) {
         self.stopped.inc();
     }
 
-    /// Says how many pods have fallen out of the mesh for `reason`.
+    /// Sets the number of pods that have left the mesh for `reason`.
     pub fn unhealthy(&self, reason: &'static str, pods: u64) {
         self.unhealthy.with_label_values(&[reason]).set(signed(pods));
     }
 
-    /// An audit has put `what` right.
+    /// Counts a repair of `what` by an audit.
     pub fn repaired(&self, what: &'static str) {
         self.repairs.with_label_values(&[what]).inc();
     }
@@ -316,27 +317,27 @@ impl ActorMetrics {
         })
     }
 
-    /// An actor was started again.
+    /// Counts the restart of an actor.
     pub fn restarted(&self, kind: &'static str) {
         self.restarts.with_label_values(&[kind]).inc();
     }
 
-    /// An actor failed or was killed.
+    /// Counts an actor that failed or was killed.
     pub fn crashed(&self, kind: &'static str) {
         self.crashes.with_label_values(&[kind]).inc();
     }
 
-    /// Says how much input of `kind` is in quarantine.
+    /// Sets the number of quarantined inputs of `kind`.
     pub fn quarantined(&self, kind: &'static str, inputs: u64) {
         self.quarantined.with_label_values(&[kind]).set(signed(inputs));
     }
 
-    /// A task's owner was told that it panicked.
+    /// Counts a task's panic that the task's owner was told.
     pub fn task_panicked(&self, kind: &str) {
         self.task_panics.with_label_values(&[kind]).inc();
     }
 
-    /// The panic hook ran.
+    /// Counts a run of the panic hook.
     pub(crate) fn panicked(&self) {
         self.panics.inc();
     }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::series::{Encoder, Header, Kind, Labels, Sample, Value, unit};
 
-/// A scrape's body being written.
+/// The body of a scrape under construction.
 #[derive(Debug, Default)]
 pub(crate) struct Exposition {
     text: String,
@@ -24,7 +24,7 @@ impl Exposition {
         self.text
     }
 
-    /// Adds a line: the family's name and a suffix, the labels and one more, the value.
+    /// Adds a line: the family's name with a suffix, the labels, an optional further label, and the value.
     fn line(&mut self, name: &str, suffix: &str, labels: Labels<'_>, more: Option<(&str, &str)>) {
         self.extend(&[name, suffix]);
         let mut separator = "{";

@@ -2,15 +2,15 @@
 
 use std::fs;
 
-/// File descriptors open now, and the most there may be; `None` where `/proc` does not say.
+/// The number of open file descriptors and their limit; `None` if `/proc` does not tell.
 pub(super) fn file_descriptors() -> (Option<u64>, Option<u64>) {
-    // The directory read itself holds one.
+    // The read of the directory itself holds one descriptor.
     let open = fs::read_dir("/proc/self/fd").ok().map(|entries| entries.count().saturating_sub(1) as u64);
     let limit = fs::read_to_string("/proc/self/limits").ok().as_deref().and_then(soft_limit);
     (open, limit)
 }
 
-/// The soft limit of the line "Max open files", `unlimited` being none.
+/// The soft limit in the line "Max open files"; `unlimited` gives none.
 fn soft_limit(limits: &str) -> Option<u64> {
     limits
         .lines()

@@ -1,9 +1,10 @@
-//! The way of log lines to standard output: a bounded queue and the thread that empties it
+//! The path of log lines to standard output: a bounded queue, and the thread that empties it
 //! (docs/spec/controlplane.md 6.1).
 //!
-//! Queue and thread belong to the process, not to an actor: whatever restarts, no line is lost. A full queue makes
-//! writers wait, as the contract wants, but not for ever: when nothing could be written for [`WRITER_WAIT`], lines are
-//! counted as lost until the reader takes some again. A dead log reader must not take the node's traffic with it.
+//! The queue and the thread belong to the process and not to an actor, so that no restart loses a line. A full queue
+//! makes writers wait, as the specification demands, but not for ever. If no line could be written for
+//! [`WRITER_WAIT`], lines are counted as lost until the reader takes some again. A dead log reader must not stop the
+//! node's traffic.
 
 use std::{
     io::{self, Write},
@@ -33,14 +34,14 @@ const GATHER_DELAY: Duration = Duration::from_millis(5);
 /// Limit: buffer that the log's writer keeps: 1 MiB; past it: the buffer is given back.
 const KEPT_BUFFER: usize = 1 << 20;
 
-/// The queue; clones share it.
+/// The queue; clones share one queue.
 #[derive(Clone, Debug)]
 pub struct LogQueue(Arc<Shared>);
 
 /// Bounds of a queue.
 #[derive(Clone, Copy, Debug)]
 pub struct QueueLimits {
-    /// Most lines waiting.
+    /// The number of lines that may wait.
     pub lines: usize,
     /// How long a writer waits for room.
     pub writer_wait: Duration,
@@ -53,9 +54,9 @@ pub struct Line<'a>(&'a LogQueue);
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
-    /// Told when the thread has something to do.
+    /// Notified when the thread has work.
     work: Condvar,
-    /// Told when a batch has been written.
+    /// Notified when a batch has been written.
     room: Condvar,
     limits: QueueLimits,
 }
@@ -64,12 +65,12 @@ struct Shared {
 struct State {
     buffer: Vec<u8>,
     lines: usize,
-    /// Lines taken out and not written yet.
+    /// The number of lines taken out and not written yet.
     in_flight: usize,
     lost: u64,
-    /// Writers do not wait any more: nothing was written for the whole wait.
+    /// Whether writers have stopped waiting, because nothing was written for the whole wait.
     stalled: bool,
-    /// The thread waits to be told of work.
+    /// Whether the thread waits for work.
     asleep: bool,
     closed: bool,
 }
@@ -99,7 +100,7 @@ impl LogQueue {
         let queue = Self(Arc::clone(&shared));
         let mut sink = sink;
         thread::Builder::new().name("log".to_owned()).spawn(move || {
-            // The lines of a sink that panics are lost; the thread is not.
+            // If the sink panics, its lines are lost and the thread goes on.
             while catch_unwind(AssertUnwindSafe(|| shared.run(&mut sink))).is_err() {
                 shared.settle(0);
             }
@@ -128,7 +129,7 @@ impl LogQueue {
         }
     }
 
-    /// Waits until every line that is in the queue now is written. False when that took longer than `within`.
+    /// Waits until every line that is in the queue now is written. Returns false if that takes longer than `within`.
     pub fn flush(&self, within: Duration) -> bool {
         let deadline = Instant::now() + within;
         let shared = &*self.0;
@@ -142,7 +143,7 @@ impl LogQueue {
         true
     }
 
-    /// Writes what is there, waiting at most `within`, and ends the thread; later lines are lost.
+    /// Writes the waiting lines within `within`, and ends the thread; later lines are lost.
     pub fn close(&self, within: Duration) -> bool {
         let flushed = self.flush(within);
         self.0.state.lock().closed = true;
@@ -151,7 +152,7 @@ impl LogQueue {
         flushed
     }
 
-    /// Lines lost so far.
+    /// The number of lines lost so far.
     pub fn lost(&self) -> u64 {
         self.0.state.lock().lost
     }
@@ -198,7 +199,7 @@ impl Shared {
             batch.clear();
             batch.shrink_to(KEPT_BUFFER);
 
-            // Not asleep meanwhile: lines that come now need nobody to wake this thread.
+            // The thread is awake meanwhile: lines that come now need not wake it.
             let mut state = self.state.lock();
             if !state.closed && state.lines < self.limits.lines / 2 {
                 self.work.wait_for(&mut state, GATHER_DELAY);

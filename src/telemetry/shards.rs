@@ -1,4 +1,4 @@
-//! The metrics of shards: connections, tunnels and processor time. They are read when somebody asks.
+//! The metrics of shards: connections, tunnels and processor time. They are read for each scrape.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -8,10 +8,10 @@ use super::series::{
 };
 use crate::runtime::shard::Shards;
 
-/// Connections, tunnels and processor time of `shards`, by shard.
+/// The connections, tunnels and processor time of each of the `shards`.
 ///
 /// # Errors
-/// A name is not valid: a mistake in the declarations.
+/// A name is not valid, which is a mistake in the declarations.
 pub(crate) fn of_shards(shards: Shards) -> Result<Computed, MetricsError> {
     let families = &[SHARD_CONNECTIONS, SHARD_TUNNELS, SHARD_TAKEN, SHARD_SECONDS];
     Computed::new(families, move |readings| {

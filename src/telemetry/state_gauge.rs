@@ -1,36 +1,36 @@
-//! Gauges of pods, certificates and quarantined actors by their state. They are counted when somebody asks, so that they
-//! are never out of date and never missing.
+//! Gauges of pods, certificates and quarantined actors by state. They are counted for each scrape, so that they are
+//! never out of date and never missing.
 
 use super::series::{
     Computed, Declaration, MetricsError,
     declared::{CERTIFICATES, PODS, QUARANTINED_ACTORS},
 };
 
-/// How many there are of each state or kind. All of them are named, also those of which there are none.
+/// The count of each state or kind. Every state and kind is listed, even with a count of zero.
 pub(crate) type Counts = Vec<(&'static str, u64)>;
 
-/// Pods, by state.
+/// The gauge of pods by state.
 ///
 /// # Errors
-/// A name is not valid: a mistake in the declarations.
+/// A name is not valid, which is a mistake in the declarations.
 pub(crate) fn of_pods(count: impl Fn() -> Counts + Send + Sync + 'static) -> Result<Computed, MetricsError> {
     by_state(&[PODS], PODS, count)
 }
 
-/// Certificates, by state.
+/// The gauge of certificates by state.
 ///
 /// # Errors
-/// As [`of_pods`].
+/// The errors are those of [`of_pods`].
 pub(crate) fn of_certificates(
     count: impl Fn() -> Counts + Send + Sync + 'static,
 ) -> Result<Computed, MetricsError> {
     by_state(&[CERTIFICATES], CERTIFICATES, count)
 }
 
-/// Actors in quarantine, by kind.
+/// The gauge of quarantined actors by kind.
 ///
 /// # Errors
-/// As [`of_pods`].
+/// The errors are those of [`of_pods`].
 pub(crate) fn of_quarantined_actors(
     count: impl Fn() -> Counts + Send + Sync + 'static,
 ) -> Result<Computed, MetricsError> {

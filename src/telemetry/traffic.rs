@@ -1,7 +1,7 @@
 //! The traffic metrics (docs/spec/controlplane.md 5.2 and 5.3).
 //!
-//! A connection's labels are looked up once, at its open. From then on the connection holds its label set and adds to plain
-//! atomics.
+//! A connection's labels are looked up once, when the connection opens. From then on the connection holds its label
+//! set and adds to plain atomics.
 
 use std::{
     sync::{
@@ -20,7 +20,7 @@ use crate::protocols::{
     outcome::ResponseFlag,
 };
 
-/// Label sets kept at a time.
+/// The number of label sets kept at a time.
 ///
 /// Limit: label sets of traffic: 20,000; past it: counted as `unknown`.
 pub const SERIES_LIMIT: usize = 20_000;
@@ -30,18 +30,19 @@ pub const SERIES_LIMIT: usize = 20_000;
 /// Limit: a label set without connections: 1 h; past it: the label set is forgotten.
 pub const SERIES_IDLE: Duration = Duration::from_secs(3600);
 
-/// All series, shared by every shard.
+/// All series, which all shards share.
 #[derive(Debug)]
 pub struct TrafficTable(Family<Connections>);
 
-/// An open connection's counters. Dropped without [`Traffic::close`] it counts as closed by this proxy, flag `-`.
+/// An open connection's counters. A drop without [`Traffic::close`] counts the connection as closed by this proxy,
+/// flag `-`.
 #[derive(Debug)]
 pub struct Traffic {
     set: Arc<Set<Connections>>,
     closed: bool,
 }
 
-/// The counts of one label set.
+/// The counters of one label set.
 #[derive(Debug, Default)]
 struct Connections {
     opened: AtomicU64,
@@ -58,14 +59,14 @@ impl TrafficTable {
         Self(Family::new(&[OPENED, CLOSED, FAILED, RECEIVED, SENT], limit))
     }
 
-    /// Counts a connection as opened and hands out its counters.
+    /// Counts a connection as opened and returns its counters.
     pub fn open(&self, labels: &TrafficLabels<'_>) -> Traffic {
-        // The one set of this reporter that is kept past the limit.
+        // This one set of the reporter is kept past the limit.
         let unknown = TrafficLabels::unknown(labels.reporter);
         self.0.with(|set| put(set, labels), |set| put(set, &unknown), Traffic::open)
     }
 
-    /// Number of label sets kept.
+    /// The number of label sets kept.
     pub fn len(&self) -> usize {
         self.0.len()
     }
@@ -75,12 +76,12 @@ impl TrafficTable {
         self.len() == 0
     }
 
-    /// Connections whose label set found no room.
+    /// The number of connections whose label set found no room.
     pub fn overflowed(&self) -> u64 {
         self.0.overflowed()
     }
 
-    /// Drops the series that had no connection for `idle`, seen by sweeps. Returns how many.
+    /// Drops the series that sweeps saw without a connection for `idle`, and returns their number.
     pub fn sweep(&self, now: Instant, idle: Duration) -> usize {
         self.0.sweep(now, idle)
     }
@@ -97,9 +98,9 @@ impl Default for TrafficTable {
     }
 }
 
-/// The values of a label set, without the response flag, which is the sample's.
+/// Adds the values of a label set, without the response flag, which the sample adds.
 fn put(set: &mut Values, labels: &TrafficLabels<'_>) {
-    // Plain loops: chained iterators cost twice the time.
+    // Plain loops are used, because chained iterators take twice the time.
     for value in labels.before_flag() {
         set.put(value);
     }
@@ -157,7 +158,7 @@ impl Cell for Connections {
         Self::default()
     }
 
-    /// Connections opened, once all of them are closed.
+    /// The number of connections opened, once all of them are closed.
     fn counted(&self) -> Option<u64> {
         let opened = self.opened.load(Relaxed);
         let closed: u64 = self.closed.iter().map(|closed| closed.load(Relaxed)).sum();
@@ -172,7 +173,7 @@ impl Cell for Connections {
         if let Some((_, count)) = one.iter().find(|(family, _)| family.name == of.name) {
             return sample(ResponseFlag::Ok, count.load(Relaxed));
         }
-        // Ends, by their flags; those that were as they should be are no failures.
+        // The ends are counted by flag; an end with a normal flag is no failure.
         for flag in ResponseFlag::ALL {
             let count = self.closed.get(flag.index()).map_or(0, |closed| closed.load(Relaxed));
             if count > 0 && (of.name == CLOSED.name || flag != ResponseFlag::Ok) {

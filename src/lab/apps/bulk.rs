@@ -1,5 +1,6 @@
-//! Many bytes in one stream, checked at the other end, in either direction. A client asks with nine bytes: the
-//! direction and how many; whoever receives answers, or compares, the checksum of what came.
+//! Many bytes in one stream, checked at the other end, in either direction. A client's request is nine bytes: the
+//! direction and the number of bytes. The receiver answers with the checksum of the received bytes, or compares them
+//! with the sender's checksum.
 
 use std::{
     io,
@@ -24,7 +25,7 @@ const UP: u8 = b'u';
 const DOWN: u8 = b'd';
 const BUFFER_BYTES: usize = 256 * 1024;
 
-/// Which way the bytes go.
+/// The direction of the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
     /// From the client.
@@ -33,25 +34,25 @@ pub enum Direction {
     Down,
 }
 
-/// What to move.
+/// What a transfer moves.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Which way.
+    /// The direction of the bytes.
     pub direction: Direction,
-    /// Bytes of each stream.
+    /// The number of bytes of each stream.
     pub bytes: u64,
-    /// Streams at once.
+    /// The number of streams open at once.
     pub streams: usize,
-    /// How long it may take in all.
+    /// The longest time that the whole transfer may take.
     pub limit: Duration,
 }
 
-/// What came of it; every stream was whole and right.
+/// The result of a transfer in which every stream arrived whole and unchanged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Bytes moved by all streams.
+    /// The number of bytes that all streams moved.
     pub bytes: u64,
-    /// From the first connect to the last checksum.
+    /// The time from the first connect to the last checksum.
     pub elapsed: Duration,
 }
 
@@ -68,18 +69,18 @@ pub fn serve(namespace: &Namespace, ip: IpAddr, port: u16) -> Result<Background<
     let listener = listen(namespace, ip, port)?;
     background(namespace, move |stop| {
         accept_all(listener, stop, |stream, _| async move {
-            // The client notices: it misses bytes or the checksum.
+            // The client notices a failure by itself: bytes or the checksum are missing.
             let _ = answer(stream).await;
         })
     })
 }
 
-/// Moves the bytes and waits for the end. Errors: a connection fails, the time is over, or a checksum is wrong.
+/// Moves the bytes and waits for the end. Errors: a connection fails, the time limit passes, or a checksum is wrong.
 pub fn run(route: &Route, plan: Plan) -> Result<Report, AppError> {
     start(route, plan)?.wait()?.map_err(|failure| route.failed(failure.what, failure.source))
 }
 
-/// Like [`run`], to go on while the caller does something else.
+/// Starts the transfer of [`run`] in the background.
 pub fn start(route: &Route, plan: Plan) -> Result<Background<Result<Report, Failure>>, AppError> {
     let to = route.to;
     background(&route.from, move |mut stop| async move {
@@ -93,8 +94,8 @@ pub fn start(route: &Route, plan: Plan) -> Result<Background<Result<Report, Fail
     })
 }
 
-/// Opens `streams` connections that ask for `bytes` each and never read, until the value is dropped or
-/// `time` is over. The result counts those that could be opened.
+/// Opens `streams` connections that ask for `bytes` each and never read, until the value is dropped or `time` has
+/// passed. The result counts the connections that could be opened.
 pub fn stall(
     route: &Route,
     streams: usize,
@@ -112,7 +113,7 @@ pub fn stall(
             };
             open.extend(asked.await);
         }
-        // Either way it is over.
+        // Both the end of the time and the owner's stop end the stall.
         let _ = tokio::time::timeout(time, stop.stopped()).await;
         open.len()
     })

@@ -2,17 +2,17 @@
 
 const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// Sums a stream up, eight bytes at a time. Not against attackers: against lost, doubled, changed and swapped
-/// bytes.
+/// Sums up a stream, eight bytes at a time. The checksum detects lost, doubled, changed and swapped bytes; it does
+/// not withstand attackers.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Checksum {
     sum: u64,
     length: u64,
-    /// Bytes that do not fill a word yet, the first lowest.
+    /// The bytes that do not fill a word yet, the first one lowest.
     rest: u64,
 }
 
-/// An endless stream of bytes that do not repeat, the same for the same seed.
+/// An endless stream of bytes that do not repeat; equal seeds give equal streams.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pattern(u64);
 
@@ -68,10 +68,10 @@ impl Pattern {
         Self(seed.wrapping_mul(MULTIPLIER) | 1)
     }
 
-    /// Fills `buffer`, whose length must be a multiple of eight, with what comes next.
+    /// Fills `buffer`, whose length must be a multiple of eight, with the next bytes of the stream.
     pub(super) fn fill(&mut self, buffer: &mut [u8]) {
         for word in buffer.as_chunks_mut::<8>().0 {
-            // Xorshift: never zero, period 2^64 - 1.
+            // Xorshift never yields zero and has the period 2^64 - 1.
             self.0 ^= self.0 << 13;
             self.0 ^= self.0 >> 7;
             self.0 ^= self.0 << 17;

@@ -21,39 +21,39 @@ use crate::lab::net::Namespace;
 const MESSAGE_BYTES: usize = 64;
 const BUFFER_BYTES: usize = 16 * 1024;
 
-/// How to pace.
+/// How a client paces its messages.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Connections, each with its own messages.
+    /// The number of connections, each with its own messages.
     pub connections: usize,
-    /// From one message of a connection to its next.
+    /// The time from one message of a connection to its next.
     pub interval: Duration,
-    /// How long to go on; the owner's stop ends it before.
+    /// How long the client runs, unless the owner stops it earlier.
     pub time: Duration,
     /// How long a connect or an answer may take before the connection counts as broken.
     pub limit: Duration,
 }
 
-/// What came of it.
+/// The result of a paced client.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
-    /// Connections that were opened.
+    /// The number of connections that were opened.
     pub opened: u64,
-    /// Messages sent.
+    /// The number of messages sent.
     pub sent: u64,
-    /// Right answers.
+    /// The number of correct answers.
     pub answered: u64,
-    /// Answers with a wrong number or checksum.
+    /// The number of answers with a wrong number or checksum.
     pub wrong: u64,
-    /// Connections that failed, whether at the connect, later, or by a wrong answer.
+    /// The number of connections that failed at the connect, later, or by a wrong answer.
     pub broken: u64,
-    /// What happened to the first of these.
+    /// What happened to the first broken connection.
     pub first_problem: Option<String>,
-    /// How long answers took; the slowest includes a message unanswered at the end.
+    /// How long the answers took; the slowest includes a message that was unanswered at the end.
     pub latencies: Latencies,
 }
 
-/// One connection.
+/// One connection of a client.
 struct Client {
     stream: TcpStream,
     number: u64,
@@ -63,7 +63,7 @@ struct Client {
 /// Counts a connection as tried, at the latest when it is dropped.
 struct Tried(Option<watch::Sender<usize>>);
 
-/// A client that goes on in the background.
+/// A client that runs in the background.
 #[derive(Debug)]
 pub struct Pacing {
     background: Background<Report>,
@@ -100,7 +100,7 @@ impl Pacing {
         let runtime = tokio::runtime::Builder::new_current_thread().build();
         let wanted = self.connections;
         if let Ok(runtime) = runtime {
-            // An error means that the client has ended, which its report tells of.
+            // An error means that the client has ended; the client's report tells why.
             let _ = runtime.block_on(self.opened.wait_for(|opened| *opened >= wanted)).is_ok();
         }
     }
@@ -110,7 +110,7 @@ impl Pacing {
         self.background.finish()
     }
 
-    /// Waits for the plan's end and reports.
+    /// Waits until the plan ends, and reports.
     pub fn wait(self) -> Result<Report, AppError> {
         self.background.wait()
     }
@@ -119,7 +119,7 @@ impl Pacing {
 // === impl Report ===
 
 impl Report {
-    /// Whether every message of every connection came back right.
+    /// Whether every message of every connection came back correct.
     pub fn is_clean(&self) -> bool {
         self.broken == 0 && self.wrong == 0 && self.sent == self.answered
     }
@@ -182,7 +182,7 @@ async fn connections_of(to: SocketAddr, plan: Plan, opening: watch::Sender<usize
 impl Client {
     async fn messages(mut self, plan: &Plan, deadline: Instant, mut stop: Stop, report: &mut Report) {
         let mut ticks = tokio::time::interval(plan.interval.max(Duration::from_micros(100)));
-        // After a stall, go on at the usual pace: a burst would measure itself.
+        // After a stall the client goes on at the usual pace, because a burst would measure itself.
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         for sequence in 0_u64.. {
             tokio::select! {
@@ -235,7 +235,7 @@ async fn exchange(stream: &mut TcpStream, message: &[u8]) -> io::Result<[u8; MES
     Ok(answer)
 }
 
-/// Connection, sequence number, filling, and a checksum over these.
+/// A message: the connection, the sequence number, filling, and a checksum over these.
 fn message(connection: u64, sequence: u64) -> [u8; MESSAGE_BYTES] {
     let mut message = [0x5a; MESSAGE_BYTES];
     message[..8].copy_from_slice(&connection.to_le_bytes());

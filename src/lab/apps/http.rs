@@ -1,4 +1,4 @@
-//! A tiny HTTP/1.1 server, and single requests to it. The server says who it is and whom it sees.
+//! A tiny HTTP/1.1 server, and single requests to it. The server answers with its own name and the client's address.
 
 use std::{
     io,
@@ -51,13 +51,13 @@ pub fn serve(namespace: &Namespace, ip: IpAddr, port: u16, name: &str) -> Result
     })
 }
 
-/// One GET over a connection of its own. Errors: no connection, or no whole answer, within `limit`.
+/// Sends one GET over a connection of its own. Errors: no connection, or no whole answer, within `limit`.
 pub fn get(route: &Route, host: &str, limit: Duration) -> Result<Answer, AppError> {
     let request = format!("GET / HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
     exchange(route, &request, limit)
 }
 
-/// Sends the whole text of a request that asks for the connection's end, and reads the answer.
+/// Sends the whole text of a request that asks to close the connection, and reads the answer.
 pub fn exchange(route: &Route, request: &str, limit: Duration) -> Result<Answer, AppError> {
     let (to, request) = (route.to, request.to_owned());
     let work = background(&route.from, move |_| async move {
@@ -83,7 +83,7 @@ pub fn exchange(route: &Route, request: &str, limit: Duration) -> Result<Answer,
     parsed.ok_or_else(|| route.wrong(format!("{} bytes that are no whole HTTP answer", bytes.len())))
 }
 
-/// Answers pipelined or single requests without bodies until the client ends or asks for the end.
+/// Answers pipelined or single requests without bodies until the client closes the connection or asks for that.
 async fn answer_all(mut stream: TcpStream, keep: &[u8], close: &[u8]) -> io::Result<()> {
     let mut buffer = Vec::with_capacity(1024);
     loop {
@@ -105,7 +105,7 @@ async fn answer_all(mut stream: TcpStream, keep: &[u8], close: &[u8]) -> io::Res
     }
 }
 
-/// The length of the head at the start of `bytes`, its empty line included, once it is whole.
+/// The length of the head at the start of `bytes`, its empty line included; none while the head is incomplete.
 pub(super) fn head_length(bytes: &[u8]) -> Option<usize> {
     bytes.windows(4).position(|window| window == b"\r\n\r\n").map(|at| at + 4)
 }

@@ -1,8 +1,8 @@
-//! How long answers took, in fixed memory.
+//! A histogram of answer times that takes fixed memory.
 
 use std::{fmt, time::Duration};
 
-/// Buckets for each doubling: values are kept to about 1.5 %.
+/// The number of buckets for each doubling: values are kept to about 1.5 %.
 const STEPS: u64 = 64;
 const DOUBLINGS: u64 = 40;
 
@@ -17,13 +17,13 @@ pub struct Latencies {
 // === impl Latencies ===
 
 impl Latencies {
-    /// An empty one.
+    /// An empty histogram.
     pub fn new() -> Self {
         let buckets = usize::try_from(STEPS * DOUBLINGS).unwrap_or(0);
         Self { buckets: vec![0; buckets], count: 0, slowest: Duration::ZERO }
     }
 
-    /// Counts one.
+    /// Counts one latency.
     pub fn record(&mut self, latency: Duration) {
         let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
         let last = self.buckets.len().saturating_sub(1);
@@ -35,7 +35,7 @@ impl Latencies {
         self.slowest = self.slowest.max(latency);
     }
 
-    /// Adds those of another.
+    /// Adds the latencies of another histogram.
     pub fn merge(&mut self, other: &Self) {
         for (mine, theirs) in self.buckets.iter_mut().zip(&other.buckets) {
             *mine += theirs;
@@ -44,17 +44,17 @@ impl Latencies {
         self.slowest = self.slowest.max(other.slowest);
     }
 
-    /// How many there are.
+    /// The number of latencies.
     pub fn count(&self) -> u64 {
         self.count
     }
 
-    /// The slowest, exactly.
+    /// The slowest latency, exactly.
     pub fn slowest(&self) -> Duration {
         self.slowest
     }
 
-    /// The latency that `percent` % do not exceed, rounded up to the bucket's end; zero without any.
+    /// The latency that `percent` % do not exceed, rounded up to the bucket's end; zero if the histogram is empty.
     pub fn percentile(&self, percent: f64) -> Duration {
         let wanted = (self.count as f64 * percent / 100.0).ceil().max(1.0) as u64;
         let mut seen = 0;
@@ -81,7 +81,7 @@ impl fmt::Debug for Latencies {
     }
 }
 
-/// Values below [`STEPS`] have a bucket each; above, each doubling has [`STEPS`] of them.
+/// The bucket of a value. Each value below [`STEPS`] has its own bucket; above, each doubling has [`STEPS`] buckets.
 fn index(micros: u64) -> u64 {
     let doublings = u64::from((micros / STEPS).checked_ilog2().map_or(0, |log| log + 1));
     if doublings == 0 { micros } else { doublings * STEPS + (micros >> (doublings - 1)) - STEPS }

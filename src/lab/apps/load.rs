@@ -19,43 +19,43 @@ use super::{
     left,
 };
 
-/// What to load a server with. It ends at the first of `requests`, `time` and the owner's stop.
+/// The load on a server. It ends with `requests`, `time` or the owner's stop, whichever comes first.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// The `host` header.
     pub host: String,
-    /// Clients at once.
+    /// The number of clients at once.
     pub clients: usize,
     /// Whether a client keeps its connection for the next request.
     pub keep_alive: bool,
-    /// Requests in all.
+    /// The largest number of requests of all clients together.
     pub requests: u64,
-    /// How long to go on.
+    /// How long the load lasts at most.
     pub time: Duration,
     /// How long one request may take, its connection included.
     pub limit: Duration,
-    /// From one request of a client to its next, if that is answered by then; zero for at once.
+    /// The time from one request of a client to its next, if the answer has come by then; zero means no pause.
     pub interval: Duration,
 }
 
-/// What came of it.
+/// The result of a load.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
-    /// Requests begun.
+    /// The number of requests begun.
     pub requests: u64,
-    /// Those without a whole 200 answer.
+    /// The number of requests without a whole 200 answer.
     pub failures: u64,
-    /// What happened to the first of these.
+    /// What happened to the first failed request.
     pub first_failure: Option<String>,
-    /// Connections opened.
+    /// The number of connections opened.
     pub connections: u64,
-    /// How long answered requests took, from the first byte sent (or the connect) to the last received.
+    /// How long answered requests took, from the first byte sent (or the connect) to the last byte received.
     pub latencies: Latencies,
-    /// How long it all took.
+    /// How long the whole load took.
     pub elapsed: Duration,
 }
 
-/// One client's connection and what it has read too much.
+/// One client's connection, and the bytes that the client has read beyond an answer.
 struct Client {
     to: SocketAddr,
     request: Vec<u8>,
@@ -67,7 +67,7 @@ struct Client {
 // === impl Report ===
 
 impl Report {
-    /// Answered requests a second.
+    /// The number of answered requests per second.
     pub fn rate(&self) -> f64 {
         self.latencies.count() as f64 / self.elapsed.as_secs_f64().max(f64::EPSILON)
     }
@@ -81,12 +81,12 @@ impl Report {
     }
 }
 
-/// Runs `plan` and waits for its end.
+/// Runs `plan` and waits until it ends.
 pub fn run(route: &Route, plan: Plan) -> Result<Report, AppError> {
     start(route, plan)?.wait()
 }
 
-/// Starts `plan`, to go on while the caller does something else.
+/// Starts `plan` in the background.
 pub fn start(route: &Route, plan: Plan) -> Result<Background<Report>, AppError> {
     let to = route.to;
     background(&route.from, move |stop| async move {
@@ -137,7 +137,8 @@ async fn one_client(
         budget.set(allowed - 1);
         report.requests += 1;
         report.connections += u64::from(client.stream.is_none());
-        // A request that the plan's end cuts short would be no failure of the server: it may take its time.
+        // A request that the plan's end cut short would not be a failure of the server, so the request may take its
+        // time.
         let answered = tokio::time::timeout(limit, client.ask(limit)).await;
         match answered.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
             Ok(()) => report.latencies.record(now.elapsed()),
@@ -145,13 +146,13 @@ async fn one_client(
                 report.failures += 1;
                 report.first_failure.get_or_insert_with(|| error.to_string());
                 client.forget();
-                // Instant refusals must not turn into a storm.
+                // The pause keeps instant refusals from causing a storm of requests.
                 tokio::time::sleep(left(deadline, Duration::from_millis(1))).await;
             }
         }
         let rest = left(deadline, interval.saturating_sub(now.elapsed()));
         if !rest.is_zero() {
-            // The owner's stop is seen at the top of the loop.
+            // The top of the loop checks the owner's stop.
             let _ = tokio::time::timeout(rest, stop.stopped()).await;
         }
     }

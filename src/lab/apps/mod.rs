@@ -1,5 +1,5 @@
-//! Applications for the lab's pods and clients, inside this process: each on a thread of its own in the
-//! namespace it belongs to. All of them are bounded in time, connections and memory.
+//! Applications for the lab's pods and clients, inside this process. Each application runs on its own thread in the
+//! namespace of its pod or client. Every application is bounded in time, connections and memory.
 
 use std::{
     future::Future,
@@ -30,7 +30,7 @@ pub(crate) mod throughput;
 
 pub use self::latency::Latencies;
 
-/// Connections that a server keeps open at once; more wait in its backlog.
+/// The number of connections that a server keeps open at once; more connections wait in its backlog.
 pub const SERVER_CONNECTIONS: usize = 16_384;
 
 const APP_BACKLOG: i32 = 4096;
@@ -38,25 +38,25 @@ const APP_BACKLOG: i32 = 4096;
 /// Why an application could not run.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
-    /// Its namespace could not be entered.
+    /// The application's namespace could not be entered.
     #[error(transparent)]
     Net(#[from] NetError),
-    /// It could not listen.
+    /// The application could not listen.
     #[error("{name} cannot listen on {addr}: {source}")]
     Listen {
         /// The namespace.
         name: String,
-        /// Where.
+        /// The address to listen on.
         addr: SocketAddr,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
-    /// It could not set up a runtime or a socket that needs no peer.
+    /// The application could not set up a runtime or a socket that needs no peer.
     #[error("{name} cannot start: {source}")]
     Start {
         /// The namespace.
         name: String,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
     /// A connection failed.
@@ -66,58 +66,58 @@ pub enum AppError {
         name: String,
         /// The peer.
         to: SocketAddr,
-        /// What was tried.
+        /// The operation that failed.
         what: &'static str,
-        /// What happened.
+        /// The error of the operation.
         source: io::Error,
     },
-    /// The peer did not say what it should have.
+    /// The peer did not send what the protocol requires.
     #[error("{name} to {to}: {what}")]
     Wrong {
         /// The namespace.
         name: String,
         /// The peer.
         to: SocketAddr,
-        /// What is wrong.
+        /// What is wrong with the peer's answer.
         what: String,
     },
 }
 
-/// An application that goes on while its owner does something else. Dropping it stops it and waits for its end.
+/// An application that runs in the background. Dropping the value stops the application and waits until it has ended.
 #[derive(Debug)]
 pub struct Background<T> {
     stop: watch::Sender<bool>,
     thread: Option<JoinHandle<Result<T, NetError>>>,
 }
 
-/// Tells an application to come to its end.
+/// Tells an application to end.
 #[derive(Clone, Debug)]
 pub struct Stop(watch::Receiver<bool>);
 
-/// A client's end of a connection that it opens: from a namespace to an address.
+/// A connection that a client opens: from a namespace to an address.
 #[derive(Clone, Debug)]
 pub struct Route {
-    /// Where the client runs.
+    /// The namespace of the client.
     pub from: Namespace,
-    /// Where it connects to.
+    /// The address that the client connects to.
     pub to: SocketAddr,
 }
 
 // === impl Background ===
 
 impl<T> Background<T> {
-    /// Stops it and returns what it found out. A panic in it goes on in the caller.
+    /// Stops the application and returns its result. A panic of the application continues in the caller.
     pub fn finish(mut self) -> Result<T, AppError> {
         self.stop.send_replace(true);
         self.join()
     }
 
-    /// Waits for its own end, which each application's plan bounds.
+    /// Waits until the application ends by itself, which each application's plan bounds.
     pub fn wait(mut self) -> Result<T, AppError> {
         self.join()
     }
 
-    /// Whether it has come to its end.
+    /// Whether the application has ended.
     pub fn is_finished(&self) -> bool {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
@@ -134,7 +134,7 @@ impl<T> Drop for Background<T> {
     fn drop(&mut self) {
         self.stop.send_replace(true);
         if let Some(thread) = self.thread.take() {
-            // Its panic, if any, belongs to nobody any more; panicking here could abort the process.
+            // The drop ignores a panic of the application, because a panic here could abort the process.
             drop(thread.join());
         }
     }
@@ -145,7 +145,7 @@ impl<T> Drop for Background<T> {
 impl Stop {
     /// Waits until the owner wants the application to end.
     pub async fn stopped(&mut self) {
-        // An owner that is gone wants the same.
+        // If the owner is gone, the application ends too.
         let _ = self.0.wait_for(|stop| *stop).await;
     }
 
@@ -171,7 +171,7 @@ where
     Ok(Background { stop, thread: Some(thread) })
 }
 
-/// Like [`background`], for an application that is not asynchronous and looks at its [`Stop`] by itself.
+/// Like [`background`], for an application that is not asynchronous and checks its [`Stop`] by itself.
 pub fn background_thread<T: Send + 'static>(
     namespace: &Namespace,
     app: impl FnOnce(Stop) -> T + Send + 'static,
@@ -181,7 +181,7 @@ pub fn background_thread<T: Send + 'static>(
     Ok(Background { stop, thread: Some(thread) })
 }
 
-/// Listens in `namespace` on all its addresses (or on `ip` alone).
+/// Listens in `namespace` on all its addresses, or on `ip` alone.
 fn listen(namespace: &Namespace, ip: IpAddr, port: u16) -> Result<std::net::TcpListener, AppError> {
     let addr = SocketAddr::new(ip, port);
     let bind = || -> io::Result<std::net::TcpListener> {
@@ -199,8 +199,8 @@ fn listen(namespace: &Namespace, ip: IpAddr, port: u16) -> Result<std::net::TcpL
     bound.map_err(|source| AppError::Listen { name: namespace.name().to_owned(), addr, source })
 }
 
-/// Accepts until stopped and runs `serve` for each connection on this thread, at most [`SERVER_CONNECTIONS`] at
-/// once; returns how many there were.
+/// Accepts connections until stopped and runs `serve` for each connection on this thread, at most
+/// [`SERVER_CONNECTIONS`] at once. The result is the number of connections.
 async fn accept_all<F>(
     listener: std::net::TcpListener,
     mut stop: Stop,
@@ -221,11 +221,11 @@ where
                 connection = listener.accept(), if tasks.len() < SERVER_CONNECTIONS => match connection {
                     Ok((stream, client)) => {
                         accepted += 1;
-                        // A refusal only costs speed.
+                        // A refusal of the option only makes the connection slower.
                         let _ = stream.set_nodelay(true);
                         tasks.spawn_local(serve(stream, client));
                     }
-                    // Out of descriptors, most likely: give connections time to end.
+                    // The process has most likely run out of descriptors, so the pause gives connections time to end.
                     Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
                 },
             }
@@ -234,14 +234,14 @@ where
     local.run_until(accept).await
 }
 
-/// Connects within `limit`, without delaying small segments.
+/// Connects within `limit` and disables the delay of small segments.
 async fn connect(to: SocketAddr, limit: Duration) -> io::Result<TcpStream> {
     let stream = tokio::time::timeout(limit, TcpStream::connect(to)).await??;
     stream.set_nodelay(true)?;
     Ok(stream)
 }
 
-/// What is left until `deadline`, at most `limit`.
+/// The time left until `deadline`, at most `limit`.
 fn left(deadline: Instant, limit: Duration) -> Duration {
     deadline.saturating_duration_since(Instant::now()).min(limit)
 }
@@ -253,7 +253,7 @@ fn io_to_start(source: &io::Error) -> AppError {
 // === impl Route ===
 
 impl Route {
-    /// From `namespace` to `to`.
+    /// The route from `namespace` to `to`.
     pub fn new(from: &Namespace, to: SocketAddr) -> Self {
         Self { from: from.clone(), to }
     }

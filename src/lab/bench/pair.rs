@@ -1,5 +1,5 @@
-//! Other proxies, configured to do the same work: a pair of them, one beside the client and one beside the server,
-//! with mutual TLS in between. They know no mesh and capture nothing: clients call the first of the pair.
+//! Other proxies, configured to do the same work. A pair has one proxy beside the client and one beside the server,
+//! with mutual TLS in between. The pair knows no mesh and captures no traffic: clients call the first proxy.
 
 use std::{fs, io, net::IpAddr, path::Path};
 
@@ -11,13 +11,13 @@ use crate::lab::{
 
 const HAPROXY: [&str; 2] = [include_str!("pair/haproxy-client.cfg"), include_str!("pair/haproxy-server.cfg")];
 const ENVOY: [&str; 2] = [include_str!("pair/envoy-client.yaml"), include_str!("pair/envoy-server.yaml")];
-/// What stands for the directory of the certificates in these.
+/// The placeholder in the configurations for the directory of the certificates.
 const DIRECTORY: &str = "@DIR@";
-/// Beside whom each of a pair is.
+/// The side of each proxy of a pair.
 const SIDES: [&str; 2] = ["client", "server"];
 
-/// The pair of `kind`, with certificates and configuration in `directory`; none for those that are not pairs. `server`
-/// is the address that the client's side checks the server's certificate for.
+/// The pair of `kind`, with certificates and configuration in `directory`; none if `kind` is not a pair. The client's
+/// side verifies the server's certificate against the address `server`.
 pub(super) fn programs(kind: &Kind, directory: &Path, server: IpAddr) -> io::Result<Vec<Program>> {
     let (name, binary, configs, ending) = match kind {
         Kind::Haproxy(binary) => ("haproxy", binary, HAPROXY, "cfg"),

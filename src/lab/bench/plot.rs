@@ -1,8 +1,8 @@
-//! The results as bars, in SVG.
+//! Draws the results as bars, in SVG.
 
 use super::{contestant::Contestant, results::Results, table::number};
 
-/// What is carried, as a part of what goes without a proxy: key, what it is, unit.
+/// The figures drawn as a part of the traffic without a proxy: key, name, unit.
 const CARRIED: [(&str, &str, &str); 5] = [
     ("tp1", "1 stream from the client", "Gbit/s"),
     ("tp1r", "1 stream to the client", "Gbit/s"),
@@ -10,18 +10,18 @@ const CARRIED: [(&str, &str, &str); 5] = [
     ("rps", "Requests, 64 connections", "/s"),
     ("cps", "New connections, 32 clients", "/s"),
 ];
-/// What it costs: the keys whose figures are added up, what that is, unit. Without a proxy it is nothing.
+/// The costs: the keys whose figures are added up, the name of the sum, its unit. Without a proxy the cost is zero.
 const COSTS: [(&[&str], &str, &str); 3] = [
     (&["tp1_cpu"], "A gigabyte, 1 stream", "s"),
     (&["rps_cpu_src", "rps_cpu_dst"], "100,000 requests", "s"),
     (&["cps_cpu"], "10,000 connections", "s"),
 ];
-/// Of contestants in their order; the first is this proxy.
+/// The colours of the contestants in their order; the first contestant is this proxy.
 const COLOURS: [&str; 6] = ["#0b7a5c", "#8c9bab", "#c8a46a", "#5b7aa6", "#9c5b8f", "#6b6b6b"];
 
 const WIDTH: f64 = 775.0;
 const LEFT: f64 = 215.0;
-/// Room for what is written behind the longest bar.
+/// The width of the space for the text behind the longest bar.
 const RIGHT: f64 = 150.0;
 const BAR: f64 = 16.0;
 const GAP: f64 = 14.0;
@@ -30,9 +30,9 @@ const MARGIN: f64 = 24.0;
 /// A group of bars.
 struct Row {
     name: &'static str,
-    /// A second line below the name, small.
+    /// A small second line below the name.
     below: String,
-    /// Of each contestant: the length, as a part of the longest that there can be, and what is written behind it.
+    /// The bar of each contestant: its length as a part of the longest possible bar, and the text behind it.
     bars: Vec<Option<(f64, String)>>,
 }
 
@@ -42,7 +42,7 @@ struct Drawing {
     body: String,
 }
 
-/// The drawing; `None` where nothing was measured without a proxy.
+/// Draws the results; `None` if the traffic without a proxy was not measured.
 pub(super) fn svg(results: &Results, contestants: &[Contestant], note: &str) -> Option<String> {
     let direct = contestants.iter().find(|one| one.is_direct())?;
     let shown = contestants.iter().filter(|one| !one.is_direct());
@@ -64,7 +64,7 @@ pub(super) fn svg(results: &Results, contestants: &[Contestant], note: &str) -> 
     Some(drawing.finish(note))
 }
 
-/// All on one scale: the part of what goes without a proxy.
+/// The rows of traffic, all on one scale: the part of the traffic without a proxy.
 fn carried(results: &Results, direct: &str, shown: &[&str]) -> Vec<Row> {
     let of = |name: &str, key| results.summary(name, key).map(|summary| summary.median);
     let parts = |(key, name, unit): (&'static str, &'static str, &'static str)| {
@@ -84,7 +84,7 @@ fn carried(results: &Results, direct: &str, shown: &[&str]) -> Vec<Row> {
     rows
 }
 
-/// Each on a scale of its own.
+/// The rows of costs, each on a scale of its own.
 fn costs(results: &Results, shown: &[&str]) -> Vec<Row> {
     let row = |(keys, name, unit): (&'static [&'static str], &'static str, &'static str)| {
         let bar = |one: &&str| {
@@ -144,7 +144,7 @@ impl Drawing {
                 }
                 self.y += BAR;
             }
-            // Beside the middle of its bars.
+            // The text stands beside the middle of the row's bars.
             let middle = f64::midpoint(top, self.y) + if row.below.is_empty() { 2.5 } else { -4.0 };
             self.text(LEFT - 12.0, middle, r#" text-anchor="end""#, row.name);
             let small = r##" text-anchor="end" font-size="11" fill="#6a737d""##;
@@ -171,7 +171,7 @@ impl Drawing {
         );
     }
 
-    /// At left and baseline; nothing if there is nothing to say.
+    /// Writes text with its left end and baseline there; writes nothing for an empty text.
     fn text(&mut self, x: f64, y: f64, how: &str, text: &str) {
         if !text.is_empty() {
             let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");

@@ -1,4 +1,4 @@
-//! Samples, medians, and what the goals make of them.
+//! Samples, medians, and verdicts on the goals.
 
 use std::collections::BTreeMap;
 
@@ -10,12 +10,12 @@ use super::{
     measure::Measured,
 };
 
-/// Everything found so far.
+/// All results so far.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Results {
-    /// By contestant and key, a value a round.
+    /// The samples by contestant and key, one value for each round.
     samples: BTreeMap<(String, &'static str), Vec<f64>>,
-    /// What could not be measured, and why.
+    /// The measurements that failed, with the reasons.
     pub(super) failures: Vec<String>,
 }
 
@@ -23,7 +23,7 @@ pub(super) struct Results {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Summary {
     pub(super) median: f64,
-    /// How far the lowest and the highest round are apart, in percent of the median.
+    /// The distance of the lowest and the highest round, in percent of the median.
     pub(super) spread: f64,
 }
 
@@ -32,7 +32,7 @@ pub(super) struct Summary {
 pub(super) struct Verdict {
     /// The goal in words.
     pub(super) goal: String,
-    /// What is held against it: a ratio, or the value.
+    /// The value compared with the goal: a ratio, or the figure itself.
     pub(super) reached: f64,
     pub(super) met: bool,
 }
@@ -40,14 +40,14 @@ pub(super) struct Verdict {
 // === impl Results ===
 
 impl Results {
-    /// Takes in what a measurement found.
+    /// Adds the figures of one measurement.
     pub(super) fn add(&mut self, contestant: &str, found: Measured) {
         for (key, value) in found {
             self.samples.entry((contestant.to_owned(), key)).or_default().push(value);
         }
     }
 
-    /// The figure of that key of a contestant, if it was measured.
+    /// The summary of a contestant's figure; none if the figure was not measured.
     pub(super) fn summary(&self, contestant: &str, key: &str) -> Option<Summary> {
         let samples = self.samples.iter().find(|((name, known), _)| name == contestant && *known == key)?.1;
         let mut sorted = samples.clone();
@@ -58,7 +58,7 @@ impl Results {
         Some(Summary { median: middle, spread })
     }
 
-    /// What the goals of a figure make of `contestant`; those that need somebody who was not measured are left out.
+    /// The verdicts on a figure of `contestant`. A goal is left out if it needs a contestant that was not measured.
     pub(super) fn verdicts(&self, contestant: &str, figure: &Figure) -> Vec<Verdict> {
         let Some(own) = self.summary(contestant, figure.key) else { return Vec::new() };
         let verdict = |goal: &Goal| {
@@ -91,12 +91,12 @@ impl Results {
         })
     }
 
-    /// Figures that anybody was measured for.
+    /// The figures that were measured for at least one contestant.
     pub(super) fn figures(&self) -> impl Iterator<Item = &'static Figure> {
         FIGURES.iter().filter(|figure| self.samples.keys().any(|(_, key)| *key == figure.key))
     }
 
-    /// All of it.
+    /// All results as JSON.
     pub(super) fn json(&self, contestants: &[Contestant], head: Value) -> Value {
         let figure = |figure: &'static Figure| {
             let of = |one: &Contestant| {
@@ -119,7 +119,7 @@ impl Results {
     }
 }
 
-/// Of an even number, between the two in the middle.
+/// The median; for an even number of values, the mean of the two middle ones.
 fn median(sorted: &[f64]) -> Option<f64> {
     let middle = sorted.len() / 2;
     let upper = sorted.get(middle)?;

@@ -1,12 +1,12 @@
-//! The results as a table.
+//! Formats the results as a table.
 
 use super::{contestant::Contestant, figures::Figure, results::Results};
 
-/// Columns of a figure's name and of a contestant's figure.
+/// The widths, in columns, of a figure's name and of a contestant's figure.
 const NAME: usize = 33;
 const VALUE: usize = 17;
 
-/// A line a figure: each contestant's median and spread, and the goals with what was reached.
+/// The table has a line for each figure: each contestant's median and spread, and the goals with the reached values.
 pub(super) fn table(results: &Results, contestants: &[Contestant]) -> String {
     let main = contestants.iter().find(|one| one.is_node());
     let names: String = contestants.iter().map(|one| format!("{:>VALUE$}", one.name)).collect();
@@ -38,7 +38,7 @@ fn goals(results: &Results, name: &str, figure: &Figure) -> String {
     said.collect::<Vec<_>>().join("; ")
 }
 
-/// With three digits that say something.
+/// The number with three significant digits.
 pub(super) fn number(value: f64) -> String {
     match value.abs() {
         large if large >= 100.0 => format!("{value:.0}"),

@@ -1,4 +1,4 @@
-//! What each kind of actor may cost, as the file says, and which actors are of which kind.
+//! The allowed cost of each kind of actor's loss, from a file, and the mapping of actors to kinds.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
@@ -7,35 +7,35 @@ use serde::{Deserialize, Serialize};
 use super::flow::Flow;
 use crate::lab::node::ActorStatus;
 
-/// What holds unless another file is given.
+/// The file that holds unless the command line names another.
 pub(super) const STANDARD: &str = include_str!("allowed.yaml");
 
-/// How an actor is broken.
+/// How a trial breaks an actor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) enum Fault {
-    /// Killed.
+    /// The actor is killed.
     Kill,
     /// A handler panics.
     Panic,
     /// A handler does not return for 10 s.
     Hang,
-    /// Each message waits longer, for some seconds.
+    /// The actor handles each message late, for some seconds.
     Slow,
-    /// Killed, and its next five starts fail.
+    /// The actor is killed, and its next five starts fail.
     Start,
 }
 
-/// The file.
+/// The file of allowed costs.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Allowed {
     limits: BTreeMap<Fault, Limits>,
-    /// The rows.
+    /// The rows of the file.
     pub(super) kinds: Vec<Kind>,
 }
 
-/// How long things may take; what is not named does not happen.
+/// Time limits; an effect without a limit must not happen.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Limits {
@@ -44,25 +44,25 @@ struct Limits {
     stall_ms: Option<u64>,
 }
 
-/// A row.
+/// A row of the file.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Kind {
-    /// Its name.
+    /// The name of the kind.
     pub(super) kind: String,
     path: String,
-    /// The pod whose actor is meant.
+    /// The pod whose actor the row means.
     pub(super) of: Option<String>,
-    /// The peer whose actor is meant.
+    /// The peer whose actor the row means.
     pub(super) to: Option<String>,
     #[serde(default)]
     loses: Vec<Flow>,
     #[serde(default)]
     hang: Hang,
-    /// What readiness does meanwhile.
+    /// The expected readiness during the fault.
     #[serde(default)]
     pub(super) readiness: ExpectedReadiness,
-    /// Why it is not broken.
+    /// The reason why trials spare this kind.
     pub(super) spared: Option<String>,
 }
 
@@ -74,20 +74,20 @@ enum Hang {
     Endured,
 }
 
-/// What readiness does while an actor is away.
+/// The readiness of the node while an actor is away.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) enum ExpectedReadiness {
-    /// It says "ready" all the time.
+    /// The node is ready all the time.
     #[default]
     Stays,
-    /// It says that something is missing.
+    /// The node reports that something is missing.
     Says,
-    /// Nobody answers.
+    /// The node's admin port does not answer.
     Away,
 }
 
-/// The file is wrong, or does not fit the tree.
+/// The error of a wrong file, or of a file that does not fit the tree.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum AllowedError {
     #[error("what is allowed cannot be read: {0}")]
@@ -99,17 +99,17 @@ pub(super) enum AllowedError {
 // === impl Fault ===
 
 impl Fault {
-    /// All.
+    /// All faults.
     pub(super) const ALL: [Self; 5] = [Self::Kill, Self::Panic, Self::Hang, Self::Slow, Self::Start];
 
-    /// How long a hang is.
+    /// How long a hang lasts.
     pub(super) const HANG: Duration = Duration::from_secs(10);
     /// How long an actor is slow.
     pub(super) const SLOW: Duration = Duration::from_secs(3);
-    /// Starts that fail.
+    /// The number of starts that fail.
     pub(super) const STARTS: u32 = 5;
 
-    /// The word for it on the command line and in tables.
+    /// The fault's word on the command line and in tables.
     pub(super) fn word(self) -> &'static str {
         match self {
             Self::Kill => "kill",
@@ -120,7 +120,7 @@ impl Fault {
         }
     }
 
-    /// The requests that do it, as `/actors/ID/REQUEST`.
+    /// The admin requests that cause the fault, as `/actors/ID/REQUEST`.
     pub(super) fn requests(self) -> Vec<String> {
         match self {
             Self::Kill => vec!["kill".to_owned()],
@@ -146,7 +146,7 @@ impl Allowed {
         serde_saphyr::from_str(text).map_err(|error| AllowedError::Unreadable(error.to_string()))
     }
 
-    /// The same, with so many times the time for everything.
+    /// The same limits, with all times multiplied by `factor`.
     pub(super) fn times(mut self, factor: u64) -> Self {
         for limits in self.limits.values_mut() {
             for limit in [&mut limits.detect_ms, &mut limits.repair_ms, &mut limits.stall_ms] {
@@ -156,7 +156,7 @@ impl Allowed {
         self
     }
 
-    /// Holds the rows against the tree: each actor is in one row, and each row has an actor.
+    /// Checks the rows against the tree: each actor is in one row, and each row has an actor.
     pub(super) fn check(&self, tree: &[ActorStatus]) -> Result<(), AllowedError> {
         let mut faults = Vec::new();
         for seen in tree {
@@ -181,17 +181,17 @@ impl Allowed {
         self.kinds.iter().find(|row| row.covers(path))
     }
 
-    /// How long a fault may go unnoticed.
+    /// The time limit for the supervisor to notice a fault.
     pub(super) fn detect(&self, fault: Fault) -> Option<Duration> {
         self.limit(fault, |limits| limits.detect_ms)
     }
 
-    /// How long its repair may take.
+    /// The time limit for the repair of a fault.
     pub(super) fn repair(&self, fault: Fault) -> Option<Duration> {
         self.limit(fault, |limits| limits.repair_ms)
     }
 
-    /// How long bytes and requests may stand still.
+    /// The time limit for a stall of bytes and requests.
     pub(super) fn stall(&self, fault: Fault) -> Option<Duration> {
         self.limit(fault, |limits| limits.stall_ms)
     }
@@ -216,7 +216,7 @@ impl Kind {
         }
     }
 
-    /// Whether the fault ends the actor, rather than being waited out.
+    /// Whether the fault ends the actor. Other faults pass by themselves.
     pub(super) fn ends(&self, fault: Fault) -> bool {
         match fault {
             Fault::Kill | Fault::Panic | Fault::Start => true,
@@ -225,13 +225,13 @@ impl Kind {
         }
     }
 
-    /// Whether the fault may cost this flow its streams.
+    /// Whether the flow may lose streams to the fault.
     pub(super) fn may_lose(&self, fault: Fault, flow: Flow) -> bool {
         self.ends(fault) && self.loses.contains(&flow)
     }
 }
 
-/// Whether a part of a path fits a part of a pattern.
+/// Whether a part of a path matches a part of a pattern.
 fn fits(pattern: &str, part: &str) -> bool {
     match pattern.split_once('*') {
         Some((before, after)) => {

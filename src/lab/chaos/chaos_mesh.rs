@@ -1,4 +1,4 @@
-//! The mesh that is broken while it is up, and what watches it from outside.
+//! The mesh that chaos breaks while it is up, and the probe that watches it from outside.
 
 use std::{
     error::Error,
@@ -26,20 +26,21 @@ pub(super) const WEB: u16 = 8080;
 
 const MESH: &str = include_str!("mesh.yaml");
 
-/// How long anything may take that is expected to happen at once. Generous: the machine may be busy.
+/// The time limit for anything that is expected to happen at once. The limit is generous, because the machine may be
+/// busy.
 pub(super) const SOON: Duration = Duration::from_secs(5);
-/// How long the mesh may take to come up.
+/// The time limit for the mesh to come up.
 const UP: Duration = Duration::from_secs(20);
-/// Traffic before a fault and after its repair, unless time is short.
+/// How long traffic runs before a fault and after its repair, unless time is short.
 const STEADY: Duration = Duration::from_millis(250);
-/// From one question about readiness to the next.
+/// The time from one readiness question to the next.
 const ASK: Duration = Duration::from_millis(10);
 
-/// The mesh.
+/// The mesh under chaos.
 pub(super) struct ChaosMesh {
-    /// All of it.
+    /// The hosts, proxies and services of the mesh.
     pub(super) testbed: Testbed<Embedded>,
-    /// Traffic before a fault and after its repair.
+    /// How long traffic runs before a fault and after its repair.
     pub(super) steady: Duration,
     mesh: Mesh,
 }
@@ -50,7 +51,7 @@ pub(super) struct Probe {
     asking: Background<()>,
 }
 
-/// What was answered, and how often.
+/// The answers to readiness questions, and their numbers.
 #[derive(Debug, Default)]
 struct AnswerCounters {
     ready: AtomicU64,
@@ -58,14 +59,14 @@ struct AnswerCounters {
     silence: AtomicU64,
 }
 
-/// The sum of it.
+/// The number of answers of each sort.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct AnswerCounts {
-    /// Said to be ready.
+    /// The number of "ready" answers.
     pub(super) ready: u64,
-    /// Said not to be ready.
+    /// The number of "not ready" answers.
     pub(super) not_ready: u64,
-    /// Did not answer.
+    /// The number of questions without an answer.
     pub(super) silence: u64,
 }
 
@@ -88,8 +89,7 @@ impl ChaosMesh {
         Ok(Self { testbed: Testbed::up(mesh.clone(), false, options)?, steady: STEADY, mesh })
     }
 
-    /// Starts node one's proxy anew, so that nothing of what was done to it before counts, and waits until all flows
-    /// are served.
+    /// Restarts node one's proxy, so that no earlier fault counts, and waits until all flows are served.
     pub(super) fn renew(&mut self) -> Result<(), String> {
         self.testbed.restart_proxy("one").map_err(text)?;
         self.settle()
@@ -100,31 +100,31 @@ impl ChaosMesh {
         Flow::ALL.iter().try_for_each(|flow| wait(UP, || self.serves(*flow)))
     }
 
-    /// One request of this flow, which must be answered soon.
+    /// Sends one request of this flow, which must be answered soon.
     pub(super) fn serves(&self, flow: Flow) -> Result<(), String> {
         self.get(flow.ends(), WEB).map_err(|error| format!("{flow:?}: {error}"))
     }
 
-    /// A node, to be asked and broken.
+    /// The node of that name, to query and to break.
     pub(super) fn node(&self, name: &'static str) -> Result<Node, String> {
         let log = self.testbed.directory().join(format!("proxy-{name}.log"));
         Ok(Node::new(name, self.testbed.node(name).map_err(text)?, log))
     }
 
-    /// Where a pod is in the tree, and its address.
+    /// A pod's path in the tree, and its address.
     pub(super) fn pod(&self, name: &str) -> Result<(String, String), String> {
         let pod = self.mesh.pod(name).ok_or_else(|| format!("the mesh has no pod {name}"))?;
         let ip = pod.ips.first().ok_or_else(|| format!("pod {name} has no address"))?;
         Ok((pod.kubernetes_uid(), ip.to_string()))
     }
 
-    /// From one pod to a port of another.
+    /// The route from one pod to a port of another.
     pub(super) fn route(&self, (from, to): (&str, &str), port: u16) -> Result<Route, String> {
         let to = self.mesh.pod(to).and_then(|pod| pod.ips.first()).ok_or_else(|| format!("no pod {to}"))?;
         Ok(Route::new(self.testbed.pod(from).map_err(text)?, (*to, port).into()))
     }
 
-    /// One request, which must be answered soon.
+    /// Sends one request, which must be answered soon.
     fn get(&self, ends: (&str, &str), port: u16) -> Result<(), String> {
         match http::get(&self.route(ends, port)?, "server", SOON).map_err(text)?.status {
             200 => Ok(()),
@@ -132,7 +132,7 @@ impl ChaosMesh {
         }
     }
 
-    /// Begins to ask node one whether it is ready.
+    /// Starts to ask node one whether it is ready.
     pub(super) fn probe(&self) -> Result<Probe, String> {
         let node: Namespace = self.testbed.node("one").map_err(text)?.clone();
         let heard = Arc::new(AnswerCounters::default());
@@ -152,7 +152,7 @@ impl ChaosMesh {
         Ok(Probe { heard, asking: background_thread(&node, ask).map_err(text)? })
     }
 
-    /// Whether node one says that it is ready, soon.
+    /// Waits for a short time until node one reports that it is ready.
     pub(super) fn is_ready(&self) -> Result<(), String> {
         let node = self.testbed.node("one").map_err(text)?;
         wait(SOON, || match readiness(node).map_err(text)? {
@@ -165,7 +165,7 @@ impl ChaosMesh {
 // === impl Probe ===
 
 impl Probe {
-    /// Stops asking.
+    /// Stops the probe and returns its counts.
     pub(super) fn finish(self) -> Result<AnswerCounts, String> {
         self.asking.finish().map_err(text)?;
         let count = |number: &AtomicU64| number.load(Relaxed);
@@ -174,7 +174,7 @@ impl Probe {
     }
 }
 
-/// Lets traffic flow for a while.
+/// Lets traffic run for a while.
 pub(super) fn pause(time: Duration) {
     let end = Instant::now() + time;
     while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
@@ -182,7 +182,7 @@ pub(super) fn pause(time: Duration) {
     }
 }
 
-/// What an error says.
+/// The text of an error.
 pub(super) fn text(error: impl Error) -> String {
     error.to_string()
 }

@@ -19,10 +19,10 @@ pub(super) enum Flow {
 // === impl Flow ===
 
 impl Flow {
-    /// All.
+    /// All flows.
     pub(super) const ALL: [Self; 4] = [Self::First, Self::Second, Self::Inbound, Self::Plaintext];
 
-    /// The pods it goes from and to.
+    /// The pods that the flow goes from and to.
     pub(super) fn ends(self) -> (&'static str, &'static str) {
         match self {
             Self::First => ("client", "server-1"),

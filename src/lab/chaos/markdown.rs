@@ -1,4 +1,4 @@
-//! The matrix as Markdown: a short table of kills and a whole one, a row for each kind of actor.
+//! Formats the matrix as Markdown: a short table of kills and a full one, with a row for each kind of actor.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -8,7 +8,7 @@ use super::{
 };
 use crate::lab::show::seconds;
 
-/// Both tables, the rows as in the file of what is allowed; empty cells for what was not tried.
+/// Both tables, with the rows in the order of the allowed file; the cell of a fault that was not tried is empty.
 pub(super) fn tables(allowed: &Allowed, outcomes: &[Outcome]) -> String {
     let rows: Vec<Row<'_>> = allowed.kinds.iter().filter_map(|row| Row::of(&row.kind, outcomes)).collect();
     let mut text = String::new();
@@ -24,7 +24,7 @@ pub(super) fn tables(allowed: &Allowed, outcomes: &[Outcome]) -> String {
     text
 }
 
-/// A kind of actor, and what came of each fault that was tried.
+/// A kind of actor, and the outcome of each fault that was tried.
 struct Row<'a> {
     kind: &'a str,
     tried: Vec<&'a Outcome>,
@@ -36,12 +36,13 @@ impl<'a> Row<'a> {
         (!tried.is_empty()).then_some(Self { kind, tried })
     }
 
-    /// What came of a fault; the last one, if it was tried more than once.
+    /// The outcome of a fault; the last outcome if the fault was tried more than once.
     fn tried(&self, fault: Fault) -> Option<&'a Outcome> {
         self.tried.iter().rev().find(|outcome| outcome.fault == fault).copied()
     }
 
-    /// The kill, and the longest of all faults. How long failing starts take says what was ordered, nothing else.
+    /// The kill, and the longest times of all faults. The times of failing starts are left out, because the trial
+    /// itself sets them.
     fn short(&self) -> String {
         let longest = |of: fn(&Outcome) -> Option<Duration>| {
             let faults = Fault::ALL.iter().filter(|fault| **fault != Fault::Start);

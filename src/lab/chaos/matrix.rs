@@ -1,4 +1,4 @@
-//! The matrix: every kind of actor broken in every way, in rounds.
+//! The matrix: rounds of trials that break every kind of actor in every way.
 
 use std::{error::Error, io::Stdout, time::Instant};
 
@@ -13,15 +13,15 @@ use super::{
 };
 use crate::lab::show::{Evidence, Show, seconds};
 
-/// Columns of a trial's name in front of its own.
+/// The width, in columns, of the kind in front of a trial's own name.
 const KIND: usize = 17;
 
-/// Nothing fits the choices of the command line.
+/// The error of a command line whose choices match no trial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("--only leaves nothing to do: no such kind or fault")]
 pub(super) struct NothingToDo;
 
-/// All trials, in rounds until the time is over.
+/// Runs all trials, in rounds until the time has passed.
 pub(super) fn run(
     chaos_mesh: &mut ChaosMesh,
     args: &ChaosArgs,
@@ -66,7 +66,7 @@ pub(super) fn run(
     Ok(outcomes)
 }
 
-/// What is to be done: each kind in each way, but for what the command line leaves out.
+/// The trials: every kind with every fault that the command line selects.
 pub(super) fn trials<'a>(
     args: &ChaosArgs,
     allowed: &'a Allowed,

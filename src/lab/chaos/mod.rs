@@ -1,9 +1,10 @@
-//! `warren lab chaos`: breaks every kind of actor in every way under steady traffic, and holds what that cost against
-//! what it may cost (`allowed.yaml`).
+//! `warren lab chaos`: breaks every kind of actor in every way under steady traffic, and compares the cost with the
+//! allowed cost (`allowed.yaml`).
 //!
-//! Or it kills actors by chance, one a second, for as long as one likes (`soak`).
+//! The command can also kill random actors, one a second, for any length of time (`soak`).
 //!
-//! Each trial of the matrix has a fresh proxy. The order of the trials, and which of several equal actors is hit, come from a seed.
+//! Each trial of the matrix has a fresh proxy. A seed determines the order of the trials, and which of several equal
+//! actors is hit.
 
 mod allowed;
 mod args;
@@ -29,15 +30,16 @@ use super::{run, show::Show, state::Directory};
 pub use self::args::ChaosArgs;
 pub use self::test_matrix::{TestMatrix, Verdict};
 
-/// One round of everything takes no longer, whatever happens.
+/// The longest time that one round of all trials takes.
 const ROUND: Duration = Duration::from_secs(1800);
 
-/// Runs it as the lab called `name`, at most one of a name at a time. Call it first in `main`, while the process has one
-/// thread: it runs this program again in namespaces of its own, and this program as the proxies.
+/// Runs the command as the lab called `name`; one name runs at most once at a time. Call this function first in
+/// `main`, while the process has one thread. The function runs this program again in namespaces of its own, and this
+/// program as the proxies.
 ///
 /// # Errors
-/// The file of what is allowed cannot be read; there is no cell or no directory for the mesh. All else is shown and makes
-/// the exit code a failing one.
+/// The allowed file cannot be read, or there is no cell or no directory for the mesh. Every other failure is shown
+/// and makes the exit code a failing one.
 pub fn run(name: &str, args: &ChaosArgs) -> Result<ExitCode, Box<dyn Error>> {
     let text = match &args.allowed {
         Some(path) => fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?,
@@ -49,7 +51,7 @@ pub fn run(name: &str, args: &ChaosArgs) -> Result<ExitCode, Box<dyn Error>> {
     run::run(name, limit, |directory, show| play((name, directory), args, (&allowed, earlier), show))
 }
 
-/// What earlier runs have written.
+/// The outcomes that earlier runs have written.
 fn earlier(files: &[PathBuf]) -> Result<Vec<Outcome>, Box<dyn Error>> {
     let mut outcomes: Vec<Outcome> = Vec::new();
     for path in files {

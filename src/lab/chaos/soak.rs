@@ -1,8 +1,8 @@
-//! One random kill a second, on both nodes, under traffic: what is lost is what the killed actors owned, no byte is
-//! wrong, every crash is in the metrics, and nothing grows.
+//! Kills one random actor a second, on both nodes, under traffic. Only streams that killed actors own may be lost. No
+//! byte may be wrong, every crash must be in the metrics, and nothing may grow.
 //!
-//! A supervisor that is asked for more restarts than it tolerates gives up, as it should. So no supervisor is asked for
-//! more here than it tolerates.
+//! A supervisor gives up, by design, if its children restart more often than it tolerates. The soak therefore kills
+//! no supervisor's children more often than that.
 
 use std::{
     collections::BTreeMap,
@@ -27,24 +27,25 @@ use crate::lab::{
     show::{Evidence, FactResult, Show, number, seconds},
 };
 
-/// From one kill to the next.
+/// The time from one kill to the next.
 const TICK: Duration = Duration::from_secs(1);
 /// Kills while the same streams live.
 const LEG: u32 = 5;
-/// Kills before memory and descriptors are looked at for the first time: until then caches and pools fill.
+/// The number of kills before the first check of memory and descriptors; caches and pools fill until then.
 const WARM: u32 = 60;
-/// How long it goes on unless the command line says otherwise.
+/// The length of a soak unless the command line says otherwise.
 const USUAL: Duration = Duration::from_secs(60);
-/// From one line of progress to the next.
+/// The time from one line of progress to the next.
 const SAY: Duration = Duration::from_secs(60);
-/// Of ten kills, so many hit actors that own streams.
+/// The share of kills that hit actors that own streams.
 const COSTLY: f64 = 0.1;
-/// Traffic has ended, and what it held has been given back by then.
+/// The time after which traffic has ended and its resources have been released.
 const QUIET: Duration = Duration::from_secs(3);
-/// Children of a supervisor of the data plane, and of any other, that are killed in a while. Both tolerate more.
+/// The most children of one supervisor that are killed in a period: first for the data plane, then for any other.
+/// Both kinds of supervisors tolerate more.
 const TOLERATED: [(usize, Duration); 2] = [(6, Duration::from_secs(30)), (8, Duration::from_secs(300))];
-/// Kills of one and the same actor in a while. Each restart waits twice as long as the one before, so that a listener
-/// killed nine times within 100 s would be away for 25 s, and clients give up.
+/// The most kills of one actor in a period. Each restart waits twice as long as the one before: a listener killed
+/// nine times within 100 s would be away for 25 s, and clients give up.
 const SPACED: (usize, Duration) = (3, Duration::from_secs(100));
 
 const CRASHES: &str = "warren_actor_crashes_total";
@@ -52,18 +53,18 @@ const RESTARTS: &str = "warren_actor_restarts_total";
 const PANICS: &str = "warren_panics_total";
 const NODES: [&str; 2] = ["one", "two"];
 
-/// What was done and what was seen.
+/// The kills and their effects.
 #[derive(Default)]
 struct Tally {
     kills: u64,
-    /// Kills that take a sibling along: `mesh` the stream, `pods` the hand-over.
+    /// The number of kills that also end a sibling: `mesh` ends the stream, `pods` ends the hand-over.
     with_sibling: u64,
-    /// Kills of supervisors: children that were just to be restarted go with them.
+    /// The number of kills of supervisors. Children that wait for a restart end with their supervisor.
     supervisors: u64,
     by_kind: BTreeMap<String, u64>,
-    /// When which actor was killed, by node and path.
+    /// The times at which each actor was killed, by node and path.
     killed: BTreeMap<(usize, String), Vec<Instant>>,
-    /// When which supervisor lost a child, by node and path.
+    /// The times at which each supervisor lost a child, by node and path.
     recent: BTreeMap<(usize, String), Vec<Instant>>,
     answers: u64,
     requests: u64,
@@ -75,7 +76,7 @@ struct Tally {
     complaints: Vec<String>,
 }
 
-/// A proxy at rest.
+/// The resources of a proxy at rest.
 #[derive(Clone, Copy)]
 struct Rest {
     usage: Usage,
@@ -84,7 +85,7 @@ struct Rest {
     restarts: u64,
 }
 
-/// Goes on for as long as the command line says.
+/// Runs for as long as the command line says.
 pub(super) fn run(
     chaos_mesh: &mut ChaosMesh,
     args: &ChaosArgs,
@@ -100,7 +101,7 @@ pub(super) fn run(
     let before = rest(chaos_mesh)?;
     let warmed = std::mem::take(&mut tally);
     show.note(&format!("warm after {} kills; from here on it counts", warmed.kills));
-    // What the supervisors have to tolerate yet, and what was wrong already, stay.
+    // The recent kills stay, because supervisors remember them; the complaints stay too.
     tally = Tally {
         recent: warmed.recent,
         killed: warmed.killed,
@@ -127,7 +128,7 @@ fn nodes(chaos_mesh: &ChaosMesh) -> Result<Vec<Node>, String> {
     NODES.into_iter().map(|name| chaos_mesh.node(name)).collect()
 }
 
-/// Both proxies once everything is served again and nothing moves.
+/// Waits until both proxies serve everything again and are at rest, and returns their resources.
 fn rest(chaos_mesh: &mut ChaosMesh) -> Result<Vec<Rest>, String> {
     chaos_mesh.settle()?;
     pause(QUIET);
@@ -149,7 +150,7 @@ fn rest(chaos_mesh: &mut ChaosMesh) -> Result<Vec<Rest>, String> {
     Ok(found)
 }
 
-/// The flows that a killed actor may take along: those that touch its pod, or all if it is above the pods.
+/// The flows that a killed actor may end: the flows of its pod, or all flows if the actor is above the pods.
 fn touched(chaos_mesh: &ChaosMesh, path: &str) -> Result<Vec<Flow>, String> {
     let Some(rest) = path.strip_prefix("root/dataplane/pods/") else { return Ok(Flow::ALL.to_vec()) };
     let mut flows = Vec::new();
@@ -163,7 +164,7 @@ fn touched(chaos_mesh: &ChaosMesh, path: &str) -> Result<Vec<Flow>, String> {
     Ok(flows)
 }
 
-/// What a soak is judged by, beside its tally.
+/// The measured values that judge a soak, beside its tally.
 #[derive(Clone, Copy)]
 struct Measured<'a> {
     lasted: Duration,
@@ -178,7 +179,7 @@ struct Measured<'a> {
 // === impl Tally ===
 
 impl Tally {
-    /// Kills until `end`, leg after leg.
+    /// Kills actors until `end`, leg after leg.
     fn go_on(
         &mut self,
         chaos_mesh: &mut ChaosMesh,
@@ -201,7 +202,7 @@ impl Tally {
             pause(TICK);
             for flowed in Load::finish(loads)? {
                 if let Some(complaint) = flowed.complaint(may_lose.contains(&flowed.flow)) {
-                    // Said at once: an hour is long to wait for what to look into.
+                    // The complaint is shown at once, because a soak may last an hour.
                     show.note(&format!("{}: {complaint}", seconds(begun.elapsed())));
                     self.complaints.push(complaint);
                 }
@@ -213,7 +214,7 @@ impl Tally {
                 self.wrong += flowed.streams.wrong;
                 self.stall = self.stall.max(flowed.stall());
             }
-            // What a leg's beginning took is made up for by the next kills, but not without end.
+            // The next kills make up for the time that a leg's beginning took, within a bound.
             next = next.max(Instant::now().checked_sub(TICK * LEG).unwrap_or(next));
             if said.elapsed() >= SAY {
                 said = Instant::now();
@@ -234,7 +235,7 @@ impl Tally {
         )
     }
 
-    /// Kills one actor that its supervisor can miss once more. Returns the flows that may be lost by that.
+    /// Kills one actor whose supervisor tolerates one more loss. Returns the flows that the kill may end.
     fn kill(
         &mut self,
         chaos_mesh: &ChaosMesh,
@@ -244,7 +245,7 @@ impl Tally {
         let costly = rng.random_bool(COSTLY);
         let mut able: Vec<(usize, Node, ActorStatus)> = Vec::new();
         for (index, node) in nodes(chaos_mesh)?.into_iter().enumerate() {
-            // An admin port that was just killed is asked again at the next kill.
+            // If the admin port has just been killed, the next kill asks it again.
             for seen in node.actors(|_| true).unwrap_or_default() {
                 let Some(row) = allowed.row_of(&seen.path) else {
                     return Err(format!("{} is in no row: add one for its kind", seen.path));
@@ -257,7 +258,7 @@ impl Tally {
             }
         }
         let Some((index, node, seen)) = able.choose(rng) else { return Ok(Vec::new()) };
-        // It may have ended meanwhile: that is no kill.
+        // The actor may have ended meanwhile; the kill does not count then.
         if node.harm(&seen.path, "kill").is_err() {
             return Ok(Vec::new());
         }
@@ -318,7 +319,8 @@ impl Tally {
         }
     }
 
-    /// Each kill is a crash in the metrics, and each crash a restart, but for those whose supervisor went meanwhile.
+    /// Checks that each kill is a crash in the metrics, and each crash a restart, unless the supervisor ended
+    /// meanwhile.
     fn restarts(&self, Measured { before, after, panics, .. }: Measured<'_>) -> FactResult {
         let more = |of: fn(&Rest) -> u64| -> u64 {
             after.iter().map(of).sum::<u64>().saturating_sub(before.iter().map(of).sum())
@@ -357,7 +359,7 @@ fn parent(path: &str) -> &str {
     path.rsplit_once('/').map_or("", |(parent, _)| parent)
 }
 
-/// Nothing may grow by more than a tenth; less is fine.
+/// Checks that a value has not grown by more than a tenth; a smaller value is fine.
 fn within_a_tenth(was: u64, is: u64, text: String) -> FactResult {
     if is <= was + was / 10 { Ok(Evidence::new(text)) } else { Err(text) }
 }

@@ -1,11 +1,11 @@
-//! The matrix as text.
+//! Formats the matrix as text.
 
 use std::time::Duration;
 
 use super::{allowed::Fault, trial::Outcome};
 use crate::lab::show::seconds;
 
-/// Columns of a row's name.
+/// The width, in columns, of a row's name.
 const NAME: usize = 18;
 
 /// The worst of several outcomes of a kind.
@@ -19,7 +19,7 @@ pub(super) fn header() -> String {
     line(["streams lost", "requests failed", "stall", "noticed", "repaired", "readiness"])
 }
 
-/// One outcome.
+/// The cells of one outcome.
 pub(super) fn cells(outcome: &Outcome) -> String {
     let Outcome { streams, streams_lost, requests, requests_failed, .. } = outcome;
     line([
@@ -32,7 +32,7 @@ pub(super) fn cells(outcome: &Outcome) -> String {
     ])
 }
 
-/// The worst of each kind.
+/// The worst outcomes of each kind.
 pub(super) fn by_kind(outcomes: &[Outcome]) -> Vec<String> {
     let mut kinds: Vec<Worst<'_>> = Vec::new();
     for outcome in outcomes {

@@ -1,4 +1,5 @@
-//! The matrix inside a test: no screen, little traffic before and after, and what came of each trial as a value.
+//! The matrix inside a test: without a screen, with little traffic before and after, and with the outcome of each
+//! trial as a value.
 
 use std::{error::Error, path::Path, time::Duration};
 
@@ -12,53 +13,54 @@ use super::{
     table, trial,
 };
 
-/// Traffic before a fault and after its repair: some ten messages of each stream, some ten requests of each flow.
+/// How long traffic runs before a fault and after its repair: about ten messages of each stream, and ten requests of
+/// each flow.
 const STEADY: Duration = Duration::from_millis(100);
-/// So many times what the file allows: its times are for a machine that does nothing else, and tests share theirs. None
-/// is near its limit then, so that what passes one is not repaired rather than slow.
+/// The factor on the times of the allowed file, which suit an idle machine, while tests share theirs. With it no
+/// trial is near its limit, so a trial past its limit is broken rather than slow.
 const SLACK: u64 = 3;
 
-/// Which of several equal actors is hit follows from it.
+/// The seed that determines which of several equal actors is hit.
 const SEED: u64 = 1;
 
-/// A matrix to be run in the calling process' cell.
+/// A matrix that runs in the calling process's cell.
 #[derive(Clone, Copy, Debug)]
 pub struct TestMatrix<'a> {
-    /// Pairs of a kind and a fault, as on the command line.
+    /// The pairs of a kind and a fault, as on the command line.
     pub only: &'a str,
-    /// The proxy.
+    /// The program of the proxies.
     pub program: &'a Path,
-    /// Where its files go; must exist.
+    /// The directory of the matrix's files; it must exist.
     pub directory: &'a Path,
 }
 
-/// What came of a trial.
+/// The outcome of a trial.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
     /// The kind of actor.
     pub kind: String,
-    /// What was done to it: `kill`, `panic`.
+    /// The fault, such as `kill` or `panic`.
     pub fault: &'static str,
-    /// What it cost, in a line.
+    /// The cost of the fault, in one line.
     pub cost: String,
-    /// What it must not have cost, or what was not repaired or noticed in time.
+    /// The costs that are not allowed, and the repairs or detections that came too late.
     pub complaints: Vec<String>,
 }
 
 impl TestMatrix<'_> {
-    /// Runs it, held to what the built-in file allows.
+    /// Runs the matrix and compares it with the built-in allowed file.
     ///
     /// # Errors
-    /// The mesh could not be raised, or a trial not be made: an actor is of no kind that the file has, or a kind has no
-    /// actor.
+    /// The mesh could not be raised, or a trial could not be run. The latter means that an actor is of no kind in the
+    /// file, or a kind has no actor.
     pub fn run(&self) -> Result<Vec<Verdict>, Box<dyn Error>> {
         self.run_by(STANDARD)
     }
 
-    /// The same by another file, given as its text.
+    /// Runs the matrix and compares it with another allowed file, given as its text.
     ///
     /// # Errors
-    /// As above, or the text is none of such a file.
+    /// The errors are those of [`Self::run`]; a text that is not an allowed file is an error too.
     pub fn run_by(&self, allowed: &str) -> Result<Vec<Verdict>, Box<dyn Error>> {
         let allowed = Allowed::parse(allowed)?.times(SLACK);
         let only = self.only.split(',').map(str::parse).collect::<Result<_, _>>()?;
@@ -81,7 +83,7 @@ impl TestMatrix<'_> {
         Ok(verdicts)
     }
 
-    /// The built-in file.
+    /// The text of the built-in allowed file.
     pub fn standard() -> &'static str {
         STANDARD
     }

@@ -1,5 +1,5 @@
-//! Steady traffic through the node that is broken: long-lived streams of numbered, summed messages, and connections that
-//! come and go, on each of its data paths.
+//! Steady traffic through the node that is broken. Each of its data paths carries long-lived streams of numbered
+//! messages with checksums, and short-lived connections.
 
 use std::time::Duration;
 
@@ -13,17 +13,18 @@ use crate::lab::apps::{
     load,
 };
 
-/// Live streams of each flow.
+/// The number of long-lived streams of each flow.
 pub(super) const STREAMS: usize = 4;
-/// From one message of a stream to its next.
+/// The time from one message of a stream to its next.
 const PACE: Duration = Duration::from_millis(10);
-/// Clients of each flow that open a connection for each request.
+/// The number of clients of each flow that open a connection for each request.
 const CLIENTS: usize = 1;
-/// From one of its requests to the next.
+/// The time from one request of such a client to its next.
 const INTERVAL: Duration = Duration::from_millis(10);
-/// What has no answer by then is lost. Longer than any allowed stall, so that stalls are measured rather than cut.
+/// The time after which an unanswered message is lost. It exceeds every allowed stall, so that stalls are measured
+/// rather than cut.
 const LOST: Duration = Duration::from_secs(20);
-/// Longer than a trial or a leg of a soak takes.
+/// The running time of traffic, which exceeds the length of a trial or of a leg of a soak.
 const TIME: Duration = Duration::from_secs(300);
 
 const ECHO: u16 = 9000;
@@ -35,21 +36,21 @@ pub(super) struct Load {
     requests: Background<load::Report>,
 }
 
-/// What became of it.
+/// The results of one flow's traffic.
 #[derive(Debug)]
 pub(super) struct FlowReport {
-    /// Which flow.
+    /// The flow.
     pub(super) flow: Flow,
-    /// Its streams.
+    /// The report of the flow's streams.
     pub(super) streams: echo::Report,
-    /// Its requests, a connection each.
+    /// The report of the flow's requests, each on its own connection.
     pub(super) requests: load::Report,
 }
 
 // === impl Load ===
 
 impl Load {
-    /// Starts all flows; their streams are open on return.
+    /// Starts the traffic of all flows; the streams are open on return.
     pub(super) fn start(chaos_mesh: &ChaosMesh) -> Result<Vec<Self>, String> {
         let mut loads = Vec::new();
         for flow in Flow::ALL {
@@ -71,7 +72,7 @@ impl Load {
         Ok(loads)
     }
 
-    /// Ends them.
+    /// Ends the traffic and returns the reports.
     pub(super) fn finish(loads: Vec<Self>) -> Result<Vec<FlowReport>, String> {
         let ended = loads.into_iter().map(|Self { flow, streams, requests }| {
             let (streams, requests) = (streams.finish().map_err(text)?, requests.finish().map_err(text)?);
@@ -84,18 +85,18 @@ impl Load {
 // === impl FlowReport ===
 
 impl FlowReport {
-    /// The longest that a message or a request took.
+    /// The longest time that a message or a request took.
     pub(super) fn stall(&self) -> Duration {
         self.streams.latencies.slowest().max(self.requests.latencies.slowest())
     }
 
-    /// What went wrong first.
+    /// The first problem of the flow.
     pub(super) fn first_problem(&self) -> &str {
         let first = self.streams.first_problem.as_ref().or(self.requests.first_failure.as_ref());
         first.map_or("", String::as_str)
     }
 
-    /// Wrong answers, and losses if these are not allowed.
+    /// A complaint about wrong answers, and about losses unless these are allowed.
     pub(super) fn complaint(&self, may_lose: bool) -> Option<String> {
         let Self { flow, streams, requests } = self;
         if streams.wrong > 0 {

@@ -1,4 +1,4 @@
-//! One fault in one actor under traffic: what it cost, how soon it was noticed and repaired, and what readiness said.
+//! One fault in one actor under traffic: its cost, the time to notice and repair it, and the readiness of the node.
 
 use std::time::{Duration, Instant};
 
@@ -14,47 +14,47 @@ use super::{
 };
 use crate::lab::node::{ActorStatus, Node, wait};
 
-/// From the end of a hang or of slowness until the actor is looked at.
+/// The time from the end of a hang or of slowness until the trial inspects the actor.
 const AFTER: Duration = Duration::from_millis(250);
-/// What is not repaired by then will not be.
+/// The time limit for a repair; the trial then counts the actor as not repaired.
 const REPAIR_WITHIN: Duration = Duration::from_secs(30);
 
-/// What came of it.
+/// The outcome of a trial.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Outcome {
-    /// The row.
+    /// The kind of the actor, a row of the allowed file.
     pub(super) kind: String,
-    /// What was done.
+    /// The fault.
     pub(super) fault: Fault,
-    /// To whom.
+    /// The path of the actor.
     pub(super) actor: String,
-    /// Long-lived streams of all flows.
+    /// The number of long-lived streams of all flows.
     pub(super) streams: u64,
-    /// Those that ended.
+    /// The number of streams that ended.
     pub(super) streams_lost: u64,
-    /// Requests of all flows, each on a connection of its own.
+    /// The number of requests of all flows, each on its own connection.
     pub(super) requests: u64,
-    /// Those without an answer.
+    /// The number of requests without an answer.
     pub(super) requests_failed: u64,
-    /// Wrong bytes.
+    /// The number of answers with wrong bytes.
     pub(super) wrong: u64,
-    /// The longest that a message or a request took.
+    /// The longest time that a message or a request took.
     #[serde(with = "milliseconds")]
     pub(super) stall: Option<Duration>,
-    /// From the fault until its supervisor knew; none if nothing had to be noticed.
+    /// The time from the fault until the supervisor knew; none if nothing had to be noticed.
     #[serde(with = "milliseconds")]
     pub(super) detect: Option<Duration>,
-    /// From the fault until the whole tree was up again; none if it was waited out.
+    /// The time from the fault until the whole tree was up again; none if the fault passed by itself.
     #[serde(with = "milliseconds")]
     pub(super) repair: Option<Duration>,
-    /// What readiness did.
+    /// The readiness of the node during the trial.
     pub(super) readiness: String,
-    /// What is not as it has to be.
+    /// The deviations from the allowed cost.
     pub(super) complaints: Vec<String>,
 }
 
-/// What the tree did about it.
+/// The reaction of the tree to the fault.
 #[derive(Default)]
 struct Recovery {
     detect: Option<Duration>,
@@ -62,7 +62,7 @@ struct Recovery {
     complaint: Option<String>,
 }
 
-/// Breaks an actor of this kind, of a fresh proxy. Errors: the trial itself could not be made.
+/// Breaks an actor of this kind in a fresh proxy. Errors: the trial itself could not be run.
 pub(super) fn run(
     chaos_mesh: &mut ChaosMesh,
     allowed: &Allowed,
@@ -106,7 +106,7 @@ pub(super) fn run(
     Ok(outcome.held_to(allowed))
 }
 
-/// The actor that is meant, or one of them by chance.
+/// Picks an actor of the kind, at random if there are several.
 fn pick(
     chaos_mesh: &ChaosMesh,
     kind: &Kind,
@@ -160,7 +160,8 @@ fn recovery(
     Ok(recovery)
 }
 
-/// When its supervisor heard of its end. The reason of a failed start that came after hides it.
+/// The time from `since` until the supervisor learned of the actor's end; none if the reason of a later failed start
+/// hides it.
 fn detected(
     now: &[ActorStatus],
     actor: &ActorStatus,
@@ -173,7 +174,7 @@ fn detected(
     (!hidden).then(|| (*at - since).try_into().unwrap_or_default())
 }
 
-/// Whether it was started again, and all that was there before is up. A tunnel may have ended for want of users.
+/// Whether the actor was started again, and all earlier actors are up. A tunnel may have ended for want of users.
 fn is_repaired(now: &[ActorStatus], before: &[ActorStatus], actor: &ActorStatus) -> Result<(), String> {
     for was in before {
         let found = now.iter().find(|seen| seen.path == was.path);
@@ -190,7 +191,7 @@ fn is_repaired(now: &[ActorStatus], before: &[ActorStatus], actor: &ActorStatus)
     Ok(())
 }
 
-/// In a word what readiness did; complains if that is not what it has to do.
+/// A word for the observed readiness. Adds a complaint if the readiness differs from the expected one.
 fn readiness(kind: &Kind, fault: Fault, answers: AnswerCounts, complaints: &mut Vec<String>) -> String {
     let AnswerCounts { ready, not_ready, silence } = answers;
     let expected = if kind.ends(fault) { kind.readiness } else { ExpectedReadiness::Stays };
@@ -210,7 +211,7 @@ fn readiness(kind: &Kind, fault: Fault, answers: AnswerCounts, complaints: &mut 
 // === impl Outcome ===
 
 impl Outcome {
-    /// Whether everything was as it has to be.
+    /// Whether the trial has no complaint.
     pub(super) fn holds(&self) -> bool {
         self.complaints.is_empty()
     }
@@ -230,7 +231,7 @@ impl Outcome {
     }
 }
 
-/// Times in results: milliseconds.
+/// Serializes times in results as milliseconds.
 mod milliseconds {
     use std::time::Duration;
 

@@ -23,7 +23,7 @@ use crate::{
     sys::lab::{self, Namespaces, OnExec},
 };
 
-/// How long a lab may take to go down by itself.
+/// The time limit for a lab to go down by itself.
 const DOWN_LIMIT: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(20);
 
@@ -41,7 +41,7 @@ pub(super) fn exec(
     holder.enter_users()?;
     lab::enter(processes.as_fd(), Namespaces::PID)?;
     lab::enter(network.as_fd(), Namespaces::NET)?;
-    // A terminal's Ctrl-C goes to the command too; whether that ends it is its own affair.
+    // A terminal's Ctrl-C reaches the command too; the command alone decides whether to end.
     lab::block_signals(&[libc::SIGINT])?;
     let mut command = Command::new(program);
     command.args(args).arg0(program).env("WARREN_LAB_HOST", host.full_name());
@@ -85,7 +85,7 @@ pub(super) fn down(name: &str) -> Result<ExitCode, Box<dyn Error>> {
     let state = directory.read()?;
     let holder = Holder::of(&state).open("")?;
     if !state.is_up() {
-        // It has ended since.
+        // The lab has ended meanwhile.
         return Ok(ExitCode::SUCCESS);
     }
     for (signal, limit) in [(libc::SIGTERM, DOWN_LIMIT), (libc::SIGKILL, DOWN_LIMIT)] {
@@ -129,7 +129,7 @@ impl Holder {
         self.open(&format!("fd/{}", host.fd))
     }
 
-    /// Becomes root among the lab's users, unless these are the machine's own.
+    /// Becomes root in the lab's user namespace, unless that is the machine's own.
     fn enter_users(&self) -> io::Result<()> {
         if fs::read_link(self.0.join("ns/user"))? == fs::read_link("/proc/self/ns/user")? {
             return Ok(());

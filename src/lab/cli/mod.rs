@@ -78,8 +78,8 @@ enum LabCommand {
     Chaos(ChaosArgs),
 }
 
-/// Runs `warren lab`. Call it first in `main`, while the process has one thread: it may run this program again, in
-/// namespaces of its own. `source` says what a mesh file means.
+/// Runs `warren lab`. Call this function first in `main`, while the process has one thread: it may run this program
+/// again, in namespaces of its own. `source` interprets mesh files.
 pub fn run(args: LabArgs, source: impl MeshSource) -> ExitCode {
     let name = args.name().to_owned();
     let done = match args.command {
@@ -103,7 +103,7 @@ pub fn run(args: LabArgs, source: impl MeshSource) -> ExitCode {
 // === impl LabArgs ===
 
 impl LabArgs {
-    /// The lab's name: as given, or that of the command.
+    /// The lab's name: the given one, or the command's default.
     fn name(&self) -> &str {
         let default = match self.command {
             LabCommand::Demo => "demo",

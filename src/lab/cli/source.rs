@@ -1,4 +1,4 @@
-//! What a mesh file on the command line means.
+//! The interpretation of a mesh file on the command line.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use clap::Args;
 
 use crate::lab::{control::mesh_file::Mesh, embedded::Embedded, testbed::Services, topology::Topology};
 
-/// What a lab is called unless said.
+/// The name of a lab unless the command line gives another.
 pub(super) const DEFAULT_NAME: &str = "lab";
 
 /// What `up` is to do.
@@ -38,19 +38,19 @@ pub trait MeshSource {
     /// The control plane and CNIs that serve a file.
     type Services: Services;
 
-    /// The hosts of the file.
+    /// Returns the hosts of the file.
     ///
     /// # Errors
     /// A text that shows what is wrong and where.
     fn topology(&self, up: &UpArgs) -> Result<Topology, String>;
 
-    /// The control plane and CNIs, not started yet.
+    /// Returns the control plane and CNIs, not started yet.
     ///
     /// # Errors
     /// A text that shows what is wrong and where.
     fn services(&self, up: &UpArgs) -> Result<Self::Services, String>;
 
-    /// Makes the control plane serve what the file says now. The hosts have been brought in line already.
+    /// Makes the control plane serve the current contents of the file. The caller has already updated the hosts.
     ///
     /// # Errors
     /// A text that shows what is wrong and where.

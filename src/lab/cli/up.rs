@@ -1,4 +1,4 @@
-//! `warren lab up`: in the foreground, from the mesh file to Ctrl-C.
+//! `warren lab up`: raises a mesh file in the foreground and keeps it until Ctrl-C.
 
 use std::{
     env,
@@ -20,7 +20,7 @@ use crate::{
 };
 
 const SIGNALS: [i32; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
-/// How often the mesh file is looked at.
+/// How often the command checks the mesh file.
 const MESH_FILE_INTERVAL: Duration = Duration::from_millis(500);
 const READY_LIMIT: Duration = Duration::from_secs(30);
 
@@ -34,7 +34,7 @@ struct Running<'a, M: MeshSource> {
 }
 
 pub(super) fn up(name: &str, args: &UpArgs, source: impl MeshSource) -> Result<ExitCode, Box<dyn Error>> {
-    // The inside may have another directory, and the other shells look for the file as it is.
+    // The process inside may have another working directory, and other shells use the file's path as it stands.
     let args = UpArgs {
         file: fs::canonicalize(&args.file).map_err(|error| missing(&args.file, &error))?,
         ..args.clone()
@@ -42,12 +42,12 @@ pub(super) fn up(name: &str, args: &UpArgs, source: impl MeshSource) -> Result<E
     if let Entered::Finished(code) = cell::enter()? {
         return Ok(ExitCode::from(code));
     }
-    // Before any thread starts, so that all of them hold the signals back.
+    // The signals are blocked before any thread starts, so that all threads inherit the block.
     lab::block_signals(&SIGNALS)?;
     let directory = Directory::of(name)?;
     directory.create()?;
     let done = run(name, &args, source, directory.clone());
-    // Logs are worth keeping when something failed.
+    // The logs stay if something failed.
     if done.is_ok() {
         directory.remove()?;
     }
@@ -101,7 +101,7 @@ impl<M: MeshSource> Running<'_, M> {
         let (nodes, pods) = (topology.nodes.len(), topology.pods.len());
         println!("lab {name} is up: {nodes} nodes, {pods} pods, logs in {}", self.directory.path().display());
         if let Some(pod) = topology.pods.first() {
-            // The other commands look for a lab of the usual name.
+            // The other commands look for a lab of the default name.
             let lab = if name == DEFAULT_NAME {
                 "warren lab".to_owned()
             } else {

@@ -3,7 +3,7 @@ use std::fs::File;
 use super::*;
 use crate::protocols::zds::codec::{decode_request, encode_answer, encode_hello};
 
-/// The proxy's end, in the test's hands.
+/// The proxy's end of the connection, which the test drives.
 struct Proxy(SeqPacket);
 
 impl Proxy {
@@ -13,7 +13,7 @@ impl Proxy {
         Self(socket)
     }
 
-    /// The next request and the number of its descriptors.
+    /// Receives the next request, and returns it with the number of its descriptors.
     async fn hear(&self) -> (Request, usize) {
         let packet = self.0.recv().await.unwrap().expect("a request");
         (decode_request(&packet.bytes).unwrap(), packet.fds.len())
@@ -29,7 +29,7 @@ impl Proxy {
         heard
     }
 
-    /// By an end, or by a reset if something was left unread.
+    /// Whether the connection was closed: by an end, or by a reset if bytes were left unread.
     async fn closed(&self) -> bool {
         !matches!(self.0.recv().await, Ok(Some(_)))
     }

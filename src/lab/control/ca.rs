@@ -1,5 +1,5 @@
-//! The lab's certificate authority (docs/spec/controlplane.md 3.1 and 3.2): a root, an intermediate if wanted,
-//! lives as short as a test needs, and ways to misbehave.
+//! The lab's certificate authority (docs/spec/controlplane.md 3.1 and 3.2): a root, an optional intermediate,
+//! certificates that live as short as a test needs, and ways to misbehave.
 
 use std::{
     net::IpAddr,
@@ -24,17 +24,17 @@ use crate::protocols::pb::ca::{
 };
 
 const DAY: Duration = Duration::from_hours(24);
-/// The root and the authority's own certificates outlive any lab.
+/// The life of the root and of the authority's own certificates, longer than any lab.
 const CA_LIFE: Duration = Duration::from_hours(24 * 365);
-/// How far certificates are dated back at most, for clocks that differ.
+/// How far certificates are dated back at most, to allow for clocks that differ.
 const BACKDATE: Duration = Duration::from_mins(2);
-/// Certificates remembered.
+/// The number of issued certificates that the authority remembers.
 const ISSUED: usize = 65_536;
 
 /// How certificates are made.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CaOptions {
-    /// How long a certificate lives; `None` is what the request asks for.
+    /// How long a certificate lives; `None` means the time that the request asks for.
     pub ttl: Option<Duration>,
     /// Whether leaves are signed by an intermediate instead of the root.
     pub intermediate: bool,
@@ -43,31 +43,31 @@ pub struct CaOptions {
 /// How the authority misbehaves.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum CaFault {
-    /// It does not.
+    /// The authority behaves well.
     #[default]
     None,
-    /// It answers, but only after this long.
+    /// The authority answers, but only after this delay.
     Slow(Duration),
-    /// It never answers.
+    /// The authority never answers.
     Mute,
-    /// It refuses every request as `Unauthenticated`, with this text.
+    /// The authority refuses every request as `Unauthenticated`, with this text.
     Fail(String),
-    /// It answers every request with text that is no certificate.
+    /// The authority answers every request with text that is no certificate.
     Garbage,
 }
 
-/// A certificate it has issued.
+/// A certificate that the authority has issued.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Issued {
     /// The SPIFFE id.
     pub identity: String,
     /// The serial number, as in a revocation list.
     pub serial: u64,
-    /// When it ends.
+    /// The end of the certificate's validity.
     pub not_after: SystemTime,
 }
 
-/// Why nothing was signed.
+/// The error of a request that was not signed.
 #[derive(Debug, thiserror::Error)]
 pub enum CaError {
     /// The request is no CSR with a valid signature.
@@ -81,7 +81,7 @@ pub enum CaError {
     Local(#[from] rcgen::Error),
 }
 
-/// The authority itself: keys and what was signed with them.
+/// The authority: its keys and the certificates signed with them.
 pub struct Authority {
     root: CertifiedIssuer<'static, KeyPair>,
     intermediate: Option<CertifiedIssuer<'static, KeyPair>>,
@@ -95,7 +95,7 @@ struct Log {
     issued: Vec<Issued>,
 }
 
-/// The certificate service. Cheap to clone.
+/// The certificate service. A clone is cheap.
 #[derive(Clone)]
 pub(super) struct CertificateService {
     pub(super) authority: Arc<Authority>,
@@ -127,13 +127,13 @@ impl Authority {
         })
     }
 
-    /// The root, which clients trust.
+    /// The root certificate, which clients trust.
     pub fn root_pem(&self) -> String {
         self.root.pem()
     }
 
-    /// Signs a request for `identity`, or if that is none for the identity in the request. The answer is the leaf, the
-    /// intermediate if there is one, and the root.
+    /// Signs a request for `identity`, or for the identity in the request if `identity` is `None`. The answer is the
+    /// leaf, the intermediate if there is one, and the root.
     ///
     /// # Errors
     /// See [`CaError`].
@@ -244,7 +244,7 @@ impl Authority {
 }
 
 impl std::fmt::Debug for Authority {
-    /// Without its keys.
+    /// Formats the authority without its keys.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Authority").field("ttl", &self.ttl).finish_non_exhaustive()
     }
@@ -297,7 +297,7 @@ fn authority_params(name: &str) -> CertificateParams {
     params
 }
 
-/// An end entity without a subject, so that its names are critical.
+/// Sets up a leaf without a subject, so that its alternative names are critical.
 fn leaf(params: &mut CertificateParams, serial: u64, life: Duration) {
     params.distinguished_name = DistinguishedName::new();
     params.serial_number = Some(SerialNumber::from(serial));
@@ -309,8 +309,8 @@ fn leaf(params: &mut CertificateParams, serial: u64, life: Duration) {
     lives(params, life);
 }
 
-/// Dates a certificate from a little before now, so little that half of a short life is still ahead: clients renew at
-/// half of it.
+/// Dates a certificate back a little, but so little that half of a short life is still ahead, because clients renew
+/// at half of it.
 fn lives(params: &mut CertificateParams, life: Duration) {
     let now = OffsetDateTime::now_utc();
     params.not_before = now - (life / 10).min(BACKDATE);

@@ -1,7 +1,7 @@
 //! The lab's control plane: discovery and certificates over TLS, fed from a mesh file that may be edited live.
 //!
-//! It serves what a node proxy asks a real one for (docs/spec/controlplane.md 2 and 3), tells what its clients
-//! made of it, and can be told to misbehave.
+//! The control plane serves the requests that a node proxy sends to a real one (docs/spec/controlplane.md 2 and 3).
+//! It records how its clients answered, and it can be told to misbehave.
 
 pub mod ca;
 mod hash;
@@ -45,53 +45,53 @@ use crate::{
 
 /// The file in the state directory that holds the root certificate.
 pub const ROOT_FILE: &str = "root-cert.pem";
-/// The name clients know the control plane by.
+/// The name under which clients know the control plane.
 pub const HOSTNAME: &str = "istiod.istio-system.svc";
 
-/// How often the mesh file is looked at.
+/// How often the control plane checks the mesh file.
 const POLL: Duration = Duration::from_millis(100);
-/// What a client may send in one message: the versions it holds, after a reconnect.
+/// The largest message of a client: after a reconnect it lists the versions that the client holds.
 const REQUEST_BYTES: usize = 200 * 1024 * 1024;
 
-/// Where the mesh comes from.
+/// The source of the mesh.
 #[derive(Clone, Debug)]
 pub enum Source {
-    /// A mesh file, read again whenever it changes.
+    /// A mesh file, which is read again whenever it changes.
     File(PathBuf),
-    /// The program, by [`ControlPlane::update`].
+    /// The program gives the mesh, and changes it with [`ControlPlane::update`].
     Given(Box<Mesh>),
 }
 
-/// How to run a control plane.
+/// The options of a control plane.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Where to listen; port 0 chooses one.
+    /// The address to listen on; port 0 chooses a free port.
     pub listen: SocketAddr,
-    /// A directory for [`ROOT_FILE`]; made if it is not there.
+    /// The directory for [`ROOT_FILE`]; created if it is missing.
     pub state_dir: PathBuf,
-    /// The mesh.
+    /// The source of the mesh.
     pub mesh: Source,
     /// How certificates are made.
     pub ca: CaOptions,
-    /// Workloads nobody can reach, added to see what size costs.
+    /// The number of extra workloads that nobody can reach, which show the cost of size.
     pub bulk: u32,
 }
 
-/// Why no control plane runs.
+/// The error of a control plane that could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
     /// The mesh file cannot be read or is wrong.
     #[error(transparent)]
     Mesh(#[from] MeshFileError),
-    /// The authority cannot be made.
+    /// The certificate authority cannot be made.
     #[error(transparent)]
     Ca(#[from] CaError),
-    /// The address cannot be listened on.
+    /// The control plane cannot listen on the address.
     #[error("cannot listen on {addr}: {error}")]
     Listen {
         /// The address.
         addr: SocketAddr,
-        /// Why.
+        /// The error of the listener.
         error: io::Error,
     },
     /// The root certificate cannot be written.
@@ -99,7 +99,7 @@ pub enum ControlError {
     State {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error of the write.
         error: io::Error,
     },
     /// TLS cannot be set up.
@@ -107,12 +107,12 @@ pub enum ControlError {
     Tls(#[from] rustls::Error),
 }
 
-/// Waiting for clients took too long.
+/// The error of a wait for clients that took too long.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not every client has answered the newest state of the mesh within {0:?}: {1}")]
 pub struct NotSettled(pub Duration, pub String);
 
-/// Ways to misbehave. Cheap to clone.
+/// The switches that make the control plane misbehave. A clone is cheap.
 #[derive(Clone)]
 pub struct Faults {
     ca: watch::Sender<CaFault>,
@@ -131,7 +131,7 @@ pub struct ControlPlane {
     _tasks: Vec<OwnedTask>,
 }
 
-/// The mesh and what is made of it.
+/// The mesh, and the resources made of it.
 struct MeshState {
     mesh: watch::Sender<Arc<Mesh>>,
     snapshot: watch::Sender<Snapshot>,
@@ -143,7 +143,7 @@ struct MeshState {
 // === impl Options ===
 
 impl Options {
-    /// On 127.0.0.1 and any port, with certificates as long as asked for.
+    /// Options for 127.0.0.1 and any port, with certificates that live as long as requested.
     pub fn local(state_dir: impl Into<PathBuf>, mesh: Source) -> Self {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
@@ -158,16 +158,16 @@ impl Options {
 // === impl ControlPlane ===
 
 impl ControlPlane {
-    /// Starts one on the current tokio runtime, listening in the network namespace of the calling thread.
+    /// Starts a control plane on the current tokio runtime, listening in the network namespace of the calling thread.
     ///
     /// # Errors
-    /// See [`ControlError`]. A mesh file that is wrong at the start is an error; one that turns wrong later is logged,
-    /// and the last good mesh stays.
+    /// See [`ControlError`]. A mesh file that is wrong at the start is an error. A mesh file that turns wrong later
+    /// is logged, and the last good mesh stays.
     pub fn start(options: Options) -> Result<Self, ControlError> {
         let Options { listen, state_dir, mesh, ca, bulk } = options;
         let mut tasks = Vec::new();
         let (first, file) = match mesh {
-            // Looked at before it is read, so that a change in between is not missed.
+            // The file's stamp is taken before the file is read, so that no change in between is missed.
             Source::File(path) => {
                 let stamp = stamp(&path);
                 (Mesh::read(&path)?, Some((path, stamp)))
@@ -229,7 +229,7 @@ impl ControlPlane {
         Ok(Self { addr, root_pem, authority, mesh, seen, faults, _tasks: tasks })
     }
 
-    /// Where it listens.
+    /// The address that the control plane listens on.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
@@ -239,40 +239,40 @@ impl ControlPlane {
         &self.root_pem
     }
 
-    /// The authority.
+    /// The certificate authority.
     pub fn authority(&self) -> &Arc<Authority> {
         &self.authority
     }
 
-    /// Ways to misbehave.
+    /// The switches that make the control plane misbehave.
     pub fn faults(&self) -> &Faults {
         &self.faults
     }
 
-    /// The mesh, now and as it changes.
+    /// The current mesh, and its changes.
     pub fn mesh(&self) -> watch::Receiver<Arc<Mesh>> {
         self.mesh.mesh.subscribe()
     }
 
-    /// What is wrong with the mesh file as it stands, if anything.
+    /// The current error of the mesh file, if there is one.
     pub fn mesh_error(&self) -> watch::Receiver<Option<String>> {
         self.mesh.error.subscribe()
     }
 
-    /// Replaces the mesh; clients are sent what differs. A mesh file that changes later replaces it again.
+    /// Replaces the mesh; clients receive the differences. A later change of the mesh file replaces the mesh again.
     pub fn update(&self, mesh: Mesh) {
         self.mesh.update(mesh);
     }
 
-    /// Adds as many workloads nobody can reach, instead of those there are.
+    /// Sets the number of extra workloads that nobody can reach.
     pub fn set_bulk(&self, count: u32) {
         self.mesh.bulk.store(count, Ordering::Relaxed);
         let mesh = self.mesh.mesh.borrow().clone();
         self.mesh.serve(&mesh);
     }
 
-    /// Serves the resource of that name (a workload's uid, else `namespace/name`) wrongly from now on, whether it
-    /// is there already or comes later, or with `None` rightly again.
+    /// Serves the resource of that name (a workload's uid, else `namespace/name`) wrongly from now on, even if the
+    /// resource comes later. `None` ends the fault.
     pub fn inject(&self, name: &str, how: Option<ResourceFault>) {
         match how {
             Some(how) => drop(self.mesh.faulty.lock().insert(name.to_owned(), how)),
@@ -282,16 +282,16 @@ impl ControlPlane {
         self.mesh.serve(&mesh);
     }
 
-    /// Clients, acknowledgements and refusals, now and as they change.
+    /// The current clients, acknowledgements and refusals, and their changes.
     pub fn seen(&self) -> watch::Receiver<Seen> {
         self.seen.subscribe()
     }
 
-    /// Waits until there is a client and all of them have been sent, and have answered, the mesh as it is now. An
-    /// answer may be a refusal.
+    /// Waits until there is a client, and every client has received and answered the current mesh. A refusal is an
+    /// answer too.
     ///
     /// # Errors
-    /// It took longer than `limit`.
+    /// The wait took longer than `limit`.
     pub async fn settled(&self, limit: Duration) -> Result<(), NotSettled> {
         let generation = self.mesh.snapshot.borrow().generation;
         let mut seen = self.seen.subscribe();
@@ -339,29 +339,29 @@ impl MeshState {
 // === impl Faults ===
 
 impl Faults {
-    /// Makes the authority misbehave, or behave again, from the next request on.
+    /// Makes the authority misbehave, or behave well again, from the next request on.
     pub fn ca(&self, fault: CaFault) {
         self.ca.send_replace(fault);
     }
 
-    /// Keeps discovery streams open without reading or sending anything, or resumes.
+    /// Mutes discovery streams, or ends that. A muted stream stays open without reading or sending anything.
     pub fn mute_discovery(&self, mute: bool) {
         self.mute.send_replace(mute);
     }
 
-    /// Cuts every connection; new ones are accepted.
+    /// Cuts every connection; new connections are accepted.
     pub fn cut_connections(&self) {
         self.connections.cut_all();
     }
 }
 
-/// When a file was last changed, and how long it is; none if it is not there.
+/// The time of a file's last change, and the file's length; none if the file is missing.
 fn stamp(path: &Path) -> Option<(SystemTime, u64)> {
     let meta = fs::metadata(path).ok()?;
     Some((meta.modified().ok()?, meta.len()))
 }
 
-/// Takes in the mesh file each time it changes.
+/// Reads the mesh file again each time it changes.
 async fn follow(mesh: Arc<MeshState>, path: PathBuf, mut last: Option<(SystemTime, u64)>) {
     loop {
         tokio::time::sleep(POLL).await;

@@ -1,4 +1,4 @@
-//! From a mesh to the named resources of discovery (docs/spec/protos.md 1, 2 and 4).
+//! Translates a mesh into the named resources of discovery (docs/spec/protos.md 1, 2 and 4).
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -23,29 +23,29 @@ pub const ADDRESS: &str = "type.googleapis.com/istio.workload.Address";
 /// The type of authorization policies.
 pub const AUTHORIZATION: &str = "type.googleapis.com/istio.security.Authorization";
 
-/// The namespace and the name of the policy that `strict` stands for (docs/spec/dataplane.md 5.4).
+/// The namespace and the name of the policy that `strict` produces (docs/spec/dataplane.md 5.4).
 const STRICT: (&str, &str) = ("istio-system", "istio_converted_static_strict");
 
 /// One resource, encoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resource {
-    /// What the stream calls its version: opaque for addresses, empty for policies, which are sent again on each
-    /// reconnect.
+    /// The version of the resource on the stream: opaque for addresses, empty for policies. Policies are sent again
+    /// on each reconnect.
     pub version: String,
-    /// Differs when the resource does.
+    /// A hash of the resource, which differs when the resource differs.
     pub content: u64,
-    /// The message.
+    /// The encoded message.
     pub value: Bytes,
-    /// `network/address` of each of its addresses.
+    /// The aliases of the resource: `network/address` for each of its addresses.
     pub aliases: Vec<String>,
 }
 
-/// How a resource is served wrongly.
+/// A way to serve a resource wrongly.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ResourceFault {
-    /// Not at all.
+    /// The resource is not served.
     Hidden,
-    /// With these bytes at its end: a field that comes last wins over an earlier one.
+    /// The resource is served with these bytes at its end. In protobuf, a later field wins over an earlier one.
     Extended(Vec<u8>),
 }
 
@@ -59,7 +59,7 @@ pub struct Resources {
 // === impl Resources ===
 
 impl Resources {
-    /// What the mesh amounts to.
+    /// The resources of the mesh.
     pub fn of(mesh: &Mesh) -> Self {
         let mut resources = Self::default();
         for (index, pod) in mesh.pods.iter().enumerate() {
@@ -77,8 +77,8 @@ impl Resources {
         resources
     }
 
-    /// Adds that many workloads nobody can reach, in 50 namespaces and on 100 nodes, with a service for every 100, to
-    /// see what size costs.
+    /// Adds this many workloads that nobody can reach, in 50 namespaces and on 100 nodes, with a service for every
+    /// 100 workloads. They show the cost of size.
     pub fn add_bulk(&mut self, count: u32) {
         let services = (count / 100).clamp(1, 1000);
         let home = |i: u32| (format!("bulk-{}", i % 50), i % services);
@@ -120,7 +120,7 @@ impl Resources {
         }
     }
 
-    /// Serves the resource of that name wrongly, whatever its type. A name of nothing is no error.
+    /// Serves the resource of that name wrongly, whatever its type. An unknown name is no error.
     pub fn inject(&mut self, name: &str, how: &ResourceFault) {
         for resources in [&mut self.address, &mut self.authorization] {
             match (how, resources.get_mut(name)) {
@@ -131,7 +131,7 @@ impl Resources {
         }
     }
 
-    /// The resources of a type by name; none of a type there is not.
+    /// The resources of a type, by name; none for an unknown type.
     pub fn of_type(&self, type_url: &str) -> Option<&BTreeMap<String, Resource>> {
         match type_url {
             ADDRESS => Some(&self.address),
@@ -141,7 +141,7 @@ impl Resources {
     }
 
     fn add_workload(&mut self, mut workload: wl::Workload) {
-        // Maps are encoded in no particular order, so they are hashed in their own.
+        // Maps are encoded in no particular order, so they are hashed separately, in a fixed order.
         let services = std::mem::take(&mut workload.services);
         let mut sorted: Vec<_> = services.iter().map(|(name, ports)| (name, ports.encode_to_vec())).collect();
         sorted.sort();
@@ -215,7 +215,7 @@ fn workload(mesh: &Mesh, index: usize, pod: &Pod) -> wl::Workload {
         trust_domain: trust_domain.clone().unwrap_or_default(),
         service_account: pod.service_account.clone(),
         waypoint: pod.waypoint.as_ref().map(gateway),
-        // Checked when the file was read.
+        // The check of the file has already parsed this text.
         network_gateway: network_gateway.as_ref().and_then(|text| text.parse().ok()).as_ref().map(gateway),
         node: pod.node.clone(),
         canonical_name: pod.app.clone(),
@@ -322,7 +322,7 @@ fn authorization(policy: &Policy) -> az::Authorization {
     }
 }
 
-/// The policy that refuses whoever has no identity.
+/// The policy that refuses clients without an identity.
 fn strict() -> az::Authorization {
     let no_identity = az::Match { not_principals: vec![string_match("*")], ..Default::default() };
     let clause = az::Clause { matches: vec![no_identity] };
@@ -336,7 +336,7 @@ fn strict() -> az::Authorization {
     }
 }
 
-/// Either side is a clause of its own; a side that says nothing is none, so that it matches everything.
+/// Each side becomes a clause of its own. A side without conditions becomes no clause, so that it matches everything.
 fn rule(rule: &Rule) -> az::Rule {
     let sides: [Vec<az::Match>; 2] =
         [rule.from.iter().map(source).collect(), rule.to.iter().map(target).collect()];
@@ -426,7 +426,7 @@ fn octets(ip: &IpAddr) -> Vec<u8> {
     }
 }
 
-/// `network/address` or `network/address/length`.
+/// The alias `network/address` or `network/address/length`.
 fn alias(network: &str, octets: &[u8], length: Option<u32>) -> Option<String> {
     let ip = match octets.len() {
         4 => IpAddr::from(<[u8; 4]>::try_from(octets).ok()?),

@@ -25,9 +25,9 @@ use tonic::transport::server::Connected;
 
 use crate::supervisor::OwnedTask;
 
-/// How long a client may take for its handshake.
+/// The time limit for a client's handshake.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
-/// Connections at a time, handshakes included.
+/// The number of connections at a time, including those in their handshake.
 const CONNECTIONS: usize = 1024;
 
 /// One connection after its handshake.
@@ -45,7 +45,7 @@ struct Cut {
     waker: AtomicWaker,
 }
 
-/// The connections of one server. Cheap to clone.
+/// The connections of one server. A clone is cheap.
 #[derive(Clone, Default)]
 pub(super) struct Connections(Arc<Mutex<Vec<Weak<Cut>>>>);
 
@@ -69,7 +69,7 @@ impl Connections {
     }
 }
 
-/// Accepts connections, does their handshakes beside each other, and passes them on. Ends with `out`.
+/// Accepts connections, runs their handshakes concurrently, and passes the connections on. Ends when `out` is closed.
 pub(super) async fn accept(
     listener: TcpListener,
     tls: TlsAcceptor,
@@ -93,7 +93,7 @@ pub(super) async fn accept(
         let (tls, out, cut) = (tls.clone(), out.clone(), connections.add());
         handshakes.retain(|task| !task.is_finished());
         let handshake = async move {
-            // Small frames back and forth: waiting to fill packets only costs time.
+            // Both sides send small frames, so waiting to fill packets only costs time.
             let _ = stream.set_nodelay(true);
             match timeout(HANDSHAKE_LIMIT, tls.accept(stream)).await {
                 Ok(Ok(inner)) => drop(out.send(Ok(Cuttable { inner, peer, cut, _place: place })).await),
@@ -108,7 +108,7 @@ pub(super) async fn accept(
 // === impl Cut ===
 
 impl Cut {
-    /// An error once the connection is cut; until then, `cx` is woken when it is.
+    /// Returns an error once the connection is cut. Before that, the cut wakes `cx`.
     fn check(&self, cx: &Context<'_>) -> io::Result<()> {
         self.waker.register(cx.waker());
         if self.done.load(Ordering::Acquire) { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
@@ -131,7 +131,7 @@ impl AsyncRead for Cuttable {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        // An HTTP/2 connection always reads, so this is where it notices.
+        // An HTTP/2 connection always reads, so it notices the cut here.
         self.cut.check(cx)?;
         Pin::new(&mut self.inner).poll_read(cx, buf)
     }

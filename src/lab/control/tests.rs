@@ -1,4 +1,4 @@
-//! Real clients over TLS.
+//! Tests of the control plane with real clients over TLS.
 
 use prost::Message;
 use tokio_stream::StreamExt;
@@ -49,7 +49,7 @@ async fn channel(plane: &ControlPlane) -> Channel {
     grpc::connect(&target).await.unwrap()
 }
 
-/// One discovery stream of a client that answers when told to.
+/// One discovery stream of a client that answers when the test tells it to.
 struct Client {
     out: mpsc::Sender<DeltaDiscoveryRequest>,
     responses: Streaming<DeltaDiscoveryResponse>,
@@ -93,7 +93,7 @@ impl Client {
             .await;
     }
 
-    /// Subscribes to both types and acknowledges what comes; the names received.
+    /// Subscribes to both types and acknowledges the responses; returns the names received.
     async fn sync(&mut self) -> Vec<String> {
         self.subscribe(ADDRESS).await;
         self.subscribe(AUTHORIZATION).await;

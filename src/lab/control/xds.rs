@@ -22,49 +22,49 @@ use crate::{
 
 /// A response stays below this, as clients may refuse more than 4 MiB.
 const RESPONSE_BYTES: usize = 4 * 1024 * 1024 - 64 * 1024;
-/// What a resource takes besides its name, version and value, at most.
+/// The largest size of a resource beyond its name, version and value.
 const RESOURCE_OVERHEAD: usize = 96;
-/// Responses a slow client may leave unread.
+/// The number of responses that a slow client may leave unread.
 const RESPONSE_QUEUE: usize = 4;
-/// Refusals remembered.
+/// The number of refusals that are remembered.
 const NACKS: usize = 256;
 
 /// A refusal by a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Nack {
-    /// The client, as it calls itself.
+    /// The client's own name for itself.
     pub node: String,
     /// The type of the refused response.
     pub type_url: String,
-    /// Why it was refused, in the client's words.
+    /// The client's text for the refusal.
     pub message: String,
 }
 
-/// One client and how far it has come.
+/// One client, and the state of its stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Client {
-    /// As it calls itself; empty until its first request.
+    /// The client's own name for itself; empty until its first request.
     pub node: String,
-    /// The node it says it is on.
+    /// The node that the client claims to be on.
     pub node_name: String,
-    /// The types it asked for.
+    /// The types that the client asked for.
     pub types: Vec<String>,
-    /// Responses it has not answered.
+    /// The number of responses that the client has not answered.
     pub unanswered: usize,
-    /// Which state of the mesh it was last sent, from 1.
+    /// The number of the mesh state that the client was last sent, counted from 1.
     generation: u64,
 }
 
-/// What all streams have seen.
+/// The clients and the answers of all streams.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
-    /// By the number of the stream.
+    /// The clients, by the number of their stream.
     clients: HashMap<u64, Client>,
-    /// Streams opened, ever.
+    /// The number of streams opened since the start.
     pub streams: u64,
-    /// Acknowledgements, ever.
+    /// The number of acknowledgements since the start.
     pub acks: u64,
-    /// Refusals, ever.
+    /// The number of refusals since the start.
     pub nacks: u64,
     /// The latest refusals, oldest first.
     pub latest_nacks: VecDeque<Nack>,
@@ -77,7 +77,7 @@ pub(super) struct Snapshot {
     pub(super) resources: Arc<Resources>,
 }
 
-/// The service. Cheap to clone.
+/// The discovery service. A clone is cheap.
 #[derive(Clone)]
 pub(super) struct Discovery {
     pub(super) snapshot: watch::Receiver<Snapshot>,
@@ -85,7 +85,7 @@ pub(super) struct Discovery {
     pub(super) seen: Arc<watch::Sender<Seen>>,
 }
 
-/// What one stream knows of its client; pure.
+/// The pure state that one stream keeps of its client.
 #[derive(Debug, Default)]
 struct Subscriber {
     types: BTreeMap<String, Subscription>,
@@ -96,13 +96,13 @@ struct Subscriber {
 #[derive(Debug, Default)]
 struct Subscription {
     wildcard: bool,
-    /// Names, or aliases, asked for one by one.
+    /// The names, or aliases, that the client asked for one by one.
     names: BTreeSet<String>,
-    /// What the client holds: the content of each resource, `None` where its version does not tell.
+    /// The resources that the client holds: the content of each one, `None` if its version does not tell the content.
     held: BTreeMap<String, Option<u64>>,
 }
 
-/// What a request says of earlier responses.
+/// The answer in a request to an earlier response.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
     None,
@@ -110,7 +110,7 @@ enum Verdict {
     Nack(String),
 }
 
-/// The responses to one client, with the task that makes them.
+/// The responses to one client, and the task that makes them.
 pub(crate) struct Responses {
     stream: ReceiverStream<Result<DeltaDiscoveryResponse, Status>>,
     _task: OwnedTask,
@@ -127,13 +127,13 @@ struct Session {
 // === impl Seen ===
 
 impl Seen {
-    /// The clients connected now.
+    /// The clients that are connected now.
     pub fn clients(&self) -> impl Iterator<Item = &Client> {
         self.clients.values()
     }
 
-    /// Whether there is a client, and all have asked for both types, were sent the given state of the mesh, and have
-    /// answered.
+    /// Whether there is a client, and every client has asked for both types, was sent the given state of the mesh,
+    /// and has answered.
     pub(super) fn settled(&self, generation: u64) -> bool {
         let done = |client: &Client| {
             let asked =
@@ -147,7 +147,7 @@ impl Seen {
 // === impl Subscriber ===
 
 impl Subscriber {
-    /// Takes in a request; what to send for it.
+    /// Takes in a request, and returns the responses to send.
     fn on_request(
         &mut self,
         request: &DeltaDiscoveryRequest,
@@ -186,13 +186,13 @@ impl Subscriber {
         (verdict, self.difference(&request.type_url, resources, true))
     }
 
-    /// What to send because the mesh has changed.
+    /// The responses to send because the mesh has changed.
     fn on_change(&mut self, resources: &Resources) -> Vec<DeltaDiscoveryResponse> {
         let types: Vec<String> = self.types.keys().cloned().collect();
         types.iter().flat_map(|type_url| self.difference(type_url, resources, false)).collect()
     }
 
-    /// What separates the client from the mesh; at least an empty response if `always`.
+    /// The responses that bring the client to the state of the mesh; at least an empty response if `always` is set.
     fn difference(
         &mut self,
         type_url: &str,
@@ -225,7 +225,7 @@ impl Subscriber {
         self.responses(type_url, changed, removed)
     }
 
-    /// The resources behind names asked for one by one; a name of nothing counts as removed.
+    /// Answers a request for single names. An unknown name counts as removed.
     fn answer_names(
         &mut self,
         type_url: &str,
@@ -251,7 +251,7 @@ impl Subscriber {
         self.responses(type_url, found, missing)
     }
 
-    /// Cuts resources into responses that are not too large; at least one.
+    /// Splits resources into responses below the size limit; returns at least one response.
     fn responses(
         &mut self,
         type_url: &str,
@@ -339,12 +339,12 @@ impl Session {
     ) {
         let (mut snapshot, mut mute) = (self.discovery.snapshot.clone(), self.discovery.mute.clone());
         loop {
-            // A mute server reads nothing either.
+            // A muted server reads nothing either.
             if mute.wait_for(|mute| !*mute).await.is_err() {
                 return;
             }
             let responses = tokio::select! {
-                // Muted first: what comes after must not be said.
+                // The mute is polled first, so that a muted stream sends nothing.
                 biased;
                 changed = mute.changed() => {
                     if changed.is_err() {
@@ -387,7 +387,8 @@ impl Session {
         }
         let (verdict, responses) = self.subscriber.on_request(request, &now.resources);
         self.client.types = self.subscriber.types.keys().cloned().collect();
-        // A change not yet noticed is sent for by itself; what was never sent cannot be behind.
+        // A change that the stream has not noticed yet will be sent separately. A client that was never sent anything
+        // is not behind.
         if self.client.generation == 0 {
             self.client.generation = now.generation;
         }

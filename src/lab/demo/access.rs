@@ -1,4 +1,4 @@
-//! Who is kept out, by which rule, and how fast a new rule takes effect.
+//! Shows which clients are refused, by which rule, and how fast a new rule takes effect.
 
 use std::{io::Stdout, time::Instant};
 
@@ -16,10 +16,10 @@ use crate::lab::{
 const NO_INTRUDERS: &str = "explicitly denied by: shop/no-intruders";
 const STRICT: &str = "explicitly denied by: istio-system/istio_converted_static_strict";
 const POLICY_CHANGE: &str = "closed due to policy change";
-/// The rule that comes while a connection is live.
+/// The name of the rule that is added while a connection is live.
 const FREEZE: &str = "freeze";
 
-/// Shows it.
+/// Shows access control.
 pub(super) fn show(demo_mesh: &mut DemoMesh, show: &mut Show<Stdout>) {
     show.section("Who is kept out");
     show.doing("trying as the intruder");
@@ -51,7 +51,8 @@ fn stranger(demo_mesh: &DemoMesh) -> FactResult {
     Ok(Evidence::new(format!("{} was {rule}", stranger.full_name)).detail(control))
 }
 
-/// Has `from` ask the server, which must not answer; returns what the server's node says of it, from `rule` on.
+/// Sends a request from `from` to the server, which must not answer. Returns the access log's text about the refusal,
+/// from `rule` on.
 fn refused(demo_mesh: &DemoMesh, from: &DemoPod, server: &DemoPod, rule: &str) -> Result<String, String> {
     let since = demo_mesh.two.mark();
     if let Ok(answer) = demo_mesh.get(from, server.at(WEB))? {
@@ -88,7 +89,7 @@ fn cut(demo_mesh: &mut DemoMesh) -> FactResult {
     Ok(evidence)
 }
 
-/// The rule holds for what it says, and for nothing else.
+/// Checks that the rule refuses its client, and no other client.
 fn while_frozen(demo_mesh: &mut DemoMesh, client: &DemoPod, server: &DemoPod) -> Result<(), String> {
     demo_mesh.settle()?;
     demo_mesh.got(client, server.at(WEB))?;
@@ -98,7 +99,7 @@ fn while_frozen(demo_mesh: &mut DemoMesh, client: &DemoPod, server: &DemoPod) ->
     }
 }
 
-/// Keeps the client from the echo server.
+/// The rule that keeps the client from the echo server.
 fn freeze() -> Policy {
     let client = Listed { any: vec![("front".to_owned(), "client".to_owned())], none: Vec::new() };
     let from = vec![Source { service_accounts: client, ..Source::default() }];

@@ -1,4 +1,4 @@
-//! The demo's mesh while it is up, and who is who in it.
+//! The demo's mesh while it is up, and the parts that its pods play.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -22,22 +22,24 @@ use crate::lab::{
 /// The mesh file.
 pub(super) const MESH: &str = include_str!("mesh.yaml");
 
-/// How long anything may take that is expected to happen at once. Generous: the machine may be busy.
+/// The time limit for anything that is expected to happen at once. The limit is generous, because the machine may be
+/// busy.
 pub(super) const SOON: Duration = Duration::from_secs(5);
-/// A certificate's life: so short that renewals, at half of it, come while one watches.
+/// A certificate's life. It is so short that renewals, at half of it, happen during the demo.
 pub(super) const CERTIFICATE_LIFE: Duration = Duration::from_secs(8);
-/// Tunnels nobody uses are given up so early that new ones, with new certificates, come while one watches.
+/// The time after which an unused tunnel is closed. It is so short that new tunnels, with new certificates, appear
+/// during the demo.
 const TUNNEL_RELEASE: &str = "500ms";
 
 /// The port of the servers' web server.
 pub(super) const WEB: u16 = 8080;
-/// The port of their echo server.
+/// The port of the servers' echo server.
 pub(super) const ECHO: u16 = 9000;
 
-/// What is in every answer of the web servers.
+/// The marker in every answer of the web servers.
 pub(super) const MARKER: &str = "plaintext-marker-5f1e";
 
-/// Who is who.
+/// The pods of the demo, by their parts.
 #[derive(Debug)]
 pub(super) struct DemoPods {
     pub(super) client: DemoPod,
@@ -52,15 +54,15 @@ pub(super) struct DemoPods {
 /// One pod.
 #[derive(Clone, Debug)]
 pub(super) struct DemoPod {
-    /// Its name without its Kubernetes namespace.
+    /// The pod's name without its Kubernetes namespace.
     pub(super) name: String,
-    /// `namespace/name`.
+    /// The pod's name as `namespace/name`.
     pub(super) full_name: String,
-    /// Its address.
+    /// The pod's address.
     pub(super) ip: IpAddr,
-    /// Its SPIFFE id.
+    /// The pod's SPIFFE id.
     pub(super) identity: String,
-    /// The id under which its node's proxy knows it.
+    /// The id under which the node's proxy knows the pod.
     pub(super) uid: String,
     node: String,
     captured: bool,
@@ -72,18 +74,18 @@ pub(super) struct DemoMesh {
     pub(super) testbed: Testbed<Embedded>,
     pub(super) mesh: Mesh,
     pub(super) cast: DemoPods,
-    /// Where the callers are.
+    /// The node of the clients.
     pub(super) one: Node,
-    /// Where the servers are.
+    /// The node of the servers.
     pub(super) two: Node,
 }
 
-/// The demo's mesh is not the one its code knows.
+/// The error of a mesh that differs from the one the demo's code knows.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the demo's mesh has no {0}")]
 pub(super) struct MissingPod(&'static str);
 
-/// Why the mesh is not up.
+/// The error of a mesh that could not come up.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DemoMeshError {
     /// The mesh is not the demo's.
@@ -113,7 +115,7 @@ impl DemoPods {
         })
     }
 
-    /// Who is where, a line a node.
+    /// The pods of each node, one line per node.
     pub(super) fn lines(&self) -> Vec<String> {
         let all = [&self.client, &self.intruder, &self.stranger].into_iter().chain(&self.servers);
         let all: Vec<&DemoPod> = all.collect();
@@ -143,7 +145,7 @@ impl DemoPod {
         })
     }
 
-    /// One of its ports.
+    /// The socket address of one of the pod's ports.
     pub(super) fn at(&self, port: u16) -> SocketAddr {
         SocketAddr::new(self.ip, port)
     }
@@ -186,17 +188,17 @@ impl DemoMesh {
         Ok(Self { testbed, mesh, cast, one, two })
     }
 
-    /// Where a pod's programs run.
+    /// The namespace in which a pod's programs run.
     pub(super) fn namespace(&self, player: &DemoPod) -> Result<Namespace, String> {
         self.testbed.pod(&player.full_name).cloned().map_err(text)
     }
 
-    /// From a pod to an address.
+    /// The route from a pod to an address.
     pub(super) fn route(&self, from: &DemoPod, to: SocketAddr) -> Result<Route, String> {
         Ok(Route::new(&self.namespace(from)?, to))
     }
 
-    /// One request on a connection of its own, with the marker in it.
+    /// Sends one request with the marker in it, on its own connection.
     pub(super) fn get(
         &self,
         from: &DemoPod,
@@ -205,7 +207,7 @@ impl DemoMesh {
         Ok(http::get(&self.route(from, to)?, MARKER, SOON))
     }
 
-    /// One request, which must be answered.
+    /// Sends one request, which must be answered.
     pub(super) fn got(&self, from: &DemoPod, to: SocketAddr) -> Result<http::Answer, String> {
         self.get(from, to)?.map_err(text)
     }
@@ -215,7 +217,7 @@ impl DemoMesh {
         self.testbed.services().update(mesh).map_err(text)
     }
 
-    /// Waits until both proxies have taken in what is served.
+    /// Waits until both proxies have taken in the served mesh.
     pub(super) fn settle(&mut self) -> Result<(), String> {
         self.testbed.services().settle(SOON).map_err(text)
     }
@@ -225,13 +227,13 @@ impl DemoMesh {
         Ok(self.testbed.services().control().map_err(text)?.authority().issued())
     }
 
-    /// Discovery streams that the proxies have opened so far.
+    /// The number of discovery streams that the proxies have opened so far.
     pub(super) fn discovery_streams(&mut self) -> Result<u64, String> {
         Ok(self.testbed.services().control().map_err(text)?.seen().borrow().streams)
     }
 }
 
-/// What an error says.
+/// The text of an error.
 pub(super) fn text(error: impl std::error::Error) -> String {
     error.to_string()
 }

@@ -1,4 +1,5 @@
-//! Actors killed while streams are live and connections come: what that costs, and how soon they are back.
+//! Kills actors while streams are live and new connections come, and shows the cost of each kill and the time of
+//! recovery.
 
 use std::{
     io::Stdout,
@@ -17,43 +18,43 @@ use crate::lab::{
     show::{Evidence, FactResult, Show, number, seconds},
 };
 
-/// Live streams to each server.
+/// The number of live streams to each server.
 const STREAMS: usize = 8;
-/// Clients that open a connection for each request, to each server.
+/// The number of clients per server that open a connection for each request.
 const CLIENTS: usize = 2;
 const PACE: Duration = Duration::from_millis(5);
-/// Longer than anything here takes.
+/// The running time of a load, longer than any step here takes.
 const LOAD_TIME: Duration = Duration::from_secs(30);
-/// Requests by which a load shows that it goes on after an actor is back.
+/// The number of requests that a load still completes after an actor is back.
 const AFTERWARDS: usize = 50;
 
-/// Live streams to a server, and connections that come and go.
+/// Live streams to a server, and short-lived connections.
 struct Load {
     streams: Pacing,
     connections: Background<load::Report>,
 }
 
-/// What became of it.
+/// The result of a load.
 #[derive(Debug)]
 struct Outcome {
     streams: echo::Report,
     connections: load::Report,
 }
 
-/// What a kill did.
+/// The effects of a kill.
 #[derive(Debug)]
 struct Killed {
     before: ActorStatus,
     after: ActorStatus,
-    /// How long until a new connection was answered.
+    /// The time until a new connection was answered.
     served: Duration,
-    /// New connections that failed before that.
+    /// The number of new connections that failed before that.
     refused: usize,
-    /// How long until the actor was seen to run again.
+    /// The time until the actor ran again.
     back: Duration,
 }
 
-/// Shows it.
+/// Shows the kills.
 pub(super) fn show(demo_mesh: &mut DemoMesh, show: &mut Show<Stdout>) {
     show.section(&format!(
         "Actors of node one killed, with {STREAMS} live streams and new connections to each server"
@@ -75,7 +76,7 @@ fn tunnel(demo_mesh: &mut DemoMesh) -> FactResult {
     let killed = killed?;
     spared.is_whole(&other)?;
     let (broken, lost) = (hit.streams.broken as usize, hit.connections.failures as usize);
-    // A connection that was on its way through that tunnel was one of its streams.
+    // Each client may lose one connection as well, because the connection was a stream of the killed tunnel.
     if broken != STREAMS || hit.streams.wrong > 0 || lost > CLIENTS {
         return Err(format!("{broken} streams to {} ended, {lost} connections failed\n{hit:?}", peer.name));
     }
@@ -108,7 +109,7 @@ fn xds(demo_mesh: &mut DemoMesh) -> FactResult {
     })
 }
 
-/// A change that both proxies must acknowledge: a rule comes that does nothing, and goes.
+/// Pushes a change that both proxies must acknowledge: a rule without effect is added and removed.
 fn push(demo_mesh: &mut DemoMesh) -> Result<(), String> {
     let mut more = demo_mesh.mesh.clone();
     let twin = more.policies.first().cloned();
@@ -130,8 +131,8 @@ fn capture(demo_mesh: &mut DemoMesh) -> FactResult {
     })
 }
 
-/// Kills the one actor of node one that is wanted, and waits until a new connection to `server` is served and the
-/// actor is back; more connections follow, for the loads to go on a while.
+/// Kills the one wanted actor of node one, and waits until a new connection to `server` is served and the actor is
+/// back. More connections follow, so that the loads go on for a while.
 fn kill(demo_mesh: &DemoMesh, server: &DemoPod, wanted: impl Fn(&str) -> bool) -> Result<Killed, String> {
     let before = demo_mesh.one.actor(wanted)?;
     let client = &demo_mesh.cast.client;
@@ -148,7 +149,7 @@ fn kill(demo_mesh: &DemoMesh, server: &DemoPod, wanted: impl Fn(&str) -> bool) -
     Ok(Killed { before, after, served, refused, back })
 }
 
-/// Ends loads of which nothing may have been lost, and says how much they were.
+/// Ends loads that must not have lost anything, and describes their size.
 fn finish_whole(loads: [Load; 2], servers: &[DemoPod; 2]) -> Result<String, String> {
     let mut outcomes = Vec::new();
     for (load, server) in loads.into_iter().zip(servers) {
@@ -169,7 +170,7 @@ fn finish_whole(loads: [Load; 2], servers: &[DemoPod; 2]) -> Result<String, Stri
 // === impl Load ===
 
 impl Load {
-    /// Starts it; the streams are open on return.
+    /// Starts the load; the streams are open on return.
     fn start(demo_mesh: &DemoMesh, server: &DemoPod) -> Result<Self, String> {
         let client = &demo_mesh.cast.client;
         let plan = echo::Plan { connections: STREAMS, interval: PACE, time: LOAD_TIME, limit: SOON };
@@ -197,7 +198,7 @@ impl Load {
 // === impl Outcome ===
 
 impl Outcome {
-    /// Errors: something was lost.
+    /// Checks that the load lost nothing.
     fn is_whole(&self, server: &DemoPod) -> Result<(), String> {
         let (streams, connections) = (&self.streams, &self.connections);
         let open = streams.opened as usize == STREAMS && streams.sent > 0 && connections.requests > 0;
@@ -229,7 +230,7 @@ impl Outcome {
 // === impl Killed ===
 
 impl Killed {
-    /// Errors: new connections failed.
+    /// Checks that no new connection failed.
     fn lossless(self) -> Result<Self, String> {
         match self.refused {
             0 => Ok(self),

@@ -1,4 +1,4 @@
-//! A live connection: an echo a millisecond, and the moment it ends.
+//! A live connection: one echo per millisecond, and the moment of its end.
 
 use std::{
     io::{self, Read, Write},
@@ -19,31 +19,31 @@ use crate::lab::{
 
 const PACE: Duration = Duration::from_millis(1);
 const MESSAGE_BYTES: usize = 64;
-/// Answers after which a connection counts as live.
+/// The number of answers after which a connection counts as live.
 const ENOUGH: u64 = 10;
 
-/// An echo connection that somebody else may cut.
+/// An echo connection that another part of the demo may cut.
 #[derive(Debug)]
 pub(super) struct Live {
     background: Background<io::Result<Ended>>,
     answered: Arc<AtomicU64>,
 }
 
-/// How it came to its end.
+/// The end of a live connection.
 #[derive(Debug)]
 pub(super) struct Ended {
-    /// When the client noticed; none if nothing but the demo itself ended it.
+    /// The time when the client noticed the end; none if only the demo itself ended the connection.
     pub(super) at: Option<Instant>,
-    /// Answers until then.
+    /// The number of answers until then.
     pub(super) answered: u64,
-    /// What the client saw.
+    /// The client's view of the end.
     pub(super) how: String,
 }
 
 // === impl Live ===
 
 impl Live {
-    /// Connects and waits for the first answers.
+    /// Connects, and waits for the first answers.
     pub(super) fn open(route: &Route) -> Result<Self, String> {
         let (to, answered) = (route.to, Arc::new(AtomicU64::new(0)));
         let counted = answered.clone();
@@ -63,9 +63,9 @@ impl Live {
         if is_live { Ok(live) } else { live.end().and_then(|ended| Err(ended.how)) }
     }
 
-    /// Waits until it is cut, or ends it after a while, and says how it ended.
+    /// Waits until the connection is cut, or ends it after a while, and describes the end.
     pub(super) fn end(self) -> Result<Ended, String> {
-        // What is not cut by then is ended here, and says so itself.
+        // A connection that is not cut by then is ended here, and its result tells that.
         let _ = wait(SOON, || if self.background.is_finished() { Ok(()) } else { Err(String::new()) });
         self.background.finish().map_err(|error: AppError| text(error))?.map_err(text)
     }

@@ -1,6 +1,7 @@
 //! `warren lab demo`: raises a mesh, sends real traffic through it, breaks it, and shows with evidence what held.
 //!
-//! Every claim is a line; the exit code tells whether all of them held. Nothing outlives the command, however it ends.
+//! Every claim is a line; the exit code tells whether all claims held. All processes and networks of the command end
+//! with it.
 
 mod access;
 mod demo_mesh;
@@ -26,15 +27,16 @@ use super::{
     state::{Directory, ProgramState, State},
 };
 
-/// The demo is over by then, whatever happens.
+/// The longest time that the demo takes.
 const LIMIT: Duration = Duration::from_secs(58);
 
-/// Runs the demo as the lab called `name`, at most one of a name at a time. Call it first in `main`, while the process
-/// has one thread: it runs this program again in namespaces of its own, and this program as the proxies.
+/// Runs the demo as the lab called `name`; one name runs at most once at a time. Call this function first in `main`,
+/// while the process has one thread. The function runs this program again in namespaces of its own, and this program
+/// as the proxies.
 ///
 /// # Errors
-/// There is no cell or no directory for the mesh. All else, a claim that does not hold or a mesh that cannot be raised,
-/// is shown and makes the exit code a failing one.
+/// There is no cell, or no directory for the mesh. A claim that does not hold, or a mesh that cannot be raised, is
+/// shown and makes the exit code a failing one.
 pub(crate) fn run(name: &str) -> Result<ExitCode, Box<dyn Error>> {
     run::run(name, LIMIT, |directory, show| play(name, directory, show))
 }

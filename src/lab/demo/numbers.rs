@@ -1,4 +1,4 @@
-//! What both proxies have counted, against each other and against what was done to them.
+//! Compares the counters of both proxies with each other and with the demo's own actions.
 
 use std::io::Stdout;
 
@@ -17,10 +17,10 @@ const RESTARTS: &str = "warren_actor_restarts_total";
 const PANICS: &str = "warren_panics_total";
 
 const DENIED: &str = "response_flags=\"DENY\"";
-/// Who was killed, once each, on node one.
+/// The actors of node one that were killed, once each.
 const KILLED: [&str; 3] = ["tunnel", "xds", "capture"];
 
-/// Shows it.
+/// Shows the counters.
 pub(super) fn show(demo_mesh: &mut DemoMesh, show: &mut Show<Stdout>) {
     show.section("What the proxies counted");
     show.doing("reading the metrics");
@@ -36,7 +36,7 @@ pub(super) fn show(demo_mesh: &mut DemoMesh, show: &mut Show<Stdout>) {
     show.fact("restarts", restarts(&samples));
 }
 
-/// The metrics of both nodes once every connection is closed: the last ones end a moment after their clients.
+/// The metrics of both nodes once every connection is closed. The last connections end a moment after their clients.
 fn settled(demo_mesh: &DemoMesh) -> Result<[Samples; 2], String> {
     let mut last = None;
     let found = wait(SOON, || {
@@ -45,7 +45,7 @@ fn settled(demo_mesh: &DemoMesh) -> Result<[Samples; 2], String> {
         last = Some(samples.clone());
         if closed { Ok(samples) } else { Err("not every connection was closed".to_owned()) }
     });
-    // Shown in the table all the same.
+    // The table shows the last metrics even if they have not settled.
     found.or_else(|error| last.ok_or(error))
 }
 

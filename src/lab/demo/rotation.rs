@@ -1,4 +1,4 @@
-//! Certificates that are renewed while requests go on.
+//! Shows that certificates are renewed while requests go on.
 
 use std::{io::Stdout, thread, time::Duration};
 
@@ -12,14 +12,14 @@ use crate::lab::{
     show::{Evidence, FactResult, Show, number, seconds},
 };
 
-/// Renewals of each identity to wait for.
+/// The number of renewals of each identity to wait for.
 const RENEWALS: usize = 2;
-/// Clients that keep their connection, and that open one for each request.
+/// The number of clients that keep their connection, and of clients that open one for each request.
 const CLIENTS: usize = 2;
-/// Longer than anything here takes.
+/// The running time of a load, longer than any step here takes.
 const LOAD_TIME: Duration = Duration::from_secs(40);
 
-/// How often an identity got a certificate.
+/// The number of certificates that an identity got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Count {
     all: usize,
@@ -27,7 +27,7 @@ struct Count {
     server: usize,
 }
 
-/// Shows it.
+/// Shows the rotation of certificates.
 pub(super) fn show(demo_mesh: &mut DemoMesh, show: &mut Show<Stdout>) {
     show.section(&format!("Certificates that live {}, under load", seconds(CERTIFICATE_LIFE)));
     show.doing("waiting for renewals under load, a few seconds");
@@ -66,8 +66,8 @@ fn rotation(demo_mesh: &mut DemoMesh) -> FactResult {
     Ok(Evidence::new(format!("{text}, 0 failed")).detail(format!("{who}; {how}")))
 }
 
-/// Waits until both ends have new certificates, and meanwhile has new tunnels made with what certificates there are
-/// then: asks a server whenever the tunnel to it was given up. Returns how many requests that took.
+/// Waits until both ends have new certificates. Meanwhile a client sends a request whenever the tunnel to a server
+/// was closed, so that new tunnels use the current certificates. Returns the number of these requests.
 fn renewed(
     demo_mesh: &mut DemoMesh,
     before: Count,
@@ -83,7 +83,7 @@ fn renewed(
             }
             requests += 1;
         }
-        // The loads are what counts: leave them the processors.
+        // The pause leaves the processors to the loads, which are what counts.
         thread::park_timeout(Duration::from_millis(50));
         let now = Count::of(demo_mesh)?;
         let fewest = (now.client - before.client).min(now.server - before.server);

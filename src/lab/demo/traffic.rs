@@ -1,4 +1,4 @@
-//! Traffic between two nodes: that it arrives, who both ends are, and what the wire carries.
+//! Traffic between two nodes: its arrival, the identities of both ends, and the bytes on the wire.
 
 use std::{collections::BTreeMap, io::Stdout, net::SocketAddr};
 
@@ -12,12 +12,13 @@ use crate::lab::{
     show::{Evidence, FactResult, Show, number},
 };
 
-/// The port of tunnels.
+/// The port of HBONE tunnels.
 const HBONE: u16 = 15008;
-/// Requests to the service. The chance that both of two replicas are not among so many is one in 10^9.
+/// The number of requests to the service. The chance that only one of two replicas answers all of them is one in
+/// 10^9.
 const REQUESTS: usize = 32;
 
-/// What is looked at after the requests.
+/// The evidence that the requests leave behind.
 struct Exchanged {
     by_pod: Result<Vec<Answer>, String>,
     by_service: Result<Vec<Answer>, String>,
@@ -25,7 +26,7 @@ struct Exchanged {
     since: Mark,
 }
 
-/// Shows it.
+/// Shows the traffic.
 pub(super) fn show(demo_mesh: &mut DemoMesh, show: &mut Show<Stdout>) {
     show.section("Traffic from node one to node two");
     show.doing("sending requests and capturing what is on the wire");
@@ -146,19 +147,19 @@ impl Exchanged {
         Ok(Evidence::new(format!("{MARKER:?} is in all {arrived} answers, and nowhere in the capture")))
     }
 
-    /// The capture, if an absence in it means something.
+    /// The capture, if it is complete, so that an absence is a proof.
     fn complete(&self) -> Result<&Captured, String> {
         let captured = self.captured.as_ref().map_err(Clone::clone)?;
         if captured.is_complete() { Ok(captured) } else { Err("the capture missed packets".to_owned()) }
     }
 }
 
-/// Who answered.
+/// The pod that answered.
 fn pod_of(answer: &Answer) -> &str {
     answer.body.strip_prefix("pod=").and_then(|rest| rest.split([' ', '\n']).next()).unwrap_or_default()
 }
 
-/// Whom the server saw.
+/// The client address that the server saw.
 fn client_of(answer: &Answer) -> Option<SocketAddr> {
     answer.body.trim_end().rsplit_once("client=")?.1.parse().ok()
 }

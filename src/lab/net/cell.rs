@@ -1,6 +1,6 @@
-//! The cell: namespaces of users, processes, mounts and networks that a lab lives in. The command re-executes
-//! itself as the first process of the cell; when that ends or is killed, the kernel kills whatever the cell
-//! holds, and the networks vanish. An ordinary user is root in there, and only in there.
+//! The cell: the user, process, mount and network namespaces of a lab. The command executes itself again as the first
+//! process of the cell. When that process ends or is killed, the kernel kills all processes of the cell, and its
+//! networks vanish. An ordinary user is root inside the cell, and only there.
 
 use std::{
     env, fs, io,
@@ -11,31 +11,32 @@ use std::{
 
 use crate::sys::lab::{self, Namespaces, OnExec};
 
-/// Says to the re-executed process that it is inside.
+/// The environment variable that tells the re-executed process that it is inside.
 const MARKER: &str = "WARREN_LAB_CELL";
 const CAP_NET_ADMIN: u32 = 12;
 const CAP_SYS_ADMIN: u32 = 21;
 const FORWARDED: [i32; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
 const POLL: Duration = Duration::from_millis(500);
 
-/// What [`enter`] found or did.
+/// The result of [`enter`].
 #[derive(Debug)]
 pub enum Entered {
-    /// The caller is the first process of a cell: go on.
+    /// The caller is the first process of a cell and continues.
     Inside,
-    /// The caller is outside, and what ran inside has ended with this exit code: end likewise.
+    /// The caller is outside, and the process inside has ended with this exit code. The caller should end with the
+    /// same code.
     Finished(u8),
 }
 
-/// Why there is no cell.
+/// The error of a cell that could not be entered.
 #[derive(Debug, thiserror::Error)]
 pub enum CellError {
     /// The kernel refuses namespaces to this user.
     #[error("the kernel refuses new namespaces ({source}): {advice}")]
     Forbidden {
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
-        /// What to do about it.
+        /// Advice on how to allow namespaces.
         advice: String,
     },
     /// The program could not start itself again.
@@ -46,8 +47,9 @@ pub enum CellError {
     Wait(#[source] io::Error),
 }
 
-/// Enters a cell by running this program again in it, with the same arguments. Call it first in `main`, while
-/// the process has one thread. Signals to end are passed on; a SIGKILL of the caller kills the cell.
+/// Enters a cell by running this program again in it, with the same arguments. Call this function first in `main`,
+/// while the process has one thread. Termination signals are passed on to the cell; a SIGKILL of the caller kills the
+/// cell.
 pub fn enter() -> Result<Entered, CellError> {
     if is_inside() {
         return Ok(Entered::Inside);
@@ -56,7 +58,7 @@ pub fn enter() -> Result<Entered, CellError> {
     let mut command = Command::new("/proc/self/exe");
     command.args(env::args_os().skip(1)).env(MARKER, "1");
     command.arg0(env::args_os().next().unwrap_or_else(|| "warren".into()));
-    // A terminal's Ctrl-C reaches the program inside once, through the forwarding below.
+    // The forwarding below delivers a terminal's Ctrl-C once to the program inside.
     lab::on_exec(&mut command, OnExec { die_with_parent: true, new_session: true, ..OnExec::default() });
     lab::block_signals(&[&FORWARDED[..], &[libc::SIGCHLD]].concat()).map_err(CellError::Start)?;
     let child = command.spawn().map_err(CellError::Start)?;
@@ -68,7 +70,7 @@ pub fn is_inside() -> bool {
     std::process::id() == 1 && env::var_os(MARKER).is_some()
 }
 
-/// The id by which the rest of the machine knows this process; inside a cell it is not [`std::process::id`].
+/// The id by which the rest of the machine knows this process. Inside a cell it differs from [`std::process::id`].
 pub fn outer_pid() -> io::Result<u32> {
     let link = fs::read_link("/proc/self")?;
     link.to_str()
@@ -76,7 +78,7 @@ pub fn outer_pid() -> io::Result<u32> {
         .ok_or_else(|| io::Error::other("/proc/self is not a number"))
 }
 
-/// Keeps the marker from a command that is not meant to be the cell's first process.
+/// Removes the marker from the environment of a command that is not the cell's first process.
 pub fn unmark(command: &mut Command) {
     command.env_remove(MARKER);
 }
@@ -88,7 +90,7 @@ fn leave_host() -> io::Result<()> {
     } else {
         let (user, group) = lab::effective_ids();
         lab::unshare(kinds | Namespaces::USER)?;
-        // The kernel wants setgroups given up before it lets an ordinary user map a group.
+        // An ordinary user must give up setgroups before the kernel lets it map a group.
         fs::write("/proc/self/setgroups", "deny")?;
         fs::write("/proc/self/uid_map", format!("0 {user} 1"))?;
         fs::write("/proc/self/gid_map", format!("0 {group} 1"))?;
@@ -103,7 +105,7 @@ fn has_capabilities() -> bool {
     [CAP_NET_ADMIN, CAP_SYS_ADMIN].iter().all(|bit| effective & (1 << bit) != 0)
 }
 
-/// Which switch of the kernel forbids user namespaces, and how to turn it.
+/// Names the kernel switch that forbids user namespaces, and tells how to change it.
 fn advice() -> String {
     let read = |path: &str| fs::read_to_string(path).ok().map(|value| value.trim().to_owned());
     let switches = [

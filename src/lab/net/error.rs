@@ -1,8 +1,8 @@
-//! Why a piece of the lab's network could not be made.
+//! The error of the lab's network.
 
 use std::io;
 
-/// Why a piece of the lab's network could not be made.
+/// The error of a part of the lab's network that could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum NetError {
     /// The kernel refused a new network namespace.
@@ -10,7 +10,7 @@ pub enum NetError {
     Create {
         /// The namespace.
         name: String,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
     /// A thread could not enter a namespace.
@@ -18,7 +18,7 @@ pub enum NetError {
     Enter {
         /// The namespace.
         name: String,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
     /// No thread could be started.
@@ -26,7 +26,7 @@ pub enum NetError {
     Thread {
         /// The namespace.
         name: String,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
     /// No netlink socket could be opened or used.
@@ -34,7 +34,7 @@ pub enum NetError {
     Socket {
         /// The namespace.
         namespace: String,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
     /// The kernel refused one netlink request.
@@ -44,7 +44,7 @@ pub enum NetError {
         what: String,
         /// The namespace.
         namespace: String,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
 }

@@ -1,4 +1,4 @@
-//! The network between the hosts of a lab: one bridge in a namespace of its own, a cable to each host.
+//! The network between the hosts of a lab: one bridge in its own namespace, and a cable to each host.
 
 use std::{
     fs, io,
@@ -19,11 +19,11 @@ pub const UPLINK_INDEX: u32 = 100;
 
 const BRIDGE_INDEX: u32 = 100;
 
-/// Settings that suit many short connections and let any source address pass; a kernel may lack some or keep
-/// them from ordinary users, and the lab works without them, less well.
+/// Settings that suit many short connections and let any source address pass. A kernel may lack some, or refuse them
+/// to ordinary users; the lab then works less well.
 const HOST_SETTINGS: [(&str, &str); 9] = [
     ("net/ipv4/ip_local_port_range", "1024 65535"),
-    // Or a connection gets one that a proxy is about to listen on.
+    // Otherwise a connection may get a port that a proxy is about to listen on.
     ("net/ipv4/ip_local_reserved_ports", "15000-15099"),
     ("net/ipv4/tcp_tw_reuse", "1"),
     ("net/ipv4/tcp_max_syn_backlog", "8192"),
@@ -44,7 +44,7 @@ pub struct Fabric {
     ports: AtomicU32,
 }
 
-/// A host's end at the bridge.
+/// The end of a host's cable at the bridge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Port(u32);
 
@@ -69,7 +69,7 @@ impl Fabric {
         &self.namespace
     }
 
-    /// Plugs `host` in and gives it `ips`, loopback, and a default route over the fabric.
+    /// Plugs `host` in, and gives it `ips`, a working loopback, and a default route over the fabric.
     pub fn attach(&self, host: &Namespace, ips: &[IpAddr]) -> Result<Port, NetError> {
         let port = self.ports.fetch_add(1, Ordering::Relaxed);
         let name = format!("port{port}");
@@ -95,26 +95,26 @@ impl Fabric {
         Ok(Port(port))
     }
 
-    /// Cuts a host off (its packets vanish without a word), or mends it.
+    /// Disconnects a host, so that its packets are lost silently, or connects it again.
     pub fn set_connected(&self, port: Port, connected: bool) -> Result<(), NetError> {
         self.namespace.run(|| Links::open(self.namespace.name())?.set_up(port.0, connected))?
     }
 
-    /// Pulls a host's cable out for good, so that its addresses can be given to another at once.
+    /// Removes a host's cable for good, so that another host can have its addresses at once.
     pub fn detach(&self, port: Port) -> Result<(), NetError> {
         self.namespace.run(|| Links::open(self.namespace.name())?.remove(port.0))?
     }
 }
 
-/// The hardware address of a host: made from its first IP address, so that whoever inherits that address is reached
-/// at once, before the neighbours forget the old owner.
+/// The hardware address of a host, made from its first IP address. A host that takes over the address is reached at
+/// once, before the neighbours forget the old owner.
 fn mac(ips: &[IpAddr], port: u32) -> [u8; 6] {
     let [a, b, c, d] = match ips.first() {
         Some(IpAddr::V4(v4)) => v4.octets(),
         Some(IpAddr::V6(v6)) => (v6.to_bits() as u32).to_be_bytes(),
         None => port.to_be_bytes(),
     };
-    /// A locally administered address of one host; the second byte keeps the kinds of source apart.
+    /// The first byte marks a locally administered address; the second byte separates the kinds of source.
     const LOCAL: u8 = 0x02;
     [LOCAL, ips.first().map_or(0, |ip| if ip.is_ipv4() { 4 } else { 6 }), a, b, c, d]
 }

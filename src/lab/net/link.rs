@@ -1,4 +1,4 @@
-//! Interfaces, addresses, routes and rules: the requests of rtnetlink that the lab needs.
+//! Interfaces, addresses, routes and rules: the rtnetlink requests that the lab needs.
 
 use std::{
     net::IpAddr,
@@ -31,7 +31,7 @@ const SCOPE_LINK: u8 = 253;
 const SCOPE_HOST: u8 = 254;
 const NO_DUPLICATE_DETECTION: u8 = 0x02;
 
-/// A rule that sends packets with a firewall mark to a table of their own.
+/// A rule that routes packets with a firewall mark by a separate table.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct MarkRule {
     pub(super) mark: u32,
@@ -40,7 +40,7 @@ pub(super) struct MarkRule {
     pub(super) table: u8,
 }
 
-/// The end of a cable that lies in another namespace.
+/// The end of a cable in another namespace.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FarEnd<'a> {
     pub(super) name: &'a str,
@@ -49,14 +49,14 @@ pub(super) struct FarEnd<'a> {
     pub(super) namespace: BorrowedFd<'a>,
 }
 
-/// Which way a change goes.
+/// Whether a change adds or removes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Change {
     Add,
     Remove,
 }
 
-/// Rtnetlink of one namespace.
+/// The rtnetlink socket of one namespace.
 pub(super) struct Links(Netlink);
 
 // === impl Links ===
@@ -67,7 +67,7 @@ impl Links {
         Netlink::open(libc::NETLINK_ROUTE, namespace).map(Self)
     }
 
-    /// Makes a bridge and takes it up.
+    /// Makes a bridge and sets it up.
     pub(super) fn bridge(&mut self, name: &str, index: u32) -> Result<(), NetError> {
         let what = format!("make bridge {name}");
         let message = Message::new(what, NEW_LINK, ACK | CREATE | EXCLUSIVE, &link(index, UP))
@@ -76,7 +76,7 @@ impl Links {
         self.0.exchange(vec![message])
     }
 
-    /// Makes a cable: this end up and in `bridge`, the other in another namespace.
+    /// Makes a cable: this end is up and in `bridge`, the other end is in another namespace.
     pub(super) fn cable(
         &mut self,
         name: &str,
@@ -98,7 +98,7 @@ impl Links {
         self.0.exchange(vec![message])
     }
 
-    /// Takes an interface up or down.
+    /// Sets an interface up or down.
     pub(super) fn set_up(&mut self, index: u32, up: bool) -> Result<(), NetError> {
         let what = format!("take interface {index} {}", if up { "up" } else { "down" });
         let mut fixed = link(index, UP);
@@ -118,7 +118,7 @@ impl Links {
         )])
     }
 
-    /// Gives an interface an address of its own alone (/32 or /128), usable at once.
+    /// Gives an interface a single address (/32 or /128), usable at once.
     pub(super) fn address(&mut self, index: u32, ip: IpAddr) -> Result<(), NetError> {
         let flags = if ip.is_ipv6() { NO_DUPLICATE_DETECTION } else { 0 };
         let mut fixed = vec![family(ip.is_ipv6()), bits(ip), flags, SCOPE_UNIVERSE];
@@ -129,7 +129,7 @@ impl Links {
         self.0.exchange(vec![message.attr(2, &octets).attr(1, &octets)])
     }
 
-    /// Sends everything without a better route out of interface `index`, as if all addresses were on its link.
+    /// Routes all traffic without a better route out of interface `index`, as if all addresses were on its link.
     pub(super) fn default_route(&mut self, index: u32, v6: bool) -> Result<(), NetError> {
         let scope = if v6 { SCOPE_UNIVERSE } else { SCOPE_LINK };
         let fixed = route(v6, TABLE_MAIN, scope, ROUTE_UNICAST);
@@ -137,7 +137,7 @@ impl Links {
         self.0.exchange(vec![message.u32(4, index)])
     }
 
-    /// Adds or removes the route of `table` that takes every address for a local one.
+    /// Adds or removes the route of `table` that treats every address as a local one.
     pub(super) fn local_route(&mut self, change: Change, table: u8, v6: bool) -> Result<(), NetError> {
         let (kind, flags) = change.of(NEW_ROUTE, DEL_ROUTE);
         let what = format!("{change} the local route of table {table}");
@@ -182,7 +182,7 @@ fn link(index: u32, flags: u32) -> [u8; 16] {
     fixed
 }
 
-/// `struct rtmsg` without destination: all addresses.
+/// `struct rtmsg` without a destination, which means all addresses.
 fn route(v6: bool, table: u8, scope: u8, kind: u8) -> [u8; 12] {
     [family(v6), 0, 0, 0, table, PROTOCOL_STATIC, scope, kind, 0, 0, 0, 0]
 }

@@ -1,5 +1,5 @@
-//! Network namespaces without any external binary: links, addresses, routes and the in-pod redirection rules,
-//! as netlink messages. All traffic stays inside: nothing is forwarded to or from the machine's own network.
+//! Network namespaces without any external binary: netlink messages set up links, addresses, routes and the in-pod
+//! redirection rules. All traffic stays inside: nothing is forwarded to or from the machine's own network.
 
 pub mod cell;
 mod error;

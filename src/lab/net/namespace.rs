@@ -12,7 +12,7 @@ use std::{
 use super::error::NetError;
 use crate::sys::lab::{self, Namespaces};
 
-/// A network namespace. It lives as long as a clone of this, a socket or a process in it does.
+/// A network namespace. It lives as long as a clone of this value, a socket or a process in it.
 #[derive(Clone, Debug)]
 pub struct Namespace(Arc<Inner>);
 
@@ -25,7 +25,7 @@ struct Inner {
 // === impl Namespace ===
 
 impl Namespace {
-    /// Makes an empty namespace, its loopback still down. `name` is for errors, logs and threads.
+    /// Makes an empty namespace, whose loopback is still down. `name` appears in errors, logs and thread names.
     pub fn create(name: impl Into<String>) -> Result<Self, NetError> {
         let name = name.into();
         let make = || -> io::Result<OwnedFd> {
@@ -48,18 +48,18 @@ impl Namespace {
         Self(Arc::new(Inner { name: name.into(), fd }))
     }
 
-    /// The name it was made with.
+    /// The name given at the creation.
     pub fn name(&self) -> &str {
         &self.0.name
     }
 
-    /// The descriptor, as `setns` and the CNI protocol want it.
+    /// The namespace's descriptor, in the form for `setns` and the CNI protocol.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.0.fd.as_fd()
     }
 
-    /// Runs `work` on a thread inside and waits for it; a panic in it goes on in the caller. Sockets made inside
-    /// stay inside wherever they are used.
+    /// Runs `work` on a thread inside the namespace and waits for it; a panic of `work` continues in the caller. A
+    /// socket made inside stays inside wherever it is used.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, NetError> {
         thread::scope(|scope| {
             let builder = thread::Builder::new().name(self.name().to_owned());
@@ -71,7 +71,8 @@ impl Namespace {
         })
     }
 
-    /// Starts `work` on a thread inside that the caller owns; it has not begun if entering failed.
+    /// Starts `work` on a thread inside the namespace, which the caller owns. If entering fails, `work` has not
+    /// begun.
     pub fn thread<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,

@@ -1,4 +1,4 @@
-//! Netlink messages and the exchange of them with the kernel of the current namespace.
+//! Netlink messages, and their exchange with the kernel of the current namespace.
 
 use std::{
     io::{self, Read},
@@ -21,7 +21,7 @@ const ERROR: u16 = 2;
 const REPLY_LIMIT: Duration = Duration::from_secs(5);
 const REPLY_BYTES: usize = 64 * 1024;
 
-/// One message under construction: header, the family's fixed part, attributes.
+/// One message under construction: the header, the family's fixed part, and the attributes.
 #[derive(Clone, Debug)]
 pub(super) struct Message {
     what: String,
@@ -38,7 +38,7 @@ pub(super) struct Netlink {
 // === impl Message ===
 
 impl Message {
-    /// `what` completes the sentence "cannot ..."; `fixed` follows the netlink header.
+    /// A new message. `what` completes the sentence "cannot ..."; `fixed` follows the netlink header.
     pub(super) fn new(what: impl Into<String>, kind: u16, flags: u16, fixed: &[u8]) -> Self {
         let mut bytes = vec![0; 4];
         bytes.extend(kind.to_ne_bytes());
@@ -60,12 +60,12 @@ impl Message {
         self
     }
 
-    /// Adds a number in the machine's byte order, as rtnetlink has them.
+    /// Adds a number in the machine's byte order, which rtnetlink uses.
     pub(super) fn u32(self, kind: u16, value: u32) -> Self {
         self.attr(kind, &value.to_ne_bytes())
     }
 
-    /// Adds a number in network byte order, as nf_tables has them.
+    /// Adds a number in network byte order, which nf_tables uses.
     pub(super) fn be32(self, kind: u16, value: u32) -> Self {
         self.attr(kind, &value.to_be_bytes())
     }
@@ -84,7 +84,7 @@ impl Message {
         self
     }
 
-    /// Adds an attribute made of what `fill` adds.
+    /// Adds an attribute that contains the attributes added by `fill`.
     pub(super) fn nest(mut self, kind: u16, fill: impl FnOnce(Self) -> Self) -> Self {
         let start = self.bytes.len();
         self.bytes.extend([0; 2]);
@@ -132,8 +132,8 @@ impl Netlink {
         Ok(Self { socket, namespace: namespace.to_owned(), sequence: 0 })
     }
 
-    /// Sends `messages` as one datagram and waits for the answer to each that has the flag [`ACK`]; the first
-    /// refusal is returned.
+    /// Sends `messages` as one datagram and waits for the answer to each message with the flag [`ACK`]. The result is
+    /// the first refusal.
     pub(super) fn exchange(&mut self, messages: Vec<Message>) -> Result<(), NetError> {
         let first = self.sequence.wrapping_add(1);
         let mut waiting: Vec<(u32, String)> = Vec::new();
@@ -173,7 +173,7 @@ impl Netlink {
     }
 }
 
-/// Sequence number and error code (0 = done) of each answer in a datagram.
+/// The sequence number and the error code (0 = done) of each answer in a datagram.
 fn answers(mut datagram: &[u8]) -> Vec<(u32, i32)> {
     let mut found = Vec::new();
     while let (Some(length), Some(kind)) = (number::<u32>(datagram, 0), number::<u16>(datagram, 4)) {

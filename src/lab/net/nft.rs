@@ -1,5 +1,5 @@
-//! nf_tables rules as the kernel wants them: tables, base chains, rules made of expressions, one atomic batch.
-//! Every expression works on register 1, so a rule is a straight list of "load, compare" pairs and a verdict.
+//! nf_tables rules in the kernel's form: tables, base chains, rules made of expressions, one atomic batch. Every
+//! expression works on register 1, so a rule is a straight list of "load, compare" pairs and a verdict.
 
 use std::net::IpAddr;
 
@@ -22,21 +22,21 @@ const NFPROTO_V4: u8 = 2;
 const NFPROTO_V6: u8 = 10;
 const INTERFACE_NAME_BYTES: usize = 16;
 
-/// A chain, and the table that has it.
+/// A chain and its table.
 #[derive(Clone, Copy)]
 pub(super) struct ChainName<'a> {
     pub(super) table: &'a str,
     pub(super) chain: &'a str,
 }
 
-/// Where in a packet's way a base chain stands.
+/// The hook of a base chain.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Hook {
     Prerouting = 0,
     Output = 3,
 }
 
-/// What a base chain may do with a packet: `Route` looks up the route again when the mark has changed.
+/// The type of a base chain: `Route` looks up the route again when the mark has changed.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Kind {
     Filter,
@@ -44,7 +44,7 @@ pub(super) enum Kind {
     Nat,
 }
 
-/// What happens to a packet that matched.
+/// The verdict on a packet that matched.
 #[derive(Clone, Debug)]
 pub(super) enum Verdict {
     Accept,
@@ -56,7 +56,7 @@ pub(super) enum Verdict {
 /// Tables, chains and rules that take effect together or not at all.
 pub(super) struct Batch(Vec<Message>);
 
-/// One rule: conditions in order, then what to do.
+/// One rule: conditions in order, then a verdict.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Rule(Vec<Expression>);
 
@@ -100,7 +100,7 @@ impl Batch {
         self.0.push(message(format!("remove table inet {table}"), DEL_TABLE, ACK).text(1, table));
     }
 
-    /// A chain that packets enter by itself.
+    /// Adds a chain that packets enter at a hook.
     pub(super) fn base_chain(
         &mut self,
         ChainName { table, chain }: ChainName<'_>,
@@ -119,7 +119,7 @@ impl Batch {
         self.0.push(message.nest(4, |m| m.be32(1, hook as u32).be32(2, priority.cast_unsigned())));
     }
 
-    /// A chain that packets enter by a jump.
+    /// Adds a chain that packets enter by a jump.
     pub(super) fn chain(&mut self, ChainName { table, chain }: ChainName<'_>) {
         let what = format!("make chain {chain} of table inet {table}");
         self.0.push(message(what, NEW_CHAIN, CREATE | ACK).text(1, table).text(3, chain));
@@ -133,7 +133,7 @@ impl Batch {
         self.0.push(message.nest(4, encode));
     }
 
-    /// Puts it all into effect in the current namespace, which `namespace` names in errors.
+    /// Puts the whole batch into effect in the current namespace, which `namespace` names in errors.
     pub(super) fn commit(self, namespace: &str) -> Result<(), NetError> {
         let edge = |kind| Message::new("send a batch", kind, 0, &nfgenmsg(0, SUBSYSTEM));
         let mut messages = vec![edge(BATCH_BEGIN)];
@@ -150,80 +150,80 @@ impl Rule {
         Self::default()
     }
 
-    /// The transport protocol is TCP.
+    /// Matches TCP packets.
     pub(super) fn tcp(self) -> Self {
         self.protocol(libc::IPPROTO_TCP as u8)
     }
 
-    /// The transport protocol is UDP.
+    /// Matches UDP packets.
     pub(super) fn udp(self) -> Self {
         self.protocol(libc::IPPROTO_UDP as u8)
     }
 
-    /// The packet is of this address's family and comes from it.
+    /// Matches packets of this address's family that come from the address.
     pub(super) fn from(self, ip: IpAddr) -> Self {
         let offset = if ip.is_ipv4() { 12 } else { 8 };
         self.address(ip, offset, true)
     }
 
-    /// The packet is of this address's family and goes to it.
+    /// Matches packets of this address's family that go to the address.
     pub(super) fn to(self, ip: IpAddr) -> Self {
         let offset = if ip.is_ipv4() { 16 } else { 24 };
         self.address(ip, offset, true)
     }
 
-    /// The packet is of this address's family and goes to another address.
+    /// Matches packets of this address's family that go to another address.
     pub(super) fn not_to(self, ip: IpAddr) -> Self {
         let offset = if ip.is_ipv4() { 16 } else { 24 };
         self.address(ip, offset, false)
     }
 
-    /// The source port; the protocol must have been matched before.
+    /// Matches the source port; the rule must have matched the protocol before.
     pub(super) fn source_port(self, port: u16) -> Self {
         self.payload(BASE_TRANSPORT, 0, 2).compare(true, port.to_be_bytes().to_vec())
     }
 
-    /// The destination port; the protocol must have been matched before.
+    /// Matches the destination port; the rule must have matched the protocol before.
     pub(super) fn port(self, port: u16) -> Self {
         self.payload(BASE_TRANSPORT, 2, 2).compare(true, port.to_be_bytes().to_vec())
     }
 
-    /// Any destination port but this; the protocol must have been matched before.
+    /// Matches any destination port but this; the rule must have matched the protocol before.
     pub(super) fn not_port(self, port: u16) -> Self {
         self.payload(BASE_TRANSPORT, 2, 2).compare(false, port.to_be_bytes().to_vec())
     }
 
-    /// It came in by this interface.
+    /// Matches packets that enter by this interface.
     pub(super) fn entering_by(self, name: &str) -> Self {
         self.push(Expression::Meta(META_IN_NAME)).compare(true, interface(name))
     }
 
-    /// It goes out by this interface.
+    /// Matches packets that leave by this interface.
     pub(super) fn leaving_by(self, name: &str) -> Self {
         self.push(Expression::Meta(META_OUT_NAME)).compare(true, interface(name))
     }
 
-    /// It goes out by another interface.
+    /// Matches packets that leave by another interface.
     pub(super) fn not_leaving_by(self, name: &str) -> Self {
         self.push(Expression::Meta(META_OUT_NAME)).compare(false, interface(name))
     }
 
-    /// The packet's mark under `mask` is `mark`.
+    /// Matches packets whose mark under `mask` is `mark`.
     pub(super) fn mark(self, mark: u32, mask: u32) -> Self {
         self.masked(Expression::Meta(META_MARK), mask).compare(true, mark.to_ne_bytes().to_vec())
     }
 
-    /// The packet's mark under `mask` is not `mark`.
+    /// Matches packets whose mark under `mask` is not `mark`.
     pub(super) fn not_mark(self, mark: u32, mask: u32) -> Self {
         self.masked(Expression::Meta(META_MARK), mask).compare(false, mark.to_ne_bytes().to_vec())
     }
 
-    /// The connection's mark under `mask` is `mark`.
+    /// Matches packets whose connection's mark under `mask` is `mark`.
     pub(super) fn connection_mark(self, mark: u32, mask: u32) -> Self {
         self.masked(Expression::Conntrack(CONNTRACK_MARK), mask).compare(true, mark.to_ne_bytes().to_vec())
     }
 
-    /// Puts `mark` into the bits `mask` of the connection's mark.
+    /// Sets the bits `mask` of the connection's mark to `mark`.
     pub(super) fn set_connection_mark(self, mark: u32, mask: u32) -> Self {
         let load = self.push(Expression::Conntrack(CONNTRACK_MARK));
         load.push(Expression::Bits { mask: !mask, xor: mark }).push(Expression::SetConntrack(CONNTRACK_MARK))
@@ -234,13 +234,13 @@ impl Rule {
         self.push(Expression::Conntrack(CONNTRACK_MARK)).push(Expression::SetMeta(META_MARK))
     }
 
-    /// Tracks the packet in a zone of its own.
+    /// Tracks the packet in a separate zone.
     pub(super) fn set_zone(self, zone: u16) -> Self {
         self.push(Expression::Load(zone.to_ne_bytes().to_vec()))
             .push(Expression::SetConntrack(CONNTRACK_ZONE))
     }
 
-    /// Sends it to a local port.
+    /// Redirects the packet to a local port.
     pub(super) fn redirect(self, port: u16) -> Self {
         self.push(Expression::Load(port.to_be_bytes().to_vec())).push(Expression::Redirect)
     }

@@ -1,4 +1,4 @@
-//! The rules that bring a pod's traffic to the proxy (docs/spec/dataplane.md 1.3, nftables variant).
+//! The rules that redirect a pod's traffic to the proxy (docs/spec/dataplane.md 1.3, nftables variant).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -12,9 +12,9 @@ use super::{
 pub const PROXY_MARK: u32 = 0x539;
 /// The mark of connections that the proxy opened with a client's address as source.
 pub const CONNECTION_MARK: u32 = 0x111;
-/// The bits of a mark that the rules look at.
+/// The bits of a mark that the rules compare.
 pub const MARK_MASK: u32 = 0xfff;
-/// Where kubelet's probes come from, past the proxy.
+/// The source addresses of kubelet's probes, which bypass the proxy.
 pub const PROBE_SOURCES: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::new(169, 254, 7, 127)),
     IpAddr::V6(Ipv6Addr::new(0xfd16, 0x9254, 0x7127, 0x1337, 0xffff, 0xffff, 0xffff, 0xffff)),
@@ -44,22 +44,22 @@ const PRIORITY_MANGLE: i32 = -150;
 const PRIORITY_NAT: i32 = -100;
 const PRIORITY_FILTER: i32 = 0;
 
-/// How a pod's traffic is redirected; the default is that of a pod without annotations in a mesh without DNS
-/// capture.
+/// The redirection of a pod's traffic. The default suits a pod without annotations in a mesh without DNS capture.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Redirection {
-    /// Names go to the proxy too (port 53, UDP and TCP).
+    /// Whether DNS queries go to the proxy too (port 53, UDP and TCP).
     pub dns: bool,
-    /// Inbound traffic goes past the proxy (annotation `ambient.istio.io/bypass-inbound-capture`).
+    /// Whether inbound traffic bypasses the proxy (annotation `ambient.istio.io/bypass-inbound-capture`).
     pub bypass_inbound: bool,
-    /// Interfaces whose incoming traffic counts as outbound (annotation `istio.io/reroute-virtual-interfaces`).
+    /// The interfaces whose incoming traffic counts as outbound (annotation `istio.io/reroute-virtual-interfaces`).
     pub virtual_interfaces: Vec<String>,
 }
 
 // === impl Redirection ===
 
 impl Redirection {
-    /// Puts the rules into `pod`. Errors: there are rules already, or the kernel refuses one, which is named.
+    /// Puts the rules into `pod`. Errors: the pod has rules already, or the kernel refuses a rule, which the error
+    /// names.
     pub fn apply(&self, pod: &Namespace) -> Result<(), NetError> {
         pod.run(|| {
             let mut links = Links::open(pod.name())?;
@@ -71,7 +71,7 @@ impl Redirection {
         })?
     }
 
-    /// Takes the rules that [`Self::apply`] made out of `pod` again.
+    /// Removes the rules of [`Self::apply`] from `pod`.
     pub fn remove(&self, pod: &Namespace) -> Result<(), NetError> {
         pod.run(|| {
             let mut batch = Batch::new();
@@ -145,7 +145,7 @@ impl Redirection {
     }
 }
 
-/// Has rules of `pod` drop every TCP packet that leaves it, redirected or not, or takes these rules away again.
+/// Adds rules to `pod` that drop every TCP packet that leaves it, redirected or not, or removes these rules.
 pub fn set_mute(pod: &Namespace, mute: bool) -> Result<(), NetError> {
     pod.run(|| {
         let mut batch = Batch::new();
@@ -161,7 +161,8 @@ pub fn set_mute(pod: &Namespace, mute: bool) -> Result<(), NetError> {
     })?
 }
 
-/// Remembers which connections the proxy opened, and marks the answers, so that they find its socket.
+/// Adds the rules that remember the proxy's connections and mark the answers, so that the answers find the proxy's
+/// socket.
 fn mangle(batch: &mut Batch) {
     table(batch, MANGLE, Kind::Filter, Kind::Route, PRIORITY_MANGLE);
     let opened = Rule::new().mark(PROXY_MARK, MARK_MASK).set_connection_mark(CONNECTION_MARK, MARK_MASK);
@@ -170,7 +171,7 @@ fn mangle(batch: &mut Batch) {
     batch.rule(ChainName { table: MANGLE, chain: ISTIO_OUTPUT }, answer);
 }
 
-/// Tracks the DNS proxy's own queries apart from the pod's, which may use the same ports.
+/// Adds the rules that track the DNS proxy's own queries apart from the pod's, which may use the same ports.
 fn raw(batch: &mut Batch) {
     table(batch, RAW, Kind::Filter, Kind::Filter, PRIORITY_RAW);
     let query = Rule::new().udp().port(DNS_PORT).mark(PROXY_MARK, MARK_MASK);
@@ -179,7 +180,7 @@ fn raw(batch: &mut Batch) {
     batch.rule(ChainName { table: RAW, chain: ISTIO_PREROUTING }, answer.set_zone(DNS_ZONE));
 }
 
-/// A table with a base chain at each of the two hooks that does nothing but enter Istio's chain.
+/// Adds a table with a base chain at each of the two hooks, which only jumps to Istio's chain.
 fn table(batch: &mut Batch, table: &str, prerouting: Kind, output: Kind, priority: i32) {
     batch.table(table);
     let hooks = [

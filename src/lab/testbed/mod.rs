@@ -1,5 +1,5 @@
-//! A whole mesh on this machine: hosts, their applications, a control plane, the CNI of each node, and a proxy a
-//! node. Everything ends when the value is dropped, or with the cell when this process is killed.
+//! A whole mesh on this machine: hosts, their applications, a control plane, and a CNI and a proxy for each node.
+//! Everything ends when the value is dropped, or with the cell when this process is killed.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -22,15 +22,16 @@ mod services;
 pub use self::proxy::{Launch, READINESS_PORT, readiness};
 pub use self::services::{Access, ServiceError, Services};
 
-/// How long a proxy may take to leave by itself.
+/// How long a proxy may take to exit by itself.
 const LEAVE: Duration = Duration::from_secs(5);
 
-/// How to raise a testbed.
+/// The options of a testbed.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Part of the namespaces' names: `warren-ID-pod-...`.
     pub id: String,
-    /// Where logs, sockets and certificates go; it must exist, and its path be short enough for a socket's.
+    /// The directory of logs, sockets and certificates. It must exist, and its path must be short enough for a
+    /// socket's.
     pub directory: PathBuf,
     /// The proxy of every node; `None` starts none.
     pub proxy: Option<Launch>,
@@ -43,7 +44,7 @@ pub struct Options {
 pub struct Testbed<S: Services> {
     options: Options,
     topology: Topology,
-    // Dropped in this order: who uses something goes before it.
+    // Fields are dropped in this order: each user of a thing is dropped before the thing.
     proxies: BTreeMap<String, Process>,
     services: S,
     apps: BTreeMap<(Role, String), Vec<Background<u64>>>,
@@ -51,28 +52,28 @@ pub struct Testbed<S: Services> {
     access: Access,
 }
 
-/// Why a testbed could not be raised or changed.
+/// The error of a testbed that could not be raised or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum TestbedError {
-    /// This process could be killed without its testbed: it is not in a cell.
+    /// This process is not in a cell, so it could be killed without its testbed.
     #[error("this process is not the first one of a cell: call lab::net::cell::enter first")]
     NotInCell,
-    /// A host.
+    /// A host failed.
     #[error(transparent)]
     Host(#[from] HostError),
-    /// An application.
+    /// An application failed.
     #[error(transparent)]
     App(#[from] AppError),
-    /// A proxy.
+    /// A proxy failed.
     #[error(transparent)]
     Process(#[from] ProcessError),
-    /// The control plane or a CNI.
+    /// The control plane or a CNI failed.
     #[error(transparent)]
     Service(#[from] ServiceError),
-    /// The mesh file.
+    /// The mesh file is wrong.
     #[error(transparent)]
     Topology(#[from] TopologyError),
-    /// A pod names a node that is not there.
+    /// A pod names a node that does not exist.
     #[error("pod {pod} is on node {node}, which does not exist")]
     NoNode {
         /// The pod.
@@ -80,7 +81,7 @@ pub enum TestbedError {
         /// The node.
         node: String,
     },
-    /// There is no proxy of that name.
+    /// No proxy runs on that node.
     #[error("no proxy of node {0} has been started")]
     NoProxy(String),
 }
@@ -88,8 +89,8 @@ pub enum TestbedError {
 // === impl Testbed ===
 
 impl<S: Services> Testbed<S> {
-    /// Raises everything and waits until every proxy is ready. Errors: the first thing that fails; what was
-    /// started until then is ended.
+    /// Raises the testbed and waits until every proxy is ready. Errors: the first failure; everything that was
+    /// started before it is ended.
     pub fn raise(topology: Topology, mut services: S, options: Options) -> Result<Self, TestbedError> {
         if !cell::is_inside() {
             return Err(TestbedError::NotInCell);
@@ -119,12 +120,12 @@ impl<S: Services> Testbed<S> {
         &self.hosts
     }
 
-    /// The hosts, to cut them off or to redirect them.
+    /// The hosts, for disconnecting or redirecting them.
     pub fn hosts_mut(&mut self) -> &mut Hosts {
         &mut self.hosts
     }
 
-    /// What there is now.
+    /// The current topology.
     pub fn topology(&self) -> &Topology {
         &self.topology
     }
@@ -134,12 +135,12 @@ impl<S: Services> Testbed<S> {
         &mut self.services
     }
 
-    /// Where logs, sockets and certificates are.
+    /// The directory of logs, sockets and certificates.
     pub fn directory(&self) -> &Path {
         &self.options.directory
     }
 
-    /// The namespace of a pod, by `namespace/name` or, in the namespace `default`, by its name.
+    /// The namespace of a pod, by its `namespace/name`; a pod in the namespace `default` is also found by its name.
     pub fn pod(&self, name: &str) -> Result<&Namespace, TestbedError> {
         let full = if name.contains('/') { name.to_owned() } else { format!("default/{name}") };
         Ok(self.hosts.find(Role::Pod, &full)?.namespace())
@@ -173,9 +174,8 @@ impl<S: Services> Testbed<S> {
         Ok(())
     }
 
-    /// Adds a pod. One of the mesh gets its rules, is handed to its node's proxy, and then starts its
-    /// applications, as in a cluster. Errors: among others the proxy's refusal, after which the pod is there all
-    /// the same.
+    /// Adds a pod. A pod of the mesh gets its rules, is handed to its node's proxy, and then starts its applications,
+    /// as in a cluster. If the proxy refuses the pod, the call returns the error and the pod stays.
     pub fn add_pod(&mut self, plan: PodPlan) -> Result<(), TestbedError> {
         let (name, node) = (&plan.host.name, &plan.node);
         if !self.topology.nodes.iter().any(|known| known.name == *node) {
@@ -192,7 +192,7 @@ impl<S: Services> Testbed<S> {
         Ok(taken?)
     }
 
-    /// Ends a pod: its applications, its place in its node's proxy, its network.
+    /// Ends a pod: its applications, its entry in its node's proxy, and its network.
     pub fn remove_pod(&mut self, name: &str) -> Result<(), TestbedError> {
         let at = self.topology.pods.iter().position(|pod| pod.host.name == name);
         self.hosts.find(Role::Pod, name)?;
@@ -213,8 +213,9 @@ impl<S: Services> Testbed<S> {
         Ok(())
     }
 
-    /// Makes the pods and outside hosts those of `wanted`: ends those that are not in it or differ, and adds the
-    /// new ones. Nodes and the control plane stay as they are. Returns the names of what was ended and added.
+    /// Replaces the pods and outside hosts by those of `wanted`: ends hosts that are missing there or differ, and
+    /// adds the new ones. Nodes and the control plane stay as they are. Returns the names of the hosts that were
+    /// ended and added.
     pub fn apply(&mut self, wanted: &Topology) -> Result<Vec<String>, TestbedError> {
         let mut changed = Vec::new();
         let old: Vec<PodPlan> =
@@ -250,7 +251,7 @@ impl<S: Services> Testbed<S> {
         self.apps.remove(&(role, name.to_owned()));
     }
 
-    /// Starts a proxy on every node that has none, and waits until they are ready.
+    /// Starts a proxy on every node without one, and waits until these proxies are ready.
     pub fn start_proxies(&mut self) -> Result<(), TestbedError> {
         let Some(launch) = self.options.proxy.clone() else { return Ok(()) };
         let idle = self.topology.nodes.iter().filter(|node| !self.proxies.contains_key(&node.name));
@@ -262,15 +263,15 @@ impl<S: Services> Testbed<S> {
         idle.iter().try_for_each(|node| self.wait_ready(node))
     }
 
-    /// Starts a proxy of `node` that the caller owns, such as a second one during an upgrade; it may not be ready
-    /// yet.
+    /// Starts a proxy of `node` that the caller owns, such as a second one during an upgrade. The proxy may not be
+    /// ready yet.
     pub fn launch(&self, node: &str, launch: &Launch) -> Result<Process, TestbedError> {
         let host = self.hosts.find(Role::Node, node)?;
         let program = launch.program(host, &self.access, &self.options.directory);
         Ok(program.start(host.namespace())?)
     }
 
-    /// Waits until `process`, a proxy of `node`, says that it is ready.
+    /// Waits until `process`, a proxy of `node`, reports that it is ready.
     pub fn wait_ready_of(&self, node: &str, process: &mut Process) -> Result<(), TestbedError> {
         let namespace = self.node(node)?;
         let ready = || proxy::is_ready(namespace);
@@ -282,8 +283,8 @@ impl<S: Services> Testbed<S> {
         self.proxies.get_mut(node).ok_or_else(|| TestbedError::NoProxy(node.to_owned()))
     }
 
-    /// Takes a node's proxy out of the testbed, to be watched or ended by the caller, so that
-    /// [`Self::start_proxies`] starts another.
+    /// Takes a node's proxy out of the testbed, so that the caller watches or ends it. [`Self::start_proxies`] then
+    /// starts another proxy.
     pub fn take_proxy(&mut self, node: &str) -> Result<Process, TestbedError> {
         self.proxies.remove(node).ok_or_else(|| TestbedError::NoProxy(node.to_owned()))
     }
@@ -293,7 +294,7 @@ impl<S: Services> Testbed<S> {
         self.proxies.iter().map(|(node, process)| (node.as_str(), process))
     }
 
-    /// The proxies that have ended since the last call, and how.
+    /// The proxies that have ended since the last call, and their exit statuses.
     pub fn ended_proxies(&mut self) -> Result<Vec<(String, ExitStatus)>, TestbedError> {
         let mut ended = Vec::new();
         for (node, process) in &mut self.proxies {
@@ -305,7 +306,7 @@ impl<S: Services> Testbed<S> {
         Ok(ended)
     }
 
-    /// Ends the proxies as kubelet does, with SIGTERM and a limit, and then everything else.
+    /// Ends the proxies as kubelet does, with SIGTERM and a time limit, and then everything else.
     pub fn lower(mut self) -> Result<(), TestbedError> {
         for process in self.proxies.values_mut() {
             process.signal(libc::SIGTERM)?;

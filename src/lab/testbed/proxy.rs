@@ -14,29 +14,29 @@ use crate::lab::{
     process::Program,
 };
 
-/// Where a proxy says on its node whether it is ready (docs/spec/dataplane.md 1.1).
+/// The port on the node where a proxy answers whether it is ready (docs/spec/dataplane.md 1.1).
 pub const READINESS_PORT: u16 = 15021;
 
-/// How long one look at a proxy's readiness may take.
+/// The time limit for one readiness request.
 const READINESS_WITHIN: Duration = Duration::from_secs(1);
 
-/// Which proxy to start, and how.
+/// The proxy to start, and its options.
 #[derive(Clone, Debug)]
 pub struct Launch {
     /// The program.
     pub binary: PathBuf,
-    /// Its arguments.
+    /// The arguments of the program.
     pub args: Vec<String>,
-    /// Settings besides those that every proxy of the lab gets; they win.
+    /// Settings that override those of every proxy of the lab.
     pub env: Vec<(String, String)>,
-    /// The log file's name in the testbed's directory, without `.log`; `proxy-NODE` unless said.
+    /// The log file's name in the testbed's directory, without `.log`; by default `proxy-NODE`.
     pub log: Option<String>,
 }
 
 // === impl Launch ===
 
 impl Launch {
-    /// Starts `binary` the way the reference is started: with `proxy ztunnel`.
+    /// Starts `binary` as the reference is started: with `proxy ztunnel`.
     pub fn new(binary: impl Into<PathBuf>) -> Self {
         let args = vec!["proxy".to_owned(), "ztunnel".to_owned()];
         Self { binary: binary.into(), args, env: Vec::new(), log: None }
@@ -82,17 +82,17 @@ impl Launch {
     }
 }
 
-/// The socket of a node's CNI.
+/// The path of the socket of a node's CNI.
 pub(super) fn socket(directory: &Path, node: &str) -> PathBuf {
     directory.join(format!("zds-{node}.sock"))
 }
 
-/// Whether the proxy on the node with this namespace says that it is ready.
+/// Whether the proxy on the node with this namespace reports that it is ready.
 pub(super) fn is_ready(node: &Namespace) -> bool {
     readiness(node).is_ok_and(|answer| answer.status == 200)
 }
 
-/// What the proxy on the node with this namespace says of its readiness.
+/// The answer of the proxy on the node with this namespace to a readiness request.
 pub fn readiness(node: &Namespace) -> Result<http::Answer, crate::lab::apps::AppError> {
     let to = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), READINESS_PORT);
     let request = "GET /healthz/ready HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";

@@ -1,4 +1,4 @@
-//! What a testbed needs besides hosts and proxies: a control plane and the CNI of each node.
+//! The services of a testbed besides hosts and proxies: a control plane and the CNI of each node.
 
 use std::{
     error::Error,
@@ -8,38 +8,38 @@ use std::{
 
 use crate::lab::{hosts::Host, topology::PodPlan};
 
-/// How proxies reach the control plane.
+/// The proxies' access to the control plane.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Access {
-    /// Where it serves discovery and certificates, over TLS.
+    /// The address where the control plane serves discovery and certificates, over TLS.
     pub address: SocketAddr,
-    /// The file with the certificate that its own one goes back to.
+    /// The file with the root of the control plane's certificate.
     pub root_cert: PathBuf,
-    /// The file with the token that proves who a proxy is.
+    /// The file with the token that proves a proxy's identity.
     pub token: PathBuf,
 }
 
-/// A control plane or a CNI has failed.
+/// The error of a control plane or a CNI.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}: {source}")]
 pub struct ServiceError {
-    /// What was to be done.
+    /// The operation that failed.
     pub what: String,
-    /// Why it was not.
+    /// The cause of the failure.
     pub source: Box<dyn Error + Send + Sync>,
 }
 
-/// Starts these, inside their hosts' namespaces (see [`crate::lab::apps::background`]), and ends them when it is
-/// dropped.
+/// Starts the control plane and the CNIs inside their hosts' namespaces (see [`crate::lab::apps::background`]), and
+/// ends them when the value is dropped.
 pub trait Services {
-    /// Starts the control plane on `host`; its files go into `directory`. It listens on return.
+    /// Starts the control plane on `host`; its files go into `directory`. The control plane listens on return.
     fn start_control(&mut self, host: &Host, directory: &Path) -> Result<Access, ServiceError>;
 
-    /// Starts the CNI's side of ZDS for `node` at the path `socket`, with no pods. It listens on return.
+    /// Starts the CNI's side of ZDS for `node` at the path `socket`, with no pods. The CNI listens on return.
     fn start_cni(&mut self, node: &Host, socket: &Path) -> Result<(), ServiceError>;
 
-    /// Tells the pod's node of a pod whose redirection is in place. With a proxy connected, it waits for its
-    /// answer.
+    /// Hands a pod, whose redirection is in place, to the pod's node. If a proxy is connected, the call waits for the
+    /// proxy's answer.
     fn add_pod(&mut self, pod: &PodPlan, host: &Host) -> Result<(), ServiceError>;
 
     /// Tells the pod's node that a pod is gone.
@@ -49,7 +49,7 @@ pub trait Services {
 // === impl ServiceError ===
 
 impl ServiceError {
-    /// `what` could not be done because of `source`.
+    /// The error that `what` failed because of `source`.
     pub fn new(what: impl Into<String>, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self { what: what.into(), source: source.into() }
     }

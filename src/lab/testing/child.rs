@@ -1,4 +1,4 @@
-//! A test's process: started as the right user, watched, and ended if it takes too long.
+//! A test's process: started as the right user, watched, and ended at its time limit.
 
 use std::{
     env, fs, io,
@@ -15,7 +15,7 @@ use std::{
 use super::suite::{Case, Needs, PROGRAM, SCRATCH, TEST};
 use crate::sys::lab::{self, OnExec};
 
-/// User and group of `nobody`.
+/// The user id and group id of `nobody`.
 const NOBODY: u32 = 65534;
 const POLL: Duration = Duration::from_millis(2);
 
@@ -38,8 +38,8 @@ pub(super) fn is_root() -> bool {
 // === impl Bench ===
 
 impl Bench {
-    /// Makes a directory for the tests' files. `for_nobody` copies the programs to where nobody can execute them:
-    /// build directories are often closed to others.
+    /// Makes a directory for the tests' files. `for_nobody` copies the programs to a directory where nobody can
+    /// execute them, because build directories are often closed to other users.
     pub(super) fn set_up(programs: &[Needs], for_nobody: bool) -> io::Result<Self> {
         let directory = env::temp_dir().join(format!("warren-lab-tests-{}", std::process::id()));
         fs::create_dir(&directory)?;
@@ -62,7 +62,7 @@ impl Bench {
         &self.directory
     }
 
-    /// Runs one test, at most for `limit`.
+    /// Runs one test, for `limit` at most.
     pub(super) fn run(&self, case: &Case, limit: Duration, capture: bool) -> io::Result<Outcome> {
         let scratch = self.directory.join("scratch");
         fs::create_dir(&scratch)?;

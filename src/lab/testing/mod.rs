@@ -1,6 +1,6 @@
-//! Runs tests that need network namespaces, under `cargo test` and with its output, as root and as an ordinary
-//! user. A test binary with `harness = false` hands its list of functions to [`main`]; each of them runs as the
-//! first process of a cell of its own, so that nothing of it outlives it. A test that cannot run fails.
+//! Runs tests that need network namespaces, under `cargo test` and with its output, as root and as an ordinary user.
+//! A test binary with `harness = false` hands its list of functions to [`main`]. Each test runs as the first process
+//! of its own cell, so all its processes and networks end with it. A test that cannot run fails.
 
 use std::{
     env, fs, io,
@@ -24,9 +24,9 @@ mod child;
 mod options;
 mod suite;
 
-/// A test that takes longer is killed and has failed.
+/// The time limit of a test; a test that exceeds it is killed and has failed.
 const TEST_LIMIT: Duration = Duration::from_secs(180);
-/// What a failed test's process exits with, as libtest's do.
+/// The exit code of a failed test's process, which is that of libtest.
 const FAILED: u8 = 101;
 
 /// Lists functions as [`Test`]s by their names.
@@ -37,9 +37,8 @@ macro_rules! lab_tests {
     };
 }
 
-/// Runs the suite as the command line says (filters, `--exact`, `--skip`, `--list`, `--nocapture`; the rest of
-/// libtest's options is accepted and changes nothing). Return its result from `main`; call it before any thread
-/// is started.
+/// Runs the suite by the command line: filters, `--exact`, `--skip`, `--list`, `--nocapture`. The rest of libtest's
+/// options is accepted and ignored. Call this function in `main` before any thread is started, and return its result.
 pub fn main(suite: &Suite<'_>) -> ExitCode {
     if let Ok(name) = env::var(TEST) {
         return ExitCode::from(run_inside(suite, &name));
@@ -58,13 +57,13 @@ pub fn main(suite: &Suite<'_>) -> ExitCode {
     run_all(suite, &chosen, cases.len() - chosen.len(), &options)
 }
 
-/// An empty directory of the running test alone, removed after it.
+/// An empty directory that only the running test uses, removed after the test.
 pub fn scratch() -> PathBuf {
     env::var_os(SCRATCH).map_or_else(env::temp_dir, PathBuf::from)
 }
 
-/// The file of a program that the suite needs, executable by the running test's user. Errors: the suite does not
-/// name it.
+/// The file of a program that the suite needs, executable by the running test's user. Errors: the suite does not name
+/// the program.
 pub fn program(name: &str) -> io::Result<PathBuf> {
     let missing = || io::Error::new(io::ErrorKind::NotFound, format!("the suite has no program {name}"));
     env::var_os(format!("{PROGRAM}{name}")).map(PathBuf::from).ok_or_else(missing)
@@ -88,7 +87,7 @@ fn cases(suite: &Suite<'_>) -> Vec<Case> {
     as_root.chain(suite.tests.iter().filter(as_user_too).map(as_user)).collect()
 }
 
-/// In the re-executed process: enters the cell, and there runs the test.
+/// Enters the cell and runs the test there, in the re-executed process.
 fn run_inside(suite: &Suite<'_>, name: &str) -> u8 {
     match cell::enter() {
         Ok(Entered::Finished(code)) => return code,
@@ -118,7 +117,7 @@ fn run_all(suite: &Suite<'_>, chosen: &[&Case], filtered_out: usize, options: &O
     };
     for case in chosen {
         print!("test {} ... ", case.name);
-        // Only so that the name shows while the test runs.
+        // The flush shows the test's name while the test runs.
         let _ = io::Write::flush(&mut io::stdout());
         let outcome = bench.run(case, TEST_LIMIT, !options.nocapture).unwrap_or_else(Outcome::could_not_run);
         println!("{}", if outcome.passed { "ok" } else { "FAILED" });

@@ -1,29 +1,29 @@
-//! The tests of a test binary, and how a test is started as a process of its own.
+//! The tests of a test binary, and the environment of a test that runs in its own process.
 
-/// Names the test that a re-executed test binary is to run.
+/// The environment variable with the name of the test that a re-executed test binary runs.
 pub(super) const TEST: &str = "WARREN_LAB_TEST";
-/// Names the directory of the running test alone.
+/// The environment variable with the directory of the running test.
 pub(super) const SCRATCH: &str = "WARREN_LAB_SCRATCH";
-/// With the name of a program behind it, names the program's file.
+/// The prefix of an environment variable with a program's file; the program's name follows it.
 pub(super) const PROGRAM: &str = "WARREN_LAB_PROGRAM_";
 
 /// One test.
 #[derive(Clone, Copy, Debug)]
 pub struct Test {
-    /// Its name, a sentence about the code that it holds to.
+    /// The test's name, a sentence about the code under test.
     pub name: &'static str,
-    /// What panics if that is not so.
+    /// The test's function, which panics if the sentence is false.
     pub run: fn(),
 }
 
-/// As whom the tests run when root runs them; an ordinary user runs them as itself whatever this says.
+/// The users that run the tests if root starts them. An ordinary user always runs them as itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Users {
-    /// As root alone.
+    /// Every test runs as root only.
     Root,
-    /// Twice: as root (`root::NAME`) and as nobody (`user::NAME`).
+    /// Every test runs twice: as root (`root::NAME`) and as nobody (`user::NAME`).
     RootAndUser,
-    /// As root, and those named here as nobody too.
+    /// Every test runs as root, and the tests named here also run as nobody.
     RootAndUserFor(&'static [&'static str]),
 }
 
@@ -39,15 +39,15 @@ pub struct Needs {
 /// A test binary's tests.
 #[derive(Clone, Copy, Debug)]
 pub struct Suite<'a> {
-    /// Them.
+    /// The tests.
     pub tests: &'a [Test],
-    /// As whom they run.
+    /// The users that run the tests.
     pub users: Users,
-    /// The programs that they start.
+    /// The programs that the tests start.
     pub programs: &'a [Needs],
 }
 
-/// A test of a suite as a certain user.
+/// A test of a suite, run as a certain user.
 #[derive(Clone, Debug)]
 pub(super) struct Case {
     pub(super) test: Test,

@@ -1,4 +1,4 @@
-//! Crash reports: what died, of what, and what it had been doing.
+//! Crash reports: the actor or task that died, the cause, and the work before it.
 //!
 //! A report is kept in memory, for `/crashes`, and logged once as an error, in the span of the message that was being
 //! handled.
@@ -21,27 +21,28 @@ use super::{
 };
 use crate::supervisor::faults::kind_of;
 
-/// Reports that are kept of actors, and as many of tasks. Past it the oldest goes, and is counted.
+/// The number of crash reports kept for actors, and the same number for tasks. A report beyond it displaces the
+/// oldest one, which is counted.
 /// Limit: crash reports that are kept: 64; past it: the oldest report goes, and is counted.
 pub const MAX_REPORTS: usize = 64;
-/// Characters kept of a reason.
+/// The number of characters kept of a reason.
 /// Limit: reason in a crash report: 512 characters; past it: the reason is cut.
 pub(crate) const REASON_CHARS: usize = 512;
-/// Frames and messages in a report's log line.
+/// The number of frames and of messages in a report's log line.
 /// Limit: frames and messages of a crash report in its log line: 8; past it: the rest is at `/crashes`
 /// only.
 const LOGGED_ENTRIES: usize = 8;
 
-/// How something died.
+/// The way an actor or a task died.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Death {
     /// An actor panicked.
     Panicked,
-    /// An actor's handler gave an error, or it ended though it was to run for ever.
+    /// An actor's handler returned an error, or an actor ended that should run for ever.
     Failed,
     /// An actor was killed.
     Killed,
-    /// An actor's handler ran for too long, and the actor was killed for it.
+    /// An actor's handler ran for too long, so the actor was killed.
     Hung,
     /// An actor did not stop in time, and was killed.
     Unstoppable,
@@ -54,34 +55,34 @@ pub enum Death {
 /// A report of one death, or of failed starts.
 #[derive(Debug)]
 pub struct CrashReport {
-    /// Its number, from 1 on, in the order of deaths.
+    /// The number of the report, counted from 1 in the order of deaths.
     pub number: u64,
-    /// When it happened.
+    /// The time of the death.
     pub at: SystemTime,
     /// The tree path of the actor, or the name of the task.
     pub path: Arc<str>,
-    /// The name that people know it by, or know the part of the tree by that it belonged to.
+    /// The name shown to people: the actor's own, or that of its part of the tree.
     pub shown_as: Option<Arc<str>>,
-    /// What it was: `xds`, `capture`; for tasks `xds/stream`.
+    /// The kind of the actor, such as `xds` or `capture`; the kind of a task is like `xds/stream`.
     pub kind: Box<str>,
-    /// How it died.
+    /// The way the actor or task died.
     pub death: Death,
-    /// The panic's or error's message, or why it was killed.
+    /// The message of the panic or error, or the reason of the kill.
     pub reason: String,
-    /// What it was handling, and for how long.
+    /// The kind of the message that was being handled, and how long its handler had run.
     pub handling: Option<(&'static str, Duration)>,
-    /// The trace that this belonged to.
+    /// The trace of the message that was being handled.
     pub trace: Option<u128>,
-    /// Messages that died in its mailbox.
+    /// The number of messages that were lost in the mailbox.
     pub waiting: usize,
-    /// The messages it had handled last, the latest at the end.
+    /// The messages that were handled last, the latest at the end.
     pub messages: Vec<Handled>,
     again: AtomicU64,
     panic: Option<Panic>,
     frames: OnceLock<Vec<String>>,
 }
 
-/// Who died, and how.
+/// The actor or task that died, and the way.
 pub(crate) struct Dead<'a> {
     pub(crate) path: Arc<str>,
     pub(crate) shown_as: Option<Arc<str>>,
@@ -102,18 +103,21 @@ struct KeptReports {
 /// The number of the latest report.
 static LAST_NUMBER: AtomicU64 = AtomicU64::new(0);
 
-/// Reports of tasks. They may be on any thread, so the list is the process's, like the hook that gives the backtraces.
+/// Reports of tasks. A task may be on any thread, so the list belongs to the process, like the hook that gives the
+/// backtraces.
 static OF_TASKS: Reports = Reports(Mutex::new(KeptReports { dropped: 0, reports: VecDeque::new() }));
 
-/// Whether some thread is looking symbols up. One at a time: it takes the stack walker's lock and tens of milliseconds.
+/// Whether a thread is looking symbols up. Only one thread may, because the lookup holds the stack walker's lock for
+/// tens of milliseconds.
 static RESOLVING: AtomicBool = AtomicBool::new(false);
 
-/// Reports the panic of a task that was just caught on this thread. `path`: its place in the tree, or its name.
+/// Reports the panic of a task that was just caught on this thread. `path` is the task's place in the tree, or its
+/// name.
 pub fn report_task_panic(path: &str, kind: &str, message: &str) {
     report_task_panic_as(None, path, kind, message);
 }
 
-/// The same, with the name that people know its place in the tree by.
+/// Does the same as [`report_task_panic`], with the name shown to people.
 pub fn report_task_panic_as(shown_as: Option<Arc<str>>, path: &str, kind: &str, message: &str) {
     let recorded = Recorded { panic: take_panic(), ..Recorded::default() };
     let dead = Dead { path: path.into(), shown_as, kind: kind_of(kind), death: Death::TaskPanicked };
@@ -125,7 +129,7 @@ fn log_once(report: Arc<CrashReport>, span: Span) {
     let runtime = tokio::runtime::Handle::try_current();
     match runtime {
         Ok(runtime) if report.panic.is_some() && !RESOLVING.swap(true, Ordering::AcqRel) => {
-            // Not on the thread that panicked: it has connections to serve.
+            // The lookup runs on another thread, because the thread that panicked has connections to serve.
             runtime.spawn_blocking(move || {
                 report.frames();
                 RESOLVING.store(false, Ordering::Release);
@@ -139,10 +143,10 @@ fn log_once(report: Arc<CrashReport>, span: Span) {
 // === impl Reports ===
 
 impl Reports {
-    /// Reports a death: why, and what was recorded until then.
+    /// Files a report of a death, with its reason and the messages recorded until then.
     pub(crate) fn file(&self, dead: Dead<'_>, reason: &str, recorded: Recorded) {
         let Dead { path, shown_as, kind, death } = dead;
-        // A start that fails is tried again and again: it must not push everything else out.
+        // A failing start is retried again and again, so its reports must not displace all others.
         if death == Death::StartFailed && self.counts_again(&path, reason) {
             return;
         }
@@ -176,8 +180,8 @@ impl Reports {
         kept.reports.push_back(report);
     }
 
-    /// Counts another failed start of the same actor for the same reason, if there is a report of one. Gives whether there
-    /// is.
+    /// Counts another failed start of the same actor for the same reason if a report of one exists. Returns whether
+    /// it exists.
     fn counts_again(&self, path: &str, reason: &str) -> bool {
         let reason = cut(reason, REASON_CHARS);
         let kept = self.0.lock();
@@ -186,7 +190,7 @@ impl Reports {
         same.inspect(|report| _ = report.again.fetch_add(1, Ordering::Relaxed)).is_some()
     }
 
-    /// These reports and those of all tasks, oldest first, and how many older ones are not kept.
+    /// These reports and those of all tasks, oldest first, and the number of older reports that were dropped.
     pub(crate) fn with_tasks(&self) -> (Vec<Arc<CrashReport>>, u64) {
         let (mut reports, mut dropped) = (Vec::new(), 0);
         for list in [self, &OF_TASKS] {
@@ -202,7 +206,7 @@ impl Reports {
 // === impl Death ===
 
 impl Death {
-    /// How an actor ended. `normal` and `reason` are what its supervisor was told.
+    /// The way an actor died. `normal` and `reason` are the values that its supervisor was told.
     pub(crate) fn of(normal: bool, reason: &str, hung: bool, panicked: bool) -> Self {
         match reason {
             _ if hung => Self::Hung,
@@ -212,7 +216,7 @@ impl Death {
         }
     }
 
-    /// As a word.
+    /// The word for the way of dying.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Panicked => "panicked",
@@ -229,18 +233,18 @@ impl Death {
 // === impl CrashReport ===
 
 impl CrashReport {
-    /// How often it has failed to start since, for the same reason.
+    /// The number of further failed starts for the same reason.
     pub fn again(&self) -> u64 {
         self.again.load(Ordering::Relaxed)
     }
 
-    /// Where it panicked, if it did: file, line and column.
+    /// The place of the panic, if there was one: file, line and column.
     pub fn location(&self) -> Option<&str> {
         self.panic.as_ref().map(|panic| panic.location())
     }
 
-    /// The backtrace of its panic, innermost frame first, without the machinery of the panic. Looking the symbols up
-    /// takes tens of milliseconds, once.
+    /// The backtrace of the panic, innermost frame first, without the panic's own frames. The first call looks the
+    /// symbols up, which takes tens of milliseconds.
     pub fn frames(&self) -> &[String] {
         self.frames
             .get_or_init(|| self.panic.as_ref().map_or_else(Vec::new, |panic| frames(&panic.backtrace())))

@@ -1,5 +1,5 @@
-//! What is known of actors without asking them: what waits in their mailboxes, what they handle and have handled, which
-//! of them hang, and what the dead ones died of.
+//! Facts about actors that are known without asking them: waiting messages, current and recent handlers, hangs, and
+//! causes of death.
 
 mod crash;
 mod mailbox_gauge;

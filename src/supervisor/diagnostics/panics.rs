@@ -1,11 +1,11 @@
-//! What the panic hook saw: where a thread panicked, and the way there.
+//! The panic hook's record of a panic: its place and its backtrace.
 
 use std::{backtrace::Backtrace, cell::RefCell, panic::PanicHookInfo};
 
-/// Frames kept of a backtrace.
+/// The number of frames kept of a backtrace.
 /// Limit: frames of a backtrace in a crash report: 48; past it: the backtrace is cut.
 const MAX_FRAMES: usize = 48;
-/// Characters kept of a frame.
+/// The number of characters kept of a frame.
 /// Limit: one frame in a crash report: 200 characters; past it: the frame is cut.
 const FRAME_CHARS: usize = 200;
 
@@ -13,38 +13,39 @@ thread_local! {
     static LATEST: RefCell<Option<Panic>> = const { RefCell::new(None) };
 }
 
-/// What the hook saw of a panic.
+/// The panic hook's record of a panic.
 #[derive(Debug)]
 pub(crate) struct Panic {
     location: String,
     backtrace: Backtrace,
 }
 
-/// Keeps where this thread panics, for the report. The process's panic hook calls this; symbols are not looked up here.
+/// Records the place of this thread's panic for the report. The process's panic hook calls this function, which looks
+/// no symbols up.
 pub fn note_panic(info: &PanicHookInfo<'_>) {
     let location = info.location().map(ToString::to_string).unwrap_or_default();
     let panic = Panic { location, backtrace: Backtrace::force_capture() };
     LATEST.with(|latest| latest.replace(Some(panic)));
 }
 
-/// What the hook saw last on this thread.
+/// Takes the panic hook's latest record of this thread.
 pub(crate) fn take_panic() -> Option<Panic> {
     LATEST.with(RefCell::take)
 }
 
 impl Panic {
-    /// File, line and column.
+    /// The file, line and column of the panic.
     pub(super) fn location(&self) -> &str {
         &self.location
     }
 
-    /// The backtrace as text. Looking the symbols up takes tens of milliseconds.
+    /// The backtrace as text. The lookup of the symbols takes tens of milliseconds.
     pub(super) fn backtrace(&self) -> String {
         self.backtrace.to_string()
     }
 }
 
-/// The frames of a backtrace's text, a line each, from below the machinery of the panic.
+/// The frames of a backtrace's text, one per line, without the panic's own frames.
 pub(crate) fn frames(text: &str) -> Vec<String> {
     let mut frames: Vec<String> = Vec::new();
     for line in text.lines().map(str::trim) {
@@ -53,7 +54,8 @@ pub(crate) fn frames(text: &str) -> Vec<String> {
                 *frame = cut(&format!("{frame} at {}", relative(place)), FRAME_CHARS);
             }
         } else if let Some((_, name)) = line.split_once(": ") {
-            // The innermost frames are the hook's and the panic's own. What catches panics, further out, is not meant.
+            // The innermost frames belong to the hook and to the panic itself. The outer frames that catch panics
+            // stay.
             let machinery = [
                 "core::panicking::",
                 "std::panicking::begin_panic",
@@ -72,7 +74,7 @@ pub(crate) fn frames(text: &str) -> Vec<String> {
     frames
 }
 
-/// A place of this crate from its root on.
+/// The path of a place of this crate, from the crate's root on.
 fn relative(place: &str) -> &str {
     place
         .find("/src/")

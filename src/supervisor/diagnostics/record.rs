@@ -1,7 +1,7 @@
-//! The flight recorder: what each actor handled last, for how long, and what it is at now.
+//! The flight recorder: the messages that each actor handled last, their durations, and the current message.
 //!
-//! It belongs to the node, in shared memory, so that a hung or dead actor is read like any other. It knows kinds and
-//! times, and never what a message carries.
+//! The record belongs to the node, in shared memory, so that a hung or dead actor is read like any other. The record
+//! holds kinds and times, and never the contents of a message.
 
 use std::{
     collections::VecDeque,
@@ -21,60 +21,60 @@ use super::{
     panics::{Panic, take_panic},
 };
 
-/// Names the trace that a span belongs to, if there is one. The application decides what a trace is.
+/// Returns the trace of a span, if there is one. The application decides what a trace is.
 pub type TraceOf = fn(&Span) -> Option<u128>;
 
-/// Messages that an actor's record keeps.
+/// The number of messages that an actor's record keeps.
 /// Limit: messages that the flight recorder of an actor keeps: 64; past it: the oldest message is
 /// forgotten.
 pub(crate) const MESSAGES_KEPT: usize = 64;
 
-/// What an actor has to do, at one moment.
+/// The load of an actor at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Load {
-    /// Messages in its mailbox, without the one it handles.
+    /// The number of messages in the mailbox, without the one being handled.
     pub depth: usize,
-    /// How long the oldest of them has waited.
+    /// How long the oldest waiting message has waited.
     pub oldest: Duration,
-    /// Messages that the node's incarnations have handled in all.
+    /// The number of messages that all incarnations of the node have handled.
     pub handled: u64,
-    /// The time its handlers took together, awaits included.
+    /// The total time of the handlers, awaits included.
     pub busy: Duration,
-    /// The longest one, by the kind of its message.
+    /// The longest handler: the kind of its message and its time.
     pub longest: Option<(&'static str, Duration)>,
-    /// What is being handled now, and since when.
+    /// The kind of the message being handled now, and how long its handler has run.
     pub handling: Option<(&'static str, Duration)>,
 }
 
 /// A message that was handled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Handled {
-    /// Its kind.
+    /// The kind of the message.
     pub kind: &'static str,
-    /// The span it was sent from, if there was one.
+    /// The span from which the message was sent, if there was one.
     pub span: Option<&'static str>,
     /// The trace that span belongs to.
     pub trace: Option<u128>,
-    /// How long ago its handler began.
+    /// How long ago the handler of the message began.
     pub ago: Duration,
-    /// How long it had waited in the mailbox.
+    /// How long the message waited in the mailbox.
     pub waited: Duration,
-    /// How long its handler took.
+    /// How long the handler took.
     pub took: Duration,
 }
 
-/// Sums over all actors of one kind, those that are gone included.
+/// Sums over all actors of one kind, including actors that have ended.
 #[derive(Debug, Default)]
 pub(crate) struct Totals {
     handled: AtomicU64,
     busy_us: AtomicU64,
 }
 
-/// The totals of a tree by kind. Kinds are words of the program: there are few.
+/// The totals of a tree by kind. Kinds are words of the program, so they are few.
 #[derive(Debug, Default)]
 pub(crate) struct HandledByKind(Mutex<Vec<(&'static str, Arc<Totals>)>>);
 
-/// An actor's record. It outlives the actor's incarnations.
+/// An actor's record, which outlives the actor's incarnations.
 #[derive(Debug)]
 pub(crate) struct Record {
     totals: Arc<Totals>,
@@ -82,7 +82,7 @@ pub(crate) struct Record {
     state: Mutex<State>,
 }
 
-/// What was recorded when an incarnation died.
+/// The recorded facts about an incarnation that died.
 #[derive(Debug, Default)]
 pub(crate) struct Recorded {
     pub(crate) handling: Option<(&'static str, Duration)>,
@@ -143,7 +143,7 @@ impl HandledByKind {
         totals
     }
 
-    /// Each kind with the messages handled and the time that took.
+    /// Each kind, with the number of messages handled and the time of their handlers.
     pub(crate) fn all(&self) -> Vec<(&'static str, u64, Duration)> {
         let read = |(kind, totals): &(&'static str, Arc<Totals>)| {
             let busy = Duration::from_micros(totals.busy_us.load(Ordering::Relaxed));
@@ -160,12 +160,12 @@ impl Record {
         Self { totals, trace_of, state: Mutex::default() }
     }
 
-    /// What names traces in it.
+    /// The function that returns the trace of a span.
     pub(crate) fn trace_of(&self) -> TraceOf {
         self.trace_of
     }
 
-    /// Another incarnation begins, with an empty mailbox.
+    /// Begins another incarnation, with an empty mailbox.
     pub(crate) fn begin(&self) -> Arc<MailboxGauge> {
         let gauge = Arc::<MailboxGauge>::default();
         let mut state = self.state.lock();
@@ -176,12 +176,12 @@ impl Record {
         gauge
     }
 
-    /// The start of an incarnation has panicked.
+    /// Records that the start of an incarnation has panicked.
     pub(crate) fn start_panicked(&self, panic: Panic) {
         self.state.lock().panic = Some(panic);
     }
 
-    /// The incarnation is gone, and its mailbox with it.
+    /// Records that the incarnation has ended, and its mailbox with it.
     pub(crate) fn end(&self) {
         let mut state = self.state.lock();
         state.gauge = None;
@@ -189,7 +189,7 @@ impl Record {
         state.panic = None;
     }
 
-    /// A handler begins, of a message that has waited for so long.
+    /// Records that a handler begins; its message has waited for `waited`.
     pub(crate) fn handling(&self, kind: &'static str, waited: Duration, span: Span) -> Handling<'_> {
         self.state.lock().current = Some(Current { kind, since: Instant::now(), waited, span });
         Handling { record: self }
@@ -208,7 +208,7 @@ impl Record {
         }
     }
 
-    /// Takes out what a report of a death needs.
+    /// Takes out the facts that a report of a death needs.
     pub(crate) fn take(&self) -> Recorded {
         let (mut state, now) = (self.state.lock(), Instant::now());
         let handled = |entry: Entry| Handled {
@@ -235,7 +235,7 @@ impl Record {
 // === impl Handling ===
 
 impl Handling<'_> {
-    /// The handler has returned.
+    /// Records that the handler has returned.
     pub(crate) fn done(self) {
         let (mut state, now) = (self.record.state.lock(), Instant::now());
         let Some(at) = state.current.take() else { return };
@@ -260,7 +260,7 @@ impl Handling<'_> {
         self.record.totals.busy_us.fetch_add(micros(took).into(), Ordering::Relaxed);
     }
 
-    /// The handler has returned, and is neither counted nor kept.
+    /// Drops the record of a handler that has returned, so that it is neither counted nor kept.
     pub(crate) fn discard(self) {
         self.record.state.lock().current = None;
     }
@@ -269,7 +269,7 @@ impl Handling<'_> {
 impl Drop for Handling<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            // The hook has run on this thread, just now.
+            // The panic hook has just run on this thread.
             let mut state = self.record.state.lock();
             state.panicked = true;
             state.panic = take_panic();

@@ -1,4 +1,4 @@
-//! A tree as it was at one moment.
+//! A snapshot of a tree.
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -7,55 +7,55 @@ use super::record::Load;
 /// A node and everything below it, as it was at one moment.
 #[derive(Debug, Clone)]
 pub struct NodeSnapshot {
-    /// Ids from the root down, joined by `/`.
+    /// The ids from the root to the node, joined by `/`.
     pub path: Arc<str>,
     /// The last part of the path.
     pub id: Arc<str>,
-    /// The name that people know it by: its own, or that of the nearest supervisor above it that has one.
+    /// The name shown to people: the node's own, or that of the nearest supervisor above with a name.
     pub shown_as: Option<Arc<str>>,
-    /// What it is, in the application's words: `xds`, `capture`.
+    /// The kind of the node in the application's words, such as `xds` or `capture`.
     pub kind_label: &'static str,
-    /// Worker or supervisor.
+    /// Whether the node is a worker or a supervisor.
     pub kind: NodeKind,
-    /// What it is doing.
+    /// The state of the node.
     pub state: NodeState,
-    /// How often its supervisor has started it again.
+    /// The number of restarts by its supervisor.
     pub restarts: u64,
-    /// Its last exit that was not asked for, or its last failed start.
+    /// The last unrequested exit or the last failed start.
     pub last_exit: Option<ExitNote>,
-    /// What it has to do.
+    /// The load of the node.
     pub load: Load,
-    /// Its children, in start order.
+    /// The children in start order.
     pub children: Vec<NodeSnapshot>,
 }
 
-/// What a node is doing.
+/// The state of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum NodeState {
-    /// Its start is under way.
+    /// The start of the node is under way.
     Starting,
-    /// It runs.
+    /// The node runs.
     Up,
-    /// It failed and waits to be started again.
+    /// The node failed and waits for its restart.
     BackingOff,
-    /// It failed too often and waits long to be started again.
+    /// The node failed too often and waits a long time for its restart.
     Quarantined,
-    /// It was asked to stop.
+    /// The node was asked to stop.
     Stopping,
-    /// It does not run: not started yet, finished, or its supervisor is down.
+    /// The node does not run: it has not started yet, has finished, or its supervisor is down.
     Down,
 }
 
-/// How and when a node ended.
+/// The time and the reason of a node's end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExitNote {
-    /// Wall-clock time.
+    /// The wall-clock time of the end.
     pub at: SystemTime,
-    /// The panic's or error's message, or `killed`.
+    /// The message of the panic or error, or `killed`.
     pub reason: String,
 }
 
-/// What a node of the tree is.
+/// The kind of a node in the tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum NodeKind {
     /// An actor that does the application's work.

@@ -18,14 +18,14 @@ use tokio::{sync::Notify, time::timeout};
 /// Limit: time between two looks of the watchdog: 250 ms; past it: the watchdog looks again.
 pub(crate) const WATCHDOG_INTERVAL: Duration = Duration::from_millis(250);
 
-/// The handlers of one tree that run now and have a limit. `S` says whose handler it is.
+/// The running handlers of one tree that have a limit. `S` identifies the owner of a handler.
 pub(crate) struct Watchdog<S> {
     running: Mutex<Slab<Running<S>>>,
     /// The first handler has begun, or the last one has ended.
     changed: Notify,
 }
 
-/// A handler that runs. It is taken off the list when this drops.
+/// A running handler. Dropping the value takes the handler off the list.
 pub(crate) struct Watched<'a, S> {
     watchdog: &'a Watchdog<S>,
     key: usize,
@@ -34,7 +34,7 @@ pub(crate) struct Watched<'a, S> {
 struct Running<S> {
     subject: S,
     limit: Duration,
-    /// How many times [`WATCHDOG_INTERVAL`] it has run since it was first seen; `None` before.
+    /// The number of [`WATCHDOG_INTERVAL`]s since the watchdog first saw the handler; `None` before that.
     looks: Option<u32>,
 }
 
@@ -53,7 +53,7 @@ impl<S> fmt::Debug for Watchdog<S> {
 }
 
 impl<S: Clone> Watchdog<S> {
-    /// A handler of `subject` begins, and may run for as long as `limit`.
+    /// Lists a handler of `subject` that begins now and may run for `limit`.
     pub(crate) fn enter(&self, subject: S, limit: Duration) -> Watched<'_, S> {
         let (key, is_first) = {
             let mut running = self.running.lock();
@@ -66,7 +66,8 @@ impl<S: Clone> Watchdog<S> {
         Watched { watchdog: self, key }
     }
 
-    /// Watches for ever. Each look shows the handlers past their limits to `hung`, with the time they have run at least.
+    /// Watches for ever. Each look passes the handlers past their limits to `hung`, with the shortest time that they
+    /// can have run.
     pub(crate) async fn watch(&self, hung: impl Fn(&S, Duration)) {
         let mut is_due = false;
         loop {
@@ -78,13 +79,14 @@ impl<S: Clone> Watchdog<S> {
                 changed.await;
                 is_due = false;
             } else {
-                // A change before the time is up is one from before this look, or the end of the last handler.
+                // A change before the interval has passed happened before this look, or it is the end of the last
+                // handler.
                 is_due = timeout(WATCHDOG_INTERVAL, changed).await.is_err();
             }
         }
     }
 
-    /// Marks the new handlers as seen, counts a look at those seen before if it `is_due`, and gives those past their
+    /// Marks new handlers as seen, and counts a look for the others if it `is_due`. Returns the handlers past their
     /// limits.
     fn look(&self, is_due: bool) -> Vec<(S, Duration)> {
         let mut over = Vec::new();

@@ -1,4 +1,4 @@
-//! The exporters of `opentelemetry-otlp`, over our gRPC channel or our HTTP client.
+//! The exporters of `opentelemetry-otlp`, over this crate's gRPC channel or HTTP client.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,24 +18,24 @@ use super::{
 };
 use crate::protocols::config::{CollectorConfig, OtlpEndpoint, OtlpProtocol};
 
-/// Pause after the first try that failed.
+/// The pause after the first failed try.
 ///
 /// Limit: pause before a request to the collector is tried again, at first: 100 ms, spread by 20 %; past it: the pause
 /// doubles.
 const EXPORT_RETRY_FIRST: Duration = Duration::from_millis(100);
-/// Longest pause, unless the collector asks for a longer one.
+/// The longest pause, unless the collector asks for a longer one.
 ///
 /// Limit: pause before a request to the collector is tried again, at most: 2 s, spread by 20 %; past it: the pause
 /// stays as long.
 const EXPORT_RETRY_MAX: Duration = Duration::from_secs(2);
-/// Most that chance adds to a pause.
+/// The longest random addition to a pause.
 ///
 /// No limit: the spread of a pause.
 const EXPORT_RETRY_JITTER: Duration = Duration::from_millis(100);
-/// Name by which the exporter asks.
+/// The user agent of the exporter.
 const AGENT: &str = concat!("warren/", env!("CARGO_PKG_VERSION"));
 
-/// Where one kind of telemetry goes.
+/// The collector of one kind of telemetry.
 #[derive(Debug)]
 pub(in crate::telemetry) struct Collector {
     config: CollectorConfig,
@@ -46,34 +46,34 @@ pub(in crate::telemetry) struct Collector {
 
 /// Telemetry of one kind that is sent in one request.
 pub(in crate::telemetry) trait Batch: Send + Sized + 'static {
-    /// What sends it.
+    /// The exporter that sends the batch.
     type Exporter: Send + Sync;
 
-    /// An exporter to `collector`, which writes to `answers` what it is told. Belongs to the runtime that the caller has
-    /// entered. Nothing is connected yet.
+    /// Makes an exporter to `collector`, which records the collector's replies in `answers`. The exporter belongs to
+    /// the runtime that the caller has entered, and connects later.
     ///
     /// # Errors
     /// The endpoint is not valid.
     fn exporter(collector: &Collector, answers: &Arc<Answers>) -> Result<Self::Exporter, String>;
 
-    /// Sends the batch, again and again while the collector may take it and there is time.
+    /// Sends the batch, with retries while the collector may take it and there is time.
     fn export(self, exporter: &Self::Exporter) -> impl Future<Output = OTelSdkResult> + Send;
 }
 
-/// How requests are sent.
+/// The transport of requests.
 pub(super) enum Transport {
     Grpc(Grpc),
     Http(Http),
 }
 
-/// gRPC, by our channel.
+/// gRPC over this crate's channel.
 pub(super) struct Grpc {
     channel: Channel,
     metadata: MetadataMap,
     timeout: Duration,
 }
 
-/// HTTP, by our client.
+/// HTTP by this crate's client.
 pub(super) struct Http {
     client: Client,
     endpoint: String,
@@ -83,7 +83,7 @@ pub(super) struct Http {
 // === impl Collector ===
 
 impl Collector {
-    /// The collector of `config`, which is told of `resource` and dialled by `dialer` where it is behind TLS.
+    /// The collector of `config`. Requests name `resource`; `dialer` connects to a collector behind TLS.
     pub(in crate::telemetry) fn new(
         config: &CollectorConfig,
         resource: &Resource,
@@ -94,22 +94,22 @@ impl Collector {
         Self { config: config.clone(), headers, resource: resource.clone(), dialer }
     }
 
-    /// Where requests go.
+    /// The endpoint of the collector.
     pub(super) fn endpoint(&self) -> &OtlpEndpoint {
         &self.config.endpoint
     }
 
-    /// How long one request may take, with all its tries.
+    /// The time limit of one request, including all its tries.
     pub(super) fn timeout(&self) -> Duration {
         self.config.timeout
     }
 
-    /// Who exports.
+    /// The resource that identifies the exporting process.
     pub(super) fn resource(&self) -> &Resource {
         &self.resource
     }
 
-    /// A new connection's worth of transport, for the runtime that the caller has entered.
+    /// A new transport with its own connection, for the runtime that the caller has entered.
     ///
     /// # Errors
     /// The endpoint is not valid.
@@ -138,14 +138,14 @@ impl Collector {
 // === impl Grpc ===
 
 impl Grpc {
-    /// Gives the channel, the metadata and the bounds to an exporter's builder.
+    /// Passes the channel, the metadata and the bounds to an exporter's builder.
     pub(super) fn configure<B: WithTonicConfig + WithExportConfig>(self, builder: B) -> B {
         let metadata = self.metadata;
         builder
             .with_channel(self.channel)
             .with_timeout(self.timeout)
             .with_retry_policy(retries())
-            // The crate reads headers from the environment, too. The settings have read them already.
+            // The crate also reads headers from the environment, which the settings have read already.
             .with_interceptor(move |mut request: tonic::Request<()>| {
                 *request.metadata_mut() = metadata.clone();
                 Ok(request)
@@ -156,7 +156,7 @@ impl Grpc {
 // === impl Http ===
 
 impl Http {
-    /// Gives the client and the bounds to an exporter's builder.
+    /// Passes the client and the bounds to an exporter's builder.
     pub(super) fn configure<B: WithHttpConfig + WithExportConfig>(self, builder: B) -> B {
         builder
             .with_http_client(self.client)
@@ -167,7 +167,7 @@ impl Http {
     }
 }
 
-/// The time of a request bounds its tries, not their number.
+/// The retry policy: the time of a request bounds its tries, and their number does not.
 fn retries() -> RetryPolicy {
     RetryPolicy::recommended()
         .with_max_retries(usize::MAX)

@@ -1,4 +1,4 @@
-//! Requests to a collector: their time, what the log says of them, and what is counted.
+//! Requests to a collector: their time limit, log lines and counters.
 
 use std::sync::Arc;
 
@@ -26,11 +26,11 @@ pub(in crate::telemetry) struct Delivery<B: Batch> {
     rejecting: bool,
 }
 
-/// The collector did not take a request.
+/// The error of a request that the collector did not take.
 #[derive(Debug)]
 pub(super) struct ExportFailed;
 
-/// What became of what was to be exported.
+/// The counters of exported and dropped telemetry, and of failed requests.
 #[derive(Clone, Debug)]
 pub(in crate::telemetry) struct Counts {
     exported: IntCounter,
@@ -41,7 +41,8 @@ pub(in crate::telemetry) struct Counts {
 // === impl Delivery ===
 
 impl<B: Batch> Delivery<B> {
-    /// To `collector`, of what the log calls `what`. Belongs to the runtime that the caller has entered.
+    /// A delivery to `collector` of telemetry that the log calls `what`. The delivery belongs to the runtime that the
+    /// caller has entered.
     ///
     /// # Errors
     /// The collector's endpoint is not valid.
@@ -64,7 +65,7 @@ impl<B: Batch> Delivery<B> {
         &self.counts
     }
 
-    /// Sends one request, and says how many parts of it the collector rejected, as far as the exporter tells.
+    /// Sends one request, and returns the number of parts that the collector rejected, if the exporter reports it.
     ///
     /// # Errors
     /// The collector did not take any part.
@@ -74,7 +75,7 @@ impl<B: Batch> Delivery<B> {
         let was_failing = std::mem::replace(&mut self.failing, result.is_err());
         if let Err(error) = result {
             self.counts.failures.inc();
-            // The first failure in a row is news.
+            // Only the first failure in a row is logged.
             if was_failing {
                 tracing::debug!(target: "otlp", %endpoint, error, "still cannot export {what}");
             } else {
@@ -97,7 +98,7 @@ impl<B: Batch> Delivery<B> {
         Ok(items)
     }
 
-    /// Sends one request within its time. The error is the reason for the log.
+    /// Sends one request within its time limit. The error is the reason for the log.
     async fn export(&mut self, batch: B) -> Result<(), String> {
         self.answers.clear();
         let after = self.collector.timeout();
@@ -105,7 +106,7 @@ impl<B: Batch> Delivery<B> {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(self.answers.error.lock().take().unwrap_or_else(|| error.to_string())),
             Err(_) => {
-                // The connection may be gone without a word: the next request finds out by a new one.
+                // The connection may have been lost silently, so the next request uses a new one.
                 self.exporter = B::exporter(&self.collector, &self.answers)?;
                 let told = self.answers.error.lock().take();
                 Err(told.unwrap_or_else(|| format!("no answer within {after:?}")))
@@ -117,23 +118,23 @@ impl<B: Batch> Delivery<B> {
 // === impl Counts ===
 
 impl Counts {
-    /// Of spans.
+    /// Counters of spans.
     pub(in crate::telemetry) fn spans() -> Result<Self, MetricsError> {
         Self::new([declared::SPANS_EXPORTED, declared::SPANS_DROPPED, declared::SPAN_FAILURES])
     }
 
-    /// Of log records.
+    /// Counters of log records.
     pub(in crate::telemetry) fn records() -> Result<Self, MetricsError> {
         Self::new([declared::RECORDS_EXPORTED, declared::RECORDS_DROPPED, declared::RECORD_FAILURES])
     }
 
-    /// Of exports of all metrics.
+    /// Counters of exports of all metrics.
     pub(in crate::telemetry) fn exports() -> Result<Self, MetricsError> {
         Self::new([declared::EXPORTS, declared::EXPORTS_DROPPED, declared::EXPORT_FAILURES])
     }
 
     fn new([exported, dropped, failures]: [&Declaration; 3]) -> Result<Self, MetricsError> {
-        // The export begins before there are metrics: what it counts joins their registry later.
+        // The export begins before the metrics exist, so its counters join their registry later.
         let none = &Registry::new();
         Ok(Self {
             exported: exported.counter(none)?,
@@ -152,7 +153,7 @@ impl Counts {
         }
     }
 
-    /// Adds the counts to the metrics.
+    /// Adds the counters to the metrics.
     ///
     /// # Errors
     /// Another family has one of the names.

@@ -1,4 +1,4 @@
-//! How collectors behind TLS are reached: by whoever starts the export.
+//! The TLS connections to collectors, which the starter of the export provides.
 
 use std::{error::Error, fmt, future::Future, pin::Pin};
 
@@ -20,7 +20,7 @@ pub trait TlsDialer: fmt::Debug + Send + Sync {
     fn http1(&self, collector: &CollectorConfig) -> Dialing;
 }
 
-/// Why a dialer has no connection.
+/// The error of a dialer that made no connection.
 pub type DialError = Box<dyn Error + Send + Sync>;
 
 /// A connection that is being made.

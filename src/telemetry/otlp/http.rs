@@ -1,4 +1,4 @@
-//! HTTP/1.1 to a collector: a connection for each request, which comes every few seconds.
+//! HTTP/1.1 to a collector, with a new connection for each request, because requests are seconds apart.
 
 use std::{io, sync::Arc};
 
@@ -18,7 +18,7 @@ use tokio::{
 use super::dialer::{DialError, TlsDialer};
 use crate::protocols::config::{CollectorConfig, OtlpEndpoint};
 
-/// Bytes of an answer, as gRPC takes.
+/// The size limit of an answer, equal to that of gRPC.
 ///
 /// Limit: a collector's answer: 4 MiB; past it: the request failed.
 const COLLECTOR_ANSWER_BYTES: usize = 4 << 20;
@@ -32,29 +32,29 @@ pub(super) struct Client {
     pub(super) answers: Arc<Answers>,
 }
 
-/// What our HTTP client learns of a request and the exporter does not pass on.
+/// The facts about a request that the HTTP client learns and the exporter does not pass on.
 #[derive(Debug, Default)]
 pub(in crate::telemetry) struct Answers {
-    /// Why the last try got no answer.
+    /// The error of the last try without an answer.
     pub(super) error: Mutex<Option<String>>,
-    /// What the collector left out of the request that it took.
+    /// The parts of an accepted request that the collector rejected.
     pub(super) rejected: Mutex<Option<Rejected>>,
 }
 
-/// Parts of a request that the collector did not take.
+/// The parts of a request that the collector rejected.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Rejected {
     pub(super) items: u64,
     pub(super) reason: String,
 }
 
-/// Why a request was not answered.
+/// The error of a request without an answer.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PostError {
-    /// There is no TLS connection.
+    /// The TLS connection failed.
     #[error("{0}")]
     Tls(DialError),
-    /// There is no TCP connection.
+    /// The TCP connection failed.
     #[error("cannot connect: {0}")]
     Tcp(io::Error),
     /// The path is not valid.
@@ -63,7 +63,7 @@ pub(super) enum PostError {
     /// The host is not valid.
     #[error("bad endpoint: {0}")]
     LocalHost(#[from] header::InvalidHeaderValue),
-    /// The exchange broke off.
+    /// The HTTP exchange broke off.
     #[error("HTTP: {0}")]
     Http(#[from] hyper::Error),
     /// The answer's body broke off, or is too long.
@@ -163,14 +163,15 @@ async fn exchange<Io: AsyncRead + AsyncWrite + Unpin + Send>(
 // === impl Answers ===
 
 impl Answers {
-    /// Forgets what earlier requests were told.
+    /// Forgets the answers to earlier requests.
     pub(super) fn clear(&self) {
         *self.error.lock() = None;
         *self.rejected.lock() = None;
     }
 }
 
-/// What the collector did not take, and why. Some collectors answer with nothing, or with JSON: they reject nothing.
+/// The parts that the collector rejected, and the reason. Some collectors answer with an empty body or JSON, which
+/// reject nothing.
 fn rejected(answer: &[u8]) -> Option<Rejected> {
     let partial = ExportResponse::decode(answer).ok()?.partial_success?;
     let items = u64::try_from(partial.rejected).unwrap_or_default();

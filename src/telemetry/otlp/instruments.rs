@@ -1,7 +1,7 @@
 //! The SDK's observable instruments, which read one slice of the metrics at a time.
 //!
-//! Nothing is counted here, and nothing is held: an instrument's callback takes the slice's points of its family, and the
-//! SDK lets go of an observed value once it is collected. What stays is the time since when each family counts.
+//! The instruments count and keep nothing: an instrument's callback takes the slice's points of its family. The SDK
+//! drops an observed value once it is collected. Only the start time of each family's count stays.
 
 use std::{
     collections::HashMap,
@@ -29,12 +29,13 @@ use super::{
 };
 use crate::{protocols::outcome::ResponseFlag, telemetry::metrics::describe};
 
-/// Points of one family in a slice: a label set has one for each flag. The SDK keeps room for them.
+/// The number of points of one family in a slice: a label set has one point for each flag. The SDK keeps room for
+/// these points.
 ///
 /// Limit: other points in one request with metrics: 500; past it: another request is made.
 const POINTS_PER_REQUEST: usize = LABEL_SETS * ResponseFlag::ALL.len();
 
-/// The instruments of all families, and what reads them.
+/// The instruments of all families, and the reader that collects from them.
 pub(super) struct Instruments {
     /// Owns the instruments.
     _provider: SdkMeterProvider,
@@ -43,7 +44,7 @@ pub(super) struct Instruments {
     families: HashMap<String, Slot>,
 }
 
-/// Where an instrument's callback finds the points that it reports next.
+/// The place where an instrument's callback finds its next points.
 enum Slot {
     Counter(Values<u64>),
     Sum(Values<f64>),
@@ -52,14 +53,14 @@ enum Slot {
 
 type Values<T> = Arc<Mutex<Vec<(Vec<KeyValue>, T)>>>;
 
-/// The reader is the provider's and ours.
+/// The metric reader, shared by the provider and this module.
 #[derive(Debug)]
 struct Shared(Arc<ManualReader>);
 
 // === impl Instruments ===
 
 impl Instruments {
-    /// Of all families that are declared, which begin to count now. `resource` is told to the collector.
+    /// The instruments of all declared families, which begin to count now. Exports name `resource`.
     pub(super) fn new(resource: &Resource) -> Self {
         let reader = Arc::new(ManualReader::builder().with_temporality(Temporality::Cumulative).build());
         let provider = SdkMeterProvider::builder()
@@ -71,18 +72,18 @@ impl Instruments {
         let mut instruments = Self { _provider: provider, reader, meter, families: HashMap::new() };
         let declared = describe().iter();
         let pages = declared.flat_map(|family| Page::all(family.name, family.kind, family.help));
-        // The SDK's first reading gives back the room that its instruments begin with.
+        // The SDK's first reading returns the room that its instruments begin with.
         instruments.read(pages.collect());
         instruments
     }
 
-    /// A slice of the metrics, as the exporter takes it.
+    /// A slice of the metrics in the form of the exporter.
     pub(super) fn read(&mut self, slice: Vec<Page>) -> ResourceMetrics {
         for page in slice {
             self.put(page);
         }
         let mut metrics = ResourceMetrics::default();
-        // Fails only once the provider is gone.
+        // The call fails only once the provider has been dropped.
         let _ = self.reader.collect(&mut metrics);
         metrics
     }
@@ -95,7 +96,7 @@ impl Instruments {
             (Some(Slot::Counter(values)), Points::Counter(points)) => values.lock().extend(points),
             (Some(Slot::Sum(values)), Points::Sum(points)) => values.lock().extend(points),
             (Some(Slot::Gauge(values)), Points::Gauge(points)) => values.lock().extend(points),
-            // A family keeps its type.
+            // This case never happens, because a family keeps its type.
             _ => {}
         }
     }
@@ -130,7 +131,7 @@ impl Slot {
     }
 }
 
-/// A slot's values, and the callback that takes them out.
+/// The values of a slot, and the callback that takes them out.
 fn values<T: Copy + Send + 'static>() -> (Values<T>, impl Fn(&dyn AsyncInstrument<T>) + Send + Sync + 'static)
 {
     let values = Values::<T>::default();

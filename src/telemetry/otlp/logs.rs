@@ -37,22 +37,22 @@ use super::{
 };
 use crate::telemetry::target::TRACE_TARGET;
 
-/// Longest text of a record's body or of one of its attributes.
+/// The longest text of a record's body or of one of its attributes.
 ///
 /// Limit: text of a log record or of one of its attributes: 16 KiB; past it: the text is cut.
 const LOG_TEXT_BYTES: usize = 16 << 10;
-/// What a record counts for besides its texts: times, severity, ids.
+/// The size that counts for a record besides its texts: times, severity, ids.
 ///
 /// No limit: the fixed part of a record's size.
 const LOG_RECORD_BYTES: usize = 64;
 
-/// Makes records of the log's events, and queues them.
+/// Makes records of the log's events, and queues the records.
 #[derive(Debug)]
 pub(in crate::telemetry) struct LogRecordLayer {
     /// Makes empty records. It has no processor, so nothing is emitted.
     logger: SdkLogger,
     queue: Queue<Record>,
-    /// Where the events come from, to ask for the traces of their spans.
+    /// The dispatch of the events, which gives the traces of their spans.
     dispatch: OnceLock<WeakDispatch>,
 }
 
@@ -69,13 +69,13 @@ struct SpanFields(Vec<(Key, AnyValue)>);
 
 /// Fields as they are visited.
 struct Fields<'a> {
-    /// The span they are of, if they are none of the event's own.
+    /// The span that the fields belong to; none for the event's own fields.
     span: Option<&'a str>,
     attributes: &'a mut Vec<(Key, AnyValue)>,
     message: Option<String>,
 }
 
-/// Text up to its bound.
+/// A text that is cut at its bound.
 #[derive(Default)]
 struct BoundedText(String);
 
@@ -87,7 +87,7 @@ impl LogRecordLayer {
         Self { logger, queue, dispatch: OnceLock::new() }
     }
 
-    /// The context of the exported span that is `span`.
+    /// The context of the exported span that belongs to `span`.
     fn trace<S: for<'a> LookupSpan<'a>>(&self, span: &SpanRef<'_, S>) -> Option<SpanContext> {
         let dispatch = self.dispatch.get()?.upgrade()?;
         let context = tracing_opentelemetry::get_otel_context(&span.id(), &dispatch)?;
@@ -114,7 +114,7 @@ impl LogRecordLayer {
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for LogRecordLayer {
     fn on_register_dispatch(&self, dispatch: &Dispatch) {
-        // The first is the only one.
+        // Only the first dispatch counts.
         let _ = self.dispatch.set(dispatch.downgrade());
     }
 
@@ -157,7 +157,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for LogRecordLayer {
     }
 }
 
-/// The specification's number, and the word of the log's lines.
+/// The specification's severity number, and the word in the log's lines.
 fn severity(level: Level) -> (Severity, &'static str) {
     match level {
         Level::ERROR => (Severity::Error, "error"),
@@ -168,7 +168,7 @@ fn severity(level: Level) -> (Severity, &'static str) {
     }
 }
 
-/// How long a value is: a text, or a number.
+/// The size of a value that is a text or a number.
 fn bytes(value: &AnyValue) -> usize {
     match value {
         AnyValue::String(text) => text.as_str().len(),
@@ -198,7 +198,7 @@ impl Batch for Vec<Record> {
         Ok(exporter)
     }
 
-    /// The exporter makes events of one target one scope.
+    /// The exporter puts all events of one target into one scope.
     async fn export(self, exporter: &LogExporter) -> OTelSdkResult {
         let scope = scope("warren");
         let records: Vec<_> = self.iter().map(|record| (&record.record, &scope)).collect();
@@ -224,7 +224,7 @@ impl<'a> Fields<'a> {
 
     fn put_text(&mut self, field: &Field, text: fmt::Arguments<'_>) {
         let mut bounded = BoundedText::default();
-        // Fails once the bound is reached: what is there by then stands.
+        // The write fails once the bound is reached; the text up to the bound stays.
         let _ = bounded.write_fmt(text);
         if self.span.is_none() && field.name() == "message" {
             self.message = Some(bounded.0);

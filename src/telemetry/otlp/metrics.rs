@@ -24,22 +24,22 @@ use crate::telemetry::metrics::Metrics;
 /// The work of exporting metrics.
 pub(in crate::telemetry) struct PeriodicExport {
     pub(in crate::telemetry) delivery: Delivery<ResourceMetrics>,
-    /// From one export to the next.
+    /// The time from one export to the next.
     pub(in crate::telemetry) interval: Duration,
-    /// How long one export may take.
+    /// The time limit of one export.
     pub(in crate::telemetry) timeout: Duration,
 }
 
 // === impl PeriodicExport ===
 
 impl PeriodicExport {
-    /// Exports the metrics, once they are given, until the sender of `closing` is dropped, and then a last time.
+    /// Waits for the metrics and exports them until the sender of `closing` is dropped, and then a last time.
     pub(in crate::telemetry) async fn run(
         mut self,
         given: oneshot::Receiver<Arc<Metrics>>,
         mut closing: watch::Receiver<()>,
     ) {
-        // Not given if the process ended first.
+        // The metrics never arrive if the process ends first.
         let Ok(metrics) = given.await else { return };
         let mut instruments = Instruments::new(self.delivery.collector().resource());
         let mut ticks = interval_at(Instant::now() + self.interval, self.interval);
@@ -66,8 +66,8 @@ impl PeriodicExport {
         }
     }
 
-    /// Sends all there is, request by request, and says how many points the collector rejected. What follows a request
-    /// that was not taken is not tried.
+    /// Sends all metrics, request by request, and returns the number of points that the collector rejected. After a
+    /// failed request, the rest is not sent.
     async fn export(
         &mut self,
         metrics: &Metrics,
@@ -81,7 +81,7 @@ impl PeriodicExport {
     }
 }
 
-/// How many exports were due while one took so long.
+/// The number of exports that were due while one export took `took`.
 fn skipped(took: Duration, interval: Duration) -> u64 {
     u64::try_from(took.as_millis() / interval.as_millis().max(1)).unwrap_or(u64::MAX)
 }

@@ -1,6 +1,6 @@
 //! The export to a collector by OTLP: docs/operations.md.
 //!
-//! The exporters are those of `opentelemetry-otlp`. The queues before them are ours, and so are their connections.
+//! The exporters come from `opentelemetry-otlp`. The queues before them and their connections belong to this crate.
 
 mod collector;
 mod delivery;
@@ -34,21 +34,21 @@ pub(super) use self::{
 };
 
 thread_local! {
-    /// Whether the calling thread is one of the exporter's.
+    /// Whether the calling thread belongs to the exporter.
     static EXPORTS: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Marks the calling thread as the exporter's. Its events are not exported, for each export would cause another.
+/// Marks the calling thread as the exporter's. Its events are not exported, because each export would cause another.
 pub(super) fn mark_exporter_thread() {
     EXPORTS.set(true);
 }
 
-/// Whether the calling thread is one of the exporter's.
+/// Whether the calling thread belongs to the exporter.
 fn is_exporter_thread() -> bool {
     EXPORTS.get()
 }
 
-/// Runs `exports` side by side until each has ended.
+/// Runs `exports` concurrently until all have ended.
 pub(super) async fn run_all(mut exports: Vec<Pin<Box<dyn Future<Output = ()> + Send>>>) {
     poll_fn(|cx| {
         exports.retain_mut(|export| export.as_mut().poll(cx).is_pending());
@@ -57,7 +57,7 @@ pub(super) async fn run_all(mut exports: Vec<Pin<Box<dyn Future<Output = ()> + S
     .await;
 }
 
-/// Who exports: what the settings say, and where they say nothing, what is known of the node.
+/// The resource that identifies the exporting process: the settings, and for missing ones the facts about the node.
 pub(super) fn resource(settings: &[(String, String)], node: &NodeConfig) -> Resource {
     let known = [
         ("service.name", Some("warren")),
@@ -73,7 +73,7 @@ pub(super) fn resource(settings: &[(String, String)], node: &NodeConfig) -> Reso
     Resource::builder_empty().with_attributes(known.chain(set)).build()
 }
 
-/// The part of this program that made the telemetry.
+/// The scope that names the part of this program that made the telemetry.
 pub(super) fn scope(name: &'static str) -> InstrumentationScope {
     InstrumentationScope::builder(name).with_version(env!("CARGO_PKG_VERSION")).build()
 }

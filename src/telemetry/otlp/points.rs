@@ -1,6 +1,6 @@
 //! The metrics of a scrape as the points of observable instruments. Names and labels stay as they are.
 //!
-//! They come in slices, made one after another as they are sent: all of twenty thousand label sets at once would take
+//! The points come in slices, each made when it is sent. All points of twenty thousand label sets at once would take
 //! hundreds of megabytes.
 
 use std::{sync::Arc, vec};
@@ -13,7 +13,7 @@ use crate::telemetry::{
     series::{Declaration, Encoder, Group, Header, Kind, Labels, Sample, Sampled, Value, gathered, unit},
 };
 
-/// Label sets in one slice. A label set of connections is some five points of about a kilobyte.
+/// The number of label sets in one slice. A label set of connections has about five points of about a kilobyte.
 ///
 /// Limit: label sets in one request with metrics: 100; past it: another request is made.
 pub(super) const LABEL_SETS: usize = 100;
@@ -31,7 +31,7 @@ enum Piece {
 #[derive(Default)]
 struct Pages {
     pages: Vec<Page>,
-    /// Where the pages of the family at hand begin.
+    /// The index of the first page of the current family.
     begin: usize,
 }
 
@@ -57,13 +57,13 @@ pub(super) enum Points {
 // === impl Slices ===
 
 impl Slices {
-    /// Of `snapshot`.
+    /// The slices of `snapshot`.
     pub(super) fn of(snapshot: Snapshot) -> Self {
         let mut pieces = Vec::new();
         for Group { declarations, sets } in snapshot.groups {
             pieces.extend(sets.chunks(LABEL_SETS).map(|sets| Piece::Sets(declarations, sets.to_vec())));
         }
-        // Their labels are words of the program: none has many.
+        // The labels of these families are words of the program, so no family has many sets.
         pieces.extend(snapshot.gathered.into_iter().map(Piece::Gathered));
         Self(pieces.into_iter())
     }
@@ -91,7 +91,7 @@ impl Iterator for Slices {
 // === impl Piece ===
 
 impl Piece {
-    /// How many label sets there are.
+    /// The number of label sets.
     fn len(&self) -> usize {
         match self {
             Self::Sets(_, sets) => sets.len(),
@@ -123,7 +123,7 @@ impl Encoder for Pages {
             }
             (Some([page]), Value::Count(count)) => page.points.push_count(own, *count),
             (Some([page]), Value::Number(number)) => page.points.push(own, *number),
-            // A family's samples are of its type.
+            // This case never happens, because a family's samples are of its type.
             _ => {}
         }
     }
@@ -132,8 +132,8 @@ impl Encoder for Pages {
 // === impl Page ===
 
 impl Page {
-    /// The empty pages of a family. A histogram is as a scrape has it: counts up to each bound, how many there are, and
-    /// their sum. The SDK has no observable histogram.
+    /// The empty pages of a family. A histogram has the pages of a scrape: the counts up to each bound, the number of
+    /// observations, and their sum. The SDK has no observable histogram.
     pub(super) fn all(name: &str, kind: Kind, help: &str) -> Vec<Self> {
         let page = |suffix: &str, points| {
             let unit = if suffix.is_empty() || suffix == "_sum" { ucum(name) } else { "" };
@@ -164,7 +164,7 @@ impl Points {
 
     fn push(&mut self, attributes: Vec<KeyValue>, number: f64) {
         match self {
-            // The registry has whole numbers as others.
+            // The registry gives whole numbers as floating-point numbers.
             Self::Counter(points) => points.push((attributes, number as u64)),
             Self::Sum(points) | Self::Gauge(points) => points.push((attributes, number)),
         }

@@ -1,7 +1,7 @@
 //! A bounded queue for spans and one for log records, and the exporter that empties it.
 //!
-//! Adding to a queue never waits. Past the bound an item is dropped and counted, so that a collector that is dead, slow or
-//! mute costs telemetry and nothing else.
+//! Adding to a queue never waits. Past the bound an item is dropped and counted. A dead, slow or mute collector
+//! therefore costs only telemetry.
 
 use std::sync::{
     Arc,
@@ -19,22 +19,22 @@ use super::{
 };
 use crate::protocols::config::ExportQueue;
 
-/// Bytes that wait, where items say how many they are.
+/// The size of the waiting items, for items that report a size.
 ///
 /// Limit: bytes of log records that wait for the collector: 16 MiB; past it: the record is dropped, and counted.
 const EXPORT_QUEUE_BYTES: usize = 16 << 20;
-/// Bytes after which a request takes no further item: collectors take 4 MiB.
+/// The size after which a request takes no further item; collectors take 4 MiB.
 ///
 /// Limit: bytes of log records in one request: 2 MiB and one record; past it: another request is made.
 const EXPORT_REQUEST_BYTES: usize = 2 << 20;
 
 /// A span or a log record, which waits in a queue and is sent in a batch.
 pub(in crate::telemetry) trait Item: Send + Sized + 'static {
-    /// How many bytes it counts for.
+    /// The size that the item counts for, in bytes.
     fn bytes(&self) -> usize;
 }
 
-/// The side of a queue that items are added to.
+/// The producers' side of a queue.
 #[derive(Debug)]
 pub(in crate::telemetry) struct Queue<T> {
     items: mpsc::Sender<T>,
@@ -43,9 +43,9 @@ pub(in crate::telemetry) struct Queue<T> {
 
 #[derive(Debug)]
 struct Shared {
-    /// The queue is half full.
+    /// Notified when the queue is half full.
     half_full: Notify,
-    /// Bytes of what waits.
+    /// The size of the waiting items, in bytes.
     bytes: AtomicUsize,
     counts: Counts,
 }
@@ -61,7 +61,7 @@ where
     delivery: Delivery<Vec<T>>,
 }
 
-/// A queue with the bounds of `limits`, and the work that empties it.
+/// Makes a queue with the bounds of `limits`, and the exporter that empties it.
 pub(in crate::telemetry) fn queue<T: Item>(
     limits: ExportQueue,
     delivery: Delivery<Vec<T>>,
@@ -78,7 +78,7 @@ where
 // === impl Queue ===
 
 impl<T: Item> Queue<T> {
-    /// Takes an item, or drops and counts it. Never waits.
+    /// Adds an item, or drops and counts it. The call never waits.
     pub(in crate::telemetry) fn push(&self, item: T) {
         let shared = &*self.shared;
         let bytes = item.bytes();
@@ -99,7 +99,7 @@ impl<T: Item> QueueExporter<T>
 where
     Vec<T>: Batch,
 {
-    /// Exports until the sender of `closing` is dropped, and then what is left.
+    /// Exports until the sender of `closing` is dropped, and then exports the remaining items.
     pub(in crate::telemetry) async fn run(mut self, mut closing: watch::Receiver<()>) {
         let shared = self.shared.clone();
         loop {
@@ -110,7 +110,7 @@ where
                 () = sleep(self.limits.delay) => false,
             };
             while let Some(batch) = self.batch() {
-                // An order to close that comes meanwhile is kept.
+                // An order to close that comes during the export is kept.
                 self.export(batch).await;
             }
             if last {

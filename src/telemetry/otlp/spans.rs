@@ -15,7 +15,7 @@ use super::{
 };
 
 impl Item for SpanData {
-    /// The number of spans is the bound: what they hold is ours.
+    /// The number of spans is the bound, because this program alone fills the spans.
     fn bytes(&self) -> usize {
         0
     }

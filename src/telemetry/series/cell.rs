@@ -1,4 +1,4 @@
-//! What a bounded family counts for one label set.
+//! The counters that a bounded family keeps for one label set.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
@@ -10,12 +10,12 @@ use super::{
     sample::{Buckets, Value},
 };
 
-/// The numbers of one label set.
+/// The counters of one label set.
 pub(crate) trait Cell: Send + Sync + 'static {
     /// The numbers at zero, for a set of these families.
     fn new(declarations: &[&Declaration]) -> Self;
 
-    /// How much has been counted. A set whose number stands still is idle. `None` while somebody still counts on it.
+    /// The total counted so far. A set whose total stands still is idle. `None` while the set is still in use.
     fn counted(&self) -> Option<u64>;
 
     /// The samples of one of the family's declarations. The first argument is a label value that the cell itself knows,
@@ -31,7 +31,7 @@ pub(crate) struct Counter(AtomicU64);
 #[derive(Debug)]
 pub(crate) struct Timer {
     bounds: &'static [f64],
-    /// Times up to each bound that are above the one before it, and those above all.
+    /// The number of times in each bucket: above the bound before it and up to its own; the last bucket has no bound.
     buckets: Box<[AtomicU64]>,
     nanos: AtomicU64,
 }
@@ -39,7 +39,7 @@ pub(crate) struct Timer {
 // === impl Counter ===
 
 impl Counter {
-    /// Counts `by` more.
+    /// Adds `by` to the counter.
     pub(crate) fn add(&self, by: u64) {
         self.0.fetch_add(by, Relaxed);
     }
@@ -62,7 +62,7 @@ impl Cell for Counter {
 // === impl Timer ===
 
 impl Timer {
-    /// Counts a time.
+    /// Counts one time.
     pub(crate) fn observe(&self, time: Duration) {
         let seconds = time.as_secs_f64();
         let at = self.bounds.partition_point(|bound| *bound < seconds);

@@ -1,4 +1,4 @@
-//! Families that are counted when somebody asks, so that they are never out of date and nothing is kept.
+//! Families that are computed for each scrape, so that they are never out of date and nothing is kept.
 
 use prometheus::{
     core::{Collector, Desc},
@@ -7,25 +7,25 @@ use prometheus::{
 
 use super::declaration::{Declaration, Kind, MetricsError};
 
-/// Families of the registry whose samples are what a function reads.
+/// Families of the registry whose samples a function reads.
 pub struct Computed {
     declarations: &'static [&'static Declaration],
     descs: Vec<Desc>,
     read: Box<dyn Fn(&mut Readings) + Send + Sync>,
 }
 
-/// What was read.
+/// The samples that the function read.
 #[derive(Debug)]
 pub(crate) struct Readings(Vec<(&'static Declaration, Vec<Metric>)>);
 
 // === impl Computed ===
 
 impl Computed {
-    /// The families of `declarations`, which `read` fills. Their labels' values are words of the program: they have no
-    /// bound.
+    /// The families of `declarations`, which `read` fills. The values of their labels are words of the program, so
+    /// they have no bound.
     ///
     /// # Errors
-    /// A name is not valid: a mistake in the declarations.
+    /// A name is not valid, which is a mistake in the declarations.
     pub(crate) fn new(
         declarations: &'static [&'static Declaration],
         read: impl Fn(&mut Readings) + Send + Sync + 'static,
@@ -50,7 +50,7 @@ impl Collector for Computed {
 // === impl Readings ===
 
 impl Readings {
-    /// Adds a sample to the family of `declaration`, with the values of its labels in their order.
+    /// Adds a sample to the family of `declaration`, with the values of the labels in their order.
     pub(crate) fn put(&mut self, declaration: &Declaration, values: &[&str], number: f64) {
         let pairs = declaration.labels.iter().zip(values).map(|(name, value)| {
             let mut pair = LabelPair::default();

@@ -1,4 +1,4 @@
-//! What is said of a family of metrics once, for scrapes, exports and documents.
+//! The declaration of a family of metrics, shared by scrapes, exports and documents.
 
 use prometheus::{
     IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
@@ -8,24 +8,24 @@ use prometheus::{
 /// A family of metrics.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Declaration {
-    /// The name of its samples. That of a counter ends in `_total`.
+    /// The name of the family's samples; that of a counter ends in `_total`.
     pub name: &'static str,
-    /// What its numbers are.
+    /// The type of the family.
     pub kind: Kind,
-    /// What they count, without a full stop.
+    /// The help text, without a full stop.
     pub help: &'static str,
-    /// The names of its labels, in the order in which values are given.
+    /// The names of the labels, in the order of the values.
     pub labels: &'static [&'static str],
 }
 
-/// Type of a family.
+/// The type of a family.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Kind {
-    /// Only grows. Its samples end in `_total`, its family does not.
+    /// The numbers only grow. Samples of a counter end in `_total`, the family's name does not.
     Counter,
-    /// Goes up and down.
+    /// The number goes up and down.
     Gauge,
-    /// Counts by bucket. These are the upper bounds, without the infinite one.
+    /// The numbers are counts by bucket, whose upper bounds are given without the infinite one.
     Histogram(&'static [f64]),
 }
 
@@ -37,32 +37,32 @@ pub struct MetricsError(#[from] prometheus::Error);
 // === impl Declaration ===
 
 impl Declaration {
-    /// The unit that the name ends in, `bytes` or `seconds`: OpenMetrics wants it there.
+    /// The unit at the end of the name, `bytes` or `seconds`, where OpenMetrics demands it.
     pub fn unit(&self) -> Option<&'static str> {
         unit(self.name)
     }
 
-    /// A counter of the registry.
+    /// Registers a counter.
     pub(crate) fn counter(&self, registry: &Registry) -> Result<IntCounter, MetricsError> {
         registered(registry, IntCounter::with_opts(self.opts()))
     }
 
-    /// Counters of the registry, by labels whose values are words of the program.
+    /// Registers counters by labels whose values are words of the program.
     pub(crate) fn counters(&self, registry: &Registry) -> Result<IntCounterVec, MetricsError> {
         registered(registry, IntCounterVec::new(self.opts(), self.labels))
     }
 
-    /// A gauge of the registry.
+    /// Registers a gauge.
     pub(crate) fn gauge(&self, registry: &Registry) -> Result<IntGauge, MetricsError> {
         registered(registry, IntGauge::with_opts(self.opts()))
     }
 
-    /// Gauges of the registry, by labels whose values are words of the program.
+    /// Registers gauges by labels whose values are words of the program.
     pub(crate) fn gauges(&self, registry: &Registry) -> Result<IntGaugeVec, MetricsError> {
         registered(registry, IntGaugeVec::new(self.opts(), self.labels))
     }
 
-    /// How the registry knows the family.
+    /// The registry's description of the family.
     pub(crate) fn desc(&self) -> Result<Desc, MetricsError> {
         let labels = self.labels.iter().map(|label| (*label).to_owned()).collect();
         Ok(Desc::new(self.name.into(), self.help.into(), labels, Default::default())?)
@@ -76,7 +76,7 @@ impl Declaration {
 // === impl Kind ===
 
 impl Kind {
-    /// The word of OpenMetrics.
+    /// The type's word in OpenMetrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Counter => "counter",
@@ -95,7 +95,7 @@ fn registered<C: Collector + Clone + 'static>(
     Ok(family)
 }
 
-/// The unit that a family's name ends in, with or without `_total`.
+/// The unit at the end of a family's name, with or without `_total`.
 pub(crate) fn unit(name: &str) -> Option<&'static str> {
     let name = name.strip_suffix("_total").unwrap_or(name);
     ["bytes", "seconds"]

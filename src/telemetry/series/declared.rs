@@ -3,7 +3,7 @@
 use super::declaration::{Declaration, Kind};
 use crate::protocols::labels::TRAFFIC;
 
-/// Each line: the constant, the family's name, type, labels and help.
+/// Declares families; each line has the constant, the family's name, type, labels and help.
 macro_rules! declare {
     ($($id:ident = $name:literal, $kind:expr, $labels:expr, $help:literal;)*) => {
         $(pub(crate) const $id: &Declaration =

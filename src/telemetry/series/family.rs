@@ -1,7 +1,7 @@
-//! Families whose label values come from outside (workloads, hostnames, type URLs) and that therefore need a bound.
+//! Families whose label values come from outside (workloads, hostnames, type URLs), so that they need a bound.
 //!
-//! A label set is looked up by its values' own bytes, without an allocation if it was seen before. Cardinality is bounded
-//! twice: a sweep drops the sets that nobody used for a time, and past the limit new sets are counted under `unknown`.
+//! A label set is looked up by the bytes of its values, without an allocation if the set is known. Cardinality is
+//! bounded twice: a sweep drops idle sets, and past the limit new sets are counted under `unknown`.
 
 use std::{
     borrow::Borrow,
@@ -36,35 +36,35 @@ pub(crate) struct Family<C> {
     overflowed: AtomicU64,
 }
 
-/// A label set and its numbers.
+/// A label set and its counters.
 #[derive(Debug)]
 pub(crate) struct Set<C> {
     values: Box<[u8]>,
     cell: C,
-    /// When a sweep first saw the set idle, and how much it had counted by then.
+    /// The time when a sweep first saw the set idle, and the set's total at that time.
     idle: Mutex<Option<(Instant, u64)>>,
 }
 
-/// A set as the map's key: its values are all that counts.
+/// A set as the map's key, which compares only the values.
 #[derive(Debug)]
 struct SetKey<C>(Arc<Set<C>>);
 
 thread_local! {
-    /// The label set being looked up: its buffer is used again and again.
+    /// The buffer for the label set being looked up, which every lookup uses again.
     static VALUES: cell::Cell<Values> = const { cell::Cell::new(Values::new()) };
 }
 
 // === impl Family ===
 
 impl<C: Cell> Family<C> {
-    /// Without a set. There will be at most `limit`, and those that overflows are counted in.
+    /// A family without sets. It keeps at most `limit` sets, besides those that count the overflow.
     pub(crate) fn new(declarations: &'static [&'static Declaration], limit: usize) -> Self {
         let sets = DashMap::with_hasher(RandomState::default());
         Self { declarations, limit, sets, kept: AtomicUsize::new(0), overflowed: AtomicU64::new(0) }
     }
 
-    /// Does `work` with the set of the values that `fill` puts, or where there is no room for it, of those that `overflow`
-    /// puts.
+    /// Runs `work` with the set of the values that `fill` puts. If there is no room for that set, `work` gets the set
+    /// of the values that `overflow` puts.
     pub(crate) fn with<R>(
         &self,
         fill: impl FnOnce(&mut Values),
@@ -85,7 +85,7 @@ impl<C: Cell> Family<C> {
         overflow: impl FnOnce(&mut Values),
         work: impl FnOnce(&Arc<Set<C>>) -> R,
     ) -> R {
-        // Counted while the map's lock is held: a sweep cannot drop the set in between.
+        // The work runs while the map's lock is held, so that no sweep drops the set in between.
         if let Some(set) = self.sets.get(values) {
             return work(&set.key().0);
         }
@@ -112,7 +112,7 @@ impl<C: Cell> Family<C> {
         }
     }
 
-    /// The set of `values`, in the order of the labels; missing and empty values are `unknown`.
+    /// Runs `work` with the set of `values`, in the order of the labels; missing and empty values are `unknown`.
     fn of<R>(&self, values: &[&str], work: impl FnOnce(&C) -> R) -> R {
         let labels = self.declarations.first().map_or(0, |declaration| declaration.labels.len());
         let fill = |set: &mut Values| {
@@ -122,17 +122,17 @@ impl<C: Cell> Family<C> {
         self.with(fill, unknown, |set| work(&set.cell))
     }
 
-    /// Number of label sets kept.
+    /// The number of label sets kept.
     pub(crate) fn len(&self) -> usize {
         self.kept.load(Relaxed)
     }
 
-    /// How often a label set found no room.
+    /// The number of lookups whose label set found no room.
     pub(crate) fn overflowed(&self) -> u64 {
         self.overflowed.load(Relaxed)
     }
 
-    /// Drops the sets that sweeps saw idle for `idle`. Returns how many.
+    /// Drops the sets that sweeps saw idle for `idle`, and returns their number.
     pub(crate) fn sweep(&self, now: Instant, idle: Duration) -> usize {
         let mut dropped = 0;
         self.sets.retain(|set, ()| {
@@ -146,7 +146,7 @@ impl<C: Cell> Family<C> {
 
     /// The sets that are kept now.
     pub(crate) fn group(&self) -> Group {
-        // Clones: what is done with the sets takes long, and a new set must not wait for it.
+        // The sets are cloned, because encoding takes long and a new set must not wait for it.
         let sets = self.sets.iter().map(|set| Arc::clone(&set.key().0) as Arc<dyn Sampled>).collect();
         Group { declarations: self.declarations, sets }
     }
@@ -160,7 +160,7 @@ impl Family<Counter> {
 }
 
 impl Family<Timer> {
-    /// Counts a time for `values`, as [`Family::add`] takes them.
+    /// Counts a time for `values`, in the form of [`Family::add`].
     pub(crate) fn observe(&self, values: &[&str], time: Duration) {
         self.of(values, |timer| timer.observe(time));
     }
@@ -173,7 +173,7 @@ impl<C: Cell> Set<C> {
         Self { values: values.into(), cell: C::new(declarations), idle: Mutex::new(None) }
     }
 
-    /// The numbers.
+    /// The counters of the set.
     pub(crate) fn cell(&self) -> &C {
         &self.cell
     }
@@ -222,7 +222,7 @@ impl<C> Eq for SetKey<C> {}
 
 impl<C> Hash for SetKey<C> {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        // As the bytes of a lookup are hashed.
+        // The hash must equal that of a lookup's bytes.
         self.0.values.hash(state);
     }
 }

@@ -1,16 +1,16 @@
-//! Label sets as they are kept: their values, one after another, and the names from the declaration.
+//! Label sets in their stored form: the values one after another, and the names from the declaration.
 
 use prometheus::proto::LabelPair;
 
-/// Ends each value but the last. No text in UTF-8 has this byte.
+/// The byte that ends each value but the last. No text in UTF-8 has this byte.
 const END: u8 = 0xFF;
 
 /// The labels of a sample.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Labels<'a> {
-    /// Of a bounded family.
+    /// The labels of a bounded family.
     Set(SetLabels<'a>),
-    /// Of a family of the registry.
+    /// The labels of a family of the registry.
     Pairs(&'a [LabelPair]),
 }
 
@@ -18,35 +18,35 @@ pub(crate) enum Labels<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SetLabels<'a> {
     pub(crate) names: &'static [&'static str],
-    /// The values of the names, in their order. Values may end before the names do.
+    /// The values in the order of the names. There may be fewer values than names.
     pub(crate) values: &'a [u8],
-    /// A value that is not among the others, and the place of its name.
+    /// A further value, and the place of its name.
     pub(crate) inserted: Option<(usize, &'static str)>,
 }
 
 // === impl SetLabels ===
 
 impl<'a> SetLabels<'a> {
-    /// Names and values.
+    /// The names and values.
     pub(crate) fn iter(self) -> impl Iterator<Item = (&'static str, &'a str)> {
         let mut values = self.values.split(|byte| *byte == END);
         let mut value = move |at: usize| match self.inserted {
             Some((place, value)) if place == at => Some(value),
-            // What is kept are texts.
+            // The stored values are valid texts.
             _ => values.next().map(|value| str::from_utf8(value).unwrap_or_default()),
         };
         self.names.iter().enumerate().map_while(move |(at, name)| Some((*name, value(at)?)))
     }
 }
 
-/// The values of a label set being put together, as they are kept.
+/// The values of a label set under construction, in the stored form.
 #[derive(Debug, Default)]
 pub(crate) struct Values(Vec<u8>);
 
 // === impl Values ===
 
 impl Values {
-    /// No values.
+    /// An empty set of values.
     pub(super) const fn new() -> Self {
         Self(Vec::new())
     }
@@ -57,7 +57,7 @@ impl Values {
         self.0.push(END);
     }
 
-    /// What was put.
+    /// The bytes of the values added so far.
     pub(super) fn bytes(&self) -> &[u8] {
         self.0.strip_suffix(&[END]).unwrap_or_default()
     }

@@ -1,4 +1,4 @@
-//! Families of metrics: declared once, kept within bounds, and read by whoever encodes them.
+//! Families of metrics: each is declared once, kept within bounds, and read by the encoders.
 
 mod cell;
 mod computed;

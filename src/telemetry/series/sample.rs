@@ -9,16 +9,16 @@ use super::{
     labels::Labels,
 };
 
-/// Makes something of the families it is given, one after another.
+/// Encodes families, one after another.
 pub(crate) trait Encoder {
-    /// A family begins. It has samples.
+    /// Begins a family, which has samples.
     fn family(&mut self, header: &Header<'_>);
 
-    /// A sample of the family that began last.
+    /// Adds a sample to the family that began last.
     fn sample(&mut self, header: &Header<'_>, sample: &Sample<'_>);
 }
 
-/// What an encoder has to know of a family.
+/// The facts about a family that an encoder needs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Header<'a> {
     pub(crate) name: &'a str,
@@ -33,25 +33,25 @@ pub(crate) struct Sample<'a> {
     pub(crate) value: Value,
 }
 
-/// A value.
+/// The value of a sample.
 #[derive(Debug)]
 pub(crate) enum Value {
     /// A whole number.
     Count(u64),
-    /// A number.
+    /// A floating-point number.
     Number(f64),
     /// A histogram.
     Histogram(Buckets),
 }
 
-/// A histogram's numbers.
+/// The counts of a histogram.
 #[derive(Debug)]
 pub(crate) struct Buckets {
-    /// Each finite upper bound, and how many observations are not above it.
+    /// Each finite upper bound, and the number of observations up to it.
     pub(crate) up_to: Vec<(f64, u64)>,
-    /// How many observations there are.
+    /// The number of observations.
     pub(crate) count: u64,
-    /// Their sum.
+    /// The sum of the observations.
     pub(crate) sum: f64,
 }
 
@@ -61,7 +61,7 @@ pub(crate) trait Sampled: Send + Sync {
     fn samples(&self, declaration: &Declaration, emit: &mut dyn FnMut(&Sample<'_>));
 }
 
-/// Families that share their label sets, as they are kept now. The sets go on counting.
+/// Families that share their label sets, with the sets that are kept now. The sets go on counting.
 pub(crate) struct Group {
     pub(crate) declarations: &'static [&'static Declaration],
     pub(crate) sets: Vec<Arc<dyn Sampled>>,
@@ -70,7 +70,7 @@ pub(crate) struct Group {
 // === impl Group ===
 
 impl Group {
-    /// Gives the families to `encoder`, as far as they have samples.
+    /// Passes the families that have samples to `encoder`.
     pub(crate) fn encode(&self, encoder: &mut dyn Encoder) {
         for declaration in self.declarations {
             let header = Header { name: declaration.name, kind: declaration.kind, help: declaration.help };
@@ -87,7 +87,7 @@ impl Group {
     }
 }
 
-/// Gives a family of the registry to `encoder`, if it has samples.
+/// Passes a family of the registry to `encoder`, if it has samples.
 pub(crate) fn gathered(family: &MetricFamily, encoder: &mut dyn Encoder) {
     let (kind, value): (Kind, fn(&Metric) -> Value) = match family.get_field_type() {
         MetricType::COUNTER => (Kind::Counter, |metric| Value::Number(metric.get_counter().get_value())),

@@ -1,7 +1,7 @@
 //! Traces of connections, exported by OTLP: docs/settings.md, "Traces, logs and metrics".
 //!
-//! Spans are `tracing`'s, of one target that nothing else uses, so that neither the log nor its filter know of them.
-//! Without a collector nobody asks for that target and a span costs the test of a static.
+//! Spans are spans of `tracing` with a target that nothing else uses, so that the log and its filter ignore them.
+//! Without a collector nothing enables that target, and a span costs the test of a static.
 
 mod sample;
 pub mod span;
@@ -20,18 +20,18 @@ use self::{sample::Sampler, tail_buffer::TailBuffer};
 use super::otlp::{queue::Queue, scope};
 use crate::protocols::config::Sampling;
 
-/// Queues the spans of sampled traces, and those of other traces once they have failed.
+/// Queues the spans of sampled traces, and the spans of other traces once those have failed.
 #[derive(Debug)]
 struct TailSampler {
     queue: Queue<SpanData>,
     held: TailBuffer,
 }
 
-/// What makes spans, which go to `queue` as far as they are chosen.
+/// The maker of spans; the sampled spans go to `queue`.
 pub(super) fn tracer(sampling: Sampling, queue: Queue<SpanData>) -> SdkTracer {
     let provider = SdkTracerProvider::builder()
         .with_sampler(Sampler::new(sampling))
-        // The exporter has its own.
+        // The exporter has its own resource.
         .with_resource(Resource::builder_empty().build())
         .with_span_processor(TailSampler { queue, held: TailBuffer::default() })
         .build();

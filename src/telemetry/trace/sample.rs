@@ -1,4 +1,4 @@
-//! Which traces are exported from their beginning.
+//! The choice of the traces that are exported from their beginning.
 
 use opentelemetry::{
     Context, KeyValue,
@@ -8,7 +8,7 @@ use opentelemetry_sdk::trace::{Sampler as Standard, SamplingDecision, SamplingRe
 
 use crate::protocols::config::Sampling;
 
-/// The setting's sampler. Spans it does not choose are recorded all the same where failures are wanted.
+/// The setting's sampler. If failures are wanted, spans that it does not choose are recorded all the same.
 #[derive(Clone, Debug)]
 pub(super) struct Sampler(Sampling);
 

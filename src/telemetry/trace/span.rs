@@ -1,6 +1,6 @@
-//! The spans of connections: how they are made, ended, and named across processes.
+//! The spans of connections: their start, their end, and their propagation across processes.
 //!
-//! Names of attributes are those of the OpenTelemetry semantic conventions where these have one, else `warren.…`.
+//! Attributes have the names of the OpenTelemetry semantic conventions where these exist, else `warren.…`.
 
 use std::{
     cell::OnceCell,
@@ -24,23 +24,24 @@ use crate::{
     telemetry::target::TRACE_TARGET,
 };
 
-/// The specification's kinds of spans.
+/// The kinds of spans in the specification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SpanKind {
-    /// Serves a request from outside the process.
+    /// The span serves a request from outside the process.
     Server,
-    /// Asks another process.
+    /// The span is a request to another process.
     Client,
-    /// Neither.
+    /// The span is inside the process.
     Internal,
 }
 
-/// A span of a step. It ends with the value, also when the work is dropped half-way; disabled while traces are off.
+/// The span of a step. It ends when the value is dropped, even if the work is dropped half-way; it is disabled while
+/// traces are off.
 #[derive(Debug)]
 pub struct Step(Span);
 
 pin_project! {
-    /// Work inside a step of its own, from [`Step::run`]. The step ends with the work, or when the work is dropped.
+    /// Work inside its own step, from [`Step::run`]. The step ends with the work, or when the work is dropped.
     #[must_use = "futures do nothing unless polled"]
     pub struct Run<F, D> {
         #[pin]
@@ -50,17 +51,17 @@ pin_project! {
     }
 }
 
-/// Says of the output of a step's work what belongs into the step's span.
+/// Writes facts about the output of a step's work into the step's span.
 type Describe<T> = fn(Attributes<'_>, &T);
 
-/// The spans that a connection is set up in.
+/// The spans around the set-up of a connection.
 #[derive(Debug)]
 pub struct Spans {
     logged: Span,
     traced: Span,
 }
 
-/// What is written into a span.
+/// The attributes of a span.
 #[derive(Clone, Copy)]
 pub struct Attributes<'a>(&'a Span);
 
@@ -83,7 +84,7 @@ pub fn is_on() -> bool {
     tracing::span_enabled!(target: TRACE_TARGET, tracing::Level::INFO)
 }
 
-/// The first span of a connection in this process: the beginning of a trace, or the continuation of the peer's.
+/// The first span of a connection in this process. It begins a trace, or continues the peer's.
 fn connection(name: &'static str, from: Option<TraceParent>) -> Span {
     let span = made(name, SpanKind::Server, Parent::None);
     if let Some(from) = from.filter(|_| !span.is_disabled()) {
@@ -91,13 +92,13 @@ fn connection(name: &'static str, from: Option<TraceParent>) -> Span {
         let (trace, id) = (TraceId::from(from.trace_id), SpanId::from(from.span_id));
         let parent = SpanContext::new(trace, id, flags, true, TraceState::default());
         let context = opentelemetry::Context::new().with_remote_span_context(parent);
-        // Fails only for a span that has been started, which takes a child.
+        // The call fails only for a span that has been started, which takes a child.
         let _ = span.set_parent(context);
     }
     span
 }
 
-/// The span that the calling task is in, if it is one of ours.
+/// The span of the calling task, if the span is one of this module.
 pub fn current() -> Option<Span> {
     if !is_on() {
         return None;
@@ -105,26 +106,26 @@ pub fn current() -> Option<Span> {
     Some(Span::current()).filter(|span| span.metadata().is_some_and(|meta| meta.target() == TRACE_TARGET))
 }
 
-/// The id of the trace that `span` belongs to, if it is one of ours.
+/// The id of the trace of `span`, if the span is one of this module.
 pub fn trace_of(span: &Span) -> Option<u128> {
     span.metadata().filter(|meta| meta.target() == TRACE_TARGET)?;
     let context = span.context().span().span_context().clone();
     context.is_valid().then(|| u128::from_be_bytes(context.trace_id().to_bytes()))
 }
 
-/// Writes into the span that the calling task is in.
+/// Writes into the span of the calling task.
 pub fn describe(write: impl FnOnce(Attributes<'_>)) {
     if let Some(span) = current() {
         write(Attributes(&span));
     }
 }
 
-/// Says that an actor died with a question, which is asked again.
+/// Records that an actor died with a query, and that the query is repeated.
 pub fn actor_lost(kind: &'static str) {
     describe(|span| _ = span.event("actor lost", vec![KeyValue::new("warren.actor.kind", kind)]));
 }
 
-/// Ends the connection that the calling task is in, before it has been opened.
+/// Ends the connection of the calling task before it has been opened.
 pub fn refused(outcome: &Outcome) {
     if let Some(span) = current() {
         Attributes(&span).outcome(outcome);
@@ -133,11 +134,11 @@ pub fn refused(outcome: &Outcome) {
 }
 
 enum Parent<'a> {
-    /// The caller's span.
+    /// The caller's span is the parent.
     Current,
-    /// This one.
+    /// This span is the parent.
     Span(&'a Span),
-    /// None: it begins a trace.
+    /// The span has no parent and begins a trace.
     None,
 }
 
@@ -160,7 +161,7 @@ fn made(name: &'static str, kind: SpanKind, parent: Parent<'_>) -> Span {
     }
 }
 
-/// Ends a span although somebody may still hold it: a span of the log that is inside, and lives longer.
+/// Ends a span even while a span of the log inside it, which lives longer, still holds it.
 fn end(span: &Span) {
     if !span.is_disabled() {
         span.context().span().end();
@@ -170,13 +171,13 @@ fn end(span: &Span) {
 // === impl Spans ===
 
 impl Spans {
-    /// The span `logged`, and inside it the one that is exported: it is the inner one that messages to actors carry.
+    /// The span `logged`, and the exported span inside it. Messages to actors carry the inner one.
     pub fn new(logged: Span, name: &'static str, from: Option<TraceParent>) -> Self {
         let traced = logged.in_scope(|| connection(name, from));
         Self { logged, traced }
     }
 
-    /// `work`, inside both.
+    /// Runs `work` inside both spans.
     pub fn around<F: Future>(self, work: F) -> Instrumented<Instrumented<F>> {
         work.instrument(self.traced).instrument(self.logged)
     }
@@ -185,28 +186,28 @@ impl Spans {
 // === impl Step ===
 
 impl Step {
-    /// A step inside the span that the calling task is in.
+    /// A step inside the span of the calling task.
     pub fn new(name: &'static str, kind: SpanKind) -> Self {
         Self(made(name, kind, Parent::Current))
     }
 
-    /// `work` inside a step of its own, which is inside the span that the calling task is in.
+    /// Runs `work` inside its own step, which is inside the span of the calling task.
     pub fn run<F: Future>(name: &'static str, kind: SpanKind, work: F) -> Run<F, Describe<F::Output>> {
         let step = Self::new(name, kind);
         Run { work: step.within(work), step: Some(step), describe: None }
     }
 
-    /// A step inside `parent`; without one, the first of a trace.
+    /// A step inside `parent`; without a parent, the step is the first of a trace.
     pub fn inside(parent: Option<&Span>, name: &'static str, kind: SpanKind) -> Self {
         Self(made(name, kind, parent.map_or(Parent::None, Parent::Span)))
     }
 
-    /// The span, to be handed on.
+    /// The span, for handing on.
     pub fn span(&self) -> &Span {
         &self.0
     }
 
-    /// `work`, inside the step.
+    /// Runs `work` inside the step.
     pub fn within<F: Future>(&self, work: F) -> Instrumented<F> {
         work.instrument(self.0.clone())
     }
@@ -218,7 +219,7 @@ impl Step {
         }
     }
 
-    /// What a peer is told of the step, so that its spans belong to it.
+    /// The trace parent that a peer receives, so that the peer's spans belong to the step.
     pub fn trace_parent(&self) -> Option<TraceParent> {
         if self.0.is_disabled() {
             return None;
@@ -241,7 +242,8 @@ impl Drop for Step {
 // === impl Run ===
 
 impl<F: Future, D> Run<F, D> {
-    /// Has `describe` write into the step's span once the work is done. While traces are off it is not called.
+    /// Lets `describe` write into the step's span once the work is done. While traces are off, `describe` is not
+    /// called.
     pub fn describe<E: FnOnce(Attributes<'_>, &F::Output)>(self, describe: E) -> Run<F, E> {
         Run { work: self.work, step: self.step, describe: Some(describe) }
     }
@@ -297,7 +299,7 @@ impl Attributes<'_> {
         }
     }
 
-    /// The same for work that may have been given up.
+    /// Marks the span as failed if `result` is an error, or if the work was given up.
     pub fn timed_result<T, E: Display>(self, kind: &'static str, result: &Option<Result<T, E>>) -> Self {
         match result {
             Some(result) => self.result(kind, result),
@@ -305,7 +307,7 @@ impl Attributes<'_> {
         }
     }
 
-    /// Sets how a connection ended. A drain is no failure.
+    /// Sets the outcome of a connection. A drain is no failure.
     pub fn outcome(self, outcome: &Outcome) -> Self {
         let flag = outcome.flag().as_str();
         let this = self.set("warren.end", outcome.to_string()).set("warren.response_flags", flag);
@@ -321,15 +323,15 @@ impl Attributes<'_> {
 
 /// Keys of the client's address.
 pub const CLIENT: AddrKeys = AddrKeys { address: "client.address", port: "client.port" };
-/// Keys of the address that was asked for.
+/// Keys of the requested address.
 pub const SERVER: AddrKeys = AddrKeys { address: "server.address", port: "server.port" };
-/// Keys of the address that is connected to.
+/// Keys of the address that the proxy connects to.
 pub const PEER: AddrKeys = AddrKeys { address: "network.peer.address", port: "network.peer.port" };
 
 // === impl Connection ===
 
 impl Connection {
-    /// The trace of the connection that the calling task sets up; nothing while traces are off.
+    /// The trace of the connection that the calling task sets up; none while traces are off.
     pub fn current() -> Option<Box<Self>> {
         current().map(|span| Box::new(Self { span, relay: OnceCell::new() }))
     }
@@ -339,17 +341,17 @@ impl Connection {
         write(Attributes(&self.span));
     }
 
-    /// Runs `work` inside the connection's span, so that what it logs is known to belong there.
+    /// Runs `work` inside the connection's span, so that its log lines belong to the span.
     pub fn within(&self, work: impl FnOnce()) {
         self.span.in_scope(work);
     }
 
-    /// From here on bytes are relayed.
+    /// Records that the connection relays bytes from here on.
     pub fn relaying(&self) {
         self.relay.get_or_init(|| Step::inside(Some(&self.span), "relay", SpanKind::Internal));
     }
 
-    /// An attempt failed, and another is made.
+    /// Records that an attempt failed and another one is made.
     pub fn tries_again(self, after: &Outcome, to: SocketAddr) {
         let why = KeyValue::new("warren.end", after.to_string());
         let to = KeyValue::new("network.peer.address", to.to_string());

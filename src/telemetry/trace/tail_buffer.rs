@@ -1,5 +1,5 @@
-//! The spans of traces that were not sampled. They are held until their connection has ended, and are exported if it
-//! failed.
+//! The spans of traces that were not sampled. They are held until their connection has ended, and are exported if the
+//! connection failed.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -7,24 +7,24 @@ use opentelemetry::trace::{SpanId, Status, TraceId};
 use opentelemetry_sdk::trace::SpanData;
 use parking_lot::Mutex;
 
-/// Parts, each with a lock: shards end spans at the same time.
+/// The number of parts, each with its own lock, because shards end spans concurrently.
 /// Limit: parts of the traces that are held: 16; past it: traces share a part and its lock.
 const BUFFER_STRIPES: usize = 16;
-/// Traces a part holds; past it the oldest goes.
+/// The number of traces that a part holds; past it the oldest trace is dropped.
 /// Limit: traces of one part that are held until it is known whether they failed: 256; past it: the oldest trace goes.
 const TRACES_PER_STRIPE: usize = 256;
-/// Spans of a trace that are held; past it the trace is incomplete.
+/// The number of spans of a trace that are held; past it the trace is incomplete.
 /// Limit: spans of a trace that is held: 64; past it: the trace is incomplete.
 const SPANS_PER_TRACE: usize = 64;
 
-/// The spans held.
+/// The held spans.
 #[derive(Debug, Default)]
 pub(super) struct TailBuffer([Mutex<Stripe>; BUFFER_STRIPES]);
 
 #[derive(Debug, Default)]
 struct Stripe {
     traces: HashMap<TraceId, Trace>,
-    /// Traces by age; those that are gone are skipped.
+    /// The traces by age; entries of dropped traces are skipped.
     ages: VecDeque<(u64, TraceId)>,
     next: u64,
 }
@@ -38,8 +38,8 @@ struct Trace {
 // === impl TailBuffer ===
 
 impl TailBuffer {
-    /// Takes a span that ended. Once the first span of this process in its trace has ended in failure, gives all there
-    /// is of it.
+    /// Takes a span that ended. Once the first span of this process in its trace has failed, returns all held spans
+    /// of the trace.
     pub(super) fn ended(&self, span: SpanData) -> Vec<SpanData> {
         let trace = span.span_context.trace_id();
         let at = usize::from(trace.to_bytes().last().copied().unwrap_or_default()) % BUFFER_STRIPES;
@@ -87,12 +87,12 @@ impl Stripe {
         self.next += 1;
     }
 
-    /// Takes out what is below `root`. Both ends of a connection may be in this process, each with a first span of its
-    /// own.
+    /// Takes out the spans below `root`. Both ends of a connection may be in this process, each with its own first
+    /// span.
     fn take(&mut self, id: TraceId, root: SpanId) -> Vec<SpanData> {
         let Some(trace) = self.traces.get_mut(&id) else { return Vec::new() };
         let mut below = HashSet::from([root]);
-        // Children end before their parents: seen from the end, a parent comes first.
+        // Children end before their parents, so a parent comes first from the end.
         for span in trace.spans.iter().rev() {
             if below.contains(&span.parent_span_id) {
                 below.insert(span.span_context.span_id());

@@ -11,27 +11,28 @@ pub struct Flow {
     pub to: SocketAddr,
     /// Bytes of the stream seen in order.
     pub bytes: u64,
-    /// Whole TLS records among them.
+    /// The number of whole TLS records in the flow.
     pub records: u64,
     /// Whether it begins with a TLS handshake record and all of it is TLS records (content types 20 to 23,
     /// versions 0x0301 to 0x0303); false for a flow without bytes or without its beginning.
     pub is_tls: bool,
-    /// Whether the marker was in it.
+    /// Whether the flow contained the marker.
     pub has_marker: bool,
     /// Whether every byte was seen from the connection's start on.
     pub is_complete: bool,
 }
 
-/// What was seen.
+/// The result of a capture.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Captured {
-    /// All flows, by sender and receiver.
+    /// All flows, sorted by sender and receiver.
     pub flows: Vec<Flow>,
-    /// Packets that came too fast to look at; with any, an absence proves nothing.
+    /// The number of packets that the capture missed because they came too fast. If it is not zero, an absence proves
+    /// nothing.
     pub dropped: u64,
-    /// TCP packets of flows past the bound on flows.
+    /// The number of TCP packets whose flows exceeded the bound on flows.
     pub untracked: u64,
-    /// UDP datagrams that held the marker.
+    /// The number of UDP datagrams that held the marker.
     pub marked_datagrams: u64,
 }
 
@@ -46,12 +47,12 @@ impl Captured {
         })
     }
 
-    /// Whether the marker was anywhere.
+    /// Whether any flow or datagram held the marker.
     pub fn has_marker(&self) -> bool {
         self.marked_datagrams > 0 || self.flows.iter().any(|flow| flow.has_marker)
     }
 
-    /// Whether nothing was missed, so that an absence means something.
+    /// Whether the capture missed nothing, so that an absence is a proof.
     pub fn is_complete(&self) -> bool {
         self.dropped == 0 && self.untracked == 0 && self.flows.iter().all(|flow| flow.is_complete)
     }

@@ -1,4 +1,4 @@
-//! Puts segments back into streams, and looks at those.
+//! Reassembles TCP segments into streams, and inspects the streams.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -11,7 +11,7 @@ use super::{
 };
 
 const MAX_FLOWS: usize = 16_384;
-/// Bytes of one flow that wait for a missing segment.
+/// The largest number of bytes of one flow that wait for a missing segment.
 const MAX_PENDING_BYTES: usize = 8 << 20;
 const RECORD_HEADER_BYTES: usize = 5;
 /// RFC 8446 section 5.2: 2^14 bytes of content and at most 256 more.
@@ -121,7 +121,7 @@ impl Stream {
         }
     }
 
-    /// The start of a pending segment that is due.
+    /// The start of the first pending segment that is due.
     fn first_pending(&self) -> Option<u32> {
         let due = |start: &&u32| start.wrapping_sub(self.next).cast_signed() <= 0;
         self.pending.keys().find(due).copied()
@@ -142,7 +142,7 @@ impl Stream {
         }
     }
 
-    /// Takes what is new of a segment that starts at or before the next byte.
+    /// Takes the new bytes of a segment that starts at or before the next byte.
     fn take(&mut self, start: u32, payload: &[u8], marker: &[u8]) {
         let seen = self.next.wrapping_sub(start) as usize;
         let Some(new) = payload.get(seen..).filter(|new| !new.is_empty()) else { return };
@@ -188,7 +188,7 @@ impl Records {
     fn on_header(&mut self) {
         const HANDSHAKE: u8 = 22;
         let Some([kind, major, minor, high, low]) = self.header.first_chunk().copied() else {
-            // What there is of the header must look right already: plaintext may be short.
+            // The received part of the header must look right already: plaintext may be short.
             self.is_broken = self.header.first().is_some_and(|kind| !(20..=23).contains(kind));
             return;
         };

@@ -1,5 +1,5 @@
-//! Looks at the packets on a namespace's interface: what hosts really say to each other, whether that is TLS,
-//! and that a given plaintext never shows.
+//! Captures the packets on a namespace's interface. A capture shows what hosts really send to each other, whether
+//! that is TLS, and that a given plaintext never appears.
 
 use std::{
     io::{self, Read},
@@ -26,14 +26,15 @@ const POLL: Duration = Duration::from_millis(50);
 const RECEIVE_BUFFER_BYTES: usize = 8 << 20;
 const CAPTURE_BYTES: usize = 256 * 1024;
 
-/// A capture that goes on until it is finished or dropped.
+/// A capture that runs until it is finished or dropped.
 #[derive(Debug)]
 pub struct Capture(Background<io::Result<Captured>>);
 
 // === impl Capture ===
 
 impl Capture {
-    /// Starts looking at the uplink of `namespace` for `marker` (not empty). Packets from here on are seen.
+    /// Starts a capture at the uplink of `namespace`, which searches for `marker` (not empty). The capture sees every
+    /// packet from this call on.
     pub fn start(namespace: &Namespace, marker: &[u8]) -> Result<Self, AppError> {
         let failed = |source| AppError::Start { name: namespace.name().to_owned(), source };
         let socket = namespace.run(open)?.map_err(failed)?;
@@ -41,7 +42,7 @@ impl Capture {
         background_thread(namespace, move |stop| look(&socket, flows, &stop)).map(Self)
     }
 
-    /// Stops after what has been received so far.
+    /// Stops the capture after the packets that have been received so far.
     pub fn finish(self) -> Result<Captured, AppError> {
         let name = "capture".to_owned();
         self.0.finish()?.map_err(|source| AppError::Start { name, source })

@@ -8,7 +8,7 @@ const TCP: u8 = 6;
 const UDP: u8 = 17;
 const FLAG_SYN: u8 = 2;
 
-/// A packet of interest.
+/// A parsed packet of a capture.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Packet<'a> {
     Tcp(Segment<'a>),
@@ -25,13 +25,13 @@ pub(super) struct Segment<'a> {
     pub(super) payload: &'a [u8],
 }
 
-/// The packet in `frame`, unless it is something else than TCP or UDP, or cut short.
+/// The packet in `frame`; none if the frame is neither TCP nor UDP, or is cut short.
 pub(super) fn parse(frame: &[u8]) -> Option<Packet<'_>> {
     let ip = frame.get(ETHERNET_BYTES..)?;
     match frame.get(12..ETHERNET_BYTES)? {
         [0x08, 0x00] => {
             let header_bytes = usize::from(ip.first()? & 0xf) * 4;
-            // A length of zero is that of a batch too large for the field: then the frame's own end counts.
+            // A length of zero marks a batch too large for the field; the frame's own end counts then.
             let total = match usize::from(be16(ip, 2)?) {
                 0 => ip.len(),
                 total => total,

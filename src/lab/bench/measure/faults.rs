@@ -1,4 +1,4 @@
-//! What one part notices of what happens beside it.
+//! How one connection is affected by faults and load beside it.
 
 use std::time::{Duration, Instant};
 
@@ -20,20 +20,20 @@ use crate::lab::{
     control::{ControlPlane, mesh_file::Mesh},
 };
 
-/// From one echo to the next.
+/// The time from one echo to the next.
 const PACE: Duration = Duration::from_millis(1);
-/// Streams whose reader has stopped.
+/// The number of streams whose reader has stopped.
 const STOPPED: usize = 20;
-/// Clients that open connections beside the echo.
+/// The number of clients that open connections beside the echo.
 const FLOOD: usize = 64;
-/// Updates a second.
+/// The number of updates per second.
 const UPDATES: u32 = 1000;
 const MEBIBYTE: f64 = 1_048_576.0;
 
-/// An echo while the next pod opens connections.
+/// Measures an echo while the neighbouring pod opens connections.
 pub(super) fn neighbour(bench_mesh: &BenchMesh, time: Duration) -> Result<Measured, BenchError> {
     let quiet = paced(&bench_mesh.echo()?, time)?.wait()?;
-    // It begins before the echo and ends after it.
+    // The load begins before the echo and ends after it.
     let plan = requests::Plan { clients: FLOOD, keep_alive: false, time: 2 * time + LIMIT, limit: LIMIT };
     let flood = requests::start(&bench_mesh.neighbour()?, plan)?;
     pause(time / 10);
@@ -49,12 +49,12 @@ pub(super) fn neighbour(bench_mesh: &BenchMesh, time: Duration) -> Result<Measur
     ])
 }
 
-/// An echo beside streams that nobody reads.
+/// Measures an echo beside streams that nobody reads.
 pub(super) fn stalled(bench_mesh: &BenchMesh, time: Duration) -> Result<Measured, BenchError> {
     let quiet = whole(paced(&bench_mesh.echo()?, time)?.wait()?)?;
     let before = bench_mesh.usage()?;
     let stopped = throughput::stall(&bench_mesh.throughput()?, STOPPED, 2 * time + LIMIT)?;
-    // Until nothing moves any more.
+    // The pause lasts until the stalled streams move no more bytes.
     pause(time / 2);
     let echoes = paced(&bench_mesh.echo()?, time)?.wait()?;
     let after = bench_mesh.usage()?;
@@ -73,7 +73,8 @@ pub(super) fn stalled(bench_mesh: &BenchMesh, time: Duration) -> Result<Measured
     Ok(found)
 }
 
-/// The slowest of many echoes: quiet, while many workloads come, and while one after another changes.
+/// Measures the slowest of many echoes in three situations: a quiet mesh, a push of many workloads, and a stream of
+/// single changes.
 pub(super) fn stall(bench_mesh: &mut BenchMesh, effort: &Effort) -> Result<Measured, BenchError> {
     let (route, time, control) =
         (bench_mesh.echo()?, effort.time, bench_mesh.testbed.services().control()?.clone());
@@ -85,7 +86,7 @@ pub(super) fn stall(bench_mesh: &mut BenchMesh, effort: &Effort) -> Result<Measu
     if is_mesh {
         bench_mesh.testbed.services().settle(2 * SOON)?;
     }
-    // What a push leaves to be done belongs to it.
+    // Work that a push leaves behind belongs to the measurement of the push.
     pause(time.min(Duration::from_secs(1)));
     let push = whole(echoes.finish()?)?;
     control.set_bulk(0);
@@ -97,7 +98,7 @@ pub(super) fn stall(bench_mesh: &mut BenchMesh, effort: &Effort) -> Result<Measu
     let (before, begun) = (acknowledged(), Instant::now());
     let mut echoes = paced(&route, 4 * SOON)?;
     echoes.wait_until_open();
-    // Not while it is borrowed: a change waits for that.
+    // The clone ends the borrow at once, because a change of the mesh waits for the borrow.
     let mesh = Mesh::clone(&control.mesh().borrow());
     update(&control, mesh, time);
     let updates = whole(echoes.finish()?)?;
@@ -115,7 +116,7 @@ pub(super) fn stall(bench_mesh: &mut BenchMesh, effort: &Effort) -> Result<Measu
     Ok(found)
 }
 
-/// Changes a workload nobody calls, [`UPDATES`] times a second.
+/// Changes a workload that nobody calls, [`UPDATES`] times a second.
 fn update(control: &ControlPlane, mut mesh: Mesh, time: Duration) {
     let begun = Instant::now();
     for number in 1_u32.. {
@@ -136,7 +137,7 @@ fn paced(route: &Route, time: Duration) -> Result<echo::Pacing, BenchError> {
     Ok(echo::pace(route, plan)?)
 }
 
-/// A report without a loss.
+/// Returns the report if no message was lost.
 fn whole(report: Report) -> Result<Report, BenchError> {
     if report.is_clean() && report.sent > 0 {
         return Ok(report);

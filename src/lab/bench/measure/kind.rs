@@ -1,4 +1,4 @@
-//! Which measurements there are, what they need, and what they may take.
+//! The measurements, their meshes, and their effort.
 
 use std::time::Duration;
 
@@ -42,27 +42,27 @@ pub(crate) enum Measure {
     Bulk,
 }
 
-/// Connections held idle for a measurement of a second or more; fewer for a shorter one.
+/// The number of connections held idle for a measurement of a second or more; a shorter one holds fewer.
 const IDLE: usize = 4000;
-/// Workloads of a large mesh; fewer for a measurement of less than a second.
+/// The number of workloads of a large mesh; a measurement of less than a second has fewer.
 const WORKLOADS: u32 = 100_000;
 
-/// What a measurement may take.
+/// The effort of a measurement.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Effort {
-    /// How long to go on, where that is a choice.
+    /// How long a measurement goes on, if its length is a choice.
     pub(crate) time: Duration,
-    /// Connections held idle.
+    /// The number of connections held idle.
     pub(crate) idle: usize,
-    /// Workloads of a large mesh.
+    /// The number of workloads of a large mesh.
     pub(crate) workloads: u32,
 }
 
 // === impl Effort ===
 
 impl Effort {
-    /// The effort of measurements that go on for `seconds`. Short ones, which only show that all works, are of small
-    /// things.
+    /// The effort of measurements that take `seconds`. A short measurement only shows that everything works, so it is
+    /// small.
     pub(crate) fn of(seconds: f64) -> Self {
         let part = seconds.min(1.0);
         Self {
@@ -76,13 +76,13 @@ impl Effort {
 // === impl Measure ===
 
 impl Measure {
-    /// What it is about, in words.
+    /// A short description of the measurement.
     pub(crate) fn about(self) -> String {
         let value = self.to_possible_value();
         value.and_then(|value| value.get_help().map(ToString::to_string)).unwrap_or_default()
     }
 
-    /// The mesh it needs; those that need the same share one.
+    /// The layout of the mesh that the measurement needs; measurements with the same layout share a mesh.
     pub(crate) fn layout(self) -> Layout {
         match self {
             Self::Local | Self::Bulk => Layout::OneNode,
@@ -91,12 +91,12 @@ impl Measure {
         }
     }
 
-    /// Whether it needs a mesh for itself.
+    /// Whether the measurement needs a mesh for itself.
     pub(crate) fn is_alone(self) -> bool {
         matches!(self, Self::Stall | Self::Bulk)
     }
 
-    /// Whether it says anything about that contestant.
+    /// Whether the measurement applies to that contestant.
     pub(crate) fn concerns(self, contestant: &Contestant) -> bool {
         match self {
             Self::Start | Self::Idle | Self::Bulk => contestant.is_node(),
@@ -107,7 +107,7 @@ impl Measure {
         }
     }
 
-    /// Workloads that the mesh has from the start, besides its pods.
+    /// The number of workloads that the mesh has from the start, besides its pods.
     pub(crate) fn bulk(self, effort: &Effort) -> u32 {
         if self == Self::Bulk { effort.workloads } else { 0 }
     }

@@ -1,4 +1,4 @@
-//! The measurements: each takes a mesh, works, and returns figures.
+//! The measurements: each measurement uses a mesh and returns figures.
 
 mod faults;
 mod hot;
@@ -15,7 +15,7 @@ use super::{
 pub(super) use self::kind::{Effort, Measure, Measured};
 
 impl Measure {
-    /// Takes it.
+    /// Takes the measurement.
     pub(super) fn take(
         self,
         bench_mesh: &mut BenchMesh,

@@ -1,4 +1,4 @@
-//! Memory: of a proxy that does nothing, of connections that do nothing, of a large mesh.
+//! Measures the memory of an idle proxy, of idle connections, and of a large mesh.
 
 use std::time::Duration;
 
@@ -14,20 +14,20 @@ use crate::lab::{
 
 const KIBIBYTE: f64 = 1024.0;
 const MEBIBYTE: f64 = 1_048_576.0;
-/// How long a proxy may go on with what it has begun before its memory is looked at.
+/// How long a proxy may finish its work before its memory is measured.
 const SETTLE: Duration = Duration::from_secs(1);
 
-/// Of a proxy that has just started.
+/// Measures the memory of a proxy that has just started.
 pub(super) fn start(bench_mesh: &BenchMesh) -> Result<Measured, BenchError> {
     let usage = first(&bench_mesh.usage()?)?;
     let resident = usage.resident_bytes as f64 / MEBIBYTE;
     Ok(vec![("start", bench_mesh.started.as_secs_f64() * 1e3), ("rss", resident)])
 }
 
-/// Of connections that have had an answer and are kept.
+/// Measures the memory of connections that have had an answer and stay open.
 pub(super) fn idle(bench_mesh: &BenchMesh, count: usize) -> Result<Measured, BenchError> {
     let route = bench_mesh.requests()?;
-    // The code that a connection runs comes into memory with the first one, and is no connection's.
+    // The first connection loads the code that connections run; that memory belongs to no single connection.
     requests::hold(&route, 1, SOON, SOON)?.finish()?;
     let before = bench_mesh.usage()?;
     let held = requests::hold(&route, count, 3 * SOON, SOON)?;
@@ -41,7 +41,7 @@ pub(super) fn idle(bench_mesh: &BenchMesh, count: usize) -> Result<Measured, Ben
     Ok(["idle_src", "idle_dst"].into_iter().zip(before.iter().zip(&after)).map(each).collect())
 }
 
-/// Of a proxy that has taken in a large mesh.
+/// Measures the memory of a proxy that has received a large mesh.
 pub(super) fn bulk(bench_mesh: &BenchMesh) -> Result<Measured, BenchError> {
     pause(3 * SETTLE);
     let usage = first(&bench_mesh.usage()?)?;
@@ -58,7 +58,7 @@ fn first(usage: &[Usage]) -> Result<Usage, BenchError> {
     usage.first().copied().ok_or(BenchError::Layout)
 }
 
-/// Waits; nothing here shares the thread.
+/// Blocks the thread; nothing else runs on it.
 pub(super) fn pause(time: Duration) {
     let end = std::time::Instant::now() + time;
     while let Some(left) = end.checked_duration_since(std::time::Instant::now()) {

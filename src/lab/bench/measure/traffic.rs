@@ -1,4 +1,4 @@
-//! How much goes through, how fast, and what it takes of the processors.
+//! Measures throughput, latency and processor time.
 
 use std::time::Duration;
 
@@ -15,15 +15,15 @@ use crate::lab::{
 
 /// How long the last answers and bytes may take.
 pub(super) const LIMIT: Duration = Duration::from_secs(10);
-/// Clients with a connection each that they keep.
+/// The number of clients that each keep one connection.
 const KEEPERS: usize = 64;
-/// Clients that open a connection for each request.
+/// The number of clients that open a connection for each request.
 pub(super) const OPENERS: usize = 32;
 
 const GIGABYTE: f64 = 1e9;
 const MEBIBYTE: f64 = 1_048_576.0;
 
-/// Bytes of one or more streams.
+/// Measures the throughput of one or more streams.
 pub(super) fn throughput(
     measure: Measure,
     bench_mesh: &BenchMesh,
@@ -50,7 +50,7 @@ pub(super) fn throughput(
     Ok(found)
 }
 
-/// Requests on one connection or many, kept or new ones.
+/// Measures requests on one connection or many, kept or new.
 pub(super) fn requests(
     measure: Measure,
     bench_mesh: &BenchMesh,
@@ -83,7 +83,7 @@ pub(super) fn requests(
     })
 }
 
-/// The same between pods of one node.
+/// Measures the same traffic between pods of one node.
 pub(super) fn local(bench_mesh: &BenchMesh, time: Duration) -> Result<Measured, BenchError> {
     let plan = throughput::Plan { direction: Direction::Up, streams: 1, time, limit: LIMIT };
     let moved = throughput::run(&bench_mesh.throughput()?, plan)?;
@@ -102,7 +102,7 @@ fn ask(
     checked(requests::run(&bench_mesh.requests()?, plan)?)
 }
 
-/// A report without failures.
+/// Returns the report if no request failed.
 pub(super) fn checked(report: Report) -> Result<Report, BenchError> {
     match &report.first_failure {
         None => Ok(report),
@@ -114,18 +114,18 @@ pub(super) fn checked(report: Report) -> Result<Report, BenchError> {
     }
 }
 
-/// Processor seconds of each proxy.
+/// The processor seconds of each proxy.
 fn seconds(before: &[Usage], after: &[Usage]) -> Vec<f64> {
     let spent = |(before, after): (&Usage, &Usage)| after.cpu.saturating_sub(before.cpu).as_secs_f64();
     before.iter().zip(after).map(spent).collect()
 }
 
-/// Of all proxies together; none where there is none.
+/// The sum over all proxies; none without a proxy.
 fn total(used: &[f64]) -> Option<f64> {
     used.iter().copied().reduce(|all, one| all + one)
 }
 
-/// In microseconds.
+/// The time in microseconds.
 pub(super) fn micros(time: Duration) -> f64 {
     time.as_secs_f64() * 1e6
 }

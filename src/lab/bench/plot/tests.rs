@@ -15,7 +15,7 @@ fn bars_are_parts_of_what_goes_without_a_proxy() {
     {
         assert!(drawing.contains(shown), "{shown} is not in\n{drawing}");
     }
-    // The longest bar of those on one scale, half of it, and the longest of each cost.
+    // The drawing has the longest bar of the common scale, half of that bar, and the longest bar of each cost.
     let widths = ["410.0", "205.0"].map(|width| drawing.matches(&format!("width=\"{width}\"")).count());
     assert_eq!(widths, [3, 1], "{drawing}");
     assert!(!drawing.contains("8 streams") && !drawing.contains("10,000 connections"));

@@ -1,5 +1,6 @@
-//! Addresses for hosts and services that were given none: found from the name, so that the same host has the same
-//! address in every mesh file, whatever stands around it. Only two names that meet at one address move the later one.
+//! Addresses for hosts and services that have none in the mesh file. An address is derived from the name, so the same
+//! host has the same address in every mesh file. If two names yield the same address, the later name gets another
+//! one.
 
 use std::{
     collections::HashSet,
@@ -8,10 +9,10 @@ use std::{
 
 use crate::lab::control::hash::hash;
 
-/// Where the lab's control plane listens, on the fabric: no host of a mesh file may have it.
+/// The address of the lab's control plane on the fabric; no host of a mesh file may have it.
 pub const CONTROL_IP: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 254));
 
-/// A range that one kind of address is taken from; none begins or ends another.
+/// A range for one kind of address; no range overlaps another.
 #[derive(Clone, Copy)]
 pub(super) struct Range {
     first: Ipv4Addr,
@@ -35,12 +36,12 @@ impl Addresses {
         Self { taken: HashSet::from([CONTROL_IP]) }
     }
 
-    /// Takes `ip`; whether it was free.
+    /// Takes `ip`, and returns whether the address was free.
     pub(super) fn take(&mut self, ip: IpAddr) -> bool {
         self.taken.insert(ip)
     }
 
-    /// Takes an address of `range` for the bearer of `name`; none if all are in use.
+    /// Takes an address of `range` for the bearer of `name`; none if all addresses are in use.
     pub(super) fn choose(&mut self, range: Range, name: &[&str]) -> Option<IpAddr> {
         let start = u32::try_from(hash(name) % u64::from(range.count)).unwrap_or(0);
         (0..range.count)

@@ -1,4 +1,4 @@
-//! From the file as written to a mesh that holds together. Goes on past every problem, to name them all.
+//! Turns the file as written into a checked mesh. The check continues after a problem, to report all problems.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -15,16 +15,16 @@ use super::{
     raw,
 };
 
-/// What namespace and service account are unless said.
+/// The default name of a namespace and of a service account.
 const DEFAULT: &str = "default";
 
-/// Collects problems; everything of the file is looked at with it.
+/// Collects the problems of the whole file.
 struct Check {
     problems: Vec<Problem>,
     addresses: Addresses,
 }
 
-/// One item of the file: where it stands and how to call it.
+/// One item of the file: its position and its description.
 #[derive(Clone)]
 struct Item {
     line: u64,
@@ -38,7 +38,7 @@ pub(super) fn mesh(raw: raw::Mesh) -> Result<Mesh, Problems> {
     let known: HashSet<String> = nodes.keys().cloned().collect();
     let only = (known.len() == 1).then(|| known.iter().next().cloned()).flatten();
 
-    // Addresses that are said come first, so that one chosen never takes them.
+    // Addresses that the file gives are taken first, so that no chosen address collides with them.
     let nodes = check.nodes(nodes);
     let mut pods: Vec<(Item, Pod)> = pods.into_iter().map(|pod| check.pod(pod, only.as_deref())).collect();
     let mut outside: Vec<(Item, Outside)> = outside.into_iter().map(|host| check.outside(host)).collect();
@@ -80,7 +80,7 @@ impl Check {
         self.problems.push(Problem { line: item.line, what: format!("{}: {what}", item.label) });
     }
 
-    /// The value of `text`, or a problem and nothing.
+    /// Parses `text`; a failure adds a problem and returns none.
     fn parse<T, E: std::fmt::Display>(&mut self, item: &Item, key: &str, text: &str) -> Option<T>
     where
         T: std::str::FromStr<Err = E>,
@@ -198,7 +198,7 @@ impl Check {
             ips: self.ips(&item, raw.ip.0),
             app: raw.app.unwrap_or_else(|| name.clone()),
             version: raw.version.unwrap_or_else(|| "v1".into()),
-            // Who is not captured has no proxy to end a tunnel.
+            // A pod that is not captured has no proxy to end a tunnel.
             protocol: raw.protocol.unwrap_or(if captured { Protocol::Hbone } else { Protocol::Tcp }),
             waypoint: self.gateway(&item, "waypoint", raw.waypoint.as_deref()),
             run: raw.run.0,
@@ -224,7 +224,7 @@ impl Check {
         let mut services: Vec<(Item, Service, bool)> =
             raw.into_iter().map(|service| self.service(service, pods)).collect();
         self.unique(services.iter().map(|(item, s, _)| (item, format!("{}/{}", s.namespace, s.hostname))));
-        // VIPs may be shared between namespaces, so only those chosen must be new.
+        // Namespaces may share VIPs, so only chosen addresses must be new.
         for (_, service, _) in &services {
             for vip in &service.vips {
                 self.addresses.take(vip.addresses.addr());
@@ -244,7 +244,7 @@ impl Check {
         services.into_iter().map(|(_, service, _)| service).collect()
     }
 
-    /// The service, and whether an address is to be chosen for it.
+    /// The service, and whether the check must choose an address for it.
     fn service(&mut self, raw: raw::Service, pods: &[Pod]) -> (Item, Service, bool) {
         let namespace = raw.namespace.unwrap_or_else(|| DEFAULT.into());
         let (line, name) = (raw.name.referenced.line(), raw.name.value);

@@ -2,7 +2,7 @@
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
-/// The port of HBONE.
+/// The default port of HBONE.
 const HBONE_PORT: u16 = 15008;
 
 /// A waypoint or a gateway: `namespace/hostname`, `address` or `network/address`, each with `:port` if it is not 15008.
@@ -13,23 +13,23 @@ pub enum Gateway {
     Hostname {
         /// The Kubernetes namespace.
         namespace: String,
-        /// Fully qualified.
+        /// The fully qualified hostname.
         hostname: String,
-        /// Its HBONE port.
+        /// The gateway's HBONE port.
         port: u16,
     },
     /// A service or a workload by its address.
     Address {
-        /// The network the address is valid in; empty is the default one.
+        /// The network in which the address is valid; empty is the default network.
         network: String,
-        /// The address.
+        /// The address of the service or workload.
         address: IpAddr,
-        /// Its HBONE port.
+        /// The gateway's HBONE port.
         port: u16,
     },
 }
 
-/// Why a text is no gateway.
+/// The error of a text that is no gateway.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is neither namespace/hostname, address nor network/address, each with or without :port")]
 pub struct GatewayError(pub String);

@@ -1,4 +1,4 @@
-//! What a mesh file describes, checked.
+//! The checked contents of a mesh file.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -10,60 +10,60 @@ use super::{
 };
 use crate::lab::control::hash::hash;
 
-/// A mesh, checked: every name that is referred to exists, and every host has an address of its own.
+/// A checked mesh: every name that the file refers to exists, and every host has its own address.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Mesh {
     /// The address of each node.
     pub nodes: BTreeMap<String, IpAddr>,
-    /// In the order of the file.
+    /// The pods in the order of the file.
     pub pods: Vec<Pod>,
-    /// Hosts the mesh knows nothing of.
+    /// The hosts that are not part of the mesh.
     pub outside: Vec<Outside>,
-    /// In the order of the file.
+    /// The services in the order of the file.
     pub services: Vec<Service>,
-    /// In the order of the file.
+    /// The policies in the order of the file.
     pub policies: Vec<Policy>,
-    /// Namespaces whose pods take no plaintext.
+    /// The namespaces whose pods refuse plaintext.
     pub strict: Vec<String>,
 }
 
 /// One pod.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pod {
-    /// Unique in its namespace.
+    /// The pod's name, unique in its namespace.
     pub name: String,
     /// The Kubernetes namespace.
     pub namespace: String,
     /// The service account.
     pub service_account: String,
-    /// The node it runs on, one of [`Mesh::nodes`].
+    /// The pod's node, one of [`Mesh::nodes`].
     pub node: String,
-    /// At least one, unique in the mesh.
+    /// The pod's addresses: at least one, unique in the mesh.
     pub ips: Vec<IpAddr>,
-    /// What services and policies select it by; its name unless said.
+    /// The label by which services and policies select the pod; by default the pod's name.
     pub app: String,
-    /// Shown in telemetry.
+    /// The version shown in telemetry.
     pub version: String,
-    /// Whether its traffic is redirected to the node's proxy.
+    /// Whether the pod's traffic is redirected to the node's proxy.
     pub captured: bool,
-    /// The applications it runs, in the lab's own words.
+    /// The applications that the pod runs, in the lab's own words.
     pub run: Vec<String>,
-    /// How other proxies reach it.
+    /// How other proxies reach the pod.
     pub protocol: Protocol,
-    /// The waypoint that traffic to it goes through.
+    /// The waypoint for traffic to the pod.
     pub waypoint: Option<Gateway>,
-    /// What else the control plane says of it.
+    /// Further properties that the control plane announces for the pod.
     pub announce: Announce,
 }
 
 /// A host outside the mesh.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outside {
-    /// Unique among outside hosts.
+    /// The host's name, unique among outside hosts.
     pub name: String,
-    /// At least one, unique in the mesh.
+    /// The host's addresses: at least one, unique in the mesh.
     pub ips: Vec<IpAddr>,
-    /// The applications it runs, in the lab's own words.
+    /// The applications that the host runs, in the lab's own words.
     pub run: Vec<String>,
 }
 
@@ -74,98 +74,99 @@ pub struct Service {
     pub name: String,
     /// The Kubernetes namespace.
     pub namespace: String,
-    /// Fully qualified.
+    /// The fully qualified hostname.
     pub hostname: String,
-    /// None for a headless service.
+    /// The virtual addresses; a headless service has none.
     pub vips: Vec<Vip>,
-    /// Service port to target port.
+    /// The target port of each service port.
     pub ports: BTreeMap<u16, u16>,
-    /// Its endpoints, as indexes into [`Mesh::pods`], ascending.
+    /// The service's endpoints, as indexes into [`Mesh::pods`], ascending.
     pub endpoints: Vec<usize>,
-    /// The waypoint that traffic to it goes through.
+    /// The waypoint for traffic to the service.
     pub waypoint: Option<Gateway>,
-    /// SPIFFE ids accepted besides the endpoints' own.
+    /// The SPIFFE ids accepted besides the endpoints' own.
     pub subject_alt_names: Vec<String>,
     /// How endpoints are chosen.
     pub load_balancing: Option<LoadBalancing>,
-    /// Wins ties between namespaces.
+    /// Whether the service wins ties between namespaces.
     pub canonical: bool,
-    /// Who sees it.
+    /// The clients that see the service.
     pub visibility: Visibility,
 }
 
 /// An address of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vip {
-    /// The network it is valid in; empty is the default one.
+    /// The network in which the address is valid; empty is the default network.
     pub network: String,
-    /// One address, or many.
+    /// One address, or a range of addresses.
     pub addresses: IpNet,
 }
 
 /// One authorization policy.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
-    /// Unique in its namespace.
+    /// The policy's name, unique in its namespace.
     pub name: String,
-    /// The namespace it is of.
+    /// The policy's namespace.
     pub namespace: String,
-    /// What it applies to.
+    /// The pods that the policy applies to.
     pub scope: Scope,
-    /// What it does when a rule matches.
+    /// The action of the policy when a rule matches.
     pub action: Action,
-    /// Evaluated and logged, never enforced.
+    /// Whether the policy is only evaluated and logged, never enforced.
     pub dry_run: bool,
-    /// The pods it is bound to, as indexes into [`Mesh::pods`], for [`Scope::Workload`].
+    /// The pods that the policy is bound to, as indexes into [`Mesh::pods`], for [`Scope::Workload`].
     pub pods: Vec<usize>,
-    /// Any may match.
+    /// The rules, of which any may match.
     pub rules: Vec<Rule>,
 }
 
-/// Both sides must match; a side that says nothing matches everything.
+/// A rule matches if both sides match; a side without conditions matches everything.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Rule {
-    /// Any may match.
+    /// The sources, of which any may match.
     pub from: Vec<Source>,
-    /// Any may match.
+    /// The targets, of which any may match.
     pub to: Vec<Target>,
 }
 
-/// Who connects: all that is said must hold, any value of a list will do, and none of a `not` list may.
+/// The conditions on a client. Every condition must hold: one value of a list must match, and no value of a `not`
+/// list may.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Source {
-    /// Namespaces; `*` at either end stands for anything, alone for any that is not empty.
+    /// The client's namespaces; `*` at either end matches any text, and `*` alone matches any non-empty text.
     pub namespaces: Listed<String>,
-    /// `trust-domain/ns/namespace/sa/account`, with `*` as above.
+    /// The client's principals as `trust-domain/ns/namespace/sa/account`, with `*` as in `namespaces`.
     pub principals: Listed<String>,
-    /// `namespace/account`, in any trust domain.
+    /// The client's accounts as `namespace/account`, in any trust domain.
     pub service_accounts: Listed<(String, String)>,
-    /// Addresses.
+    /// The client's addresses.
     pub ip_blocks: Listed<IpNet>,
 }
 
-/// What is connected to.
+/// The conditions on the destination.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Target {
-    /// Ports of the pod.
+    /// The ports of the pod.
     pub ports: Listed<u16>,
-    /// Addresses of the pod.
+    /// The addresses of the pod.
     pub ip_blocks: Listed<IpNet>,
 }
 
-/// Values of which one must be met, and values of which none may.
+/// A list of values of which one must match, and a list of values of which none may.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Listed<T> {
-    /// One of these, if there are any.
+    /// One of these values must match, if the list is not empty.
     pub any: Vec<T>,
-    /// None of these.
+    /// None of these values may match.
     pub none: Vec<T>,
 }
 
 // === impl Mesh ===
 
 impl Mesh {
-    /// The pod of that name, where it is unique, or of that `namespace/name`.
+    /// The pod of that name, if the name is unique, or of that `namespace/name`.
     pub fn pod(&self, name: &str) -> Option<&Pod> {
         let index = find_pod(&self.pods, name, None)?;
         self.pods.get(index)
@@ -180,12 +181,12 @@ impl Mesh {
 // === impl Pod ===
 
 impl Pod {
-    /// The name by which the control plane knows it (docs/spec/protos.md 1).
+    /// The name by which the control plane knows the pod (docs/spec/protos.md 1).
     pub fn workload_uid(&self) -> String {
         format!("Kubernetes//Pod/{}/{}", self.namespace, self.name)
     }
 
-    /// The uid by which istio-cni knows it: made of its name, in the form of Kubernetes' own.
+    /// The uid by which istio-cni knows the pod: derived from the pod's name, in the form of Kubernetes' own.
     pub fn kubernetes_uid(&self) -> String {
         let high = hash(&[&self.namespace, &self.name, "uid", "high"]);
         let low = hash(&[&self.namespace, &self.name, "uid", "low"]);
@@ -199,7 +200,7 @@ impl Pod {
         )
     }
 
-    /// Its identity, `spiffe://` and all.
+    /// The pod's identity, including the prefix `spiffe://`.
     pub fn spiffe_id(&self) -> String {
         let trust_domain = self.announce.trust_domain.as_deref().unwrap_or("cluster.local");
         format!("spiffe://{trust_domain}/ns/{}/sa/{}", self.namespace, self.service_account)
@@ -214,8 +215,8 @@ impl<T> Default for Listed<T> {
     }
 }
 
-/// The index of the pod called `namespace/name`, or `name` in the `home` namespace, or `name` anywhere if it is the
-/// only one.
+/// The index of the pod called `namespace/name`, or `name` in the `home` namespace. A bare `name` also finds a pod of
+/// another namespace if it is the only one.
 pub(super) fn find_pod(pods: &[Pod], name: &str, home: Option<&str>) -> Option<usize> {
     let (namespace, name) = name.split_once('/').map_or((None, name), |(ns, name)| (Some(ns), name));
     let mut named = pods.iter().enumerate().filter(|(_, pod)| pod.name == name);

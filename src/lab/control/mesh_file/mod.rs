@@ -20,7 +20,7 @@
 //! strict: [shop]                            # refuse plaintext to the pods of these namespaces
 //! ```
 //!
-//! Unknown keys are errors with their line, and all that is wrong with the values is said at once.
+//! Unknown keys are errors with their line. All problems of the values are reported at once.
 
 mod addresses;
 mod check;
@@ -47,10 +47,10 @@ pub use self::{
     },
 };
 
-/// The largest mesh file read.
+/// The largest size of a mesh file, in bytes.
 const FILE_BYTES: u64 = 64 * 1024 * 1024;
 
-/// Why there is no mesh.
+/// The error of a mesh file.
 #[derive(Debug, thiserror::Error)]
 pub enum MeshFileError {
     /// The file cannot be read.
@@ -58,13 +58,13 @@ pub enum MeshFileError {
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error of the read.
         error: io::Error,
     },
-    /// The file is larger than any mesh file.
+    /// The file exceeds the largest size.
     #[error("{} has more than {FILE_BYTES} bytes", .0.display())]
     TooLarge(PathBuf),
-    /// It is no YAML, or has unknown keys or values of the wrong kind. The text names the line and shows it.
+    /// The file is no YAML, or has unknown keys or values of the wrong kind. The text names the line and shows it.
     #[error("{0}")]
     Yaml(String),
     /// The values are wrong.
@@ -90,9 +90,9 @@ impl Mesh {
     /// Parses and checks the text of a mesh file.
     ///
     /// # Errors
-    /// All but those of reading.
+    /// Every error of [`MeshFileError`] except those of reading.
     pub fn parse(text: &str) -> Result<Self, MeshFileError> {
-        // A file of comments is an empty mesh.
+        // A file that has only comments is an empty mesh.
         let raw: Option<raw::Mesh> =
             serde_saphyr::from_str(text).map_err(|error| MeshFileError::Yaml(error.render()))?;
         check::mesh(raw.unwrap_or_default()).map_err(MeshFileError::Invalid)

@@ -1,17 +1,17 @@
-//! What is wrong in a mesh file, and where.
+//! The problems of a mesh file, and their lines.
 
 use std::fmt;
 
-/// Something wrong in a mesh file.
+/// A problem in a mesh file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// The line, from 1.
+    /// The line, counted from 1.
     pub line: u64,
-    /// What is wrong with what.
+    /// The item, and what is wrong with it.
     pub what: String,
 }
 
-/// All that is wrong in a mesh file, in the order of its lines.
+/// All problems of a mesh file, in the order of its lines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problems(pub Vec<Problem>);
 

@@ -1,4 +1,4 @@
-//! The file as it is written. What a value means and whether it is right is for `check`.
+//! The file as it is written. The module `check` interprets and checks the values.
 
 use std::{collections::BTreeMap, fmt, marker::PhantomData};
 
@@ -119,54 +119,54 @@ pub(super) struct To {
     pub(super) not_ip_blocks: Vec<String>,
 }
 
-/// What the control plane says of a pod besides the common things.
+/// Further properties that the control plane announces for a pod.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Announce {
-    /// Whether it is ready.
+    /// Whether the pod is ready.
     pub status: Status,
-    /// `cluster.local` unless said.
+    /// The pod's trust domain; by default `cluster.local`.
     pub trust_domain: Option<String>,
-    /// The network it is in; empty is the default one.
+    /// The pod's network; empty is the default network.
     pub network: String,
-    /// The gateway to its network, as a [`super::Gateway`] is written.
+    /// The gateway to the pod's network, written like a [`super::Gateway`].
     pub network_gateway: Option<String>,
-    /// Its weight among endpoints; 1 unless said.
+    /// The pod's weight among endpoints; by default 1.
     pub capacity: Option<u32>,
-    /// Where it is.
+    /// The pod's locality.
     pub locality: Locality,
-    /// It shares its node's address.
+    /// Whether the pod shares its node's address.
     pub host_network: bool,
-    /// It speaks HBONE by itself.
+    /// Whether the pod speaks HBONE by itself.
     pub native_tunnel: bool,
     /// The port of the application's own PROXY protocol listener.
     pub proxy_protocol_port: Option<u16>,
-    /// A name instead of addresses, for DNS to resolve.
+    /// A hostname instead of addresses, which DNS resolves.
     pub hostname: Option<String>,
 }
 
-/// Where a pod is. Empty parts are unknown.
+/// The locality of a pod. An empty part is unknown.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Locality {
-    /// The largest.
+    /// The region, the largest part.
     pub region: String,
-    /// In the region.
+    /// The zone in the region.
     pub zone: String,
-    /// In the zone.
+    /// The subzone in the zone.
     pub subzone: String,
 }
 
-/// How an endpoint of a service is chosen.
+/// How a service chooses its endpoints.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct LoadBalancing {
-    /// How strictly to prefer.
+    /// How strictly the preferences apply.
     pub mode: LbMode,
-    /// What to prefer, in order.
+    /// The preferences, in order.
     #[serde(default)]
     pub preference: Vec<LbScope>,
-    /// Whether pods that are not ready count.
+    /// Whether pods that are not ready are endpoints.
     #[serde(default)]
     pub health: HealthPolicy,
 }
@@ -175,9 +175,9 @@ pub struct LoadBalancing {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Protocol {
-    /// Through its node's proxy.
+    /// Other proxies reach the pod through its node's proxy.
     Hbone,
-    /// Plainly.
+    /// Other proxies connect to the pod in plaintext.
     Tcp,
 }
 
@@ -185,14 +185,14 @@ pub enum Protocol {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
-    /// It is.
+    /// The pod is ready.
     #[default]
     Healthy,
-    /// It is not.
+    /// The pod is not ready.
     Unhealthy,
 }
 
-/// What a policy applies to.
+/// The pods that a policy applies to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Scope {
@@ -200,28 +200,28 @@ pub enum Scope {
     Mesh,
     /// The pods of its namespace.
     Namespace,
-    /// The pods it names.
+    /// The pods that the policy names.
     Workload,
 }
 
-/// What a policy does.
+/// The action of a policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Action {
-    /// Lets in what a rule matches, and nothing else.
+    /// The policy admits connections that match a rule, and refuses all others.
     Allow,
-    /// Keeps out what a rule matches.
+    /// The policy refuses connections that match a rule.
     Deny,
 }
 
-/// Who sees a service.
+/// The clients that see a service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Visibility {
-    /// Everybody.
+    /// All clients.
     #[default]
     Public,
-    /// The pods of its namespace.
+    /// The pods of the service's namespace.
     Namespace,
 }
 
@@ -229,17 +229,17 @@ pub enum Visibility {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LbMode {
-    /// All are equal.
+    /// All endpoints are equal.
     Standard,
-    /// Only those that match every preference.
+    /// Only endpoints that match every preference are used.
     Strict,
-    /// Those that match most.
+    /// The endpoints that match the most preferences are used.
     Failover,
-    /// None is chosen: the address dialled is kept.
+    /// No endpoint is chosen; the connection keeps the address that the client dialled.
     Passthrough,
 }
 
-/// What endpoints are compared by.
+/// The property by which endpoints are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LbScope {
@@ -257,14 +257,14 @@ pub enum LbScope {
     Network,
 }
 
-/// Which endpoints count.
+/// The health that an endpoint needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum HealthPolicy {
-    /// Those that are ready.
+    /// Only ready endpoints are used.
     #[default]
     OnlyHealthy,
-    /// All.
+    /// All endpoints are used.
     AllowAll,
 }
 

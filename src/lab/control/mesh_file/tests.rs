@@ -156,7 +156,7 @@ fn chosen_addresses_do_not_depend_on_what_stands_around() {
     let among =
         of("nodes: {n: , m: }\npods: [{name: a, node: n}, {name: web, node: m}, {name: z, node: n}]", "web");
     assert_eq!(alone, among);
-    // It gives way to whoever says that address.
+    // The chosen address gives way to a host that states the same address.
     let taken = format!("nodes: {{n: }}\npods: [{{name: web}}, {{name: first, ip: {alone}}}]");
     assert_ne!(of(&taken, "web"), alone);
     assert_eq!(alone.to_string(), "10.77.72.97", "and never changes from version to version");

@@ -1,4 +1,4 @@
-//! The subscriber by itself; the server over TLS is tested beside `ControlPlane`.
+//! Tests of the subscriber alone; the tests of `ControlPlane` cover the server over TLS.
 
 use prost::Message;
 
