@@ -415,8 +415,8 @@ impl<N: Clone> Session<N> {
         self.pods.insert(uid.clone(), Entry { state, trouble: None });
     }
 
-    /// Handles a deletion before the end of the snapshot, which only drops a failed start. The end of the snapshot
-    /// stops other pods.
+    /// Handles a deletion before the end of the snapshot, which only drops a failed start or a planned restart. The end
+    /// of the snapshot stops other pods.
     fn forget_failed(&mut self, uid: &Arc<str>) {
         let Some(entry) = self.pods.get_mut(uid) else { return };
         entry.trouble = None;
