@@ -17,7 +17,7 @@ use std::{
 use dashmap::{DashMap, Entry};
 use ipnet::IpNet;
 
-/// The number of shards, large enough that a shard grows quickly in an index of 100,000 entries and delays no reader.
+/// The number of shards. With this number a shard stays small, so no reader waits long while a shard grows.
 /// Limit: parts of an index, each with a lock: 64; past it: keys share a part and its lock.
 const INDEX_SHARDS: usize = 64;
 
