@@ -34,7 +34,7 @@ pub struct OtlpConfig {
 /// How log records are exported.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct LogExport {
-    /// Where to.
+    /// The collector that receives the export.
     pub collector: CollectorConfig,
     /// What waits for the exporter.
     pub queue: ExportQueue,
@@ -43,7 +43,7 @@ pub struct LogExport {
 /// How metrics are exported.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct MetricExport {
-    /// Where to.
+    /// The collector that receives the export.
     pub collector: CollectorConfig,
     /// From one export to the next.
     #[serde(serialize_with = "summary::duration")]

@@ -20,7 +20,7 @@ const QUEUE_MAX: usize = 1_000_000;
 /// Where one kind of telemetry goes.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct CollectorConfig {
-    /// Where to.
+    /// The collector's address.
     pub endpoint: OtlpEndpoint,
     /// How the collector is spoken to.
     pub protocol: OtlpProtocol,
@@ -71,7 +71,7 @@ pub struct ExportQueue {
 /// The variables of one kind of telemetry.
 pub(super) struct Names {
     pub(super) exporter: Var,
-    /// An exporter that is none here: it is always on.
+    /// The name of an exporter that needs no export, because it is always on.
     pub(super) always: &'static str,
     /// What a collector's path ends in where only its base is given (the OTLP specification, "Endpoint URLs for
     /// OTLP/HTTP").
@@ -100,7 +100,7 @@ pub(super) struct QueueVars {
     pub(super) delay: Var,
 }
 
-/// Those for all kinds.
+/// The variables for all kinds of telemetry.
 static ALL: CollectorVars = CollectorVars::new([
     "OTEL_EXPORTER_OTLP_ENDPOINT",
     "OTEL_EXPORTER_OTLP_PROTOCOL",
