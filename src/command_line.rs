@@ -1,4 +1,4 @@
-//! What all command lines of this program share: the colours of help texts, and errors of at most two lines.
+//! The parts that all command lines of this program share: the colours of help texts, and errors of at most two lines.
 
 use std::{ffi::OsString, process::ExitCode};
 
@@ -18,7 +18,7 @@ pub const STYLES: Styles = Styles::styled()
     .literal(AnsiColor::Cyan.on_default().bold())
     .placeholder(AnsiColor::Cyan.on_default());
 
-/// The heading of a section that is written by hand, in the colour of the generated ones.
+/// The heading of a handwritten section, in the colour of the generated headings.
 #[macro_export]
 macro_rules! help_heading {
     ($heading:literal) => {
@@ -29,16 +29,16 @@ macro_rules! help_heading {
 /// Reads `args`, the first of which is the program's name.
 ///
 /// # Errors
-/// The line is wrong, or asks for help or the version. What there is to say has been printed; the exit code is left.
+/// The line is wrong, or asks for help or the version. The text has been printed, and the error is the exit code.
 pub fn parse<P: Parser>(args: impl IntoIterator<Item = OsString>) -> Result<P, ExitCode> {
     let args: Vec<OsString> = args.into_iter().collect();
     P::try_parse_from(&args).map_err(|error| refuse(&error, &P::command(), &args))
 }
 
-/// Prints the help or the version that was asked for, or why the line is wrong.
+/// Prints the requested help or version, or the reason why the line is wrong.
 pub fn refuse(error: &Error, command: &Command, args: &[OsString]) -> ExitCode {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
-        // Whoever closed the pipe has seen enough.
+        // A reader that closed the pipe wants no more output.
         let _ = error.print();
         return ExitCode::SUCCESS;
     }
@@ -67,14 +67,14 @@ fn message(rendered: &str) -> String {
     format!("{message}{nearest}")
 }
 
-/// What may follow a command that does nothing by itself.
+/// The subcommands that may follow a command that does nothing by itself.
 fn choices(command: &Command, path: &str) -> String {
     let names = command.get_subcommands().filter(|below| !below.is_hide_set()).map(Command::get_name);
     let names: Vec<&str> = names.filter(|name| *name != "help").collect();
     format!("`{path}` needs a command: {}", names.join(", "))
 }
 
-/// The command that the line names, and the words that do so: `warren lab up`.
+/// The command that the line names, and the words that name the command: `warren lab up`.
 fn meant<'a>(command: &'a Command, args: &[OsString]) -> (&'a Command, String) {
     let mut command = command;
     let mut path = command.get_bin_name().unwrap_or(command.get_name()).to_owned();

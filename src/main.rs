@@ -120,8 +120,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether the arguments, without the program's name, start the proxy: there are none, or the first is `proxy`. What
-/// follows is ignored, as charts of the reference pass more, except for a sole question for help.
+/// Whether the arguments, without the program's name, start the proxy: there are none, or the first is `proxy`. Further
+/// arguments are ignored, because charts of the reference pass more, except for a single `--help` or `-h`.
 fn is_proxy(args: &[OsString]) -> bool {
     match args {
         [] => true,
@@ -136,7 +136,7 @@ fn completions(shell: Shell) -> ExitCode {
         Shell::Zsh => clap_complete::Shell::Zsh,
         Shell::Fish => clap_complete::Shell::Fish,
     };
-    // What generates them takes a failed write for impossible.
+    // The generator panics on a failed write, so it writes to memory first.
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut CommandLine::command(), "warren", &mut script);
     match std::io::stdout().write_all(&script) {
@@ -173,7 +173,7 @@ fn proxy() -> ExitCode {
         eprintln!("Error: {error}");
         FAILED
     });
-    // The log is flushed. Shards may still be dropping what they hold, which must not meet a process being torn down.
+    // The log is flushed. Shards may still be dropping their values, which must not run while the process is torn down.
     limits::exit(code)
 }
 
@@ -200,7 +200,7 @@ async fn serve(config: &Config, logging: &Logging) -> u8 {
         Ok(limit) => tracing::info!(target: "main", limit, "open files"),
         Err(error) => tracing::warn!(target: "main", %error, "cannot raise the limit of open files"),
     }
-    // Before anything answers: from then on it may be told to end.
+    // Signals are caught before the proxy answers requests, because from then on it may be told to stop.
     let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
     let (Ok(terminate), Ok(interrupt)) = signals else {
         eprintln!("Error: cannot listen for signals");
@@ -216,7 +216,7 @@ async fn serve(config: &Config, logging: &Logging) -> u8 {
     }
 }
 
-/// Waits for the end, and brings it about gently if it was asked for.
+/// Waits until the proxy has to stop. After a request to stop, existing connections may end within a deadline.
 async fn wait(config: &Config, mut proxy: Proxy, mut terminate: Signal, mut interrupt: Signal) -> u8 {
     let mut zds = proxy.zds.status();
     let why = tokio::select! {

@@ -1,4 +1,4 @@
-//! Addresses as the roles they play, so that a peer cannot be passed where an original destination belongs.
+//! Types for addresses by their roles, so that code cannot pass a peer where it needs an original destination.
 
 use std::{
     fmt,
@@ -6,30 +6,30 @@ use std::{
     str::FromStr,
 };
 
-/// Where the application's connection was going before it was redirected to the proxy.
+/// The destination of the application's connection before the redirection to the proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct OrigDst(SocketAddr);
 
-/// Who opened the connection, as its own node or network sees it.
+/// The address that opened the connection, as seen by the client's node or network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ClientAddr(SocketAddr);
 
 /// The authority of an HBONE CONNECT (docs/spec/dataplane.md 2.3).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum HboneAddr {
-    /// `ip:port`; IPv6 in brackets on the wire.
+    /// `ip:port`, with an IPv6 address in brackets on the wire.
     Ip(SocketAddr),
     /// `hostname:port`.
     Host(Box<str>, u16),
 }
 
-/// Why a CONNECT authority is not one.
+/// Why a CONNECT authority is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AuthorityError {
-    /// There is no `:port`, or it is not a number from 1 to 65535.
+    /// The authority has no `:port`, or the port is not a number from 1 to 65535.
     #[error("authority {0:?} has no valid port")]
     Port(String),
-    /// The part before the port is empty or holds characters no hostname has.
+    /// The part before the port is empty, or holds characters that no hostname has.
     #[error("authority {0:?} has no valid host")]
     Host(String),
 }
@@ -37,7 +37,7 @@ pub enum AuthorityError {
 // === impl OrigDst ===
 
 impl OrigDst {
-    /// Wraps `addr`, an IPv4 address mapped into IPv6 becoming plain IPv4.
+    /// Wraps `addr`. An IPv4-mapped IPv6 address becomes plain IPv4.
     pub fn new(addr: SocketAddr) -> Self {
         Self(canonical(addr))
     }
@@ -61,7 +61,7 @@ impl OrigDst {
 // === impl ClientAddr ===
 
 impl ClientAddr {
-    /// Wraps `addr`, an IPv4 address mapped into IPv6 becoming plain IPv4.
+    /// Wraps `addr`. An IPv4-mapped IPv6 address becomes plain IPv4.
     pub fn new(addr: SocketAddr) -> Self {
         Self(canonical(addr))
     }
@@ -135,7 +135,7 @@ impl fmt::Display for HboneAddr {
     }
 }
 
-/// `addr` with an IPv4-mapped IPv6 address turned into IPv4, and no flow label or scope.
+/// Returns `addr` without flow label and scope. An IPv4-mapped IPv6 address becomes IPv4.
 pub fn canonical(addr: SocketAddr) -> SocketAddr {
     SocketAddr::new(addr.ip().to_canonical(), addr.port())
 }

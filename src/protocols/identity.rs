@@ -11,7 +11,7 @@ const SCHEME: &str = "spiffe://";
 pub struct Identity {
     /// The whole URI.
     uri: Arc<str>,
-    /// Byte ranges of the three parts: the ends of trust domain and namespace (the rest follows from them).
+    /// The end of the trust domain in bytes. The ends of trust domain and namespace give the ranges of all three parts.
     trust_domain_end: u16,
     namespace_end: u16,
 }
@@ -25,7 +25,7 @@ impl Identity {
     /// The identity of a service account.
     ///
     /// # Errors
-    /// A part is empty, holds a `/`, or all together are longer than 2,048 bytes.
+    /// A part is empty or holds a `/`, or the whole URI is longer than 2,048 bytes.
     pub fn new(trust_domain: &str, namespace: &str, service_account: &str) -> Result<Self, IdentityError> {
         format!("{SCHEME}{trust_domain}/ns/{namespace}/sa/{service_account}").parse()
     }

@@ -3,7 +3,7 @@
 //! The data path fills borrowed values; nothing here allocates. Missing and empty values both read `unknown`: Kiali
 //! skips a series that lacks a label.
 
-/// What a label says when its value is missing or empty.
+/// The value of a label that is missing or empty.
 pub const UNKNOWN: &str = "unknown";
 
 /// All labels of a series, in the order of the contract.
@@ -37,8 +37,8 @@ pub const TRAFFIC: [&str; 27] = [
     "destination_zone",
 ];
 
-/// The place of `response_flags` among [`TRAFFIC`]. Before it come the values of [`TrafficLabels::before_flag`], after it
-/// those of [`TrafficLabels::security`] and [`TrafficLabels::locality`].
+/// The place of `response_flags` among [`TRAFFIC`]. Before it come the values of [`TrafficLabels::before_flag`], after
+/// it those of [`TrafficLabels::security`] and [`TrafficLabels::locality`].
 ///
 /// No limit: a place.
 pub const FLAG_AT: usize = 21;
@@ -46,9 +46,9 @@ pub const FLAG_AT: usize = 21;
 /// Which side of a connection this proxy serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reporter {
-    /// Outbound and SOCKS5: the client is local.
+    /// The client is local, as for outbound and SOCKS5 connections.
     Source,
-    /// Inbound: the server is local.
+    /// The server is local, as for inbound connections.
     Destination,
 }
 
@@ -57,11 +57,11 @@ pub enum Reporter {
 pub enum Security {
     /// HBONE.
     MutualTls,
-    /// Anything else.
+    /// Any other transport.
     Unknown,
 }
 
-/// What is known of one end of a connection. `None` and `Some("")` mean the same.
+/// The known labels of one end of a connection. `None` and `Some("")` mean the same.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Endpoint<'a> {
     /// Name of the workload's owner (a deployment, say), not of the pod.
@@ -97,16 +97,16 @@ pub struct ServiceName<'a> {
     pub name: Option<&'a str>,
 }
 
-/// Everything a traffic series is told apart by, but the response flag.
+/// All labels that tell traffic series apart, except the response flag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TrafficLabels<'a> {
-    /// Who reports.
+    /// The side that reports.
     pub reporter: Reporter,
     /// The client's end.
     pub source: Endpoint<'a>,
     /// The next hop: the workload, or its waypoint.
     pub destination: Endpoint<'a>,
-    /// The service meant.
+    /// The service that the client meant.
     pub service: ServiceName<'a>,
     /// How the connection is secured.
     pub security: Security,
@@ -147,7 +147,7 @@ impl Security {
 // === impl Endpoint ===
 
 impl<'a> Endpoint<'a> {
-    /// Whether workload data is there; a principal alone, which TLS gives, is not.
+    /// Whether workload data is known. A principal alone, which TLS provides, is no workload data.
     pub fn is_known(&self) -> bool {
         [self.workload, self.canonical_service, self.namespace, self.cluster, self.region, self.zone]
             .into_iter()
@@ -195,7 +195,7 @@ impl<'a> TrafficLabels<'a> {
         [reporter, a, b, c, d, e, f, g, h, host, namespace, name, i, j, k, l, m, n, o, p, "tcp"]
     }
 
-    /// Values of the last four labels, or none when nothing is known of either workload.
+    /// Values of the last four labels, or `None` when neither workload is known.
     pub fn locality(&self) -> Option<[&'a str; 4]> {
         (self.source.is_known() || self.destination.is_known()).then(|| {
             [

@@ -1,4 +1,4 @@
-//! Wire formats and decisions, pure: no actors, sockets, spawning, clocks, environment or files.
+//! Pure wire formats and decisions: this module uses no actors, sockets, spawning, clocks, environment or files.
 
 pub mod addr;
 pub mod ca;

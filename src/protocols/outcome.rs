@@ -1,15 +1,15 @@
-//! How a connection ended, and what metrics and logs say of it: one table (docs/spec/controlplane.md 5.3, 6.2
+//! The outcomes of connections, with their metric labels and log texts in one table (docs/spec/controlplane.md 5.3, 6.2
 //! and 6.3; docs/spec/dataplane.md 2.7).
 
 use std::{borrow::Cow, error::Error, fmt, sync::Arc};
 
 use super::relay::RelayError;
 
-/// What the layer below said. An error is kept as it is, and becomes text here and nowhere else. Two causes are equal
-/// if their texts are.
+/// The cause that the layer below reported. An error is kept as it is and only becomes text when it is displayed. Two
+/// causes are equal if their texts are equal.
 #[derive(Clone)]
 pub enum Cause {
-    /// A text of our own.
+    /// A text of this proxy.
     Text(Cow<'static, str>),
     /// An error.
     Error(Arc<dyn Error + Send + Sync>),
@@ -18,17 +18,17 @@ pub enum Cause {
 /// Value of the `response_flags` label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ResponseFlag {
-    /// Ended as both sides wanted.
+    /// The connection ended as both sides wanted.
     Ok,
-    /// A policy said no.
+    /// A policy denied the connection.
     Deny,
-    /// The next hop could not be reached, or an error without a flag of its own.
+    /// The next hop could not be reached, or the error has no flag of its own.
     Connect,
     /// A certificate or TLS could not be set up.
     TlsFailure,
     /// HTTP/2 failed.
     H2HandshakeFailure,
-    /// Dialling HBONE timed out, as a NetworkPolicy makes it.
+    /// Dialling HBONE timed out, which a NetworkPolicy may cause.
     NetworkPolicy,
     /// There is no certificate for the local workload.
     IdentityError,
@@ -36,7 +36,7 @@ pub enum ResponseFlag {
     CertRevoked,
 }
 
-/// How loudly an outcome is logged.
+/// The log level of an outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Severity {
     /// Nothing went wrong.
@@ -50,22 +50,22 @@ pub enum Severity {
 pub enum Outcome {
     /// Both directions were carried to their end.
     Complete,
-    /// This proxy ended it.
+    /// This proxy ended the connection.
     Cut(Cut),
-    /// A policy refused it.
+    /// A policy denied the connection.
     Denied(Denial),
-    /// There was nowhere to send it.
+    /// The connection had no next hop.
     Unroutable(Unroutable),
-    /// A step of setting it up, or its transport, failed.
+    /// A step of the setup or the transport failed.
     Failed(Failure),
 }
 
 /// Why this proxy ended a live connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cut {
-    /// Shutdown, or the pod left.
+    /// The proxy shuts down, or the pod left.
     Drain,
-    /// A policy that now applies forbids it.
+    /// A changed policy forbids the connection.
     PolicyChange,
     /// The peer's certificate was revoked.
     Revoked,
@@ -77,10 +77,10 @@ pub enum Denial {
     /// A DENY policy matched: `<namespace>/<name>`.
     #[error("explicitly denied by: {0}")]
     Explicit(Box<str>),
-    /// There are ALLOW policies and none matched.
+    /// ALLOW policies exist and none of them matched.
     #[error("allow policies exist, but none allowed")]
     NotAllowed,
-    /// The destination is no workload we know.
+    /// The destination is no known workload.
     #[error("workload not found")]
     WorkloadNotFound,
     /// The destination is not the workload of this pod.
@@ -91,13 +91,13 @@ pub enum Denial {
 /// Why no next hop was found.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unroutable {
-    /// The waypoint a destination names is not known.
+    /// The waypoint that the destination names is not known.
     #[error("unknown waypoint: {0}")]
     UnknownWaypoint(#[source] Cause),
-    /// The service has no endpoint that may be used.
+    /// The service has no usable endpoint.
     #[error("no healthy upstream: {0}")]
     NoHealthyUpstream(#[source] Cause),
-    /// A workload without addresses whose hostname did not resolve.
+    /// The workload has no addresses, and its hostname did not resolve.
     #[error("no ip addresses were resolved for workload: {0}")]
     NoAddresses(#[source] Cause),
     /// The local workload is not known to the control plane: `<sa>.<ns> (<pod>)`.
@@ -106,15 +106,15 @@ pub enum Unroutable {
     /// The destination is a port of this proxy.
     #[error("attempted recursive call to ourselves")]
     Recursive,
-    /// A tunnel request that is no CONNECT.
+    /// The tunnel request is no CONNECT.
     #[error("expected method CONNECT, got {0}")]
     NotConnect(#[source] Cause),
-    /// Something needed did not arrive in time: what it was.
+    /// The named item did not arrive in time.
     #[error("timed out waiting for {0}")]
     Waited(#[source] Cause),
 }
 
-/// What failed on the way to the next hop or while bytes were carried.
+/// The step that failed on the way to the next hop or while the relay carried bytes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
     /// The next hop refused or did not answer.
@@ -123,28 +123,28 @@ pub enum Failure {
     /// Dialling an HBONE port timed out.
     #[error("connection timed out, maybe a NetworkPolicy is blocking HBONE port 15008: {0}")]
     HboneTimeout(#[source] Cause),
-    /// Input or output outside the copying of bytes.
+    /// Input or output failed outside the relay.
     #[error("io error: {0}")]
     Io(#[source] Cause),
-    /// TLS or its certificates.
+    /// TLS or its certificates failed.
     #[error("tls error: {0}")]
     Tls(#[source] Cause),
-    /// No certificate for the local identity.
+    /// There is no certificate for the local identity.
     #[error("identity error: {0}")]
     Identity(#[source] Cause),
-    /// The HTTP/2 handshake of a tunnel.
+    /// The HTTP/2 handshake of a tunnel failed.
     #[error("http2 handshake failed: {0}")]
     H2Handshake(#[source] Cause),
-    /// A tunnel or one of its streams.
+    /// A tunnel or one of its streams failed.
     #[error("h2 failed: {0}")]
     H2(#[source] Cause),
     /// The peer answered the CONNECT with another status than 200.
     #[error("http status: {0}")]
     Status(u16),
-    /// Reading from the client or writing what it sent.
+    /// Reading from the client failed, or writing the client's bytes failed.
     #[error("send: {0}")]
     Send(#[source] Cause),
-    /// Reading from the destination or writing what it sent.
+    /// Reading from the destination failed, or writing the destination's bytes failed.
     #[error("receive: {0}")]
     Receive(#[source] Cause),
 }
@@ -152,12 +152,12 @@ pub enum Failure {
 // === impl Cause ===
 
 impl Cause {
-    /// The cause is `error`.
+    /// Makes a cause of `error`.
     pub fn of(error: impl Error + Send + Sync + 'static) -> Self {
         Self::Error(Arc::new(error))
     }
 
-    /// The cause is `error`, which others share.
+    /// Makes a cause of a shared `error`.
     pub fn shared(error: &Arc<impl Error + Send + Sync + 'static>) -> Self {
         Self::Error(error.clone())
     }

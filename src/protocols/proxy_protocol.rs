@@ -22,7 +22,7 @@ pub(crate) fn encode(src: SocketAddr, dst: SocketAddr, identity: Option<&Identit
             addresses.extend(dst.octets());
             0x21
         }
-        // The receiver takes no addresses from a connection whose ends differ in family.
+        // The header carries no addresses if the two ends differ in address family.
         _ => 0x01,
     };
     if !addresses.is_empty() {

@@ -1,4 +1,4 @@
-//! Whether a connection is let in (docs/spec/dataplane.md 5). Nothing here allocates.
+//! The decision whether a connection is allowed (docs/spec/dataplane.md 5). The evaluation does not allocate.
 
 use std::{
     fmt,
@@ -17,64 +17,64 @@ use super::{
 /// A connection, as policies see it.
 #[derive(Clone, Copy, Debug)]
 pub struct Flow<'a> {
-    /// Who opened it: the peer of its TCP connection.
+    /// The client's address: the peer of the TCP connection.
     pub src: SocketAddr,
-    /// Who opened it, by mutual TLS; plaintext has none.
+    /// The client's identity by mutual TLS. A plaintext connection has none.
     pub identity: Option<&'a Identity>,
-    /// The workload's address and the port the application listens on.
+    /// The workload's address and the port that the application listens on.
     pub dst: SocketAddr,
 }
 
 /// The workload a connection is for, as policies see it.
 #[derive(Clone, Copy, Debug)]
 pub struct Destination<'a, S> {
-    /// Its namespace.
+    /// The workload's namespace.
     pub namespace: &'a str,
-    /// The keys of the policies bound to it.
+    /// The keys of the policies bound to the workload.
     pub policies: &'a [S],
 }
 
-/// What is decided.
+/// The decision about a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict<'a> {
-    /// Let it in.
+    /// Allow the connection.
     Allow,
-    /// Keep it out.
+    /// Deny the connection.
     Deny(DenyReason),
-    /// The workload names a policy the table does not hold: wait for it, bounded, then keep the connection
-    /// out with [`DenyReason::Unknown`].
+    /// The workload names a policy that the table does not hold. The caller waits for the policy up to a deadline, then
+    /// denies the connection with [`DenyReason::Unknown`].
     Unknown {
         /// The policy's key.
         policy: &'a str,
     },
 }
 
-/// Why a connection is kept out. Displayed as operators know it (docs/spec/controlplane.md 6.3).
+/// Why a connection is denied. Operators know the displayed texts (docs/spec/controlplane.md 6.3).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DenyReason {
     /// A DENY policy matched.
     Explicit {
         /// The policy.
         policy: Arc<Policy>,
-        /// Which of its rules matched, from 0.
+        /// The index of the rule that matched, from 0.
         rule: usize,
     },
     /// ALLOW policies apply and none matched.
     NoneAllowed,
-    /// The workload names this policy, and the control plane has not sent it in time.
+    /// The workload names this policy, and the control plane has not sent the policy in time.
     Unknown(Box<str>),
 }
 
-/// A policy that would have had a say if it were enforced.
+/// A dry-run policy that would count if it were enforced.
 #[derive(Clone, Copy, Debug)]
 pub struct DryRun<'a> {
     /// The policy: a DENY that matched, or an ALLOW, whether or not it matched.
     pub policy: &'a Policy,
-    /// Whether it matched.
+    /// Whether the policy matched.
     pub matched: bool,
 }
 
-/// What one walk over the policies finds without looking at ALLOW rules.
+/// The result of the walk over all policies, which evaluates DENY rules only.
 struct Denials<'a> {
     denied: Option<DenyReason>,
     unknown: Option<&'a str>,
@@ -83,16 +83,15 @@ struct Denials<'a> {
 
 /// Decides about `flow`. Dry-run policies are reported to `log` and otherwise have no effect.
 ///
-/// A DENY that matches decides even while another policy is unknown; short of that an unknown one leaves it
-/// open, since it could be the DENY that matters.
+/// A matching DENY policy decides even while another policy is unknown. Without such a match an unknown policy leaves
+/// the decision open, because the unknown policy may be a DENY that matches.
 pub fn evaluate<'a, S: AsRef<str>>(
     table: &PolicyTable,
     destination: &Destination<'a, S>,
     flow: &Flow<'_>,
     log: &mut dyn FnMut(DryRun<'_>),
 ) -> Verdict<'a> {
-    // Policies hold plain IPv4 networks, so an address mapped into IPv6 has to become one before it is
-    // compared.
+    // Policies hold plain IPv4 networks, so an IPv4-mapped IPv6 address has to become IPv4 before the comparison.
     let flow = &Flow { src: canonical(flow.src), dst: canonical(flow.dst), ..*flow };
     let denials = denials(table, destination, flow, log);
     if let Some(reason) = denials.denied {
@@ -182,7 +181,7 @@ fn matching_rule(policy: &Policy, flow: &Flow<'_>) -> Option<usize> {
 }
 
 fn all(matching: &Match, flow: &Flow<'_>) -> bool {
-    // Without an attribute it says nothing, and saying nothing must not let anyone in.
+    // A match without tests says nothing, and must not allow any connection.
     !matching.tests().is_empty() && matching.tests().iter().all(|test| holds(test, flow))
 }
 

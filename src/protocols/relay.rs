@@ -79,11 +79,11 @@ pub enum RelayError {
 /// How reading from a side ended.
 #[derive(Debug)]
 pub enum End {
-    /// It said that nothing more comes; the other direction may go on.
+    /// The side has sent its last byte. The other direction may go on.
     Finished,
     /// The side is gone in both directions.
     Gone(Option<RelayError>),
-    /// Reading failed; what is written may still arrive.
+    /// Reading failed, but written bytes may still arrive.
     Failed(RelayError),
 }
 
@@ -93,23 +93,24 @@ pub trait Side {
     fn poll_chunk(&mut self, cx: &mut Context<'_>, max: usize, buffers: &Buffers)
     -> Poll<Result<Bytes, End>>;
 
-    /// Whether it is worth while to ask for bytes. Ready unless that is known for nothing.
+    /// Waits until the side may have bytes. A side that cannot tell is always ready.
     fn poll_readable(&mut self, _: &mut Context<'_>) -> Poll<()> {
         Poll::Ready(())
     }
 
-    /// How reading has ended, if that is known already. Asked after a chunk that was all there was: its last bytes and
-    /// the end then go on together.
+    /// How reading has ended, if the end is already known. The relay asks after a chunk that left nothing to read, so
+    /// the last bytes and the end go on together.
     fn ended(&mut self, cx: &mut Context<'_>) -> Option<End>;
 
     /// `n` bytes of a chunk have been passed on, so the peer may send as many more.
     fn passed(&mut self, n: usize);
 
-    /// How many bytes can be written now, at most about `want` and at least one. `None`: nothing can be written any more.
+    /// How many bytes can be written now, at most about `want` and at least one. `None`: nothing can be written any
+    /// more.
     fn poll_room(&mut self, cx: &mut Context<'_>, want: usize) -> Poll<Result<usize, Option<RelayError>>>;
 
-    /// Writes all of `chunk`, advancing it by what is taken; `last` if [`Side::poll_finish`] comes next. The error is `None`
-    /// where the peer's going away is no news.
+    /// Writes all of `chunk` and advances `chunk` by the bytes taken. `last` is true if [`Side::poll_finish`] comes
+    /// next. The error is `None` if the peer merely went away.
     fn poll_write(
         &mut self,
         cx: &mut Context<'_>,
@@ -117,16 +118,16 @@ pub trait Side {
         last: bool,
     ) -> Poll<Result<(), Option<RelayError>>>;
 
-    /// There is nothing to write for now: room that was set aside is given back, or the idle streams of a tunnel would
-    /// together hold all the window its peer allows. Ready if this side is found to be gone.
+    /// Gives reserved room back while there is nothing to write. Otherwise the idle streams of a tunnel would together
+    /// hold the peer's whole window. The result is ready if this side is gone.
     fn poll_idle(&mut self, _: &mut Context<'_>) -> Poll<Option<RelayError>> {
         Poll::Pending
     }
 
-    /// Says that nothing more comes.
+    /// Half-closes the side after its last byte.
     fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 
-    /// The connection, if its bytes are passed on as they are.
+    /// The TCP connection, if the side passes bytes on unchanged.
     fn plain(&self) -> Option<&TcpStream> {
         None
     }
@@ -134,8 +135,9 @@ pub trait Side {
 
 /// Carries bytes from one TCP connection to another past the memory of the process. `()` carries none.
 pub trait Shortcut {
-    /// Moves what there is from the first to the second connection, adding to `moved` what has arrived there, until the
-    /// source has nothing for now, `moved` reaches `turn`, or either side ends. When it is ready nothing is under way.
+    /// Moves bytes from the first to the second connection, and adds the bytes that arrived to `moved`. The move stops
+    /// when the source is empty, `moved` reaches `turn`, or either side ends. When the call is ready, no bytes are on
+    /// the way.
     fn poll_pass(
         &mut self,
         cx: &mut Context<'_>,
@@ -145,14 +147,14 @@ pub trait Shortcut {
     ) -> Poll<Passed>;
 }
 
-/// Where a [`Shortcut`] stands.
+/// The reason why a [`Shortcut`] stopped.
 #[derive(Debug)]
 pub enum Passed {
-    /// There was so little that copying is better.
+    /// The source had so few bytes that copying is better.
     Little,
-    /// There is no way but copying.
+    /// The shortcut cannot be used, so the relay has to copy.
     Unable,
-    /// It is the turn of others; there may be more.
+    /// Other tasks get their turn; the source may have more bytes.
     Turn,
     /// The source has ended, or has broken.
     End(io::Result<()>),
@@ -170,8 +172,8 @@ pub trait Meter {
 
 /// A relay between two sides. It completes when both directions have ended, with the first fault if there was one.
 ///
-/// A future of its own rather than an async function, which would hold its arguments twice: every idle connection
-/// keeps one of these.
+/// The relay is a handwritten future, because an async function would hold its arguments twice, and every idle
+/// connection keeps a relay.
 #[must_use = "futures do nothing unless polled"]
 pub struct Relay<'a, A, B, M, S = ()> {
     a: A,
@@ -227,7 +229,7 @@ impl<A: Side + Unpin, B: Side + Unpin, M: Meter, S: Shortcut + Unpin> Future for
         let back_ended = this.back.poll(cx, &mut this.b, &mut this.a, this.buffers);
         this.meter.forward(std::mem::take(&mut this.forth.moved));
         this.meter.backward(std::mem::take(&mut this.back.moved));
-        // With a side gone in both directions, what the other one still has for it cannot arrive.
+        // If one side is gone in both directions, the other side's remaining bytes cannot arrive.
         if this.forth.gone {
             this.back.state = State::Ended;
         }
@@ -261,7 +263,7 @@ struct Direction<S> {
     chunk: u32,
     state: State,
     gone: bool,
-    /// Boxed, as nearly all directions hold none.
+    /// The fault, boxed because nearly all directions have none.
     fault: Option<Box<RelayError>>,
 }
 
@@ -316,7 +318,7 @@ impl<S: Shortcut> Direction<S> {
                 Ok(false) => {}
                 Err(fault) => return self.end(fault),
             }
-            // Before room is asked for: most of the time nothing is there.
+            // The source is checked before room is requested, because most of the time the source has no bytes.
             if from.poll_readable(cx).is_pending() {
                 let gone = ready!(to.poll_idle(cx));
                 return self.end(gone);
@@ -347,8 +349,8 @@ impl<S: Shortcut> Direction<S> {
         }
     }
 
-    /// Moves what there is without copying it, if there is much. Whether to look again, or to copy what comes next; the
-    /// error is that of [`Side::poll_write`].
+    /// Moves a large amount of bytes without copying. The result tells whether to look again or to copy the next bytes.
+    /// The error is that of [`Side::poll_write`].
     fn poll_shortcut(
         &mut self,
         cx: &mut Context<'_>,
@@ -405,7 +407,7 @@ pub trait Last {
     fn send(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize>;
 }
 
-/// As all others.
+/// Sends the last bytes like all other bytes.
 impl Last for () {
     fn send(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
         stream.try_write(bytes)
@@ -422,14 +424,14 @@ pub struct TcpSide<L = ()> {
 // === impl TcpSide ===
 
 impl TcpSide {
-    /// Sends its last bytes as all others.
+    /// Makes a side that sends its last bytes like all other bytes.
     pub fn new(stream: TcpStream) -> Self {
         Self::of(stream)
     }
 }
 
 impl<L> TcpSide<L> {
-    /// A connection whose last bytes are sent as `L` has it.
+    /// Makes a side that sends its last bytes through `L`.
     pub fn of(stream: TcpStream) -> Self {
         Self { stream, last: PhantomData }
     }
@@ -450,7 +452,7 @@ impl<L: Last> Side for TcpSide<L> {
     }
 
     fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        // An error shows when it is read.
+        // The next read reports an error.
         self.stream.poll_read_ready(cx).map(drop)
     }
 
@@ -462,7 +464,7 @@ impl<L: Last> Side for TcpSide<L> {
         let mut byte = [0];
         match self.stream.poll_peek(cx, &mut ReadBuf::new(&mut byte)) {
             Poll::Ready(Ok(0)) => Some(End::Finished),
-            // It is told once.
+            // The socket reports the error only once.
             Poll::Ready(Err(error)) => Some(broken(error)),
             Poll::Ready(Ok(_)) | Poll::Pending => None,
         }
@@ -497,7 +499,7 @@ impl<L: Last> Side for TcpSide<L> {
     }
 
     fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        // A connection that is gone already needs no half-close.
+        // A connection that is already gone needs no half-close.
         Pin::new(&mut self.stream).poll_shutdown(cx).map(|_| ())
     }
 }
@@ -524,9 +526,9 @@ pub fn poll_read_chunk(
     })
 }
 
-/// How an error of its source ends a direction.
+/// The end of a direction whose source failed with `error`.
 pub fn broken(error: io::Error) -> End {
-    // Nothing can be written to it either.
+    // After a reset nothing can be written to the connection either.
     if error.kind() == io::ErrorKind::ConnectionReset {
         End::Gone(None)
     } else if went_away(&error) {
@@ -536,12 +538,12 @@ pub fn broken(error: io::Error) -> End {
     }
 }
 
-/// What an error of its destination says to a direction.
+/// The fault of a direction whose destination failed with `error`.
 fn unsent(error: io::Error) -> Option<RelayError> {
     (!went_away(&error)).then_some(RelayError::Send(error))
 }
 
-/// Whether the error says no more than that the application closed or reset its connection.
+/// Whether the error only means that the application closed or reset its connection.
 fn went_away(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, UnexpectedEof};
     matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected | UnexpectedEof)

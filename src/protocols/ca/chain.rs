@@ -1,4 +1,4 @@
-//! The authority's answer: leaf first, intermediates between, the bundle of roots last
+//! The authority's answer: the leaf first, then the intermediates, and the bundle of roots last
 //! (docs/spec/controlplane.md 3.2).
 
 use std::time::{Duration, SystemTime};
@@ -9,10 +9,10 @@ use x509_parser::{certificate::X509Certificate, prelude::FromDer, time::ASN1Time
 
 use crate::protocols::identity::{Identity, IdentityError};
 
-/// Most intermediates an answer may hold.
+/// The maximum number of intermediates in an answer.
 /// Limit: intermediates in an authority's answer: 16; past it: the answer is refused.
 pub const INTERMEDIATES_MAX: usize = 16;
-/// Most roots an answer may hold.
+/// The maximum number of roots in an answer.
 /// Limit: roots in an authority's answer: 512; past it: the answer is refused.
 pub const ROOTS_MAX: usize = 512;
 
@@ -24,75 +24,75 @@ const END: &str = "-----END CERTIFICATE-----";
 pub struct Certificate {
     /// The certificate itself.
     pub der: CertificateDer<'static>,
-    /// The text it came as.
+    /// The certificate as PEM text of the answer.
     pub pem: Box<str>,
     /// Serial number, decimal.
     pub serial: Box<str>,
-    /// Valid from here on.
+    /// The start of the validity.
     pub not_before: SystemTime,
-    /// Valid until here.
+    /// The end of the validity.
     pub not_after: SystemTime,
 }
 
-/// A checked answer.
+/// An answer of the authority that passed the checks.
 #[derive(Clone, Debug)]
 pub struct Chain {
-    /// Whom the leaf names.
+    /// The identity that the leaf names.
     pub identity: Identity,
     /// The workload's own certificate.
     pub leaf: Certificate,
-    /// What leads from the leaf towards a root, in the order of the answer. May be empty.
+    /// The intermediates between the leaf and a root, in the order of the answer. The list may be empty.
     pub intermediates: Vec<Certificate>,
-    /// The roots peers are verified against. Never empty.
+    /// The roots that peers are verified against. The list is never empty.
     pub roots: Vec<Certificate>,
 }
 
 /// Why an answer is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ChainError {
-    /// There is nothing in it.
+    /// The answer holds no element.
     #[error("the chain is empty")]
     Empty,
-    /// There is a leaf but nothing to verify peers against.
+    /// The answer holds a leaf but no roots.
     #[error("the chain has no root: it holds a single element")]
     NoRoot,
-    /// An element is not PEM, or not of certificates.
+    /// An element is not PEM, or holds no certificate.
     #[error("element {index} of the chain holds no certificate in PEM")]
     Pem {
-        /// Which element, from 0.
+        /// The index of the element, from 0.
         index: usize,
     },
-    /// An element is PEM of something that is no X.509 certificate.
+    /// An element is PEM, but its content is no X.509 certificate.
     #[error("element {index} of the chain is no X.509 certificate: {reason}")]
     X509 {
-        /// Which element, from 0.
+        /// The index of the element, from 0.
         index: usize,
-        /// What the decoder says.
+        /// The decoder's error text.
         reason: String,
     },
-    /// There are more certificates than anybody needs.
+    /// The answer holds more certificates than the limit.
     #[error("the chain holds {count} {what}, at most {limit} are accepted")]
     TooLong {
         /// "intermediates" or "roots".
         what: &'static str,
-        /// How many there are.
+        /// The number of certificates.
         count: usize,
-        /// The bound.
+        /// The limit.
         limit: usize,
     },
-    /// The leaf names nobody.
+    /// The leaf has no URI name.
     #[error("the certificate has no URI name, {expected} was asked for")]
     NoName {
-        /// Whom it was asked for, or "a SPIFFE identity".
+        /// The requested identity, or "a SPIFFE identity".
         expected: String,
     },
     /// The leaf's first URI name is no identity of a workload.
     #[error("the certificate names nobody: {0}")]
     Name(#[from] IdentityError),
-    /// The leaf names somebody else.
+    /// The leaf names another identity.
     #[error("the certificate is for {presented}, {expected} was asked for")]
     OtherName {
-        /// Whom it was asked for.
+        /// The requested identity.
         expected: Identity,
         /// The leaf's first URI name.
         presented: String,
@@ -128,7 +128,7 @@ fn limit(what: &'static str, count: usize, limit: usize) -> Result<(), ChainErro
     if count > limit { Err(ChainError::TooLong { what, count, limit }) } else { Ok(()) }
 }
 
-/// The certificates of one element: at least one.
+/// Reads the certificates of one element, of which there is at least one.
 fn certificates(index: usize, text: &str) -> Result<Vec<Certificate>, ChainError> {
     let mut found = Vec::new();
     let mut rest = text;
@@ -155,13 +155,13 @@ fn certificate(index: usize, pem: String) -> Result<Certificate, ChainError> {
     Ok(Certificate { der, pem: pem.into(), serial, not_before, not_after })
 }
 
-/// Times before 1970 become 1970: they are over either way.
+/// Converts a time. A time before 1970 becomes 1970, because such a time has passed in any case.
 fn system_time(t: ASN1Time) -> SystemTime {
     let seconds = u64::try_from(t.timestamp()).unwrap_or(0);
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
-/// Whom a leaf names.
+/// Reads the identity that a leaf names.
 fn name(leaf: &CertificateDer<'_>, expected: Option<&Identity>) -> Result<Identity, ChainError> {
     let parsed =
         EndEntityCert::try_from(leaf).map_err(|e| ChainError::X509 { index: 0, reason: e.to_string() })?;

@@ -10,7 +10,7 @@ use crate::protocols::identity::Identity;
 
 /// A key and the request that asks for its certificate.
 pub struct Csr {
-    /// The private key. Never leaves this process.
+    /// The private key, which never leaves this process.
     pub key: PrivateKeyDer<'static>,
     /// The PKCS#10 request in PEM.
     pub pem: String,

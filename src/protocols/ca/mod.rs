@@ -1,5 +1,5 @@
-//! The mesh certificate authority's client, without its transport: what is asked for ([`csr`]), what an
-//! answer must look like ([`chain`]) and when to ask (`schedule`). Source: docs/spec/controlplane.md 3.
+//! The client of the mesh certificate authority, without its transport: the signing request ([`csr`]), the answer
+//! ([`chain`]) and the times of requests (`schedule`). Source: docs/spec/controlplane.md 3.
 
 pub mod chain;
 pub mod csr;
@@ -9,10 +9,10 @@ use std::{sync::Arc, time::Duration};
 
 use crate::protocols::identity::Identity;
 
-/// Why one request to the authority brought no certificate.
+/// Why a request to the authority yielded no certificate.
 #[derive(Debug, thiserror::Error)]
 pub enum IssueError {
-    /// No connection to the authority: name, TCP, TLS.
+    /// The connection to the authority failed: name lookup, TCP or TLS.
     #[error("certificate authority {address} is unreachable: {reason}")]
     PeerUnreachable {
         /// The authority as configured.
@@ -25,19 +25,19 @@ pub enum IssueError {
     PeerRefused {
         /// The gRPC status code's name.
         code: String,
-        /// The authority's own words.
+        /// The text of the status.
         message: String,
     },
     /// The authority did not answer in time.
     #[error("certificate authority gave no answer within {}", Seconds(*after))]
     PeerSilent {
-        /// How long was waited.
+        /// The time waited.
         after: Duration,
     },
     /// The authority's answer is no usable chain.
     #[error("certificate authority sent an unusable chain: {0}")]
     PeerChain(#[from] chain::ChainError),
-    /// The chain is sound but its certificate is already past its end by this node's clock.
+    /// The chain is valid, but its certificate is already expired by this node's clock.
     #[error("certificate authority sent a certificate that ended {} ago by this node's clock", Seconds(*ago))]
     PeerExpired {
         /// How long ago it ended.
@@ -63,7 +63,7 @@ pub enum CertError {
     /// The last attempt failed; the next one runs in the background.
     #[error("no certificate for {identity}: {reason}")]
     Unavailable {
-        /// Whose certificate.
+        /// The identity of the certificate.
         identity: Identity,
         /// The last failure.
         reason: Arc<IssueError>,
@@ -71,42 +71,42 @@ pub enum CertError {
     /// The identity's last workload left this node while the caller waited.
     #[error("no certificate for {identity}: its last workload on this node is gone")]
     Forgotten {
-        /// Whose certificate.
+        /// The identity of the certificate.
         identity: Identity,
     },
-    /// The caller's own patience ended first.
+    /// The caller's deadline passed first.
     #[error("no certificate for {identity} within {}", Seconds(*after))]
     TimedOut {
-        /// Whose certificate.
+        /// The identity of the certificate.
         identity: Identity,
-        /// How long the caller waited.
+        /// The time that the caller waited.
         after: Duration,
     },
     /// Too many callers wait already.
     #[error("no certificate for {identity}: {limit} callers wait for certificates already")]
     TooManyWaiters {
-        /// Whose certificate.
+        /// The identity of the certificate.
         identity: Identity,
-        /// The bound that is reached.
+        /// The limit that is reached.
         limit: usize,
     },
     /// Too many identities are known already.
     #[error("no certificate for {identity}: this node holds {limit} identities already")]
     TooManyIdentities {
-        /// Whose certificate.
+        /// The identity of the certificate.
         identity: Identity,
-        /// The bound that is reached.
+        /// The limit that is reached.
         limit: usize,
     },
     /// The certificate actor is not running.
     #[error("no certificate for {identity}: the certificate actor is down")]
     LocalDown {
-        /// Whose certificate.
+        /// The identity of the certificate.
         identity: Identity,
     },
 }
 
-/// Seconds with as many digits as a reader wants.
+/// Displays a duration in seconds, rounded for readers.
 struct Seconds(Duration);
 
 // === impl Seconds ===

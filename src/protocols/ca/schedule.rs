@@ -1,4 +1,4 @@
-//! When to ask the authority, for whom, and who is told (docs/spec/controlplane.md 3.3).
+//! The schedule of requests to the authority, and of replies to callers (docs/spec/controlplane.md 3.3).
 //!
 //! ```text
 //!            Fetch/Prefetch           slot free            answer
@@ -6,8 +6,8 @@
 //!                               ^                                    |
 //!                               +------------------------------------+
 //! ```
-//! Validity is judged by wall time, waiting is measured in monotonic time; when the two drift apart (somebody set
-//! the clock) every wait is measured anew.
+//! The wall clock decides validity, and the monotonic clock measures waits. When the two clocks drift apart because the
+//! wall clock was set, every wait is computed anew.
 
 mod due;
 #[cfg(test)]
@@ -26,127 +26,127 @@ pub(crate) use self::due::{Lifetime, Now};
 use super::{CertError, IssueError};
 use crate::protocols::identity::Identity;
 
-/// Wall and monotonic time may differ by this much before waits are measured anew.
+/// The difference between the wall and monotonic clocks above which waits are computed anew.
 /// Limit: difference between the wall clock and the monotonic clock: 1 s; past it: waits are measured anew.
 const CLOCK_SLACK: Duration = Duration::from_secs(1);
-/// How long a jump of the clock may go unnoticed.
+/// The longest time in which a jump of the clock stays unnoticed.
 /// Limit: time in which a change of the wall clock stays unnoticed: 1 min; past it: waits are measured anew.
 const CLOCK_LOOK_EVERY: Duration = Duration::from_mins(1);
 
-/// Somebody who waits for a certificate.
+/// A caller that waits for a certificate.
 pub(crate) trait Waiter {
-    /// Whether nobody reads the answer any more.
+    /// Whether the caller no longer reads the reply.
     fn is_gone(&self) -> bool;
 }
 
-/// How urgent a request is; a smaller value goes first.
+/// The urgency of a request; a smaller value goes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Priority {
-    /// A connection waits for it.
+    /// A connection waits for the certificate.
     RealTime,
-    /// A connection may soon.
+    /// A connection may soon need the certificate.
     Warmup,
-    /// There is time.
+    /// No connection waits for the certificate.
     Background,
 }
 
-/// Bounds.
+/// The limits of the schedule.
 /// Limit: the schedule of certificates: 8 requests at a time, 10,000 identities, 4096 callers of one, 256 prefetches;
 /// past it: requests are queued, identities and callers refused, prefetches dropped with a log line.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    /// Requests to the authority at a time.
+    /// The number of simultaneous requests to the authority.
     pub in_flight: usize,
-    /// Identities known at a time.
+    /// The number of known identities.
     pub identities: usize,
-    /// Callers that wait for one identity.
+    /// The number of callers that wait for one identity.
     pub waiters: usize,
-    /// Prefetches that wait for a slot.
+    /// The number of prefetches that wait for a slot.
     pub warmups: usize,
 }
 
-/// Names one request, so that a late answer is not taken for another's.
+/// The number of a request, so that a late answer is not taken for the answer to another request.
 pub(crate) type Ticket = u64;
 
-/// What happened.
+/// An event that the schedule handles.
 #[derive(Debug)]
 pub(crate) enum Event<C, W> {
     /// A connection needs the certificate.
     Fetch {
-        /// Whose.
+        /// The identity.
         id: Identity,
-        /// Who is to be told.
+        /// The caller that gets the reply.
         waiter: W,
     },
-    /// A connection may need it soon.
+    /// A connection may soon need the certificate.
     Prefetch {
-        /// Whose.
+        /// The identity.
         id: Identity,
     },
-    /// Nobody on this node is `id` any more.
+    /// No workload on this node has the identity `id` any more.
     Forget {
-        /// Whose.
+        /// The identity.
         id: Identity,
     },
-    /// A predecessor knew `id` and left this.
+    /// A previous schedule knew `id` and left this certificate.
     Adopt {
-        /// Whose.
+        /// The identity.
         id: Identity,
-        /// Its certificate, if there was one.
+        /// The certificate, if there was one.
         cert: Option<C>,
     },
     /// A request ended.
     Issued {
-        /// Whose.
+        /// The identity.
         id: Identity,
-        /// From [`Effect::Start`].
+        /// The ticket of [`Effect::Start`].
         ticket: Ticket,
-        /// How.
+        /// The result of the request.
         result: Result<C, IssueError>,
     },
-    /// Time passed: [`Schedule::next_wake`] came.
+    /// The time of [`Schedule::next_wake`] has come.
     Tick,
 }
 
-/// What to do.
+/// An action that the caller carries out.
 #[derive(Debug)]
 pub(crate) enum Effect<C, W> {
-    /// Ask the authority; [`Event::Issued`] must follow, within a deadline.
+    /// Send a request to the authority. [`Event::Issued`] must follow within a deadline.
     Start {
-        /// Whose.
+        /// The identity.
         id: Identity,
-        /// To be handed back.
+        /// The ticket to return in [`Event::Issued`].
         ticket: Ticket,
     },
-    /// Abandon a request. Its answer, should it come, is ignored.
+    /// Abandon a request. A late answer to the request is ignored.
     Cancel {
-        /// From [`Effect::Start`].
+        /// The ticket of [`Effect::Start`].
         ticket: Ticket,
     },
     /// Show readers the state of `id`.
     Publish {
-        /// Whose.
+        /// The identity.
         id: Identity,
-        /// The newest certificate; perhaps expired.
+        /// The newest certificate, which may be expired.
         cert: Option<C>,
-        /// The last failure since.
+        /// The last failure since the newest certificate.
         failure: Option<Arc<IssueError>>,
     },
-    /// Take `id` from the readers.
+    /// Remove `id` from the state that readers see.
     Remove {
-        /// Whose.
+        /// The identity.
         id: Identity,
     },
-    /// Tell a caller.
+    /// Reply to a caller.
     Reply {
-        /// Whom.
+        /// The caller.
         waiter: W,
-        /// What.
+        /// The reply.
         result: Result<C, CertError>,
     },
-    /// A prefetch was not taken: the queue or the table is full. A connection will ask again.
+    /// A prefetch was dropped because the queue or the table is full. A connection will request the certificate later.
     Dropped {
-        /// Whose.
+        /// The identity.
         id: Identity,
     },
 }
@@ -169,7 +169,7 @@ struct Entry<C, W> {
     cert: Option<C>,
     /// The last failure since the last success.
     failure: Option<Arc<IssueError>>,
-    /// The last attempt failed and there was no valid certificate to fall back on.
+    /// Whether the last attempt failed without a valid certificate to fall back on.
     unavailable: bool,
     failing_since: Option<Instant>,
     failures: u32,
@@ -202,12 +202,12 @@ impl<C: Lifetime, W> Entry<C, W> {
         Self { cert, failure: None, unavailable: false, failing_since: None, failures: 0, phase, waiters }
     }
 
-    /// The certificate, unless it is over.
+    /// The certificate, unless the certificate is expired.
     fn valid(&self, wall: SystemTime) -> Option<&C> {
         self.cert.as_ref().filter(|c| c.not_after() > wall)
     }
 
-    /// Takes in how a request ended, and says when the next one is due.
+    /// Notes the result of a request, and returns when the next request is due.
     fn settle(&mut self, now: Now, result: Result<C, IssueError>, rng: &mut impl Rng) -> Due {
         let result = result.and_then(|cert| match now.wall.duration_since(cert.not_after()) {
             Ok(ago) => Err(IssueError::PeerExpired { ago }),
@@ -245,7 +245,7 @@ impl<C: Lifetime, W> Entry<C, W> {
 // === impl Schedule ===
 
 impl<C: Lifetime, W: Waiter> Schedule<C, W> {
-    /// Knows nobody yet.
+    /// Makes a schedule without identities.
     pub(crate) fn new(limits: Limits) -> Self {
         Self {
             entries: HashMap::default(),
@@ -259,7 +259,7 @@ impl<C: Lifetime, W: Waiter> Schedule<C, W> {
         }
     }
 
-    /// Takes what happened and says what to do, in this order.
+    /// Handles `event` and returns the effects, to be carried out in order.
     pub(crate) fn on(&mut self, now: Now, event: Event<C, W>, rng: &mut impl Rng) -> Vec<Effect<C, W>> {
         let mut effects = Vec::new();
         self.follow_clock(now);
@@ -281,7 +281,7 @@ impl<C: Lifetime, W: Waiter> Schedule<C, W> {
         effects
     }
 
-    /// When [`Event::Tick`] is due at the latest. None while nobody is known.
+    /// The latest moment for [`Event::Tick`]. The result is `None` while no identity is known.
     pub(crate) fn next_wake(&self, now: Now) -> Option<Instant> {
         if self.entries.is_empty() {
             return None;
@@ -311,7 +311,7 @@ impl<C: Lifetime, W: Waiter> Schedule<C, W> {
         if let Some(reason) = entry.failure.clone().filter(|_| entry.unavailable) {
             let result = Err(CertError::Unavailable { identity: id.clone(), reason });
             effects.push(Effect::Reply { waiter, result });
-            // The back-off stands; only a retry that is due already becomes urgent.
+            // The backoff still applies; only a retry that is already due becomes urgent.
             if matches!(entry.phase, Phase::Queued { .. }) {
                 self.raise(&id, Priority::RealTime);
             }
@@ -375,7 +375,7 @@ impl<C: Lifetime, W: Waiter> Schedule<C, W> {
         self.entries.insert(id, entry);
     }
 
-    /// Frees the slot of a request. None if it was cancelled meanwhile.
+    /// Frees the slot of a request. The result is `None` if the request was cancelled meanwhile.
     fn end_flight(&mut self, id: &Identity, ticket: Ticket) -> Option<&mut Entry<C, W>> {
         let entry = self.entries.get_mut(id)?;
         let ours = matches!(entry.phase, Phase::InFlight { ticket: t } if t == ticket);
@@ -385,7 +385,7 @@ impl<C: Lifetime, W: Waiter> Schedule<C, W> {
         })
     }
 
-    /// Shows and tells how a request ended, and lets `id` rest until `due`.
+    /// Publishes the result of a request, replies to the callers, and lets `id` rest until `due`.
     fn rest(&mut self, now: Now, id: &Identity, due: Due, effects: &mut Effects<C, W>) {
         let Some(entry) = self.entries.get_mut(id) else { return };
         effects.push(entry.publication(id));
@@ -402,7 +402,7 @@ impl<C: Lifetime, W: Waiter> Schedule<C, W> {
         self.timers.insert((at, id.clone()));
     }
 
-    /// An entry that waits for a slot.
+    /// Makes an entry that waits for a slot.
     fn queued(&mut self, id: &Identity, cert: Option<C>, priority: Priority) -> Entry<C, W> {
         let turn = self.enqueue(id, priority);
         Entry::new(cert, Phase::Queued { priority, turn })
@@ -415,7 +415,7 @@ impl<C: Lifetime, W: Waiter> Schedule<C, W> {
         self.sequence
     }
 
-    /// Takes `id` out of the queue or the timers.
+    /// Removes `id` from the queue or the timers.
     fn leave(&mut self, id: &Identity, phase: Phase) {
         match phase {
             Phase::Queued { priority, turn } => {
@@ -429,7 +429,7 @@ impl<C: Lifetime, W: Waiter> Schedule<C, W> {
         }
     }
 
-    /// Queues an idle `id`, or moves a queued one up. One in flight is on its way already.
+    /// Queues an idle `id`, or raises the priority of a queued `id`. A request in flight stays as it is.
     fn raise(&mut self, id: &Identity, to: Priority) {
         let Some(phase) = self.entries.get(id).map(|e| e.phase) else { return };
         match phase {
@@ -465,7 +465,7 @@ impl<C: Lifetime, W: Waiter> Schedule<C, W> {
         }
     }
 
-    /// Measures every wait anew if the wall clock was set.
+    /// Computes every wait anew if the wall clock was set.
     fn follow_clock(&mut self, now: Now) {
         let Some(before) = self.clock else {
             self.clock = Some(now);

@@ -18,7 +18,7 @@ const GRACE_PERIOD: Var = Var::number(
      Without either variable the deadline is 5 s.",
 );
 
-/// Nobody waits longer than a year.
+/// The longest drain deadline that a setting may give, in seconds: one year.
 /// Limit: a drain's deadline as a setting: 365 days; past it: the setting is refused.
 const MOST_SECONDS: u64 = 365 * 24 * 60 * 60;
 

@@ -34,18 +34,18 @@ pub struct OtlpConfig {
 /// How log records are exported.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct LogExport {
-    /// Where to.
+    /// The collector that receives the export.
     pub collector: CollectorConfig,
-    /// What waits for the exporter.
+    /// The queue of the exporter.
     pub queue: ExportQueue,
 }
 
 /// How metrics are exported.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct MetricExport {
-    /// Where to.
+    /// The collector that receives the export.
     pub collector: CollectorConfig,
-    /// From one export to the next.
+    /// The interval between two exports.
     #[serde(serialize_with = "summary::duration")]
     pub interval: Duration,
     /// How long one export may take, with all its requests.
@@ -149,7 +149,7 @@ const PROPAGATORS: Var = Var::new(
 // === impl OtlpConfig ===
 
 impl OtlpConfig {
-    /// Reads all variables, so that each bad one is heard of even if nothing is exported.
+    /// Reads all variables, so that each bad variable is reported even if no telemetry is exported.
     pub(super) fn read(r: &mut Reader<'_>) -> Self {
         let disabled = r.boolean(&DISABLED);
         propagators(r);
@@ -196,7 +196,7 @@ fn wanted(r: &mut Reader<'_>, names: &'static Names) -> Option<bool> {
     })
 }
 
-/// The context goes in `traceparent`, or nowhere.
+/// Refuses a list of propagators without `tracecontext`, which is the only propagator.
 fn propagators(r: &mut Reader<'_>) {
     let known = |list: &str| list.split(',').any(|name| name.trim() == "tracecontext");
     r.parse(&PROPAGATORS, |list| {

@@ -39,11 +39,11 @@ const CONNECTION_WINDOW_MIN: u32 = 65_535;
 pub struct Http2Config {
     /// Bytes that a peer may send on a stream before the proxy has taken them.
     pub stream_window: u32,
-    /// The same for all streams of a connection together.
+    /// The bytes that a peer may send on all streams of a connection together.
     pub connection_window: u32,
-    /// The largest frame we accept.
+    /// The largest frame that the proxy accepts.
     pub frame_size: u32,
-    /// What a client has said already goes along with the CONNECT to another node's proxy.
+    /// Whether a client's early bytes are sent with the CONNECT to another node's proxy.
     pub early_data: bool,
 }
 

@@ -1,11 +1,11 @@
-//! What settings are read from.
+//! The inputs of the settings.
 
 use std::collections::BTreeMap;
 
 /// Where `main` finds the mesh file, relative to its working directory.
 pub const MESH_FILE: &str = "./etc/istio/config/mesh";
 
-/// Everything settings are read from.
+/// The sources that settings are read from.
 pub struct Inputs<'a> {
     /// The environment.
     pub vars: &'a BTreeMap<String, String>,

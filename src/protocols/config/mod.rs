@@ -87,7 +87,7 @@ pub struct Config {
     pub timeouts: TimeoutConfig,
     /// How the process runs.
     pub process: ProcessConfig,
-    /// What was wrong but could be ignored.
+    /// The faults that could be ignored.
     #[serde(skip)]
     pub warnings: Vec<Invalid>,
 }
@@ -112,7 +112,7 @@ pub struct TunnelConfig {
     pub pool: PoolConfig,
     /// What is negotiated and who is refused.
     pub tls: TlsConfig,
-    /// Pods that need none.
+    /// Connections between pods that need no tunnel.
     pub join: JoinConfig,
 }
 

@@ -68,7 +68,7 @@ const PROXY_WORKLOAD_INFO: Var = Var::new(
 /// The identity of this proxy.
 #[derive(Clone, Debug, Serialize)]
 pub struct NodeConfig {
-    /// For whom the proxy works.
+    /// The pods or the workload that the proxy works for.
     pub mode: ProxyMode,
     /// The name of the node. Without a name every workload counts as local.
     pub node_name: Option<String>,
@@ -95,7 +95,7 @@ pub struct NodeConfig {
     pub metadata: BTreeMap<String, Value>,
 }
 
-/// For whom a proxy works.
+/// The pods or the workload that a proxy works for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub enum ProxyMode {
     /// For the pods that istio-cni hands over.

@@ -17,10 +17,10 @@ pub(super) const MILLIS_MAX: u64 = 600_000;
 /// Limit: a setting of a queue or batch for exports: 1,000,000; past it: the setting is refused.
 const QUEUE_MAX: usize = 1_000_000;
 
-/// Where one kind of telemetry goes.
+/// The destination of one kind of telemetry.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct CollectorConfig {
-    /// Where to.
+    /// The collector's address.
     pub endpoint: OtlpEndpoint,
     /// How the collector is spoken to.
     pub protocol: OtlpProtocol,
@@ -56,7 +56,7 @@ pub enum OtlpProtocol {
     Http,
 }
 
-/// What waits for the exporter.
+/// The queue of the exporter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct ExportQueue {
     /// Spans or log records that may wait.
@@ -71,7 +71,7 @@ pub struct ExportQueue {
 /// The variables of one kind of telemetry.
 pub(super) struct Names {
     pub(super) exporter: Var,
-    /// An exporter that is none here: it is always on.
+    /// The name of an exporter that is accepted without effect, because that exporter is always on.
     pub(super) always: &'static str,
     /// What a collector's path ends in where only its base is given (the OTLP specification, "Endpoint URLs for
     /// OTLP/HTTP").
@@ -100,7 +100,7 @@ pub(super) struct QueueVars {
     pub(super) delay: Var,
 }
 
-/// Those for all kinds.
+/// The variables for all kinds of telemetry.
 static ALL: CollectorVars = CollectorVars::new([
     "OTEL_EXPORTER_OTLP_ENDPOINT",
     "OTEL_EXPORTER_OTLP_PROTOCOL",
@@ -239,7 +239,7 @@ pub(super) fn resource(r: &mut Reader<'_>) -> Vec<(String, String)> {
     resource
 }
 
-/// Settings that would be passed over in silence.
+/// Refuses settings that would otherwise be ignored in silence.
 fn unsupported(r: &mut Reader<'_>, vars: &'static CollectorVars) {
     for var in [&vars.compression, &ALL.compression] {
         r.parse(var, |_| Err::<(), _>("requests are not compressed: leave it unset".into()));

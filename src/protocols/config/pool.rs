@@ -24,9 +24,9 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// How tunnels are shared.
 #[derive(Clone, Debug, Serialize)]
 pub struct PoolConfig {
-    /// Streams of one connection.
+    /// The maximum number of streams on one connection.
     pub max_streams: usize,
-    /// How long a connection nobody uses is kept.
+    /// The time for which an unused connection is kept.
     #[serde(serialize_with = "summary::duration")]
     pub unused_release: Duration,
 }

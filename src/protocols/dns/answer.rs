@@ -15,10 +15,10 @@ use domain::{
 
 use super::{lookup::Found, query::Query};
 
-/// How long names of the mesh may be kept, in seconds.
+/// The number of seconds that a client may cache an answer of the mesh.
 /// Limit: life of an answer of the mesh: 30 s; past it: the client asks again.
 const MESH_TTL_SECONDS: u32 = 30;
-/// Bytes of an OPT record without options.
+/// The length of an OPT record without options, in bytes.
 /// Limit: room of an answer that is kept for an extension: 11 bytes; past it: the answer has fewer records.
 const OPT_BYTES: usize = 11;
 
@@ -38,19 +38,19 @@ pub(super) struct AnswerFlags {
     pub(super) rcode: Rcode,
 }
 
-/// The answer to `query` for `host` that says what `found` holds, in at most `limit` bytes: what does not fit is left out,
-/// and said to be.
+/// Makes the answer to `query` with the addresses of `found` for `host`, in at most `limit` bytes. Records that do not
+/// fit are left out, and the answer is marked as truncated.
 pub(crate) fn found(query: &Query, host: &str, found: &Found, limit: usize) -> Vec<u8> {
     let to = AnswerTo { query, limit };
     let flags = AnswerFlags { authoritative: true, recursion: true, truncated: false, rcode: Rcode::NOERROR };
-    // Compressed, records would have the name as the question has it, whose case is the client's.
+    // Compressed records would repeat the name in the question with the client's capital letters.
     if query.question.qname().iter().flat_map(Label::iter).any(|byte| byte.is_ascii_uppercase()) {
         return compose(Vec::new(), to, flags, |answers| push(answers, host, found), |_| Ok(()));
     }
     compose(compressed(), to, flags, |answers| push(answers, host, found), |_| Ok(())).into_target()
 }
 
-/// The answer to `query` that says nothing but `rcode`.
+/// Makes an answer to `query` without records that carries `rcode`.
 pub(crate) fn error(query: &Query, rcode: Rcode) -> Vec<u8> {
     let flags = AnswerFlags { authoritative: false, recursion: true, truncated: false, rcode };
     compose(Vec::new(), AnswerTo { query, limit: query.datagram() }, flags, |_| Ok(()), |_| Ok(()))
@@ -60,8 +60,8 @@ pub(super) fn compressed() -> StaticCompressor<Vec<u8>> {
     StaticCompressor::new(Vec::new())
 }
 
-/// An answer of at most `limit` bytes. If not all answers fit it has those that do, and says that it is cut short; additional
-/// records that do not fit are not missed.
+/// Composes an answer of at most `limit` bytes. If not all answer records fit, the answer holds the first ones and is
+/// marked as truncated. Additional records are left out without a mark if they do not fit.
 pub(super) fn compose<T: Composer<AppendError = Infallible>>(
     target: T,
     AnswerTo { query, limit }: AnswerTo<'_>,
@@ -80,10 +80,10 @@ pub(super) fn compose<T: Composer<AppendError = Infallible>>(
     header.set_ra(flags.recursion);
     header.set_rcode(flags.rcode);
     let mut question = message.question();
-    // A question is shorter than the least that a datagram may hold.
+    // A question always fits: it is shorter than the smallest limit of a datagram.
     let _ = question.push(&query.question);
     let mut section = question.answer();
-    // What fits stays: not every client asks again by TCP.
+    // The records that fit stay in the answer, because not every client repeats the query by TCP.
     if answers(&mut section).is_err() || flags.truncated {
         section.header_mut().set_tc(true);
     }
@@ -104,7 +104,7 @@ pub(super) fn compose<T: Composer<AppendError = Infallible>>(
 }
 
 fn push<T: Composer>(answers: &mut AnswerBuilder<T>, host: &str, found: &Found) -> Result<(), PushError> {
-    // A part of a name that came in a question is one that can be written.
+    // A part of a name from a question can always be written.
     let Some(mut owner) = absolute(host) else { return Ok(()) };
     if let Some(alias) = found.alias.as_deref().filter(|_| !found.addresses.is_empty()).and_then(absolute) {
         answers.push((&owner, MESH_TTL_SECONDS, Cname::new(&alias)))?;
@@ -116,7 +116,7 @@ fn push<T: Composer>(answers: &mut AnswerBuilder<T>, host: &str, found: &Found) 
     })
 }
 
-/// The name of a host, which [`Query::host`] has made or is a part of such.
+/// Converts `host` to a DNS name. `host` is a result of [`Query::host`] or a part of such a result.
 fn absolute(host: &str) -> Option<Name<Vec<u8>>> {
     let mut wire = Vec::with_capacity(host.len() + 2);
     for label in host.split('.') {

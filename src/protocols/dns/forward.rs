@@ -1,4 +1,4 @@
-//! What is asked of the name servers of the node, and what becomes of their answers.
+//! Queries to the name servers of the node, and the relaying of their answers.
 
 use std::convert::Infallible;
 
@@ -18,25 +18,25 @@ use super::{
     query::Query,
 };
 
-/// Why a name server's answer is none.
+/// Why a name server's answer cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unusable {
-    /// It is not what was asked; somebody else may have sent it.
+    /// The answer belongs to another question; a third party may have sent the answer.
     #[error("it answers another question")]
     Foreign,
-    /// It cannot be read.
+    /// The answer cannot be decoded.
     #[error("malformed: {0}")]
     Malformed(#[from] ParseError),
 }
 
-/// Records of an answer up to which names in it are compressed.
+/// The maximum number of records in an answer whose names are compressed.
 /// Limit: records of an answer whose names are compressed: 256; past it: the names are written out.
 const COMPRESSED_RECORDS: usize = 256;
 
 /// A record of an answer.
 type Relayed<'a> = Record<ParsedName<&'a [u8]>, AllRecordData<&'a [u8], ParsedName<&'a [u8]>>>;
 
-/// What a name server has answered to the question that was put to it.
+/// A name server's answer to a query of this proxy.
 #[derive(Debug)]
 pub(crate) struct Answer(Message<Vec<u8>>);
 
@@ -62,15 +62,15 @@ pub(crate) fn query(query: &Query, id: u16) -> Vec<u8> {
 // === impl Answer ===
 
 impl Answer {
-    /// What came as an answer to `asked`.
+    /// Reads the message `bytes`, which arrived as an answer to the query `asked`.
     ///
     /// # Errors
-    /// It answers something else, or cannot be read.
+    /// The message answers another question, or cannot be decoded.
     pub(crate) fn read(bytes: Vec<u8>, asked: &[u8]) -> Result<Self, Unusable> {
         let message = Message::from_octets(bytes).map_err(|_| ParseError::ShortInput)?;
         let asked = Message::from_slice(asked).map_err(|_| ParseError::ShortInput)?;
         let (header, counts) = (message.header(), message.header_counts());
-        // Some servers say no more than that they do not understand.
+        // Some servers send an error without the question if they do not understand the query.
         let is_bare = counts.qdcount() == 0
             && header.qr()
             && header.id() == asked.header().id()
@@ -85,17 +85,17 @@ impl Answer {
         Ok(Self(message))
     }
 
-    /// There is more than it could hold.
+    /// Whether the name server truncated the answer.
     pub(crate) fn is_truncated(&self) -> bool {
         self.0.header().tc()
     }
 
-    /// The server knows the answer, or knows that there is none: asking another one is of no use.
+    /// Whether the answer is final: the name exists or certainly does not exist, so another server need not be asked.
     pub(crate) fn is_final(&self) -> bool {
         matches!(self.0.header().rcode(), Rcode::NOERROR | Rcode::NXDOMAIN)
     }
 
-    /// The answer to the client, in at most `limit` bytes, without what the server says of its authority.
+    /// Makes the answer to the client, in at most `limit` bytes. The answer leaves out the server's authority section.
     ///
     /// # Errors
     /// A record cannot be read.
@@ -110,7 +110,7 @@ impl Answer {
             rcode: header.rcode(),
         };
         let to = AnswerTo { query, limit };
-        // Each name is looked for among those that are written already, which is of use for few.
+        // The compressor searches all names that are already written, which pays only for few records.
         Ok(if answers.len() + additionals.len() <= COMPRESSED_RECORDS {
             fill(compressed(), to, flags, &answers, &additionals).into_target()
         } else {

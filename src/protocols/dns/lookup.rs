@@ -1,44 +1,44 @@
-//! Names of the mesh.
+//! Lookup of DNS names in the mesh tables.
 
 use std::{net::IpAddr, sync::Arc};
 
 use super::names::{Place, candidates, wildcards};
 use crate::protocols::mesh::{Mesh, Service, service::IpFamilies};
 
-/// Which addresses are asked for.
+/// The address family of a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Family {
-    /// IPv4, by A.
+    /// IPv4, queried by type A.
     V4,
-    /// IPv6, by AAAA.
+    /// IPv6, queried by type AAAA.
     V6,
 }
 
-/// Who asks, and how it is answered.
+/// The pod that sends a query, and the settings for its answers.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Asker<'a> {
     /// The pod's namespace.
     pub namespace: &'a str,
-    /// The network it is on: only addresses of that are of use to it.
+    /// The pod's network. Only addresses of this network are answered.
     pub network: &'a str,
     /// The cluster's domain.
     pub domain: &'a str,
-    /// Whose service goes before others that are as good.
+    /// The namespace whose service wins against equally good services of other namespaces.
     pub preferred_namespace: Option<&'a str>,
-    /// Whether there is IPv6 at all.
+    /// Whether IPv6 is enabled.
     pub ipv6: bool,
 }
 
-/// What a name stands for. It may have no address of the family asked for.
+/// The addresses of a name. There may be no address of the queried family.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Found {
-    /// The addresses, in no order that means anything.
+    /// The addresses, in arbitrary order.
     pub addresses: Vec<IpAddr>,
-    /// The name that the addresses belong to, if it is another than the one asked for.
+    /// The name that owns the addresses, if that name differs from the queried name.
     pub alias: Option<String>,
 }
 
-/// What `name`, in lower case and without a dot at its end, stands for in the mesh; `None` if it is none of its names.
+/// Looks up `name`, which is in lower case and has no final dot. The result is `None` if the mesh does not know `name`.
 pub(crate) fn find(mesh: &Mesh, asker: &Asker<'_>, name: &str, family: Family) -> Option<Found> {
     let place = Place { namespace: asker.namespace, domain: asker.domain };
     candidates(name, &place).into_iter().find_map(|candidate| {
@@ -48,18 +48,19 @@ pub(crate) fn find(mesh: &Mesh, asker: &Asker<'_>, name: &str, family: Family) -
     })
 }
 
-/// The service of that host or of a wildcard around it, and whether it is the latter.
+/// Finds the service of `host` or of a wildcard that covers `host`. The second value tells whether a wildcard matched.
 fn service(mesh: &Mesh, asker: &Asker<'_>, host: &str) -> Option<(Arc<Service>, bool)> {
     let exact = best(mesh, asker, host).map(|service| (service, false));
     exact.or_else(|| wildcards(host).find_map(|host| Some((best(mesh, asker, &host)?, true))))
 }
 
-/// The service that the asker means by `host`: of its namespace, else canonical, else of the preferred namespace, else
-/// the first.
+/// Finds the service that the asker means by `host`. The order of preference is: a service of the asker's namespace, a
+/// canonical service, a service of the preferred namespace, the first service.
 fn best(mesh: &Mesh, asker: &Asker<'_>, host: &str) -> Option<Arc<Service>> {
     let in_cluster = host.strip_suffix(asker.domain).is_some_and(|rest| rest.ends_with(".svc."));
     let mut services = mesh.services_by_host(host, asker.namespace);
-    // Without an address of its own only what Kubernetes calls headless is answered; the rest is somebody else's name.
+    // A service without virtual addresses is answered only if it is a headless service of Kubernetes. The name of
+    // any other such service belongs to another name server.
     services.retain(|service| in_cluster || !service.vips().is_empty());
     let first = services.first()?;
     let preferred = |service: &&Arc<Service>| Some(service.namespace()) == asker.preferred_namespace;

@@ -1,5 +1,5 @@
-//! What the DNS proxy answers (docs/spec/dataplane.md 7): names of the mesh from its tables, everything else by the
-//! name servers of the node.
+//! The answers of the DNS proxy (docs/spec/dataplane.md 7). The mesh tables answer names of the mesh, and the name
+//! servers of the node answer all other names.
 
 pub(crate) mod answer;
 pub(crate) mod forward;

@@ -1,16 +1,16 @@
-//! Which hosts a name may mean: the search that a resolver in a Kubernetes pod does is undone, and done again.
+//! The hosts that a name may mean. This module undoes the search of a pod's resolver and repeats it.
 
 /// A host that a name may mean.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Candidate<'a> {
     /// The host.
     pub host: String,
-    /// What is left of the name without the search domain that its resolver has put behind it, if the host was found by
-    /// that.
+    /// The name without the search domain that the pod's resolver appended, if the host results from removing that
+    /// domain.
     pub stripped: Option<&'a str>,
 }
 
-/// Who asks: what a pod's search list is made of.
+/// The namespace and the domain that make up a pod's search list.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place<'a> {
     /// The pod's namespace.
@@ -37,7 +37,7 @@ pub(crate) fn candidates<'a>(name: &'a str, place: &Place<'_>) -> Vec<Candidate<
     found
 }
 
-/// What a short name of a Kubernetes service or of one of its pods stands for.
+/// The full names that a short name of a Kubernetes service or of one of its pods may stand for.
 fn expansions(name: &str, place: &Place<'_>) -> impl Iterator<Item = String> {
     let Place { namespace, domain } = place;
     let is_svc = name.ends_with(".svc");

@@ -1,4 +1,4 @@
-//! What a client asks.
+//! Queries of clients.
 
 use domain::base::{
     Message, MessageBuilder, Name, Question, Rtype, ToName,
@@ -9,41 +9,41 @@ use domain::base::{
 use super::lookup::Family;
 use crate::protocols::labels::UNKNOWN;
 
-/// The longest answer to who does not say that it takes longer ones (RFC 1035 section 4.2.1).
+/// The longest answer, in bytes, to a client that does not allow longer answers (RFC 1035 section 4.2.1).
 /// Limit: an answer in a datagram, where the client does not allow more: 512 bytes; past it: the answer has the
 /// records that fit and says that it is cut.
 const PLAIN_LIMIT: u16 = 512;
 
-/// A question that is answered.
+/// A client's query with one question.
 #[derive(Clone, Debug)]
 pub(crate) struct Query {
-    /// Chosen by the client, for the answer.
+    /// The id that the client chose; the answer repeats the id.
     pub id: u16,
-    /// The client wants an answer and no referral.
+    /// Whether the client wants an answer instead of a referral.
     pub recursion_desired: bool,
-    /// What it asks.
+    /// The question.
     pub question: Question<Name<Vec<u8>>>,
-    /// The extensions it knows, if any (RFC 6891).
+    /// The extensions that the client knows, if any (RFC 6891).
     pub edns: Option<Edns>,
 }
 
-/// What a client says of the extensions it knows, and hears back (RFC 6891).
+/// The extension fields of a client's query, which the answer repeats (RFC 6891).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Edns {
-    /// Bytes of a datagram that it takes.
+    /// The maximum number of bytes in a datagram to the client.
     pub payload: u16,
-    /// Of the extensions.
+    /// The version of the extensions.
     pub version: u8,
-    /// It wants signatures.
+    /// Whether the client wants signatures.
     pub dnssec_ok: bool,
 }
 
-/// Why there is no question in what came.
+/// A message that is no valid query, and how it is handled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Refused {
-    /// This says so to the client.
+    /// The error answer to send to the client.
     Answer(Vec<u8>),
-    /// It is too short to be answered.
+    /// The message is too short for an answer.
     Silent,
 }
 
@@ -53,7 +53,7 @@ impl Query {
     /// Reads a message of a client.
     ///
     /// # Errors
-    /// What is no query of one question: as FORMERR or NOTIMP, with the id that came.
+    /// The message is not a query with exactly one question. The error answer is FORMERR or NOTIMP and repeats the id.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, Refused> {
         let Ok(message) = Message::from_slice(bytes) else { return Err(Refused::Silent) };
         let header = message.header();
@@ -78,12 +78,12 @@ impl Query {
         })
     }
 
-    /// Most bytes of an answer in one datagram.
+    /// The maximum number of bytes of an answer in one datagram.
     pub(crate) fn datagram(&self) -> usize {
         usize::from(self.edns.as_ref().map_or(PLAIN_LIMIT, |edns| edns.payload))
     }
 
-    /// The family asked for, if it is a question that the mesh may answer.
+    /// The queried address family, or `None` if the mesh cannot answer a question of this type.
     pub(crate) fn family(&self) -> Option<Family> {
         match (self.question.qclass(), self.question.qtype()) {
             (Class::IN, Rtype::A) => Some(Family::V4),
@@ -92,7 +92,7 @@ impl Query {
         }
     }
 
-    /// The type asked for, as metrics have it: those without a name, of which there are tens of thousands, are one.
+    /// The query type as a metric label. The tens of thousands of types without a name share one label.
     pub(crate) fn kind(&self) -> String {
         match self.question.qtype().to_mnemonic_str() {
             Some(name) => name.to_ascii_lowercase(),
@@ -100,8 +100,8 @@ impl Query {
         }
     }
 
-    /// The name in lower case and without a dot at its end. `None` if no host has such a name: it has bytes that none
-    /// has, or is the root.
+    /// The queried name in lower case and without a final dot. The result is `None` if the name is the root or has
+    /// bytes that no hostname has.
     pub(crate) fn host(&self) -> Option<String> {
         let mut host = String::new();
         for label in self.question.qname().iter().filter(|label| !label.is_root()) {
@@ -122,7 +122,7 @@ fn push_label(host: &mut String, label: &Label) -> Option<()> {
     Some(())
 }
 
-/// A message without a question that says `rcode`.
+/// Makes an answer without a question that carries `rcode`.
 fn refusal(id: u16, opcode: Opcode, rcode: Rcode) -> Vec<u8> {
     let mut message = MessageBuilder::new_vec();
     let header = message.header_mut();

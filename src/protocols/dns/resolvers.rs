@@ -1,4 +1,4 @@
-//! The name servers of the node, by its resolv.conf(5).
+//! The name servers of the node, read from its resolv.conf(5).
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -7,34 +7,34 @@ use std::{
 
 use resolv_conf::{Config, ScopedIp};
 
-/// Where name servers listen.
+/// The port that name servers listen on.
 /// No limit: the port of name servers.
 const DNS_PORT: u16 = 53;
-/// Servers that are asked, and times that each is, at most: with the longest patience it comes to minutes.
+/// The maximum number of servers. With the maximum attempts and timeout one query may take minutes.
 /// Limit: name servers of resolv.conf: 3; past it: the others are passed over, with a warning.
 const MAX_SERVERS: usize = 3;
 /// Limit: attempts with each name server: 5; past it: a larger number in resolv.conf counts as 5.
 const MAX_ATTEMPTS: u32 = 5;
-/// The longest patience with a server, in seconds.
+/// The longest wait for a server's answer, in seconds.
 /// Limit: wait for one answer of a name server: 30 s; past it: a longer time in resolv.conf counts as 30 s.
 const MAX_TIMEOUT: u32 = 30;
 
-/// Whom to ask, and how patiently.
+/// The name servers to query, with their timeout and attempts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Resolvers {
-    /// In the order they are asked.
+    /// The name servers, in the order of queries.
     pub servers: Vec<SocketAddr>,
-    /// For each answer.
+    /// The deadline of each answer.
     pub timeout: Duration,
-    /// Times that all of them are asked.
+    /// The number of rounds through all name servers.
     pub attempts: u32,
 }
 
 // === impl Resolvers ===
 
 impl Resolvers {
-    /// Reads the text of a resolv.conf; what it does not say is 5 s and two attempts. The second value names what was
-    /// passed over.
+    /// Reads the text of a resolv.conf. The defaults are 5 s and two attempts. The second value lists the entries that
+    /// were ignored.
     pub(crate) fn parse(text: &[u8]) -> (Self, Vec<String>) {
         let (config, errors) = Config::parse_with_errors(text);
         let mut complaints: Vec<String> = errors.iter().map(ToString::to_string).collect();

@@ -18,14 +18,14 @@ use super::{
 };
 use crate::protocols::{addr::HboneAddr, config::Http2Config};
 
-/// Streams opened before the peer's settings are known.
+/// The number of streams that may be opened before the peer's settings are known.
 /// Limit: streams on a tunnel before the peer's limit is known: 100; past it: another tunnel is dialled.
 const INITIAL_STREAMS: usize = 100;
 
-/// What a CONNECT asks for and tells. Without anything but the authority it is still valid.
+/// The contents of a CONNECT request. All optional headers may be absent.
 #[derive(Clone, Debug)]
 pub struct ConnectRequest {
-    /// Where to.
+    /// The destination.
     pub authority: HboneAddr,
     /// The source workload.
     pub baggage: Option<HeaderValue>,
@@ -33,22 +33,23 @@ pub struct ConnectRequest {
     pub forwarded: Option<HeaderValue>,
     /// Trace context.
     pub trace: TraceParent,
-    /// Own network, on the inner tunnel of a double HBONE only.
+    /// The own network, which only the inner tunnel of a double HBONE carries.
     pub network: Option<HeaderValue>,
 }
 
 /// Why a stream was not opened.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// The authority is no URI authority.
+    /// The text of the authority cannot be a URI authority.
     #[error("invalid authority: {0}")]
     LocalAuthority(String),
     /// The tunnel failed, or is going away.
     #[error("h2 failed: {error}")]
     Tunnel {
-        /// How.
+        /// The error of HTTP/2.
         error: h2::Error,
-        /// The peer has certainly processed neither the request nor what went along. Otherwise it may have.
+        /// Whether the peer has certainly processed neither the request nor its early data. If false, the peer may have
+        /// processed them.
         unprocessed: bool,
     },
     /// The peer refused with this status.
@@ -78,11 +79,11 @@ pub async fn handshake<Io: AsyncRead + AsyncWrite + Unpin>(
         .await
 }
 
-/// Opens a stream and waits for its 200; the headers of the answer are returned with the stream. `early_data`, which may
-/// be empty, is sent along with the request. The caller keeps a copy for the case that the request is made again.
+/// Opens a stream, waits for its 200, and returns the stream with the headers of the answer. `early_data`, which may be
+/// empty, is sent with the request. The caller keeps a copy of `early_data` for a retry.
 ///
 /// # Errors
-/// See [`ConnectError`]. There is no timeout: the caller bounds it.
+/// See [`ConnectError`]. There is no timeout: the caller sets the deadline.
 pub async fn connect(
     mut tunnel: SendRequest<Bytes>,
     request: ConnectRequest,
@@ -108,10 +109,10 @@ fn unsent(error: h2::Error) -> ConnectError {
     ConnectError::Tunnel { error, unprocessed: true }
 }
 
-/// What it means that a request that was sent has no answer.
+/// Turns the failure of a request that was sent into a [`ConnectError`].
 fn unanswered(error: h2::Error) -> ConnectError {
-    // A peer that goes away names the last request it takes up, and one that is not is told so by this error; one that is
-    // refused has not been looked at (RFC 9113 section 8.7).
+    // A GOAWAY of the peer names the last request that the peer processes, and later requests fail with this error.
+    // The peer has not processed a request that it refused with REFUSED_STREAM (RFC 9113 section 8.7).
     let refused = error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM);
     let unprocessed = error.is_remote() && (error.is_go_away() || refused);
     ConnectError::Tunnel { error, unprocessed }

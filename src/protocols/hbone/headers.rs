@@ -5,16 +5,16 @@ use std::fmt::Write;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use rand::RngCore;
 
-/// `baggage`: what a side tells of its workload, for telemetry only.
+/// `baggage`: the metadata of the sender's workload, for telemetry only.
 pub const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
-/// `forwarded`: the original client and, for a service, the name it asked for.
+/// `forwarded`: the original client and, for a service, the name that the client asked for.
 pub const FORWARDED: HeaderName = http::header::FORWARDED;
 /// `traceparent`: W3C trace context.
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// `x-forwarded-network`: the network of the client, on the inner tunnel of a double HBONE.
 pub const FORWARDED_NETWORK: HeaderName = HeaderName::from_static("x-forwarded-network");
 
-/// Workload metadata as baggage carries it; empty parts are absent.
+/// Workload metadata as baggage carries it. An empty field is left out of the header.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Baggage {
     /// Cluster id.
@@ -37,7 +37,7 @@ pub struct Baggage {
 
 impl Baggage {
     /// The header's value; `kind` is the lower-case workload type (`deployment`, `cronjob`, `pod`, `job`).
-    /// `None` where there is nothing to say or a value has characters that no header may carry.
+    /// The result is `None` if all fields are empty or if a value has characters that no header may carry.
     pub fn encode(&self, kind: &str) -> Option<HeaderValue> {
         let mut text = String::new();
         let workload = format!("k8s.{kind}.name");
@@ -92,7 +92,7 @@ pub fn forwarded(client: std::net::SocketAddr, host: Option<&str>) -> Option<Hea
         None => format!("for=\"{client}\""),
     };
     let mut value = HeaderValue::try_from(text).ok()?;
-    // As for the trace context.
+    // A sensitive value stays out of HPACK's table, as in `TraceParent::encode`.
     value.set_sensitive(true);
     Some(value)
 }
@@ -108,9 +108,9 @@ pub fn forwarded_host(headers: &HeaderMap) -> Option<&str> {
 /// A connection's trace and span ids, for correlation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TraceParent {
-    /// 16 bytes.
+    /// The trace id of 16 bytes.
     pub trace_id: u128,
-    /// 8 bytes.
+    /// The span id of 8 bytes.
     pub span_id: u64,
     /// Whether the sender recorded its span.
     pub sampled: bool,
@@ -119,14 +119,14 @@ pub struct TraceParent {
 // === impl TraceParent ===
 
 impl TraceParent {
-    /// Random ids, not sampled.
+    /// A trace context with random ids that is not sampled.
     pub fn random(rng: &mut impl RngCore) -> Self {
         let trace_id = u128::from(rng.next_u64()) << 64 | u128::from(rng.next_u64());
         Self { trace_id: trace_id.max(1), span_id: rng.next_u64().max(1), sampled: false }
     }
 
-    /// The header's value. Its like does not come again: it is kept out of HPACK's table, where it would displace what
-    /// does.
+    /// The header's value. Trace ids never repeat, so the value is marked sensitive and stays out of HPACK's table,
+    /// where it would displace values that do repeat.
     pub fn encode(self) -> HeaderValue {
         let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
         let bytes = self.trace_id.to_be_bytes().into_iter().chain(self.span_id.to_be_bytes());
@@ -140,7 +140,7 @@ impl TraceParent {
         value
     }
 
-    /// Reads the header; anything but a valid version 00 value of 55 characters is `None`.
+    /// Reads the header. The result is `None` unless the value is valid, of version 00 and 55 characters long.
     pub fn parse(headers: &HeaderMap) -> Option<Self> {
         let text = headers.get(TRACEPARENT)?.to_str().ok().filter(|t| t.len() == 55)?;
         let mut parts = text.split('-');

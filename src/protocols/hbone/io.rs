@@ -1,7 +1,7 @@
 //! The byte stream below HTTP/2, and the future that drives a connection over it.
 //!
-//! HTTP/2 flushes after each large frame. Here a flush only leaves the bytes sealed; the driver writes them out once
-//! the connection has nothing more to do, so that frames of many streams leave in one write.
+//! HTTP/2 flushes after each large frame. [`Coalesced`] ignores such a flush and leaves the sealed bytes in the buffer.
+//! The driver writes the bytes out after each turn of the connection, so frames of many streams leave in one write.
 
 use std::{
     cell::RefCell,
@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// Hands the bytes of `Io` to HTTP/2 and keeps flushes for the [`Flush`] beside it.
 pub struct Coalesced<Io>(Rc<RefCell<Io>>);
 
-/// Writes out what a [`Coalesced`] has kept.
+/// Writes out the bytes that a [`Coalesced`] has kept.
 pub struct Flush<Io>(Rc<RefCell<Io>>);
 
 /// Splits `io` into the part HTTP/2 uses and the part its driver flushes.
@@ -63,7 +63,7 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Coalesced<Io> {
 // === impl Flush ===
 
 impl<Io: AsyncWrite + Unpin> Flush<Io> {
-    /// Writes out what is kept, as far as it goes now.
+    /// Writes out as many kept bytes as the connection takes now.
     ///
     /// # Errors
     /// The connection below broke.
@@ -79,8 +79,7 @@ impl<Io: AsyncWrite + Unpin> Flush<Io> {
         self.drive_behind(|| false, work).await
     }
 
-    /// As [`Flush::drive`], but stands in line again whenever `later` says that there is more to come from others on this
-    /// thread.
+    /// Works like [`Flush::drive`], but yields to the other tasks of this thread as long as `later` returns true.
     ///
     /// # Errors
     /// Flushing failed.

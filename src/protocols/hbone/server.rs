@@ -18,33 +18,33 @@ use crate::protocols::{
     config::Http2Config,
 };
 
-/// Resets by ourselves that a peer may provoke, in all its connection's life, until that is closed (CVE-2025-8671).
+/// The number of local resets that a peer may provoke in the life of its connection (CVE-2025-8671).
 /// Limit: resets that a peer may provoke in a connection's life: 1024; past it: the connection ends.
 const MAX_LOCAL_RESETS: usize = 1024;
 
-/// What a CONNECT asked for and told.
+/// The contents of a CONNECT request that was received.
 #[derive(Clone, Debug)]
 pub struct Connect {
-    /// Where to.
+    /// The destination.
     pub authority: HboneAddr,
     /// The service name the client asked for, for telemetry only.
     pub host: Option<String>,
-    /// The client's network, if it is told.
+    /// The client's network, if the request names the network.
     pub network: Option<String>,
 }
 
-/// Why a request is none of ours. All are answered with 400.
+/// Why a request is refused. The server answers each of these requests with 400.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadRequest {
-    /// Another method.
+    /// The method is not CONNECT.
     #[error("expected method CONNECT, got {0}")]
     PeerMethod(Method),
-    /// No authority, or none that is `ip:port` or `host:port`.
+    /// The authority is missing, or is neither `ip:port` nor `host:port`.
     #[error("{0}")]
     PeerAuthority(#[from] AuthorityError),
 }
 
-/// Starts HTTP/2 as a server over `io`: waits for the client's preface.
+/// Starts HTTP/2 as a server over `io` and waits for the client's preface.
 ///
 /// # Errors
 /// The peer speaks something else, or the connection broke.
@@ -69,7 +69,7 @@ pub async fn handshake<Io: AsyncRead + AsyncWrite + Unpin>(
 /// Reads a request's head.
 ///
 /// # Errors
-/// It is not a CONNECT with a usable authority.
+/// The request is not a CONNECT with a usable authority.
 pub fn parse<B>(request: &Request<B>) -> Result<Connect, BadRequest> {
     if request.method() != Method::CONNECT {
         return Err(BadRequest::PeerMethod(request.method().clone()));

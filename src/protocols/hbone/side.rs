@@ -16,22 +16,22 @@ pub struct StreamSide {
     send: SendStream<Bytes>,
     recv: RecvStream,
     finished: bool,
-    /// The peer has sent its last byte, so that only the sending half tells of the stream's end.
+    /// Whether the peer has sent its last byte. From then on only the sending half reports the stream's end.
     drained: bool,
-    /// Room is set aside for this stream.
+    /// Whether this stream has reserved capacity for sending.
     reserved: bool,
 }
 
 // === impl StreamSide ===
 
 impl StreamSide {
-    /// A stream after its 200.
+    /// Makes a side of a stream that was answered with 200.
     pub fn new(send: SendStream<Bytes>, recv: RecvStream) -> Self {
         Self { send, recv, finished: false, drained: false, reserved: false }
     }
 
-    /// Nothing more comes. Whoever writes to the stream may have had its turn already, and is to hear of a reset all the
-    /// same.
+    /// Notes that the peer sends no more data, and polls for a reset. The writing direction may have been polled
+    /// already in this turn, so a reset that is known now wakes the task again.
     fn drain(&mut self, cx: &mut Context<'_>) {
         self.drained = true;
         if self.send.poll_reset(cx).is_ready() {
@@ -44,7 +44,7 @@ impl Side for StreamSide {
     fn poll_chunk(&mut self, cx: &mut Context<'_>, _: usize, _: &Buffers) -> Poll<Result<Bytes, End>> {
         loop {
             return Poll::Ready(match ready!(self.recv.poll_data(cx)) {
-                // An empty frame moves nothing; taking it in a loop is bounded by the window of frames h2 holds.
+                // An empty frame moves nothing. The number of frames that h2 holds bounds the loop.
                 Some(Ok(chunk)) if chunk.is_empty() => continue,
                 Some(Ok(chunk)) => Ok(chunk),
                 None => {
@@ -65,12 +65,12 @@ impl Side for StreamSide {
     }
 
     fn passed(&mut self, n: usize) {
-        // Only more than was received could be refused.
+        // The release fails only if `n` exceeds the number of received bytes.
         let _ = self.recv.flow_control().release_capacity(n);
     }
 
     fn poll_room(&mut self, cx: &mut Context<'_>, want: usize) -> Poll<Result<usize, Option<RelayError>>> {
-        // Also when a little is left over: it would make for tiny frames.
+        // A small remainder of capacity would make tiny frames, so more capacity is requested.
         if !std::mem::replace(&mut self.reserved, true) || self.send.capacity() < want {
             self.send.reserve_capacity(want);
         }
@@ -115,20 +115,20 @@ impl Side for StreamSide {
     fn poll_finish(&mut self, _: &mut Context<'_>) -> Poll<()> {
         if !self.finished {
             self.finished = true;
-            // A stream that is gone already needs no end.
+            // The end of the stream need not be sent if the stream is already closed.
             let _ = self.send.send_data(Bytes::new(), true);
         }
         Poll::Ready(())
     }
 }
 
-/// What an HTTP/2 error means to a relayed connection: NO_ERROR, CANCEL and STREAM_CLOSED say no more than that the
-/// peer went away (docs/spec/dataplane.md 2.7).
+/// Translates an HTTP/2 error for a relayed connection. NO_ERROR, CANCEL and STREAM_CLOSED only mean that the peer went
+/// away (docs/spec/dataplane.md 2.7).
 fn fault(error: h2::Error) -> Option<RelayError> {
     match error.reason() {
         Some(Reason::NO_ERROR | Reason::CANCEL | Reason::STREAM_CLOSED) if !error.is_go_away() => None,
         Some(reason) if error.is_remote() && error.is_reset() => Some(RelayError::PeerReset(reason)),
-        // No reason and no I/O error: sending on a stream that the peer has reset already.
+        // An error without reason and without I/O error means that the peer has already reset the stream.
         None if !error.is_io() => None,
         _ => Some(RelayError::Tunnel(error)),
     }

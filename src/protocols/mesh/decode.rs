@@ -1,4 +1,4 @@
-//! What is shared by decoding workloads and services (docs/spec/protos.md 1).
+//! Decoding that workloads and services share (docs/spec/protos.md 1).
 
 #[cfg(test)]
 mod tests;
@@ -13,21 +13,21 @@ use crate::protocols::{identity::IdentityError, pb::workload as pb};
 /// Limit: a name in a resource: 2048 bytes; past it: the resource is rejected.
 pub(crate) const NAME_MAX_BYTES: usize = 2048;
 
-/// Why a resource is refused as a whole. Names the field.
+/// Why a whole resource is refused. The error names the field.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
-    /// A field that must be there is absent or empty.
+    /// A required field is absent or empty.
     #[error("{0} is missing")]
     Missing(&'static str),
-    /// An address of neither 4 nor 16 bytes.
+    /// The length of an address is neither 4 nor 16 bytes.
     #[error("{field}: {len} bytes are no IP address")]
     Ip {
         /// The field.
         field: &'static str,
-        /// How many bytes it had.
+        /// The length of the address in bytes.
         len: usize,
     },
-    /// An enum value this version does not know, or may not accept.
+    /// An enum value is unknown to this version or must not be accepted.
     #[error("{field}: value {value} is not supported")]
     Unknown {
         /// The field.
@@ -35,7 +35,7 @@ pub enum DecodeError {
         /// The wire value.
         value: i32,
     },
-    /// A port above 65535 or a prefix longer than its address.
+    /// A port is above 65535, or a prefix is longer than its address.
     #[error("{field}: {value} is out of range")]
     Range {
         /// The field.
@@ -43,17 +43,17 @@ pub enum DecodeError {
         /// The wire value.
         value: u32,
     },
-    /// A name with a character it may not have, or without one it must have.
+    /// A name has a forbidden character, or lacks a required character.
     #[error("{field}: {value:?} {reason}")]
     Name {
         /// The field.
         field: &'static str,
         /// The start of the name.
         value: String,
-        /// What is wrong with it.
+        /// The fault of the name.
         reason: &'static str,
     },
-    /// Trust domain, namespace and service account make no identity.
+    /// The trust domain, the namespace and the service account make no valid identity.
     #[error(transparent)]
     Identity(#[from] IdentityError),
 }
@@ -79,7 +79,7 @@ impl DecodeError {
 impl Ports {
     pub(super) fn decode(field: &'static str, ports: &[pb::Port]) -> Result<Self, DecodeError> {
         let mut list = Vec::with_capacity(ports.len());
-        // The last of several entries for a port counts: it comes first for the stable sort.
+        // The last of several entries for a port counts. Reversed, that entry comes first in the stable sort.
         for entry in ports.iter().rev() {
             list.push((port(field, entry.service_port)?, port(field, entry.target_port)?));
         }
@@ -90,13 +90,14 @@ impl Ports {
         Ok(Self(list.into_boxed_slice()))
     }
 
-    /// The target of `service_port`: 0 is a port the service leaves to each endpoint, `None` one it does not have.
+    /// The target of `service_port`. A target of 0 is left to each endpoint, and `None` means that there is no such
+    /// port.
     pub fn target(&self, service_port: u16) -> Option<u16> {
         let at = self.0.binary_search_by_key(&service_port, |&(service, _)| service).ok()?;
         self.0.get(at).map(|&(_, target)| target)
     }
 
-    /// (service port, target port), in order of service ports.
+    /// The pairs of service port and target port, in order of service ports.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (u16, u16)> + '_ {
         self.0.iter().copied()
     }
@@ -105,13 +106,13 @@ impl Ports {
 // === impl ServiceName ===
 
 impl ServiceName {
-    /// `namespace/hostname` of its two parts.
+    /// Makes `namespace/hostname` of the two parts.
     pub fn new(namespace: &str, hostname: &str) -> Self {
         Self(format!("{namespace}/{hostname}").into())
     }
 
     /// # Errors
-    /// There is no `/`, or what follows it is empty or holds another one.
+    /// The text has no `/`, or the hostname is empty or holds another `/`.
     pub(super) fn decode(field: &'static str, text: String) -> Result<Self, DecodeError> {
         bounded(field, &text)?;
         match text.split_once('/') {
@@ -143,7 +144,7 @@ impl ServiceName {
         self.parts().1
     }
 
-    /// Both at once.
+    /// The namespace and the hostname.
     pub fn parts(&self) -> (&str, &str) {
         self.0.split_once('/').unwrap_or(("", &self.0))
     }
@@ -177,7 +178,7 @@ pub(super) fn port(field: &'static str, value: u32) -> Result<u16, DecodeError> 
     u16::try_from(value).map_err(|_| DecodeError::Range { field, value })
 }
 
-/// An address of 4 or 16 bytes; IPv4 mapped into IPv6 becomes IPv4, as every address that is looked up.
+/// Decodes an address of 4 or 16 bytes. An IPv4-mapped IPv6 address becomes IPv4, as every address in a lookup does.
 pub(super) fn ip(field: &'static str, bytes: &[u8]) -> Result<IpAddr, DecodeError> {
     if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
         Ok(IpAddr::V4(Ipv4Addr::from(v4)))
@@ -188,7 +189,7 @@ pub(super) fn ip(field: &'static str, bytes: &[u8]) -> Result<IpAddr, DecodeErro
     }
 }
 
-/// The range of `address`, or `None` if it is a single host.
+/// Decodes the range of `address`. The result is `None` for a single host.
 pub(super) fn prefix(
     field: &'static str,
     address: &pb::NetworkAddress,

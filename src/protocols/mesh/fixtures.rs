@@ -1,4 +1,4 @@
-//! Meshes for tests of everything that reads one.
+//! Meshes for tests.
 #![allow(dead_code, reason = "a vocabulary, of which each test uses a part")]
 
 use std::net::{IpAddr, SocketAddr};
@@ -8,7 +8,7 @@ use crate::protocols::pb::workload as pb;
 
 /// The node of [`TestMesh`].
 pub(crate) const NODE: &str = "node-1";
-/// The namespace of everything that is given no other.
+/// The default namespace of workloads and services.
 pub(crate) const NAMESPACE: &str = "ns1";
 
 /// A mesh under construction: network "", node [`NODE`].
@@ -63,7 +63,7 @@ fn uid(namespace: &str, name: &str) -> String {
     format!("Kubernetes//Pod/{namespace}/{name}")
 }
 
-/// A plain pod on another node. `ips`: none, one or several, separated by spaces.
+/// A plain pod on another node. `ips` holds any number of addresses, separated by spaces.
 pub(crate) fn pod(name: &str, ips: &str) -> Wl {
     Wl(pb::Workload {
         uid: uid(NAMESPACE, name),
@@ -78,8 +78,8 @@ pub(crate) fn pod(name: &str, ips: &str) -> Wl {
     })
 }
 
-/// A service of namespace [`NAMESPACE`] with port 80, behind which is 8080. `vips`: `[network/]ip[/length]`, separated
-/// by spaces.
+/// A service of namespace [`NAMESPACE`] with port 80 and target port 8080. `vips` holds `[network/]ip[/length]`,
+/// separated by spaces.
 pub(crate) fn service(hostname: &str, vips: &str) -> Svc {
     Svc(pb::Service {
         name: hostname.split('.').next().unwrap_or_default().into(),
@@ -125,7 +125,7 @@ pub(crate) fn ports(list: &[(u32, u32)]) -> Vec<pb::Port> {
     list.iter().map(port).collect()
 }
 
-/// A gateway: `[network/]ip` or `namespace/hostname`, then `:port` or none for 15008.
+/// A gateway: `[network/]ip` or `namespace/hostname`, then `:port`; the default port is 15008.
 pub(crate) fn gateway(text: &str) -> pb::GatewayAddress {
     use pb::gateway_address::Destination;
     let is_ip = |text: &str| text.rsplit('/').next().is_some_and(|last| last.parse::<IpAddr>().is_ok());
@@ -205,13 +205,13 @@ impl Wl {
         self.edit(|pb| pb.network_gateway = Some(gateway(text)))
     }
 
-    /// `port` 0 is none.
+    /// Sets the application tunnel; a `port` of 0 means no port.
     pub(crate) fn tunnel(self, proxy: bool, port: u32) -> Self {
         let pb = pb::ApplicationTunnel { protocol: proxy.into(), port };
         self.edit(|workload| workload.application_tunnel = Some(pb))
     }
 
-    /// An endpoint of the service of that hostname in [`NAMESPACE`], with these ports of its own.
+    /// Makes the workload an endpoint of the service `hostname` in [`NAMESPACE`], with `own_ports`.
     pub(crate) fn of(self, hostname: &str, own_ports: &[(u32, u32)]) -> Self {
         let list = pb::PortList { ports: ports(own_ports) };
         self.edit(|pb| {

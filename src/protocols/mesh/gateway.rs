@@ -5,12 +5,12 @@ use std::{fmt, net::IpAddr};
 use super::decode::{self, DecodeError, ServiceName};
 use crate::protocols::pb::workload as pb;
 
-/// Where a waypoint or a network gateway is found (docs/spec/dataplane.md 3.2).
+/// The address of a waypoint or of a network gateway (docs/spec/dataplane.md 3.2).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Gateway {
-    /// The service or workload it is.
+    /// The service or workload that acts as the gateway.
     pub destination: GatewayDestination,
-    /// The HBONE port of it; of a service, the service port.
+    /// The gateway's HBONE port; for a service, the service port.
     pub hbone_port: u16,
 }
 
@@ -33,23 +33,23 @@ pub enum GatewayDestination {
 pub struct WeightedWaypoint {
     /// The waypoint.
     pub gateway: Gateway,
-    /// Its share of the sum of all weights; 0 is never chosen.
+    /// The waypoint's share of the sum of all weights. A waypoint of weight 0 is never chosen.
     pub weight: u32,
 }
 
-/// How the application wants its connections handed over (docs/spec/dataplane.md 2.5).
+/// How the proxy hands connections to the application (docs/spec/dataplane.md 2.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ApplicationTunnel {
     /// Whether a PROXY protocol header precedes the bytes.
     pub protocol: TunnelHeader,
-    /// The port connections go to instead of the one they ask for.
+    /// The port that replaces the requested port of connections.
     pub port: Option<u16>,
 }
 
-/// What precedes the bytes of an application tunnel.
+/// The header that precedes the bytes of an application tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TunnelHeader {
-    /// Nothing.
+    /// No header.
     None,
     /// A PROXY protocol version 2 header.
     Proxy,

@@ -1,8 +1,8 @@
 //! Indexes that are read while they are written.
 //!
-//! Every index maps the hash of a key to the values that have it. The key itself is not stored: a value says by itself
-//! whether it is meant, so values of different keys with one hash may share an entry, and an entry is 24 bytes whatever
-//! the key is. A value is replaced in place, under the lock of its own entry's shard and of no other.
+//! Every index maps the hash of a key to the values with that key. An index does not store the key: the caller checks
+//! each value, so values of different keys with one hash may share an entry. An entry takes 24 bytes whatever the key
+//! is. The writer replaces a value in place, and holds only the lock of the entry's shard.
 
 use std::{
     cmp::Ordering,
@@ -17,13 +17,13 @@ use std::{
 use dashmap::{DashMap, Entry};
 use ipnet::IpNet;
 
-/// Small enough that no reader waits for the growth of a shard of 100,000 entries for long.
+/// The number of shards. With this number a shard stays small, so no reader waits long while a shard grows.
 /// Limit: parts of an index, each with a lock: 64; past it: keys share a part and its lock.
 const INDEX_SHARDS: usize = 64;
 
-/// A value that knows which resource it is a version of.
+/// A value that is a version of a resource.
 pub(super) trait Version {
-    /// Whether both are versions of one resource.
+    /// Whether both values are versions of one resource.
     fn same(&self, other: &Self) -> bool;
 }
 
@@ -32,26 +32,26 @@ pub(super) struct Index<T> {
     entries: DashMap<u64, Holders<T>, Prehashed>,
 }
 
-/// The values of one entry: nearly always one.
+/// The values of one entry, nearly always a single value.
 enum Holders<T> {
     One(Arc<T>),
     Many(Box<[Arc<T>]>),
 }
 
-/// Hashes keys; each process differently, so that no one can prepare collisions.
+/// The hasher of keys. Each process hashes differently, so that an attacker cannot prepare collisions.
 #[derive(Default)]
 pub(super) struct Keys {
     state: foldhash::quality::RandomState,
 }
 
-/// The prefix lengths any CIDR address has, as bits, for lookups of the longest one.
+/// The prefix lengths of all CIDR addresses, as bits, for lookups of the longest prefix.
 #[derive(Default)]
 pub(super) struct PrefixLengths {
     v4: AtomicU64,
     v6: [AtomicU64; 3],
 }
 
-/// Keys are hashes already.
+/// A hasher that returns the key, because keys are already hashes.
 #[derive(Clone, Copy, Default)]
 struct Prehashed;
 
@@ -67,10 +67,10 @@ impl<T> Default for Index<T> {
 }
 
 impl<T: Version> Index<T> {
-    /// Stores `value` in the place of an earlier version, else behind the other values of that key. Returns whether
+    /// Replaces an earlier version by `value`, or stores `value` behind the other values of the key. Returns whether
     /// there was no earlier version.
     pub(super) fn put(&self, key: u64, value: &Arc<T>) -> bool {
-        // What is replaced is dropped when no lock is held any more.
+        // The replaced value is dropped after the lock is released.
         let replaced = match self.entries.entry(key) {
             Entry::Vacant(entry) => {
                 entry.insert(Holders::One(Arc::clone(value)));
@@ -81,7 +81,7 @@ impl<T: Version> Index<T> {
         replaced.is_none()
     }
 
-    /// Removes the version of `value`, whichever it is. Returns whether there was one.
+    /// Removes any version of the resource of `value`. Returns whether there was a version.
     pub(super) fn remove(&self, key: u64, value: &T) -> bool {
         let mut removed = None;
         let empty = self.entries.remove_if_mut(&key, |_, holders| match holders {
@@ -94,13 +94,13 @@ impl<T: Version> Index<T> {
         removed.is_some() || empty.is_some()
     }
 
-    /// The value that `is_meant`.
+    /// Finds the value for which `is_meant` returns true.
     pub(super) fn find(&self, key: u64, is_meant: impl Fn(&T) -> bool) -> Option<Arc<T>> {
         let entry = self.entries.get(&key)?;
         entry.as_slice().iter().find(|value| is_meant(value)).cloned()
     }
 
-    /// The greatest of those meant; of equals the one stored last.
+    /// Finds the greatest value for which `is_meant` returns true. Among equal values the last stored one is returned.
     pub(super) fn best(
         &self,
         key: u64,
@@ -112,14 +112,14 @@ impl<T: Version> Index<T> {
         meant.max_by(|a, b| order(a, b)).cloned()
     }
 
-    /// Calls `each` with every value of the key, which must not come back here.
+    /// Calls `each` with every value of the key. `each` must not access the index.
     pub(super) fn each(&self, key: u64, mut each: impl FnMut(&Arc<T>)) {
         if let Some(entry) = self.entries.get(&key) {
             entry.as_slice().iter().for_each(&mut each);
         }
     }
 
-    /// All values, for dumps and counts only: one shard after the other is locked while it is copied.
+    /// Copies all values, for dumps and counts only. Each shard is locked only while it is copied.
     pub(super) fn values(&self) -> Vec<Arc<T>> {
         self.entries.iter().flat_map(|entry| entry.as_slice().to_vec()).collect()
     }
@@ -157,7 +157,7 @@ impl<T: Version> Holders<T> {
                 left.push(last);
                 Self::Many(left.into_boxed_slice())
             }
-            // `Many` never holds fewer than two.
+            // `Many` never holds fewer than two values.
             None => return Some(removed),
         };
         Some(removed)
@@ -214,7 +214,7 @@ impl PrefixLengths {
         }
     }
 
-    /// The lengths in use for one family, in ascending order.
+    /// The prefix lengths of one address family, in ascending order.
     pub(super) fn iter(&self, v6: bool) -> impl Iterator<Item = u8> + '_ {
         let words = if v6 { self.v6.as_slice() } else { std::slice::from_ref(&self.v4) };
         (0_u8..).step_by(64).zip(words).flat_map(|(base, word)| {

@@ -1,4 +1,4 @@
-//! What only the writer needs to know: shared parts, changes of endpoints not yet visible, who is local.
+//! The writer's own state: shared parts of workloads, pending changes of endpoints, and local identities.
 
 use std::{mem, sync::Arc};
 
@@ -11,23 +11,23 @@ use super::{
 };
 use crate::protocols::identity::Identity;
 
-/// Below this many replaced or removed workloads, the shared parts are not searched for unused ones.
+/// The number of replaced or removed workloads below which the shared parts are not searched for unused parts.
 /// Limit: shared parts of workloads that are not in use: 1024, or half of those known; past it: the unused parts are
 /// freed.
 const SWEEP_MIN: usize = 1024;
 
-/// The writer's own books. They live with the tables, so that a new writer continues where the last one ended, even if
-/// that was in the middle of a change.
+/// The writer's own state. The ledger lives with the tables, so a new writer continues where the last writer ended,
+/// even in the middle of a change.
 #[derive(Default)]
 pub(super) struct Ledger {
     pub(super) parts: Parts,
     pub(super) pending: PendingEndpoints,
     pub(super) locals: Locals,
-    /// How many CIDR addresses have each (is IPv6, prefix length).
+    /// The number of CIDR addresses for each pair of (is IPv6, prefix length).
     pub(super) prefixes: HashMap<(bool, u8), usize>,
 }
 
-/// Interned parts of workloads. An unused one goes with one of the next sweeps.
+/// Interned parts of workloads. A later sweep frees unused parts.
 #[derive(Default)]
 pub(super) struct Parts {
     templates: HashSet<Arc<Template>>,
@@ -36,7 +36,7 @@ pub(super) struct Parts {
     retired: usize,
 }
 
-/// Endpoints that came and went since the last flush, by service: lists are built once for each service and slice.
+/// Endpoints that were added or removed since the last flush, by service. A flush builds one list for each service.
 #[derive(Default)]
 pub(super) struct PendingEndpoints(HashMap<ServiceName, Pending>);
 
@@ -46,7 +46,7 @@ struct Pending {
     removed: Vec<Arc<Workload>>,
 }
 
-/// The identities of the own node's workloads, and how many workloads have each.
+/// The identities of the own node's workloads, and the number of workloads with each identity.
 #[derive(Default)]
 pub(super) struct Locals {
     uses: HashMap<Identity, Uses>,
@@ -57,14 +57,14 @@ pub(super) struct Locals {
 #[derive(Clone, Copy, Default)]
 struct Uses {
     all: usize,
-    /// Those that need a certificate: reached by HBONE, or speaking it by themselves.
+    /// The number of workloads that need a certificate, because they are reached by HBONE or speak HBONE themselves.
     tunnelled: usize,
 }
 
 // === impl Parts ===
 
 impl Parts {
-    /// `workload` with its parts replaced by equal ones known already, or taken up.
+    /// Replaces the parts of `workload` by equal known parts. An unknown part is stored for later workloads.
     pub(super) fn share(&mut self, workload: Workload) -> Workload {
         let Self { templates, places, identities, .. } = self;
         let template = |mut template: Arc<Template>| match templates.get(&*template) {
@@ -91,7 +91,7 @@ impl Parts {
         workload.map_parts(template, place)
     }
 
-    /// Notes that a workload went. Once in a while, drops the parts no one holds any more.
+    /// Notes that a workload was replaced or removed. Now and then the call frees parts that no workload uses.
     pub(super) fn retire(&mut self) {
         self.retired += 1;
         if self.retired >= SWEEP_MIN.max(self.templates.len().max(self.places.len()) / 2) {
@@ -125,14 +125,14 @@ impl PendingEndpoints {
         }
     }
 
-    /// `workload` is an endpoint of all its services from the next flush on.
+    /// Adds `workload` as an endpoint of all its services from the next flush on.
     pub(super) fn add(&mut self, workload: &Arc<Workload>) {
         for membership in workload.services() {
             self.note(&membership.service, |pending| pending.added.push(Arc::clone(workload)));
         }
     }
 
-    /// `workload`, this very version, is an endpoint no more.
+    /// Removes this version of `workload` as an endpoint.
     pub(super) fn remove(&mut self, workload: &Arc<Workload>) {
         for membership in workload.services() {
             self.note(&membership.service, |pending| pending.removed.push(Arc::clone(workload)));
@@ -148,7 +148,7 @@ impl PendingEndpoints {
         for (service, pending) in mem::take(&mut self.0) {
             let before = current(&service);
             let held = before.as_ref().map(|endpoints| endpoints.workloads()).unwrap_or_default();
-            // Those removed are held here, so that no newer workload can have the address of one of them.
+            // `pending` keeps the removed workloads alive, so no newer workload can have the same memory address.
             let removed: HashSet<*const Workload> = pending.removed.iter().map(Arc::as_ptr).collect();
             let mut workloads = Vec::with_capacity(held.len() + pending.added.len());
             let all = held.iter().chain(&pending.added);
@@ -180,7 +180,7 @@ impl Locals {
         self.change(workload, |uses| uses.saturating_sub(1));
     }
 
-    /// Which identities (appeared, vanished) since the last time.
+    /// Returns the identities that appeared and those that vanished since the last call.
     pub(super) fn settle(&mut self) -> (Vec<Identity>, Vec<Identity>) {
         let (mut appeared, mut vanished) = (Vec::new(), Vec::new());
         for (identity, before) in mem::take(&mut self.before) {

@@ -1,9 +1,9 @@
-//! What is known of the mesh: workloads, services, policies.
+//! The tables of the mesh: workloads, services and policies.
 //!
-//! [`Mesh`] is read by every connection; [`MeshWriter`] changes it. A reader takes the lock of one entry of one index at
-//! a time, for as long as it takes to clone a reference; no push holds such a lock longer than it takes to replace one.
-//! Endpoints of services are derived from the workloads, so that they are right whatever order things come in: before
-//! their service, after it was deleted and made again, or when its health policy changes.
+//! Every connection reads the [`Mesh`], and [`MeshWriter`] changes it. A reader locks one entry of one index at a time
+//! and only clones a reference under the lock. A push holds such a lock only while it replaces one reference.
+//! Endpoints of services are derived from the workloads, so the order of pushes does not matter. Endpoints may come
+//! before their service, the service may be deleted and made again, and its health policy may change.
 
 pub(crate) mod decode;
 #[cfg(test)]
@@ -39,7 +39,7 @@ pub use self::{
     writer::{Applied, CHANGES_PER_TURN, Change, MeshWriter, push_order},
 };
 
-/// Everything known of the mesh. Cloning copies a reference.
+/// The tables of the mesh. Cloning copies a reference.
 #[derive(Clone)]
 pub struct Mesh(Arc<Tables>);
 
@@ -57,35 +57,35 @@ pub struct WorkloadInfo {
 // === impl Mesh ===
 
 impl Mesh {
-    /// Nothing known yet.
+    /// Makes empty tables.
     pub fn new(local: LocalNode) -> Self {
         Self(Arc::new(Tables::new(local)))
     }
 
-    /// A writer of these tables. There should be one at a time; see [`MeshWriter`].
+    /// Makes a writer of these tables. There should be one writer at a time; see [`MeshWriter`].
     pub fn writer(&self) -> MeshWriter {
         MeshWriter::new(Arc::clone(&self.0))
     }
 
-    /// Where this proxy runs.
+    /// The node that this proxy runs on.
     pub fn local(&self) -> &LocalNode {
         &self.0.local
     }
 
-    /// The workload of that uid.
+    /// The workload with the given uid.
     pub fn workload(&self, uid: &str) -> Option<Arc<Workload>> {
         self.0.workload(uid)
     }
 
-    /// The workload that owns an address of a network. Of several, a pod goes before anything else, then one that is
-    /// reached by HBONE, then the one known last. Workloads of the host's network own no address.
+    /// The workload that owns an address of a network. Among several workloads a pod wins, then a workload reached by
+    /// HBONE, then the workload added last. Workloads in the host's network own no address.
     pub fn workload_by_ip(&self, network: &str, ip: IpAddr) -> Option<Arc<Workload>> {
         let owns = |workload: &Workload| workload.network() == network && workload.addresses().contains(&ip);
         let key = self.0.keys.address(network, ip);
         self.0.by_address.best(key, owns, |a, b| a.claim().cmp(&b.claim()))
     }
 
-    /// The workload of that namespace and hostname; of several, as for addresses.
+    /// The workload with the given namespace and hostname. Several workloads are ranked as in [`Self::workload_by_ip`].
     pub fn workload_by_hostname(&self, name: &ServiceName) -> Option<Arc<Workload>> {
         let (namespace, hostname) = name.parts();
         let is_it = |workload: &Workload| {
@@ -95,7 +95,7 @@ impl Mesh {
         self.0.by_hostname.best(key, is_it, |a, b| a.claim().cmp(&b.claim()))
     }
 
-    /// The workload a pod of this node is: an exact match among those of the own node
+    /// The workload of a pod of this node: an exact match among the workloads of the own node
     /// (docs/spec/dataplane.md 0).
     pub fn local_workload(&self, info: &WorkloadInfo) -> Option<Arc<Workload>> {
         let is_it = |workload: &Workload| {
@@ -107,14 +107,15 @@ impl Mesh {
         self.0.local_pods.best(key, is_it, |a, b| a.claim().cmp(&b.claim()))
     }
 
-    /// The service a client of `client_namespace` means by an address: one with exactly that address, else one with a
-    /// range around it (docs/spec/dataplane.md 3.3). Services it may not see are passed over.
+    /// The service that a client of `client_namespace` means by an address: a service with exactly that address, else a
+    /// service with a range around the address (docs/spec/dataplane.md 3.3). Services hidden from the client are
+    /// skipped.
     pub fn service_by_vip(&self, network: &str, ip: IpAddr, client_namespace: &str) -> Option<Arc<Service>> {
         self.service_by_exact_vip(network, ip, client_namespace, Sight::Client)
             .or_else(|| self.service_by_cidr_vip(network, ip, client_namespace, Sight::Client))
     }
 
-    /// Only those with exactly that address.
+    /// The service with exactly the given address.
     pub(in crate::protocols) fn service_by_exact_vip(
         &self,
         network: &str,
@@ -130,7 +131,7 @@ impl Mesh {
         self.0.services.by_vip.best(key, has, |a, b| a.preference(b, client_namespace))
     }
 
-    /// Only those with a range around it: one of the client's namespace goes first, then the narrowest.
+    /// The service with a range around the address. A service of the client's namespace wins, then the narrowest range.
     pub(in crate::protocols) fn service_by_cidr_vip(
         &self,
         network: &str,
@@ -149,7 +150,7 @@ impl Mesh {
             let key = self.0.keys.cidr(network, &cidr);
             let found = tables.by_cidr.best(key, has, |a, b| a.preference(b, client_namespace));
             let own = |service: &Arc<Service>| service.namespace() == client_namespace;
-            // Lengths ascend: what is found later is narrower.
+            // The prefix lengths ascend, so a later match is narrower.
             best = match (best, found) {
                 (Some(wider), Some(found)) if own(&wider) && !own(&found) => Some(wider),
                 (wider, found) => found.or(wider),
@@ -158,13 +159,13 @@ impl Mesh {
         best
     }
 
-    /// The service a client of `client_namespace` means by a hostname, which is compared as it is.
+    /// The service that a client of `client_namespace` means by a hostname. The comparison is case-sensitive.
     pub fn service_by_host(&self, hostname: &str, client_namespace: &str) -> Option<Arc<Service>> {
         self.services_by_host(hostname, client_namespace).into_iter().next()
     }
 
-    /// All services of that hostname a client of `client_namespace` may see: first one of its own namespace, then
-    /// canonical ones, then by namespace.
+    /// All services of a hostname that a client of `client_namespace` may see. A service of the client's namespace
+    /// comes first, then canonical services, then the others by namespace.
     pub fn services_by_host(&self, hostname: &str, client_namespace: &str) -> SmallVec<[Arc<Service>; 2]> {
         let mut found: SmallVec<[Arc<Service>; 2]> = SmallVec::new();
         self.0.services.by_host.each(self.0.keys.name(hostname), |service| {
@@ -176,17 +177,17 @@ impl Mesh {
         found
     }
 
-    /// The service of that namespace and hostname, whoever may see it.
+    /// The service with the given namespace and hostname, whatever its visibility.
     pub fn service(&self, namespace: &str, hostname: &str) -> Option<Arc<Service>> {
         self.0.service(namespace, hostname)
     }
 
-    /// The endpoints of a service, if it has any, healthy or not. Ask [`Service::admits`] before using one.
+    /// The healthy and unhealthy endpoints of a service, if there are any. Check [`Service::admits`] before using one.
     pub fn endpoints(&self, service: &Service) -> Option<Arc<Endpoints>> {
         self.0.endpoints(service.key())
     }
 
-    /// The services `workload` is an endpoint of, as far as they are known.
+    /// The known services of which `workload` is an endpoint.
     pub fn services_of(&self, workload: &Workload) -> impl Iterator<Item = Arc<Service>> {
         workload.services().iter().filter_map(|membership| {
             let (namespace, hostname) = membership.service.parts();
@@ -194,32 +195,32 @@ impl Mesh {
         })
     }
 
-    /// The policies of this moment.
+    /// The current policies.
     pub fn policies(&self) -> Arc<PolicyTable> {
         self.0.policies.load_full()
     }
 
-    /// How many workloads are known.
+    /// The number of known workloads.
     pub fn workload_count(&self) -> usize {
         self.0.workload_count.load(Ordering::Relaxed)
     }
 
-    /// How many services are known.
+    /// The number of known services.
     pub fn service_count(&self) -> usize {
         self.0.service_count.load(Ordering::Relaxed)
     }
 
-    /// All workloads. For dumps: it walks the whole table, though without ever locking more than a part of it.
+    /// All workloads, for dumps. The call walks the whole table, but never locks more than one part of the table.
     pub fn all_workloads(&self) -> Vec<Arc<Workload>> {
         self.0.workloads.values()
     }
 
-    /// All services. For dumps.
+    /// All services, for dumps.
     pub fn all_services(&self) -> Vec<Arc<Service>> {
         self.0.services.by_name.values()
     }
 
-    /// The endpoints of all services, also of those not known yet. For dumps.
+    /// The endpoints of all services, including services not known yet, for dumps.
     pub fn all_endpoints(&self) -> Vec<Arc<Endpoints>> {
         self.0.endpoints.values()
     }
@@ -230,12 +231,12 @@ impl Mesh {
     }
 }
 
-/// Whose eyes look for a service.
+/// The viewer for whom a service is looked up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::protocols) enum Sight {
-    /// A client's, from whom some services are hidden.
+    /// A client, from whom some services are hidden.
     Client,
-    /// The control plane's, which refers to a waypoint or gateway: nothing is hidden.
+    /// The control plane, which refers to a waypoint or gateway. No service is hidden from the control plane.
     ControlPlane,
 }
 

@@ -1,5 +1,5 @@
 //! Authorization policies: decoded, compiled and indexed (docs/spec/protos.md 2,
-//! docs/spec/dataplane.md 5.1). What they decide is in [`rbac`](crate::protocols::rbac).
+//! docs/spec/dataplane.md 5.1). [`rbac`](crate::protocols::rbac) evaluates the policies.
 
 use std::{
     borrow::Borrow,
@@ -38,37 +38,37 @@ pub enum Scope {
     WorkloadSelector,
 }
 
-/// What a match means.
+/// The effect of a match.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Let the connection through, and keep out what no ALLOW policy matches.
+    /// Allow the connection. Connections that match no ALLOW policy are denied.
     Allow,
-    /// Keep the connection out.
+    /// Deny the connection.
     Deny,
 }
 
-/// Clauses that must all match; a rule without any matches everything.
+/// Clauses that must all match; a rule without clauses matches every connection.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Rule(Box<[Clause]>);
 
-/// Matches of which one is enough; a clause without any is true.
+/// Matches of which one is enough; a clause without matches is true.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Clause(Box<[Match]>);
 
-/// Tests that must all hold, the cheapest first; a match without any never matches.
+/// Tests that must all hold, the cheapest first; a match without tests never matches.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Match(Box<[Test]>);
 
-/// One attribute held against its list of values.
+/// A comparison of one attribute with a list of values.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Test {
-    /// The list must match nowhere, instead of somewhere.
+    /// Whether no value may match. Otherwise at least one value must match.
     pub negated: bool,
     /// The attribute and its values.
     pub attribute: Attribute,
 }
 
-/// An attribute of a connection and the values a policy lists for it, never none.
+/// An attribute of a connection and the values that a policy lists. The list is never empty.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Attribute {
     /// Ports of the destination.
@@ -77,77 +77,77 @@ pub enum Attribute {
     DestinationIps(Box<[IpNet]>),
     /// Networks of the source.
     SourceIps(Box<[IpNet]>),
-    /// Service accounts of the source, in whatever trust domain.
+    /// Service accounts of the source, in any trust domain.
     ServiceAccounts(Box<[ServiceAccount]>),
     /// Namespaces of the source.
     Namespaces(Box<[Text]>),
-    /// Identities of the source, without their scheme.
+    /// Identities of the source, without `spiffe://`.
     Principals(Box<[Text]>),
 }
 
 /// A service account of a namespace.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ServiceAccount {
-    /// Its namespace.
+    /// The namespace.
     pub namespace: Box<str>,
-    /// Its name.
+    /// The name.
     pub name: Box<str>,
 }
 
 /// A pattern for text; case matters.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Text {
-    /// The whole text.
+    /// The text equals the pattern.
     Exact(Box<str>),
-    /// How the text begins.
+    /// The text begins with the pattern.
     Prefix(Box<str>),
-    /// How the text ends.
+    /// The text ends with the pattern.
     Suffix(Box<str>),
-    /// Any text but the empty one.
+    /// The text is not empty.
     Presence,
 }
 
-/// Why a policy is rejected. One bad value rejects it whole: dropping an entry of a list could widen access.
+/// Why a policy is rejected. One bad value rejects the whole policy, because dropping an entry could widen access.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PolicyError {
-    /// The scope is none we know.
+    /// The scope is unknown.
     #[error("scope: unknown value {0}")]
     Scope(i32),
-    /// The action is none we know.
+    /// The action is unknown.
     #[error("action: unknown value {0}")]
     Action(i32),
     /// An address is neither 4 nor 16 bytes long.
     #[error("{at}: {bytes} bytes are no IP address")]
     Address {
-        /// Where.
+        /// The place of the value.
         at: At,
-        /// How long it is.
+        /// The length of the address in bytes.
         bytes: usize,
     },
-    /// A prefix is longer than its address, or cuts into the mapping of an IPv4 address into IPv6.
+    /// A prefix is longer than its address, or ends within the mapping prefix of an IPv4-mapped IPv6 address.
     #[error("{at}: {length} is no prefix length of {ip}")]
     Prefix {
-        /// Where.
+        /// The place of the value.
         at: At,
         /// The address.
         ip: IpAddr,
-        /// Its prefix length in bits.
+        /// The prefix length in bits.
         length: u32,
     },
-    /// A pattern says neither exact, prefix, suffix nor presence.
+    /// A pattern sets neither exact, prefix, suffix nor presence.
     #[error("{0}: no kind of string match is set")]
     Text(At),
     /// A port is larger than 65,535.
     #[error("{at}: {port} is no port")]
     Port {
-        /// Where.
+        /// The place of the value.
         at: At,
-        /// What it says.
+        /// The wire value.
         port: u32,
     },
 }
 
-/// A value's place in a policy, by wire names.
+/// The place of a value in a policy, by wire names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct At {
     rule: usize,
@@ -160,14 +160,14 @@ pub struct At {
 /// A change of the table.
 #[derive(Debug)]
 pub enum PolicyChange {
-    /// Adds a policy, replacing the one of its key.
+    /// Adds a policy, or replaces the policy with the same key.
     Upsert(Policy),
-    /// Removes the policy of this key, if there is one.
+    /// Removes the policy with this key, if there is one.
     Remove(String),
 }
 
-/// Every policy, immutable: a change makes a new table that shares the untouched policies. Keep it in an
-/// `Arc`.
+/// An immutable table of all policies. A change makes a new table that shares the unchanged policies. Keep the table in
+/// an `Arc`.
 #[derive(Clone, Debug, Default)]
 pub struct PolicyTable {
     by_key: HashSet<ByKey, RandomState>,
@@ -179,7 +179,7 @@ pub struct PolicyTable {
 #[derive(Clone, Debug)]
 struct ByKey(Arc<Policy>);
 
-/// Which indexes a batch of changes has made stale.
+/// The indexes that a batch of changes has made stale.
 #[derive(Default)]
 struct Stale {
     namespaces: HashSet<Box<str>, RandomState>,
@@ -222,42 +222,42 @@ impl Policy {
         })
     }
 
-    /// The name of its resource on the wire, by which workloads refer to it: `namespace/name`.
+    /// The policy's resource name on the wire, by which workloads refer to the policy: `namespace/name`.
     pub fn key(&self) -> &str {
         &self.key
     }
 
-    /// Its own name.
+    /// The policy's name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Its namespace.
+    /// The namespace.
     pub fn namespace(&self) -> &str {
         &self.namespace
     }
 
-    /// Which destinations it applies to.
+    /// The destinations that the policy applies to.
     pub fn scope(&self) -> Scope {
         self.scope
     }
 
-    /// What a match means.
+    /// The effect of a match.
     pub fn action(&self) -> Action {
         self.action
     }
 
-    /// It is evaluated and logged, never enforced.
+    /// Whether the policy is evaluated and logged but never enforced.
     pub fn is_dry_run(&self) -> bool {
         self.dry_run
     }
 
-    /// Its rules, of which one is enough; without any it never matches.
+    /// The rules, of which one is enough. A policy without rules never matches.
     pub fn rules(&self) -> &[Rule] {
         &self.rules
     }
 
-    /// It applies to every workload of `namespace` without being named by them.
+    /// Whether the policy applies to every workload of `namespace` without being named by the workloads.
     pub fn covers(&self, namespace: &str) -> bool {
         match self.scope {
             Scope::Global => true,
@@ -270,7 +270,7 @@ impl Policy {
 // === impl Rule, Clause, Match ===
 
 impl Rule {
-    /// Its clauses.
+    /// The clauses of the rule.
     pub fn clauses(&self) -> &[Clause] {
         &self.0
     }
@@ -286,7 +286,7 @@ impl Rule {
 }
 
 impl Clause {
-    /// Its matches.
+    /// The matches of the clause.
     pub fn matches(&self) -> &[Match] {
         &self.0
     }
@@ -302,7 +302,7 @@ impl Clause {
 }
 
 impl Match {
-    /// Its tests.
+    /// The tests of the match.
     pub fn tests(&self) -> &[Test] {
         &self.0
     }
@@ -349,7 +349,7 @@ impl Attribute {
 }
 
 impl Text {
-    /// `text` fits the pattern.
+    /// Whether `text` matches the pattern.
     pub fn matches(&self, text: &str) -> bool {
         match self {
             Self::Exact(want) => text == &**want,
@@ -376,7 +376,7 @@ fn network(at: At, wire: pb::Address) -> Result<IpNet, PolicyError> {
     let mut length = u8::try_from(wire.length).map_err(|_| bad())?;
     let canonical = ip.to_canonical();
     if canonical.is_ipv4() != ip.is_ipv4() {
-        // Connections carry such an address as plain IPv4, so the network has to be one of IPv4 as well.
+        // Connections carry a mapped address as plain IPv4, so the network has to become IPv4 too.
         length = length.checked_sub(96).ok_or_else(bad)?;
     }
     IpNet::new(canonical, length).map_err(|_| bad())
@@ -403,7 +403,7 @@ impl At {
         Self { rule: 0, clause: 0, matching: 0, field: "", index: 0 }
     }
 
-    /// Decodes every value of the list `field`, telling `decode` where each one stands.
+    /// Decodes every value of the list `field`, and passes the place of each value to `decode`.
     fn each<W, T>(
         self,
         field: &'static str,
@@ -428,8 +428,8 @@ impl fmt::Display for At {
 // === impl PolicyTable ===
 
 impl PolicyTable {
-    /// The table after `changes`, applied in order. Costs one walk of all policies, however many changes
-    /// there are.
+    /// Returns the table after `changes`, applied in order. The cost is one walk over all policies, however many
+    /// changes there are.
     #[must_use]
     pub fn with(&self, changes: Vec<PolicyChange>) -> Self {
         let mut next = self.clone();
@@ -450,12 +450,12 @@ impl PolicyTable {
         next
     }
 
-    /// The policy of a key.
+    /// The policy with the given key.
     pub fn get(&self, key: &str) -> Option<&Arc<Policy>> {
         self.by_key.get(key).map(|ByKey(policy)| policy)
     }
 
-    /// Every policy, in no order.
+    /// All policies, in arbitrary order.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Policy>> {
         self.by_key.iter().map(|ByKey(policy)| policy)
     }
@@ -470,12 +470,12 @@ impl PolicyTable {
         &self.global
     }
 
-    /// How many policies there are.
+    /// The number of policies.
     pub fn len(&self) -> usize {
         self.by_key.len()
     }
 
-    /// There is no policy.
+    /// Whether the table holds no policy.
     pub fn is_empty(&self) -> bool {
         self.by_key.is_empty()
     }
@@ -498,7 +498,7 @@ impl PolicyTable {
                 Scope::Global | Scope::WorkloadSelector => {}
             }
         }
-        // Sorted, so that which policy is named as the one that denied does not depend on chance.
+        // The list is sorted so that the policy named in a denial does not depend on chance.
         let sort = |list: &mut Vec<Arc<Policy>>| list.sort_unstable_by(|a, b| a.key.cmp(&b.key));
         if stale.global {
             sort(&mut global);

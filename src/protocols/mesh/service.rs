@@ -13,7 +13,7 @@ use crate::protocols::{identity::Identity, pb::workload as pb};
 
 /// A named set of virtual addresses in front of workloads (docs/spec/protos.md 1).
 ///
-/// Built by decoding only.
+/// A service is only made by decoding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
     key: ServiceName,
@@ -44,18 +44,18 @@ pub struct Vip {
 pub struct CidrVip {
     /// The network the range belongs to.
     pub network: Box<str>,
-    /// The range, without host bits; shorter than a single address.
+    /// The range without host bits. Its prefix is shorter than that of a single address.
     pub cidr: IpNet,
 }
 
 /// How an endpoint is chosen (docs/spec/dataplane.md 3.3).
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Balancing {
-    /// What is compared, most important first.
+    /// The properties to compare, the most important first.
     pub preferences: Box<[Scope]>,
-    /// How much the comparison counts.
+    /// The effect of the comparison.
     pub mode: BalancingMode,
-    /// Which endpoints take part.
+    /// The health that endpoints need to take part.
     pub health: HealthPolicy,
 }
 
@@ -76,27 +76,27 @@ pub enum Scope {
     Network,
 }
 
-/// How much preferences count.
+/// The effect of the preferences.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum BalancingMode {
-    /// Not at all.
+    /// The preferences have no effect.
     #[default]
     Standard,
-    /// Only endpoints that match all take part.
+    /// Only endpoints that match all preferences take part.
     Strict,
-    /// Those that match most go first.
+    /// The endpoints that match the most preferences come first.
     Failover,
     /// No endpoint is chosen: the original destination is dialled.
     Passthrough,
 }
 
-/// Which endpoints take part.
+/// The health that endpoints need to take part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum HealthPolicy {
-    /// Those that are ready.
+    /// Ready endpoints take part.
     #[default]
     OnlyHealthy,
-    /// All.
+    /// All endpoints take part.
     AllowAll,
 }
 
@@ -107,21 +107,21 @@ pub enum IpFamilies {
     V4,
     /// IPv6 only.
     V6,
-    /// Both.
+    /// IPv4 and IPv6.
     Dual,
 }
 
 /// Who may use a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Visibility {
-    /// Everyone.
+    /// All clients.
     Public,
-    /// Clients of its own namespace.
+    /// Clients of the service's namespace.
     Namespace,
 }
 
-/// The endpoints of one service, healthy or not. Derived from the workloads: it is there before the service is, and
-/// outlives it.
+/// The healthy and unhealthy endpoints of one service. The list is derived from the workloads: it may exist before the
+/// service and may outlive the service.
 #[derive(Debug)]
 pub struct Endpoints {
     service: ServiceName,
@@ -132,7 +132,7 @@ pub struct Endpoints {
 // === impl Service ===
 
 impl Service {
-    /// Checks and converts what the control plane sent. Subject alternative names that are no identity are left out.
+    /// Checks and converts the control plane's resource. Subject alternative names that are no identity are left out.
     ///
     /// # Errors
     /// The first field that makes the whole resource unusable (docs/spec/protos.md 1).
@@ -172,13 +172,13 @@ impl Service {
             canonical: pb.canonical,
             visibility: match pb::service::Visibility::try_from(pb.visibility) {
                 Ok(pb::service::Visibility::Namespace) => Visibility::Namespace,
-                // The one lenient enum: what is not known is public.
+                // This enum is the only lenient one: an unknown visibility counts as public.
                 Ok(pb::service::Visibility::Public) | Err(_) => Visibility::Public,
             },
         })
     }
 
-    /// `namespace/hostname`, its key.
+    /// The key of the service, `namespace/hostname`.
     pub fn key(&self) -> &ServiceName {
         &self.key
     }
@@ -193,27 +193,27 @@ impl Service {
         self.key.namespace()
     }
 
-    /// The fully qualified name; may start with `*.`.
+    /// The fully qualified name, which may start with `*.`.
     pub fn hostname(&self) -> &str {
         self.key.hostname()
     }
 
-    /// Its virtual addresses; none if it is headless.
+    /// The virtual addresses. A headless service has none.
     pub fn vips(&self) -> &[Vip] {
         &self.vips
     }
 
-    /// Its ranges of virtual addresses.
+    /// The ranges of virtual addresses.
     pub fn cidr_vips(&self) -> &[CidrVip] {
         &self.cidr_vips
     }
 
-    /// Its ports.
+    /// The ports of the service.
     pub fn ports(&self) -> &Ports {
         &self.ports
     }
 
-    /// Identities accepted of an endpoint besides its own.
+    /// The identities that are accepted from an endpoint besides the endpoint's own identity.
     pub fn sans(&self) -> &[Identity] {
         self.sans.as_deref().unwrap_or_default()
     }
@@ -222,12 +222,12 @@ impl Service {
         self.sans.as_ref()
     }
 
-    /// The waypoint in front of it, unless one of [`Self::weighted_waypoints`] is chosen.
+    /// The waypoint in front of the service, unless one of [`Self::weighted_waypoints`] is chosen.
     pub fn waypoint(&self) -> Option<&Gateway> {
         self.waypoint.as_ref()
     }
 
-    /// Waypoints of which each connection chooses one.
+    /// The waypoints of which each connection chooses one.
     pub fn weighted_waypoints(&self) -> &[WeightedWaypoint] {
         &self.weighted_waypoints
     }
@@ -237,22 +237,22 @@ impl Service {
         &self.balancing
     }
 
-    /// The families endpoints may be reached by; `None` is both.
+    /// The address families of endpoints; `None` means both families.
     pub fn ip_families(&self) -> Option<IpFamilies> {
         self.ip_families
     }
 
-    /// Whether it goes before others of the same name or address.
+    /// Whether the service wins against other services of the same name or address.
     pub fn canonical(&self) -> bool {
         self.canonical
     }
 
-    /// Who may use it.
+    /// The clients that may use the service.
     pub fn visibility(&self) -> Visibility {
         self.visibility
     }
 
-    /// Whether clients of `namespace` may use it.
+    /// Whether clients of `namespace` may use the service.
     pub fn visible_to(&self, namespace: &str) -> bool {
         self.visibility == Visibility::Public || self.namespace() == namespace
     }
@@ -262,8 +262,8 @@ impl Service {
         workload.status() == Status::Healthy || self.balancing.health == HealthPolicy::AllowAll
     }
 
-    /// Which of two services of one name or address a client of `namespace` means: the greater. One of its own
-    /// namespace, else a canonical one, else by name, so that all nodes decide alike.
+    /// Orders two services of one name or address; a client of `namespace` means the greater service. A service of the
+    /// client's namespace wins, then a canonical service. Otherwise the name decides, so that all nodes decide alike.
     pub(super) fn preference(&self, other: &Self, namespace: &str) -> Ordering {
         let claim = |service: &Self| (service.namespace() == namespace, service.canonical);
         claim(self).cmp(&claim(other)).then_with(|| other.key.cmp(&self.key))
@@ -352,17 +352,17 @@ impl Endpoints {
         Self { service, workloads: workloads.into_boxed_slice(), top_capacity }
     }
 
-    /// The service they belong to, which need not be known yet.
+    /// The service of the endpoints, which may not be known yet.
     pub fn service(&self) -> &ServiceName {
         &self.service
     }
 
-    /// All of them, in no order that means anything. Ask [`Service::admits`] before using one.
+    /// All endpoints, in arbitrary order. Check [`Service::admits`] before using one.
     pub fn workloads(&self) -> &[Arc<Workload>] {
         &self.workloads
     }
 
-    /// The highest capacity of any of them.
+    /// The highest capacity among the endpoints.
     pub fn top_capacity(&self) -> u32 {
         self.top_capacity
     }

@@ -14,7 +14,7 @@ use super::{
     workload::Workload,
 };
 
-/// Where this proxy runs.
+/// The node that this proxy runs on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LocalNode {
     /// The node's network. An empty name is the default network.
@@ -25,7 +25,7 @@ pub struct LocalNode {
     pub cluster_domain: String,
 }
 
-/// All tables. Readers take the lock of one entry at a time; the writer replaces values in place.
+/// All tables. A reader locks one entry at a time, and the writer replaces values in place.
 pub(super) struct Tables {
     pub(super) local: LocalNode,
     pub(super) keys: Keys,
@@ -41,7 +41,7 @@ pub(super) struct Tables {
     pub(super) ledger: Mutex<Ledger>,
 }
 
-/// Services by each of their keys.
+/// The services, indexed by each of their keys.
 #[derive(Default)]
 pub(super) struct ServiceTables {
     pub(super) by_name: Index<Service>,
@@ -54,7 +54,7 @@ pub(super) struct ServiceTables {
 // === impl Tables ===
 
 impl Tables {
-    /// Nothing known yet.
+    /// Makes empty tables.
     pub(super) fn new(local: LocalNode) -> Self {
         Self {
             local,

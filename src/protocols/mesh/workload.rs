@@ -1,8 +1,8 @@
 //! Workloads: the endpoints of the mesh, held compactly.
 //!
-//! A node proxy knows every endpoint of its mesh. What the replicas of one deployment have in common is one shared
-//! `Template`, what the pods of one node have in common one shared [`Place`]; the writer interns both, so that a
-//! workload itself is little more than its uid and address.
+//! A node proxy knows every endpoint of its mesh. The replicas of one deployment share one `Template`, and the pods of
+//! one node share one [`Place`]. The writer interns both, so a workload itself holds little more than its uid and
+//! address.
 
 use std::{fmt, net::IpAddr, sync::Arc};
 
@@ -18,7 +18,7 @@ const DEFAULT_CLUSTER: &str = "Kubernetes";
 
 /// One endpoint: a pod, a machine, or a gateway of another network (docs/spec/protos.md 1).
 ///
-/// Built by decoding only. Two workloads are equal if all they say is.
+/// A workload is only made by decoding. Two workloads are equal if all their fields are equal.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Workload {
     uid: Box<str>,
@@ -27,12 +27,12 @@ pub struct Workload {
     addresses: Addresses,
     rare: Option<Box<RareFields>>,
     capacity: u32,
-    /// Where in the uid the name is, if it is there.
+    /// The position and the length of the name in the uid, if the uid holds the name.
     name: (u16, u16),
     status: Status,
 }
 
-/// What all replicas of a deployment share.
+/// The fields that all replicas of a deployment share.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Template {
     pub(super) identity: Identity,
@@ -47,8 +47,8 @@ pub(super) struct Template {
     host_network: bool,
 }
 
-/// Who runs the workload, for telemetry. A name that is the pod's own is left out: bare pods, each its own owner,
-/// could share no template otherwise.
+/// The owner of the workload, for telemetry. The name is left out if it is the pod's own name. Otherwise bare pods, of
+/// which each is its own owner, could not share a template.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Owner {
     canonical_name: Option<Box<str>>,
@@ -57,10 +57,10 @@ struct Owner {
     workload_type: WorkloadType,
 }
 
-/// Where a workload runs: what load balancing compares.
+/// The place where a workload runs. Load balancing compares places.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Place {
-    /// The network; empty is the default one.
+    /// The network. An empty name is the default network.
     pub network: Box<str>,
     /// The cluster.
     pub cluster_id: Box<str>,
@@ -74,19 +74,19 @@ pub struct Place {
     pub subzone: Box<str>,
 }
 
-/// A service the workload is an endpoint of.
+/// A service of which the workload is an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Membership {
     /// The service.
     pub service: ServiceName,
-    /// The ports of this endpoint, which go before those of the service.
+    /// The ports of this endpoint, which override the ports of the service.
     pub ports: Ports,
 }
 
-/// What most workloads do not have.
+/// The fields that most workloads lack.
 #[derive(Clone, PartialEq, Eq)]
 struct RareFields {
-    /// The name, if it is no part of the uid.
+    /// The name, if the uid does not hold the name.
     name: Option<Box<str>>,
     hostname: Option<Arc<str>>,
 }
@@ -100,25 +100,25 @@ enum Addresses {
 /// How a workload is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TunnelProtocol {
-    /// As it is.
+    /// By plain TCP.
     Tcp,
-    /// Through HBONE.
+    /// By HBONE.
     Hbone,
 }
 
 /// Whether a workload is ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Status {
-    /// It is.
+    /// The workload is ready.
     Healthy,
-    /// It is not.
+    /// The workload is not ready.
     Unhealthy,
 }
 
 /// The kind of a workload's owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum WorkloadType {
-    /// A deployment, or a kind that is not known.
+    /// A deployment or an unknown kind.
     Deployment,
     /// A cron job.
     CronJob,
@@ -131,8 +131,8 @@ pub enum WorkloadType {
 // === impl Workload ===
 
 impl Workload {
-    /// Checks and converts what the control plane sent; empty trust domain, service account and cluster get their
-    /// defaults.
+    /// Checks and converts the control plane's resource. An empty trust domain, service account or cluster gets its
+    /// default.
     ///
     /// # Errors
     /// The first field that makes the whole resource unusable (docs/spec/protos.md 1).
@@ -171,7 +171,7 @@ impl Workload {
         })
     }
 
-    /// The primary key; opaque, except that one that holds `//Pod/` is a pod's.
+    /// The primary key. The key is opaque, except that a key with `//Pod/` belongs to a pod.
     pub fn uid(&self) -> &str {
         &self.uid
     }
@@ -200,12 +200,12 @@ impl Workload {
         self.template.identity.trust_domain()
     }
 
-    /// Trust domain, namespace and service account as one.
+    /// The identity, made of trust domain, namespace and service account.
     pub fn identity(&self) -> &Identity {
         &self.template.identity
     }
 
-    /// Its own addresses, in the control plane's order; may be empty.
+    /// The workload's addresses in the control plane's order. The list may be empty.
     pub fn addresses(&self) -> &[IpAddr] {
         match &self.addresses {
             Addresses::One(ip) => std::slice::from_ref(ip),
@@ -213,112 +213,112 @@ impl Workload {
         }
     }
 
-    /// The name to ask DNS for if there are no addresses.
+    /// The name to resolve by DNS if the workload has no addresses.
     pub fn hostname(&self) -> Option<&Arc<str>> {
         self.rare.as_ref()?.hostname.as_ref()
     }
 
-    /// Where it runs.
+    /// The place where the workload runs.
     pub fn place(&self) -> &Place {
         &self.place
     }
 
-    /// The network its addresses belong to; empty is the default one.
+    /// The network of the workload's addresses. An empty name is the default network.
     pub fn network(&self) -> &str {
         &self.place.network
     }
 
-    /// The node it runs on.
+    /// The workload's node.
     pub fn node(&self) -> &str {
         &self.place.node
     }
 
-    /// The cluster it runs in.
+    /// The workload's cluster.
     pub fn cluster_id(&self) -> &str {
         &self.place.cluster_id
     }
 
-    /// How it is reached.
+    /// The protocol by which the workload is reached.
     pub fn protocol(&self) -> TunnelProtocol {
         self.template.protocol
     }
 
-    /// Whether it speaks HBONE by itself.
+    /// Whether the workload speaks HBONE itself.
     pub fn native_tunnel(&self) -> bool {
         self.template.native_tunnel
     }
 
-    /// Whether it has its node's address, so that the address says nothing about it.
+    /// Whether the workload has its node's address. Such an address does not identify the workload.
     pub fn host_network(&self) -> bool {
         self.template.host_network
     }
 
-    /// Whether it is ready.
+    /// Whether the workload is ready.
     pub fn status(&self) -> Status {
         self.status
     }
 
-    /// Its share of a service's connections; 0 is none.
+    /// The workload's share of a service's connections. A workload of capacity 0 gets no connections.
     pub fn capacity(&self) -> u32 {
         self.capacity
     }
 
-    /// The services it is an endpoint of, in order of their names.
+    /// The services of which the workload is an endpoint, in order of their names.
     pub fn services(&self) -> &[Membership] {
         &self.template.services
     }
 
-    /// Its part in `service`, if it is an endpoint of it.
+    /// The membership in `service`, if the workload is an endpoint of `service`.
     pub fn membership(&self, service: &ServiceName) -> Option<&Membership> {
         self.template.services.iter().find(|membership| membership.service == *service)
     }
 
-    /// `namespace/name` of the selector-scoped policies bound to it.
+    /// `namespace/name` of the selector-scoped policies bound to the workload.
     pub fn policies(&self) -> &[Box<str>] {
         &self.template.policies
     }
 
-    /// The waypoint in front of it.
+    /// The waypoint in front of the workload.
     pub fn waypoint(&self) -> Option<&Gateway> {
         self.template.waypoint.as_deref()
     }
 
-    /// The gateway through which it is reached from other networks.
+    /// The gateway through which other networks reach the workload.
     pub fn network_gateway(&self) -> Option<&Gateway> {
         self.template.network_gateway.as_deref()
     }
 
-    /// How it wants its connections handed over, if not plainly.
+    /// How the application receives its connections, if not as plain TCP.
     pub fn application_tunnel(&self) -> Option<ApplicationTunnel> {
         self.template.application_tunnel
     }
 
-    /// The service it belongs to in telemetry.
+    /// The canonical service in telemetry.
     pub fn canonical_name(&self) -> &str {
         self.template.owner.canonical_name.as_deref().unwrap_or(self.name())
     }
 
-    /// The revision of that service.
+    /// The revision of the canonical service.
     pub fn canonical_revision(&self) -> &str {
         &self.template.owner.canonical_revision
     }
 
-    /// The name of its owner, such as a deployment.
+    /// The name of the workload's owner, such as a deployment.
     pub fn workload_name(&self) -> &str {
         self.template.owner.workload_name.as_deref().unwrap_or(self.name())
     }
 
-    /// The kind of its owner.
+    /// The kind of the workload's owner.
     pub fn workload_type(&self) -> WorkloadType {
         self.template.owner.workload_type
     }
 
-    /// Which of several claimants of one address it is (docs/spec/controlplane.md 2.4): the highest wins.
+    /// The rank among several workloads with one address (docs/spec/controlplane.md 2.4). The highest rank wins.
     pub(super) fn claim(&self) -> (bool, bool) {
         (self.uid.contains("//Pod/"), self.protocol() == TunnelProtocol::Hbone)
     }
 
-    /// The same workload, holding equal but shared parts.
+    /// Replaces the parts of the workload by equal, shared parts.
     pub(super) fn map_parts(
         self,
         template: impl FnOnce(Arc<Template>) -> Arc<Template>,
@@ -425,7 +425,7 @@ impl Membership {
                 ports: Ports::decode("services", &ports.ports)?,
             });
         }
-        // The wire has no order; equal templates need one.
+        // The wire has no order, but equal templates need equal lists.
         list.sort_unstable_by(|a, b| a.service.cmp(&b.service));
         Ok(list.into_boxed_slice())
     }

@@ -1,4 +1,4 @@
-//! The one writer of the tables.
+//! The only writer of the tables.
 
 #[cfg(test)]
 mod tests;
@@ -22,46 +22,45 @@ use super::{
 };
 use crate::protocols::{identity::Identity, pb::workload as pb};
 
-/// How many changes are a good slice: a fraction of a millisecond.
+/// The number of changes in a slice, which takes a fraction of a millisecond.
 /// Limit: changes of a push that are applied in one turn: 256; past it: other actors go first.
 pub const CHANGES_PER_TURN: usize = 256;
 
-/// One resource that came, changed or went.
+/// A change of one resource.
 #[derive(Clone, Debug)]
 pub enum Change {
-    /// A workload, replacing the one with its uid.
+    /// Adds a workload, or replaces the workload with the same uid.
     Workload(Workload),
-    /// A service, replacing the one with its namespace and hostname.
+    /// Adds a service, or replaces the service with the same namespace and hostname.
     Service(Arc<Service>),
-    /// The resource of this name is no more.
+    /// Removes the resource with this name.
     Remove(Box<str>),
 }
 
 /// Changes the tables of a [`Mesh`](super::Mesh).
 ///
-/// There should be one at a time. Should a second one be alive all the same, its slices wait for those of the first and
-/// the other way round; nothing breaks. A writer holds no state of its own, so one made after the owner of another
-/// crashed goes on where that one stopped.
+/// There should be one writer at a time. If two writers exist, their slices wait for each other and stay correct. A
+/// writer holds no state of its own, so a new writer continues where a crashed writer stopped.
 /// Limit: workloads, services and policies: as many as the control plane sends, without a bound here; past it: memory
 /// grows.
 pub struct MeshWriter {
     tables: Arc<Tables>,
 }
 
-/// What a slice changed.
+/// The changes that a slice made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Applied {
-    /// Workloads added or changed; those pushed again as they were do not count.
+    /// The number of workloads added or changed. Workloads that were pushed again unchanged do not count.
     pub workloads: usize,
-    /// Services added or changed.
+    /// The number of services added or changed.
     pub services: usize,
-    /// Workloads and services removed.
+    /// The number of workloads and services removed.
     pub removed: usize,
-    /// Identities of the own node that need a certificate (HBONE or native tunnel) and did not before.
+    /// The identities of the own node that newly need a certificate, for HBONE or for a native tunnel.
     pub identities_appeared: Vec<Identity>,
-    /// Identities with no workload left on the own node.
+    /// The identities without any workload left on the own node.
     pub identities_vanished: Vec<Identity>,
-    /// Whether a workload of the own node (any, if the own node has no name) came, changed or went.
+    /// Whether a workload of the own node was added, changed or removed. Without a node name every workload counts.
     pub local_changed: bool,
 }
 
@@ -70,10 +69,10 @@ type RowKeys = SmallVec<[u64; 2]>;
 // === impl Change ===
 
 impl Change {
-    /// Decodes the one top-level resource.
+    /// Decodes a top-level resource.
     ///
     /// # Errors
-    /// Those of [`Workload::decode`] and [`Service::decode`]; or it is neither.
+    /// The errors of [`Workload::decode`] and [`Service::decode`], or the resource is neither.
     pub fn decode(pb: pb::Address) -> Result<Self, DecodeError> {
         match pb.r#type.ok_or(DecodeError::Missing("type"))? {
             pb::address::Type::Workload(pb) => Workload::decode(pb).map(Self::Workload),
@@ -81,7 +80,7 @@ impl Change {
         }
     }
 
-    /// The resource's name: a uid, or namespace/hostname.
+    /// The resource's name: a uid or `namespace/hostname`.
     pub fn name(&self) -> &str {
         match self {
             Self::Workload(workload) => workload.uid(),
@@ -91,8 +90,8 @@ impl Change {
     }
 }
 
-/// The order in which one push is applied: updates, then removals, leaving out removals of what the same push brings,
-/// so that the new one stays (docs/spec/controlplane.md 2.4, docs/spec/dataplane.md 10).
+/// The order in which a push is applied: updates, then removals. A removal of a resource that the same push updates is
+/// left out, so the update stays (docs/spec/controlplane.md 2.4, docs/spec/dataplane.md 10).
 pub fn push_order(updates: Vec<Change>, removals: Vec<String>) -> impl Iterator<Item = Change> {
     let mut brought: HashSet<Box<str>> = HashSet::new();
     if !removals.is_empty() {
@@ -108,14 +107,14 @@ pub fn push_order(updates: Vec<Change>, removals: Vec<String>) -> impl Iterator<
 // === impl MeshWriter ===
 
 impl MeshWriter {
-    /// A writer of `tables`.
+    /// Makes a writer of `tables`.
     pub(super) fn new(tables: Arc<Tables>) -> Self {
         Self { tables }
     }
 
-    /// Applies `changes` in their order. To keep a large push from holding up its thread, call this with
-    /// `changes.by_ref().take(CHANGES_PER_TURN)` until nothing is left, yielding in between. The changes of a slice are
-    /// visible when the slice ends. Readers go on all the time.
+    /// Applies `changes` in order. A large push must not hold up the thread, so pass
+    /// `changes.by_ref().take(CHANGES_PER_TURN)` until no change is left, and yield in between. The changes of a slice
+    /// are visible when the slice ends. Readers are never stopped.
     pub fn apply(&mut self, changes: impl Iterator<Item = Change>) -> Applied {
         let tables = &*self.tables;
         let ledger = &mut *tables.ledger.lock();
@@ -152,7 +151,7 @@ impl MeshWriter {
 // === impl Applied ===
 
 impl Applied {
-    /// Takes up what the next slice changed.
+    /// Adds the changes of the next slice.
     pub fn merge(&mut self, next: Self) {
         self.workloads += next.workloads;
         self.services += next.services;
@@ -288,8 +287,8 @@ impl Tables {
         }
     }
 
-    /// A known uid means that workload; else a name with exactly one `/` means a service; anything else is the uid of a
-    /// workload never known.
+    /// Removes the resource `name`. A known uid names a workload, and any other name with exactly one `/` names a
+    /// service. Any other name is the uid of an unknown workload.
     fn remove(&self, ledger: &mut Ledger, name: &str, applied: &mut Applied) {
         if let Some(workload) = self.workload(name) {
             self.remove_workload(ledger, &workload, applied);
@@ -301,7 +300,7 @@ impl Tables {
     }
 }
 
-/// Stores `new` under its keys, then takes `old` from those that are no longer its.
+/// Stores `new` under its keys, then removes `old` from the keys that `new` does not have.
 fn reindex<T: Version>(
     index: &Index<T>,
     old: Option<&Arc<T>>,
@@ -321,7 +320,7 @@ fn reindex<T: Version>(
     }
 }
 
-/// The counts are written under the ledger's lock only.
+/// Decrements a count. Counts are only written under the ledger's lock.
 fn decrement(count: &AtomicUsize) {
     count.store(count.load(Ordering::Relaxed).saturating_sub(1), Ordering::Relaxed);
 }

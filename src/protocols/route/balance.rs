@@ -23,7 +23,7 @@ use crate::protocols::mesh::{
 /// Limit: endpoints that are drawn at random before all are weighed: 16; past it: all are weighed.
 const ENDPOINT_DRAWS: usize = 16;
 
-/// What an endpoint is wanted for.
+/// The role of the endpoint to choose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
     /// To be the destination.
@@ -64,7 +64,7 @@ pub(super) enum DialTarget {
     Gateway,
 }
 
-/// An endpoint that may be used.
+/// The port and the dial target of a usable endpoint.
 struct Eligible {
     port: u16,
     dial_target: DialTarget,
@@ -73,7 +73,7 @@ struct Eligible {
 // === impl Chosen ===
 
 impl Chosen {
-    /// A workload asked for directly.
+    /// Makes the choice of a workload that was addressed directly.
     pub(super) fn direct(workload: Arc<Workload>, port: u16, dial_target: DialTarget) -> Self {
         Self { workload, service: None, port, dial_target }
     }
@@ -89,12 +89,12 @@ impl Chosen {
         }
     }
 
-    /// Who it may be.
+    /// The identities that the endpoint may have.
     pub(super) fn sans(&self) -> Sans {
         Sans::new(self.service.as_deref(), Some(&self.workload))
     }
 
-    /// Who it may be as far as the service tells.
+    /// The identities that the endpoint may have according to the service.
     pub(super) fn service_sans(&self) -> Sans {
         Sans::new(self.service.as_deref(), None)
     }
@@ -127,8 +127,8 @@ struct Choice<'a> {
 // === impl Choice ===
 
 impl Choice<'_> {
-    /// Draws until one that may be used comes up: each of them with the probability its capacity gives it, without
-    /// looking at all.
+    /// Draws a bounded number of endpoints at random until a usable endpoint comes up. The capacity of an endpoint
+    /// decides its probability, and most endpoints are never looked at.
     fn draw<'e>(
         &self,
         endpoints: &'e Endpoints,
@@ -151,7 +151,7 @@ impl Choice<'_> {
         None
     }
 
-    /// Looks at all, and of those of the best rank takes one by capacity.
+    /// Ranks all endpoints, and draws one of the best rank by capacity.
     fn weigh_all<'e>(
         &self,
         endpoints: &'e Endpoints,
@@ -176,7 +176,7 @@ impl Choice<'_> {
         chosen
     }
 
-    /// How near an endpoint at `place` is; `None` is too far.
+    /// The rank of an endpoint at `place` by nearness, or `None` if the endpoint is too far away.
     fn rank(&self, place: &Place) -> Option<usize> {
         let balancing = self.service.balancing();
         let preferences = &balancing.preferences;

@@ -11,7 +11,8 @@ pub enum RouteError {
     /// A waypoint is in front of the destination, but neither a service nor a workload with an address is known as it.
     #[error("unknown waypoint: {0}")]
     UnknownWaypoint(String),
-    /// As before, of the gateway of another network.
+    /// A gateway is in front of the destination's network, but no known service or workload with an address is that
+    /// gateway.
     #[error("unknown network gateway: {0}")]
     UnknownGateway(String),
     /// No endpoint of the service may be used: none there, healthy, of that port, near enough, or not yet dialled.

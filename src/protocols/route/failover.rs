@@ -2,8 +2,8 @@
 //!
 //! [`Failover`] is the state of one outbound connection. The caller asks it for an attempt ([`Failover::next`]), makes
 //! the attempt, and tells it what failed ([`Failover::failed`]). Endpoints that failed for other connections lately are
-//! unhealthy: they are passed over while any other endpoint is left. Endpoints that failed for this connection are never
-//! tried again.
+//! unhealthy: they are passed over while any other endpoint is left. Endpoints that failed for this connection are
+//! never tried again.
 
 #[cfg(test)]
 mod tests;
@@ -139,7 +139,7 @@ pub enum AttemptError {
     /// The CONNECT failed.
     #[error("{error}")]
     Request {
-        /// How.
+        /// The error of the CONNECT.
         #[source]
         error: ConnectError,
         /// What the client had said went along.

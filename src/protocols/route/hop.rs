@@ -1,4 +1,4 @@
-//! Routes: which hop comes next, and who may be there.
+//! Routes: the next hop, and the identities that the next hop may have.
 
 use std::{
     fmt,
@@ -19,7 +19,7 @@ pub const HBONE_PORT: u16 = 15008;
 /// Where an outbound connection goes.
 #[derive(Clone, Debug)]
 pub struct Route {
-    /// How.
+    /// The next hop.
     pub hop: Hop,
     /// The workload that is dialled: the destination, or the waypoint or gateway in front of the destination. `None`
     /// if the mesh does not know the destination.
@@ -42,23 +42,23 @@ pub enum Hop {
         to: Upstream,
         /// The authority of the CONNECT. It is a host only if `to` is a host; see [`Hop::resolved`].
         authority: HboneAddr,
-        /// Who the other end may be.
+        /// The identities that the other end may have.
         sans: Sans,
     },
     /// Through an HBONE tunnel to a gateway, and within it another one to the destination.
     DoubleHbone {
         /// The gateway.
         to: Upstream,
-        /// Who the gateway may be.
+        /// The identities that the gateway may have.
         gateway_sans: Sans,
-        /// What to ask both for: the service.
+        /// The authority of both CONNECT requests: the service.
         authority: HboneAddr,
-        /// Who the other end of the inner tunnel may be.
+        /// The identities that the other end of the inner tunnel may have.
         sans: Sans,
     },
 }
 
-/// What is dialled.
+/// The address or name to dial.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Upstream {
     /// An address.
@@ -85,7 +85,7 @@ pub struct Sans {
 // === impl Hop ===
 
 impl Hop {
-    /// What is dialled.
+    /// The address or name to dial.
     pub fn upstream(&self) -> &Upstream {
         match self {
             Self::Tcp { to } | Self::Hbone { to, .. } | Self::DoubleHbone { to, .. } => to,
@@ -115,7 +115,7 @@ impl Hop {
 // === impl Sans ===
 
 impl Sans {
-    /// Those of `service`, then that of `workload`.
+    /// Joins the identities of `service` and then that of `workload`.
     pub(super) fn new(service: Option<&Service>, workload: Option<&Workload>) -> Self {
         Self {
             service: service.and_then(Service::shared_sans).cloned(),
@@ -123,7 +123,7 @@ impl Sans {
         }
     }
 
-    /// All, in order.
+    /// All identities, in order.
     pub fn iter(&self) -> impl Iterator<Item = &Identity> {
         self.service.iter().flat_map(|list| list.iter()).chain(&self.own)
     }
@@ -138,7 +138,7 @@ impl Sans {
         self.iter().next().is_none()
     }
 
-    /// All, as a list of their own.
+    /// All identities, copied to a list.
     pub fn to_vec(&self) -> Vec<Identity> {
         self.iter().cloned().collect()
     }

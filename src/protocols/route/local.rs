@@ -8,8 +8,8 @@ use std::net::SocketAddr;
 use super::{hop::HBONE_PORT, request::Source};
 use crate::protocols::{addr::HboneAddr, mesh::Workload};
 
-/// Whether a hop to `to`, which asks for `authority`, is served where the destination itself is: by its node's proxy,
-/// rather than by a waypoint, which is asked for addresses of others.
+/// Whether the proxy of the destination's own node serves a hop to `to` with `authority`. A waypoint, in contrast, is
+/// asked for addresses of other workloads.
 pub fn is_at_destination(to: SocketAddr, authority: &HboneAddr) -> bool {
     matches!(authority, HboneAddr::Ip(asked) if to.port() == HBONE_PORT && asked.ip() == to.ip())
 }

@@ -1,4 +1,4 @@
-//! Where a connection goes. Pure functions of the mesh, the source and the original destination
+//! Routing of connections, by pure functions of the mesh, the source and the original destination
 //! (docs/spec/dataplane.md 3 and 4).
 
 mod balance;

@@ -1,4 +1,4 @@
-//! What a route depends on besides the mesh.
+//! The inputs of a route besides the mesh.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -13,9 +13,9 @@ pub struct Source<'a> {
     pub client: IpAddr,
 }
 
-/// What a choice among endpoints depends on besides the mesh.
+/// The inputs of a choice among endpoints besides the mesh.
 pub struct Pick<'a> {
-    /// Chance.
+    /// The random number generator.
     pub rng: &'a mut dyn rand::RngCore,
     /// Addresses that no route may lead to, as endpoints there have failed. If nothing else is left,
     /// there is `RouteError::NoHealthyUpstream`.

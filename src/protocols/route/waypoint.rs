@@ -12,7 +12,7 @@ use crate::protocols::mesh::{
     Gateway, GatewayDestination, Mesh, Service, Sight, Workload, service::BalancingMode,
 };
 
-/// What an address stands for.
+/// The workload or service that an address stands for.
 pub(super) enum Found {
     /// A workload of that address.
     Workload(Arc<Workload>),
@@ -23,7 +23,7 @@ pub(super) enum Found {
 /// A reference to a waypoint or to a network gateway.
 #[derive(Clone, Copy)]
 pub(super) struct Reference<'a> {
-    /// What the control plane names.
+    /// The gateway that the control plane names.
     pub(super) gateway: &'a Gateway,
     /// The address dialled, whose family is preferred.
     pub(super) hint: IpAddr,

@@ -1,4 +1,4 @@
-//! Large buffers shared by the connections of a shard: whoever has nothing to hold gives its buffer back.
+//! Large buffers that the connections of a shard share. A connection without unread bytes gives its buffer back.
 
 use std::{cell::RefCell, hint::black_box, rc::Rc};
 
@@ -9,14 +9,15 @@ use tokio::io::ReadBuf;
 /// Limit: buffer of a TLS connection and direction while bytes are in it: 512 KiB; past it: sealing waits for the
 /// socket.
 pub const BUFFER_LEN: usize = 512 * 1024;
-/// Buffers kept for reuse; more are freed when given back.
+/// The number of buffers that are kept for reuse. Further buffers are freed when they are given back.
 /// Limit: idle buffers that a shard keeps: 4; past it: the buffer is freed.
 const IDLE_BUFFERS: usize = 4;
 /// Size of the area that relays read into.
 /// Limit: scratch buffer of a shard: 512 KiB; past it: a new one is made when parts of it are still held.
 const SCRATCH_LEN: usize = 512 * 1024;
-/// Bytes copied at a time. Longer copies are left to the processor's string instruction, which AMD's do 30 times slower
-/// when the target lies up to 31 bytes further into its page than the source does, as the parts of a record would.
+/// The number of bytes copied at a time. Longer copies would use the processor's string instruction. On AMD processors
+/// that instruction is 30 times slower if the target's offset in its page exceeds the source's offset by up to 31
+/// bytes. The parts of a record would lie like that.
 /// Limit: bytes that are copied at a time: 1024; past it: the rest is copied next.
 const PIECE_BYTES: usize = 1024;
 
@@ -30,7 +31,8 @@ struct BufferPool {
     scratch: BytesMut,
 }
 
-/// A borrowed buffer with unread bytes between two cursors. Without bytes it should not be kept: see [`Window::release`].
+/// A borrowed buffer with unread bytes between two cursors. An empty window should give its buffer back with
+/// [`Window::release`].
 #[derive(Debug, Default)]
 pub struct Window {
     buf: Box<[u8]>,
@@ -40,7 +42,7 @@ pub struct Window {
 
 /// Copies `from` to `to`, which are equally long, in pieces.
 pub fn copy(to: &mut [u8], from: &[u8]) {
-    // Unknown to the compiler, which would put the pieces together again.
+    // `black_box` hides the length from the compiler, which would join the pieces again.
     let piece = black_box(PIECE_BYTES);
     for (to, from) in to.chunks_mut(piece).zip(from.chunks(piece)) {
         to.copy_from_slice(from);
@@ -67,14 +69,14 @@ impl Buffers {
         }
     }
 
-    /// Buffers that lie unused.
+    /// The number of unused buffers.
     pub fn shelved(&self) -> usize {
         self.0.borrow().free.len()
     }
 
     /// Runs `f` on the shard's scratch area, which has at least `room` bytes of spare capacity.
     ///
-    /// What `f` splits off stays valid: the area is replaced when too little of it is left.
+    /// Bytes that `f` splits off stay valid, because the area is replaced when too little of it is left.
     pub fn with_scratch<T>(&self, room: usize, f: impl FnOnce(&mut BytesMut) -> T) -> T {
         let scratch = &mut self.0.borrow_mut().scratch;
         if scratch.capacity() - scratch.len() < room {
@@ -97,7 +99,7 @@ impl Window {
         self.end - self.start
     }
 
-    /// Whether there is nothing to read.
+    /// Whether the window has no unread bytes.
     pub fn is_empty(&self) -> bool {
         self.start == self.end
     }
@@ -110,8 +112,8 @@ impl Window {
         }
     }
 
-    /// The free space behind the unread bytes, borrowing a buffer if there is none and moving the bytes to its
-    /// front if less than `least` bytes are free.
+    /// Returns the free space behind the unread bytes. The window borrows a buffer if it has none, and moves the unread
+    /// bytes to the front if less than `least` bytes are free.
     pub fn space(&mut self, buffers: &Buffers, least: usize) -> &mut [u8] {
         if self.buf.is_empty() {
             self.buf = buffers.take();
@@ -129,7 +131,7 @@ impl Window {
         self.end = (self.end + n).min(self.buf.len());
     }
 
-    /// Gives the buffer back if nothing is unread.
+    /// Gives the buffer back if the window has no unread bytes.
     pub fn release(&mut self, buffers: &Buffers) {
         if self.is_empty() && !self.buf.is_empty() {
             (self.start, self.end) = (0, 0);

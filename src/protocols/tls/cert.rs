@@ -1,4 +1,4 @@
-//! A workload's certificate with everything a handshake needs, built once.
+//! A workload's certificate with the rustls configurations, which are built once.
 
 use std::{
     fmt,
@@ -23,8 +23,8 @@ use crate::protocols::{
     identity::Identity,
 };
 
-/// A certificate, its key, the roots that came with it, and the configurations made of them. The key is never
-/// shown.
+/// A certificate with its key, its roots and the rustls configurations made of them. The `Debug` output never shows the
+/// key.
 pub struct WorkloadCert {
     chain: Chain,
     unusable_roots: usize,
@@ -36,7 +36,7 @@ pub struct WorkloadCert {
 /// Why a chain and a key make no TLS identity.
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateError {
-    /// The key is of no usable kind.
+    /// The kind of the private key is not supported.
     #[error("the private key cannot be used: {0}")]
     Key(rustls::Error),
     /// The certificate is for another key.
@@ -45,12 +45,12 @@ pub enum CertificateError {
     /// None of the roots can serve as a trust anchor.
     #[error("none of the {count} roots can verify anybody: {reason}")]
     Roots {
-        /// How many there are.
+        /// The number of roots.
         count: usize,
-        /// What is wrong with the last of them.
+        /// The error of the last root.
         reason: webpki::Error,
     },
-    /// The options leave nothing to negotiate.
+    /// rustls rejects the combination of TLS options.
     #[error("no TLS configuration can be built: {0}")]
     Options(rustls::Error),
 }
@@ -66,7 +66,7 @@ impl WorkloadCert {
         Self::revocable(chain, key, tls, None)
     }
 
-    /// The same, with peers' certificates looked up as revoked.
+    /// Builds the configurations like [`WorkloadCert::new`], and also checks peers' certificates against `revocations`.
     ///
     /// # Errors
     /// As [`WorkloadCert::new`].
@@ -93,23 +93,25 @@ impl WorkloadCert {
         Ok(Self { chain, unusable_roots, trust, server: Arc::new(server), client })
     }
 
-    /// What listeners of this identity use. Clients must present a certificate of the same trust domain.
+    /// The configuration for listeners of this identity. Clients must present a certificate of the same trust domain.
     pub fn server_config(&self) -> Arc<ServerConfig> {
         self.server.clone()
     }
 
-    /// What to dial with when the server must be one of `sans`; an empty list never succeeds. Costs a few
-    /// reference counts; keep it for the life of a tunnel. The server name given to rustls is not used.
+    /// The configuration for dialling a server whose identity must be one of `sans`; with an empty list every handshake
+    /// fails. The call costs a few reference counts, so keep the result for the life of a tunnel. The verifier ignores
+    /// the server name given to rustls.
     pub fn client_config(&self, sans: &[Identity]) -> Arc<ClientConfig> {
         Arc::new(client::expecting(&self.client, &self.trust, sans))
     }
 
-    /// Whom `server` would see in a handshake with this certificate's owner, who expects one of `sans`: what each side
-    /// verifies of the other, held against the same verifiers without a handshake. That the keys are there was verified
-    /// when the two were built. `None`: the handshake would succeed and name nobody.
+    /// The client identity that `server` would see in a handshake with this certificate's owner, who expects one of
+    /// `sans`. The same verifiers as in a handshake check both certificates. The keys were checked when the two
+    /// certificates were built. The result is `None` if the handshake would succeed but the client's certificate names
+    /// no identity.
     ///
     /// # Errors
-    /// What the side that would refuse the other would say.
+    /// The error is that of the side that would refuse the other side.
     pub fn seen_by(
         &self,
         server: &Self,
@@ -123,22 +125,22 @@ impl WorkloadCert {
         Ok(peer_identity(std::slice::from_ref(leaf)))
     }
 
-    /// What a handshake shows of it: leaf and intermediates.
+    /// The leaf and the intermediates that a handshake presents.
     fn presented(&self) -> (&CertificateDer<'static>, Vec<CertificateDer<'static>>) {
         (&self.chain.leaf.der, self.chain.intermediates.iter().map(|c| c.der.clone()).collect())
     }
 
-    /// Whose certificate this is.
+    /// The identity of the certificate.
     pub fn identity(&self) -> &Identity {
         &self.chain.identity
     }
 
-    /// Valid from here on.
+    /// The start of the certificate's validity.
     pub fn not_before(&self) -> SystemTime {
         self.chain.leaf.not_before
     }
 
-    /// Valid until here, this moment excluded.
+    /// The end of the certificate's validity; the certificate is expired at this moment.
     pub fn not_after(&self) -> SystemTime {
         self.chain.leaf.not_after
     }
@@ -148,33 +150,33 @@ impl WorkloadCert {
         &self.chain.leaf.serial
     }
 
-    /// Whether both ends of its validity hold at `now`.
+    /// Whether `now` lies within the certificate's validity.
     pub fn is_valid_at(&self, now: SystemTime) -> bool {
         now >= self.not_before() && !self.is_expired_at(now)
     }
 
-    /// Whether it is over. A certificate whose start lies in the future is not: the node's clock may be behind
-    /// its authority's, and peers decide by theirs.
+    /// Whether the certificate is expired at `now`. A certificate whose start lies in the future is not expired: the
+    /// node's clock may be behind the authority's clock, and peers use their own clocks.
     pub fn is_expired_at(&self, now: SystemTime) -> bool {
         now >= self.not_after()
     }
 
-    /// Whether it is over `within` after `now`.
+    /// Whether the certificate is expired when `within` has passed after `now`.
     pub fn expires_within(&self, within: Duration, now: SystemTime) -> bool {
         now.checked_add(within).is_none_or(|then| self.is_expired_at(then))
     }
 
-    /// The leaf and its intermediates, for showing.
+    /// The leaf and its intermediates, for display.
     pub fn path(&self) -> impl Iterator<Item = &Certificate> {
         std::iter::once(&self.chain.leaf).chain(&self.chain.intermediates)
     }
 
-    /// The roots peers are verified against, for showing.
+    /// The roots that peers are verified against, for display.
     pub fn roots(&self) -> &[Certificate] {
         &self.chain.roots
     }
 
-    /// How many of the roots can verify nobody. They are left out.
+    /// The number of roots that are no usable trust anchors and are therefore left out.
     pub fn unusable_roots(&self) -> usize {
         self.unusable_roots
     }
@@ -191,8 +193,8 @@ impl fmt::Debug for WorkloadCert {
     }
 }
 
-/// The roots as trust anchors. One that is none is left out, as long as any other remains: it can only narrow
-/// who is trusted.
+/// Converts the roots to trust anchors. An unusable root is left out if a usable root remains, because fewer anchors
+/// only narrow the set of trusted peers.
 fn anchors(roots: &[Certificate]) -> Result<Vec<TrustAnchor<'static>>, CertificateError> {
     let mut usable = Vec::with_capacity(roots.len());
     let mut last = webpki::Error::UnknownIssuer;

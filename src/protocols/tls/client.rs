@@ -1,4 +1,4 @@
-//! The dialling side: exactly the identities the route says.
+//! The dialling side of TLS: it accepts exactly the identities that the route names.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::protocols::{config::TlsConfig, identity::Identity};
 
-/// A configuration that accepts nobody: what [`expecting`] makes configurations from.
+/// A configuration that accepts no server. [`expecting`] makes its configurations from this template.
 pub(super) fn template(
     key: Arc<CertifiedKey>,
     trust: Trust,
@@ -35,7 +35,7 @@ pub(super) fn template(
     config.alpn_protocols = vec![ALPN_H2.to_vec()];
     config.enable_sni = false;
     config.resumption = Resumption::disabled();
-    // The stream seals records itself, with the keys the handshake ends in.
+    // The stream seals records with the keys of the handshake.
     config.enable_secret_extraction = true;
     Ok(config)
 }
@@ -47,7 +47,7 @@ pub(super) fn expecting(template: &ClientConfig, trust: &Trust, expected: &[Iden
     config
 }
 
-/// Accepts a server that has one of the expected identities. DNS names count for nothing.
+/// A verifier that accepts a server with one of the expected identities. The verifier ignores DNS names.
 #[derive(Debug)]
 pub(super) struct OneOf {
     expected: Box<[Identity]>,
@@ -61,7 +61,7 @@ impl OneOf {
         Self { expected: expected.into(), trust: trust.clone() }
     }
 
-    /// Whether the server with these certificates is one of them.
+    /// Checks that the server with these certificates has one of the expected identities.
     pub(super) fn check(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -69,7 +69,7 @@ impl OneOf {
         now: UnixTime,
     ) -> Result<(), rustls::Error> {
         let leaf = self.trust.verify(end_entity, intermediates, now, KeyUsage::server_auth())?;
-        // An expected identity is well-formed, so a name that equals its text is too.
+        // An expected identity is well-formed, so a URI name that equals the identity's text is well-formed too.
         if leaf.valid_uri_names().any(|uri| self.expected.iter().any(|id| id.as_str() == uri)) {
             return Ok(());
         }

@@ -1,4 +1,4 @@
-//! What went wrong in a handshake and whose fault it is.
+//! The faults of handshakes, told apart by the side that caused them.
 
 use std::{error::Error, fmt, io};
 
@@ -10,38 +10,38 @@ use crate::protocols::identity::Identity;
 /// Limit: names in a TLS error: 4; past it: the others are counted.
 const NAMES_SHOWN: usize = 4;
 
-/// The peer proved who it is, and it is nobody we accept.
+/// The peer proved an identity that is not accepted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PeerFault {
-    /// A client of another trust domain.
+    /// The client belongs to another trust domain.
     #[error("peer presents {presented}; only identities of trust domain {expected:?} are accepted")]
     TrustDomain {
-        /// The server's own.
+        /// The server's trust domain.
         expected: String,
-        /// What the peer's certificate names.
+        /// The names in the peer's certificate.
         presented: Names,
     },
-    /// A server that is none of those the connection is for.
+    /// The server has none of the identities that the connection expects.
     #[error("peer presents {presented}; expected {expected}")]
     Identity {
-        /// Who was expected.
+        /// The expected identities.
         expected: Names,
-        /// What the peer's certificate names.
+        /// The names in the peer's certificate.
         presented: Names,
     },
 }
 
-/// Names for an error text, at most a few of them.
+/// The first few names for an error text, and the number of the others.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Names {
     shown: Vec<String>,
     more: usize,
 }
 
-/// A failed handshake, told apart by who is to blame and what a response flag needs to know.
+/// A failed handshake. The variants name the side at fault and decide the response flag.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum TlsFault {
-    /// The peer's identity is not acceptable here.
+    /// The peer's identity is not accepted.
     #[error(transparent)]
     PeerIdentity(#[from] PeerFault),
     /// The peer's certificate, or one above it, is revoked.
@@ -53,13 +53,13 @@ pub enum TlsFault {
     /// The peer presented no certificate.
     #[error("peer presented no certificate")]
     PeerAnonymous,
-    /// The peer refused us.
+    /// The peer refused the handshake with this alert.
     #[error("peer refused the handshake: {0:?}")]
     PeerAlert(rustls::AlertDescription),
-    /// The peer broke the protocol, or has nothing in common with us.
+    /// The peer broke the protocol, or shares no version or cipher with this side.
     #[error("peer's TLS is not acceptable: {0}")]
     PeerProtocol(rustls::Error),
-    /// Something on this side.
+    /// This side failed.
     #[error("local TLS failure: {0}")]
     Local(rustls::Error),
 }
@@ -67,7 +67,7 @@ pub enum TlsFault {
 // === impl TlsFault ===
 
 impl TlsFault {
-    /// The fault inside an I/O error of a TLS stream. None: the connection below it failed.
+    /// The fault inside an I/O error of a TLS stream. The result is `None` if the connection below the stream failed.
     pub fn of(error: &io::Error) -> Option<Self> {
         error.get_ref()?.downcast_ref::<rustls::Error>().map(Self::from)
     }
@@ -103,7 +103,7 @@ impl From<&rustls::Error> for TlsFault {
 // === impl Names ===
 
 impl Names {
-    /// The first few of `names`, and how many there are beyond.
+    /// Keeps the first few of `names` and counts the rest.
     pub(super) fn of<S: AsRef<str>>(names: impl IntoIterator<Item = S>) -> Self {
         let mut names = names.into_iter();
         let shown =

@@ -1,4 +1,4 @@
-//! TLS handshakes over any byte stream, ending in a [`TlsStream`] with the keys in our own hands.
+//! TLS handshakes over any byte stream. A handshake ends in a [`TlsStream`] that owns the traffic keys.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use super::{
     stream::{Keys, Received, TlsStream},
 };
 
-/// Most bytes of handshake the peer may have sent without completing a step.
+/// The maximum number of handshake bytes that the peer may send without completing a step.
 /// Limit: handshake bytes that complete no step: 128 KiB; past it: the handshake fails.
 const MAX_UNPROCESSED: usize = 128 * 1024;
 
@@ -34,30 +34,30 @@ pub enum HandshakeError {
     /// The peer went away before the end.
     #[error("peer closed the connection during the handshake")]
     PeerClosed,
-    /// The peer sends without end and completes nothing.
+    /// The peer sent too many bytes without completing a step of the handshake.
     #[error("peer sent more than {MAX_UNPROCESSED} bytes of incomplete handshake")]
     PeerFlood,
     /// A handshake message cannot be encoded.
     #[error("cannot encode a handshake message")]
     LocalEncode,
-    /// The keys agreed on cannot be used.
+    /// The negotiated keys cannot be used.
     #[error("{0}")]
     Record(#[from] RecordError),
 }
 
-/// What the handshake told about the peer.
+/// The peer's certificates and protocol as the handshake reported them.
 #[derive(Debug)]
 pub struct Peer {
-    /// Its chain, leaf first.
+    /// The peer's chain, leaf first.
     pub certificates: Vec<CertificateDer<'static>>,
-    /// The application protocol agreed on.
+    /// The negotiated application protocol.
     pub alpn: Option<Vec<u8>>,
 }
 
 /// Makes the client's side of a handshake over `io`.
 ///
 /// # Errors
-/// See [`HandshakeError`]. There is no timeout: the caller bounds it.
+/// See [`HandshakeError`]. There is no timeout: the caller sets the deadline.
 pub async fn connect<Io: AsyncRead + AsyncWrite + Unpin>(
     config: Arc<ClientConfig>,
     name: ServerName<'static>,
@@ -77,7 +77,7 @@ pub async fn connect<Io: AsyncRead + AsyncWrite + Unpin>(
 /// Makes the server's side of a handshake over `io`.
 ///
 /// # Errors
-/// See [`HandshakeError`]. There is no timeout: the caller bounds it.
+/// See [`HandshakeError`]. There is no timeout: the caller sets the deadline.
 pub async fn accept<Io: AsyncRead + AsyncWrite + Unpin>(
     config: Arc<ServerConfig>,
     mut io: Io,
@@ -97,7 +97,7 @@ fn owned(chain: &[CertificateDer<'_>]) -> Vec<CertificateDer<'static>> {
     chain.iter().map(|c| c.clone().into_owned()).collect()
 }
 
-/// Both sides of a handshake, which rustls has as two types.
+/// A client's or a server's side of a handshake. rustls has one type for each.
 trait Side {
     type Data;
     fn process<'c, 'i>(&'c mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data>;
@@ -117,7 +117,7 @@ impl Side for UnbufferedServerConnection {
     }
 }
 
-/// What to do next, once the borrow of the connection has ended.
+/// The action that follows once the borrow of the connection has ended.
 enum Next {
     Again,
     Send,
@@ -201,7 +201,7 @@ fn step<D>(
 /// The alert rustls has queued after an error, encoded.
 fn pending_alert<S: Side>(conn: &mut S) -> Vec<u8> {
     let mut alert = Vec::new();
-    // Without input: rustls must not see the offending bytes a second time.
+    // The input is empty because rustls must not see the offending bytes a second time.
     if let Ok(state @ ConnectionState::EncodeTlsData(_)) = conn.process(&mut []).state {
         drop(step(state, &mut alert, &mut BytesMut::new()));
     }

@@ -1,5 +1,5 @@
-//! TLS of workloads (docs/spec/dataplane.md 2.1): who is accepted as a peer and rustls configurations built
-//! once a certificate; handshakes by rustls, records in our own buffers.
+//! TLS of workloads (docs/spec/dataplane.md 2.1). The modules verify peers and build the rustls configurations once for
+//! each certificate. rustls makes the handshakes, and this crate seals and opens records in its own buffers.
 
 mod aead;
 pub mod buffer;

@@ -1,4 +1,4 @@
-//! What every TLS connection of this process negotiates.
+//! The options that every TLS connection of this process negotiates.
 
 use std::sync::Arc;
 
@@ -22,8 +22,8 @@ static POST_QUANTUM_GROUP: [&dyn SupportedKxGroup; 1] = [kx_group::X25519MLKEM76
 static NEWEST: [&SupportedProtocolVersion; 1] = [&TLS13];
 static NEWEST_AND_TLS12: [&SupportedProtocolVersion; 2] = [&TLS13, &TLS12];
 
-/// Suites and groups, in the order of preference: AES-256 before AES-128, X25519 first (its key share is the only one
-/// sent).
+/// The cipher suites and groups in order of preference: AES-256 before AES-128, and X25519 first. The key share of the
+/// first group is the only one that is sent.
 pub(super) fn provider(config: &TlsConfig) -> Arc<CryptoProvider> {
     let mut suites = vec![cipher_suite::TLS13_AES_256_GCM_SHA384, cipher_suite::TLS13_AES_128_GCM_SHA256];
     if offers_tls12(config) {
@@ -48,7 +48,7 @@ pub(super) fn versions(config: &TlsConfig) -> &'static [&'static SupportedProtoc
     if offers_tls12(config) { &NEWEST_AND_TLS12 } else { &NEWEST }
 }
 
-/// X25519MLKEM768 exists in TLS 1.3 only, so that it wins over TLS 1.2.
+/// Whether TLS 1.2 is offered. X25519MLKEM768 exists in TLS 1.3 only, so a post-quantum configuration excludes TLS 1.2.
 fn offers_tls12(config: &TlsConfig) -> bool {
     config.tls12 && !is_post_quantum(config)
 }

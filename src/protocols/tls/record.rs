@@ -1,7 +1,7 @@
 //! Record protection of established TLS connections (RFC 8446 section 5, RFC 5288 for TLS 1.2).
 //!
-//! rustls makes the handshake and hands over the traffic keys. Sealing and opening records here, over buffers of
-//! our own, saves the copy and the allocation a record that its own byte interface costs.
+//! rustls makes the handshake and hands over the traffic keys. This module seals and opens records in buffers of this
+//! crate. That saves the copy and the allocation that the byte interface of rustls costs for each record.
 
 use rustls::ConnectionTrafficSecrets;
 
@@ -33,7 +33,7 @@ const EXPLICIT_NONCE_LEN: usize = 8;
 /// Limit: sealed bytes of a TLS record: 16,640; past it: the connection ends.
 const MAX_PROTECTED: usize = MAX_FRAGMENT + 256;
 
-/// Which rules of protection apply.
+/// The TLS version, which decides the rules of record protection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Version {
     /// TLS 1.2 with AES-GCM.
@@ -54,7 +54,7 @@ pub enum RecordError {
     /// The peer's record breaks a limit or the format.
     #[error("peer sent a malformed record")]
     PeerMalformed,
-    /// The peer sent what is never allowed after the handshake.
+    /// The peer sent a message that is never allowed after the handshake.
     #[error("peer sent an unexpected message of type {0}")]
     PeerUnexpected(u8),
     /// Sealing failed, or a key is used up.
@@ -70,16 +70,16 @@ pub(crate) struct Protection {
     version: Version,
 }
 
-/// One whole record at the start of a buffer.
+/// The header of the record at the start of a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RecordHead {
     /// Outer content type.
     pub content: u8,
-    /// Bytes of the protected part, which follow the header.
+    /// The number of bytes of the protected part, which follows the header.
     pub protected_len: usize,
 }
 
-/// The plaintext of an opened record: its true content type, and where it stands.
+/// The plaintext of an opened record: the inner content type and the position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Opened {
     /// Inner content type.
@@ -185,7 +185,7 @@ impl Protection {
     /// Opens the whole record `record` where it lies. The offset returned is from the start of `record`.
     ///
     /// # Errors
-    /// It does not authenticate or is malformed; the connection is unusable then.
+    /// The record does not authenticate or is malformed. The connection is unusable after such an error.
     pub(crate) fn open(&mut self, record: &mut [u8]) -> Result<Opened, RecordError> {
         let (header, body) = record.split_at_mut_checked(HEADER_LEN).ok_or(RecordError::PeerMalformed)?;
         let outer = *header.first().unwrap_or(&0);

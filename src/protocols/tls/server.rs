@@ -1,4 +1,4 @@
-//! The accepting side: any client of our own trust domain that our roots vouch for.
+//! The accepting side of TLS: it accepts any client of the own trust domain whose chain leads to one of the roots.
 
 use std::sync::Arc;
 
@@ -20,8 +20,8 @@ use super::{
 };
 use crate::protocols::{config::TlsConfig, identity::Identity};
 
-/// The configuration of every listener of one identity. A client certificate is required; no session is
-/// resumed, so every connection is verified against the roots and revocations of its own time.
+/// The configuration of every listener of one identity. A client certificate is required. No session is resumed, so
+/// every connection is verified against the current roots and revocations.
 pub(super) fn config(
     own: &Identity,
     key: Arc<CertifiedKey>,
@@ -36,12 +36,12 @@ pub(super) fn config(
     config.alpn_protocols = vec![ALPN_H2.to_vec()];
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
-    // The stream seals records itself, with the keys the handshake ends in.
+    // The stream seals records with the keys of the handshake.
     config.enable_secret_extraction = true;
     Ok(config)
 }
 
-/// Accepts a client that has an identity of the server's own trust domain.
+/// A verifier that accepts a client with an identity of the server's own trust domain.
 #[derive(Debug)]
 pub(super) struct OwnTrustDomain {
     own: Identity,
@@ -55,7 +55,7 @@ impl OwnTrustDomain {
         Self { own: own.clone(), trust: trust.clone() }
     }
 
-    /// Whether the client with these certificates is of it.
+    /// Checks that the client with these certificates belongs to the server's trust domain.
     pub(super) fn check(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -75,7 +75,7 @@ impl OwnTrustDomain {
 }
 
 impl ClientCertVerifier for OwnTrustDomain {
-    /// None: a list of roots only makes the handshake longer, the clients have one certificate.
+    /// The list is empty: clients have one certificate, so a list of roots would only lengthen the handshake.
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]
     }

@@ -1,4 +1,5 @@
-//! The byte stream of an established TLS connection, over large buffers borrowed only while bytes are in them.
+//! The byte stream of an established TLS connection. The stream borrows a large buffer only while the buffer holds
+//! bytes.
 
 #[cfg(test)]
 mod tests;
@@ -24,43 +25,43 @@ use super::{
     },
 };
 
-/// Records after which a sending key is replaced, well below the limit of AES-GCM (RFC 8446 section 5.5).
+/// The number of records after which a sending key is replaced, well below the limit of AES-GCM (RFC 8446 section 5.5).
 /// Limit: records that are sealed with one key: 2^23; past it: the key is replaced (TLS 1.3).
 const REKEY_AFTER: u64 = 1 << 23;
-/// Unsent bytes up to which the outgoing buffer is moved to its front to make room.
+/// The maximum number of unsent bytes that are moved to the front of the outgoing buffer to make room.
 /// Limit: unsent bytes that are moved to make room: 16 KiB; past it: sealing waits for the socket.
 const CHEAP_TO_MOVE: usize = 16 * 1024;
 const CLOSE_NOTIFY: [u8; 2] = [1, 0];
 const CHANGE_CIPHER_SPEC: u8 = 20;
 const KEY_UPDATE: u8 = 24;
 const NEW_SESSION_TICKET: u8 = 4;
-/// A key update that asks for none in return.
+/// A key update that does not request a key update of the peer.
 const REQUESTLESS_KEY_UPDATE: [u8; 5] = [KEY_UPDATE, 0, 0, 1, 0];
-/// Records in a row that may carry nothing: alerts, handshake messages, empty data.
+/// The number of consecutive records that may carry no data: alerts, handshake messages and empty records.
 /// Limit: records in a row that carry nothing: 64; past it: the connection ends.
 const MAX_IDLE_RECORDS: u8 = 64;
 
 /// A TLS connection over `Io`.
 ///
-/// What is written is sealed at once and leaves with the next flush, or when a buffer is full.
+/// Written bytes are sealed at once. The sealed bytes leave with the next flush, or when a buffer is full.
 pub struct TlsStream<Io> {
     io: Io,
     keys: Keys,
     incoming: Window,
-    /// Decrypted bytes at the front of `incoming`, and the rest of their record behind them.
+    /// The number of decrypted bytes at the front of `incoming`, and the length of the rest of their record.
     opened: (usize, usize),
     early: BytesMut,
     outgoing: Window,
     buffers: Buffers,
     read_closed: bool,
     write_closed: bool,
-    /// The peer wants our sending key replaced before our next bytes.
+    /// Whether the peer has requested a new sending key before the next bytes.
     rekey_due: bool,
-    /// Records in a row that carried nothing for whoever reads.
+    /// The number of consecutive records that carried no data.
     idle_records: u8,
 }
 
-/// The keys of both directions, and the means to replace them.
+/// The keys of both directions, and the key schedule that replaces them.
 pub(super) struct Keys {
     seal: Protection,
     open: Protection,
@@ -68,10 +69,10 @@ pub(super) struct Keys {
     version: Version,
 }
 
-/// What had arrived behind the handshake when it completed.
+/// The bytes that had arrived after the handshake when the handshake completed.
 #[derive(Debug, Default)]
 pub(super) struct Received {
-    /// Bytes not yet decrypted.
+    /// The bytes that are not decrypted yet.
     pub(super) ciphertext: BytesMut,
     /// Application data that rustls has decrypted already.
     pub(super) plaintext: BytesMut,
@@ -143,7 +144,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
     pub(super) fn new(io: Io, keys: Keys, received: Received, buffers: Buffers) -> Self {
         let mut incoming = Window::default();
         if !received.ciphertext.is_empty() {
-            // The handshake bounds what it leaves to half a buffer.
+            // The handshake leaves at most half a buffer of bytes.
             let space = incoming.space(&buffers, received.ciphertext.len());
             if let Some(space) = space.get_mut(..received.ciphertext.len()) {
                 space.copy_from_slice(&received.ciphertext);
@@ -173,12 +174,12 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
         &self.io
     }
 
-    /// Bytes sealed and not yet written to the connection below.
+    /// The number of sealed bytes that are not yet written to the connection below.
     pub fn unflushed_len(&self) -> usize {
         self.outgoing.len()
     }
 
-    /// Copies out what is decrypted already; whether `buf` got anything.
+    /// Copies decrypted bytes to `buf`. The result tells whether `buf` received any bytes.
     fn copy_opened(&mut self, buf: &mut ReadBuf<'_>) -> bool {
         if !self.early.is_empty() {
             let n = self.early.len().min(buf.remaining());
@@ -201,7 +202,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
         n > 0
     }
 
-    /// Opens the record at the front of `incoming`, where it lies, if it is whole. Whether there was one.
+    /// Opens the record at the front of `incoming` in place if the record is complete. The result tells whether a
+    /// record was opened.
     fn open_next(&mut self) -> Result<bool, RecordError> {
         let filled = self.incoming.filled();
         let Some(head) = RecordHead::peek(filled)? else { return Ok(false) };
@@ -210,7 +212,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
             return Err(RecordError::PeerUnexpected(head.content));
         }
         let Opened { content, start, len } = self.keys.open.open(record)?;
-        // An endless row of records that carry nothing would cost us a turn of the cipher each.
+        // Each empty record costs a decryption, so an endless row of empty records must end the connection.
         self.idle_records = if content == DATA && len > 0 { 0 } else { self.idle_records + 1 };
         if self.idle_records > MAX_IDLE_RECORDS {
             return Err(RecordError::PeerMalformed);
@@ -229,7 +231,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
         Ok(true)
     }
 
-    /// Alerts and the handshake messages allowed after the handshake.
+    /// Handles alerts and the messages that are allowed after the handshake.
     fn control(&mut self, content: u8, message: &[u8]) -> Result<(), RecordError> {
         match (content, message) {
             (ALERT, &[_, 0]) => self.read_closed = true,
@@ -239,7 +241,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
                 let (sequence, secrets) =
                     self.keys.schedule.next_receiving().map_err(|_| RecordError::PeerMalformed)?;
                 self.keys.open = Protection::new(sequence, secrets, Version::Tls13)?;
-                // Not here: there may be no room to tell the peer.
+                // The key is replaced later, because the outgoing buffer may have no room for a key update now.
                 self.rekey_due |= requested == 1;
             }
             // Resumption is off, so a ticket is of no use.
@@ -249,19 +251,19 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
         Ok(())
     }
 
-    /// Has the sending key replaced before the next bytes, as a peer may ask.
+    /// Requests a new sending key before the next bytes, as a peer may do.
     #[cfg(test)]
     pub(super) fn rekey_soon(&mut self) {
         self.rekey_due = true;
     }
 
-    /// Seals a record as no sound peer would.
+    /// Seals a record that a correct peer would never send.
     #[cfg(test)]
     pub(super) fn seal_record(&mut self, content: u8, bytes: &[u8]) {
         self.seal(content, &[], bytes).unwrap();
     }
 
-    /// Replaces the sending key, telling the peer. There must be room.
+    /// Sends a key update to the peer and replaces the sending key. The outgoing buffer must have room.
     fn rekey(&mut self) -> Result<(), RecordError> {
         self.seal(HANDSHAKE, &[], &REQUESTLESS_KEY_UPDATE)?;
         self.rekey_due = false;
@@ -270,7 +272,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
         Ok(())
     }
 
-    /// Seals one fragment into the outgoing buffer. There must be room.
+    /// Seals one fragment into the outgoing buffer, which must have room.
     fn seal(&mut self, content: u8, head: &[u8], tail: &[u8]) -> Result<(), RecordError> {
         let least = head.len() + tail.len() + OVERHEAD;
         let least = if self.outgoing.len() <= CHEAP_TO_MOVE { least } else { 0 };
@@ -280,12 +282,13 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
         Ok(())
     }
 
-    /// Seals as much of `slices` as there is room for; small neighbours share a record. Bytes taken are returned.
+    /// Seals as much of `slices` as the outgoing buffer has room for, and returns the number of bytes taken. Adjacent
+    /// small slices share a record.
     fn seal_slices(&mut self, slices: &[io::IoSlice<'_>]) -> Result<usize, RecordError> {
         let used_up = self.keys.seal.sequence() >= REKEY_AFTER;
         if (used_up || self.rekey_due) && self.keys.version == Version::Tls13 {
             if self.room() < REQUESTLESS_KEY_UPDATE.len() {
-                // What is sealed already has to leave first.
+                // The sealed bytes have to leave first.
                 return Ok(0);
             }
             self.rekey()?;
@@ -295,7 +298,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
         for slice in slices {
             let mut rest: &[u8] = slice;
             while !rest.is_empty() {
-                // A short piece, such as the header of a frame, waits for what follows it.
+                // A short piece, such as the header of a frame, shares a record with the next piece.
                 if head.is_empty() && rest.len() < 64 && taken == 0 && slices.len() > 1 {
                     (head, rest) = (rest, &[]);
                     continue;
@@ -317,13 +320,13 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
         Ok(taken)
     }
 
-    /// Bytes of plaintext that one more record may carry.
+    /// The number of plaintext bytes that the next record may carry.
     fn room(&mut self) -> usize {
         let least = if self.outgoing.len() <= CHEAP_TO_MOVE { MAX_FRAGMENT + OVERHEAD } else { 0 };
         self.outgoing.space(&self.buffers, least).len().saturating_sub(OVERHEAD)
     }
 
-    /// Writes what is sealed to the connection below, without flushing that.
+    /// Writes the sealed bytes to the connection below without flushing that connection.
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.outgoing.is_empty() {
             let n = ready!(Pin::new(&mut self.io).poll_write(cx, self.outgoing.filled()))?;
@@ -352,7 +355,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<Io> {
             if this.open_next().map_err(invalid)? {
                 continue;
             }
-            // What there is is handed over before more is asked for.
+            // The bytes read so far are handed over before the next read.
             if buf.filled().len() > before {
                 return Poll::Ready(Ok(()));
             }
@@ -427,7 +430,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<Io> {
 
 impl<Io> Drop for TlsStream<Io> {
     fn drop(&mut self) {
-        // What is left unread goes with the connection; the buffers do not.
+        // Unread bytes are dropped with the connection, and the buffers return to the pool.
         self.incoming.consume(usize::MAX / 2);
         self.incoming.release(&self.buffers);
         self.outgoing.consume(usize::MAX / 2);

@@ -1,4 +1,4 @@
-//! Is the peer's chain good, and whom does it name.
+//! Verification of a peer's chain, and the identities that the chain names.
 
 use std::{fmt::Debug, sync::Arc};
 
@@ -12,26 +12,26 @@ use webpki::{
 use super::fault::PeerFault;
 use crate::protocols::identity::Identity;
 
-/// Where revoked certificates are looked up. Asked at every handshake, so an implementation hands out what it
-/// has in memory.
+/// A source of revocation lists. Every handshake calls it, so an implementation returns lists that are already in
+/// memory.
 pub trait Revocations: Debug + Send + Sync {
-    /// The lists in force. None or an empty list: nothing is revoked.
+    /// The revocation lists in force. With `None` or an empty list no certificate is revoked.
     fn lists(&self) -> Option<Arc<[CertRevocationList<'static>]>>;
 }
 
-/// Whom a peer's certificates name: the first URI name of the leaf that is an identity; others are skipped.
-/// `certs` as rustls gives them after a handshake, leaf first. None if there is no such name.
+/// The identity that a peer's certificates name: the first URI name of the leaf that is an identity. Other URI names
+/// are skipped. `certs` are in the order of rustls, leaf first. The result is `None` if no URI name is an identity.
 pub fn peer_identity(certs: &[CertificateDer<'_>]) -> Option<Identity> {
     let leaf = EndEntityCert::try_from(certs.first()?).ok()?;
     identities(&leaf).next()
 }
 
-/// The identities a leaf names, in its order.
+/// The identities among the URI names of a leaf, in the order of the names.
 pub(super) fn identities<'a>(leaf: &'a EndEntityCert<'a>) -> impl Iterator<Item = Identity> + 'a {
     leaf.valid_uri_names().filter_map(|uri| uri.parse().ok())
 }
 
-/// What every peer's chain is held against, whichever side it is on.
+/// The trust anchors, algorithms and revocation lists that check every peer, whether client or server.
 #[derive(Clone, Debug)]
 pub(super) struct Trust {
     pub(super) anchors: Arc<[TrustAnchor<'static>]>,
@@ -42,8 +42,8 @@ pub(super) struct Trust {
 // === impl Trust ===
 
 impl Trust {
-    /// One path build from the leaf to a root, for `usage`, with revocation where there is any. The rules for
-    /// revocation: the whole chain but the root, unknown status is accepted, old lists still count
+    /// Builds one path from the leaf to a root for `usage`, and checks revocation if there are lists. The check covers
+    /// the whole chain except the root, accepts an unknown status, and still uses expired lists
     /// (docs/spec/dataplane.md 9).
     pub(super) fn verify<'a>(
         &self,
@@ -75,7 +75,7 @@ impl From<PeerFault> for rustls::Error {
     }
 }
 
-/// The library's reason in rustls' words, so that the peer is sent the right alert.
+/// Converts an error of webpki to one of rustls, so that rustls sends the matching alert to the peer.
 fn refusal(error: webpki::Error) -> rustls::Error {
     use webpki::Error as E;
     match error {
@@ -92,8 +92,8 @@ fn refusal(error: webpki::Error) -> rustls::Error {
     .into()
 }
 
-/// The methods of a verifier with a field `trust` that check the signatures of a handshake. rustls asks for them in both
-/// of its traits, for clients and for servers.
+/// The methods with which a verifier that has a field `trust` checks the signatures of a handshake. The client trait
+/// and the server trait of rustls both require these methods.
 macro_rules! signatures_by_trust {
     () => {
         fn verify_tls12_signature(

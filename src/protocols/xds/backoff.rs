@@ -1,4 +1,4 @@
-//! How a stream ended, and when to open the next one (docs/spec/controlplane.md 2.5).
+//! The ends of discovery streams, and the delay before the next stream (docs/spec/controlplane.md 2.5).
 
 use std::{fmt, time::Duration};
 
@@ -9,46 +9,46 @@ const RECONNECT_FIRST: Duration = Duration::from_millis(10);
 /// Limit: pause between two discovery streams, at most: 15 s; past it: the pause stays as long.
 const RECONNECT_MAX: Duration = Duration::from_secs(15);
 
-/// How an attempt ended.
+/// How a stream, or the attempt to open a stream, ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum End {
-    /// Files or settings of ours are of no use.
+    /// The local files or settings cannot be used.
     Local(String),
-    /// No connection, no usable token, or a status before the stream stood.
+    /// The connection failed, the token cannot be used, or the server sent a status before the stream was established.
     Refused {
-        /// The status, where there was one.
+        /// The status, if the server sent a status.
         code: Option<Code>,
-        /// What to tell the operator.
+        /// The error text for the operator.
         error: String,
     },
-    /// The stream stood and ended with a status other than Ok.
+    /// The stream was established and ended with a status other than Ok.
     Status {
         /// The status.
         code: Code,
-        /// Its text.
+        /// The text of the status.
         message: String,
     },
-    /// The server ended the stream without complaint.
+    /// The server ended the stream with status Ok.
     Complete {
-        /// Whether it had sent any response on it.
+        /// Whether the server had sent any response on the stream.
         answered: bool,
     },
-    /// Something that should have gone on within a bound did not.
+    /// A step missed its deadline.
     Stalled(String),
-    /// Whoever applies resources is gone.
+    /// The sink that applies resources is gone.
     SinkDown(String),
 }
 
 /// The `reason` label of `istio_xds_connection_terminations_total`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Termination {
-    /// Never stood.
+    /// The stream was never established.
     ConnectionError,
-    /// Ended for a reason that may last.
+    /// The stream ended for a reason that may last.
     Error,
-    /// Ended as servers end streams now and then.
+    /// The stream ended with a status that servers routinely send.
     Reconnect,
-    /// Ended without a status.
+    /// The stream ended without an error status.
     Complete,
 }
 
@@ -61,12 +61,13 @@ pub(crate) struct Backoff {
 // === impl Backoff ===
 
 impl Backoff {
-    /// As at process start.
+    /// Starts with the shortest delay.
     pub(crate) fn new() -> Self {
         Self { delay: RECONNECT_FIRST }
     }
 
-    /// How to count this end, and how long to wait. Not jittered: servers spread load by when they close streams.
+    /// The label for this end, and the delay before the next attempt. The delay has no jitter, because servers spread
+    /// load by the time at which they close streams.
     pub(crate) fn after(&mut self, end: &End) -> (Termination, Duration) {
         match end {
             End::Refused { .. } => (Termination::ConnectionError, self.double()),
@@ -78,7 +79,7 @@ impl Backoff {
                 self.delay = RECONNECT_FIRST;
                 (Termination::Complete, Duration::ZERO)
             }
-            // A server that closes every stream at once would be called without a pause.
+            // Without a delay, a server that closes every stream at once would be called in a loop.
             End::Complete { answered: false } => (Termination::Complete, self.double()),
             End::Status { .. } | End::Local(_) | End::Stalled(_) | End::SinkDown(_) => {
                 (Termination::Error, self.double())
@@ -111,7 +112,7 @@ fn is_routine(code: Code, message: &str) -> bool {
 // === impl End ===
 
 impl End {
-    /// Whether this is how servers end streams in daily life, not worth a warning.
+    /// Whether servers routinely end streams in this way, so that no warning is needed.
     pub(crate) fn is_routine(&self) -> bool {
         match self {
             End::Complete { answered } => *answered,

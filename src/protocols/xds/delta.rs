@@ -1,7 +1,7 @@
-//! One delta stream: what to send on it, and what to make of what comes (docs/spec/controlplane.md 2.3, 2.4).
+//! One delta stream: the requests to send and the handling of responses (docs/spec/controlplane.md 2.3, 2.4).
 //!
-//! Each step hands out what the next one needs, so that a response can be answered only once and only after it was
-//! applied. A stream given up at any point leaves the state as it must be announced on the next one.
+//! Each step returns a value that the next step consumes, so a response is answered exactly once and only after it was
+//! applied. A stream may be dropped at any point: the state is then right for the next stream's announcement.
 
 use std::{collections::HashMap, time::Instant};
 
@@ -16,45 +16,45 @@ use super::{
 };
 use crate::protocols::pb::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource, Status};
 
-/// The text of a refusal, in bytes, at most.
+/// The maximum length of a refusal's text, in bytes.
 /// Limit: text of a refusal to the control plane: 16 KiB; past it: the rest is counted.
 pub(crate) const NACK_BYTES_MAX: usize = 16 << 10;
 
-/// An announcement of less is not what a server calls too large.
+/// A smaller announcement cannot be the cause of a server's error about size.
 /// Limit: announcement of held resources that the server may have found too large: from 1 MiB; past it: all resources
 /// are asked for anew when the server ends the stream over it.
 const TOO_BIG_BYTES_MIN: usize = 1 << 20;
 
-/// A stream, from the moment it is to be opened.
+/// A stream that is open or about to be opened.
 #[derive(Debug)]
 pub(crate) struct DeltaStream {
     state: XdsState,
     on_demand: bool,
     answered: bool,
     announced_bytes: usize,
-    /// Addresses were not announced: the first response is all there is.
+    /// Whether the first response holds all addresses, because none were announced.
     whole_addresses: bool,
     quarantined: Quarantined,
 }
 
-/// What to do with a response.
+/// The next step after a response.
 #[derive(Debug)]
 #[must_use]
 pub(crate) enum Step {
-    /// Send this; there is nothing to apply.
+    /// Send this request; there are no resources to apply.
     Answer(DeltaDiscoveryRequest),
-    /// Apply this, then call [`DeltaStream::applied`].
+    /// Apply these resources, then call [`DeltaStream::applied`].
     Apply(Apply, Pending),
 }
 
 /// Resources to apply.
 #[derive(Debug)]
 pub(crate) struct Apply {
-    /// Their type.
+    /// The type of the resources.
     pub kind: ResourceType,
-    /// In the order they came, without versions.
+    /// The resources in the order of the response, without versions.
     pub resources: Vec<Resource>,
-    /// Names to remove after that.
+    /// The names to remove after the resources are applied.
     pub removed: Vec<String>,
 }
 
@@ -66,7 +66,7 @@ pub(crate) struct Pending {
     nonce: String,
 }
 
-/// Resources that are being tried again.
+/// Quarantined resources that are being retried.
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct Retry(Push);
@@ -74,7 +74,7 @@ pub(crate) struct Retry(Push);
 // === impl DeltaStream ===
 
 impl DeltaStream {
-    /// A new stream, and the requests to open it with, in order.
+    /// Makes a new stream and the requests that open the stream, in order.
     pub(crate) fn open(state: XdsState, node: &Node, on_demand: bool) -> (Self, Vec<DeltaDiscoveryRequest>) {
         let quarantined = Quarantined::default();
         let mut stream = Self {
@@ -92,10 +92,10 @@ impl DeltaStream {
     fn hello(&mut self, kind: ResourceType, node: &Node) -> DeltaDiscoveryRequest {
         let on_demand = is_on_demand(kind, self.on_demand);
         if on_demand {
-            // Announced as wanted, which asks for them.
+            // The queued names become part of the announcement, which requests them.
             self.state.take_demands();
         }
-        // Neither names nor a star mean everything; a star both ways means nothing.
+        // A request without names and star subscribes to everything. A star in both lists subscribes to nothing.
         let star = if on_demand { vec!["*".to_owned()] } else { Vec::new() };
         let mut request = DeltaDiscoveryRequest {
             node: Some(node.clone()),
@@ -105,7 +105,7 @@ impl DeltaStream {
             initial_resource_versions: self.state.versions(kind),
             ..DeltaDiscoveryRequest::default()
         };
-        // Addresses only: to conclude a removal from silence could widen access, were it policies.
+        // The rule holds for addresses only: removing a policy because a response lacks it could widen access.
         if kind == ResourceType::Address && !on_demand {
             self.announced_bytes = request.encoded_len();
             if self.state.is_too_big(kind, self.announced_bytes) {
@@ -116,7 +116,7 @@ impl DeltaStream {
         request
     }
 
-    /// What to do with `response`.
+    /// Handles `response` and returns the next step.
     pub(crate) fn received(&mut self, response: DeltaDiscoveryResponse) -> Step {
         self.answered = true;
         let DeltaDiscoveryResponse { type_url, nonce, mut resources, removed_resources: mut removed, .. } =
@@ -135,7 +135,7 @@ impl DeltaStream {
         Step::Apply(Apply { kind, resources, removed }, Pending { push, nonce })
     }
 
-    /// Takes note that `pending` was applied but for `rejected`, and says what to answer.
+    /// Notes that all of `pending` except `rejected` was applied, and returns the answer to send.
     pub(crate) fn applied(&mut self, pending: Pending, rejected: &[Rejected]) -> DeltaDiscoveryRequest {
         let Pending { push, nonce } = pending;
         let type_url = push.kind().type_url().to_owned();
@@ -143,34 +143,34 @@ impl DeltaStream {
         answer(type_url, nonce, rejected)
     }
 
-    /// Keeps those of `rejected` that may be tried again, at `now`.
+    /// Quarantines those of `rejected` that may be retried. `now` is the present time.
     pub(crate) fn put_aside(&mut self, now: Instant, kind: ResourceType, rejected: Vec<Rejected>) {
         for later in rejected.into_iter().filter_map(|rejected| rejected.later) {
-            // Without room, it is tried when the control plane sends it again.
+            // Without room in the quarantine, the resource is retried when the control plane sends it again.
             self.quarantined.keep(kind, later.resource, now + later.after);
         }
     }
 
-    /// When [`Self::retry`] has something to do.
+    /// The moment at which [`Self::retry`] is due.
     pub(crate) fn next_retry(&self) -> Option<Instant> {
         self.quarantined.next_due()
     }
 
-    /// What is to be tried again at `now`: apply it, then call [`Self::retried`]. To be asked again until nothing is
-    /// left.
+    /// Takes quarantined resources that are due at `now`. The caller applies the resources and calls [`Self::retried`],
+    /// and repeats both until the result is `None`.
     pub(crate) fn retry(&mut self, now: Instant) -> Option<(Apply, Retry)> {
         let (kind, mut resources) = self.quarantined.take_due(now)?;
         let push = self.state.begin(kind, &mut resources, &[]);
         Some((Apply { kind, resources, removed: Vec::new() }, Retry(push)))
     }
 
-    /// Takes note that what was tried again was applied but for `rejected`. The control plane hears nothing of it: its
-    /// response has been answered.
+    /// Notes that all retried resources except `rejected` were applied. The control plane gets no message, because its
+    /// response was already answered.
     pub(crate) fn retried(&mut self, Retry(push): Retry, rejected: &[Rejected]) {
         self.state.settle(push, rejected);
     }
 
-    /// The request for what was demanded since the last call; `None` if that is nothing new.
+    /// The request for the names demanded since the last call, or `None` if there are no new names.
     pub(crate) fn demanded(&mut self) -> Option<DeltaDiscoveryRequest> {
         if !self.on_demand {
             return None;
@@ -183,13 +183,13 @@ impl DeltaStream {
         })
     }
 
-    /// Whether anything was received on it.
+    /// Whether the stream has received a response.
     pub(crate) fn is_answered(&self) -> bool {
         self.answered
     }
 
-    /// Takes note of how the stream ended: an announcement that was too much for the server is not repeated. Addresses
-    /// are then asked for from nothing, and what the answer lacks is removed.
+    /// Notes how the stream ended. An announcement that was too large for the server is not repeated. The next stream
+    /// then requests all addresses without an announcement, and removes the addresses that the response lacks.
     pub(crate) fn ended(self, end: &End) {
         let code = match end {
             End::Refused { code, .. } => *code,
@@ -217,9 +217,9 @@ fn answer(type_url: String, nonce: String, rejected: &[Rejected]) -> DeltaDiscov
     }
 }
 
-/// `<name>: <reason>; ...`, within [`NACK_BYTES_MAX`]; what does not fit is counted.
+/// `<name>: <reason>; ...`, within [`NACK_BYTES_MAX`]. Rejections that do not fit are counted.
 pub(crate) fn nack_text(rejected: &[Rejected]) -> String {
-    // The longest count there can be.
+    // The longest possible count.
     /// No limit: the length of a fixed text.
     const ROOM_FOR_COUNT: usize = "; and 18446744073709551615 more".len();
     /// No limit: what another limit leaves.

@@ -1,8 +1,8 @@
-//! What the tables hold, by name and version, as far as the control plane must know.
+//! The names and versions of the resources that the tables hold, as announced to the control plane.
 //!
-//! Two things hold at any moment, even when whoever applies is cut off half-way:
-//! every name the tables hold is announced, or else its removal would never be told; and
-//! a name is announced with a version only if exactly that version is held, or else a change would never be sent.
+//! Two invariants hold at any moment, even when the sink is stopped while it applies a response. Every name in the
+//! tables is announced; otherwise the control plane would never send its removal. A name is announced with a version
+//! only if exactly that version is held; otherwise the control plane would never send a change.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -19,19 +19,19 @@ use tokio::sync::Notify;
 use super::{resource::ResourceType, sink::Rejected};
 use crate::protocols::pb::ads::Resource;
 
-/// Names asked for on demand that wait to be sent.
+/// The maximum number of demanded names that wait to be sent.
 /// Limit: names asked for on demand that wait: 4096; past it: the demand is refused.
 const DEMANDS_MAX: usize = 4096;
-/// Names known in all, beyond which nothing more is asked for on demand.
+/// The number of known names above which no further name is demanded.
 /// Limit: names asked for on demand that are known: 2^20; past it: the demand is refused.
 const NAMES_MAX: usize = 1 << 20;
-/// The longest name to ask for, in bytes.
+/// The longest name that may be demanded, in bytes.
 /// Limit: a name asked for on demand: 1024 bytes; past it: the demand is refused.
 const NAME_BYTES_MAX: usize = 1024;
 
 type Names = HashMap<Arc<str>, Holding, foldhash::fast::RandomState>;
 
-/// Shared with every start of the client, for the tables outlive it. Cheap to clone.
+/// The state that all starts of the client share, because the tables outlive the client. A clone shares the state.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct XdsState(Arc<Inner>);
 
@@ -47,27 +47,27 @@ struct Inner {
 struct Book {
     names: Names,
     acked: bool,
-    /// An announcement of this many bytes was too much for the server.
+    /// The size in bytes of an announcement that was too large for the server.
     too_big_bytes: Option<usize>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Holding {
-    /// Asked for on demand, nothing received.
+    /// The name was demanded, and no resource was received.
     Wanted,
-    /// Held or not, at whatever version: a push that was cut off may have touched it.
+    /// The resource may be held at any version, because an interrupted push may have changed it.
     Doubt,
-    /// Held at this version.
+    /// The resource is held at this version.
     At(Arc<str>),
 }
 
-/// Why nothing was asked for.
+/// Why a name was not demanded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum DemandError {
     /// The client does not work on demand.
     #[error("{0:?} is not known, and resources are not asked for on demand")]
     Off(String),
-    /// Too much is asked for already.
+    /// Too many names are demanded already.
     #[error("{0:?} is not asked for: too many names are")]
     Full(String),
     /// No resource has such a name.
@@ -75,7 +75,7 @@ pub(crate) enum DemandError {
     Name(usize),
 }
 
-/// A response being applied: what its outcome will change.
+/// A response that is being applied, with the entries that its outcome will change.
 #[derive(Debug)]
 pub(super) struct Push {
     kind: ResourceType,
@@ -93,26 +93,26 @@ struct Entry {
 // === impl XdsState ===
 
 impl XdsState {
-    /// Nothing held, nothing answered yet.
+    /// Makes a state without held resources and without responses.
     pub(crate) fn new() -> Self {
         Self::default()
     }
 
-    /// How many names of `kind` the control plane would be told.
+    /// The number of names of `kind` that would be announced.
     #[cfg(test)]
     pub(super) fn len(&self, kind: ResourceType) -> usize {
         self.with(kind, |book| book.names.len())
     }
 
-    /// Whether every type asked for as a whole has had a response that was applied without rejection
-    /// (docs/spec/controlplane.md 2.6). Never becomes false again.
+    /// Whether every type that is not on demand has had a response that was applied without rejection
+    /// (docs/spec/controlplane.md 2.6). The value never becomes false again.
     pub(crate) fn is_synced(&self, on_demand: bool) -> bool {
         ResourceType::ALL
             .into_iter()
             .all(|kind| is_on_demand(kind, on_demand) || self.with(kind, |book| book.acked))
     }
 
-    /// Queues `name` to be asked for; asking twice is asking once.
+    /// Queues a demand for `name`. A second demand for the same name has no effect.
     pub(crate) fn demand(&self, name: &str) -> Result<(), DemandError> {
         if name.is_empty() || name.len() > NAME_BYTES_MAX {
             return Err(DemandError::Name(name.len()));
@@ -129,12 +129,12 @@ impl XdsState {
         Ok(())
     }
 
-    /// Resolves when something may have been queued.
+    /// Waits until a name may have been queued.
     pub(crate) async fn demanded(&self) {
         self.0.demanded.notified().await;
     }
 
-    /// The queued names that are new, from now on known as wanted.
+    /// Takes the queued names that are new, and marks the names as wanted.
     pub(super) fn take_demands(&self) -> Vec<String> {
         let queued = mem::take(&mut *self.0.demands.lock());
         self.with(ResourceType::Address, |book| {
@@ -146,7 +146,7 @@ impl XdsState {
         })
     }
 
-    /// What to announce on a new stream.
+    /// The names and versions to announce on a new stream.
     pub(super) fn versions(&self, kind: ResourceType) -> HashMap<String, String> {
         self.with(kind, |book| {
             let version = |holding: &Holding| match holding {
@@ -177,7 +177,7 @@ impl XdsState {
         })
     }
 
-    /// Before a response is applied: casts doubt on all it names, and takes the versions out of `resources`.
+    /// Prepares for a response: marks all its names as doubtful, and takes the versions out of `resources`.
     pub(super) fn begin(&self, kind: ResourceType, resources: &mut [Resource], removed: &[String]) -> Push {
         self.with(kind, |book| {
             let mut enter = |resource: &mut Resource| {
@@ -201,20 +201,20 @@ impl XdsState {
         })
     }
 
-    /// After a response was applied, but for `rejected`.
+    /// Notes that all of a response except `rejected` was applied.
     pub(super) fn finish(&self, push: Push, rejected: &[Rejected]) {
         let kind = push.kind;
         self.settle(push, rejected);
         self.with(kind, |book| book.acked |= rejected.is_empty());
     }
 
-    /// After resources were applied, but for `rejected`, that are no response of the control plane.
+    /// Notes that all resources of `push` except `rejected` were applied, without counting `push` as a response.
     pub(super) fn settle(&self, push: Push, rejected: &[Rejected]) {
         let rejected: HashSet<&str, foldhash::fast::RandomState> =
             rejected.iter().map(|r| r.name.as_str()).collect();
         self.with(push.kind, |book| {
             for Entry { name, version, before } in push.entries {
-                // A name that came twice leaves doubt where either was rejected, for `before` is doubt then.
+                // If a name came twice and was rejected, the name stays doubtful, because its second `before` is doubt.
                 let now = if rejected.contains(&*name) { before } else { Some(Holding::At(version)) };
                 match now {
                     Some(holding) => _ = book.names.insert(name, holding),
@@ -242,13 +242,13 @@ impl XdsState {
 // === impl Push ===
 
 impl Push {
-    /// The type of its resources.
+    /// The type of the push's resources.
     pub(super) fn kind(&self) -> ResourceType {
         self.kind
     }
 }
 
-/// Whether `kind` is asked for by name; policies never are.
+/// Whether resources of `kind` are requested by name. Policies are never requested by name.
 pub(super) fn is_on_demand(kind: ResourceType, on_demand: bool) -> bool {
     on_demand && kind == ResourceType::Address
 }

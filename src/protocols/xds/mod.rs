@@ -1,4 +1,4 @@
-//! Delta discovery: what to ask, what to answer, what is held, when to try again
+//! Delta discovery: the requests, the held resources, the quarantine and the reconnect delays
 //! (docs/spec/controlplane.md 2).
 
 pub(crate) mod backoff;

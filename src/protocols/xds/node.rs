@@ -4,21 +4,21 @@ use prost_types::{ListValue, Struct, Value, value::Kind as Json};
 
 use crate::protocols::{config::NodeConfig, pb::ads::Node};
 
-/// The node message. The metadata of the settings has the pod, the node and the address already.
+/// Makes the node message. The metadata in `config` already holds the pod, the node and the address.
 pub(crate) fn node(config: &NodeConfig) -> Node {
     let ip = config.instance_ip;
     let pod = config.pod_name.as_deref().unwrap_or_default();
     let namespace = config.pod_namespace.as_deref().unwrap_or_default();
     let fields = config.metadata.iter().map(|(key, json)| (key.clone(), value(json.clone())));
     Node {
-        // Not the cluster's own domain: the control plane expects this literal.
+        // The control plane expects the literal `cluster.local` instead of the cluster's own domain.
         id: format!("ztunnel~{ip}~{pod}.{namespace}~{namespace}.svc.cluster.local"),
         metadata: Some(Struct { fields: fields.collect() }),
         ..Node::default()
     }
 }
 
-/// Depth is bounded by serde_json, which refuses more than 128 levels.
+/// Converts JSON to a protobuf value. serde_json bounds the depth: it refuses more than 128 levels.
 fn value(json: serde_json::Value) -> Value {
     use serde_json::Value as In;
     let kind = match json {

@@ -1,4 +1,4 @@
-//! Where resources go, and which of them were rejected.
+//! The sink that applies resources, and the resources that it rejects.
 
 use std::{future::Future, time::Duration};
 
@@ -9,33 +9,34 @@ use crate::protocols::pb::ads::Resource;
 pub(crate) struct Rejected {
     /// The resource's name in the response.
     pub name: String,
-    /// Why, for the control plane's operator.
+    /// The reason, for the control plane's operator.
     pub reason: String,
-    /// Whether the same might be applied later.
+    /// The retry of the same resource, if a retry may succeed.
     pub later: Option<Box<Later>>,
 }
 
-/// A resource to be tried again.
+/// A resource to be retried.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Later {
     /// The resource as the [`Sink`] was given it.
     pub resource: Resource,
-    /// After how long.
+    /// The delay before the retry.
     pub after: Duration,
 }
 
-/// The sink is gone. Nothing is known about what it had applied.
+/// The sink is gone. The client does not know which resources the sink has applied.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("cannot apply resources: {0}")]
 pub(crate) struct SinkDown(pub String);
 
-/// Where resources go.
+/// The receiver of resources.
 pub(crate) trait Sink: Clone + Send + Sync + 'static {
-    /// Applies one response: all valid resources, then the removals, in order and at once for readers. It is answered
-    /// only after this returns, and the next one is read only then.
+    /// Applies one response: all valid resources, then the removals, in order and at once for readers. The client
+    /// answers the response and reads the next one only after this call returns.
     ///
-    /// Returns those rejected: undecodable, without a payload, invalid; of these the last good version stays. A name
-    /// in `removed` that is not held is no error. `Resource::version` is empty, for versions are kept here.
+    /// Returns the rejected resources, which cannot be decoded, lack a payload or are invalid. The last good version of
+    /// a rejected resource stays. An unknown name in `removed` is no error. `Resource::version` is empty, because the
+    /// client keeps the versions.
     fn apply(
         &self,
         type_url: &str,

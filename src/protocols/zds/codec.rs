@@ -1,26 +1,26 @@
-//! One protobuf message a packet, no length prefix (docs/spec/protos.md 5).
+//! The codec of ZDS: each packet is one protobuf message without a length prefix (docs/spec/protos.md 5).
 
 use prost::Message;
 
 use super::PodInfo;
 use crate::protocols::pb::workload::zds as pb;
 
-/// Both sides read into buffers of this many bytes; every packet of ours stays below.
+/// The size of the read buffers of both sides, in bytes. Every packet of this proxy is smaller.
 /// Limit: a packet of the hand-over: 1024 bytes; past it: the connection is closed.
 pub const ZDS_PACKET_BYTES: usize = 1024;
 
-/// The longest text of an answer: a packet less two tags of one byte and two lengths of two.
+/// The longest text of an answer: a packet minus two tags of one byte and two lengths of two bytes.
 /// Limit: text of a refusal to istio-cni: 1017 bytes; past it: the text is cut.
 const ZDS_TEXT_BYTES: usize = ZDS_PACKET_BYTES - 1 - 6;
 
-/// What istio-cni asks for.
+/// A request of istio-cni.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
-    /// Serve this pod; its network namespace comes as the packet's one descriptor.
+    /// Serve this pod. The packet's one descriptor is the pod's network namespace.
     Add {
         /// The Kubernetes uid.
         uid: String,
-        /// Absent only from a broken agent.
+        /// The pod's names. Only a broken agent leaves them out.
         info: Option<PodInfo>,
     },
     /// The pod exists, but the agent has no descriptor of it now: do not stop it at the end of the snapshot.
@@ -37,25 +37,25 @@ pub enum Request {
     SnapshotSent,
 }
 
-/// What the proxy answers, once for each request.
+/// The proxy's answer to a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// Done.
+    /// The request was carried out.
     Done,
-    /// Not done, and why.
+    /// The request was refused for this reason.
     Refused(String),
 }
 
 /// Why a packet is not a message.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CodecError {
-    /// Not protobuf, or not of this type.
+    /// The packet is not protobuf, or not of the expected type.
     #[error("the packet is no valid message: {0}")]
     PeerMalformed(#[from] prost::DecodeError),
-    /// A message of none of the kinds we know.
+    /// The message holds no known payload.
     #[error("the message holds no payload this proxy knows")]
     PeerNoPayload,
-    /// A greeting of another protocol version.
+    /// The greeting is of another protocol version.
     #[error("the peer speaks version {0} of the protocol, not 1")]
     PeerVersion(i32),
 }
@@ -68,7 +68,7 @@ pub fn encode_hello() -> Vec<u8> {
 /// Reads the proxy's first packet.
 ///
 /// # Errors
-/// It is malformed or of another version.
+/// The packet is malformed or of another version.
 pub fn decode_hello(packet: &[u8]) -> Result<(), CodecError> {
     let hello = pb::ZdsHello::decode(packet)?;
     if hello.version == i32::from(pb::Version::V1) {
@@ -78,7 +78,7 @@ pub fn decode_hello(packet: &[u8]) -> Result<(), CodecError> {
     }
 }
 
-/// One request as a packet. An `Add` needs its descriptor beside it.
+/// Encodes one request as a packet. The caller sends the descriptor of an `Add` with the packet.
 pub fn encode_request(request: &Request) -> Vec<u8> {
     use pb::workload_request::Payload;
     let payload = match request.clone() {
@@ -100,7 +100,7 @@ pub fn encode_request(request: &Request) -> Vec<u8> {
 /// Reads one request.
 ///
 /// # Errors
-/// It is malformed, or of a kind this proxy does not know.
+/// The packet is malformed, or of a kind that this proxy does not know.
 pub fn decode_request(packet: &[u8]) -> Result<Request, CodecError> {
     use pb::workload_request::Payload;
     match pb::WorkloadRequest::decode(packet)?.payload.ok_or(CodecError::PeerNoPayload)? {
@@ -118,8 +118,8 @@ pub fn decode_request(packet: &[u8]) -> Result<Request, CodecError> {
     }
 }
 
-/// One answer as a packet below [`ZDS_PACKET_BYTES`]. A longer text is cut at a character. An empty one is given words,
-/// because an answer without text means success.
+/// Encodes one answer as a packet below [`ZDS_PACKET_BYTES`]. A longer text is cut at a character boundary. A refusal
+/// without text gets a default text, because an answer without text means success.
 pub fn encode_answer(answer: &Answer) -> Vec<u8> {
     let error = match answer {
         Answer::Done => String::new(),
@@ -133,7 +133,7 @@ pub fn encode_answer(answer: &Answer) -> Vec<u8> {
 /// Reads one answer.
 ///
 /// # Errors
-/// It is malformed or no answer.
+/// The packet is malformed or no answer.
 pub fn decode_answer(packet: &[u8]) -> Result<Answer, CodecError> {
     match pb::WorkloadResponse::decode(packet)?.payload.ok_or(CodecError::PeerNoPayload)? {
         pb::workload_response::Payload::Ack(ack) if ack.error.is_empty() => Ok(Answer::Done),
@@ -141,7 +141,7 @@ pub fn decode_answer(packet: &[u8]) -> Result<Answer, CodecError> {
     }
 }
 
-/// As much of `text` as fits an answer.
+/// Cuts `text` to the part that fits an answer.
 fn cut(text: &str) -> &str {
     text.get(..text.floor_char_boundary(ZDS_TEXT_BYTES)).unwrap_or(text)
 }

@@ -1,5 +1,5 @@
-//! istio-cni's hand-over of a node's pods, ZDS (docs/spec/dataplane.md 6): packets, the core that answers them,
-//! and when to dial again.
+//! ZDS, with which istio-cni hands over a node's pods (docs/spec/dataplane.md 6): the packets, the core that answers
+//! the packets, and the redial delays.
 
 pub mod codec;
 pub(crate) mod redial;
@@ -7,7 +7,7 @@ pub(crate) mod session;
 
 use std::sync::Arc;
 
-/// What makes a network namespace itself: the device and inode of its file.
+/// The id of a network namespace: the device and the inode of its file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NetnsId {
     /// `st_dev`.
@@ -16,7 +16,7 @@ pub struct NetnsId {
     pub ino: u64,
 }
 
-/// Who a pod is, as istio-cni says it. The trust domain is not its to say.
+/// A pod's names as istio-cni sends them. istio-cni does not send the trust domain.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PodInfo {
     /// The pod's name.

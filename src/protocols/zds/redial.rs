@@ -1,37 +1,37 @@
-//! When to dial istio-cni again (docs/spec/dataplane.md 6).
+//! The delays before the proxy dials istio-cni again (docs/spec/dataplane.md 6).
 
 use std::time::{Duration, Instant};
 
 use rand::Rng;
 
-/// The longest wait of either kind.
+/// The longest wait after a failed dial or a failed greeting.
 /// Limit: pause before istio-cni is dialled again, at most: 15 s; past it: the pause stays as long.
 const REDIAL_MAX: Duration = Duration::from_secs(15);
-/// Doubled before it is first waited.
+/// The base of the waits between dials; it doubles before the first wait.
 /// Limit: pause before istio-cni is dialled again, at first: 10 ms, doubled before it is used; past it: the pause
 /// doubles.
 const DIAL_FIRST: Duration = Duration::from_millis(10);
 /// Limit: pause after a greeting that failed, at first: 5 ms, spread by 20 %; past it: the pause doubles.
 const GREET_FIRST: Duration = Duration::from_millis(5);
-/// Waits after a greeting that failed differ by up to this part.
+/// The jitter of waits after a failed greeting, as a fraction of the wait.
 /// No limit: the spread of a pause.
 const GREET_JITTER: f64 = 0.2;
-/// A connection that ended sooner is treated as a greeting that failed, so that an agent which hangs up at once is not
-/// dialled in a loop.
+/// A connection with a shorter life counts as a failed greeting. So the proxy does not dial in a loop if the agent
+/// hangs up at once.
 /// Limit: life of a connection with istio-cni that counts as a failed greeting: 1 s; past it: the connection counts as
 /// a success.
 const SHORT_LIFE: Duration = Duration::from_secs(1);
 
-/// How the last attempt at a connection came to its end.
+/// How the last attempt at a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ended {
-    /// It could not be dialled.
+    /// The dial failed.
     Dial,
-    /// It was dialled, but the greeting could not be sent.
+    /// The dial succeeded, but the greeting could not be sent.
     Greeting,
-    /// It was used from the given moment on and then lost, by whatever side.
+    /// The connection was used and later lost, whichever side ended it.
     Lost {
-        /// When the greeting had been sent.
+        /// The moment at which the greeting was sent.
         since: Instant,
     },
 }
@@ -46,15 +46,16 @@ pub(crate) struct Redial {
 // === impl Redial ===
 
 impl Redial {
-    /// As after start.
+    /// Starts with the shortest waits.
     pub(crate) fn new() -> Self {
         Self { dial: DIAL_FIRST, greet: GREET_FIRST }
     }
 
-    /// How long to wait at `now`, after an attempt that has `ended` so.
+    /// The time to wait at `now` after an attempt that ended as `ended` says.
     ///
-    /// Dialling: 20 ms, doubling to 15 s; a success starts over. Greeting: 5 ms, doubling to 15 s, each varied by 20 %.
-    /// Lost after at least a second of life: not at all.
+    /// After a failed dial the wait is 20 ms and doubles up to 15 s; a success resets the wait. After a failed greeting
+    /// the wait is 5 ms and doubles up to 15 s, with a jitter of 20 %. There is no wait after a connection that lived
+    /// for at least a second.
     pub(crate) fn wait(&mut self, now: Instant, ended: Ended, rng: &mut impl Rng) -> Duration {
         match ended {
             Ended::Dial => {

@@ -1,7 +1,8 @@
-//! Which pods are served, from what istio-cni asks: the behaviour table of docs/spec/dataplane.md 6.
+//! The session decides which pods are served by istio-cni's requests: the behaviour table of docs/spec/dataplane.md 6.
 //!
-//! One operation is under way for a pod at a time, and one request is unanswered at a time. A start that fails or hangs
-//! concerns that pod alone: it is refused within [`ZDS_ANSWER_WITHIN`], keeps the node from being ready, and is retried.
+//! Each pod has at most one running operation, and at most one request is unanswered. A start that fails or hangs
+//! affects only its pod. The request is refused within [`ZDS_ANSWER_WITHIN`], the node is not ready, and the start is
+//! retried.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,22 +16,22 @@ use super::{
     codec::{Answer, Request, decode_request},
 };
 
-/// The agent gives up on an answer after 5 s and takes a later one for the answer to its next request.
+/// The deadline of an answer. The agent gives up after 5 s and takes a later answer for the answer to its next request.
 /// Limit: an answer to istio-cni: 4 s; past it: the request is refused.
 pub(crate) const ZDS_ANSWER_WITHIN: Duration = Duration::from_secs(4);
-/// Starts that failed are tried again this often.
+/// The interval between retries of a failed start.
 /// Limit: pause before a failed start of a pod is tried again: 5 s; past it: the start is tried again.
 pub(crate) const POD_RETRY_INTERVAL: Duration = Duration::from_secs(5);
-/// Pods, or uids named in a snapshot, at most.
+/// The maximum number of pods, and of uids named in a snapshot.
 /// Limit: pods of the hand-over: 4096; past it: the pod is refused by name.
 pub(crate) const MAX_SESSION_PODS: usize = 4096;
 
-/// A network namespace and whatever stands for it outside this core (a descriptor, in a test a number).
+/// A network namespace and its handle outside this core: a descriptor, or a number in tests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Netns<N> {
-    /// Which it is.
+    /// The id of the network namespace.
     pub id: NetnsId,
-    /// What opens it.
+    /// The handle that opens the network namespace.
     pub handle: N,
 }
 
@@ -39,13 +40,13 @@ pub(crate) struct Netns<N> {
 pub(crate) struct Pod<N> {
     /// The Kubernetes uid.
     pub uid: Arc<str>,
-    /// Who it is.
+    /// The pod's names.
     pub info: PodInfo,
-    /// Where it lives.
+    /// The pod's network namespace.
     pub netns: Netns<N>,
 }
 
-/// One packet of the agent, judged as far as it can be by itself.
+/// A decoded packet of the agent, checked without regard to the session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Ask<N> {
     /// Serve this pod.
@@ -56,20 +57,20 @@ pub(crate) enum Ask<N> {
     Del(Arc<str>),
     /// The snapshot is complete.
     SnapshotSent,
-    /// No request this protocol knows; why not.
+    /// The packet is no valid request for this reason.
     Bad(String),
 }
 
-/// What happened.
+/// An event that the session handles.
 #[derive(Clone, Debug)]
 pub(crate) enum Event<N> {
-    /// A connection stands and the greeting is sent.
+    /// A connection is established and the greeting is sent.
     Connected,
-    /// A packet came. The next may be read once this one is answered.
+    /// A packet arrived. The next packet may be read once this packet is answered.
     Asked(Ask<N>),
-    /// The connection is gone.
+    /// The connection was lost.
     Disconnected,
-    /// The start with this number ended; the reason if it failed.
+    /// The start with this number ended, with the reason if the start failed.
     PodStarted(u64, Arc<str>, Result<(), String>),
     /// The stop with this number ended.
     PodStopped(u64, Arc<str>),
@@ -77,72 +78,72 @@ pub(crate) enum Event<N> {
     Tick,
 }
 
-/// What to do about it, in order.
+/// An action that the caller carries out. The caller keeps the order of the effects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Effect<N> {
     /// Start serving the pod and report [`Event::PodStarted`] with this number.
     Start(u64, Pod<N>),
-    /// Give up a start that is under way, cut all the pod's connections, and report [`Event::PodStopped`].
+    /// Abort a running start, cut all connections of the pod, and report [`Event::PodStopped`].
     Stop(u64, Arc<str>),
-    /// Answer the packet, then do as said.
+    /// Answer the packet, then carry out the second value.
     Answer(Answer, Then),
 }
 
-/// What follows an answer.
+/// The action that follows an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Then {
-    /// The next packet.
+    /// Read the next packet.
     Continue,
     /// Hang up and dial again.
     Disconnect,
-    /// The agent broke the protocol in a way that leaves the set of pods in doubt: exit with this reason.
+    /// Exit with this reason: the agent broke the protocol, and the set of pods is in doubt.
     Exit(String),
 }
 
-/// How far the connection with the agent has come.
+/// The state of the connection to the agent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Link {
-    /// There is none.
+    /// There is no connection.
     #[default]
     Down,
-    /// The agent is saying which pods there are.
+    /// The agent is sending its snapshot of pods.
     Snapshot,
-    /// It has said so.
+    /// The snapshot is complete.
     Live,
 }
 
-/// How many pods, and how often.
+/// The numbers of pods, starts and stops.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Served now.
+    /// The number of pods served now.
     pub active: u64,
-    /// Not served although asked for.
+    /// The number of pods that are requested but not served.
     pub pending: u64,
-    /// Starts that worked, ever.
+    /// The number of successful starts since the proxy began.
     pub started: u64,
-    /// Stops of a pod that was served, ever.
+    /// The number of stops of served pods since the proxy began.
     pub stopped: u64,
 }
 
-/// A pod that is asked for and not served.
+/// A pod that is requested but not served.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pending {
     /// The Kubernetes uid.
     pub uid: Arc<str>,
     /// `namespace/name`, unless the pod is only kept from an earlier connection.
     pub name: Option<String>,
-    /// Why.
+    /// The reason why the pod is not served.
     pub reason: String,
 }
 
-/// What readiness and metrics show.
+/// The status for readiness and metrics.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
-    /// Connected, snapshot complete, no pod pending.
+    /// Whether the agent is connected, the snapshot is complete and no pod is pending.
     pub ready: bool,
-    /// The connection.
+    /// The state of the connection.
     pub link: Link,
-    /// Pods asked for and not served, by uid.
+    /// The pods that are requested but not served, by uid.
     pub pending: Vec<Pending>,
     /// The counters.
     pub counts: Counts,
@@ -166,7 +167,7 @@ pub(crate) struct Session<N> {
 #[derive(Debug)]
 struct Entry<N> {
     state: State<N>,
-    /// Why the pod is not served although it should be; what makes it pending.
+    /// The reason why the pod is not served although it should be. A pod with a reason is pending.
     trouble: Option<String>,
 }
 
@@ -181,7 +182,7 @@ enum State<N> {
         op: u64,
         then: Option<Pod<N>>,
     },
-    /// Failed, to be tried again at `retry_at`.
+    /// The start failed and is retried at `retry_at`.
     Failed(Pod<N>),
 }
 
@@ -216,7 +217,7 @@ impl<N> State<N> {
 // === impl Ask ===
 
 impl<N> Ask<N> {
-    /// Judges a packet and the namespaces that came with it.
+    /// Decodes a packet and checks the namespaces that arrived with the packet.
     pub(crate) fn decode(packet: &[u8], namespaces: Vec<Netns<N>>) -> Self {
         let request = match decode_request(packet) {
             Ok(request) => request,
@@ -241,7 +242,8 @@ impl<N> Ask<N> {
 // === impl Session ===
 
 impl<N: Clone> Session<N> {
-    /// A core without a connection, over the pods that run already. `counts` are those of the core before it, if any.
+    /// Makes a session without a connection for the pods that already run. `counts` are those of the previous session,
+    /// if there was one.
     pub(crate) fn new(running: impl IntoIterator<Item = (Arc<str>, NetnsId)>, counts: Counts) -> Self {
         let entry = |(uid, id)| (uid, Entry { state: State::Running(id), trouble: None });
         Self {
@@ -257,7 +259,7 @@ impl<N: Clone> Session<N> {
         }
     }
 
-    /// Takes note of `event` and says what to do.
+    /// Handles `event` and returns the effects to carry out.
     pub(crate) fn on(&mut self, now: Instant, event: Event<N>) -> Vec<Effect<N>> {
         let mut out = Vec::new();
         match event {
@@ -277,12 +279,12 @@ impl<N: Clone> Session<N> {
         out
     }
 
-    /// When [`Event::Tick`] is wanted, if nothing else happens before.
+    /// The moment at which [`Event::Tick`] is due if no other event happens before.
     pub(crate) fn next_wake(&self) -> Option<Instant> {
         self.waiting.as_ref().map(|w| w.until).into_iter().chain(self.retry_at).min()
     }
 
-    /// What readiness and metrics show now.
+    /// The present status for readiness and metrics.
     pub(crate) fn status(&self) -> Status {
         let pending: Vec<Pending> = self
             .pods
@@ -305,7 +307,7 @@ impl<N: Clone> Session<N> {
         }
     }
 
-    /// A new connection begins a new snapshot and forgets what was pending: the agent will ask again.
+    /// Begins a new snapshot for a new connection and forgets pending pods, because the agent repeats its requests.
     fn connected(&mut self) {
         self.link = Link::Snapshot;
         self.named.clear();
@@ -398,7 +400,7 @@ impl<N: Clone> Session<N> {
         Ok(())
     }
 
-    /// Stops the pod, whatever it is doing, and forgets that it was wanted.
+    /// Stops the pod in any state, and forgets that the pod was requested.
     fn stop(&mut self, uid: &Arc<str>, out: &mut Vec<Effect<N>>) {
         let Some(entry) = self.pods.remove(uid) else { return };
         let state = match entry.state {
@@ -413,7 +415,8 @@ impl<N: Clone> Session<N> {
         self.pods.insert(uid.clone(), Entry { state, trouble: None });
     }
 
-    /// Before the end of the snapshot a deletion only ends what has not begun; the rest falls to the snapshot.
+    /// Handles a deletion before the end of the snapshot, which only drops a failed start or a planned restart. The end
+    /// of the snapshot stops other pods.
     fn forget_failed(&mut self, uid: &Arc<str>) {
         let Some(entry) = self.pods.get_mut(uid) else { return };
         entry.trouble = None;
@@ -470,7 +473,7 @@ impl<N: Clone> Session<N> {
         }
     }
 
-    /// What time alone brings: a request that has waited long enough, and retries.
+    /// Handles the passing of time: it refuses a request whose deadline has passed, and retries failed starts.
     fn due(&mut self, now: Instant, out: &mut Vec<Effect<N>>) {
         if let Some(waiting) = self.waiting.take_if(|w| w.until <= now) {
             let why = format!("its proxy has not started within {} s", ZDS_ANSWER_WITHIN.as_secs());
@@ -517,7 +520,7 @@ impl<N: Clone> Session<N> {
 // === impl Status ===
 
 impl Status {
-    /// In words what keeps the node from being ready; nothing if it is.
+    /// The text of what keeps the node from being ready, or `None` if the node is ready.
     pub fn detail(&self) -> Option<String> {
         let link = match self.link {
             Link::Down => Some("not connected to istio-cni".to_owned()),

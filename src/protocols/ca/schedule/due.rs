@@ -1,4 +1,4 @@
-//! How long to wait, on two clocks.
+//! The waits of the schedule, measured on two clocks.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -11,31 +11,31 @@ const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_CAP: Duration = Duration::from_secs(150);
 /// No limit: the spread of a pause.
 const RETRY_JITTER: f64 = 0.2;
-/// After failing for this long, retries come at the cap and without jitter.
+/// After this time of failures, retries come at the longest pause and without jitter.
 /// Limit: time of failures in which the pause still doubles: 15 min; past it: the pause is 150 s.
 pub(super) const RETRY_FLAT_AFTER: Duration = Duration::from_mins(15);
-/// However short a certificate lives, it is not refreshed faster than this.
+/// The shortest time between two renewals, however short the certificate's life is.
 /// Limit: time between two renewals of a certificate, at least: 1 s; past it: the renewal waits.
 const REFRESH_MIN: Duration = Duration::from_secs(1);
 
 /// A certificate's validity.
 pub(crate) trait Lifetime: Clone {
-    /// Valid from here on.
+    /// The start of the validity.
     fn not_before(&self) -> SystemTime;
-    /// Valid until here, this moment excluded.
+    /// The end of the validity; the certificate is expired at this moment.
     fn not_after(&self) -> SystemTime;
 }
 
 /// Both clocks, read together.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Now {
-    /// For waits.
+    /// The monotonic clock, for waits.
     pub mono: Instant,
-    /// For validity.
+    /// The wall clock, for validity.
     pub wall: SystemTime,
 }
 
-/// When to ask again: whichever comes first.
+/// The times of the next request, of which the earliest counts.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Due {
     pub(super) mono: Instant,
@@ -45,7 +45,7 @@ pub(super) struct Due {
 // === impl Due ===
 
 impl Due {
-    /// In monotonic time, as far as the clocks can tell at `now`.
+    /// The due time on the monotonic clock, computed from both clocks at `now`.
     pub(super) fn at(self, now: Now) -> Instant {
         let wall = self.wall.and_then(|w| {
             let wait = w.duration_since(now.wall).unwrap_or_default();
@@ -59,8 +59,8 @@ impl Due {
         Self { mono, wall: now.wall.checked_add(wait) }
     }
 
-    /// Half of a fresh certificate's life. Where that is past already (an authority that back-dates more than it
-    /// grants) half of what remains, or requests would follow each other without a pause.
+    /// Due at half of a fresh certificate's life. An authority may date a certificate back so far that this moment has
+    /// passed. Then half of the remaining life counts; otherwise requests would follow each other without a pause.
     pub(super) fn refresh<C: Lifetime>(cert: &C, now: Now) -> Self {
         let remaining = cert.not_after().duration_since(now.wall).unwrap_or_default();
         let wait = until_half_life(cert, now.wall).unwrap_or(remaining / 2);
@@ -68,13 +68,13 @@ impl Due {
     }
 }
 
-/// None if it is past, or no time at all.
+/// The time until half of the certificate's life. The result is `None` if that moment has passed or cannot be computed.
 pub(super) fn until_half_life<C: Lifetime>(cert: &C, wall: SystemTime) -> Option<Duration> {
     let life = cert.not_after().duration_since(cert.not_before()).ok()?;
     cert.not_before().checked_add(life / 2)?.duration_since(wall).ok()
 }
 
-/// How long to wait after the `failures`-th failure in a row, the first being 1.
+/// The wait after the `failures`-th consecutive failure, counted from 1.
 pub(super) fn retry_delay(failures: u32, failing_for: Duration, rng: &mut impl Rng) -> Duration {
     if failing_for >= RETRY_FLAT_AFTER {
         return RETRY_CAP;
