@@ -13,7 +13,7 @@ use foldhash::HashMap;
 use tokio::{net::TcpStream, time::sleep};
 
 use super::{
-    accepted::Accepted,
+    accepted::{Accepted, next},
     inbound,
     inbound_context::InboundContext,
     listener::{ListenerKind, Listeners},
@@ -197,18 +197,8 @@ pub(crate) async fn accept(
     let mut draining = acceptor.conns().draining();
     let mut left = LEFT_OVER;
     loop {
-        let last = *draining.borrow();
-        let accepted = tokio::select! {
-            biased;
-            accepted = listener.accept() => accepted,
-            _ = draining.wait_for(|draining| *draining) => {
-                if last {
-                    return;
-                }
-                continue;
-            }
-        };
-        left -= u32::from(last);
+        let Some(accepted) = next(&listener, &mut draining).await else { return };
+        left -= u32::from(*draining.borrow());
         if left == 0 {
             return;
         }

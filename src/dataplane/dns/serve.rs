@@ -26,7 +26,7 @@ use super::{
     upstream,
 };
 use crate::{
-    dataplane::pod::panics,
+    dataplane::{accepted::next, pod::panics},
     protocols::{
         dns::{
             answer,
@@ -229,18 +229,7 @@ impl Server {
             Err(error) => return self.failed(&error),
         };
         let mut draining = self.ctx.conns.draining();
-        loop {
-            let last = *draining.borrow();
-            let accepted = tokio::select! {
-                biased;
-                accepted = listener.accept() => accepted,
-                _ = draining.wait_for(|draining| *draining) => {
-                    if last {
-                        return;
-                    }
-                    continue;
-                }
-            };
+        while let Some(accepted) = next(&listener, &mut draining).await {
             match accepted {
                 Ok((stream, _)) => match TcpStream::from_std(stream) {
                     Ok(stream) => self.begin_connection(stream),
