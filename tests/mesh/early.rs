@@ -168,17 +168,30 @@ fn raise_played(settings: &[(&str, &str)]) -> Lab {
     raise_with(&format!("{MESH}{PLAYED}"), settings, Default::default())
 }
 
+/// Connects to `to` and sends `text` before the proxy takes notice, so that `text` is there when the CONNECT is made.
+fn say(lab: &mut Lab, to: &str, text: &[u8]) -> std::net::TcpStream {
+    lab.proxy("one").unwrap().signal(libc::SIGSTOP).unwrap();
+    let mut stream = dial(lab, "client", to).unwrap();
+    stream.write_all(text).unwrap();
+    lab.proxy("one").unwrap().signal(libc::SIGCONT).unwrap();
+    stream
+}
+
+fn hear(stream: &mut std::net::TcpStream, text: &[u8]) {
+    let mut back = vec![0; text.len()];
+    stream.read_exact(&mut back).unwrap();
+    assert!(back == text, "what came back is not what was said");
+}
+
 pub(crate) fn what_a_client_has_said_goes_along_with_its_connect() {
     let mut lab = raise_played(&[]);
     // The peer does not answer before it has heard something.
     let peers = Peers::play(&mut lab, &[Answer::Echo], LIMIT);
-    let mut stream = dial(&lab, "client", FIRST).unwrap();
     // Four KiB go along; the rest follows.
     let text: Vec<u8> = (0..100_000u32).map(|i| (i % 251) as u8).collect();
-    stream.write_all(&text).unwrap();
-    let mut back = vec![0; text.len()];
-    stream.read_exact(&mut back).unwrap();
-    assert!(back == text, "what came back is not what was said");
+    let mut stream = say(&mut lab, FIRST, &text[..8192]);
+    stream.write_all(&text[8192..]).unwrap();
+    hear(&mut stream, &text);
     assert_eq!(peers.heard(), text[..4096]);
     // All of it is counted once.
     drop(stream);
@@ -206,8 +219,8 @@ pub(crate) fn what_nobody_took_up_is_said_again_elsewhere() {
     for unheard in [&[Answer::Status(503), Answer::Echo], &[Answer::Refused, Answer::Echo]] {
         let mut lab = raise_played(&[]);
         let peers = Peers::play(&mut lab, unheard, LIMIT);
-        let mut stream = dial(&lab, "client", SERVICE).unwrap();
-        echo(&mut stream, b"said once").unwrap();
+        let mut stream = say(&mut lab, SERVICE, b"said once");
+        hear(&mut stream, b"said once");
         assert_eq!([peers.heard(), peers.heard()], [b"said once", b"said once"], "{unheard:?}");
     }
 }
@@ -215,21 +228,19 @@ pub(crate) fn what_nobody_took_up_is_said_again_elsewhere() {
 pub(crate) fn what_may_have_been_taken_up_is_not_said_again() {
     let mut lab = raise_played(&[]);
     let peers = Peers::play(&mut lab, &[Answer::Gone, Answer::Echo], LIMIT);
-    let mut stream = dial(&lab, "client", SERVICE).unwrap();
-    stream.write_all(b"said once").unwrap();
+    let mut stream = say(&mut lab, SERVICE, b"said once");
     assert_eq!(support::end_of(&mut stream), End::Reset);
     assert_eq!(peers.heard(), b"said once");
     // The next one is another's, not the same again.
-    let mut stream = dial(&lab, "client", SERVICE).unwrap();
-    echo(&mut stream, b"another").unwrap();
+    let mut stream = say(&mut lab, SERVICE, b"another");
+    hear(&mut stream, b"another");
     assert_eq!(peers.heard(), b"another");
 }
 
 pub(crate) fn who_was_heard_and_is_refused_is_reset() {
     let mut lab = raise_played(&[]);
     let peers = Peers::play(&mut lab, &[Answer::Status(401)], LIMIT);
-    let mut stream = dial(&lab, "client", FIRST).unwrap();
-    stream.write_all(b"let me in").unwrap();
+    let mut stream = say(&mut lab, FIRST, b"let me in");
     assert_eq!(support::end_of(&mut stream), End::Reset);
     assert_eq!(peers.heard(), b"let me in");
 }
