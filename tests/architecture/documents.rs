@@ -8,19 +8,20 @@ use super::{
 };
 
 /// The documents that are kept short, and the most bytes of each.
-const SIZES: [(&str, usize); 8] = [
+const SIZES: [(&str, usize); 9] = [
     ("README.md", 9_000),
     ("ARCHITECTURE.md", 15_000),
     ("CONTRIBUTING.md", 6_000),
     ("docs/data-path.md", 12_000),
     ("docs/operations.md", 12_000),
     ("docs/decisions.md", 10_000),
+    ("docs/differences.md", 10_000),
     ("docs/glossary.md", 2_000),
     ("docs/performance.md", 10_000),
 ];
 
 /// The documents whose names in backquotes have to be names of the source.
-const NAMING: [&str; 9] = [
+const NAMING: [&str; 10] = [
     "README.md",
     "ARCHITECTURE.md",
     "CONTRIBUTING.md",
@@ -29,6 +30,7 @@ const NAMING: [&str; 9] = [
     "docs/lab.md",
     "docs/operations.md",
     "docs/decisions.md",
+    "docs/differences.md",
     "docs/glossary.md",
 ];
 
