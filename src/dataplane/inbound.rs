@@ -5,7 +5,7 @@ use std::{future::Future, net::SocketAddr, sync::Arc};
 use bytes::Bytes;
 use h2::{Ping, PingPong, RecvStream, SendStream, server::SendResponse};
 use http::{HeaderMap, Request, StatusCode};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     accepted::Accepted,
@@ -31,9 +31,16 @@ use crate::{
         outcome::{Cause, Failure, Outcome, Unroutable},
         relay::relay,
         route::{Inbound, InboundHbone, inbound_hbone, inbound_service},
-        tls::{handshake, peer_identity, stream::TlsStream},
+        tls::{ALPN_H2, WorkloadCert, handshake, stream::TlsStream},
     },
-    runtime::{balancer::LoadGuard, conns::Conn, fair_queue::Backlog, shard::Shard, spawner::ConnSpawner},
+    runtime::{
+        balancer::LoadGuard,
+        conns::Conn,
+        fair_queue::Backlog,
+        shard::Shard,
+        spawner::ConnSpawner,
+        turns::{Source, SourceTurns},
+    },
     telemetry::{
         access,
         trace::span::{self, Spans},
@@ -80,18 +87,21 @@ async fn run<N: Network>(
     dst: SocketAddr,
 ) -> Result<(), Outcome> {
     let timeouts = &ctx.config.timeouts;
-    let workload = ctx.pod.wait().await?;
-    let own = ctx.pod.identity(&workload).map_err(|e| Failure::Identity(Cause::of(e)))?;
-    let cert = ctx.certs.hold(&own, timeouts.certificate).await;
-    let cert = cert.map_err(|error| Failure::Identity(Cause::of(error)))?;
+    let cert = Box::pin(certificate(ctx)).await?;
+    let turns = SourceTurns::of(shard, Source::Peer(client.ip()));
     // The handshakes are boxed so that a long-lived tunnel does not keep room for handshakes.
-    let shake = Box::pin(handshake::accept(cert.server_config(), stream, shard.buffers.clone()));
+    let shake =
+        Box::pin(handshake::accept_in_turn(cert.server_config(), stream, shard.buffers.clone(), &turns));
     let (stream, peer) = match timeout(timeouts.tls_handshake, shake).await {
         Ok(shaken) => shaken.map_err(|error| Failure::Tls(Cause::of(error)))?,
         Err(_) => return Err(Failure::Tls("handshake timed out".into()).into()),
     };
+    // A client that offers no protocol at all is let through by the handshake.
+    if peer.alpn.as_deref() != Some(ALPN_H2) {
+        return Err(Failure::Tls("peer does not speak h2".into()).into());
+    }
     // The verifier refuses a peer without an identity. Streams of such a peer would pass for plaintext.
-    let Some(identity) = peer_identity(&peer.certificates) else {
+    let Some(identity) = cert.client_identity(&peer.certificates) else {
         return Err(Failure::Tls("peer has no identity".into()).into());
     };
     let tunnel = Arc::new(Tunnel { client, dst, identity: Some(identity) });
@@ -107,6 +117,17 @@ async fn run<N: Network>(
     Ok(())
 }
 
+/// The pod's certificate. The peer waits in its handshake meanwhile, so one bound covers the wait for the workload and
+/// for the certificate.
+async fn certificate<N: Network>(ctx: &InboundContext<N>) -> Result<Arc<WorkloadCert>, Outcome> {
+    let deadline = Instant::now() + ctx.config.timeouts.server_ready();
+    let workload = ctx.pod.wait().await?;
+    let own = ctx.pod.identity(&workload).map_err(|e| Failure::Identity(Cause::of(e)))?;
+    let left = deadline.saturating_duration_since(Instant::now());
+    let cert = ctx.certs.hold(&own, left).await;
+    cert.map_err(|error| Failure::Identity(Cause::of(error)).into())
+}
+
 /// An HTTP/2 connection, boxed to keep the futures that hold the connection small.
 type Connection<S> = Box<h2::server::Connection<Coalesced<TlsStream<S>>, Bytes>>;
 
@@ -118,14 +139,14 @@ async fn streams<N: Network>(
     flush: &mut Flush<TlsStream<N::Stream>>,
     tunnel: Arc<Tunnel>,
 ) {
-    let pings = connection.ping_pong();
+    let (pings, below) = (connection.ping_pong(), flush.below());
     let mut draining = ctx.conns.draining();
     let backlog = Backlog::default();
     let (of, index) = (ctx.clone(), shard.index());
     let on_panic = move |kind, message: &str| panics::report(&of.metrics, &of.pod.id, kind, index, message);
     let spawner = ConnSpawner::new(shard, backlog.clone(), on_panic);
     let work = async {
-        let mut alive = std::pin::pin!(answers(&ctx.config, pings));
+        let mut alive = std::pin::pin!(answer(&ctx.config, pings));
         let mut told = false;
         loop {
             tokio::select! {
@@ -141,7 +162,15 @@ async fn streams<N: Network>(
                     }
                     None => return,
                 },
-                () = &mut alive => return,
+                answered = &mut alive => {
+                    let Some(pings) = answered else { return };
+                    alive.set(answer(&ctx.config, Some(pings)));
+                    // The peer opens its next streams on another tunnel, with new keys.
+                    if !told && below.look(TlsStream::is_worn) {
+                        told = true;
+                        connection.graceful_shutdown();
+                    }
+                }
                 changed = draining.wait_for(|draining| *draining), if !told => {
                     drop(changed);
                     told = true;
@@ -155,19 +184,16 @@ async fn streams<N: Network>(
     let _ = flush.drive_behind(|| delay.waits(), work).await;
 }
 
-/// Ends when the peer has not answered a PING in time.
-async fn answers(config: &DataPlaneConfig, pings: Option<PingPong>) {
+/// Waits for the next PING to the peer and its answer. `None`: the peer has not answered in time.
+async fn answer(config: &DataPlaneConfig, pings: Option<PingPong>) -> Option<PingPong> {
     let Some(mut pings) = pings else { return std::future::pending().await };
-    loop {
-        sleep(config.timeouts.ping_interval).await;
-        if pings.send_ping(Ping::opaque()).is_err() {
-            return std::future::pending().await;
-        }
-        let pong = std::future::poll_fn(|cx| pings.poll_pong(cx));
-        if !timeout(config.timeouts.ping, pong).await.is_ok_and(|answer| answer.is_ok()) {
-            return;
-        }
+    sleep(config.timeouts.ping_interval).await;
+    if pings.send_ping(Ping::opaque()).is_err() {
+        return std::future::pending().await;
     }
+    let pong = std::future::poll_fn(|cx| pings.poll_pong(cx));
+    let answered = timeout(config.timeouts.ping, pong).await.is_ok_and(|answer| answer.is_ok());
+    answered.then_some(pings)
 }
 
 /// One stream of a tunnel.

@@ -116,7 +116,7 @@ impl VerifiedPairs {
         {
             return Some(seen.identity.clone());
         }
-        let identity = ours.seen_by(&theirs, &pair.sans.to_vec(), UnixTime::now()).ok()??;
+        let identity = ours.seen_by(&theirs, &pair.sans.to_vec(), UnixTime::now()).ok()?;
         if seen.len() >= MAX_VERIFIED {
             seen.clear();
         }

@@ -1,8 +1,9 @@
 //! Shards are threads that run connections. The balancer chooses the shard of a connection, and fair queues order the
-//! turns of connections.
+//! turns of connections. Handshakes have turns of their own.
 
 pub(crate) mod balancer;
 pub(crate) mod conns;
 pub(crate) mod fair_queue;
 pub mod shard;
 pub(crate) mod spawner;
+pub(crate) mod turns;

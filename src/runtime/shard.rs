@@ -81,6 +81,8 @@ struct All {
 /// A shard as other threads see it. The slot outlives the thread of the shard, which may be replaced.
 struct Slot {
     jobs: Mutex<mpsc::Sender<Job>>,
+    /// Jobs that free what a shard holds and found the queue full. The shard takes them with its next placements.
+    frees: Mutex<Vec<Job>>,
     load: Arc<ShardStats>,
     /// Whether a thread serves the slot.
     alive: Arc<watch::Sender<bool>>,
@@ -183,7 +185,7 @@ impl Shards {
         let slot = |_| {
             let (jobs, _) = mpsc::channel(1);
             let alive = Arc::new(watch::Sender::new(false));
-            Slot { jobs: Mutex::new(jobs), load: Arc::default(), alive }
+            Slot { jobs: Mutex::new(jobs), frees: Mutex::default(), load: Arc::default(), alive }
         };
         let slots: Box<[Slot]> = (0..count.max(1)).map(slot).collect();
         let balance = Balancer::new(slots.iter().map(|slot| slot.load.clone()));
@@ -260,6 +262,7 @@ impl Shards {
         let time = started.recv().map_err(|_| io::Error::other("the thread ended at once"))??;
         slot.load.conns.store(0, Ordering::Relaxed);
         slot.load.tunnels.store(0, Ordering::Relaxed);
+        slot.frees.lock().clear();
         *slot.jobs.lock() = jobs;
         self.0.balance.serves(index, time);
         slot.alive.send_replace(true);
@@ -312,6 +315,20 @@ impl Shards {
         })
     }
 
+    /// Queues `free`, which frees what shard `index` holds for a user that has ended. The job is kept while the shard is
+    /// busy. A shard that is down holds nothing.
+    pub fn free_on(&self, index: usize, free: impl FnOnce(&Shard) + Send + 'static) {
+        let Err(TrySendError::Full(free)) = self.send(index, Box::new(free)) else { return };
+        if let Some(slot) = self.0.slots.get(index) {
+            slot.frees.lock().push(free);
+        }
+    }
+
+    /// The jobs of [`Shards::free_on`] that found the queue of shard `index` full.
+    fn frees(&self, index: usize) -> Vec<Job> {
+        self.0.slots.get(index).map(|slot| std::mem::take(&mut *slot.frees.lock())).unwrap_or_default()
+    }
+
     fn send(&self, index: usize, job: Job) -> Result<(), TrySendError<Job>> {
         match self.0.slots.get(index) {
             Some(slot) => slot.jobs.lock().try_send(job),
@@ -340,10 +357,17 @@ async fn take(mut queue: mpsc::Receiver<Job>, shard: Shard) {
             continue;
         };
         let Some(job) = job else { return };
-        // A job that panics costs its own placement only, which is reported as aborted.
-        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job(&shard))).is_err() {
-            tracing::error!(target: "shard", shard = shard.index(), "a placement panicked");
+        perform(&shard, job);
+        for free in shard.shards.frees(shard.index()) {
+            perform(&shard, free);
         }
+    }
+}
+
+/// Runs `job`. A job that panics costs its own placement only, which is reported as aborted.
+fn perform(shard: &Shard, job: Job) {
+    if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job(shard))).is_err() {
+        tracing::error!(target: "shard", shard = shard.index(), "a placement panicked");
     }
 }
 

@@ -163,9 +163,7 @@ impl Pod {
                     tracing::warn!(target: "pods", uid = &*id.uid, %error, "shard stays in the pod's namespace");
                 }
             };
-            if let Err(error) = self.node.shards.run_on(index, leave) {
-                tracing::debug!(target: "pods", uid = &*self.id.uid, %error, "shard not told of the pod's end");
-            }
+            self.node.shards.free_on(index, leave);
         }
     }
 }

@@ -86,7 +86,8 @@ impl Tunnels {
         let name = key.to.to_string();
         self.quarantine.check(&input(&name)).map_err(|quarantined| refused(key, &quarantined))?;
         let timeouts = &self.ctx.config.timeouts;
-        let within = timeouts.certificate + timeouts.connect + timeouts.tls_handshake + timeouts.h2_settings;
+        let within =
+            timeouts.certificate + timeouts.connect + timeouts.client_handshake() + timeouts.h2_settings;
         // The actor may have ended, idle or killed, while the message was on its way. The next actor is asked then.
         for last in [false, true] {
             let address = self.actor(key).await.map_err(Arc::new)?;

@@ -26,9 +26,13 @@ use crate::{
             client,
             io::{Coalesced, Flush, coalesced},
         },
-        tls::{WorkloadCert, handshake, stream::TlsStream},
+        tls::{ALPN_H2, WorkloadCert, handshake, stream::TlsStream},
     },
-    runtime::{fair_queue::FlushDelay, shard::Shard},
+    runtime::{
+        fair_queue::FlushDelay,
+        shard::Shard,
+        turns::{Source, SourceTurns},
+    },
     sys::pacing::PathScope,
     telemetry::{
         metrics::Metrics,
@@ -167,16 +171,17 @@ async fn secure<N: Network>(
     cert: &WorkloadCert,
     stream: N::Stream,
 ) -> Result<TlsStream<N::Stream>, DialError> {
-    let after = ctx.config.timeouts.tls_handshake;
+    let after = ctx.config.timeouts.client_handshake();
     // The verifier checks the server's SPIFFE id. The address given as server name is never compared nor sent.
     let name = key.to.ip().into();
-    let shake =
-        handshake::connect(cert.client_config(&key.sans.to_vec()), name, stream, shard.buffers.clone());
+    let turns = SourceTurns::of(shard, Source::Pod(ctx.id.serial));
+    let (config, buffers) = (cert.client_config(&key.sans.to_vec()), shard.buffers.clone());
+    let shake = handshake::connect_in_turn(config, name, stream, buffers, &turns);
     let (stream, peer) = match timeout(after, shake).await {
         Ok(shaken) => shaken.map_err(|error| DialError::Tls { to: key.to, error })?,
         Err(_) => return Err(DialError::TlsTimedOut { to: key.to, after }),
     };
-    if peer.alpn.as_deref() != Some(b"h2") {
+    if peer.alpn.as_deref() != Some(ALPN_H2) {
         return Err(DialError::Alpn { to: key.to });
     }
     Ok(stream)
@@ -207,12 +212,13 @@ async fn drive<S: AppStream>(
     tunnel: &Rc<Tunnel>,
     mut delay: FlushDelay,
 ) -> &'static str {
-    let pings = connection.ping_pong();
+    let (pings, below) = (connection.ping_pong(), flush.below());
+    let worn = || below.look(TlsStream::is_worn);
     let work = async {
         tokio::select! {
             biased;
             ended = &mut connection => if ended.is_ok() { "closed" } else { "failed" },
-            () = keepalive(config, pings, tunnel) => "no answer to a PING",
+            () = keepalive(config, pings, tunnel, worn) => "no answer to a PING",
             () = unused(config.tunnel.pool.unused_release, tunnel) => "unused",
         }
     };
@@ -220,8 +226,13 @@ async fn drive<S: AppStream>(
 }
 
 /// Ends when the peer has not answered a PING in time. The first PING is sent at once, with the timeout of the HTTP/2
-/// settings. A peer that is mute in HTTP/2 is thus detected early.
-async fn keepalive(config: &DataPlaneConfig, pings: Option<PingPong>, tunnel: &Tunnel) {
+/// settings. A peer that is mute in HTTP/2 is thus detected early. A tunnel whose keys are worn is retired.
+async fn keepalive(
+    config: &DataPlaneConfig,
+    pings: Option<PingPong>,
+    tunnel: &Tunnel,
+    worn: impl Fn() -> bool,
+) {
     let Some(mut pings) = pings else { return std::future::pending().await };
     let mut within = config.timeouts.h2_settings;
     loop {
@@ -244,6 +255,9 @@ async fn keepalive(config: &DataPlaneConfig, pings: Option<PingPong>, tunnel: &T
             return;
         }
         tunnel.set_unhealthy(false);
+        if worn() {
+            tunnel.retire();
+        }
         within = config.timeouts.ping;
         sleep(config.timeouts.ping_interval).await;
     }

@@ -211,6 +211,11 @@ impl Tunnel {
     pub(crate) fn set_unhealthy(&self, unhealthy: bool) {
         self.unhealthy.set(unhealthy);
     }
+
+    /// Closes the tunnel for new streams. Open streams may go on for long.
+    pub(crate) fn retire(&self) {
+        self.retired.set(true);
+    }
 }
 
 // === impl Lease ===
@@ -234,7 +239,7 @@ impl Lease {
     /// Closes the tunnel for new streams, because the tunnel is broken or the peer has announced the tunnel's end.
     /// Open streams may go on for long.
     pub(crate) fn retire(&self) {
-        self.0.retired.set(true);
+        self.0.retire();
     }
 }
 

@@ -13,8 +13,11 @@ use super::{
 };
 
 const CONNECT: Var = Var::duration("WARREN_CONNECT_TIMEOUT", "10s", "For a TCP connection.");
-const TLS_HANDSHAKE: Var =
-    Var::duration("WARREN_TLS_HANDSHAKE_TIMEOUT", "5s", "For a TLS handshake, at either end.");
+const TLS_HANDSHAKE: Var = Var::duration(
+    "WARREN_TLS_HANDSHAKE_TIMEOUT",
+    "5s",
+    "For a TLS handshake. A client also gives the server the time of `WARREN_CERTIFICATE_TIMEOUT`.",
+);
 const H2_SETTINGS: Var = Var::duration(
     "WARREN_H2_SETTINGS_TIMEOUT",
     "5s",
@@ -33,6 +36,11 @@ const POLICY: Var = Var::duration("WARREN_POLICY_TIMEOUT", "5s", "No effect.");
 const PING_INTERVAL: Var =
     Var::duration("WARREN_PING_INTERVAL", "10s", "Silence before the peer of a tunnel is sent a PING.");
 const PING: Var = Var::duration("WARREN_PING_TIMEOUT", "20s", "For the answer to a PING.");
+
+/// The longest time that a server waits for its workload and certificate while a client waits in its handshake. Envoy
+/// gives a connection 10 s, TLS included.
+/// Limit: wait of a server for its own certificate: 8 s; past it: the peer's connection is closed.
+const SERVER_READY_WITHIN: Duration = Duration::from_secs(8);
 
 /// How long the proxy waits for anything.
 #[derive(Clone, Debug, Serialize)]
@@ -73,6 +81,16 @@ impl Default for TimeoutConfig {
 }
 
 impl TimeoutConfig {
+    /// How long a server waits for its workload and certificate before it gives a client up.
+    pub fn server_ready(&self) -> Duration {
+        self.certificate.min(SERVER_READY_WITHIN)
+    }
+
+    /// How long a client gives a server for a handshake, which begins with the server's wait for its certificate.
+    pub fn client_handshake(&self) -> Duration {
+        self.certificate.saturating_add(self.tls_handshake)
+    }
+
     pub(super) fn read(r: &mut Reader<'_>) -> Self {
         let mut timeout = |var| r.duration(var, Duration::from_millis(1)..=Duration::from_secs(3600));
         Self {

@@ -20,6 +20,9 @@ pub struct Coalesced<Io>(Rc<RefCell<Io>>);
 /// Writes out the bytes that a [`Coalesced`] has kept.
 pub struct Flush<Io>(Rc<RefCell<Io>>);
 
+/// Looks at the connection below while HTTP/2 and its driver use it.
+pub struct Below<Io>(Rc<RefCell<Io>>);
+
 /// Splits `io` into the part HTTP/2 uses and the part its driver flushes.
 pub fn coalesced<Io>(io: Io) -> (Coalesced<Io>, Flush<Io>) {
     let io = Rc::new(RefCell::new(io));
@@ -60,7 +63,23 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Coalesced<Io> {
     }
 }
 
+// === impl Below ===
+
+impl<Io> Below<Io> {
+    /// What `look` says about the connection below.
+    pub fn look<T>(&self, look: impl FnOnce(&Io) -> T) -> T {
+        look(&self.0.borrow())
+    }
+}
+
 // === impl Flush ===
+
+impl<Io> Flush<Io> {
+    /// A look at the connection below.
+    pub fn below(&self) -> Below<Io> {
+        Below(self.0.clone())
+    }
+}
 
 impl<Io: AsyncWrite + Unpin> Flush<Io> {
     /// Writes out as many kept bytes as the connection takes now.

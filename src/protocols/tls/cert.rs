@@ -12,10 +12,11 @@ use rustls::{
     sign::CertifiedKey,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, TrustAnchor, UnixTime};
+use webpki::EndEntityCert;
 
 use super::{
     client, server,
-    verify::{Revocations, Trust, peer_identity},
+    verify::{Revocations, Trust},
 };
 use crate::protocols::{
     ca::chain::{Certificate, Chain},
@@ -105,10 +106,21 @@ impl WorkloadCert {
         Arc::new(client::expecting(&self.client, &self.trust, sans))
     }
 
+    /// The identity by which this certificate's owner admits a client with these certificates, which a handshake has
+    /// verified. A client's certificate may have further names, which no check has seen and nobody may use.
+    pub fn client_identity(&self, certs: &[CertificateDer<'_>]) -> Option<Identity> {
+        server::admitted(&EndEntityCert::try_from(certs.first()?).ok()?, self.identity())
+    }
+
+    /// The identity by which a server with these certificates is one of `sans`. A handshake has verified the
+    /// certificates.
+    pub fn server_identity(certs: &[CertificateDer<'_>], sans: &[Identity]) -> Option<Identity> {
+        client::admitted(&EndEntityCert::try_from(certs.first()?).ok()?, sans).cloned()
+    }
+
     /// The client identity that `server` would see in a handshake with this certificate's owner, who expects one of
     /// `sans`. The same verifiers as in a handshake check both certificates. The keys were checked when the two
-    /// certificates were built. The result is `None` if the handshake would succeed but the client's certificate names
-    /// no identity.
+    /// certificates were built.
     ///
     /// # Errors
     /// The error is that of the side that would refuse the other side.
@@ -117,12 +129,34 @@ impl WorkloadCert {
         server: &Self,
         sans: &[Identity],
         now: UnixTime,
-    ) -> Result<Option<Identity>, rustls::Error> {
+    ) -> Result<Identity, rustls::Error> {
         let (leaf, intermediates) = server.presented();
         client::OneOf::new(&self.trust, sans).check(leaf, &intermediates, now)?;
         let (leaf, intermediates) = self.presented();
-        server::OwnTrustDomain::new(server.identity(), &server.trust).check(leaf, &intermediates, now)?;
-        Ok(peer_identity(std::slice::from_ref(leaf)))
+        server::OwnTrustDomain::new(server.identity(), &server.trust).check(leaf, &intermediates, now)
+    }
+
+    /// What the owner says to a client with these certificates.
+    #[cfg(test)]
+    pub(super) fn check_client(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<Identity, rustls::Error> {
+        server::OwnTrustDomain::new(self.identity(), &self.trust).check(leaf, intermediates, now)
+    }
+
+    /// What the owner says to a server with these certificates that should be one of `sans`.
+    #[cfg(test)]
+    pub(super) fn check_server(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        sans: &[Identity],
+        now: UnixTime,
+    ) -> Result<Identity, rustls::Error> {
+        client::OneOf::new(&self.trust, sans).check(leaf, intermediates, now)
     }
 
     /// The leaf and the intermediates that a handshake presents.

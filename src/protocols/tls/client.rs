@@ -11,7 +11,7 @@ use rustls::{
     sign::{CertifiedKey, SingleCertAndKey},
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
-use webpki::KeyUsage;
+use webpki::{EndEntityCert, KeyUsage};
 
 use super::{
     fault::{Names, PeerFault},
@@ -61,17 +61,16 @@ impl OneOf {
         Self { expected: expected.into(), trust: trust.clone() }
     }
 
-    /// Checks that the server with these certificates has one of the expected identities.
+    /// Checks that the server with these certificates has one of the expected identities, and returns that identity.
     pub(super) fn check(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
-    ) -> Result<(), rustls::Error> {
+    ) -> Result<Identity, rustls::Error> {
         let leaf = self.trust.verify(end_entity, intermediates, now, KeyUsage::server_auth())?;
-        // An expected identity is well-formed, so a URI name that equals the identity's text is well-formed too.
-        if leaf.valid_uri_names().any(|uri| self.expected.iter().any(|id| id.as_str() == uri)) {
-            return Ok(());
+        if let Some(identity) = admitted(&leaf, &self.expected) {
+            return Ok(identity.clone());
         }
         Err(PeerFault::Identity {
             expected: Names::of_identities(&self.expected),
@@ -79,6 +78,12 @@ impl OneOf {
         }
         .into())
     }
+}
+
+/// The first of `expected` among the names of a server's certificate, in the order of the names.
+pub(super) fn admitted<'a>(leaf: &EndEntityCert<'_>, expected: &'a [Identity]) -> Option<&'a Identity> {
+    // An expected identity is well-formed, so a URI name that equals the identity's text is well-formed too.
+    leaf.valid_uri_names().find_map(|uri| expected.iter().find(|id| id.as_str() == uri))
 }
 
 impl ServerCertVerifier for OneOf {
@@ -90,7 +95,7 @@ impl ServerCertVerifier for OneOf {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        self.check(end_entity, intermediates, now).map(|()| ServerCertVerified::assertion())
+        self.check(end_entity, intermediates, now).map(|_| ServerCertVerified::assertion())
     }
 
     signatures_by_trust!();

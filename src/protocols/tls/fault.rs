@@ -10,7 +10,7 @@ use crate::protocols::identity::Identity;
 /// Limit: names in a TLS error: 4; past it: the others are counted.
 const NAMES_SHOWN: usize = 4;
 
-/// The peer proved an identity that is not accepted.
+/// The peer presents certificates that are not accepted, whatever their signatures.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PeerFault {
     /// The client belongs to another trust domain.
@@ -29,6 +29,23 @@ pub enum PeerFault {
         /// The names in the peer's certificate.
         presented: Names,
     },
+    /// The peer presents more intermediates than any authority needs.
+    #[error("peer presents {count} intermediate certificates; at most {limit} are accepted")]
+    LongChain {
+        /// The number of intermediates.
+        count: usize,
+        /// The accepted number.
+        limit: usize,
+    },
+    /// The peer's intermediates can be ordered in too many ways.
+    #[error("peer presents certificates that form more than {limit} chains")]
+    ManyChains {
+        /// The accepted number.
+        limit: usize,
+    },
+    /// The certificate is not for the signatures of a handshake.
+    #[error("peer presents a certificate whose key usage excludes digital signatures")]
+    KeyUsage,
 }
 
 /// The first few names for an error text, and the number of the others.
@@ -41,7 +58,7 @@ pub struct Names {
 /// A failed handshake. The variants name the side at fault and decide the response flag.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum TlsFault {
-    /// The peer's identity is not accepted.
+    /// The peer's identity or the form of its chain is not accepted.
     #[error(transparent)]
     PeerIdentity(#[from] PeerFault),
     /// The peer's certificate, or one above it, is revoked.

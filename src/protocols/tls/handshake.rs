@@ -1,6 +1,13 @@
 //! TLS handshakes over any byte stream. A handshake ends in a [`TlsStream`] that owns the traffic keys.
 
-use std::sync::Arc;
+use std::{
+    future::{Future, poll_fn},
+    io,
+    mem::MaybeUninit,
+    pin::Pin,
+    sync::Arc,
+    task::{Poll, ready},
+};
 
 use bytes::{Buf, BytesMut};
 use rustls::{
@@ -10,7 +17,7 @@ use rustls::{
     server::{ServerConnectionData, UnbufferedServerConnection},
     unbuffered::{ConnectionState, EncodeError, UnbufferedStatus},
 };
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use super::{
     buffer::Buffers,
@@ -18,9 +25,13 @@ use super::{
     stream::{Keys, Received, TlsStream},
 };
 
-/// The maximum number of handshake bytes that the peer may send without completing a step.
-/// Limit: handshake bytes that complete no step: 128 KiB; past it: the handshake fails.
-const MAX_UNPROCESSED: usize = 128 * 1024;
+/// The number of bytes that the peer may send before the handshake is complete. The largest genuine flight has six
+/// certificates of RSA-4096, some 12 KiB, and a key share of ML-KEM, 1.2 KiB.
+/// Limit: bytes of a peer before its handshake is complete: 32 KiB; past it: the handshake fails.
+const MAX_HANDSHAKE_BYTES: usize = 32 * 1024;
+/// The number of bytes that one read of a handshake takes.
+/// Limit: bytes of one read in a handshake: 4 KiB; past it: the rest is read next.
+const READ_LEN: usize = 4096;
 
 /// Why a handshake failed.
 #[derive(Debug, thiserror::Error)]
@@ -34,8 +45,8 @@ pub enum HandshakeError {
     /// The peer went away before the end.
     #[error("peer closed the connection during the handshake")]
     PeerClosed,
-    /// The peer sent too many bytes without completing a step of the handshake.
-    #[error("peer sent more than {MAX_UNPROCESSED} bytes of incomplete handshake")]
+    /// The peer sent too many bytes without completing the handshake.
+    #[error("peer sent more than {MAX_HANDSHAKE_BYTES} bytes of incomplete handshake")]
     PeerFlood,
     /// A handshake message cannot be encoded.
     #[error("cannot encode a handshake message")]
@@ -54,18 +65,50 @@ pub struct Peer {
     pub alpn: Option<Vec<u8>>,
 }
 
-/// Makes the client's side of a handshake over `io`.
+/// The turns of the handshakes that share a thread. A step of a handshake costs up to some milliseconds of processor
+/// time before the peer is known, so whoever owns the thread decides when a step is due.
+pub trait Turns {
+    /// Takes `step` when its turn has come.
+    fn take<T>(&self, step: impl FnOnce() -> T) -> impl Future<Output = T>;
+}
+
+/// Takes each step at once, for a thread without other work.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AtOnce;
+
+impl Turns for AtOnce {
+    async fn take<T>(&self, step: impl FnOnce() -> T) -> T {
+        step()
+    }
+}
+
+/// Makes the client's side of a handshake over `io`, and takes each step at once.
 ///
 /// # Errors
 /// See [`HandshakeError`]. There is no timeout: the caller sets the deadline.
 pub async fn connect<Io: AsyncRead + AsyncWrite + Unpin>(
     config: Arc<ClientConfig>,
     name: ServerName<'static>,
-    mut io: Io,
+    io: Io,
     buffers: Buffers,
 ) -> Result<(TlsStream<Io>, Peer), HandshakeError> {
-    let mut conn = UnbufferedClientConnection::new(config, name)?;
-    let received = drive(&mut io, &mut conn).await?;
+    connect_in_turn(config, name, io, buffers, &AtOnce).await
+}
+
+/// Makes the client's side of a handshake over `io`, each step in its turn.
+///
+/// # Errors
+/// See [`HandshakeError`]. There is no timeout: the caller sets the deadline.
+pub async fn connect_in_turn<Io: AsyncRead + AsyncWrite + Unpin>(
+    config: Arc<ClientConfig>,
+    name: ServerName<'static>,
+    mut io: Io,
+    buffers: Buffers,
+    turns: &impl Turns,
+) -> Result<(TlsStream<Io>, Peer), HandshakeError> {
+    // The key share is made here.
+    let mut conn = turns.take(|| UnbufferedClientConnection::new(config, name)).await?;
+    let received = drive(&mut io, &mut conn, turns).await?;
     let peer = Peer {
         certificates: conn.peer_certificates().map(owned).unwrap_or_default(),
         alpn: conn.alpn_protocol().map(<[u8]>::to_vec),
@@ -74,17 +117,30 @@ pub async fn connect<Io: AsyncRead + AsyncWrite + Unpin>(
     Ok((TlsStream::new(io, Keys::new(secrets, kernel.into())?, received, buffers), peer))
 }
 
-/// Makes the server's side of a handshake over `io`.
+/// Makes the server's side of a handshake over `io`, and takes each step at once.
 ///
 /// # Errors
 /// See [`HandshakeError`]. There is no timeout: the caller sets the deadline.
 pub async fn accept<Io: AsyncRead + AsyncWrite + Unpin>(
     config: Arc<ServerConfig>,
-    mut io: Io,
+    io: Io,
     buffers: Buffers,
 ) -> Result<(TlsStream<Io>, Peer), HandshakeError> {
+    accept_in_turn(config, io, buffers, &AtOnce).await
+}
+
+/// Makes the server's side of a handshake over `io`, each step in its turn.
+///
+/// # Errors
+/// See [`HandshakeError`]. There is no timeout: the caller sets the deadline.
+pub async fn accept_in_turn<Io: AsyncRead + AsyncWrite + Unpin>(
+    config: Arc<ServerConfig>,
+    mut io: Io,
+    buffers: Buffers,
+    turns: &impl Turns,
+) -> Result<(TlsStream<Io>, Peer), HandshakeError> {
     let mut conn = UnbufferedServerConnection::new(config)?;
-    let received = drive(&mut io, &mut conn).await?;
+    let received = drive(&mut io, &mut conn, turns).await?;
     let peer = Peer {
         certificates: conn.peer_certificates().map(owned).unwrap_or_default(),
         alpn: conn.alpn_protocol().map(<[u8]>::to_vec),
@@ -101,6 +157,8 @@ fn owned(chain: &[CertificateDer<'_>]) -> Vec<CertificateDer<'static>> {
 trait Side {
     type Data;
     fn process<'c, 'i>(&'c mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data>;
+    /// Whether rustls has a message to encode before it looks at what arrived.
+    fn has_message(&self) -> bool;
 }
 
 impl Side for UnbufferedClientConnection {
@@ -108,12 +166,20 @@ impl Side for UnbufferedClientConnection {
     fn process<'c, 'i>(&'c mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
         self.process_tls_records(incoming)
     }
+
+    fn has_message(&self) -> bool {
+        self.wants_write()
+    }
 }
 
 impl Side for UnbufferedServerConnection {
     type Data = ServerConnectionData;
     fn process<'c, 'i>(&'c mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
         self.process_tls_records(incoming)
+    }
+
+    fn has_message(&self) -> bool {
+        self.wants_write()
     }
 }
 
@@ -125,41 +191,86 @@ enum Next {
     Done,
 }
 
-async fn drive<Io, S>(io: &mut Io, conn: &mut S) -> Result<Received, HandshakeError>
+async fn drive<Io, S>(io: &mut Io, conn: &mut S, turns: &impl Turns) -> Result<Received, HandshakeError>
 where
     Io: AsyncRead + AsyncWrite + Unpin,
     S: Side,
 {
     let mut received = Received::default();
-    let mut outgoing = Vec::new();
+    let (mut outgoing, mut read) = (Vec::new(), 0);
+    // Only what arrives is costly: a step after a write has nothing left to process.
+    let mut arrived = false;
     loop {
-        let UnbufferedStatus { discard, state } = conn.process(&mut received.ciphertext);
-        let next = match state {
-            Ok(state) => step(state, &mut outgoing, &mut received.plaintext)?,
-            Err(error) => {
-                // The alert that tells the peer why is best effort.
-                let alert = pending_alert(conn);
-                drop(io.write_all(&alert).await);
-                return Err(error.into());
-            }
+        let next = if arrived {
+            turns.take(|| advance(conn, &mut received, &mut outgoing)).await
+        } else {
+            advance(conn, &mut received, &mut outgoing)
         };
-        received.ciphertext.advance(discard.min(received.ciphertext.len()));
+        arrived = false;
         match next {
-            Next::Again => {}
-            Next::Send => {
+            Ok(Next::Again) => {}
+            Ok(Next::Send) => {
                 io.write_all(&outgoing).await?;
                 io.flush().await?;
                 outgoing.clear();
             }
-            Next::Read => {
-                if received.ciphertext.len() > MAX_UNPROCESSED {
+            Ok(Next::Read) => {
+                let room = MAX_HANDSHAKE_BYTES - read;
+                if room == 0 {
                     return Err(HandshakeError::PeerFlood);
                 }
-                if io.read_buf(&mut received.ciphertext).await? == 0 {
+                let n = read_some(io, &mut received.ciphertext, room).await?;
+                if n == 0 {
                     return Err(HandshakeError::PeerClosed);
                 }
+                read += n;
+                arrived = true;
             }
-            Next::Done => return Ok(received),
+            Ok(Next::Done) => return Ok(received),
+            Err(error) => {
+                // The alert that tells the peer why is best effort.
+                drop(io.write_all(&outgoing).await);
+                return Err(error);
+            }
+        }
+    }
+}
+
+/// Appends what `io` has to `into`, at most `most` bytes. No buffer is held while nothing arrives.
+async fn read_some<Io: AsyncRead + Unpin>(
+    io: &mut Io,
+    into: &mut BytesMut,
+    most: usize,
+) -> io::Result<usize> {
+    poll_fn(|cx| {
+        let mut space = [MaybeUninit::uninit(); READ_LEN];
+        let mut space = ReadBuf::uninit(&mut space);
+        let mut space = space.take(most);
+        ready!(Pin::new(&mut *io).poll_read(cx, &mut space))?;
+        into.extend_from_slice(space.filled());
+        Poll::Ready(Ok(space.filled().len()))
+    })
+    .await
+}
+
+/// Takes all steps that need nothing more of the peer. After an error `outgoing` ends with the alert for the peer.
+fn advance<S: Side>(
+    conn: &mut S,
+    received: &mut Received,
+    outgoing: &mut Vec<u8>,
+) -> Result<Next, HandshakeError> {
+    loop {
+        let UnbufferedStatus { discard, state } = conn.process(&mut received.ciphertext);
+        let next = match state {
+            Ok(state) => step(state, outgoing, &mut received.plaintext)?,
+            Err(error) => {
+                encode_alert(conn, outgoing);
+                return Err(error.into());
+            }
+        };
+        received.ciphertext.advance(discard.min(received.ciphertext.len()));
+        if !matches!(next, Next::Again) {
+            return Ok(next);
         }
     }
 }
@@ -198,12 +309,18 @@ fn step<D>(
     }
 }
 
-/// The alert rustls has queued after an error, encoded.
-fn pending_alert<S: Side>(conn: &mut S) -> Vec<u8> {
-    let mut alert = Vec::new();
-    // The input is empty because rustls must not see the offending bytes a second time.
-    if let Ok(state @ ConnectionState::EncodeTlsData(_)) = conn.process(&mut []).state {
-        drop(step(state, &mut alert, &mut BytesMut::new()));
+/// Encodes the alert that rustls has queued after an error, if there is one.
+///
+/// rustls panics if it looks for input in an empty buffer while it holds a part of a message. The input is empty
+/// because rustls must not see the offending bytes a second time. So rustls is asked only for a message that it has.
+fn encode_alert<S: Side>(conn: &mut S, outgoing: &mut Vec<u8>) {
+    while conn.has_message() {
+        let Ok(state @ ConnectionState::EncodeTlsData(_)) = conn.process(&mut []).state else { return };
+        if step(state, outgoing, &mut BytesMut::new()).is_err() {
+            return;
+        }
     }
-    alert
 }
+
+#[cfg(test)]
+mod tests;

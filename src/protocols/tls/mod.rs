@@ -21,4 +21,4 @@ mod tests;
 pub use cert::{CertificateError, WorkloadCert};
 pub use fault::{PeerFault, TlsFault};
 pub use options::ALPN_H2;
-pub use verify::{Revocations, peer_identity};
+pub use verify::Revocations;

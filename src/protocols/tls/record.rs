@@ -57,7 +57,10 @@ pub enum RecordError {
     /// The peer sent a message that is never allowed after the handshake.
     #[error("peer sent an unexpected message of type {0}")]
     PeerUnexpected(u8),
-    /// Sealing failed, or a key is used up.
+    /// The key has sealed as many records as it may, and TLS 1.2 has no way to replace it.
+    #[error("the key of this connection is used up")]
+    LocalKeyWorn,
+    /// Sealing failed.
     #[error("cannot seal a record")]
     LocalSeal,
 }
@@ -137,6 +140,12 @@ impl Protection {
     /// Records sealed or opened with this key so far.
     pub(crate) fn sequence(&self) -> u64 {
         self.sequence
+    }
+
+    /// Continues as if `sequence` records had been sealed or opened.
+    #[cfg(test)]
+    pub(crate) fn age(&mut self, sequence: u64) {
+        self.sequence = sequence;
     }
 
     /// Seals `head` followed by `tail`, together at most [`MAX_FRAGMENT`] bytes, as one record of type `content`

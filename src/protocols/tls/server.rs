@@ -11,7 +11,7 @@ use rustls::{
     sign::{CertifiedKey, SingleCertAndKey},
 };
 use rustls_pki_types::{CertificateDer, UnixTime};
-use webpki::KeyUsage;
+use webpki::{EndEntityCert, KeyUsage};
 
 use super::{
     fault::{Names, PeerFault},
@@ -55,16 +55,17 @@ impl OwnTrustDomain {
         Self { own: own.clone(), trust: trust.clone() }
     }
 
-    /// Checks that the client with these certificates belongs to the server's trust domain.
+    /// Checks that the client with these certificates belongs to the server's trust domain, and returns the identity by
+    /// which it does.
     pub(super) fn check(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
-    ) -> Result<(), rustls::Error> {
+    ) -> Result<Identity, rustls::Error> {
         let leaf = self.trust.verify(end_entity, intermediates, now, KeyUsage::client_auth())?;
-        if identities(&leaf).any(|id| id.trust_domain() == self.own.trust_domain()) {
-            return Ok(());
+        if let Some(identity) = admitted(&leaf, &self.own) {
+            return Ok(identity);
         }
         Err(PeerFault::TrustDomain {
             expected: self.own.trust_domain().into(),
@@ -72,6 +73,11 @@ impl OwnTrustDomain {
         }
         .into())
     }
+}
+
+/// The first identity of `own`'s trust domain among the names of a client's certificate.
+pub(super) fn admitted(leaf: &EndEntityCert<'_>, own: &Identity) -> Option<Identity> {
+    identities(leaf).find(|id| id.trust_domain() == own.trust_domain())
 }
 
 impl ClientCertVerifier for OwnTrustDomain {
@@ -86,7 +92,7 @@ impl ClientCertVerifier for OwnTrustDomain {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        self.check(end_entity, intermediates, now).map(|()| ClientCertVerified::assertion())
+        self.check(end_entity, intermediates, now).map(|_| ClientCertVerified::assertion())
     }
 
     signatures_by_trust!();

@@ -28,6 +28,10 @@ use super::{
 /// The number of records after which a sending key is replaced, well below the limit of AES-GCM (RFC 8446 section 5.5).
 /// Limit: records that are sealed with one key: 2^23; past it: the key is replaced (TLS 1.3).
 const REKEY_AFTER: u64 = 1 << 23;
+/// The number of records after which a key without a successor seals no more: the limit that rustls has for AES-GCM.
+/// Limit: records that are sealed with one key of TLS 1.2: 2^24; past it: the connection ends. A tunnel takes no new
+/// streams after half of that.
+const LAST_RECORD: u64 = 1 << 24;
 /// The maximum number of unsent bytes that are moved to the front of the outgoing buffer to make room.
 /// Limit: unsent bytes that are moved to make room: 16 KiB; past it: sealing waits for the socket.
 const CHEAP_TO_MOVE: usize = 16 * 1024;
@@ -174,6 +178,13 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
         &self.io
     }
 
+    /// Whether a key has done half of its work and cannot be replaced, as in TLS 1.2. The owner should move to another
+    /// connection.
+    pub fn is_worn(&self) -> bool {
+        let records = self.keys.seal.sequence().max(self.keys.open.sequence());
+        self.keys.version == Version::Tls12 && records >= REKEY_AFTER
+    }
+
     /// The number of sealed bytes that are not yet written to the connection below.
     pub fn unflushed_len(&self) -> usize {
         self.outgoing.len()
@@ -257,6 +268,13 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
         self.rekey_due = true;
     }
 
+    /// Continues as if `sequence` records had been sealed and opened.
+    #[cfg(test)]
+    pub(super) fn age(&mut self, sequence: u64) {
+        self.keys.seal.age(sequence);
+        self.keys.open.age(sequence);
+    }
+
     /// Seals a record that a correct peer would never send.
     #[cfg(test)]
     pub(super) fn seal_record(&mut self, content: u8, bytes: &[u8]) {
@@ -292,6 +310,9 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
                 return Ok(0);
             }
             self.rekey()?;
+        }
+        if self.keys.seal.sequence() >= LAST_RECORD && self.keys.version == Version::Tls12 {
+            return Err(RecordError::LocalKeyWorn);
         }
         let mut taken = 0;
         let mut head: &[u8] = &[];

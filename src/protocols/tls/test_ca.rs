@@ -21,6 +21,7 @@ pub(crate) struct TestCa {
     issuer: Issuer<'static, KeyPair>,
     lifetime: (SystemTime, SystemTime),
     usages: Vec<ExtendedKeyUsagePurpose>,
+    key_usages: Vec<KeyUsagePurpose>,
 }
 
 /// A leaf with its key.
@@ -57,7 +58,9 @@ impl TestCa {
         let root_pem = params.self_signed(&key).unwrap().pem();
         let lifetime = (seconds_from_now(-120), seconds_from_now(86_400));
         let usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        Self { root_pem, intermediate_pems: vec![], issuer: Issuer::new(params, key), lifetime, usages }
+        let key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        let issuer = Issuer::new(params, key);
+        Self { root_pem, intermediate_pems: vec![], issuer, lifetime, usages, key_usages }
     }
 
     /// From here on leaves are signed by an intermediate below whatever signed them before.
@@ -76,6 +79,11 @@ impl TestCa {
 
     pub(crate) fn with_usages(mut self, usages: Vec<ExtendedKeyUsagePurpose>) -> Self {
         self.usages = usages;
+        self
+    }
+
+    pub(crate) fn with_key_usages(mut self, key_usages: Vec<KeyUsagePurpose>) -> Self {
+        self.key_usages = key_usages;
         self
     }
 
@@ -128,7 +136,7 @@ impl TestCa {
     fn dress(&self, params: &mut CertificateParams) {
         (params.not_before, params.not_after) = (self.lifetime.0.into(), self.lifetime.1.into());
         params.extended_key_usages.clone_from(&self.usages);
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.key_usages.clone_from(&self.key_usages);
     }
 }
 

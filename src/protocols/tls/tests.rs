@@ -3,7 +3,7 @@ use std::{io, sync::Arc, time::Duration};
 use proptest::prelude::*;
 use rcgen::{
     CertificateParams, CertificateRevocationListParams, DistinguishedName, ExtendedKeyUsagePurpose,
-    KeyIdMethod, RevokedCertParams, SanType, SerialNumber,
+    KeyIdMethod, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
 };
 use rustls::{ClientConfig, HandshakeKind, NamedGroup, ProtocolVersion, ServerConfig};
 use rustls_pki_types::{CertificateDer, IpAddr, ServerName};
@@ -63,7 +63,8 @@ async fn between(client: &WorkloadCert, server: &WorkloadCert, expected: &[Ident
     let (c, s) = shake(client.client_config(expected), server.server_config()).await;
     let seen = client.seen_by(server, expected, rustls_pki_types::UnixTime::now());
     if let (Ok(()), Ok((_, accepted))) = (&c, &s) {
-        assert_eq!(seen.unwrap(), peer_identity(accepted.get_ref().1.peer_certificates().unwrap()));
+        let presented = accepted.get_ref().1.peer_certificates().unwrap();
+        assert_eq!(Some(seen.unwrap()), server.client_identity(presented));
     } else {
         let fault = [c.as_ref().err(), s.as_ref().err()].into_iter().flatten().find_map(|error| {
             let fault = TlsFault::of(error)?;
@@ -88,8 +89,8 @@ async fn two_workloads_of_one_authority_know_each_other_after_the_handshake() {
     let ca = TestCa::new("root");
     let (c, s) = between(&ca.workload(&web()), &ca.workload(&db()), &[web(), db()]).await.unwrap();
     let (c, s) = (c.get_ref().1, s.get_ref().1);
-    assert_eq!(peer_identity(c.peer_certificates().unwrap()), Some(db()));
-    assert_eq!(peer_identity(s.peer_certificates().unwrap()), Some(web()));
+    assert_eq!(WorkloadCert::server_identity(c.peer_certificates().unwrap(), &[web(), db()]), Some(db()));
+    assert_eq!(ca.workload(&db()).client_identity(s.peer_certificates().unwrap()), Some(web()));
     assert_eq!(c.protocol_version(), Some(ProtocolVersion::TLSv1_3));
     assert_eq!(c.alpn_protocol(), Some(ALPN_H2));
     assert_eq!(c.negotiated_cipher_suite().unwrap().suite(), rustls::CipherSuite::TLS13_AES_256_GCM_SHA384);
@@ -109,8 +110,8 @@ async fn the_configurations_serve_our_own_handshake_and_its_errors_keep_their_fa
         let accept = handshake::accept(s.server_config(), far, buffer::Buffers::default());
         match tokio::join!(dial, accept) {
             (Ok((_, far)), Ok((_, near))) if good => {
-                assert_eq!(peer_identity(&far.certificates), Some(db()));
-                assert_eq!(peer_identity(&near.certificates), Some(web()));
+                assert_eq!(WorkloadCert::server_identity(&far.certificates, &[db()]), Some(db()));
+                assert_eq!(s.client_identity(&near.certificates), Some(web()));
             }
             (Err(handshake::HandshakeError::Tls(e)), Err(_)) if !good => {
                 assert!(matches!(TlsFault::from(&e), TlsFault::PeerIdentity(_)), "{e}");
@@ -247,15 +248,19 @@ fn good_client_of(ca: &TestCa) -> WorkloadCert {
 }
 
 #[tokio::test]
-async fn any_of_several_names_may_fit_and_the_first_is_the_identity() {
+async fn the_name_that_was_admitted_is_the_identity_wherever_it_stands() {
     let ca = TestCa::new("root");
     let names = ["https://example.com/", "spiffe://other/ns/a/sa/b", web().as_str()].map(str::to_owned);
     let issued = ca.issue_names(&names.each_ref().map(String::as_str));
     let mixed = with_own_name(issued, &web());
-    let (_, s) = between(&mixed, &ca.workload(&db()), &[db()]).await.unwrap();
-    let seen = peer_identity(s.get_ref().1.peer_certificates().unwrap()).unwrap();
-    assert_eq!(seen.as_str(), "spiffe://other/ns/a/sa/b");
-    between(&ca.workload(&db()), &mixed, &[web()]).await.unwrap();
+    let server = ca.workload(&db());
+    let (_, s) = between(&mixed, &server, &[db()]).await.unwrap();
+    let presented = s.get_ref().1.peer_certificates().unwrap();
+    assert_eq!(server.client_identity(presented), Some(web()), "not the first one, of another trust domain");
+    between(&server, &mixed, &[web()]).await.unwrap();
+    let other = id("other", "b");
+    assert_eq!(WorkloadCert::server_identity(presented, &[other, web()]), Some(web()));
+    assert_eq!(WorkloadCert::server_identity(presented, &[db()]), None);
 
     let mut params = CertificateParams::new(vec!["web.default.svc".to_owned()]).unwrap();
     params.distinguished_name = DistinguishedName::new();
@@ -395,10 +400,100 @@ async fn a_revoked_peer_is_refused_in_both_directions_and_others_are_not() {
     }
 }
 
+/// A certificate of a new CA of this name and the DER of another CA, which `issuer` names as its own.
+fn junk_authority(subject: &str, issuer: &str) -> CertificateDer<'static> {
+    let above = TestCa::new(issuer);
+    let named = above.with_intermediate(subject);
+    der(&named.issue(&web()).chain_pems()[1])
+}
+
+fn der(pem: &str) -> CertificateDer<'static> {
+    rustls_pki_types::pem::PemObject::from_pem_slice(pem.as_bytes()).unwrap()
+}
+
+/// What either side says to a leaf with these intermediates.
+fn verified(
+    ca: &TestCa,
+    leaf: &str,
+    intermediates: &[CertificateDer<'static>],
+) -> [Result<Identity, TlsFault>; 2] {
+    let (own, leaf, now) = (ca.workload(&db()), der(leaf), rustls_pki_types::UnixTime::now());
+    [
+        own.check_client(&leaf, intermediates, now).map_err(|e| TlsFault::from(&e)),
+        own.check_server(&leaf, intermediates, &[web()], now).map_err(|e| TlsFault::from(&e)),
+    ]
+}
+
+#[test]
+fn more_than_five_intermediates_are_refused_and_five_are_not() {
+    let mut ca = TestCa::new("root");
+    for n in 0..5 {
+        ca = ca.with_intermediate(&format!("intermediate {n}"));
+    }
+    let pems = ca.issue(&web()).chain_pems();
+    let mut path: Vec<_> = pems[1..6].iter().map(|pem| der(pem)).collect();
+    for result in verified(&ca, &pems[0], &path) {
+        assert_eq!(result.unwrap(), web());
+    }
+    path.push(path[0].clone());
+    for result in verified(&ca, &pems[0], &path) {
+        let refused = result.unwrap_err();
+        assert!(
+            matches!(refused, TlsFault::PeerIdentity(PeerFault::LongChain { count: 6, limit: 5 })),
+            "{refused:?}"
+        );
+    }
+}
+
+#[test]
+fn intermediates_that_form_many_chains_are_refused_before_any_is_verified() {
+    let ca = TestCa::new("root");
+    // Each names the root as its issuer and itself, so that all orders of all of them are chains.
+    let stranger = TestCa::new("root").with_intermediate("root");
+    let leaf = stranger.issue(&web()).chain_pems()[0].clone();
+    let many: Vec<_> = (0..5).map(|_| junk_authority("root", "root")).collect();
+    for result in verified(&ca, &leaf, &many) {
+        let refused = result.unwrap_err();
+        assert!(matches!(refused, TlsFault::PeerIdentity(PeerFault::ManyChains { limit: 8 })), "{refused:?}");
+    }
+    // Junk that is in no chain costs nothing and is ignored.
+    let junk: Vec<_> = (0..4).map(|n| junk_authority(&format!("junk {n}"), "root")).collect();
+    let genuine = TestCa::new("root").with_intermediate("real");
+    let pems = genuine.issue(&web()).chain_pems();
+    let path: Vec<_> = junk.iter().cloned().chain([der(&pems[1])]).collect();
+    for result in verified(&genuine, &pems[0], &path) {
+        assert_eq!(result.unwrap(), web());
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_not_for_signatures_is_refused_on_either_side() {
+    for (usages, good) in [
+        (vec![KeyUsagePurpose::KeyEncipherment], false),
+        (vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment], true),
+        // Without the extension any use is allowed.
+        (vec![], true),
+    ] {
+        let ca = TestCa::new("root").with_key_usages(usages.clone());
+        for result in verified(&ca, &ca.issue(&web()).leaf_pem, &[]) {
+            match result {
+                Ok(_) => assert!(good, "{usages:?}"),
+                Err(why) => {
+                    assert!(!good && matches!(why, TlsFault::PeerIdentity(PeerFault::KeyUsage)), "{why:?}")
+                }
+            }
+        }
+    }
+}
+
+thread_local! {
+    static OWNER: WorkloadCert = TestCa::new("root").workload(&db());
+}
+
 proptest! {
     #[test]
     fn junk_in_place_of_a_certificate_names_nobody(junk in proptest::collection::vec(any::<u8>(), 0..256)) {
-        prop_assert_eq!(peer_identity(&[CertificateDer::from(junk)]), None);
+        prop_assert_eq!(OWNER.with(|owner| owner.client_identity(&[CertificateDer::from(junk)])), None);
     }
 
     #[test]
@@ -410,6 +505,6 @@ proptest! {
         let mut der = LEAF.with(Clone::clone);
         let at = at % der.len();
         der[at] = to;
-        let _ = peer_identity(&[CertificateDer::from(der)]);
+        OWNER.with(|owner| drop(owner.client_identity(&[CertificateDer::from(der)])));
     }
 }

@@ -5,25 +5,30 @@ use std::{fmt::Debug, sync::Arc};
 use rustls::{CertificateError, OtherError, crypto::WebPkiSupportedAlgorithms};
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use webpki::{
-    CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, RevocationCheckDepth,
+    Cert, CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, RevocationCheckDepth,
     RevocationOptionsBuilder, UnknownStatusPolicy,
 };
+use x509_parser::parse_x509_certificate;
 
 use super::fault::PeerFault;
 use crate::protocols::identity::Identity;
+
+/// The number of intermediates that a peer may present. Authorities have one or two.
+/// Limit: intermediate certificates of a peer: 5; past it: refused before anything is verified.
+pub(super) const MAX_INTERMEDIATES: usize = 5;
+/// The number of chains towards a root that a peer's certificates may form by their names. webpki checks the
+/// signatures of each. An intermediate that two authorities have signed makes two.
+/// Limit: chains that a peer's certificates form: 8; past it: refused before anything is verified.
+const MAX_CHAINS: usize = 8;
+/// The number of certificates that are placed in these chains before a verification.
+/// Limit: steps of a search for a peer's chains: 64; past it: refused before anything is verified.
+const MAX_CHAIN_STEPS: usize = 64;
 
 /// A source of revocation lists. Every handshake calls it, so an implementation returns lists that are already in
 /// memory.
 pub trait Revocations: Debug + Send + Sync {
     /// The revocation lists in force. With `None` or an empty list no certificate is revoked.
     fn lists(&self) -> Option<Arc<[CertRevocationList<'static>]>>;
-}
-
-/// The identity that a peer's certificates name: the first URI name of the leaf that is an identity. Other URI names
-/// are skipped. `certs` are in the order of rustls, leaf first. The result is `None` if no URI name is an identity.
-pub fn peer_identity(certs: &[CertificateDer<'_>]) -> Option<Identity> {
-    let leaf = EndEntityCert::try_from(certs.first()?).ok()?;
-    identities(&leaf).next()
 }
 
 /// The identities among the URI names of a leaf, in the order of the names.
@@ -52,7 +57,12 @@ impl Trust {
         now: UnixTime,
         usage: KeyUsage,
     ) -> Result<EndEntityCert<'a>, rustls::Error> {
+        if intermediates.len() > MAX_INTERMEDIATES {
+            let (count, limit) = (intermediates.len(), MAX_INTERMEDIATES);
+            return Err(PeerFault::LongChain { count, limit }.into());
+        }
         let parsed = EndEntityCert::try_from(leaf).map_err(refusal)?;
+        self.bound_chains(&parsed, intermediates)?;
         let lists = self.revocations.as_deref().and_then(Revocations::lists);
         let lists: Vec<&CertRevocationList<'_>> = lists.iter().flat_map(|l| l.iter()).collect();
         let revocation = RevocationOptionsBuilder::new(&lists).ok().map(|options| {
@@ -65,8 +75,74 @@ impl Trust {
         parsed
             .verify_for_usage(self.algorithms.all, &self.anchors, intermediates, now, usage, revocation, None)
             .map_err(refusal)?;
+        if forbids_signatures(leaf)? {
+            return Err(PeerFault::KeyUsage.into());
+        }
         Ok(parsed)
     }
+
+    /// Refuses certificates that form many chains. The search compares names alone, while webpki tries each chain and
+    /// a stranger chooses the names.
+    fn bound_chains(
+        &self,
+        leaf: &EndEntityCert<'_>,
+        intermediates: &[CertificateDer<'_>],
+    ) -> Result<(), rustls::Error> {
+        // A certificate that cannot be read is in no chain.
+        let parsed: Vec<EndEntityCert<'_>> =
+            intermediates.iter().filter_map(|der| EndEntityCert::try_from(der).ok()).collect();
+        let mut search = ChainSearch { anchors: &self.anchors, certs: &parsed, chains: 0, steps: 0 };
+        search.visit(leaf, &mut [false; MAX_INTERMEDIATES]);
+        if search.chains > MAX_CHAINS || search.steps > MAX_CHAIN_STEPS {
+            return Err(PeerFault::ManyChains { limit: MAX_CHAINS }.into());
+        }
+        Ok(())
+    }
+}
+
+/// A count of the chains that certificates form by their names.
+struct ChainSearch<'a> {
+    anchors: &'a [TrustAnchor<'static>],
+    certs: &'a [EndEntityCert<'a>],
+    chains: usize,
+    steps: usize,
+}
+
+// === impl ChainSearch ===
+
+impl ChainSearch<'_> {
+    /// Continues the chain that ends with `cert`. `used`: the certificates that are in the chain.
+    fn visit(&mut self, cert: &Cert<'_>, used: &mut [bool; MAX_INTERMEDIATES]) {
+        self.steps += 1;
+        if self.steps > MAX_CHAIN_STEPS {
+            return;
+        }
+        if self.anchors.iter().any(|anchor| anchor.subject.as_ref() == cert.issuer()) {
+            self.chains += 1;
+        }
+        let certs = self.certs;
+        for (at, next) in certs.iter().enumerate() {
+            if next.subject() != cert.issuer() || used.get(at) != Some(&false) {
+                continue;
+            }
+            mark(used, at, true);
+            self.visit(next, used);
+            mark(used, at, false);
+        }
+    }
+}
+
+fn mark(used: &mut [bool; MAX_INTERMEDIATES], at: usize, value: bool) {
+    if let Some(used) = used.get_mut(at) {
+        *used = value;
+    }
+}
+
+/// Whether the certificate has a key usage without digital signatures (RFC 5280 section 4.2.1.3). webpki does not look.
+fn forbids_signatures(leaf: &CertificateDer<'_>) -> Result<bool, rustls::Error> {
+    let (_, leaf) = parse_x509_certificate(leaf).map_err(|_| CertificateError::BadEncoding)?;
+    let usage = leaf.key_usage().map_err(|_| CertificateError::BadEncoding)?;
+    Ok(usage.is_some_and(|usage| !usage.value.digital_signature()))
 }
 
 impl From<PeerFault> for rustls::Error {

@@ -101,3 +101,18 @@ async fn what_a_busy_shard_accepts_goes_to_one_that_has_time() {
     // Other processes may use the processors, too.
     assert!((0..500).any(|_| given() == (1, 1)), "a busy shard keeps what it accepts");
 }
+
+#[tokio::test]
+async fn a_shard_that_was_busy_frees_what_it_held_all_the_same() {
+    let shards = Shards::new(1);
+    shards.serve(0).unwrap();
+    let (go, gate) = std::sync::mpsc::channel::<()>();
+    shards.run_on(0, move |_| _ = gate.recv()).unwrap();
+    while shards.run_on(0, |_| ()).is_ok() {}
+    assert_eq!(shards.run_on(0, |_| ()), Err(PlaceError::Busy(0)));
+    let (tell, freed) = oneshot::channel();
+    shards.free_on(0, |_| _ = tell.send(()));
+    drop(go);
+    freed.await.unwrap();
+    assert!(shards.0.slots[0].frees.lock().is_empty());
+}

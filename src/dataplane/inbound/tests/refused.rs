@@ -90,6 +90,19 @@ fn a_peer_without_a_certificate_is_refused() {
 }
 
 #[test]
+fn a_peer_that_offers_no_h2_is_refused() {
+    run(mesh(), async |bed| {
+        let pod = server(bed);
+        let config =
+            bed.certs.of_peer(&identity("client")).client_config(std::slice::from_ref(&pod.identity));
+        let mut config = ClientConfig::clone(&config);
+        config.alpn_protocols.clear();
+        let line = refusal(bed, &pod, config.into()).await;
+        assert_eq!(line, "inbound 10.0.0.2:15008 refused: tls error: peer does not speak h2");
+    });
+}
+
+#[test]
 fn a_peer_of_another_authority_is_refused() {
     run(mesh(), async |bed| {
         let pod = server(bed);
@@ -120,7 +133,7 @@ fn a_pod_without_a_certificate_waits_for_it() {
         let mut conn = bed.connect_peer(&pod, CLIENT.1);
         assert_eq!(conn.app.end().await, finished(""));
         conn.done().await;
-        assert_eq!(since.elapsed(), bed.config.timeouts.certificate);
+        assert_eq!(since.elapsed(), bed.config.timeouts.server_ready());
         let [line] = bed.lines().try_into().unwrap();
         assert!(
             line.starts_with("inbound 10.0.0.2:15008 refused: identity error: no certificate for "),

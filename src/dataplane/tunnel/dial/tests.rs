@@ -28,7 +28,7 @@ fn size<A, B, C, D, E, F: Future>(_: fn(A, B, C, D, E) -> F) -> usize {
 /// A tunnel keeps these futures while the tunnel lives. The outer task holds the first future twice.
 #[test]
 fn futures_of_tunnels_stay_small() {
-    let sizes = [("dial", size(run::<PodNetwork>), 600), ("tunnel", size(carry::<PodNetwork>), 1700)];
+    let sizes = [("dial", size(run::<PodNetwork>), 600), ("tunnel", size(carry::<PodNetwork>), 1800)];
     for (name, size, most) in sizes {
         assert!(size <= most, "the future of a {name} has {size} bytes, more than {most}");
     }
@@ -172,9 +172,12 @@ fn a_peer_that_is_mute_in_tls_is_given_up() {
         let dial = dial(bed, &pod);
         let _mute = pod.network.accepted(SERVER).await;
         let since = Instant::now();
-        let why = "tls error: 10.0.0.2:15008: TLS handshake not completed within 5s";
+        let why = "tls error: 10.0.0.2:15008: TLS handshake not completed within 15s";
         assert_eq!(dial.failure().await, (why.to_owned(), ResponseFlag::TlsFailure));
-        assert_eq!(since.elapsed(), bed.config.timeouts.tls_handshake);
+        let timeouts = &bed.config.timeouts;
+        assert_eq!(since.elapsed(), timeouts.client_handshake());
+        // A server that waits as long as it may for its own certificate is not given up.
+        assert!(timeouts.client_handshake() > timeouts.server_ready() + Duration::from_secs(5));
     });
 }
 

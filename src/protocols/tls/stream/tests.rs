@@ -277,3 +277,34 @@ async fn a_flood_of_empty_records_ends_the_connection() {
     assert_eq!(&got, b"some are fine");
     assert_eq!(b.read(&mut got).await.unwrap_err().kind(), std::io::ErrorKind::InvalidData);
 }
+
+#[tokio::test]
+async fn a_key_of_tls12_is_worn_after_half_of_its_records_and_seals_none_past_the_last() {
+    let (mut a, mut b, _) = ours(&TLS12).await;
+    for stream in [&mut a, &mut b] {
+        stream.age((1 << 23) - 1);
+        assert!(!stream.is_worn());
+    }
+    a.write_all(b"x").await.unwrap();
+    a.flush().await.unwrap();
+    b.read_exact(&mut [0]).await.unwrap();
+    // The receiver moves on as well as the sender.
+    assert!(a.is_worn() && b.is_worn());
+    for stream in [&mut a, &mut b] {
+        stream.age((1 << 24) - 1);
+    }
+    a.write_all(b"y").await.unwrap();
+    a.flush().await.unwrap();
+    b.read_exact(&mut [0]).await.unwrap();
+    let refused = a.write_all(b"z").await.unwrap_err();
+    assert_eq!(refused.to_string(), "the key of this connection is used up");
+    // The keys of TLS 1.3 are replaced instead.
+    let (mut a, mut b, _) = ours(&TLS13).await;
+    for stream in [&mut a, &mut b] {
+        stream.age(1 << 24);
+        assert!(!stream.is_worn());
+    }
+    a.write_all(b"x").await.unwrap();
+    a.flush().await.unwrap();
+    b.read_exact(&mut [0]).await.unwrap();
+}
