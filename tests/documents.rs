@@ -3,17 +3,29 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
-use std::{collections::BTreeSet, fmt::Write as _, fs, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    fs,
+    path::PathBuf,
+    process::Command,
+};
 
+use serde_json::Value;
 use warren::{
     protocols::config,
     telemetry::metrics::{self, Declaration},
 };
 
+/// The path of a file of the repository.
+fn path_of(path: &str) -> PathBuf {
+    PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").unwrap()).join(path)
+}
+
 /// Fails unless the file at `path` holds `text`; writes it there if that is asked for.
 #[track_caller]
 fn up_to_date(path: &str, text: &str) {
-    let file = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").unwrap()).join(path);
+    let file = path_of(path);
     if std::env::var_os("WARREN_BLESS").is_some() {
         fs::write(&file, text).unwrap();
     }
@@ -87,4 +99,62 @@ fn metrics_document() -> String {
 
 fn in_backquotes(labels: &[&str]) -> String {
     labels.iter().map(|label| format!("`{label}`")).collect::<Vec<_>>().join(", ")
+}
+
+const DEPENDENCIES: &str = "\
+# Dependencies
+
+Every crate that this one names, with the reason for it. The reasons are kept in
+[dependencies.yaml](dependencies.yaml), and the rest is from `cargo metadata`:
+`WARREN_BLESS=1 cargo test --test documents` writes this file anew. `deploy/sbom.py` lists what these bring along.
+`deny.toml` says which licences and sources are allowed, and `.ci/run` checks it.
+
+| Crate | Version | Licence | For | Why |
+|---|---|---|---|---|
+";
+
+#[test]
+fn dependencies_document_is_up_to_date_and_every_dependency_has_a_reason() {
+    let reasons = fs::read_to_string(path_of("docs/dependencies.yaml")).unwrap();
+    let mut reasons: BTreeMap<String, String> = serde_saphyr::from_str(&reasons).unwrap();
+    let mut text = DEPENDENCIES.to_owned();
+    for dependency in dependencies() {
+        let [name, version, licence, part] = &dependency;
+        let reason = reasons.remove(name).unwrap_or_else(|| panic!("docs/dependencies.yaml: why {name}?"));
+        assert!(!reason.contains('|'), "the reason for {name} breaks its table");
+        writeln!(text, "| `{name}` | {version} | {licence} | {part} | {reason} |").unwrap();
+    }
+    assert!(reasons.is_empty(), "docs/dependencies.yaml: there is no {reasons:?} any more");
+    up_to_date("docs/dependencies.md", &text);
+}
+
+/// Name, version, licence and use of each direct dependency. Uses that ship come before those of builds and tests.
+fn dependencies() -> Vec<[String; 4]> {
+    // One platform for all: a dependency of one processor is in the document of each.
+    let arguments =
+        ["metadata", "--locked", "--format-version", "1", "--filter-platform", "x86_64-unknown-linux-gnu"];
+    let output = Command::new(env!("CARGO")).args(arguments).current_dir(path_of(".")).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let of = |list: &Value, id: &Value| {
+        list.as_array().unwrap().iter().find(|one| one["id"] == *id).unwrap().clone()
+    };
+    let root = of(&metadata["resolve"]["nodes"], &metadata["resolve"]["root"]);
+    let mut all = BTreeSet::new();
+    for dependency in root["deps"].as_array().unwrap() {
+        let package = of(&metadata["packages"], &dependency["pkg"]);
+        let kinds: Vec<&Value> =
+            dependency["dep_kinds"].as_array().unwrap().iter().map(|kind| &kind["kind"]).collect();
+        let part = if kinds.contains(&&Value::Null) {
+            (0, "the proxy")
+        } else if kinds.contains(&&Value::from("build")) {
+            (1, "the build")
+        } else {
+            (2, "tests")
+        };
+        let text = |key: &str| package[key].as_str().unwrap().to_owned();
+        let part = if package["name"] == "futures-util" { (0, "the lab") } else { part };
+        all.insert((part.0, [text("name"), text("version"), text("license"), part.1.to_owned()]));
+    }
+    all.into_iter().map(|(_, row)| row).collect()
 }
