@@ -5,13 +5,13 @@
 set -euo pipefail
 binary=$1 root=$2 sbom=${3:-}
 [ -f "$binary" ] || { echo "rootfs.sh: there is no binary at $binary" >&2; exit 1; }
-objcopy=${OBJCOPY:-objcopy}
 
 case $(readelf -h "$binary" | sed -n 's/.*Machine: *//p') in
   *X86-64) triple=x86_64-linux-gnu ;;
   *AArch64) triple=aarch64-linux-gnu ;;
   *) echo "rootfs.sh: $binary is for neither x86-64 nor arm64" >&2; exit 1 ;;
 esac
+objcopy=$(command -v "$triple-objcopy" || echo objcopy)
 IFS=: read -ra folders <<< "${LIBRARIES:-/lib/$triple:/usr/lib/$triple:/usr/$triple/lib:/lib64:/lib}"
 
 rm -rf "$root"

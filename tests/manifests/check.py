@@ -1,6 +1,7 @@
 """Holds the chart and the kustomizations of deploy/ to docs/spec/controlplane.md 9. Started by `run`."""
 
 import copy
+import functools
 import json
 import os
 import pathlib
@@ -14,6 +15,7 @@ import yaml
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CHART = ROOT / "deploy/chart"
 VALUES = ROOT / "tests/manifests/values"
+Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 SETS = sorted(path.stem for path in VALUES.glob("*.yaml"))
 IMAGE = "registry.example.com/warren:0.1.0"
 
@@ -27,7 +29,7 @@ def template(chart, *arguments, namespace="istio-system"):
 
 
 def objects(text):
-    return {(one["kind"], one["metadata"]["name"]): one for one in yaml.safe_load_all(text) if one}
+    return {(one["kind"], one["metadata"]["name"]): one for one in yaml.load_all(text, Loader=Loader) if one}
 
 
 def render(*arguments, chart=CHART, namespace="istio-system"):
@@ -36,8 +38,15 @@ def render(*arguments, chart=CHART, namespace="istio-system"):
     return objects(done.stdout)
 
 
+@functools.cache
+def text_of_set(name):
+    done = template(CHART, "-f", VALUES / f"{name}.yaml")
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def of_set(name):
-    return render("-f", VALUES / f"{name}.yaml")
+    return objects(text_of_set(name))
 
 
 def daemonset(rendered):
