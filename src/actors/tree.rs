@@ -33,7 +33,7 @@ use super::{
 use crate::{
     dataplane::{
         config::DataPlaneConfig, dns_config::DnsProxyConfig, mesh_view::MeshView, outbound_context::NextHops,
-        pod_directory::PodDirectory, resolver::Resolver, unhealthy_endpoints::UnhealthyEndpoints,
+        pod_directory::PodDirectory, resolver::Resolver,
     },
     protocols::{
         config::{Config, ProxyMode, Upstream},
@@ -226,7 +226,6 @@ fn parts(
     metrics.register(shards::of_shards(shards.clone())?)?;
     let home = NetNs::current().map_err(BootError::Namespace)?;
     let hops = NextHops {
-        unhealthy: UnhealthyEndpoints::default(),
         directory: PodDirectory::default(),
         certs: Arc::new(certs.clone()),
         resolver: Resolver::new(home.clone()),

@@ -23,7 +23,7 @@ pub(crate) mod report;
 pub(crate) mod resolver;
 pub(crate) mod stream;
 pub(crate) mod tunnel;
-pub(crate) mod unhealthy_endpoints;
+pub(crate) mod suspicions;
 
 #[cfg(test)]
 pub(crate) mod testing;

@@ -14,6 +14,7 @@ use super::{
     pod::{conns::ConnInfo, network::Network},
     report::{ConnMeta, ConnReport, endpoint},
     stream::{self, AppStream},
+    suspicions::Trial,
     tunnel::{
         dialer::TunnelKey,
         pool::{Lease, PodPool},
@@ -33,11 +34,12 @@ use crate::{
         outcome::{Cause, Failure, Outcome, Unroutable},
         relay::{ClientBytes, RelayError, relay},
         route::{
-            self, Hop, Pick, Route, RouteError, Source, Upstream,
+            self, Finding, Hop, Pick, Route, RouteError, Source, Suspicion, Upstream,
             failover::{
                 AfterFailure, Attempt, AttemptError, Failover, FailoverLimits, NoAttempt, TunnelHealth,
                 WaitingFor,
             },
+            suspects::Tried,
         },
     },
     runtime::{
@@ -197,26 +199,26 @@ impl<N: Network> Outbound<'_, N> {
             .describe(|span, source| _ = span.result("identity", source))
             .await;
         let source = source.map_err(|outcome| self.refuse(&outcome)).ok()?;
-        let mut failover = Failover::new(FailoverLimits::STANDARD, self.ctx.hops.unhealthy.now());
+        let mut failover = Failover::new(FailoverLimits::STANDARD);
         loop {
-            let next = self.next(&mut failover, &source.workload);
+            // The trial of a suspect ends when the attempt is over.
+            let (next, _trial) = self.next(&mut failover, &source.workload);
             let (attempt, route) = next.map_err(|none| self.no_attempt(none)).ok()?;
             let replaces_slow = |to: SocketAddr, waiting: WaitingFor| {
-                let route = |excluded: &[SocketAddr]| self.route(&source.workload, excluded);
+                let route = |excluded: &[SocketAddr]| self.route(&source.workload, excluded, None);
                 failover.replaces_slow(&attempt, to, waiting, route)
             };
             let trying = Trying { attempt, replaces_slow: &replaces_slow };
             let (mut report, reached) = self.attempt(&source, route, trying).await;
             let to = report.dialled();
+            let finding = reached.as_ref().err().map_or(Finding::Reached, AttemptError::finding);
+            self.learn(&report, finding);
             let error = match reached {
                 Ok(reached) => return Some((report, reached)),
                 Err(error) => error,
             };
             match failover.failed(&attempt, to, &error) {
-                AfterFailure::TryNext => {
-                    report.tries_again(error.into());
-                    self.ctx.hops.unhealthy.add(to);
-                }
+                AfterFailure::TryNext => report.tries_again(error.into()),
                 AfterFailure::GiveUp => {
                     report.end(error);
                     return None;
@@ -226,11 +228,25 @@ impl<N: Network> Outbound<'_, N> {
     }
 
     /// The next attempt and its route.
-    fn next(&self, failover: &mut Failover, source: &Workload) -> Result<(Attempt, Route), NoAttempt> {
+    fn next(
+        &self,
+        failover: &mut Failover,
+        source: &Workload,
+    ) -> (Result<(Attempt, Route), NoAttempt>, Trial<'_>) {
         let step = Step::new("route", SpanKind::Internal);
-        let next = failover.next(|excluded| self.route(source, excluded));
+        let (next, trial) = self.ctx.peers.suspicions.routed(self.dst, |suspicion| {
+            failover.next(|excluded| self.route(source, excluded, suspicion))
+        });
         step.describe(|span| describe(span, failover.attempts(), &next));
-        next
+        (next, trial)
+    }
+
+    /// Remembers what an attempt has taught of its next hop.
+    fn learn(&self, report: &ConnReport, finding: Finding) {
+        if let Some(workload) = &report.meta().destination {
+            let tried = Tried { workload, hop: report.dialled(), asked: self.dst };
+            self.ctx.peers.suspicions.learn(&tried, finding);
+        }
     }
 
     /// Reports that no attempt is left, unless the report of the last attempt has told so.
@@ -254,10 +270,16 @@ impl<N: Network> Outbound<'_, N> {
         Ok(Own { workload, identity })
     }
 
-    fn route(&self, workload: &Workload, excluded: &[SocketAddr]) -> Result<Route, RouteError> {
+    fn route(
+        &self,
+        workload: &Workload,
+        excluded: &[SocketAddr],
+        suspicion: Option<Suspicion<'_>>,
+    ) -> Result<Route, RouteError> {
         let source = Source { workload, client: self.client.ip() };
         let mut rng = self.shard.rng.borrow_mut();
-        route::outbound(self.ctx.pod.mesh.tables(), &source, self.dst, &mut Pick { rng: &mut *rng, excluded })
+        let mut pick = Pick { rng: &mut *rng, excluded, suspicion };
+        route::outbound(self.ctx.pod.mesh.tables(), &source, self.dst, &mut pick)
     }
 
     /// Makes one attempt to reach the next hop.
@@ -319,7 +341,7 @@ impl<N: Network> Outbound<'_, N> {
             .await;
         match connected {
             Some(Ok(stream)) => Ok(Reached::Tcp(stream)),
-            Some(Err(error)) => Err(AttemptError::Connect(Failure::Dial(Cause::of(error)))),
+            Some(Err(error)) => Err(error.of_attempt()),
             None => Err(AttemptError::SlowConnect { to, after }),
         }
     }
@@ -337,7 +359,7 @@ impl<N: Network> Outbound<'_, N> {
             None => WaitingFor::Certificate,
         };
         let replaced = || (trying.replaces_slow)(key.to, waiting());
-        let leasing = pool.lease(&self.ctx.dialer, self.shard, key);
+        let leasing = pool.lease(&self.ctx.peers.dialer, self.shard, key);
         let leasing = unless_replaced(leasing, after, replaced);
         let leased = Step::run("wait for tunnel", SpanKind::Internal, leasing)
             .describe(|span, leased| _ = span.addr(span::PEER, key.to).timed_result("dial", leased))

@@ -13,8 +13,8 @@ use super::{
     },
     pod_directory::PodDirectory,
     resolver::Resolver,
+    suspicions::Suspicions,
     tunnel::dialer::Dialer,
-    unhealthy_endpoints::UnhealthyEndpoints,
 };
 use crate::telemetry::metrics::Metrics;
 
@@ -26,8 +26,8 @@ pub(crate) struct OutboundContext<N: Network = PodNetwork> {
     pub(crate) network: Arc<N>,
     /// The pod's live connections.
     pub(crate) conns: Arc<PodConns>,
-    /// Dials tunnels.
-    pub(crate) dialer: Arc<dyn Dialer>,
+    /// The way to the pod's peers.
+    pub(crate) peers: Peers,
     /// The state of next hops, which all pods share.
     pub(crate) hops: Arc<NextHops<N>>,
     /// The canaries for which the pod's audit waits.
@@ -38,14 +38,29 @@ pub(crate) struct OutboundContext<N: Network = PodNetwork> {
     pub(crate) config: Arc<DataPlaneConfig>,
 }
 
+/// The way of a pod to its peers, and what the pod's connections have learned on it.
+pub(crate) struct Peers {
+    /// Dials tunnels.
+    pub(crate) dialer: Arc<dyn Dialer>,
+    /// Next hops that failed lately.
+    pub(crate) suspicions: Suspicions,
+}
+
 /// The state of next hops that the outbound connections of all pods share. A process has one value.
 pub(crate) struct NextHops<N: Network = PodNetwork> {
-    /// Next hops that lately did not answer.
-    pub(crate) unhealthy: UnhealthyEndpoints,
     /// The pods of this node, as destinations.
     pub(crate) directory: PodDirectory<N>,
     /// Certificates of this node's workloads.
     pub(crate) certs: Arc<dyn Certificates>,
     /// The resolver for next hops that have only a name.
     pub(crate) resolver: Resolver,
+}
+
+// === impl Peers ===
+
+impl Peers {
+    /// The way by `dialer`, without suspicions.
+    pub(crate) fn new(dialer: Arc<dyn Dialer>) -> Self {
+        Self { dialer, suspicions: Suspicions::default() }
+    }
 }

@@ -37,13 +37,12 @@ use super::{
     listener::Canaries,
     mesh_view::MeshView,
     outbound,
-    outbound_context::{NextHops, OutboundContext},
+    outbound_context::{NextHops, OutboundContext, Peers},
     plaintext,
     pod::{PodId, conns::PodConns, workload::PodWorkload},
     pod_directory::PodDirectory,
     resolver::Resolver,
     tunnel::dial::DialContext,
-    unhealthy_endpoints::UnhealthyEndpoints,
 };
 use crate::{
     protocols::{
@@ -156,7 +155,6 @@ impl TestBed {
             changed: watch::Sender::new(()),
         });
         let hops = NextHops {
-            unhealthy: UnhealthyEndpoints::default(),
             directory: PodDirectory::default(),
             certs: certs.clone(),
             resolver: Resolver::new(NetNs::current().unwrap()),
@@ -192,7 +190,7 @@ impl TestBed {
                 pod: pod.clone(),
                 network: network.clone(),
                 conns: conns.clone(),
-                dialer,
+                peers: Peers::new(dialer),
                 hops: self.hops.clone(),
                 canaries: Arc::new(Canaries::default()),
                 metrics: metrics.clone(),

@@ -13,7 +13,7 @@ use crate::{
         dns::{DnsContext, DnsState},
         inbound_context::InboundContext,
         listener::{ListenerKind, Listeners},
-        outbound_context::OutboundContext,
+        outbound_context::{OutboundContext, Peers},
         pod::{
             PodId,
             conns::{PodConns, cut},
@@ -90,7 +90,7 @@ impl Pod {
             pod: workload.clone(),
             network: network.clone(),
             conns: conns.clone(),
-            dialer: Arc::new(PodDialer::new(tunnels.clone())),
+            peers: Peers::new(Arc::new(PodDialer::new(tunnels.clone()))),
             hops: node.hops.clone(),
             canaries: Arc::default(),
             metrics: metrics.clone(),

@@ -21,7 +21,7 @@ use crate::{
     runtime::shard::{PlaceError, Placed, Shards},
     supervisor::{
         Actor, ActorRef, Address, AddressError, ChildSpec, Described, DynamicChildren, Restart, StartError,
-        TaskExit,
+        TaskExit, faults,
     },
     telemetry::trace::span::{self, SpanKind, Step},
 };
@@ -83,7 +83,7 @@ impl Tunnels {
     /// # Errors
     /// See [`DialError`]. The sum of the steps' timeouts bounds the call.
     async fn open(self: &Arc<Self>, key: &TunnelKey, index: usize) -> Result<(), Arc<DialError>> {
-        let name = key.to.to_string();
+        let name = self.input_name(key);
         self.quarantine.check(&input(&name)).map_err(|quarantined| refused(key, &quarantined))?;
         let timeouts = &self.ctx.config.timeouts;
         let within =
@@ -139,6 +139,12 @@ impl Tunnels {
         }
     }
 
+    /// The name of the peer of `key` as an input of the quarantine. Other pods go on dialling a quarantined peer, because
+    /// the pod's own state may be a reason of the crash.
+    fn input_name(&self, key: &TunnelKey) -> String {
+        format!("{} from {}", key.to, self.ctx.id.name())
+    }
+
     fn spec(self: &Arc<Self>, key: &TunnelKey, id: &Arc<str>, address: &Address<Msg>) -> ChildSpec {
         let (tunnels, key) = (self.clone(), key.clone());
         let make = move || (TunnelActor { tunnels: tunnels.clone(), key: key.clone() }, ());
@@ -168,7 +174,7 @@ impl Dialer for PodDialer {
     }
 }
 
-/// The peer at this address as an input of the quarantine.
+/// The peer of this name as an input of the quarantine.
 fn input(name: &str) -> Input<'_> {
     Input { kind: "peer", name, digest: 0 }
 }
@@ -252,10 +258,14 @@ impl TunnelActor {
         // The caller may have gone.
         let ready: dial::Ready = Box::new(move |dialled| drop(reply.send(dialled)));
         let make = move |shard| async move {
-            let name = key.to.to_string();
+            let name = tunnels.input_name(&key);
             match tunnels.quarantine.enter(input(&name)) {
                 Ok(admitted) => {
-                    let dialling = dial::run(shard, tunnels.ctx.clone(), key, step, ready);
+                    let dialling = async {
+                        // Faults on purpose name the peer, for whichever pod.
+                        faults::trip(&key.to.to_string());
+                        dial::run(shard, tunnels.ctx.clone(), key, step, ready).await
+                    };
                     // The watch lasts for the tunnel's life: later bytes of the peer can crash the tunnel's driver,
                     // too.
                     if admitted.watch(dialling.instrument(span)).await {

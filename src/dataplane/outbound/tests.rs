@@ -3,6 +3,7 @@
 mod cut;
 mod early;
 mod failover;
+mod suspicion;
 mod tunnel;
 
 use super::*;

@@ -2,7 +2,7 @@
 
 use std::{
     future::Future,
-    io,
+    io::{self, ErrorKind},
     net::{IpAddr, SocketAddr},
     os::fd::AsFd,
     sync::{
@@ -20,6 +20,10 @@ use tokio::{net::TcpStream, time::timeout};
 use super::PodId;
 use crate::{
     dataplane::{config::DataPlaneConfig, stream::AppStream},
+    protocols::{
+        outcome::{Cause, Failure},
+        route::failover::AttemptError,
+    },
     sys::{
         netns::NetNs,
         pacing::PathScope,
@@ -47,6 +51,30 @@ pub(crate) enum ConnectFailed {
         /// The timeout.
         after: Duration,
     },
+}
+
+// === impl ConnectFailed ===
+
+impl ConnectFailed {
+    /// Whether the reason lies here, such as a missing route or a rule of the pod's network. Only an answer of the peer,
+    /// or its silence, says something of the peer.
+    pub(crate) fn is_own_fault(&self) -> bool {
+        let Self::Refused { error, .. } = self else { return false };
+        !matches!(
+            error.kind(),
+            ErrorKind::ConnectionRefused
+                | ErrorKind::ConnectionReset
+                | ErrorKind::ConnectionAborted
+                | ErrorKind::TimedOut
+        )
+    }
+
+    /// The error of an attempt without a tunnel.
+    pub(crate) fn of_attempt(self) -> AttemptError {
+        let own = self.is_own_fault();
+        let failure = Failure::Dial(Cause::of(self));
+        if own { AttemptError::OwnFault(failure) } else { AttemptError::Connect(failure) }
+    }
 }
 
 /// The network in which a pod's connections are made. Tests have an implementation without a kernel.
@@ -144,7 +172,7 @@ impl Network for PodNetwork {
         let after = self.config.timeouts.connect;
         let stream = match timeout(after, established(socket, to)).await {
             Ok(Ok(stream)) => stream,
-            Ok(Err(error)) if error.kind() == io::ErrorKind::TimedOut => {
+            Ok(Err(error)) if error.kind() == ErrorKind::TimedOut => {
                 return Err(ConnectFailed::TimedOut { to, after });
             }
             Ok(Err(error)) => return Err(ConnectFailed::Refused { to, error }),

@@ -25,6 +25,8 @@ pub(crate) enum Plan {
     Accept,
     /// The connect is refused.
     Refuse,
+    /// The connect fails with an error of this kind.
+    Fail(ErrorKind),
     /// The connect gets no answer.
     Silent,
     /// The connect succeeds after this time.
@@ -110,6 +112,7 @@ impl Network for TestNetwork {
             Plan::Refuse => {
                 return Err(ConnectFailed::Refused { to, error: ErrorKind::ConnectionRefused.into() });
             }
+            Plan::Fail(kind) => return Err(ConnectFailed::Refused { to, error: kind.into() }),
             Plan::Silent => {
                 sleep(self.timeout).await;
                 return Err(ConnectFailed::TimedOut { to, after: self.timeout });

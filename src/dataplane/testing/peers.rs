@@ -152,6 +152,11 @@ impl TestPeers {
         }
     }
 
+    /// The next request that the peer `to` has received already.
+    pub(crate) fn asked_now(&self, to: &str) -> Option<Asked> {
+        self.0.state.borrow_mut().asked.get_mut(&addr(to)).and_then(VecDeque::pop_front)
+    }
+
     /// Makes the peer of this tunnel refuse further streams.
     pub(crate) async fn go_away(&self, tunnel: usize) {
         self.order(tunnel, Order::GoAway).await;

@@ -102,7 +102,18 @@ impl DialError {
         match &**self {
             // The reason lies in this proxy, so another endpoint would not help.
             Self::Certificate(_) | Self::Refused(_) => AttemptError::NoTunnel(self.failure()),
+            error if error.is_own_fault() => AttemptError::OwnFault(self.failure()),
             _ => AttemptError::Tunnel(self.failure()),
+        }
+    }
+
+    /// Whether the reason says nothing of the peer, although another endpoint may help.
+    fn is_own_fault(&self) -> bool {
+        match self {
+            Self::Connect(error) => error.is_own_fault(),
+            Self::Tls { error, .. } => error.is_own_fault(),
+            Self::Contended | Self::Lost(_) => true,
+            _ => false,
         }
     }
 

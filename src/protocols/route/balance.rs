@@ -119,6 +119,13 @@ pub(super) fn choose(
     Some(Chosen { workload: Arc::clone(workload), service: Some(Arc::clone(service)), port, dial_target })
 }
 
+/// A draw by capacity among endpoints that come one by one.
+#[derive(Default)]
+struct Drawing<'e> {
+    sum: u64,
+    drawn: Option<(&'e Arc<Workload>, Eligible)>,
+}
+
 struct Choice<'a> {
     service: &'a Service,
     wanted: &'a Wanted<'a>,
@@ -127,8 +134,8 @@ struct Choice<'a> {
 // === impl Choice ===
 
 impl Choice<'_> {
-    /// Draws a bounded number of endpoints at random until a usable endpoint comes up. The capacity of an endpoint
-    /// decides its probability, and most endpoints are never looked at.
+    /// Draws a bounded number of endpoints at random until a usable endpoint without suspicion comes up. The capacity of
+    /// an endpoint decides its probability, and most endpoints are never looked at.
     fn draw<'e>(
         &self,
         endpoints: &'e Endpoints,
@@ -144,20 +151,23 @@ impl Choice<'_> {
             if capacity < top && pick.rng.random_range(0..top) >= capacity {
                 continue;
             }
-            if let Some(eligible) = self.eligible(workload, pick) {
+            if let Some(eligible) = self.eligible(workload, pick)
+                && !self.is_suspect(workload, &eligible, pick)
+            {
                 return Some((workload, eligible));
             }
         }
         None
     }
 
-    /// Ranks all endpoints, and draws one of the best rank by capacity.
+    /// Ranks all endpoints, and draws one of the best rank by capacity. A suspect is drawn only if the best rank has no
+    /// other endpoint.
     fn weigh_all<'e>(
         &self,
         endpoints: &'e Endpoints,
         pick: &mut Pick<'_>,
     ) -> Option<(&'e Arc<Workload>, Eligible)> {
-        let (mut best, mut sum, mut chosen) = (0, 0_u64, None);
+        let (mut best, mut trusted, mut suspects) = (0, Drawing::default(), Drawing::default());
         for workload in endpoints.workloads().iter().filter(|workload| workload.capacity() > 0) {
             let Some(rank) = self.rank(workload.place()) else { continue };
             if rank < best {
@@ -165,15 +175,22 @@ impl Choice<'_> {
             }
             let Some(eligible) = self.eligible(workload, pick) else { continue };
             if rank > best {
-                (best, sum) = (rank, 0);
+                (best, trusted, suspects) = (rank, Drawing::default(), Drawing::default());
             }
-            let capacity = u64::from(workload.capacity());
-            sum += capacity;
-            if pick.rng.random_range(0..sum) < capacity {
-                chosen = Some((workload, eligible));
-            }
+            let suspect = self.is_suspect(workload, &eligible, pick);
+            let drawing = if suspect { &mut suspects } else { &mut trusted };
+            drawing.offer(workload, eligible, pick);
         }
-        chosen
+        trusted.drawn.or(suspects.drawn)
+    }
+
+    fn is_suspect(&self, workload: &Arc<Workload>, eligible: &Eligible, pick: &Pick<'_>) -> bool {
+        match eligible.dial_target {
+            DialTarget::Ip(ip) => {
+                pick.suspects(workload, SocketAddr::new(ip, self.dialled_port(workload, eligible.port)))
+            }
+            DialTarget::Host(_) | DialTarget::Gateway => false,
+        }
     }
 
     /// The rank of an endpoint at `place` by nearness, or `None` if the endpoint is too far away.
@@ -251,6 +268,18 @@ impl Choice<'_> {
         of_endpoint
             .or(of_service.filter(|&target| target != 0))
             .or_else(|| tunnel.and_then(|tunnel| tunnel.port).map(|_| port))
+    }
+}
+
+// === impl Drawing ===
+
+impl<'e> Drawing<'e> {
+    fn offer(&mut self, workload: &'e Arc<Workload>, eligible: Eligible, pick: &mut Pick<'_>) {
+        let capacity = u64::from(workload.capacity());
+        self.sum += capacity;
+        if pick.rng.random_range(0..self.sum) < capacity {
+            self.drawn = Some((workload, eligible));
+        }
     }
 }
 

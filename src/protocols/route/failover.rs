@@ -1,16 +1,15 @@
 //! Which endpoint is tried after another one has failed, and when a connection gives up.
 //!
 //! [`Failover`] is the state of one outbound connection. The caller asks it for an attempt ([`Failover::next`]), makes
-//! the attempt, and tells it what failed ([`Failover::failed`]). Endpoints that failed for other connections lately are
-//! unhealthy: they are passed over while any other endpoint is left. Endpoints that failed for this connection are
-//! never tried again.
+//! the attempt, and tells it what failed ([`Failover::failed`]). Endpoints that failed for this connection are never
+//! tried again. What other connections may learn from a failure is its [`Finding`].
 
 #[cfg(test)]
 mod tests;
 
 use std::{net::SocketAddr, time::Duration};
 
-use super::{error::RouteError, hop::Route, local::is_at_destination};
+use super::{error::RouteError, hop::Route, local::is_at_destination, suspects::Finding};
 use crate::protocols::{
     addr::HboneAddr,
     hbone::client::ConnectError,
@@ -35,8 +34,6 @@ pub(crate) struct Failover {
     attempts: usize,
     /// Endpoints that failed for this connection.
     failed: Vec<SocketAddr>,
-    /// Endpoints that failed for others lately. Empty once there was no route without them.
-    unhealthy: Vec<SocketAddr>,
 }
 
 /// One attempt to reach an endpoint.
@@ -65,7 +62,7 @@ pub enum NoAttempt {
 /// What to do after a failed attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AfterFailure {
-    /// Ask for another attempt. The endpoint is unhealthy for other connections too.
+    /// Ask for another attempt.
     TryNext,
     /// The connection fails with the error of this attempt.
     GiveUp,
@@ -128,6 +125,10 @@ pub enum AttemptError {
     /// There is no tunnel for a reason that lies here, so that another endpoint would not help.
     #[error(transparent)]
     NoTunnel(Failure),
+    /// The pod's own network, certificate or tunnels are the reason. Another endpoint may help, and this one is not to
+    /// blame.
+    #[error(transparent)]
+    OwnFault(Failure),
     /// The tunnel was slow, and another endpoint was to be had.
     #[error("{to}: no tunnel within {after:?}")]
     SlowTunnel {
@@ -179,9 +180,9 @@ impl FailoverLimits {
 // === impl Failover ===
 
 impl Failover {
-    /// A connection that has made no attempt yet. `unhealthy` are the endpoints that failed for others lately.
-    pub(crate) fn new(limits: FailoverLimits, unhealthy: Vec<SocketAddr>) -> Self {
-        Self { limits, attempts: 0, failed: Vec::new(), unhealthy }
+    /// A connection that has made no attempt yet.
+    pub(crate) fn new(limits: FailoverLimits) -> Self {
+        Self { limits, attempts: 0, failed: Vec::new() }
     }
 
     /// The next attempt, and its route. `route` finds a route that leads to none of the given addresses.
@@ -190,15 +191,10 @@ impl Failover {
     /// There is no route; see [`NoAttempt`].
     pub(crate) fn next(
         &mut self,
-        mut route: impl FnMut(&[SocketAddr]) -> Result<Route, RouteError>,
+        route: impl FnOnce(&[SocketAddr]) -> Result<Route, RouteError>,
     ) -> Result<(Attempt, Route), NoAttempt> {
         self.attempts += 1;
-        let mut routed = route(&[self.failed.as_slice(), self.unhealthy.as_slice()].concat());
-        if matches!(routed, Err(RouteError::NoHealthyUpstream(_))) && !self.unhealthy.is_empty() {
-            self.unhealthy.clear();
-            routed = route(&self.failed);
-        }
-        match routed {
+        match route(&self.failed) {
             Ok(route) => Ok((self.attempt(&route), route)),
             Err(error @ RouteError::NoHealthyUpstream(_)) if !self.failed.is_empty() => {
                 Err(NoAttempt::AllFailed(error))
@@ -212,8 +208,8 @@ impl Failover {
         self.attempts
     }
 
-    /// Whether `attempt`, which has waited for `slow_after`, is given up for another endpoint than `to`. An unhealthy
-    /// endpoint is better than none that answers. `route` is as in [`Failover::next`].
+    /// Whether `attempt`, which has waited for `slow_after`, is given up for another endpoint than `to`. A suspect
+    /// is better than an endpoint that does not answer. `route` is as in [`Failover::next`].
     pub(crate) fn replaces_slow(
         &self,
         attempt: &Attempt,
@@ -300,6 +296,7 @@ impl AttemptError {
             | Self::SlowConnect { .. }
             | Self::Tunnel(_)
             | Self::SlowTunnel { .. }
+            | Self::OwnFault(_)
             | Self::Cut => Retry::Safe,
             Self::Request { error, .. } => match error {
                 ConnectError::LocalAuthority(_) => Retry::Never,
@@ -328,6 +325,27 @@ impl AttemptError {
         }
     }
 
+    /// What the error says of the next hop.
+    pub fn finding(&self) -> Finding {
+        match self {
+            Self::Unresolved(_) | Self::DoubleHbone | Self::NoTunnel(_) | Self::OwnFault(_) => Finding::Nothing,
+            Self::Connect(_) | Self::SlowConnect { .. } | Self::Tunnel(_) | Self::SlowTunnel { .. } => {
+                Finding::HopFailed
+            }
+            Self::Request { error, .. } => match error {
+                ConnectError::LocalAuthority(_) => Finding::Nothing,
+                ConnectError::PeerStatus(status) => finding_of_status(status.as_u16()),
+                ConnectError::Tunnel { .. } if self.tunnel_health() == TunnelHealth::Ending => {
+                    Finding::HopFailed
+                }
+                ConnectError::Tunnel { .. } => Finding::DestinationFailed,
+            },
+            // PINGs tell whether a peer still answers.
+            Self::NoAnswer { .. } | Self::Cut => Finding::DestinationFailed,
+            Self::Refused(status) => finding_of_status(*status),
+        }
+    }
+
     fn permits_retry(&self) -> bool {
         match self.retry() {
             Retry::Safe => true,
@@ -347,7 +365,8 @@ impl From<AttemptError> for Outcome {
             AttemptError::Unresolved(why) => return why.into(),
             AttemptError::Connect(failure)
             | AttemptError::Tunnel(failure)
-            | AttemptError::NoTunnel(failure) => failure,
+            | AttemptError::NoTunnel(failure)
+            | AttemptError::OwnFault(failure) => failure,
             AttemptError::DoubleHbone
             | AttemptError::SlowConnect { .. }
             | AttemptError::SlowTunnel { .. } => Failure::Dial(Cause::of(error)),
@@ -365,6 +384,11 @@ impl From<AttemptError> for Outcome {
         };
         failure.into()
     }
+}
+
+/// What a peer's answer says. A refusal is meant, and concerns the client as much as the destination.
+fn finding_of_status(status: u16) -> Finding {
+    if status == UNAVAILABLE { Finding::DestinationFailed } else { Finding::Nothing }
 }
 
 // === impl Retry ===

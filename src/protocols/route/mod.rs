@@ -10,6 +10,7 @@ mod local;
 mod outbound;
 mod ports;
 mod request;
+pub(crate) mod suspects;
 mod waypoint;
 
 pub use self::{
@@ -20,4 +21,5 @@ pub use self::{
     outbound::outbound,
     ports::check_outbound,
     request::{Pick, Source},
+    suspects::{Finding, Suspicion},
 };

@@ -1,7 +1,11 @@
 //! The inputs of a route besides the mesh.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
+use super::suspects::Suspicion;
 use crate::protocols::mesh::Workload;
 
 /// The pod that opens a connection.
@@ -20,6 +24,8 @@ pub struct Pick<'a> {
     /// Addresses that no route may lead to, as endpoints there have failed. If nothing else is left,
     /// there is `RouteError::NoHealthyUpstream`.
     pub excluded: &'a [SocketAddr],
+    /// Next hops that failed lately. Among endpoints of the same rank they are the last choice.
+    pub suspicion: Option<Suspicion<'a>>,
 }
 
 // === impl Pick ===
@@ -28,5 +34,10 @@ impl Pick<'_> {
     /// Whether `addr` must not be chosen.
     pub(super) fn excludes(&self, addr: SocketAddr) -> bool {
         self.excluded.contains(&addr)
+    }
+
+    /// Whether `workload`, dialled at `addr`, is passed over while there is another choice.
+    pub(super) fn suspects(&self, workload: &Arc<Workload>, addr: SocketAddr) -> bool {
+        self.suspicion.is_some_and(|suspicion| suspicion.falls_on(workload, addr))
     }
 }

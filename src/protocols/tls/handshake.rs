@@ -11,7 +11,7 @@ use std::{
 
 use bytes::{Buf, BytesMut};
 use rustls::{
-    ClientConfig, ServerConfig,
+    AlertDescription, ClientConfig, ServerConfig,
     client::{ClientConnectionData, UnbufferedClientConnection},
     pki_types::{CertificateDer, ServerName},
     server::{ServerConnectionData, UnbufferedServerConnection},
@@ -54,6 +54,29 @@ pub enum HandshakeError {
     /// The negotiated keys cannot be used.
     #[error("{0}")]
     Record(#[from] RecordError),
+}
+
+// === impl HandshakeError ===
+
+impl HandshakeError {
+    /// Whether the reason is this side's certificate or configuration, and not the peer.
+    pub fn is_own_fault(&self) -> bool {
+        match self {
+            Self::Tls(rustls::Error::AlertReceived(alert)) => matches!(
+                alert,
+                AlertDescription::BadCertificate
+                    | AlertDescription::UnsupportedCertificate
+                    | AlertDescription::CertificateRevoked
+                    | AlertDescription::CertificateExpired
+                    | AlertDescription::CertificateUnknown
+                    | AlertDescription::CertificateRequired
+                    | AlertDescription::UnknownCA
+                    | AlertDescription::AccessDenied
+            ),
+            Self::LocalEncode => true,
+            _ => false,
+        }
+    }
 }
 
 /// The peer's certificates and protocol as the handshake reported them.

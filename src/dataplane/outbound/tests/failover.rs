@@ -23,7 +23,7 @@ fn another_endpoint_is_connected_to_after_a_refusal() {
         conn.app.finish().await;
         conn.done().await;
         assert_eq!(pod.network.dialled(), [THREE, FOUR]);
-        assert_eq!(bed.hops.unhealthy.now(), [addr(THREE)]);
+        assert_eq!(pod.outbound.peers.suspicions.hops(), [addr(THREE)]);
         let lines = [
             format!("outbound {THREE}: connection failed: {THREE}: connection refused"),
             format!("outbound {FOUR}: complete, 5 sent, 0 received"),
@@ -48,24 +48,6 @@ fn the_last_refusal_is_the_connections() {
 }
 
 #[test]
-fn an_endpoint_that_failed_is_passed_over_by_the_next_connection() {
-    run(mesh(), async |bed| {
-        let pod = client(bed);
-        pod.network.plan(FOUR, Plan::Accept);
-        for _ in 0..2 {
-            let _conn = bed.connect(&pod, CLIENT, PLAIN_SERVICE);
-            pod.network.accepted(FOUR).await;
-        }
-        assert_eq!(pod.network.dialled(), [THREE, FOUR, FOUR]);
-        // An endpoint stays unhealthy for 10 seconds only.
-        tokio::time::sleep(Duration::from_secs(11)).await;
-        pod.network.plan(THREE, Plan::Accept);
-        let _conn = bed.connect(&pod, CLIENT, PLAIN_SERVICE);
-        pod.network.accepted(THREE).await;
-    });
-}
-
-#[test]
 fn a_slow_endpoint_is_replaced_after_a_second() {
     run(mesh(), async |bed| {
         let pod = client(bed);
@@ -75,7 +57,7 @@ fn a_slow_endpoint_is_replaced_after_a_second() {
         let _conn = bed.connect(&pod, CLIENT, PLAIN_SERVICE);
         pod.network.accepted(FOUR).await;
         assert_eq!(since.elapsed().as_secs(), 1);
-        assert_eq!(bed.hops.unhealthy.now(), [addr(THREE)]);
+        assert_eq!(pod.outbound.peers.suspicions.hops(), [addr(THREE)]);
         assert_eq!(
             bed.lines(),
             [format!("outbound {THREE}: connection failed: {THREE}: no answer within 1s")]
@@ -112,7 +94,7 @@ fn another_endpoint_is_dialled_after_a_failed_dial() {
         let asked = pod.peers.asked(TWO).await;
         assert_eq!(asked.authority(), "10.0.0.12:8080");
         asked.accept().hears("hello").await;
-        assert_eq!(bed.hops.unhealthy.now(), [addr(ONE)]);
+        assert_eq!(pod.outbound.peers.suspicions.hops(), [addr(ONE)]);
         assert_eq!(bed.lines(), [format!("outbound {ONE}: connection failed: {ONE}: connection refused")]);
     });
 }

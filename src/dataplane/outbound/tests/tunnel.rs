@@ -96,7 +96,7 @@ fn a_client_without_a_certificate_waits_and_no_endpoint_is_blamed() {
         conn.app.say("hello").await;
         pod.peers.asked(ONE).await.accept().hears("hello").await;
         assert_eq!(pod.peers.dialled(), [ONE]);
-        assert!(bed.hops.unhealthy.now().is_empty());
+        assert!(pod.outbound.peers.suspicions.hops().is_empty());
     });
 }
 
@@ -111,7 +111,7 @@ fn a_client_that_gets_no_certificate_is_refused_and_no_endpoint_is_blamed() {
         assert_eq!(pod.peers.dialled(), [ONE]);
         assert_eq!(bed.lines(), [format!("outbound {ONE}: identity error: no certificate")]);
         assert_eq!(bed.closed("source"), [("IDENTITY_ERROR", 1)]);
-        assert!(bed.hops.unhealthy.now().is_empty());
+        assert!(pod.outbound.peers.suspicions.hops().is_empty());
     });
 }
 

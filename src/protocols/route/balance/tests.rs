@@ -1,10 +1,17 @@
 //! Ports, ranks, weights, addresses.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    time::Instant,
+};
 
 use rand::{SeedableRng, rngs::SmallRng};
 
-use crate::protocols::route::{Hop, Pick, Route, RouteError, Source, Upstream, outbound};
+use crate::protocols::route::{
+    Finding, Hop, Pick, Route, RouteError, Source, Upstream, outbound,
+    suspects::{Suspects, Tried},
+};
 use crate::protocols::{
     addr::{HboneAddr, OrigDst},
     mesh::fixtures::{Svc, TestMesh, Wl, addr, ip, pod, service},
@@ -19,7 +26,7 @@ fn call(t: &TestMesh, dst: &str, seed: u64, excluded: &[SocketAddr]) -> Result<R
     let workload = t.pod("client");
     let source = Source { workload: &workload, client: ip(CLIENT) };
     let mut rng = SmallRng::seed_from_u64(seed);
-    outbound(&t.mesh, &source, OrigDst::new(addr(dst)), &mut Pick { rng: &mut rng, excluded })
+    outbound(&t.mesh, &source, OrigDst::new(addr(dst)), &mut Pick { rng: &mut rng, excluded, suspicion: None })
 }
 
 /// How often each of the next hops comes up in 400 calls.
@@ -316,5 +323,45 @@ fn waypoints_are_chosen_by_weight_with_the_single_one_as_fallback() {
         if want.len() == 2 {
             assert!((260..340).contains(&spread[first]), "{spread:?}");
         }
+    }
+}
+
+#[test]
+fn a_suspect_is_chosen_only_if_its_rank_has_no_other_endpoint() {
+    let near = |name, ip| web(name, ip).local();
+    let endpoints = [near("a", "10.0.0.1"), near("b", "10.0.0.2"), web("c", "10.0.0.3")];
+    let standard = || service("web", "10.1.0.1");
+    let nearest = || standard().balancing(Mode::Failover, &[Scope::Node]);
+    let (a, b, c) = ("10.0.0.1:8080", "10.0.0.2:8080", "10.0.0.3:8080");
+    type Row<'a> = (&'a str, Svc, &'a [&'a str], &'a [&'a str]);
+    let table: [Row<'_>; 6] = [
+        ("all are equal", standard(), &["a"], &[b, c]),
+        ("one is left", standard(), &["a", "b"], &[c]),
+        ("suspects are better than nothing", standard(), &["a", "b", "c"], &[a, b, c]),
+        ("another one is as near", nearest(), &["a"], &[b]),
+        ("a suspect that is near is better than an endpoint that is far", nearest(), &["a", "b"], &[a, b]),
+        ("one that is far is no choice anyway", nearest(), &["c"], &[a, b]),
+    ];
+    for (why, service, suspects, want) in table {
+        let t = mesh(pod("client", CLIENT).local(), service, endpoints.clone());
+        let (dst, now) = (OrigDst::new(addr(VIP)), Instant::now());
+        let mut ledger = Suspects::default();
+        for name in suspects {
+            let workload = t.pod(name);
+            let hop = SocketAddr::new(workload.addresses()[0], 8080);
+            ledger.learn(&Tried { workload: &workload, hop, asked: dst }, Finding::HopFailed, now);
+        }
+        let workload = t.pod("client");
+        let source = Source { workload: &workload, client: ip(CLIENT) };
+        let mut got = BTreeSet::new();
+        for seed in 0..100 {
+            let mut rng = SmallRng::seed_from_u64(seed);
+            let suspicion = Some(ledger.of(dst, now));
+            let mut pick = Pick { rng: &mut rng, excluded: &[], suspicion };
+            let route = outbound(&t.mesh, &source, dst, &mut pick).unwrap();
+            got.insert(format!("{:?}", route.hop.upstream()));
+        }
+        let want: BTreeSet<_> = want.iter().map(|to| format!("{:?}", Upstream::Ip(addr(to)))).collect();
+        assert_eq!(got, want, "{why}");
     }
 }

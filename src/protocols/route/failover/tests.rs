@@ -54,6 +54,10 @@ fn refused() -> AttemptError {
     AttemptError::Connect(Failure::Dial(Cause::of(io::Error::from(io::ErrorKind::ConnectionRefused))))
 }
 
+fn own_fault() -> AttemptError {
+    AttemptError::OwnFault(Failure::Dial(Cause::of(io::Error::from(io::ErrorKind::NetworkUnreachable))))
+}
+
 fn tunnel_failed(unprocessed: bool, sent_along: bool) -> AttemptError {
     let error = ConnectError::Tunnel { error: Reason::INTERNAL_ERROR.into(), unprocessed };
     AttemptError::Request { error, sent_along }
@@ -64,9 +68,8 @@ fn status(status: StatusCode, sent_along: bool) -> AttemptError {
 }
 
 /// The endpoints that a connection tries while each fails with `refused`, and how it ends.
-fn tries(endpoints: &Endpoints, unhealthy: &[&str]) -> (Vec<String>, Result<AfterFailure, NoAttempt>) {
-    let unhealthy = unhealthy.iter().map(|text| addr(text)).collect();
-    let (mut failover, mut tried) = (Failover::new(LIMITS, unhealthy), Vec::new());
+fn tries(endpoints: &Endpoints) -> (Vec<String>, Result<AfterFailure, NoAttempt>) {
+    let (mut failover, mut tried) = (Failover::new(LIMITS), Vec::new());
     loop {
         let (attempt, route) = match failover.next(|excluded| endpoints.route(excluded)) {
             Ok(next) => next,
@@ -85,26 +88,15 @@ fn endpoints_are_tried_in_this_order() {
     let (a, b, c, d) = ("10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80", "10.0.0.4:80");
     let all_failed = || Err(NoAttempt::AllFailed(nothing_left()));
     let give_up = || Ok(AfterFailure::GiveUp);
-    type Row<'a> = (&'a str, &'a [&'a str], &'a [&'a str], &'a [&'a str], Result<AfterFailure, NoAttempt>);
-    let table: [Row<'_>; 9] = [
-        ("at most three endpoints are tried", &[a, b, c, d], &[], &[a, b, c], give_up()),
-        ("the last one's failure has been reported already", &[a, b], &[], &[a, b], all_failed()),
-        ("one endpoint is tried once", &[a], &[], &[a], all_failed()),
-        ("without an endpoint there is no route", &[], &[], &[], Err(NoAttempt::Unroutable(nothing_left()))),
-        ("an unhealthy endpoint is passed over", &[a, b, c, d], &[a], &[b, c, d], give_up()),
-        ("an unhealthy endpoint is better than none", &[a], &[a], &[a], all_failed()),
-        ("healthy endpoints go before it", &[a, b], &[a], &[b, a], all_failed()),
-        (
-            "once nothing else is left all unhealthy ones count again",
-            &[a, b, c],
-            &[a, b],
-            &[c, a, b],
-            give_up(),
-        ),
-        ("what failed here is not tried again for that", &[a, b], &[a, b], &[a, b], all_failed()),
+    type Row<'a> = (&'a str, &'a [&'a str], &'a [&'a str], Result<AfterFailure, NoAttempt>);
+    let table: [Row<'_>; 4] = [
+        ("at most three endpoints are tried", &[a, b, c, d], &[a, b, c], give_up()),
+        ("the last one's failure has been reported already", &[a, b], &[a, b], all_failed()),
+        ("one endpoint is tried once", &[a], &[a], all_failed()),
+        ("without an endpoint there is no route", &[], &[], Err(NoAttempt::Unroutable(nothing_left()))),
     ];
-    for (why, endpoints, unhealthy, want, end) in table {
-        let got = tries(&Endpoints::new(endpoints), unhealthy);
+    for (why, endpoints, want, end) in table {
+        let got = tries(&Endpoints::new(endpoints));
         assert_eq!(got, (want.iter().map(|text| (*text).to_owned()).collect(), end), "{why}");
     }
 }
@@ -112,7 +104,7 @@ fn endpoints_are_tried_in_this_order() {
 #[test]
 fn a_route_without_a_service_is_tried_once() {
     let only = addr("10.0.0.1:80");
-    let mut failover = Failover::new(LIMITS, Vec::new());
+    let mut failover = Failover::new(LIMITS);
     let (attempt, _) = failover.next(|_| Ok(to(only))).unwrap();
     assert!(attempt.is_last, "without a service there is one endpoint");
     assert!(!failover.replaces_slow(&attempt, only, WaitingFor::Endpoint, |_| Ok(to(only))));
@@ -121,14 +113,8 @@ fn a_route_without_a_service_is_tried_once() {
 
 #[test]
 fn an_error_of_routing_other_than_no_endpoint_ends_the_connection() {
-    let mut failover = Failover::new(LIMITS, vec![addr("10.0.0.9:80")]);
-    let mut asked = 0;
-    let none = failover.next(|_| {
-        asked += 1;
-        Err(RouteError::Recursive)
-    });
+    let none = Failover::new(LIMITS).next(|_| Err(RouteError::Recursive));
     assert_eq!(none.unwrap_err(), NoAttempt::Unroutable(RouteError::Recursive));
-    assert_eq!(asked, 1, "unhealthy endpoints are not the reason");
 }
 
 #[test]
@@ -139,7 +125,7 @@ fn each_error_permits_what_it_says_of_the_application() {
     let after = Duration::from_secs(1);
     let authority = || ConnectError::LocalAuthority("x".into());
     // Error; what it permits; whether another endpoint is tried if there is one; what it says of the tunnel; why.
-    let table: [(AttemptError, Retry, bool, TunnelHealth, &str); 20] = [
+    let table: [(AttemptError, Retry, bool, TunnelHealth, &str); 21] = [
         (
             AttemptError::Unresolved(Unroutable::NoAddresses("h".into())),
             Never,
@@ -159,6 +145,7 @@ fn each_error_permits_what_it_says_of_the_application() {
         ),
         (AttemptError::SlowTunnel { to, after }, Safe, true, Sound, "as before"),
         (AttemptError::NoTunnel(Failure::Identity("none".into())), Never, false, Sound, "the reason is here"),
+        (own_fault(), Safe, true, Sound, "another endpoint may have a route"),
         (
             AttemptError::Request { error: authority(), sent_along: false },
             Never,
@@ -200,7 +187,7 @@ fn each_error_permits_what_it_says_of_the_application() {
     for (error, retry, tries_next, health, why) in &table {
         assert_eq!((error.retry(), error.tunnel_health()), (*retry, *health), "{error:?}: {why}");
         let (endpoints, mut failover) =
-            (Endpoints::new(&["10.0.0.1:80", "10.0.0.2:80"]), Failover::new(LIMITS, vec![]));
+            (Endpoints::new(&["10.0.0.1:80", "10.0.0.2:80"]), Failover::new(LIMITS));
         let (attempt, route) = failover.next(|excluded| endpoints.route(excluded)).unwrap();
         let verdict = failover.failed(&attempt, endpoint(&route), error);
         assert_eq!(verdict == AfterFailure::TryNext, *tries_next, "{error:?}: {why}");
@@ -211,6 +198,34 @@ fn each_error_permits_what_it_says_of_the_application() {
         (Safe, Sound),
         "bytes move only after both sides are ready"
     );
+}
+
+#[test]
+fn each_error_blames_what_failed_and_nobody_else() {
+    use Finding::*;
+    let to = addr("10.0.0.1:15008");
+    let after = Duration::from_secs(1);
+    let request = |error: ConnectError| AttemptError::Request { error, sent_along: false };
+    let table: [(AttemptError, Finding, &str); 15] = [
+        (AttemptError::Unresolved(Unroutable::NoAddresses("h".into())), Nothing, "no next hop was asked"),
+        (AttemptError::DoubleHbone, Nothing, "no next hop was asked"),
+        (AttemptError::NoTunnel(Failure::Identity("none".into())), Nothing, "the pod has no certificate"),
+        (own_fault(), Nothing, "the pod has no route"),
+        (request(ConnectError::LocalAuthority("x".into())), Nothing, "nothing was sent"),
+        (refused(), HopFailed, "the next hop said so"),
+        (AttemptError::SlowConnect { to, after }, HopFailed, "it did not answer"),
+        (AttemptError::Tunnel(Failure::Tls("alert".into())), HopFailed, "it did not complete the handshake"),
+        (AttemptError::SlowTunnel { to, after }, HopFailed, "it did not answer"),
+        (tunnel_failed(false, false), DestinationFailed, "the tunnel lives"),
+        (status(StatusCode::SERVICE_UNAVAILABLE, false), DestinationFailed, "the next hop answered"),
+        (AttemptError::Refused(503), DestinationFailed, "as a proxy of its own would answer"),
+        (status(StatusCode::UNAUTHORIZED, false), Nothing, "the client was refused"),
+        (AttemptError::NoAnswer { to, after, sent_along: false }, DestinationFailed, "PINGs judge the way"),
+        (AttemptError::Cut, DestinationFailed, "the way is within this process"),
+    ];
+    for (error, want, why) in table {
+        assert_eq!(error.finding(), want, "{error:?}: {why}");
+    }
 }
 
 #[test]
@@ -229,7 +244,7 @@ fn only_a_failed_tunnel_is_replaced_and_once() {
         ),
     ];
     for (error, want, why) in table {
-        let mut failover = Failover::new(LIMITS, Vec::new());
+        let mut failover = Failover::new(LIMITS);
         let (mut attempt, _) = failover.next(|excluded| endpoints.route(excluded)).unwrap();
         assert_eq!([(); 2].map(|()| attempt.takes_another_tunnel(&error)), want, "{error:?}: {why}");
     }
@@ -239,16 +254,15 @@ fn only_a_failed_tunnel_is_replaced_and_once() {
 fn a_slow_endpoint_is_given_up_only_for_another_one() {
     let (a, b) = ("10.0.0.1:80", "10.0.0.2:80");
     use WaitingFor::*;
-    type Row<'a> = (&'a [&'a str], &'a [&'a str], WaitingFor, bool, &'a str);
-    let table: [Row<'_>; 4] = [
-        (&[a, b], &[], Endpoint, true, "the other one may be faster"),
-        (&[a, b], &[b], Endpoint, true, "an unhealthy endpoint may be well again"),
-        (&[a], &[], Endpoint, false, "the last one is waited for as long as it may take"),
-        (&[a, b], &[], Certificate, false, "no endpoint would be faster"),
+    type Row<'a> = (&'a [&'a str], WaitingFor, bool, &'a str);
+    let table: [Row<'_>; 3] = [
+        (&[a, b], Endpoint, true, "the other one may be faster"),
+        (&[a], Endpoint, false, "the last one is waited for as long as it may take"),
+        (&[a, b], Certificate, false, "no endpoint would be faster"),
     ];
-    for (endpoints, unhealthy, waiting, want, why) in table {
+    for (endpoints, waiting, want, why) in table {
         let endpoints = Endpoints::new(endpoints);
-        let mut failover = Failover::new(LIMITS, unhealthy.iter().map(|text| addr(text)).collect());
+        let mut failover = Failover::new(LIMITS);
         let (attempt, route) = failover.next(|excluded| endpoints.route(excluded)).unwrap();
         let slow = endpoint(&route);
         assert_eq!(
@@ -263,7 +277,7 @@ fn a_slow_endpoint_is_given_up_only_for_another_one() {
 #[test]
 fn early_data_goes_to_the_destinations_own_proxy_only() {
     let endpoints = Endpoints::new(&["10.0.0.1:80"]);
-    let (attempt, _) = Failover::new(LIMITS, Vec::new()).next(|excluded| endpoints.route(excluded)).unwrap();
+    let (attempt, _) = Failover::new(LIMITS).next(|excluded| endpoints.route(excluded)).unwrap();
     let own = HboneAddr::Ip(addr("10.0.0.1:80"));
     for (to, authority, want) in [
         ("10.0.0.1:15008", &own, true),

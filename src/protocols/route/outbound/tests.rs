@@ -16,7 +16,7 @@ fn route_from(t: &TestMesh, source: &str, client: &str, dst: &str) -> Result<Rou
     let workload = t.pod(source);
     let source = Source { workload: &workload, client: ip(client) };
     let mut rng = SmallRng::seed_from_u64(1);
-    outbound(&t.mesh, &source, OrigDst::new(addr(dst)), &mut Pick { rng: &mut rng, excluded: &[] })
+    outbound(&t.mesh, &source, OrigDst::new(addr(dst)), &mut Pick { rng: &mut rng, excluded: &[], suspicion: None })
 }
 
 fn route(t: &TestMesh, dst: &str) -> Result<Route, RouteError> {
@@ -256,7 +256,7 @@ fn a_gateway_is_itself_dialled_whatever_network_it_is_on() {
     for seed in 0..20 {
         let mut rng = SmallRng::seed_from_u64(seed);
         let excluded = [addr("10.9.0.1:15008")];
-        let mut pick = Pick { rng: &mut rng, excluded: &excluded };
+        let mut pick = Pick { rng: &mut rng, excluded: &excluded, suspicion: None };
         let route = outbound(&t.mesh, &source, OrigDst::new(addr("10.1.0.1:80")), &mut pick);
         assert_eq!(text(route), "double 10.9.0.2:15008 [sa-gw2] web:80 [] to gw2 for web");
     }
