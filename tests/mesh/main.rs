@@ -15,6 +15,7 @@ mod diag;
 mod dns;
 mod early;
 mod ending;
+mod failover;
 mod flood;
 mod hbone;
 mod lifecycle;
@@ -38,6 +39,7 @@ use certs::*;
 use dns::*;
 use early::*;
 use ending::*;
+use failover::*;
 use flood::*;
 use hbone::*;
 use lifecycle::*;
@@ -60,6 +62,7 @@ fn main() -> ExitCode {
         ports_of_the_proxy_are_refused_and_nothing_loops,
         one_port_of_a_client_serves_for_connections_to_several_ports_and_servers,
         raw_hbone_is_answered_by_the_table_of_statuses,
+        a_pod_whose_own_rules_drop_what_it_sends_moves_no_connection_of_another,
         another_trust_domain_is_turned_away_on_both_sides,
         mute_peers_end_in_bounded_time_with_their_flag,
         what_a_client_has_said_goes_along_with_its_connect,

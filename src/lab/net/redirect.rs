@@ -161,6 +161,20 @@ pub fn set_mute(pod: &Namespace, mute: bool) -> Result<(), NetError> {
     })?
 }
 
+/// Adds rules to `pod` that drop every TCP packet that leaves it for one of `peers`, as a NetworkPolicy of the pod does.
+pub fn mute_towards(pod: &Namespace, peers: &[IpAddr]) -> Result<(), NetError> {
+    pod.run(|| {
+        let mut batch = Batch::new();
+        batch.table(MUTE);
+        let chain = ChainName { table: MUTE, chain: OUTPUT };
+        batch.base_chain(chain, Kind::Filter, Hook::Output, PRIORITY_FILTER);
+        for peer in peers {
+            batch.rule(chain, Rule::new().to(*peer).tcp().verdict(Verdict::Drop));
+        }
+        batch.commit(pod.name())
+    })?
+}
+
 /// Adds the rules that remember the proxy's connections and mark the answers, so that the answers find the proxy's
 /// socket.
 fn mangle(batch: &mut Batch) {
