@@ -146,7 +146,7 @@ fn a_push_of_the_workload_clears_it() {
         let pod = client(bed);
         find_five_refusing(bed, &pod).await;
         serve(&pod, FIVE);
-        bed.push(five());
+        bed.push(five().capacity(2));
         assert!(connects(bed, &pod, MANY).await.0 > 5);
     });
 }
@@ -198,10 +198,9 @@ fn an_own_fault_of_a_dial_is_no_verdict_on_a_peer() {
         run(even_mesh(), async |bed| {
             let pod = client(bed);
             pod.peers.plan(SEVEN, DialPlan::Fail(error));
-            let mut dials = 0;
+            let (mut dials, mut open) = (0, Vec::new());
             while dials < 3 {
-                let _conn = bed.connect(&pod, CLIENT, TUNNELLED);
-                pod.peers.asked(EIGHT).await;
+                open.push((bed.connect(&pod, CLIENT, TUNNELLED), pod.peers.asked(EIGHT).await));
                 dials = pod.peers.dialled().iter().filter(|to| *to == SEVEN).count();
             }
             assert!(pod.outbound.peers.suspicions.hops().is_empty());
@@ -214,17 +213,16 @@ fn a_503_for_one_port_does_not_count_against_another() {
     run(even_mesh(), async |bed| {
         let pod = client(bed);
         // The peer "seven" does not serve the first port.
-        loop {
+        let _open = loop {
             let mut conn = bed.connect(&pod, CLIENT, TUNNELLED);
             sleep(Duration::from_millis(1)).await;
             if let Some(asked) = pod.peers.asked_now(SEVEN) {
                 asked.answer(503);
-                pod.peers.asked(EIGHT).await;
-                break;
+                break (conn, pod.peers.asked(EIGHT).await);
             }
             pod.peers.asked(EIGHT).await.answer(401);
             conn.done().await;
-        }
+        };
         assert_eq!(pod.outbound.peers.suspicions.hops(), [addr(SEVEN)]);
         let ask = async |to: &str| {
             let mut conns = Vec::new();
