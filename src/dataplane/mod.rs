@@ -22,8 +22,8 @@ pub(crate) mod pod_directory;
 pub(crate) mod report;
 pub(crate) mod resolver;
 pub(crate) mod stream;
-pub(crate) mod tunnel;
 pub(crate) mod suspicions;
+pub(crate) mod tunnel;
 
 #[cfg(test)]
 pub(crate) mod testing;

@@ -234,9 +234,10 @@ impl<N: Network> Outbound<'_, N> {
         source: &Workload,
     ) -> (Result<(Attempt, Route), NoAttempt>, Trial<'_>) {
         let step = Step::new("route", SpanKind::Internal);
-        let (next, trial) = self.ctx.peers.suspicions.routed(self.dst, |suspicion| {
-            failover.next(|excluded| self.route(source, excluded, suspicion))
-        });
+        let (next, trial) =
+            self.ctx.peers.suspicions.routed(self.dst, |suspicion| {
+                failover.next(|excluded| self.route(source, excluded, suspicion))
+            });
         step.describe(|span| describe(span, failover.attempts(), &next));
         (next, trial)
     }

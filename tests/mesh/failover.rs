@@ -15,7 +15,9 @@ const BACKENDS: [&str; 3] = ["b0", "b1", "b2"];
 /// `client` and `neighbour` on node one, and three backends of one service on node two.
 fn mesh() -> String {
     let pod = |(at, name): (usize, &&str)| {
-        format!("  - {{name: {name}, serviceAccount: {name}, node: two, ip: 10.77.2.1{at}, run: http 8080}}\n")
+        format!(
+            "  - {{name: {name}, serviceAccount: {name}, node: two, ip: 10.77.2.1{at}, run: http 8080}}\n"
+        )
     };
     let backends: String = BACKENDS.iter().enumerate().map(pod).collect();
     format!(

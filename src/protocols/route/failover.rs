@@ -328,7 +328,9 @@ impl AttemptError {
     /// What the error says of the next hop.
     pub fn finding(&self) -> Finding {
         match self {
-            Self::Unresolved(_) | Self::DoubleHbone | Self::NoTunnel(_) | Self::OwnFault(_) => Finding::Nothing,
+            Self::Unresolved(_) | Self::DoubleHbone | Self::NoTunnel(_) | Self::OwnFault(_) => {
+                Finding::Nothing
+            }
             Self::Connect(_) | Self::SlowConnect { .. } | Self::Tunnel(_) | Self::SlowTunnel { .. } => {
                 Finding::HopFailed
             }

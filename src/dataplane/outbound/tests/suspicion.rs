@@ -5,10 +5,7 @@ use std::io::ErrorKind;
 use tokio::time::sleep;
 
 use super::*;
-use crate::dataplane::{
-    testing::peers::DialPlan,
-    tunnel::dialer::DialError,
-};
+use crate::dataplane::{testing::peers::DialPlan, tunnel::dialer::DialError};
 
 /// A service of the pods "five" and "six" without HBONE, none of which is nearer. The service has two ports.
 const EVEN: &str = "10.1.0.7:80";

@@ -26,7 +26,12 @@ fn call(t: &TestMesh, dst: &str, seed: u64, excluded: &[SocketAddr]) -> Result<R
     let workload = t.pod("client");
     let source = Source { workload: &workload, client: ip(CLIENT) };
     let mut rng = SmallRng::seed_from_u64(seed);
-    outbound(&t.mesh, &source, OrigDst::new(addr(dst)), &mut Pick { rng: &mut rng, excluded, suspicion: None })
+    outbound(
+        &t.mesh,
+        &source,
+        OrigDst::new(addr(dst)),
+        &mut Pick { rng: &mut rng, excluded, suspicion: None },
+    )
 }
 
 /// How often each of the next hops comes up in 400 calls.

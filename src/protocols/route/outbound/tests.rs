@@ -16,7 +16,12 @@ fn route_from(t: &TestMesh, source: &str, client: &str, dst: &str) -> Result<Rou
     let workload = t.pod(source);
     let source = Source { workload: &workload, client: ip(client) };
     let mut rng = SmallRng::seed_from_u64(1);
-    outbound(&t.mesh, &source, OrigDst::new(addr(dst)), &mut Pick { rng: &mut rng, excluded: &[], suspicion: None })
+    outbound(
+        &t.mesh,
+        &source,
+        OrigDst::new(addr(dst)),
+        &mut Pick { rng: &mut rng, excluded: &[], suspicion: None },
+    )
 }
 
 fn route(t: &TestMesh, dst: &str) -> Result<Route, RouteError> {

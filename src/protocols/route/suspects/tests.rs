@@ -69,7 +69,11 @@ fn a_suspicion_concerns_what_failed_and_nothing_else() {
     for (finding, same, other, why) in table {
         let mut ledger = Ledger::new();
         ledger.learn(HOP, ASKED, finding);
-        assert_eq!((ledger.is_suspect(HOP, ASKED), ledger.is_suspect(HOP, other_port)), (same, other), "{why}");
+        assert_eq!(
+            (ledger.is_suspect(HOP, ASKED), ledger.is_suspect(HOP, other_port)),
+            (same, other),
+            "{why}"
+        );
         assert!(!ledger.is_suspect(other_hop, ASKED), "{why}");
     }
 }
