@@ -8,7 +8,7 @@ use super::{
 };
 
 /// The documents that are kept short, and the most bytes of each.
-const SIZES: [(&str, usize); 9] = [
+const SIZES: [(&str, usize); 12] = [
     ("README.md", 9_000),
     ("ARCHITECTURE.md", 15_000),
     ("CONTRIBUTING.md", 6_000),
@@ -18,6 +18,9 @@ const SIZES: [(&str, usize); 9] = [
     ("docs/differences.md", 10_000),
     ("docs/glossary.md", 2_000),
     ("docs/performance.md", 10_000),
+    ("docs/cluster.md", 8_000),
+    ("docs/migration.md", 8_000),
+    ("docs/troubleshooting.md", 8_000),
 ];
 
 /// The documents whose names in backquotes have to be names of the source.
