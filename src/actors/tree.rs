@@ -32,8 +32,8 @@ use super::{
 };
 use crate::{
     dataplane::{
-        config::DataPlaneConfig, dns_config::DnsProxyConfig, mesh_view::MeshView, outbound_context::NextHops,
-        pod_directory::PodDirectory, resolver::Resolver,
+        config::DataPlaneConfig, dns_config::DnsProxyConfig, mesh_view::MeshView, on_demand::OnDemand,
+        outbound_context::NextHops, pod_directory::PodDirectory, resolver::Resolver,
     },
     protocols::{
         config::{Config, ProxyMode, Upstream},
@@ -122,9 +122,7 @@ struct TreeAccess {
 
 /// Refuses settings that ask for what this version does not do, rather than to do something else in silence.
 fn check(config: &Config) -> Result<(), BootError> {
-    let unsupported = if config.control.xds.on_demand {
-        "XDS_ON_DEMAND=true is not supported by this version"
-    } else if config.control.xds.local.is_some() {
+    let unsupported = if config.control.xds.local.is_some() {
         "LOCAL_XDS and LOCAL_XDS_PATH are not supported by this version"
     } else if config.node.mode != ProxyMode::Shared {
         "PROXY_MODE=dedicated is not supported by this version"
@@ -230,8 +228,12 @@ fn parts(
         certs: Arc::new(certs.clone()),
         resolver: Resolver::new(home.clone()),
     };
+    let mut view = MeshView::new(mesh, tables.changed());
+    if let Some(xds) = xds.as_ref().filter(|_| config.control.xds.on_demand) {
+        view = view.filled(OnDemand::new(Arc::new(xds.clone()), config.node.cluster_id.clone()));
+    }
     let node = Arc::new(Node {
-        mesh: MeshView::new(mesh, tables.changed()),
+        mesh: view,
         hops: Arc::new(hops),
         metrics: metrics.clone(),
         shards: shards.clone(),

@@ -30,7 +30,9 @@ use crate::{
         mesh::Workload,
         outcome::{Cause, Failure, Outcome, Unroutable},
         relay::relay,
-        route::{Inbound, InboundHbone, inbound_hbone, inbound_service},
+        route::{
+            Inbound, InboundHbone, inbound_hbone, inbound_service, missing_inbound, missing_labels,
+        },
         tls::{ALPN_H2, WorkloadCert, handshake, stream::TlsStream},
     },
     runtime::{
@@ -308,15 +310,19 @@ impl<N: Network> InboundStream<'_, N> {
     async fn route(&self) -> Result<(Arc<Workload>, Inbound), Refused> {
         let unavailable =
             |why: Unroutable| Refused { status: StatusCode::SERVICE_UNAVAILABLE, outcome: why.into() };
-        let local = self.ctx.pod.wait().await.map_err(unavailable)?;
+        let (pod, authority) = (&self.ctx.pod, &self.connect.authority);
+        let local = pod.wait().await.map_err(unavailable)?;
+        let at = self.tunnel.dst.ip().to_canonical();
+        pod.discover(|mesh| missing_inbound(mesh, &local, at, authority)).await.map_err(unavailable)?;
+        pod.discover_later(|mesh| missing_labels(mesh, &local, self.tunnel.client));
         let config = &self.ctx.config;
         let request = InboundHbone {
             local: &local,
             dst: self.tunnel.dst,
-            authority: &self.connect.authority,
+            authority,
             localhost_app_tunnel: config.listen.localhost_app_tunnel,
         };
-        match inbound_hbone(self.ctx.pod.mesh.tables(), &request, &config.listen.ports) {
+        match inbound_hbone(pod.mesh.tables(), &request, &config.listen.ports) {
             Ok(inbound) => Ok((local, inbound)),
             Err(error) => Err(Refused {
                 status: StatusCode::from_u16(error.status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE),

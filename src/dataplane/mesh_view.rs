@@ -1,12 +1,13 @@
 //! The view of the mesh that connections read: the tables, and a notification of each change.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::watch,
     time::{Instant, timeout_at},
 };
 
+use super::on_demand::OnDemand;
 use crate::protocols::mesh::Mesh;
 
 /// A view of the tables of workloads, services and policies. Clones share the tables.
@@ -14,6 +15,7 @@ use crate::protocols::mesh::Mesh;
 pub(crate) struct MeshView {
     mesh: Mesh,
     changed: watch::Receiver<u64>,
+    on_demand: Option<Arc<OnDemand>>,
 }
 
 // === impl MeshView ===
@@ -21,7 +23,17 @@ pub(crate) struct MeshView {
 impl MeshView {
     /// A view of `mesh`; `changed` counts the pushes that were applied.
     pub(crate) fn new(mesh: Mesh, changed: watch::Receiver<u64>) -> Self {
-        Self { mesh, changed }
+        Self { mesh, changed, on_demand: None }
+    }
+
+    /// The same view, of tables that are filled on demand.
+    pub(crate) fn filled(self, on_demand: OnDemand) -> Self {
+        Self { on_demand: Some(Arc::new(on_demand)), ..self }
+    }
+
+    /// How the tables are filled on demand; `None` where the control plane sends all addresses unasked.
+    pub(crate) fn on_demand(&self) -> Option<&OnDemand> {
+        self.on_demand.as_deref()
     }
 
     /// The tables.

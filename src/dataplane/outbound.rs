@@ -268,6 +268,7 @@ impl<N: Network> Outbound<'_, N> {
         let identity = self.ctx.pod.identity(&workload).map_err(|e| Failure::Identity(Cause::of(e)))?;
         let source = Source { workload: &workload, client: self.client.ip() };
         route::check_outbound(&self.ctx.config.listen.ports, &source, self.dst).map_err(Unroutable::from)?;
+        self.ctx.pod.discover(|mesh| route::missing_outbound(mesh, &source, self.dst)).await?;
         Ok(Own { workload, identity })
     }
 

@@ -10,9 +10,10 @@ use super::{
 };
 use crate::{
     protocols::{
+        addr::ClientAddr,
         labels::Reporter,
         outcome::{Outcome, Unroutable},
-        route::{Inbound, inbound_plaintext, inbound_service},
+        route::{Inbound, inbound_plaintext, inbound_service, missing_labels},
     },
     runtime::{balancer::LoadGuard, conns::Conn},
     telemetry::{
@@ -93,6 +94,7 @@ async fn reach<N: Network>(
     inbound: Inbound,
 ) -> Result<Option<(Box<ConnReport>, N::Stream)>, Outcome> {
     let workload = ctx.pod.wait().await?;
+    ctx.pod.discover_later(|mesh| missing_labels(mesh, &workload, ClientAddr::new(conn.info().src)));
     let mesh = ctx.pod.mesh.tables();
     let meta = ConnMeta {
         source: mesh.workload_by_ip(&ctx.config.network, conn.info().src.ip()),

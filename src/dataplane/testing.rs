@@ -36,6 +36,7 @@ use super::{
     inbound_context::InboundContext,
     listener::Canaries,
     mesh_view::MeshView,
+    on_demand::{Directory, OnDemand},
     outbound,
     outbound_context::{NextHops, OutboundContext, Peers},
     plaintext,
@@ -71,7 +72,7 @@ const PATIENCE: Duration = Duration::from_secs(3600);
 pub(crate) struct TestBed {
     mesh: RefCell<TestMesh>,
     changed: watch::Sender<u64>,
-    view: MeshView,
+    view: RefCell<MeshView>,
     lines: AccessLines,
     pub(crate) shard: Shard,
     pub(crate) metrics: Arc<Metrics>,
@@ -138,6 +139,19 @@ pub(crate) fn run_with(
     });
 }
 
+/// Runs a test on a node whose tables are filled by asking `directory`.
+pub(crate) fn run_on_demand(
+    mesh: TestMesh,
+    directory: Arc<dyn Directory>,
+    test: impl AsyncFnOnce(&TestBed),
+) {
+    run(mesh, async |bed| {
+        let view = bed.view.borrow().clone();
+        bed.view.replace(view.filled(OnDemand::new(directory, "Kubernetes".into())));
+        test(bed).await;
+    });
+}
+
 /// Spawns a task on the runtime of the test.
 pub(crate) fn spawn<T: 'static>(work: impl Future<Output = T> + 'static) -> JoinHandle<T> {
     #[allow(clippy::disallowed_methods, reason = "the task ends with the runtime of its test")]
@@ -160,7 +174,7 @@ impl TestBed {
             resolver: Resolver::new(NetNs::current().unwrap()),
         };
         Self {
-            view: MeshView::new(mesh.mesh.clone(), changes),
+            view: MeshView::new(mesh.mesh.clone(), changes).into(),
             mesh: mesh.into(),
             changed,
             lines,
@@ -180,7 +194,7 @@ impl TestBed {
         let info = WorkloadInfo { name: name.into(), namespace: NAMESPACE.into(), service_account };
         let id = PodId::new(name.into(), info);
         let (conns, network) = (PodConns::new(1), TestNetwork::new(ip, self.config.timeouts.connect));
-        let pod = PodWorkload::new(id.clone(), self.view.clone(), self.config.clone());
+        let pod = PodWorkload::new(id.clone(), self.view.borrow().clone(), self.config.clone());
         let (metrics, config, certs) = (&self.metrics, &self.config, &self.certs);
         let (peers, dialer) = TestPeers::new(&self.shard, id.serial);
         TestPod {
@@ -229,7 +243,7 @@ impl TestBed {
     pub(crate) fn push_policy(&self, policy: pb::Authorization) {
         let key = format!("{NAMESPACE}/{}", policy.name);
         let change = PolicyChange::Upsert(Policy::decode(&key, policy).unwrap());
-        let table = self.view.tables().policies().with(vec![change]);
+        let table = self.view.borrow().tables().policies().with(vec![change]);
         self.mesh.borrow_mut().writer.set_policies(Arc::new(table));
         self.changed.send_modify(|version| *version += 1);
     }

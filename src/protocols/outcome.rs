@@ -112,6 +112,9 @@ pub enum Unroutable {
     /// The named item did not arrive in time.
     #[error("timed out waiting for {0}")]
     Waited(#[source] Cause),
+    /// The address is not known, and the control plane cannot be asked for it.
+    #[error("address not known: {0}")]
+    Undiscovered(#[source] Cause),
 }
 
 /// The step that failed on the way to the next hop or while the relay carried bytes.

@@ -24,6 +24,7 @@ mod local;
 mod logs;
 mod metrics;
 mod names;
+mod on_demand;
 mod pacing;
 mod poison;
 mod policy;
@@ -45,6 +46,7 @@ use hbone::*;
 use lifecycle::*;
 use load::*;
 use local::*;
+use on_demand::*;
 use pacing::*;
 use poison::*;
 use policy::*;
@@ -113,6 +115,9 @@ fn main() -> ExitCode {
         a_removed_server_pod_takes_its_connections_along,
         a_lost_control_plane_costs_no_connection_and_hears_what_is_known_already,
         a_mute_control_plane_costs_nothing,
+        an_unknown_destination_is_asked_for_once_and_is_reached_by_a_tunnel,
+        a_service_is_asked_for_by_its_address_and_brings_its_endpoints,
+        without_a_control_plane_what_is_known_is_reached_and_the_rest_says_what_it_waits_for,
         tunnels_to_near_peers_are_not_paced_and_those_to_far_ones_are_as_the_host_has_it,
         joined_pods_are_told_of_as_if_there_was_a_tunnel,
         a_joined_connection_ends_with_either_of_its_pods,

@@ -3,6 +3,7 @@
 mod cut;
 mod early;
 mod failover;
+mod on_demand;
 mod suspicion;
 mod tunnel;
 

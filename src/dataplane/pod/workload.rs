@@ -7,11 +7,11 @@ use parking_lot::Mutex;
 
 use super::PodId;
 use crate::{
-    dataplane::{config::DataPlaneConfig, mesh_view::MeshView},
+    dataplane::{config::DataPlaneConfig, mesh_view::MeshView, on_demand::Discoveries},
     protocols::{
         hbone::headers::Baggage,
         identity::{Identity, IdentityError},
-        mesh::{Workload, WorkloadInfo},
+        mesh::{Mesh, Workload, WorkloadInfo},
         outcome::Unroutable,
     },
 };
@@ -27,6 +27,7 @@ pub(crate) struct PodWorkload {
     last: Mutex<Option<(u64, Arc<Workload>)>>,
     /// The last baggage header that was encoded, and the workload it describes.
     baggage: Mutex<Option<(Arc<Workload>, Option<HeaderValue>)>>,
+    discoveries: Discoveries,
 }
 
 // === impl PodWorkload ===
@@ -34,7 +35,8 @@ pub(crate) struct PodWorkload {
 impl PodWorkload {
     /// The workload of the pod `id`. The lookup in `mesh` happens when a caller asks for the workload.
     pub(crate) fn new(id: Arc<PodId>, mesh: MeshView, config: Arc<DataPlaneConfig>) -> Arc<Self> {
-        Arc::new(Self { id, mesh, config, last: Mutex::default(), baggage: Mutex::default() })
+        let (last, baggage, discoveries) = (Mutex::default(), Mutex::default(), Discoveries::default());
+        Arc::new(Self { id, mesh, config, last, baggage, discoveries })
     }
 
     /// The workload. Waits if the control plane has not sent the workload yet.
@@ -45,11 +47,32 @@ impl PodWorkload {
         if let Some(workload) = self.now() {
             return Ok(workload);
         }
+        if let Some(on_demand) = self.mesh.on_demand() {
+            on_demand.hint_pod(&self.id.info);
+        }
         let found = self.mesh.wait_for(self.config.timeouts.workload, || self.now()).await;
         found.ok_or_else(|| {
             let WorkloadInfo { name, namespace, service_account } = &self.id.info;
             Unroutable::UnknownLocalWorkload(format!("{service_account}.{namespace} ({name})").into())
         })
+    }
+
+    /// Has the control plane asked for the addresses that `missing` finds to be missing, if addresses come on demand, and
+    /// waits for the answers.
+    ///
+    /// # Errors
+    /// There is no answer in time, or no question.
+    pub(crate) async fn discover(&self, missing: impl Fn(&Mesh) -> Vec<String>) -> Result<(), Unroutable> {
+        let Some(on_demand) = self.mesh.on_demand() else { return Ok(()) };
+        let within = self.config.timeouts.workload;
+        on_demand.fill(self.mesh.tables(), &self.discoveries, within, missing).await
+    }
+
+    /// Has the control plane asked for the addresses that `missing` finds to be missing, and waits for nothing.
+    pub(crate) fn discover_later(&self, missing: impl Fn(&Mesh) -> Vec<String>) {
+        if let Some(on_demand) = self.mesh.on_demand() {
+            on_demand.hint(missing(self.mesh.tables()));
+        }
     }
 
     /// The workload, if the workload is known. The lookup is repeated only after a push.

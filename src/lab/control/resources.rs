@@ -38,6 +38,17 @@ pub struct Resource {
     pub value: Bytes,
     /// The aliases of the resource: `network/address` for each of its addresses.
     pub aliases: Vec<String>,
+    /// Of a workload: its node and its services. Clients that ask for single names get both kinds unasked.
+    pub belongs: Option<Belongs>,
+}
+
+/// Where a workload belongs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Belongs {
+    /// The workload's node.
+    pub node: String,
+    /// The names of the services of which the workload is an endpoint.
+    pub services: Vec<String>,
 }
 
 /// A way to serve a resource wrongly.
@@ -148,11 +159,14 @@ impl Resources {
         let bare = workload.encode_to_vec();
         let parts = sorted.iter().flat_map(|(name, ports)| [name.as_bytes(), ports.as_slice()]);
         let content = hash_bytes(std::iter::once(bare.as_slice()).chain(parts));
+        let belongs =
+            Belongs { node: workload.node.clone(), services: services.keys().cloned().collect() };
         workload.services = services;
         let aliases = workload.addresses.iter().filter_map(|ip| alias(&workload.network, ip, None)).collect();
         let name = workload.uid.clone();
         let address = wl::Address { r#type: Some(wl::address::Type::Workload(workload)) };
-        self.address.insert(name, Resource::versioned(&address, content, aliases));
+        let resource = Resource::versioned(&address, content, aliases);
+        self.address.insert(name, Resource { belongs: Some(belongs), ..resource });
     }
 
     fn add_service(&mut self, service: wl::Service) {
@@ -170,7 +184,7 @@ impl Resources {
     fn add_policy(&mut self, policy: &az::Authorization) {
         let value = Bytes::from(policy.encode_to_vec());
         let content = hash_bytes(std::iter::once(value.as_ref()));
-        let resource = Resource { version: String::new(), content, value, aliases: Vec::new() };
+        let resource = Resource { version: String::new(), content, value, aliases: Vec::new(), belongs: None };
         self.authorization.insert(format!("{}/{}", policy.namespace, policy.name), resource);
     }
 }
@@ -187,7 +201,8 @@ impl Resource {
     }
 
     fn versioned(address: &wl::Address, content: u64, aliases: Vec<String>) -> Self {
-        Self { version: format!("{content:016x}"), content, value: address.encode_to_vec().into(), aliases }
+        let (version, value) = (format!("{content:016x}"), address.encode_to_vec().into());
+        Self { version, content, value, aliases, belongs: None }
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::resources::{ADDRESS, AUTHORIZATION, Resource, Resources};
+use super::resources::{ADDRESS, AUTHORIZATION, Belongs, Resource, Resources};
 use crate::{
     protocols::pb::ads::{
         self, DeltaDiscoveryRequest, DeltaDiscoveryResponse,
@@ -62,6 +62,8 @@ pub struct Seen {
     clients: HashMap<u64, Client>,
     /// The number of streams opened since the start.
     pub streams: u64,
+    /// The number of names that were asked for one by one since the start.
+    pub names: u64,
     /// The number of acknowledgements since the start.
     pub acks: u64,
     /// The number of refusals since the start.
@@ -88,6 +90,8 @@ pub(super) struct Discovery {
 /// The pure state that one stream keeps of its client.
 #[derive(Debug, Default)]
 struct Subscriber {
+    /// The client's node, whose workloads the client gets unasked.
+    node: String,
     types: BTreeMap<String, Subscription>,
     nonce: u64,
     unanswered: BTreeSet<String>,
@@ -161,21 +165,26 @@ impl Subscriber {
         let (subscribe, unsubscribe) =
             (&request.resource_names_subscribe, &request.resource_names_unsubscribe);
         if let Some(subscription) = self.types.get_mut(&request.type_url) {
-            subscription.names.extend(subscribe.iter().filter(|name| *name != "*").cloned());
             for name in unsubscribe {
                 subscription.names.remove(name);
             }
-            let responses = if subscribe.is_empty() {
+            let new = subscribe.iter().filter(|name| *name != "*");
+            // As with istiod, a subscription that is there already gets no answer.
+            let new: Vec<String> = new.filter(|name| !subscription.names.contains(*name)).cloned().collect();
+            subscription.names.extend(new.iter().cloned());
+            let responses = if new.is_empty() {
                 Vec::new()
             } else {
-                self.answer_names(&request.type_url, subscribe, resources)
+                self.answer_names(&request.type_url, &new, resources)
             };
             return (verdict, responses);
         }
+        let held = request.initial_resource_versions.keys();
         let star = |names: &[String]| names.iter().any(|name| name == "*");
         let subscription = Subscription {
             wildcard: (subscribe.is_empty() || star(subscribe)) && !star(unsubscribe),
-            names: subscribe.iter().filter(|name| *name != "*").cloned().collect(),
+            // What a client holds, or has asked for before, it goes on asking for.
+            names: subscribe.iter().chain(held).filter(|name| *name != "*").cloned().collect(),
             held: request
                 .initial_resource_versions
                 .iter()
@@ -203,11 +212,9 @@ impl Subscriber {
         else {
             return Vec::new();
         };
-        let wanted = |name: &String, resource: &Resource| {
-            subscription.wildcard
-                || subscription.names.contains(name)
-                || resource.aliases.iter().any(|alias| subscription.names.contains(alias))
-        };
+        let node = &self.node;
+        let wanted =
+            |name: &String, resource: &Resource| subscription.wildcard || subscription.wants(name, resource, node);
         let new = |name: &String, resource: &Resource| {
             subscription.held.get(name).is_none_or(|held| *held != Some(resource.content))
         };
@@ -236,18 +243,28 @@ impl Subscriber {
         else {
             return Vec::new();
         };
-        let (mut found, mut missing) = (Vec::new(), Vec::new());
+        let mut missing = Vec::new();
         for name in names {
             let named = all.get_key_value(name);
-            let hit = named.or_else(|| all.iter().find(|(_, resource)| resource.aliases.contains(name)));
-            match hit {
-                Some((name, resource)) => {
-                    subscription.held.insert(name.clone(), Some(resource.content));
-                    found.push((name, resource));
-                }
+            match named.or_else(|| all.iter().find(|(_, resource)| resource.aliases.contains(name))) {
+                Some((found, _)) => drop(subscription.names.insert(found.clone())),
                 None => missing.push(name.clone()),
             }
         }
+        let news: Vec<(&String, &Resource)> = all
+            .iter()
+            .filter(|(name, resource)| subscription.wants(name, resource, &self.node))
+            .filter(|(name, resource)| subscription.held.get(*name) != Some(&Some(resource.content)))
+            .collect();
+        for (name, resource) in &news {
+            subscription.held.insert((*name).clone(), Some(resource.content));
+        }
+        // What was asked for is sent also if the client holds it.
+        let again = all.iter().filter(|(name, resource)| {
+            let asked = names.contains(name) || resource.aliases.iter().any(|alias| names.contains(alias));
+            asked && !news.iter().any(|(sent, _)| sent == name)
+        });
+        let found = again.chain(news.iter().copied()).collect();
         self.responses(type_url, found, missing)
     }
 
@@ -297,6 +314,22 @@ impl Subscriber {
         let nonce = self.nonce.to_string();
         self.unanswered.insert(nonce.clone());
         DeltaDiscoveryResponse { type_url: type_url.into(), nonce, ..Default::default() }
+    }
+}
+
+// === impl Subscription ===
+
+impl Subscription {
+    /// Whether a client on `node` that asks for single names gets the resource: by its name or alias, as an endpoint of
+    /// a service asked for, or as a workload of its node.
+    fn wants(&self, name: &str, resource: &Resource, node: &str) -> bool {
+        let belongs = |belongs: &Belongs| {
+            (belongs.node == node && !node.is_empty())
+                || belongs.services.iter().any(|service| self.names.contains(service))
+        };
+        self.names.contains(name)
+            || resource.aliases.iter().any(|alias| self.names.contains(alias))
+            || resource.belongs.as_ref().is_some_and(belongs)
     }
 }
 
@@ -383,8 +416,11 @@ impl Session {
                 node.metadata.as_ref().and_then(|m| m.fields.get("NODE_NAME")).and_then(|v| v.kind.as_ref());
             if let Some(prost_types::value::Kind::StringValue(name)) = name {
                 self.client.node_name = name.clone();
+                self.subscriber.node = name.clone();
             }
         }
+        let names = request.resource_names_subscribe.iter().filter(|name| *name != "*").count();
+        self.discovery.seen.send_modify(|seen| seen.names += names as u64);
         let (verdict, responses) = self.subscriber.on_request(request, &now.resources);
         self.client.types = self.subscriber.types.keys().cloned().collect();
         // A change that the stream has not noticed yet will be sent separately. A client that was never sent anything

@@ -24,7 +24,7 @@ const NAMES: Names = Names {
 pub(super) const ON_DEMAND: Var = Var::flag(
     "XDS_ON_DEMAND",
     "false",
-    "Workloads and services are asked for as they are needed. This version refuses `true`.",
+    "Workloads and services are asked for as connections need them. The DNS proxy must be off.",
 );
 const LOCAL_XDS_PATH: Var =
     Var::new("LOCAL_XDS_PATH", "path", "", "A YAML file with state of the mesh. This version refuses it.");

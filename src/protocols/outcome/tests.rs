@@ -4,7 +4,7 @@ use super::*;
 fn every_end_has_its_flag_and_text() {
     use ResponseFlag::*;
     let cause = || Cause::from("why");
-    let table: [(Outcome, ResponseFlag, &str); 25] = [
+    let table: [(Outcome, ResponseFlag, &str); 26] = [
         (Cut::Drain.into(), Ok, "connection closed due to connection drain"),
         (Cut::PolicyChange.into(), Deny, "connection closed due to policy change"),
         (Cut::Revoked.into(), CertRevoked, "connection closed: peer certificate revoked by CRL"),
@@ -39,6 +39,7 @@ fn every_end_has_its_flag_and_text() {
         (Unroutable::Recursive.into(), Connect, "attempted recursive call to ourselves"),
         (Unroutable::NotConnect(Cause::from("GET")).into(), Connect, "expected method CONNECT, got GET"),
         (Unroutable::Waited(cause()).into(), Connect, "timed out waiting for why"),
+        (Unroutable::Undiscovered(cause()).into(), Connect, "address not known: why"),
         (Failure::Dial(cause()).into(), Connect, "connection failed: why"),
         (
             Failure::HboneTimeout(cause()).into(),

@@ -7,12 +7,14 @@ pub(crate) mod failover;
 mod hop;
 mod inbound;
 mod local;
+mod missing;
 mod outbound;
 mod ports;
 mod request;
 pub(crate) mod suspects;
 mod waypoint;
 
+pub(crate) use self::missing::{missing_inbound, missing_labels, missing_outbound};
 pub use self::{
     error::RouteError,
     hop::{HBONE_PORT, Hop, Route, Sans, Upstream},

@@ -11,6 +11,7 @@ use tonic::Code;
 use super::{
     Rejected, ResourceType, XdsState,
     backoff::End,
+    demand::Request,
     held::{Push, is_on_demand},
     quarantined::Quarantined,
 };
@@ -74,8 +75,13 @@ pub(crate) struct Retry(Push);
 // === impl DeltaStream ===
 
 impl DeltaStream {
-    /// Makes a new stream and the requests that open the stream, in order.
-    pub(crate) fn open(state: XdsState, node: &Node, on_demand: bool) -> (Self, Vec<DeltaDiscoveryRequest>) {
+    /// Makes a new stream at `now`, and the requests that open the stream, in order.
+    pub(crate) fn open(
+        state: XdsState,
+        node: &Node,
+        on_demand: bool,
+        now: Instant,
+    ) -> (Self, Vec<DeltaDiscoveryRequest>) {
         let quarantined = Quarantined::default();
         let mut stream = Self {
             state,
@@ -85,16 +91,12 @@ impl DeltaStream {
             whole_addresses: false,
             quarantined,
         };
-        let requests = ResourceType::ALL.into_iter().map(|kind| stream.hello(kind, node)).collect();
+        let requests = ResourceType::ALL.into_iter().map(|kind| stream.hello(kind, node, now)).collect();
         (stream, requests)
     }
 
-    fn hello(&mut self, kind: ResourceType, node: &Node) -> DeltaDiscoveryRequest {
+    fn hello(&mut self, kind: ResourceType, node: &Node, now: Instant) -> DeltaDiscoveryRequest {
         let on_demand = is_on_demand(kind, self.on_demand);
-        if on_demand {
-            // The queued names become part of the announcement, which requests them.
-            self.state.take_demands();
-        }
         // A request without names and star subscribes to everything. A star in both lists subscribes to nothing.
         let star = if on_demand { vec!["*".to_owned()] } else { Vec::new() };
         let mut request = DeltaDiscoveryRequest {
@@ -105,6 +107,12 @@ impl DeltaStream {
             initial_resource_versions: self.state.versions(kind),
             ..DeltaDiscoveryRequest::default()
         };
+        if on_demand {
+            // What the announcement names is requested by it.
+            for name in self.state.open_demands(now) {
+                request.initial_resource_versions.entry(name).or_default();
+            }
+        }
         // The rule holds for addresses only: removing a policy because a response lacks it could widen access.
         if kind == ResourceType::Address && !on_demand {
             self.announced_bytes = request.encoded_len();
@@ -135,11 +143,16 @@ impl DeltaStream {
         Step::Apply(Apply { kind, resources, removed }, Pending { push, nonce })
     }
 
-    /// Notes that all of `pending` except `rejected` was applied, and returns the answer to send.
-    pub(crate) fn applied(&mut self, pending: Pending, rejected: &[Rejected]) -> DeltaDiscoveryRequest {
+    /// Notes that all of `pending` except `rejected` was applied at `now`, and returns the answer to send.
+    pub(crate) fn applied(
+        &mut self,
+        pending: Pending,
+        rejected: &[Rejected],
+        now: Instant,
+    ) -> DeltaDiscoveryRequest {
         let Pending { push, nonce } = pending;
         let type_url = push.kind().type_url().to_owned();
-        self.state.finish(push, rejected);
+        self.state.finish(push, rejected, now);
         answer(type_url, nonce, rejected)
     }
 
@@ -170,17 +183,19 @@ impl DeltaStream {
         self.state.settle(push, rejected);
     }
 
-    /// The request for the names demanded since the last call, or `None` if there are no new names.
-    pub(crate) fn demanded(&mut self) -> Option<DeltaDiscoveryRequest> {
-        if !self.on_demand {
-            return None;
-        }
-        let names = self.state.take_demands();
-        (!names.is_empty()).then(|| DeltaDiscoveryRequest {
+    /// The requests for the names demanded since the last call, in order.
+    pub(crate) fn demanded(&mut self, now: Instant) -> impl Iterator<Item = DeltaDiscoveryRequest> + use<> {
+        let Request { unsubscribe, subscribe } =
+            if self.on_demand { self.state.take_demands(now) } else { Request::default() };
+        let request = |unsubscribe, subscribe| DeltaDiscoveryRequest {
             type_url: ResourceType::Address.type_url().to_owned(),
-            resource_names_subscribe: names,
+            resource_names_unsubscribe: unsubscribe,
+            resource_names_subscribe: subscribe,
             ..DeltaDiscoveryRequest::default()
-        })
+        };
+        let first = (!unsubscribe.is_empty()).then(|| request(unsubscribe, Vec::new()));
+        let second = (!subscribe.is_empty()).then(|| request(Vec::new(), subscribe));
+        first.into_iter().chain(second)
     }
 
     /// Whether the stream has received a response.

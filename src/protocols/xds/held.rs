@@ -7,27 +7,19 @@
 use std::{
     collections::{HashMap, HashSet},
     mem,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
+    time::Instant,
 };
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::{resource::ResourceType, sink::Rejected};
+use super::{
+    demand::{DemandError, Demanded, Demands, Request},
+    resource::ResourceType,
+    sink::Rejected,
+};
 use crate::protocols::pb::ads::Resource;
-
-/// The maximum number of demanded names that wait to be sent.
-/// Limit: names asked for on demand that wait: 4096; past it: the demand is refused.
-const DEMANDS_MAX: usize = 4096;
-/// The number of known names above which no further name is demanded.
-/// Limit: names asked for on demand that are known: 2^20; past it: the demand is refused.
-const NAMES_MAX: usize = 1 << 20;
-/// The longest name that may be demanded, in bytes.
-/// Limit: a name asked for on demand: 1024 bytes; past it: the demand is refused.
-const NAME_BYTES_MAX: usize = 1024;
 
 type Names = HashMap<Arc<str>, Holding, foldhash::fast::RandomState>;
 
@@ -38,8 +30,7 @@ pub(crate) struct XdsState(Arc<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     books: Mutex<[Book; 2]>,
-    demands: Mutex<HashSet<Arc<str>>>,
-    names: AtomicUsize,
+    demands: Mutex<Demands>,
     demanded: Notify,
 }
 
@@ -53,26 +44,10 @@ struct Book {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Holding {
-    /// The name was demanded, and no resource was received.
-    Wanted,
     /// The resource may be held at any version, because an interrupted push may have changed it.
     Doubt,
     /// The resource is held at this version.
     At(Arc<str>),
-}
-
-/// Why a name was not demanded.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum DemandError {
-    /// The client does not work on demand.
-    #[error("{0:?} is not known, and resources are not asked for on demand")]
-    Off(String),
-    /// Too many names are demanded already.
-    #[error("{0:?} is not asked for: too many names are")]
-    Full(String),
-    /// No resource has such a name.
-    #[error("a name of {0} bytes is not asked for")]
-    Name(usize),
 }
 
 /// A response that is being applied, with the entries that its outcome will change.
@@ -81,6 +56,8 @@ pub(super) struct Push {
     kind: ResourceType,
     entries: Vec<Entry>,
     removed: Vec<Arc<str>>,
+    /// The demanded names that the response answers.
+    answers: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -112,21 +89,16 @@ impl XdsState {
             .all(|kind| is_on_demand(kind, on_demand) || self.with(kind, |book| book.acked))
     }
 
-    /// Queues a demand for `name`. A second demand for the same name has no effect.
-    pub(crate) fn demand(&self, name: &str) -> Result<(), DemandError> {
-        if name.is_empty() || name.len() > NAME_BYTES_MAX {
-            return Err(DemandError::Name(name.len()));
-        }
+    /// Demands the address `name`. `can_ask`: whether there is a stream; without one any earlier answer counts.
+    pub(crate) fn demand(&self, name: &str, now: Instant, can_ask: bool) -> Result<Demanded, DemandError> {
         let mut demands = self.0.demands.lock();
-        if !demands.contains(name) {
-            if demands.len() >= DEMANDS_MAX || self.0.names.load(Ordering::Relaxed) >= NAMES_MAX {
-                return Err(DemandError::Full(name.to_owned()));
-            }
-            demands.insert(name.into());
-        }
+        let demanded = demands.demand(name, now, can_ask)?;
+        let queued = demands.is_queued();
         drop(demands);
-        self.0.demanded.notify_one();
-        Ok(())
+        if queued {
+            self.0.demanded.notify_one();
+        }
+        Ok(demanded)
     }
 
     /// Waits until a name may have been queued.
@@ -134,16 +106,25 @@ impl XdsState {
         self.0.demanded.notified().await;
     }
 
-    /// Takes the queued names that are new, and marks the names as wanted.
-    pub(super) fn take_demands(&self) -> Vec<String> {
-        let queued = mem::take(&mut *self.0.demands.lock());
+    /// Takes the queued names. More names may be queued afterwards; then [`Self::demanded`] returns at once.
+    pub(super) fn take_demands(&self, now: Instant) -> Request {
+        let mut demands = self.0.demands.lock();
+        let mut request = demands.take(now);
+        if demands.is_queued() {
+            self.0.demanded.notify_one();
+        }
+        drop(demands);
+        // The name of a held resource stays subscribed, unless it is asked for once more.
         self.with(ResourceType::Address, |book| {
-            let new = queued.into_iter().filter(|name| !book.names.contains_key(name));
-            let new: Vec<_> = new.collect();
-            let texts = new.iter().map(|name| name.to_string()).collect();
-            book.names.extend(new.into_iter().map(|name| (name, Holding::Wanted)));
-            texts
-        })
+            let asked = &request.subscribe;
+            request.unsubscribe.retain(|name| asked.contains(name) || !book.names.contains_key(name.as_str()));
+        });
+        request
+    }
+
+    /// The names of the open questions, which a new stream at `now` asks for.
+    pub(super) fn open_demands(&self, now: Instant) -> Vec<String> {
+        self.0.demands.lock().begin(now)
     }
 
     /// The names and versions to announce on a new stream.
@@ -151,7 +132,7 @@ impl XdsState {
         self.with(kind, |book| {
             let version = |holding: &Holding| match holding {
                 Holding::At(version) => version.to_string(),
-                Holding::Wanted | Holding::Doubt => String::new(),
+                Holding::Doubt => String::new(),
             };
             book.names.iter().map(|(name, holding)| (name.to_string(), version(holding))).collect()
         })
@@ -179,6 +160,7 @@ impl XdsState {
 
     /// Prepares for a response: marks all its names as doubtful, and takes the versions out of `resources`.
     pub(super) fn begin(&self, kind: ResourceType, resources: &mut [Resource], removed: &[String]) -> Push {
+        let answers = self.answers(kind, resources, removed);
         self.with(kind, |book| {
             let mut enter = |resource: &mut Resource| {
                 let version = Arc::from(mem::take(&mut resource.version));
@@ -197,15 +179,29 @@ impl XdsState {
                 Some(known)
             };
             let removed = removed.iter().filter_map(&mut doubt).collect();
-            Push { kind, entries, removed }
+            Push { kind, entries, removed, answers }
         })
     }
 
-    /// Notes that all of a response except `rejected` was applied.
-    pub(super) fn finish(&self, push: Push, rejected: &[Rejected]) {
-        let kind = push.kind;
+    /// The demanded names among the names, aliases and removals of a response.
+    fn answers(&self, kind: ResourceType, resources: &[Resource], removed: &[String]) -> Vec<String> {
+        if kind != ResourceType::Address {
+            return Vec::new();
+        }
+        let demands = self.0.demands.lock();
+        let named = resources.iter().flat_map(|resource| resource.aliases.iter().chain([&resource.name]));
+        named.chain(removed).filter(|name| demands.knows(name)).cloned().collect()
+    }
+
+    /// Notes that all of a response except `rejected` was applied at `now`, and wakes who has demanded its names.
+    pub(super) fn finish(&self, mut push: Push, rejected: &[Rejected], now: Instant) {
+        let (kind, answers) = (push.kind, mem::take(&mut push.answers));
         self.settle(push, rejected);
         self.with(kind, |book| book.acked |= rejected.is_empty());
+        let mut demands = self.0.demands.lock();
+        for name in answers {
+            demands.answer(&name, now);
+        }
     }
 
     /// Notes that all resources of `push` except `rejected` were applied, without counting `push` as a response.
@@ -230,12 +226,10 @@ impl XdsState {
     fn with<T>(&self, kind: ResourceType, f: impl FnOnce(&mut Book) -> T) -> T {
         let mut books = self.0.books.lock();
         let [address, authorization] = &mut *books;
-        let result = f(match kind {
-            ResourceType::Address => &mut *address,
-            ResourceType::Authorization => &mut *authorization,
-        });
-        self.0.names.store(address.names.len() + authorization.names.len(), Ordering::Relaxed);
-        result
+        f(match kind {
+            ResourceType::Address => address,
+            ResourceType::Authorization => authorization,
+        })
     }
 }
 

@@ -3,6 +3,7 @@
 
 pub(crate) mod backoff;
 pub(crate) mod delta;
+mod demand;
 mod held;
 pub(crate) mod node;
 mod quarantined;
@@ -12,7 +13,8 @@ mod sink;
 mod tests;
 
 pub(crate) use self::{
-    held::{DemandError, XdsState},
+    demand::{DemandError, Demanded},
+    held::XdsState,
     resource::ResourceType,
     sink::{Later, Rejected, Sink, SinkDown},
 };

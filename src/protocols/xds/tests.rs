@@ -1,20 +1,24 @@
 //! The core against tables, and against a control plane and tables that are models.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    time::Instant,
+};
 
 use proptest::prelude::*;
 use prost_types::Any;
 use tonic::Code;
 
 use super::{
-    DemandError, Later, Rejected, ResourceType, XdsState,
+    Demanded, Later, Rejected, ResourceType, XdsState,
     backoff::End,
     delta::{Apply, DeltaStream, NACK_BYTES_MAX, Pending, Step, nack_text},
 };
 use crate::protocols::pb::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource};
 
 fn open(state: &XdsState, on_demand: bool) -> (DeltaStream, Vec<DeltaDiscoveryRequest>) {
-    DeltaStream::open(state.clone(), &Node { id: "me".into(), ..Node::default() }, on_demand)
+    let node = Node { id: "me".into(), ..Node::default() };
+    DeltaStream::open(state.clone(), &node, on_demand, Instant::now())
 }
 
 fn resource(name: &str, version: &str) -> Resource {
@@ -54,7 +58,7 @@ fn rejected(names: &[&str]) -> Vec<Rejected> {
 
 fn push(stream: &mut DeltaStream, response: DeltaDiscoveryResponse, bad: &[&str]) -> DeltaDiscoveryRequest {
     let (_, pending) = receive(stream, response);
-    stream.applied(pending, &rejected(bad))
+    stream.applied(pending, &rejected(bad), Instant::now())
 }
 
 fn announced(state: &XdsState, kind: ResourceType) -> BTreeMap<String, String> {
@@ -171,36 +175,44 @@ fn synced_after_an_acked_response_of_each_type_and_for_good() {
     assert!(state.is_synced(true), "types asked for on demand are not awaited");
     let (_, pending) = receive(&mut stream, response(ResourceType::Address, "3", &[], &[]));
     assert!(!state.is_synced(false), "not yet applied");
-    stream.applied(pending, &[]);
+    stream.applied(pending, &[], Instant::now());
     assert!(state.is_synced(false));
     push(&mut stream, response(ResourceType::Address, "4", &[("a", "2")], &[]), &["a"]);
     assert!(state.is_synced(false));
 }
 
+fn demand(state: &XdsState, name: &str) -> Demanded {
+    state.demand(name, Instant::now(), true).unwrap()
+}
+
+fn requests(stream: &mut DeltaStream) -> Vec<DeltaDiscoveryRequest> {
+    stream.demanded(Instant::now()).collect()
+}
+
+fn subscription(names: &[&str]) -> DeltaDiscoveryRequest {
+    DeltaDiscoveryRequest {
+        type_url: ResourceType::Address.type_url().into(),
+        resource_names_subscribe: names.iter().map(|name| (*name).to_owned()).collect(),
+        ..DeltaDiscoveryRequest::default()
+    }
+}
+
 #[test]
 fn on_demand_subscribes_to_nothing_and_then_to_names_once() {
     let state = XdsState::new();
-    state.demand("early").unwrap();
+    demand(&state, "early");
     let (mut stream, hello) = open(&state, true);
     assert_eq!(hello[0].resource_names_subscribe, ["*"]);
     assert_eq!(hello[0].resource_names_unsubscribe, ["*"]);
     assert_eq!(hello[0].initial_resource_versions, HashMap::from([("early".into(), String::new())]));
     assert!(hello[1].resource_names_subscribe.is_empty() && hello[1].resource_names_unsubscribe.is_empty());
 
-    assert_eq!(stream.demanded(), None);
+    assert_eq!(requests(&mut stream), []);
     for name in ["net/10.0.0.1", "early", "net/10.0.0.1"] {
-        state.demand(name).unwrap();
+        demand(&state, name);
     }
-    let expected = DeltaDiscoveryRequest {
-        type_url: ResourceType::Address.type_url().into(),
-        resource_names_subscribe: vec!["net/10.0.0.1".into()],
-        ..DeltaDiscoveryRequest::default()
-    };
-    assert_eq!(stream.demanded(), Some(expected));
-
-    let (_, pending) =
-        receive(&mut stream, response(ResourceType::Address, "1", &[("early", "1")], &["net/10.0.0.1"]));
-    stream.applied(pending, &[]);
+    assert_eq!(requests(&mut stream), [subscription(&["net/10.0.0.1"])]);
+    push(&mut stream, response(ResourceType::Address, "1", &[("early", "1")], &["net/10.0.0.1"]), &[]);
     assert_eq!(
         open(&state, true).1[0].initial_resource_versions,
         HashMap::from([("early".into(), "1".into())])
@@ -208,18 +220,35 @@ fn on_demand_subscribes_to_nothing_and_then_to_names_once() {
 }
 
 #[test]
-fn demands_have_bounds() {
+fn who_waits_is_woken_by_name_alias_and_removal_and_only_after_the_response_is_applied() {
     let state = XdsState::new();
-    assert!(matches!(state.demand(""), Err(DemandError::Name(0))));
-    assert!(matches!(state.demand(&"x".repeat(1025)), Err(DemandError::Name(1025))));
-    let refused = (0..5000).find_map(|i| state.demand(&format!("net/{i}")).err());
-    assert_eq!(refused, Some(DemandError::Full("net/4096".into())));
-    assert_eq!(state.demand("net/0"), Ok(()), "asked for already");
+    let (mut stream, _) = open(&state, true);
+    let waiting: Vec<_> = ["by/name", "by/alias", "by/removal", "by/refusal", "by/none"]
+        .iter()
+        .map(|name| match demand(&state, name) {
+            Demanded::Asked(answer) => answer,
+            Demanded::Answered => panic!("{name}"),
+        })
+        .collect();
+    assert_eq!(requests(&mut stream)[0].resource_names_subscribe.len(), 5);
+    let woken = || waiting.iter().map(|answer| *answer.borrow()).collect::<Vec<_>>();
+    let named = [("by/name", "1"), ("a-uid", "1"), ("bad", "1")];
+    let mut answer = response(ResourceType::Address, "1", &named, &["by/removal"]);
+    answer.resources[1].aliases = vec!["by/alias".into()];
+    answer.resources[2].aliases = vec!["by/refusal".into()];
+    let (_, pending) = receive(&mut stream, answer);
+    assert_eq!(woken(), [false; 5]);
+    stream.applied(pending, &rejected(&["bad"]), Instant::now());
+    assert_eq!(woken(), [true, true, true, true, false]);
+    // Aliases are no resources: only what is held, and what is still asked for, is announced.
+    let announced: BTreeSet<String> =
+        open(&state, true).1[0].initial_resource_versions.keys().cloned().collect();
+    assert_eq!(announced, ["a-uid", "by/name", "by/none"].map(str::to_owned).into());
 }
 
 #[test]
 fn what_is_tried_again_is_held_without_a_version_and_a_newer_one_takes_its_place() {
-    let (state, now) = (XdsState::new(), std::time::Instant::now());
+    let (state, now) = (XdsState::new(), Instant::now());
     let after = std::time::Duration::from_secs(30);
     let (mut stream, _) = open(&state, false);
     let pushed = response(ResourceType::Address, "1", &[("new", "v1"), ("old", "v1"), ("gone", "v1")], &[]);
@@ -229,7 +258,7 @@ fn what_is_tried_again_is_held_without_a_version_and_a_newer_one_takes_its_place
         Rejected { name: resource.name.clone(), reason: "not now".into(), later }
     };
     let refused: Vec<Rejected> = apply.resources.iter().map(later).collect();
-    stream.applied(pending, &refused);
+    stream.applied(pending, &refused, Instant::now());
     stream.put_aside(now, ResourceType::Address, refused);
     assert_eq!(announced(&state, ResourceType::Address), versions(&[]), "none is held");
     push(&mut stream, response(ResourceType::Address, "2", &[("old", "v2")], &["gone"]), &[]);
@@ -291,10 +320,10 @@ fn an_announcement_the_server_found_too_large_is_replaced_by_asking_for_all() {
     // What it knows no more is missing from the first response only.
     let (apply, pending) = receive(&mut stream, response(ResourceType::Address, "3", &named[1..], &[]));
     assert_eq!(apply.removed, [names[0].as_str()]);
-    stream.applied(pending, &[]);
+    stream.applied(pending, &[], Instant::now());
     let (apply, pending) = receive(&mut stream, response(ResourceType::Address, "4", &named[..1], &[]));
     assert!(apply.removed.is_empty());
-    stream.applied(pending, &[]);
+    stream.applied(pending, &[], Instant::now());
     assert_eq!(state.len(ResourceType::Address), 20_000);
 
     // Still too large, so still all; once less is held, versions are announced again.
@@ -373,7 +402,7 @@ impl World {
         }
         if cut == Cut::Done {
             let names: Vec<&str> = bad.into_iter().collect();
-            self.stream.as_mut().unwrap().applied(pending, &rejected(&names));
+            self.stream.as_mut().unwrap().applied(pending, &rejected(&names), Instant::now());
         } else {
             drop(pending);
             self.reconnect();

@@ -6,9 +6,10 @@ use tokio::{sync::watch, time::Instant};
 
 use crate::{
     actors::control::grpc::{AuthHeaders, GrpcTarget},
+    dataplane::on_demand::Directory,
     protocols::{
         pb::ads::Node,
-        xds::{DemandError, XdsState, backoff::Termination},
+        xds::{DemandError, Demanded, XdsState, backoff::Termination},
     },
 };
 
@@ -104,20 +105,6 @@ impl Xds {
         self.0.status.subscribe()
     }
 
-    /// Asks for the address `name`: `network/ip`, a workload's uid, or `namespace/hostname`. The sink receives the
-    /// address, the removal of the name, or nothing, so the caller must bound its wait.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "XDS_ON_DEMAND is refused until routing asks for what it misses")
-    )]
-    pub(crate) fn demand(&self, name: &str) -> Result<(), DemandError> {
-        if self.0.settings.on_demand {
-            self.0.held.demand(name)
-        } else {
-            Err(DemandError::Off(name.to_owned()))
-        }
-    }
-
     /// Changes the status.
     pub(super) fn update(&self, change: impl FnOnce(&mut XdsStatus)) {
         self.0.status.send_if_modified(|status| {
@@ -128,6 +115,16 @@ impl Xds {
             }
             *status != before
         });
+    }
+}
+
+impl Directory for Xds {
+    fn demand(&self, name: &str) -> Result<Demanded, DemandError> {
+        if !self.0.settings.on_demand {
+            return Err(DemandError::Off(name.to_owned()));
+        }
+        let connected = self.0.status.borrow().connected;
+        self.0.held.demand(name, Instant::now().into_std(), connected)
     }
 }
 

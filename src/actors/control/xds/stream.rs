@@ -49,7 +49,8 @@ pub(super) async fn run<S: Sink>(xds: &Xds, sink: &S) -> End {
         Err(e) if e.is_local() => return End::Local(e.to_string()),
         Err(e) => return End::Refused { code: None, error: e.to_string() },
     };
-    let (delta, hello) = DeltaStream::open(xds.0.held.clone(), &settings.node, settings.on_demand);
+    let now = Instant::now().into_std();
+    let (delta, hello) = DeltaStream::open(xds.0.held.clone(), &settings.node, settings.on_demand, now);
     let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
     let queue = RequestQueue { sender: requests.clone(), receiver };
     let deadline = Instant::now() + settings.bounds.first_answer;
@@ -127,7 +128,7 @@ impl<S: Sink> Conversation<'_, S> {
                 },
                 () = due(self.delta.next_retry()) => self.retry().await?,
                 () = self.xds.0.held.demanded() => {
-                    if let Some(request) = self.delta.demanded() {
+                    for request in self.delta.demanded(Instant::now().into_std()) {
                         self.send(request).await?;
                     }
                 }
@@ -157,7 +158,7 @@ impl<S: Sink> Conversation<'_, S> {
     ) -> Result<DeltaDiscoveryRequest, End> {
         let (kind, updates, removals) = (apply.kind, apply.resources.len(), apply.removed.len());
         let rejected = self.put(apply).await?;
-        let answer = self.delta.applied(pending, &rejected);
+        let answer = self.delta.applied(pending, &rejected, Instant::now().into_std());
         tracing::debug!(target: "xds", %kind, updates, removals, bytes, rejected = rejected.len(), "applied");
         self.refused(kind, updates, rejected);
         let on_demand = self.xds.0.settings.on_demand;

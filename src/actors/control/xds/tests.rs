@@ -11,10 +11,11 @@ use super::{
 };
 use crate::{
     actors::control::grpc::{AuthHeaders, GrpcTarget, peer::Cert},
+    dataplane::on_demand::Directory,
     protocols::{
         config::{Address, RootSource, TokenSource},
         pb::ads::DeltaDiscoveryRequest,
-        xds::{DemandError, ResourceType, backoff::Termination},
+        xds::{DemandError, Demanded, ResourceType, backoff::Termination},
     },
 };
 
@@ -338,19 +339,40 @@ async fn on_demand_names_are_asked_for_when_needed() {
     let mut stream = plane.stream().await;
     assert_eq!(stream.hello[0].resource_names_subscribe, ["*"]);
     assert_eq!(stream.hello[0].resource_names_unsubscribe, ["*"]);
-    client.xds.demand("net/10.0.0.1").unwrap();
+    let Demanded::Asked(mut answer) = client.xds.demand("net/10.0.0.1").unwrap() else { panic!() };
     let request = stream.request().await;
     assert_eq!(request.resource_names_subscribe, ["net/10.0.0.1"]);
     assert!(request.response_nonce.is_empty() && request.node.is_none());
-    stream.push(response(ResourceType::Address, "1", &[("net/10.0.0.1", "v1")], &[])).await;
+    let mut named = response(ResourceType::Address, "1", &[("a-uid", "v1")], &[]);
+    named.resources[0].aliases = vec!["net/10.0.0.1".into()];
+    stream.push(named).await;
+    answer.wait_for(|answered| *answered).await.unwrap();
     assert_eq!(client.tables.held().len(), 1);
+    assert!(matches!(client.xds.demand("net/10.0.0.1"), Ok(Demanded::Answered)));
+}
+
+#[tokio::test]
+async fn a_question_is_answered_by_the_next_stream_if_the_first_ends_before_that() {
+    let mut plane = Plane::start().await;
+    let client = Client::start(XdsSettings { on_demand: true, ..settings(plane.target()) }).await;
+    let mut stream = plane.stream().await;
+    let Demanded::Asked(mut answer) = client.xds.demand("net/10.0.0.1").unwrap() else { panic!() };
+    stream.request().await;
+    stream.end(None).await;
+    let mut stream = plane.stream().await;
+    assert_eq!(versions(&stream.hello[0]), [("net/10.0.0.1", "")].into());
+    stream.push(response(ResourceType::Address, "1", &[], &["net/10.0.0.1"])).await;
+    answer.wait_for(|answered| *answered).await.unwrap();
+    stream.end(None).await;
+    // What was said last counts until somebody else can be asked.
+    assert!(matches!(client.xds.demand("net/10.0.0.1"), Ok(Demanded::Answered)));
 }
 
 #[tokio::test]
 async fn without_on_demand_a_demand_is_refused() {
     let plane = Plane::start().await;
     let client = Client::start(settings(plane.target())).await;
-    assert_eq!(client.xds.demand("net/10.0.0.1"), Err(DemandError::Off("net/10.0.0.1".into())));
+    assert_eq!(client.xds.demand("net/10.0.0.1").unwrap_err(), DemandError::Off("net/10.0.0.1".into()));
 }
 
 #[tokio::test]

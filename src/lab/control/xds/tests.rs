@@ -106,6 +106,7 @@ fn on_demand_names_are_answered_by_name_and_alias_and_followed() {
     let ask =
         |name: &str| DeltaDiscoveryRequest { resource_names_subscribe: vec![name.into()], ..first(ADDRESS) };
     assert_eq!(names(&subscriber.on_request(&ask(&alias), &snapshot).1).0, ["b"]);
+    assert!(subscriber.on_request(&ask(&alias), &snapshot).1.is_empty(), "it is subscribed to already");
     assert_eq!(names(&subscriber.on_request(&ask(&uid("x")), &snapshot).1).1, [uid("x")]);
     assert_eq!(names(&subscriber.on_change(&resources(&["x"]))), (vec!["x".into()], vec![uid("b")]));
 }
