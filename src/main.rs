@@ -186,7 +186,8 @@ fn settings() -> Result<Config, Vec<config::Invalid>> {
         mesh_file: mesh_file.as_deref(),
         cores: std::thread::available_parallelism().map_or(1, usize::from),
         file_exists: &|path| Path::new(path).exists(),
-        fake_ca_allowed: false,
+        // The lab is in test builds only.
+        fake_ca_allowed: cfg!(feature = "lab"),
     })
 }
 
@@ -218,7 +219,15 @@ async fn serve(config: &Config, logging: &Logging) -> u8 {
 
 /// Waits until the proxy has to stop. After a request to stop, existing connections may end within a deadline.
 async fn wait(config: &Config, mut proxy: Proxy, mut terminate: Signal, mut interrupt: Signal) -> u8 {
-    let mut zds = proxy.zds.status();
+    let mut zds = proxy.zds.as_ref().map(|zds| zds.status());
+    let broken = async {
+        match &mut zds {
+            Some(zds) => {
+                zds.wait_for(|status| status.fatal.is_some()).await.ok().and_then(|s| s.fatal.clone())
+            }
+            None => std::future::pending().await,
+        }
+    };
     let why = tokio::select! {
         _ = terminate.recv() => "SIGTERM",
         _ = interrupt.recv() => "SIGINT",
@@ -227,8 +236,8 @@ async fn wait(config: &Config, mut proxy: Proxy, mut terminate: Signal, mut inte
             tracing::error!(target: "main", ?exit, "the supervision tree gave up");
             return FAILED;
         }
-        fatal = zds.wait_for(|status| status.fatal.is_some()) => {
-            let reason = fatal.ok().and_then(|status| status.fatal.clone()).unwrap_or_default();
+        fatal = broken => {
+            let reason = fatal.unwrap_or_default();
             tracing::error!(target: "main", reason, "istio-cni broke the protocol");
             return FAILED;
         }

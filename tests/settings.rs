@@ -54,6 +54,26 @@ fn every_bad_setting_is_named_at_once_with_its_value_and_the_process_exits_with_
 }
 
 #[test]
+fn a_bad_local_source_ends_the_start_with_its_place() {
+    let file = std::env::temp_dir().join(format!("warren-local-{}.yaml", std::process::id()));
+    std::fs::write(&file, "workloads:\n  - {namespace: ns, workloadIps: [10.0.0.1]}\n").unwrap();
+    let path = file.to_str().unwrap();
+    let bad = "policies:\n  - {name: p, namespace: ns, scope: Everywhere}";
+    let cases = [
+        (("LOCAL_XDS_PATH", path), [path, "services", "2"]),
+        (("LOCAL_XDS_PATH", "/nowhere.yaml"), ["LOCAL_XDS_PATH", "/nowhere.yaml", "No such file"]),
+        (("LOCAL_XDS", bad), ["LOCAL_XDS", "Everywhere", "2"]),
+    ];
+    for (setting, words) in cases {
+        let output = run(&[], &[setting]);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(words.iter().all(|word| said.contains(word)), "{words:?}: {said}");
+    }
+    std::fs::remove_file(&file).unwrap();
+}
+
+#[test]
 fn a_single_bad_setting_is_enough() {
     let output = run(&[], &[("CONNECTION_TERMINATION_DEADLINE", "later")]);
     let said = String::from_utf8(output.stderr).unwrap();

@@ -25,14 +25,15 @@ const INPUTS: [&str; 4] = ["resource", "pod", "peer", "identity"];
 #[derive(Clone)]
 pub(crate) struct Health {
     xds: Option<watch::Receiver<XdsStatus>>,
-    zds: watch::Receiver<ZdsStatus>,
+    zds: Option<watch::Receiver<ZdsStatus>>,
     unhealthy: watch::Receiver<BTreeMap<Arc<str>, Named>>,
     quarantine: Quarantine,
     /// The gate, which is true once the first state of the mesh is complete.
     gate: Arc<watch::Sender<bool>>,
     metrics: Arc<Metrics>,
     state_manager: Arc<ReadyTask>,
-    workload_manager: Arc<ReadyTask>,
+    /// Of the hand-over, where there is one.
+    workload_manager: Option<Arc<ReadyTask>>,
     readiness: Readiness,
 }
 
@@ -40,8 +41,8 @@ pub(crate) struct Health {
 pub(crate) struct HealthSources<'a> {
     /// The state of the discovery stream, if there is one.
     pub(crate) xds: Option<watch::Receiver<XdsStatus>>,
-    /// The state of the hand-over of pods.
-    pub(crate) zds: watch::Receiver<ZdsStatus>,
+    /// The state of the hand-over of pods, if there is one.
+    pub(crate) zds: Option<watch::Receiver<ZdsStatus>>,
     /// The pods that are out of the mesh.
     pub(crate) unhealthy: &'a UnhealthyPods,
     /// The inputs that are quarantined.
@@ -67,6 +68,7 @@ impl Health {
         metrics: &Arc<Metrics>,
     ) -> Self {
         let HealthSources { xds, zds, unhealthy, quarantine } = sources;
+        let workload_manager = zds.is_some().then(|| Arc::new(readiness.register(WORKLOAD_PROXY_MANAGER)));
         Self {
             xds,
             zds,
@@ -75,7 +77,7 @@ impl Health {
             gate: Arc::new(gate),
             metrics: metrics.clone(),
             state_manager: Arc::new(readiness.register(STATE_MANAGER)),
-            workload_manager: Arc::new(readiness.register(WORKLOAD_PROXY_MANAGER)),
+            workload_manager,
             readiness: readiness.clone(),
         }
     }
@@ -106,7 +108,12 @@ impl Health {
             self.show_unhealthy();
             quarantine.borrow_and_update();
             self.show_quarantine();
-            let pods = async { self.zds.changed().await };
+            let pods = async {
+                match &mut self.zds {
+                    Some(zds) => zds.changed().await,
+                    None => std::future::pending().await,
+                }
+            };
             let unhealthy = async { self.unhealthy.changed().await };
             let stream = async {
                 match &mut self.xds {
@@ -128,11 +135,14 @@ impl Health {
 
     /// Shows the state of the hand-over. Returns whether no pod waits.
     fn show_pods(&mut self) -> bool {
-        let status = self.zds.borrow_and_update();
+        let (Some(zds), Some(workload_manager)) = (&mut self.zds, &self.workload_manager) else {
+            return true;
+        };
+        let status = zds.borrow_and_update();
         let detail = status.detail();
         match &detail {
-            None => self.workload_manager.done(),
-            Some(detail) => self.workload_manager.pending(detail),
+            None => workload_manager.done(),
+            Some(detail) => workload_manager.pending(detail),
         }
         let pods = &self.metrics.pods;
         pods.proxies(status.session.counts.active, status.session.counts.pending);

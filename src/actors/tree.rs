@@ -9,6 +9,8 @@ use std::{
 
 use tokio::sync::{mpsc, watch};
 
+#[cfg(feature = "lab")]
+use super::control::certs::FakeIssuer;
 use super::{
     admin::{
         AdminAddrs, AdminServers,
@@ -19,8 +21,9 @@ use super::{
         readiness::{DNS_PROXY, PROXY, Readiness},
     },
     control::{
-        certs::{CaIssuer, Certs, CertsConfig},
+        certs::{CaIssuer, Certs, CertsConfig, Issuer},
         grpc::{AuthHeaders, GrpcError, GrpcTarget},
+        local::{self, LocalSourceError},
         mesh::MeshTables,
         xds::{Bounds, Xds, XdsMetrics, XdsSettings},
         zds::Zds,
@@ -36,7 +39,7 @@ use crate::{
         outbound_context::NextHops, pod_directory::PodDirectory, resolver::Resolver,
     },
     protocols::{
-        config::{Config, ProxyMode, Upstream},
+        config::{self, Config, ProxyMode, Upstream},
         mesh::{LocalNode, Mesh, WorkloadInfo},
         xds::{self, XdsState, backoff},
     },
@@ -72,8 +75,8 @@ pub struct Proxy {
     pub tree: Tree,
     /// The pods, to drain.
     pub pods: Pods,
-    /// The hand-over, which can demand that the process exits.
-    pub zds: Zds,
+    /// The hand-over, which can demand that the process exits; none in the dedicated mode.
+    pub zds: Option<Zds>,
     /// Somebody asked for the shutdown on the admin port.
     pub quit: mpsc::Receiver<()>,
 }
@@ -93,7 +96,10 @@ pub enum BootError {
     /// `/proc` cannot be read.
     #[error("own network namespace: {0}")]
     Namespace(std::io::Error),
-    /// A setting that is part of the contract and not of this version.
+    /// The local state of the mesh is wrong.
+    #[error("{0}")]
+    Local(#[from] LocalSourceError),
+    /// A setting is part of the contract and not of this build.
     #[error("{0}")]
     Unsupported(&'static str),
 }
@@ -106,9 +112,17 @@ struct Parts {
     xds: Option<Xds>,
     shards: Shards,
     pods: Pods,
-    zds: Zds,
+    served: Served,
     health: Health,
     admin: AdminServers,
+}
+
+/// Whom the process serves.
+enum Served {
+    /// The pods that istio-cni hands over.
+    Pods(Zds),
+    /// The one workload of the dedicated mode.
+    Workload(WorkloadInfo),
 }
 
 /// What the admin port reaches of the running tree.
@@ -120,24 +134,12 @@ struct TreeAccess {
     handle: Arc<OnceLock<TreeHandle>>,
 }
 
-/// Refuses settings that ask for what this version does not do, rather than to do something else in silence.
-fn check(config: &Config) -> Result<(), BootError> {
-    let unsupported = if config.control.xds.local.is_some() {
-        "LOCAL_XDS and LOCAL_XDS_PATH are not supported by this version"
-    } else if config.node.mode != ProxyMode::Shared {
-        "PROXY_MODE=dedicated is not supported by this version"
-    } else {
-        return Ok(());
-    };
-    Err(BootError::Unsupported(unsupported))
-}
-
 /// Starts the proxy on the current runtime.
 ///
 /// # Errors
 /// See [`BootError`]; what was started has been stopped again.
 pub async fn boot(config: &Config, logging: &Logging) -> Result<Proxy, BootError> {
-    check(config)?;
+    let local = config.control.xds.local.as_ref().map(local::read).transpose()?;
     let (ask, quit) = mpsc::channel(1);
     let access = TreeAccess { quit: ask, handle: Arc::default() };
     let readiness = Readiness::new();
@@ -153,6 +155,9 @@ pub async fn boot(config: &Config, logging: &Logging) -> Result<Proxy, BootError
     let tree = Tree::start_observed(root(&parts, logging), Arc::new(on_event), trace_of).await?.watched();
     // Set once: nobody else has the cell.
     let _ = access.handle.set(tree.handle());
+    if let Some(local) = local {
+        local::apply(local, &parts.tables).await?;
+    }
     if let Some(own) = own_pod(config) {
         parts.pods.start_own(own).await?;
     }
@@ -160,7 +165,7 @@ pub async fn boot(config: &Config, logging: &Logging) -> Result<Proxy, BootError
     if let Some(names) = names {
         names.done();
     }
-    Ok(Proxy { tree, pods: parts.pods, zds: parts.zds, quit })
+    Ok(Proxy { tree, pods: parts.pods, zds: parts.served.zds().cloned(), quit })
 }
 
 /// The tree.
@@ -175,6 +180,15 @@ fn root(parts: &Parts, logging: &Logging) -> SupervisorSpec {
     for index in 0..parts.shards.count() {
         shards = shards.child(super::shards::child(&parts.shards, index));
     }
+    // Giving up would cut every connection of the node, for a hand-over that only new pods need.
+    let mut dataplane = SupervisorSpec::new("dataplane", Strategy::RestForOne)
+        .intensity(Intensity { restarts: 60, within: Duration::from_secs(60) })
+        .stop_within(DATA_PLANE_STOP_WITHIN)
+        .dynamic(parts.pods.spec());
+    dataplane = match &parts.served {
+        Served::Pods(zds) => dataplane.child(zds.child(parts.pods.clone())),
+        Served::Workload(workload) => dataplane.supervisor(parts.pods.dedicated(workload.clone())),
+    };
     SupervisorSpec::new("root", Strategy::OneForOne)
         .intensity(PART_RESTARTS)
         .stop_within(TREE_STOP_WITHIN)
@@ -183,17 +197,8 @@ fn root(parts: &Parts, logging: &Logging) -> SupervisorSpec {
         .child(parts.certs.child())
         .supervisor(meshsup)
         .supervisor(shards)
-        .supervisor(
-            // Giving up would cut every connection of the node, for a hand-over that only new pods need.
-            SupervisorSpec::new("dataplane", Strategy::RestForOne)
-                .intensity(Intensity { restarts: 60, within: Duration::from_secs(60) })
-                .stop_within(DATA_PLANE_STOP_WITHIN)
-                .dynamic(parts.pods.spec())
-                .child(parts.zds.child(parts.pods.clone()))
-                // After the others, so that the loss of these restarts nobody but the audit.
-                .child(parts.pods.policy())
-                .child(parts.pods.audit()),
-        )
+        // After the others, so that the loss of these restarts nobody but the audit.
+        .supervisor(dataplane.child(parts.pods.policy()).child(parts.pods.audit()))
 }
 
 fn parts(
@@ -243,10 +248,10 @@ fn parts(
         config: Arc::new(DataPlaneConfig::new(config, DnsProxyConfig::read(config))),
     });
     let (gate, open) = watch::channel(false);
-    let zds = Zds::new(PathBuf::from(&config.inpod.uds), open);
+    let served = Served::of(config, open);
     let sources = HealthSources {
         xds: xds.as_ref().map(Xds::state),
-        zds: zds.status(),
+        zds: served.zds().map(Zds::status),
         unhealthy: &node.unhealthy,
         quarantine: &quarantine,
     };
@@ -254,28 +259,47 @@ fn parts(
     let console = console(config, logging, &quarantine, access);
     let admin = AdminServers::new(admin_addrs(config), readiness, &metrics, console);
     let pods = Pods::new(node);
-    count(&metrics, &certs, &pods, &zds)?;
-    Ok(Parts { metrics, certs, tables, xds, shards, pods, zds, health, admin })
+    count(&metrics, &certs, &pods, served.zds())?;
+    Ok(Parts { metrics, certs, tables, xds, shards, pods, served, health, admin })
 }
 
 /// Has certificates and pods counted by their states.
-fn count(metrics: &Metrics, certs: &Certs, pods: &Pods, zds: &Zds) -> Result<(), BootError> {
+fn count(metrics: &Metrics, certs: &Certs, pods: &Pods, zds: Option<&Zds>) -> Result<(), BootError> {
     let certs = certs.clone();
     metrics.register(state_gauge::of_certificates(move || certs.by_state())?)?;
-    let (pods, hand_over) = (pods.clone(), zds.status());
-    metrics
-        .register(state_gauge::of_pods(move || pods.by_state(hand_over.borrow().session.counts.pending))?)?;
+    let (pods, hand_over) = (pods.clone(), zds.map(Zds::status));
+    let pending = move || hand_over.as_ref().map_or(0, |hand_over| hand_over.borrow().session.counts.pending);
+    metrics.register(state_gauge::of_pods(move || pods.by_state(pending()))?)?;
     Ok(())
 }
 
 fn certs(config: &Config, quarantine: Quarantine) -> Result<Certs, BootError> {
+    let certs = CertsConfig::new(config.control.ca.secret_ttl, config.tunnel.tls.clone());
     let Some(upstream) = &config.control.ca.upstream else {
-        return Err(BootError::Unsupported("FAKE_CA is for tests of the incumbent: give CA_ADDRESS"));
+        return Ok(Certs::new(certs, fake_issuer()?, quarantine));
     };
     let target = GrpcTarget::new(upstream, &config.tunnel.tls);
-    let issuer = CaIssuer::new(target, headers(config, upstream)?, true);
-    let certs = CertsConfig::new(config.control.ca.secret_ttl, config.tunnel.tls.clone());
-    Ok(Certs::new(certs, Arc::new(issuer), quarantine))
+    // In the dedicated mode the authority grants the identity of the token.
+    let impersonate = !config.node.is_dedicated();
+    let issuer = CaIssuer::new(target, headers(config, upstream)?, impersonate);
+    Ok(Certs::new(CertsConfig { impersonate, ..certs }, Arc::new(issuer), quarantine))
+}
+
+/// The authority of FAKE_CA.
+#[cfg(feature = "lab")]
+fn fake_issuer() -> Result<Arc<dyn Issuer>, BootError> {
+    tracing::error!(
+        target: "main",
+        "FAKE_CA=true: certificates are signed with a key that EVERYBODY KNOWS. Anybody can be anyone. Never use \
+         this outside tests"
+    );
+    Ok(Arc::new(FakeIssuer))
+}
+
+/// The authority of FAKE_CA.
+#[cfg(not(feature = "lab"))]
+fn fake_issuer() -> Result<Arc<dyn Issuer>, BootError> {
+    Err(BootError::Unsupported("FAKE_CA=true: this build has no fake certificate authority"))
 }
 
 fn xds(config: &Config, metrics: &Arc<Metrics>) -> Result<Option<Xds>, BootError> {
@@ -329,9 +353,33 @@ fn admin_addrs(config: &Config) -> AdminAddrs {
     }
 }
 
-/// The proxy's own pod, if it is told which one it is.
+// === impl Served ===
+
+impl Served {
+    /// Whom `config` names. istio-cni is dialled once `gate` is true.
+    fn of(config: &Config, gate: watch::Receiver<bool>) -> Self {
+        match config.node.mode.clone() {
+            ProxyMode::Shared => Self::Pods(Zds::new(PathBuf::from(&config.inpod.uds), gate)),
+            ProxyMode::Dedicated(config::WorkloadInfo { namespace, name, service_account }) => {
+                Self::Workload(WorkloadInfo { name, namespace, service_account })
+            }
+        }
+    }
+
+    fn zds(&self) -> Option<&Zds> {
+        match self {
+            Self::Pods(zds) => Some(zds),
+            Self::Workload(_) => None,
+        }
+    }
+}
+
+/// The proxy's own pod, if it is told which one it is and nobody else has its ports.
 fn own_pod(config: &Config) -> Option<WorkloadInfo> {
     let own = &config.node;
+    if !own.serves_itself() {
+        return None;
+    }
     Some(WorkloadInfo {
         name: own.pod_name.clone()?,
         namespace: own.pod_namespace.clone()?,

@@ -14,6 +14,8 @@ pub(crate) struct DnsProxyConfig {
     pub(crate) dns: DnsConfig,
     /// The cluster's domain, in lower case.
     pub(crate) domain: String,
+    /// The search domains of the resolver whose queries come; `None` stands for those that Kubernetes sets in pods.
+    pub(crate) search: Option<Vec<String>>,
     /// The name servers for names that are not in the mesh.
     pub(crate) resolvers: Resolvers,
 }
@@ -37,6 +39,8 @@ impl DnsProxyConfig {
             tracing::warn!(target: "dns", path, complaint, "passed over in resolv.conf");
         }
         let domain = config.node.cluster_domain.to_ascii_lowercase();
-        Some(Self { dns: dns.clone(), domain, resolvers })
+        // The one workload of the dedicated mode uses this very resolv.conf.
+        let search = config.node.is_dedicated().then(|| resolvers.search.clone());
+        Some(Self { dns: dns.clone(), domain, search, resolvers })
     }
 }

@@ -30,9 +30,7 @@ use crate::{
         mesh::Workload,
         outcome::{Cause, Failure, Outcome, Unroutable},
         relay::relay,
-        route::{
-            Inbound, InboundHbone, inbound_hbone, inbound_service, missing_inbound, missing_labels,
-        },
+        route::{Inbound, InboundHbone, inbound_hbone, inbound_service, missing_inbound, missing_labels},
         tls::{ALPN_H2, WorkloadCert, handshake, stream::TlsStream},
     },
     runtime::{

@@ -140,11 +140,7 @@ pub(crate) fn run_with(
 }
 
 /// Runs a test on a node whose tables are filled by asking `directory`.
-pub(crate) fn run_on_demand(
-    mesh: TestMesh,
-    directory: Arc<dyn Directory>,
-    test: impl AsyncFnOnce(&TestBed),
-) {
+pub(crate) fn run_on_demand(mesh: TestMesh, directory: Arc<dyn Directory>, test: impl AsyncFnOnce(&TestBed)) {
     run(mesh, async |bed| {
         let view = bed.view.borrow().clone();
         bed.view.replace(view.filled(OnDemand::new(directory, "Kubernetes".into())));

@@ -7,6 +7,7 @@ pub(crate) mod dns;
 pub mod hbone;
 pub mod identity;
 pub mod labels;
+pub(crate) mod local;
 pub mod mesh;
 pub mod outcome;
 pub mod pb;

@@ -23,6 +23,7 @@ mod load;
 mod local;
 mod logs;
 mod metrics;
+mod modes;
 mod names;
 mod on_demand;
 mod pacing;
@@ -46,6 +47,7 @@ use hbone::*;
 use lifecycle::*;
 use load::*;
 use local::*;
+use modes::*;
 use on_demand::*;
 use pacing::*;
 use poison::*;
@@ -115,6 +117,8 @@ fn main() -> ExitCode {
         a_removed_server_pod_takes_its_connections_along,
         a_lost_control_plane_costs_no_connection_and_hears_what_is_known_already,
         a_mute_control_plane_costs_nothing,
+        two_nodes_read_the_mesh_from_a_file_and_need_no_control_plane,
+        a_dedicated_proxy_serves_its_workload_and_talks_with_shared_ones,
         an_unknown_destination_is_asked_for_once_and_is_reached_by_a_tunnel,
         a_service_is_asked_for_by_its_address_and_brings_its_endpoints,
         without_a_control_plane_what_is_known_is_reached_and_the_rest_says_what_it_waits_for,

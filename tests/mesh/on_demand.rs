@@ -16,27 +16,27 @@ const ON_DEMAND: [(&str, &str); 3] = [
 const SERVICE: &str = "10.96.0.80:80";
 
 /// The names that the proxies have asked for.
-fn asked(lab: &Lab) -> u64 {
+fn asked(lab: &mut Lab) -> u64 {
     lab.services().control().unwrap().seen().borrow().names
 }
 
 pub(crate) fn an_unknown_destination_is_asked_for_once_and_is_reached_by_a_tunnel() {
-    let lab = raise_with(MESH, &ON_DEMAND, CaOptions::default());
+    let mut lab = raise_with(MESH, &ON_DEMAND, CaOptions::default());
     open(&lab, "client", SERVER).unwrap();
     line(&lab, "one", &[("dst.hbone_addr", SERVER), ("direction", "outbound")]);
     // The other node asks for the client, to name it in its metrics.
     open(&lab, "client", SERVER).unwrap();
-    let known = asked(&lab);
+    let known = asked(&mut lab);
     assert!(known > 0);
     for _ in 0..20 {
         open(&lab, "client", SERVER).unwrap();
     }
-    assert_eq!(asked(&lab), known, "what is known is not asked for");
+    assert_eq!(asked(&mut lab), known, "what is known is not asked for");
     // An address that is none of the mesh is asked for once, too.
     for _ in 0..20 {
         assert_eq!(ask(lab.pod("client").unwrap(), addr("10.77.2.77:80")), End::Refused);
     }
-    assert!(asked(&lab) <= known + 1);
+    assert!(asked(&mut lab) <= known + 1);
 }
 
 pub(crate) fn a_service_is_asked_for_by_its_address_and_brings_its_endpoints() {
@@ -56,7 +56,7 @@ pub(crate) fn a_service_is_asked_for_by_its_address_and_brings_its_endpoints() {
 }
 
 pub(crate) fn without_a_control_plane_what_is_known_is_reached_and_the_rest_says_what_it_waits_for() {
-    let lab = raise_with(MESH, &ON_DEMAND, CaOptions::default());
+    let mut lab = raise_with(MESH, &ON_DEMAND, CaOptions::default());
     open(&lab, "client", SERVER).unwrap();
     lab.services().control().unwrap().faults().mute_discovery(true);
     open(&lab, "client", SERVER).unwrap();

@@ -2,6 +2,7 @@
 
 pub(crate) mod certs;
 pub(crate) mod grpc;
+pub(crate) mod local;
 pub(crate) mod mesh;
 pub(crate) mod xds;
 pub(crate) mod zds;

@@ -249,7 +249,7 @@ impl Capture {
             mark: if local { None } else { network.mark() },
             unpaced: if local { Some(PathScope::Host) } else { near.then_some(PathScope::Network) },
             reuse_port: config.inpod.port_reuse,
-            transparent: if self.acceptor.id().is_own { Some(false) } else { config.listen.orig_src },
+            transparent: if self.acceptor.id().is_own() { Some(false) } else { config.listen.orig_src },
             redirected: kind != ListenerKind::Inbound,
             keepalive: if kind == ListenerKind::Inbound { None } else { config.socket.keepalive },
         };

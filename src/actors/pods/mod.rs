@@ -127,7 +127,7 @@ impl Pods {
     pub(crate) fn by_state(&self, pending: u64) -> Vec<(&'static str, u64)> {
         let named = self.node.unhealthy.now().borrow().clone();
         let (mut up, mut unhealthy) = (0, 0);
-        for pod in self.table.all().iter().filter(|pod| !pod.id.is_own) {
+        for pod in self.table.all().iter().filter(|pod| !pod.id.is_own()) {
             let number = if named.contains_key(&pod.id.uid) { &mut unhealthy } else { &mut up };
             *number += 1;
         }
@@ -176,6 +176,16 @@ impl Pods {
         let pod = Pod::own(info, &self.node);
         self.table.insert(&pod);
         self.supervisor.start(pod.tree()).await
+    }
+
+    /// The supervisor of the one workload of the dedicated mode. Nobody hands the workload over, so it is in the tree from
+    /// the start, and its supervisor is restarted with it.
+    pub(crate) fn dedicated(&self, info: WorkloadInfo) -> SupervisorSpec {
+        let pod = Pod::dedicated(info, &self.node);
+        self.table.insert(&pod);
+        self.node.hops.directory.add(&pod.inbound);
+        self.node.metrics.pods.started();
+        pod.tree()
     }
 
     async fn begin(&self, spec: PodSpec) -> Result<(), String> {
@@ -293,7 +303,7 @@ impl zds::Pods for Pods {
             let (dev, ino) = pod.network().netns.id();
             (pod.id.uid.to_string(), NetnsId { dev, ino })
         };
-        self.all().iter().filter(|pod| !pod.id.is_own).map(id).collect()
+        self.all().iter().filter(|pod| pod.id.is_handed_over()).map(id).collect()
     }
 }
 
@@ -315,7 +325,7 @@ impl Pod {
             let capture = Capture { acceptor, listeners, shards, config };
             tree = tree.child(capture.child(self.captures.of(kind)));
         }
-        if !self.id.is_own && self.node.config.dns.is_some() {
+        if !self.id.is_own() && self.node.config.dns.is_some() {
             tree = tree.child(dns::child(&self.dns, &self.node.shards));
         }
         tree

@@ -60,6 +60,11 @@ impl Pod {
         Self::make(PodId::own(info), node.home.clone(), node)
     }
 
+    /// Makes the one workload of the dedicated mode, in the network namespace of the process, without actors.
+    pub(crate) fn dedicated(info: WorkloadInfo, node: &Arc<Node>) -> Arc<Self> {
+        Self::make(PodId::dedicated(info), node.home.clone(), node)
+    }
+
     fn make(id: Arc<PodId>, netns: NetNs, node: &Arc<Node>) -> Arc<Self> {
         let (config, metrics) = (node.config.clone(), node.metrics.clone());
         let network = PodNetwork::new(&id, netns, config.clone());
@@ -120,7 +125,7 @@ impl Pod {
 
     /// The kinds of listeners that the pod has.
     pub(crate) fn kinds(&self) -> &'static [ListenerKind] {
-        if self.id.is_own { &[ListenerKind::Inbound] } else { &ListenerKind::ALL }
+        if self.id.is_own() { &[ListenerKind::Inbound] } else { &ListenerKind::ALL }
     }
 
     /// The acceptor that serves the connections of the listener of this kind.

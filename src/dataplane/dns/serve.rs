@@ -346,6 +346,7 @@ impl Server {
             namespace: workload.namespace(),
             network: workload.network(),
             domain: &dns.domain,
+            search: dns.search.as_deref(),
             preferred_namespace: dns.dns.preferred_namespace.as_deref(),
             ipv6: settings.listen.ipv6_enabled,
         };

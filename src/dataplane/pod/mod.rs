@@ -21,11 +21,21 @@ pub(crate) struct PodId {
     pub(crate) serial: u64,
     /// The Kubernetes uid; "self" for the proxy's own pod.
     pub(crate) uid: Arc<str>,
-    /// Whether the pod is the proxy's own. The proxy's own pod has plain sockets, and only HBONE reaches it through the
-    /// proxy.
-    pub(crate) is_own: bool,
+    /// Who named the pod.
+    pub(crate) source: PodSource,
     /// The name, namespace and service account of the pod.
     pub(crate) info: WorkloadInfo,
+}
+
+/// Who names a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PodSource {
+    /// istio-cni, which has given the pod a namespace with redirection rules.
+    HandOver,
+    /// The settings, as the proxy's own pod. It has plain sockets, and only HBONE reaches it through the proxy.
+    Own,
+    /// The settings, as the one workload of the dedicated mode. The proxy does not know how it is redirected.
+    Dedicated,
 }
 
 // === impl PodId ===
@@ -33,16 +43,31 @@ pub(crate) struct PodId {
 impl PodId {
     /// A pod that was handed over by istio-cni.
     pub(crate) fn new(uid: Arc<str>, info: WorkloadInfo) -> Arc<Self> {
-        Self::make(uid, info, false)
+        Self::make(uid, info, PodSource::HandOver)
     }
 
     /// The proxy's own pod (docs/spec/dataplane.md 4.5).
     pub(crate) fn own(info: WorkloadInfo) -> Arc<Self> {
-        Self::make("self".into(), info, true)
+        Self::make("self".into(), info, PodSource::Own)
     }
 
-    fn make(uid: Arc<str>, info: WorkloadInfo, is_own: bool) -> Arc<Self> {
-        Arc::new(Self { serial: SERIAL.fetch_add(1, Ordering::Relaxed), uid, is_own, info })
+    /// The one workload of the dedicated mode (docs/spec/dataplane.md 0).
+    pub(crate) fn dedicated(info: WorkloadInfo) -> Arc<Self> {
+        Self::make("dedicated".into(), info, PodSource::Dedicated)
+    }
+
+    fn make(uid: Arc<str>, info: WorkloadInfo, source: PodSource) -> Arc<Self> {
+        Arc::new(Self { serial: SERIAL.fetch_add(1, Ordering::Relaxed), uid, source, info })
+    }
+
+    /// Whether the pod is the proxy's own.
+    pub(crate) fn is_own(&self) -> bool {
+        self.source == PodSource::Own
+    }
+
+    /// Whether istio-cni has handed the pod over, and so has written its redirection rules.
+    pub(crate) fn is_handed_over(&self) -> bool {
+        self.source == PodSource::HandOver
     }
 
     /// `namespace/name`.

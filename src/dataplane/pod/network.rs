@@ -123,7 +123,7 @@ pub(crate) struct PodNetwork {
 impl PodNetwork {
     /// The network of the pod `id` in `netns`.
     pub(crate) fn new(id: &PodId, netns: NetNs, config: Arc<DataPlaneConfig>) -> Arc<Self> {
-        let mark = config.inpod.packet_mark.filter(|_| !id.is_own);
+        let mark = config.inpod.packet_mark.filter(|_| !id.is_own());
         let (transparent, paced, addresses) =
             (AtomicBool::new(false), AtomicBool::new(false), Mutex::default());
         Arc::new(Self { netns, config, mark, transparent, paced, addresses })

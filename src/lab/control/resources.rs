@@ -159,8 +159,7 @@ impl Resources {
         let bare = workload.encode_to_vec();
         let parts = sorted.iter().flat_map(|(name, ports)| [name.as_bytes(), ports.as_slice()]);
         let content = hash_bytes(std::iter::once(bare.as_slice()).chain(parts));
-        let belongs =
-            Belongs { node: workload.node.clone(), services: services.keys().cloned().collect() };
+        let belongs = Belongs { node: workload.node.clone(), services: services.keys().cloned().collect() };
         workload.services = services;
         let aliases = workload.addresses.iter().filter_map(|ip| alias(&workload.network, ip, None)).collect();
         let name = workload.uid.clone();
@@ -184,7 +183,8 @@ impl Resources {
     fn add_policy(&mut self, policy: &az::Authorization) {
         let value = Bytes::from(policy.encode_to_vec());
         let content = hash_bytes(std::iter::once(value.as_ref()));
-        let resource = Resource { version: String::new(), content, value, aliases: Vec::new(), belongs: None };
+        let resource =
+            Resource { version: String::new(), content, value, aliases: Vec::new(), belongs: None };
         self.authorization.insert(format!("{}/{}", policy.namespace, policy.name), resource);
     }
 }

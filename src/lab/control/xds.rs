@@ -213,8 +213,9 @@ impl Subscriber {
             return Vec::new();
         };
         let node = &self.node;
-        let wanted =
-            |name: &String, resource: &Resource| subscription.wildcard || subscription.wants(name, resource, node);
+        let wanted = |name: &String, resource: &Resource| {
+            subscription.wildcard || subscription.wants(name, resource, node)
+        };
         let new = |name: &String, resource: &Resource| {
             subscription.held.get(name).is_none_or(|held| *held != Some(resource.content))
         };

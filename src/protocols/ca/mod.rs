@@ -3,6 +3,8 @@
 
 pub mod chain;
 pub mod csr;
+#[cfg(feature = "lab")]
+pub(crate) mod fake;
 pub(crate) mod schedule;
 
 use std::{sync::Arc, time::Duration};

@@ -25,8 +25,12 @@ const NAMES: Names = Names {
 };
 const SECRET_TTL: Var =
     Var::duration("SECRET_TTL", "24h", "The validity that certificates are asked for with.");
-const FAKE_CA: Var =
-    Var::flag("FAKE_CA", "false", "A certificate authority for tests. This version refuses `true`.");
+const FAKE_CA: Var = Var::flag(
+    "FAKE_CA",
+    "false",
+    "For tests only: certificates are signed with a key that everybody knows, so that anybody can \
+        be anyone. Builds without the lab, such as the image, refuse `true`.",
+);
 
 /// No limit: a unit of time.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);

@@ -14,7 +14,8 @@ const INPOD_PORT_REUSE: Var = Var::flag(
 const PACKET_MARK: Var = Var::number(
     "PACKET_MARK",
     "1337",
-    "The mark of sockets in pods, which istio-cni's redirection rules look for.",
+    "The mark of sockets in pods, which istio-cni's redirection rules look for. In the dedicated mode there is none unless \
+     it is set.",
 );
 
 /// The longest path of a Unix socket, its final zero left out (unix(7)).
@@ -41,6 +42,9 @@ impl InpodConfig {
                 Err(format!("no path of a Unix socket, which has at most {UDS_PATH_BYTES} bytes"))
             }
         });
+        if let (Some(uds), ProxyMode::Dedicated(_)) = (r.raw(&INPOD_UDS), mode) {
+            r.warn(INPOD_UDS.name, uds, "no effect: the dedicated mode has no istio-cni".into());
+        }
         let marked = r.raw(&PACKET_MARK).is_some() || matches!(mode, ProxyMode::Shared);
         Self {
             uds: uds.unwrap_or_default(),

@@ -86,6 +86,22 @@ impl ListenConfig {
     }
 }
 
+impl ListenConfig {
+    /// Without a mark on the proxy's packets, answers to a client's address do not come back to the proxy. So
+    /// applications see the client's address only where that is asked for.
+    pub(super) fn without_mark(&mut self, r: &mut Reader<'_>) {
+        match self.orig_src {
+            None => self.orig_src = Some(false),
+            Some(true) => {
+                let reason =
+                    "without PACKET_MARK, answers to clients need rules that bring them to the proxy";
+                r.warn(ENABLE_ORIG_SRC.name, "true", reason.into());
+            }
+            Some(false) => {}
+        }
+    }
+}
+
 impl Ports {
     /// A connection to this port would come back to the proxy (docs/spec/dataplane.md 1.4).
     pub fn is_illegal(&self, port: u16) -> bool {

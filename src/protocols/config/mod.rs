@@ -163,7 +163,7 @@ fn read(r: &mut Reader<'_>) -> Config {
     let control = ControlConfig { xds, ca: CaConfig::read(r, &proxy), token: TokenSource::read(r) };
     r.section("Pods and sockets");
     let inpod = InpodConfig::read(r, &node.mode);
-    let listen = ListenConfig::read(r);
+    let mut listen = ListenConfig::read(r);
     let socket = SocketConfig::read(r);
     r.section("Names");
     let dns = DnsConfig::read(r, &proxy);
@@ -177,6 +177,12 @@ fn read(r: &mut Reader<'_>) -> Config {
     if control.xds.on_demand && dns.enabled {
         let reason = "the DNS proxy needs every service: set ISTIO_META_DNS_CAPTURE=false";
         r.reject(&xds::ON_DEMAND, reason);
+    }
+    if control.xds.on_demand && control.xds.upstream.is_none() {
+        r.warn(xds::ON_DEMAND.name, "true", "no effect: there is no discovery server".into());
+    }
+    if node.is_dedicated() && inpod.packet_mark.is_none() {
+        listen.without_mark(r);
     }
     if !listen.proxy && !dns.enabled {
         r.reject(&listen::ENABLE_PROXY, "the DNS proxy is off too, so nothing would run");

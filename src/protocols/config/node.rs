@@ -56,13 +56,13 @@ const PROXY_MODE: Var = Var::new(
     "PROXY_MODE",
     "`shared` or `dedicated`",
     "shared",
-    "For whom the proxy works. This version refuses `dedicated`.",
+    "For whom the proxy works: the pods that istio-cni hands over, or the one workload beside it, without istio-cni.",
 );
 const PROXY_WORKLOAD_INFO: Var = Var::new(
     "PROXY_WORKLOAD_INFO",
     "namespace/name/service-account",
     "",
-    "The workload of the dedicated mode.",
+    "The workload of the dedicated mode, which needs it.",
 );
 
 /// The identity of this proxy.
@@ -147,9 +147,18 @@ impl NodeConfig {
         config
     }
 
-    /// Serve the proxy's own pod as a workload too: its name, namespace and service account are all known.
+    /// Whether the proxy works for one workload.
+    pub fn is_dedicated(&self) -> bool {
+        matches!(self.mode, ProxyMode::Dedicated(_))
+    }
+
+    /// Serve the proxy's own pod as a workload too: its name, namespace and service account are all known. In the
+    /// dedicated mode the workload has the ports.
     pub fn serves_itself(&self) -> bool {
-        self.pod_name.is_some() && self.pod_namespace.is_some() && self.service_account.is_some()
+        !self.is_dedicated()
+            && self.pod_name.is_some()
+            && self.pod_namespace.is_some()
+            && self.service_account.is_some()
     }
 }
 
@@ -223,6 +232,9 @@ impl ProxyMode {
         });
         let info = r.text(&PROXY_WORKLOAD_INFO);
         if dedicated != Some(true) {
+            if let Some(info) = info {
+                r.warn(PROXY_WORKLOAD_INFO.name, info, "no effect: PROXY_MODE is not dedicated".into());
+            }
             return Self::Shared;
         }
         if info.is_none() {

@@ -389,12 +389,28 @@ fn the_dedicated_mode_needs_a_workload_and_marks_no_packets() {
     assert_eq!(config.inpod.packet_mark, None);
     let marked = read(&[mode, ("PROXY_WORKLOAD_INFO", "ns/web/sa"), ("PACKET_MARK", "3")]).unwrap();
     assert_eq!(marked.inpod.packet_mark, Some(3));
+    // Without a mark the answers to a spoofed client would not come back.
+    assert_eq!((config.listen.orig_src, marked.listen.orig_src), (Some(false), None));
+    assert!(!config.node.serves_itself());
     for info in ["", "ns/web", "ns/web/sa/x", "ns//sa"] {
         let invalid = read(&[mode, ("PROXY_WORKLOAD_INFO", info)]).unwrap_err();
         assert_eq!((invalid.len(), &*invalid[0].name), (1, "PROXY_WORKLOAD_INFO"), "{info}");
     }
     assert_eq!(read(&[mode]).unwrap_err().len(), 1);
     assert_eq!(read(&[("PROXY_WORKLOAD_INFO", "junk")]).unwrap().node.mode, ProxyMode::Shared);
+}
+
+#[test]
+fn settings_that_do_not_go_with_the_mode_are_named() {
+    let names = |vars: &[(&str, &str)]| {
+        let warnings = read(vars).unwrap().warnings;
+        warnings.iter().map(|warning| warning.name.clone()).collect::<Vec<_>>()
+    };
+    let (mode, info) = (("PROXY_MODE", "dedicated"), ("PROXY_WORKLOAD_INFO", "ns/web/sa"));
+    assert_eq!(names(&[info]), ["PROXY_WORKLOAD_INFO"]);
+    assert_eq!(names(&[mode, info, ("INPOD_UDS", "/a.sock")]), ["INPOD_UDS"]);
+    assert_eq!(names(&[mode, info, ("ENABLE_ORIG_SRC", "true")]), ["ENABLE_ORIG_SRC"]);
+    assert!(names(&[mode, info, ("ENABLE_ORIG_SRC", "true"), ("PACKET_MARK", "1337")]).is_empty());
 }
 
 #[test]

@@ -26,9 +26,13 @@ pub(super) const ON_DEMAND: Var = Var::flag(
     "false",
     "Workloads and services are asked for as connections need them. The DNS proxy must be off.",
 );
-const LOCAL_XDS_PATH: Var =
-    Var::new("LOCAL_XDS_PATH", "path", "", "A YAML file with state of the mesh. This version refuses it.");
-const LOCAL_XDS: Var = Var::new("LOCAL_XDS", "YAML", "", "State of the mesh. This version refuses it.");
+const LOCAL_XDS_PATH: Var = Var::new(
+    "LOCAL_XDS_PATH",
+    "path",
+    "",
+    "A YAML file with workloads, services and policies, read at the start.",
+);
+const LOCAL_XDS: Var = Var::new("LOCAL_XDS", "YAML", "", "The same as text. Only one of both may be set.");
 
 /// Where the mesh's state comes from.
 #[derive(Clone, Debug, Serialize)]

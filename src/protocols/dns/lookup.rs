@@ -23,6 +23,8 @@ pub(crate) struct Asker<'a> {
     pub network: &'a str,
     /// The cluster's domain.
     pub domain: &'a str,
+    /// The search domains of the pod's resolver; `None` stands for those that Kubernetes sets.
+    pub search: Option<&'a [String]>,
     /// The namespace whose service wins against equally good services of other namespaces.
     pub preferred_namespace: Option<&'a str>,
     /// Whether IPv6 is enabled.
@@ -40,7 +42,7 @@ pub(crate) struct Found {
 
 /// Looks up `name`, which is in lower case and has no final dot. The result is `None` if the mesh does not know `name`.
 pub(crate) fn find(mesh: &Mesh, asker: &Asker<'_>, name: &str, family: Family) -> Option<Found> {
-    let place = Place { namespace: asker.namespace, domain: asker.domain };
+    let place = Place { namespace: asker.namespace, domain: asker.domain, search: asker.search };
     candidates(name, &place).into_iter().find_map(|candidate| {
         let (service, is_wildcard) = service(mesh, asker, &candidate.host)?;
         let alias = candidate.stripped.filter(|_| !is_wildcard).map(str::to_owned);

@@ -10,28 +10,39 @@ pub(crate) struct Candidate<'a> {
     pub stripped: Option<&'a str>,
 }
 
-/// The namespace and the domain that make up a pod's search list.
+/// The namespace, the domain and the search list of a pod.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place<'a> {
     /// The pod's namespace.
     pub namespace: &'a str,
     /// The cluster's domain.
     pub domain: &'a str,
+    /// The search domains of the pod's resolver; `None` stands for those that Kubernetes sets.
+    pub search: Option<&'a [String]>,
 }
 
 /// The hosts that `name` may mean, in the order they are tried. `name` is in lower case, without a dot at its end.
 pub(crate) fn candidates<'a>(name: &'a str, place: &Place<'_>) -> Vec<Candidate<'a>> {
-    let Place { namespace, domain } = place;
+    let Place { namespace, domain, search } = place;
     let mut found = Vec::new();
     let mut add = |name: &str, stripped: Option<&'a str>| {
         found.push(Candidate { host: name.to_owned(), stripped });
         found.extend(expansions(name, place).map(|host| Candidate { host, stripped }));
     };
     add(name, None);
-    for search in [format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), (*domain).to_owned()] {
-        let rest = name.strip_suffix(search.as_str()).and_then(|rest| rest.strip_suffix('.'));
+    let mut strip = |search: &str| {
+        let rest = name.strip_suffix(search).and_then(|rest| rest.strip_suffix('.'));
         if let Some(rest) = rest.filter(|rest| !rest.is_empty()) {
             add(rest, Some(rest));
+        }
+    };
+    match search {
+        Some(search) => search.iter().for_each(|search| strip(search)),
+        None => {
+            for search in [format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), (*domain).to_owned()]
+            {
+                strip(&search);
+            }
         }
     }
     found
@@ -39,7 +50,7 @@ pub(crate) fn candidates<'a>(name: &'a str, place: &Place<'_>) -> Vec<Candidate<
 
 /// The full names that a short name of a Kubernetes service or of one of its pods may stand for.
 fn expansions(name: &str, place: &Place<'_>) -> impl Iterator<Item = String> {
-    let Place { namespace, domain } = place;
+    let Place { namespace, domain, .. } = place;
     let is_svc = name.ends_with(".svc");
     let in_cluster = || Some(format!("{name}.{domain}"));
     let as_service = || Some(format!("{name}.svc.{domain}"));

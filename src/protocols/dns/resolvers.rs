@@ -15,6 +15,8 @@ const DNS_PORT: u16 = 53;
 const MAX_SERVERS: usize = 3;
 /// Limit: attempts with each name server: 5; past it: a larger number in resolv.conf counts as 5.
 const MAX_ATTEMPTS: u32 = 5;
+/// Limit: search domains of resolv.conf: 32, as many as Kubernetes allows; past it: the others are passed over.
+const MAX_SEARCH: usize = 32;
 /// The longest wait for a server's answer, in seconds.
 /// Limit: wait for one answer of a name server: 30 s; past it: a longer time in resolv.conf counts as 30 s.
 const MAX_TIMEOUT: u32 = 30;
@@ -28,6 +30,8 @@ pub(crate) struct Resolvers {
     pub timeout: Duration,
     /// The number of rounds through all name servers.
     pub attempts: u32,
+    /// The search domains, in lower case and without a final dot.
+    pub search: Vec<String>,
 }
 
 // === impl Resolvers ===
@@ -54,6 +58,10 @@ impl Resolvers {
             servers.truncate(MAX_SERVERS);
         }
         let timeout = Duration::from_secs(config.timeout.clamp(1, MAX_TIMEOUT).into());
-        (Self { servers, timeout, attempts: config.attempts.clamp(1, MAX_ATTEMPTS) }, complaints)
+        let attempts = config.attempts.clamp(1, MAX_ATTEMPTS);
+        let search = config.get_last_search_or_domain().take(MAX_SEARCH);
+        let search = search.map(|domain| domain.trim_end_matches('.').to_ascii_lowercase());
+        let search = search.filter(|domain| !domain.is_empty()).collect();
+        (Self { servers, timeout, attempts, search }, complaints)
     }
 }

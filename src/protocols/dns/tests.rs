@@ -18,7 +18,7 @@ use super::{
 use crate::protocols::mesh::fixtures::{TestMesh, ip, pod, service};
 
 fn hosts(name: &str) -> Vec<(String, Option<&str>)> {
-    let place = Place { namespace: "ns1", domain: "cluster.local" };
+    let place = Place { namespace: "ns1", domain: "cluster.local", search: None };
     candidates(name, &place).into_iter().map(|candidate| (candidate.host, candidate.stripped)).collect()
 }
 
@@ -74,6 +74,7 @@ fn told(t: &TestMesh, network: &str, name: &str, family: Family) -> Option<(Vec<
         namespace: "ns1",
         network,
         domain: "cluster.local",
+        search: None,
         preferred_namespace: Some("liked"),
         ipv6: true,
     };
@@ -319,12 +320,26 @@ fn only_what_answers_the_question_is_believed() {
 }
 
 #[test]
+fn a_resolver_of_its_own_has_its_own_search_domains() {
+    let search = Resolvers::parse(b"search Corp.Example. other.example\n").0.search;
+    assert_eq!(search, ["corp.example", "other.example"]);
+    let place = Place { namespace: "ns1", domain: "cluster.local", search: Some(&search) };
+    let stripped = |name| {
+        let found = candidates(name, &place).into_iter();
+        found.filter_map(|candidate| candidate.stripped.map(|_| candidate.host)).collect::<Vec<_>>()
+    };
+    assert_eq!(stripped("web.corp.example"), ["web", "web.ns1.svc.cluster.local"]);
+    assert!(stripped("web.ns1.svc.cluster.local").is_empty(), "that is none of its search domains");
+}
+
+#[test]
 fn name_servers_are_those_of_resolv_conf_within_bounds() {
     let (resolvers, complaints) = Resolvers::parse(
         b"search a.b\nnameserver 10.0.0.10\nnameserver fd00::a\noptions timeout:7 attempts:3\n",
     );
     let servers = vec!["10.0.0.10:53".parse().unwrap(), "[fd00::a]:53".parse().unwrap()];
-    assert_eq!(resolvers, Resolvers { servers, timeout: Duration::from_secs(7), attempts: 3 });
+    let search = vec!["a.b".to_owned()];
+    assert_eq!(resolvers, Resolvers { servers, timeout: Duration::from_secs(7), attempts: 3, search });
     assert!(complaints.is_empty(), "{complaints:?}");
     let (resolvers, complaints) = Resolvers::parse(
         b"nameserver nonsense\nnameserver fe80::1%eth0\noptions timeout:0 attempts:99\n\

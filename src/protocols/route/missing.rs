@@ -45,7 +45,12 @@ pub(crate) fn missing_outbound(mesh: &Mesh, src: &Source<'_>, dst: OrigDst) -> V
 }
 
 /// The names that a request to `local` at `pod` for `authority` needs and `mesh` lacks.
-pub(crate) fn missing_inbound(mesh: &Mesh, local: &Workload, pod: IpAddr, authority: &HboneAddr) -> Vec<String> {
+pub(crate) fn missing_inbound(
+    mesh: &Mesh,
+    local: &Workload,
+    pod: IpAddr,
+    authority: &HboneAddr,
+) -> Vec<String> {
     let mut missing = Missing::new(mesh, local.network());
     match authority {
         HboneAddr::Ip(asked) if asked.ip() == pod || local.application_tunnel().is_some() => {}
@@ -120,10 +125,9 @@ impl<'a> Missing<'a> {
                 self.mesh.service_by_exact_vip(network, *ip, "", Sight::ControlPlane),
                 self.mesh.workload_by_ip(network, *ip),
             ),
-            GatewayDestination::Host(name) => (
-                self.mesh.service(name.namespace(), name.hostname()),
-                self.mesh.workload_by_hostname(name),
-            ),
+            GatewayDestination::Host(name) => {
+                (self.mesh.service(name.namespace(), name.hostname()), self.mesh.workload_by_hostname(name))
+            }
         };
         match (&gateway.destination, service, workload) {
             (_, Some(service), _) => self.endpoints(&service, references),

@@ -117,7 +117,9 @@ impl XdsState {
         // The name of a held resource stays subscribed, unless it is asked for once more.
         self.with(ResourceType::Address, |book| {
             let asked = &request.subscribe;
-            request.unsubscribe.retain(|name| asked.contains(name) || !book.names.contains_key(name.as_str()));
+            request
+                .unsubscribe
+                .retain(|name| asked.contains(name) || !book.names.contains_key(name.as_str()));
         });
         request
     }

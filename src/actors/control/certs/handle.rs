@@ -132,6 +132,10 @@ impl Certs {
     /// Asks for the certificate of `id` ahead of need. The number of such requests is bounded. A request past the
     /// bound is dropped with a log line, and a connection asks later.
     pub(crate) fn prefetch(&self, id: &Identity) {
+        // Without impersonation the answer is for this proxy's own identity, whatever is asked for.
+        if !self.shared.config.impersonate {
+            return;
+        }
         if self.current(id).is_some() {
             return;
         }

@@ -3,9 +3,17 @@
 //! table.
 
 mod actor;
+#[cfg(feature = "lab")]
+mod fake;
 mod handle;
 pub(super) mod issuer;
 mod shared;
 mod store;
 
-pub(crate) use self::{handle::Certs, issuer::CaIssuer, shared::CertsConfig};
+#[cfg(feature = "lab")]
+pub(crate) use self::fake::FakeIssuer;
+pub(crate) use self::{
+    handle::Certs,
+    issuer::{CaIssuer, Issuer},
+    shared::CertsConfig,
+};
