@@ -34,7 +34,8 @@ pub(crate) fn an_unknown_destination_is_asked_for_once_and_is_reached_by_a_tunne
     assert_eq!(asked(&mut lab), known, "what is known is not asked for");
     // An address that is none of the mesh is asked for once, too.
     for _ in 0..20 {
-        assert_eq!(ask(lab.pod("client").unwrap(), addr("10.77.2.77:80")), End::Refused);
+        // The node itself, where nobody listens.
+        assert!(is_turned_away(&ask(lab.pod("client").unwrap(), addr("10.77.0.2:81"))));
     }
     assert!(asked(&mut lab) <= known + 1);
 }
