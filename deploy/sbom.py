@@ -6,56 +6,51 @@ usage: sbom.py [TARGET]     (in the repository; TARGET as cargo knows it, x86_64
 
 import json
 import pathlib
+import re
 import subprocess
 import sys
 import tomllib
 
 root = pathlib.Path(__file__).resolve().parents[1]
 target = sys.argv[1] if len(sys.argv) > 1 else "x86_64-unknown-linux-gnu"
-command = ["cargo", "metadata", "--locked", "--format-version", "1", "--no-default-features", "--filter-platform", target]
-metadata = json.loads(subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout)
+# What is linked: neither macros, nor what the build and the tests need. A line is the depth, the crate, its licence.
+command = ["cargo", "tree", "--locked", "--no-default-features", "--target", target, "--edges", "normal,no-proc-macro",
+           "--prefix", "depth", "--format", "|{p}|{l}"]
+lines = subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout.splitlines()
 lock = tomllib.loads((root / "Cargo.lock").read_text())
 sums = {(one["name"], one["version"]): one.get("checksum") for one in lock["package"]}
-packages = {one["id"]: one for one in metadata["packages"]}
-nodes = {one["id"]: one for one in metadata["resolve"]["nodes"]}
+
+licences, needs, above = {}, {}, []
+for line in lines:
+    depth, package, licence = line.split("|")
+    name, version = re.match(r"(\S+) v(\S+)", package).groups()
+    # A crate that has been listed with its own before is marked with (*).
+    licences[name, version] = licence.removesuffix(" (*)")
+    needs.setdefault((name, version), set())
+    del above[int(depth):]
+    if above:
+        needs[above[-1]].add((name, version))
+    above.append((name, version))
+subject = above[0]
 
 
-def needed(node):
-    """What is linked into the crate: neither tools of the build, nor of tests, nor macros."""
-    return [one["pkg"] for one in node["deps"] if any(kind["kind"] is None for kind in one["dep_kinds"])
-            and not any("proc-macro" in made["kind"] for made in packages[one["pkg"]]["targets"])]
+def reference(crate):
+    return f"pkg:cargo/{crate[0]}@{crate[1]}"
 
 
-top = metadata["resolve"]["root"]
-seen, waiting = set(), [top]
-while waiting:
-    identity = waiting.pop()
-    if identity not in seen:
-        seen.add(identity)
-        waiting += needed(nodes[identity])
-
-
-def reference(identity):
-    return f"pkg:cargo/{packages[identity]['name']}@{packages[identity]['version']}"
-
-
-def component(identity):
-    package = packages[identity]
-    one = {"type": "library", "bom-ref": reference(identity), "name": package["name"], "version": package["version"],
-           "purl": reference(identity)}
-    if package.get("license"):
-        one["licenses"] = [{"expression": package["license"].replace("/", " OR ")}]
-    if digest := sums.get((package["name"], package["version"])):
+def component(crate):
+    one = {"type": "library", "bom-ref": reference(crate), "name": crate[0], "version": crate[1], "purl": reference(crate),
+           "licenses": [{"expression": licences[crate].replace("/", " OR ")}]}
+    if digest := sums.get(crate):
         one["hashes"] = [{"alg": "SHA-256", "content": digest}]
     return one
 
 
-subject = component(top) | {"type": "application"}
 print(json.dumps({
     "bomFormat": "CycloneDX", "specVersion": "1.5", "version": 1,
-    "metadata": {"component": subject, "properties": [{"name": "target", "value": target}]},
-    "components": sorted((component(one) for one in seen - {top}), key=lambda one: one["bom-ref"]),
-    "dependencies": sorted(
-        ({"ref": reference(one), "dependsOn": sorted({reference(other) for other in needed(nodes[one])})} for one in seen),
-        key=lambda one: one["ref"]),
+    "metadata": {"component": component(subject) | {"type": "application"},
+                 "properties": [{"name": "target", "value": target}]},
+    "components": [component(crate) for crate in sorted(needs) if crate != subject],
+    "dependencies": [{"ref": reference(crate), "dependsOn": [reference(other) for other in sorted(needs[crate])]}
+                     for crate in sorted(needs)],
 }, indent=1))

@@ -311,6 +311,12 @@ class Contract(unittest.TestCase):
         for name, want in (("defaults", "ztunnel"), ("revision", "ztunnel-1-30"), ("warren", "ztunnel")):
             self.assertEqual(pod(of_set(name))["spec"]["serviceAccountName"], want)
 
+    def test_no_token_for_the_api_server_is_mounted_unless_it_is_asked_for(self):
+        for name in SETS:
+            self.assertIs(pod(of_set(name))["spec"]["automountServiceAccountToken"], False, name)
+        asked = render("--set", f"image={IMAGE},warren.serviceAccount.automountToken=true")
+        self.assertIs(pod(asked)["spec"]["automountServiceAccountToken"], True)
+
     def test_network_policy_opens_the_ports_of_the_contract(self):
         def ports(name):
             (policy,) = [one for (kind, _), one in of_set(name).items() if kind == "NetworkPolicy"]
@@ -415,6 +421,7 @@ def plain(one):
         spec = one["spec"]
         if spec["updateStrategy"]["type"] == "OnDelete":
             spec["updateStrategy"].pop("rollingUpdate", None)
+        spec["template"]["spec"].pop("automountServiceAccountToken", None)
         (inner,) = spec["template"]["spec"]["containers"]
         inner.pop("image")
         for amounts in inner["resources"].values():
@@ -548,6 +555,22 @@ class Image(unittest.TestCase):
         self.assertRegex(text, r"(?m)^ENV .*ISTIO_META_ISTIO_VERSION=")
         self.assertIn("--profile dist", text)
         self.assertIn("--no-default-features", text)
+        for script in ("deploy/rootfs.sh", "deploy/sbom.py"):
+            self.assertIn(script, text)
+            self.assertTrue(os.access(ROOT / script, os.X_OK), script)
+
+    def test_the_bill_of_materials_has_licence_and_digest_of_each_crate_of_the_proxy(self):
+        for target in ("x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu"):
+            done = run(ROOT / "deploy/sbom.py", target)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            bill = json.loads(done.stdout)
+            names = {one["name"] for one in bill["components"]}
+            self.assertGreater(len(names), 100)
+            self.assertLessEqual({"rustls", "aws-lc-sys", "h2", "tokio"}, names)
+            self.assertEqual("ring" in names, target.startswith("x86_64"))
+            self.assertFalse({"proptest", "prost-build", "syn"} & names, target)
+            for one in bill["components"]:
+                self.assertTrue(one["licenses"] and one["hashes"], one["name"])
 
     def test_the_image_without_an_engine_has_the_same_configuration_and_is_the_same_each_time(self):
         with tempfile.TemporaryDirectory() as folder:
