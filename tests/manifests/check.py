@@ -490,6 +490,12 @@ class Refusals(unittest.TestCase):
                 self.assertNotEqual(done.returncode, 0, f"{given} is taken")
                 self.assertIn(path, done.stderr)
 
+    def test_the_readme_shows_what_helm_says(self):
+        text = (ROOT / "deploy/README.md").read_text()
+        ((command, printed),) = re.findall(r"```text\n\$ helm (.*)\n((?:.*\n)+?)```", text)
+        done = subprocess.run([os.environ["HELM"], *command.split()], cwd=ROOT, capture_output=True, text=True)
+        self.assertEqual(done.stderr.strip(), printed.strip())
+
     def test_without_a_registry_the_chart_says_what_to_set(self):
         done = template(CHART)
         self.assertNotEqual(done.returncode, 0)
