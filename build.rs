@@ -1,8 +1,11 @@
-//! Compiles proto/ without a protoc binary.
+//! Compiles proto/ without a protoc binary, and finds out the versions that the program tells of itself.
 
-use std::{env, error::Error, path::Path, process::Command};
+use std::{env, error::Error, fs, path::Path, process::Command};
 
 const PROTOS: [&str; 5] = ["ads.proto", "authorization.proto", "ca.proto", "workload.proto", "zds.proto"];
+
+/// The libraries that encrypt, sign and verify.
+const CRYPTO: [&str; 3] = ["aws-lc-rs", "ring", "rustls"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
@@ -20,7 +23,27 @@ fn main() -> Result<(), Box<dyn Error>> {
     let revision = git(&["rev-parse", "HEAD"]).unwrap_or_else(|| "unknown".to_owned());
     println!("cargo:rustc-env=WARREN_GIT_REVISION={revision}");
     println!("cargo:rustc-env=WARREN_PROFILE={}", env::var("PROFILE")?);
+    println!("cargo:rustc-env=WARREN_RUSTC_VERSION={}", rustc().unwrap_or_else(|| "unknown".to_owned()));
+    println!("cargo:rerun-if-changed=Cargo.lock");
+    let lock = fs::read_to_string("Cargo.lock").unwrap_or_default();
+    let versions: Vec<String> = CRYPTO.iter().filter_map(|name| locked(&lock, name)).collect();
+    println!("cargo:rustc-env=WARREN_CRYPTO_VERSIONS={}", versions.join(", "));
     Ok(())
+}
+
+/// The version of the compiler, such as `1.95.0`.
+fn rustc() -> Option<String> {
+    let output = Command::new(env::var_os("RUSTC")?).arg("--version").output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    text.split_whitespace().nth(1).map(str::to_owned)
+}
+
+/// The package `name` with the version that Cargo.lock has.
+fn locked(lock: &str, name: &str) -> Option<String> {
+    let package =
+        lock.split("[[package]]").find(|package| package.contains(&format!("name = \"{name}\"\n")))?;
+    let version = package.lines().find_map(|line| line.strip_prefix("version = "))?;
+    Some(format!("{name} {}", version.trim_matches('"')))
 }
 
 /// What git answers; nothing without git or outside a repository.

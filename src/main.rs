@@ -26,7 +26,16 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const DONE: u8 = 0;
 const FAILED: u8 = 1;
 
-const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("WARREN_GIT_REVISION"), ")");
+const VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    " (",
+    env!("WARREN_GIT_REVISION"),
+    ", rustc ",
+    env!("WARREN_RUSTC_VERSION"),
+    ", ",
+    env!("WARREN_CRYPTO_VERSIONS"),
+    ")"
+);
 const PROXY: &str = "proxy";
 
 #[cfg(feature = "lab")]
@@ -228,6 +237,13 @@ async fn wait(config: &Config, mut proxy: Proxy, mut terminate: Signal, mut inte
             None => std::future::pending().await,
         }
     };
+    let own = proxy.own.take();
+    let serving = async {
+        match own {
+            Some(own) => own.serve().await,
+            None => Ok(()),
+        }
+    };
     let why = tokio::select! {
         _ = terminate.recv() => "SIGTERM",
         _ = interrupt.recv() => "SIGINT",
@@ -236,12 +252,19 @@ async fn wait(config: &Config, mut proxy: Proxy, mut terminate: Signal, mut inte
             tracing::error!(target: "main", ?exit, "the supervision tree gave up");
             return FAILED;
         }
+        // The branch waits no more once the proxy's own pod is served.
+        Err(error) = serving => {
+            tracing::error!(target: "main", %error, "cannot serve the proxy's own pod");
+            eprintln!("Error: {error}");
+            return FAILED;
+        }
         fatal = broken => {
             let reason = fatal.unwrap_or_default();
             tracing::error!(target: "main", reason, "istio-cni broke the protocol");
             return FAILED;
         }
     };
+    proxy.retire();
     let deadline = config.drain.deadline;
     tracing::info!(target: "main", why, ?deadline, "shutting down: existing connections may end");
     tokio::select! {

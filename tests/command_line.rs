@@ -101,6 +101,7 @@ fn help_and_version_are_found_in_every_way_people_ask_for_them() {
     };
     let said = version(&["--version"]);
     assert!(said.starts_with("warren ") && said.lines().count() == 1, "{said}");
+    assert!(said.contains("rustc 1.") && said.contains("aws-lc-rs 1."), "{said}");
     assert_eq!((version(&["-V"]), version(&["version"])), (said.clone(), said));
     let (code, help, _) = warren(&["--help"]);
     assert_eq!(code, Some(0));

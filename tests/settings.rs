@@ -29,7 +29,6 @@ fn every_bad_setting_is_named_at_once_with_its_value_and_the_process_exits_with_
         ("TERMINATION_GRACE_PERIOD_SECONDS", "-30"),
         ("ENABLE_RESPONSE_BAGGAGE", "maybe"),
         ("TLS12_ENABLED", "old"),
-        ("COMPLIANCE_POLICY", "none-such"),
         ("XDS_ADDRESS", "not an address"),
         ("CA_ADDRESS", "ftp://10.0.0.1:21"),
         ("SECRET_TTL", "a while"),

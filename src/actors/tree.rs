@@ -18,7 +18,8 @@ use super::{
         chaos::Chaos,
         console::{Console, provider, version},
         crashes,
-        readiness::{DNS_PROXY, PROXY, Readiness},
+        readiness::{DNS_PROXY, PROXY, Readiness, ReadyTask},
+        server::HttpServer,
     },
     control::{
         certs::{CaIssuer, Certs, CertsConfig, Issuer},
@@ -35,17 +36,28 @@ use super::{
 };
 use crate::{
     dataplane::{
-        config::DataPlaneConfig, dns_config::DnsProxyConfig, mesh_view::MeshView, on_demand::OnDemand,
-        outbound_context::NextHops, pod_directory::PodDirectory, resolver::Resolver,
+        config::DataPlaneConfig,
+        dns_config::{self, DnsProxyConfig},
+        mesh_view::MeshView,
+        on_demand::OnDemand,
+        outbound_context::NextHops,
+        pod::network::PodNetwork,
+        pod_directory::PodDirectory,
+        resolver::Resolver,
     },
     protocols::{
         config::{self, Config, ProxyMode, Upstream},
+        dns::resolvers::Resolvers,
         mesh::{LocalNode, Mesh, WorkloadInfo},
         xds::{self, XdsState, backoff},
     },
     runtime::shard::Shards,
     supervisor::{Event, Intensity, StartError, Strategy, SupervisorSpec, Tree, TreeHandle},
-    sys::{netns::NetNs, socket::wildcard},
+    sys::{
+        netns::NetNs,
+        privileges::{self, Unprivileged},
+        socket::wildcard,
+    },
     telemetry::{
         log::Logging,
         metrics::{Metrics, MetricsError, Termination},
@@ -62,6 +74,9 @@ const TREE_STOP_WITHIN: Duration = Duration::from_secs(6);
 /// Limit: stop of the data plane's supervisor: 3 s; past it: what is left is killed.
 const DATA_PLANE_STOP_WITHIN: Duration = Duration::from_secs(3);
 
+/// The names that the node knows without a name server (hosts(5)).
+const HOSTS_FILE: &str = "/etc/hosts";
+
 /// What the supervisors of parts tolerate that carry no bytes. With the back-off it lasts for five failed starts in a row
 /// and more: established connections do not need these parts, and ending the process would cost all of them. A part that
 /// cannot be started for longer than a minute ends it all the same: the kubelet's restart is the last resort.
@@ -77,8 +92,20 @@ pub struct Proxy {
     pub pods: Pods,
     /// The hand-over, which can demand that the process exits; none in the dedicated mode.
     pub zds: Option<Zds>,
+    /// The proxy's own pod, which the caller has served.
+    pub own: Option<OwnPod>,
     /// Somebody asked for the shutdown on the admin port.
     pub quit: mpsc::Receiver<()>,
+    readiness: HttpServer,
+}
+
+/// The proxy's own pod, which is served once the first state of the mesh is complete (docs/spec/controlplane.md 2.6).
+pub struct OwnPod {
+    pods: Pods,
+    info: Option<WorkloadInfo>,
+    complete: watch::Receiver<bool>,
+    /// Done once the pod is served.
+    wired: Option<ReadyTask>,
 }
 
 /// Why the proxy did not start.
@@ -99,6 +126,9 @@ pub enum BootError {
     /// The local state of the mesh is wrong.
     #[error("{0}")]
     Local(#[from] LocalSourceError),
+    /// The process lacks a privilege.
+    #[error("{0}")]
+    Unprivileged(#[from] Unprivileged),
     /// A setting is part of the contract and not of this build.
     #[error("{0}")]
     Unsupported(&'static str),
@@ -113,6 +143,7 @@ struct Parts {
     shards: Shards,
     pods: Pods,
     served: Served,
+    complete: watch::Receiver<bool>,
     health: Health,
     admin: AdminServers,
 }
@@ -140,10 +171,11 @@ struct TreeAccess {
 /// See [`BootError`]; what was started has been stopped again.
 pub async fn boot(config: &Config, logging: &Logging) -> Result<Proxy, BootError> {
     let local = config.control.xds.local.as_ref().map(local::read).transpose()?;
+    privileges::check(!config.node.is_dedicated(), config.inpod.packet_mark)?;
     let (ask, quit) = mpsc::channel(1);
     let access = TreeAccess { quit: ask, handle: Arc::default() };
     let readiness = Readiness::new();
-    let wired = readiness.register(PROXY);
+    let wired = config.listen.proxy.then(|| readiness.register(PROXY));
     let names = config.dns.enabled.then(|| readiness.register(DNS_PROXY));
     let parts = parts(config, logging, &readiness, access.clone())?;
     let (metrics, outages, pods) = (parts.metrics.clone(), Outages::default(), parts.pods.clone());
@@ -158,14 +190,48 @@ pub async fn boot(config: &Config, logging: &Logging) -> Result<Proxy, BootError
     if let Some(local) = local {
         local::apply(local, &parts.tables).await?;
     }
-    if let Some(own) = own_pod(config) {
-        parts.pods.start_own(own).await?;
-    }
-    wired.done();
     if let Some(names) = names {
         names.done();
     }
-    Ok(Proxy { tree, pods: parts.pods, zds: parts.served.zds().cloned(), quit })
+    let own = OwnPod { pods: parts.pods.clone(), info: own_pod(config), complete: parts.complete, wired };
+    Ok(Proxy {
+        tree,
+        pods: parts.pods,
+        zds: parts.served.zds().cloned(),
+        own: Some(own),
+        quit,
+        readiness: parts.admin.readiness,
+    })
+}
+
+impl Proxy {
+    /// Begins the shutdown: nobody counts on this process for what is new. Readiness closes, and istio-cni is left.
+    pub fn retire(&self) {
+        self.readiness.close();
+        if let Some(zds) = &self.zds {
+            zds.leave();
+        }
+    }
+}
+
+impl OwnPod {
+    /// Serves the proxy's own pod, if the proxy is told which one that is, once the state is complete.
+    ///
+    /// # Errors
+    /// The port is taken.
+    pub async fn serve(mut self) -> Result<(), StartError> {
+        if let Some(info) = self.info.take() {
+            // Without a sender the process is ending.
+            if self.complete.wait_for(|complete| *complete).await.is_err() {
+                return Ok(());
+            }
+            self.pods.start_own(info).await?;
+        }
+        if let Some(wired) = self.wired {
+            wired.done();
+        }
+        Ok(())
+    }
 }
 
 /// The tree.
@@ -228,10 +294,12 @@ fn parts(
     let shards = Shards::new(config.process.shards.count);
     metrics.register(shards::of_shards(shards.clone())?)?;
     let home = NetNs::current().map_err(BootError::Namespace)?;
+    let name_servers = dns_config::name_servers(config);
+    let settings = Arc::new(DataPlaneConfig::new(config, DnsProxyConfig::new(config, &name_servers)));
     let hops = NextHops {
         directory: PodDirectory::default(),
         certs: Arc::new(certs.clone()),
-        resolver: Resolver::new(home.clone()),
+        resolver: resolver(config, &settings, home.clone(), name_servers),
     };
     let mut view = MeshView::new(mesh, tables.changed());
     if let Some(xds) = xds.as_ref().filter(|_| config.control.xds.on_demand) {
@@ -245,10 +313,10 @@ fn parts(
         home,
         unhealthy: UnhealthyPods::default(),
         quarantine: quarantine.clone(),
-        config: Arc::new(DataPlaneConfig::new(config, DnsProxyConfig::read(config))),
+        config: settings,
     });
     let (gate, open) = watch::channel(false);
-    let served = Served::of(config, open);
+    let served = Served::of(config, open.clone());
     let sources = HealthSources {
         xds: xds.as_ref().map(Xds::state),
         zds: served.zds().map(Zds::status),
@@ -260,7 +328,18 @@ fn parts(
     let admin = AdminServers::new(admin_addrs(config), readiness, &metrics, console);
     let pods = Pods::new(node);
     count(&metrics, &certs, &pods, served.zds())?;
-    Ok(Parts { metrics, certs, tables, xds, shards, pods, served, health, admin })
+    Ok(Parts { metrics, certs, tables, xds, shards, pods, served, complete: open, health, admin })
+}
+
+/// The resolver for names of endpoints, in the proxy's own network.
+fn resolver(
+    config: &Config,
+    settings: &Arc<DataPlaneConfig>,
+    home: NetNs,
+    servers: Arc<Resolvers>,
+) -> Resolver {
+    let network = PodNetwork::home(home, settings.clone());
+    Resolver::new(network, servers, HOSTS_FILE, config.listen.ipv6_enabled)
 }
 
 /// Has certificates and pods counted by their states.
@@ -374,10 +453,10 @@ impl Served {
     }
 }
 
-/// The proxy's own pod, if it is told which one it is and nobody else has its ports.
+/// The proxy's own pod, if it is told which one it is, nobody else has its ports and connections are proxied.
 fn own_pod(config: &Config) -> Option<WorkloadInfo> {
     let own = &config.node;
-    if !own.serves_itself() {
+    if !own.serves_itself() || !config.listen.proxy {
         return None;
     }
     Some(WorkloadInfo {

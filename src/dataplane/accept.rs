@@ -26,6 +26,7 @@ use super::{
         network::PodNetwork,
         panics,
     },
+    socks::{self, SocksContext},
     tunnel::pool::PodPool,
 };
 use crate::{
@@ -53,6 +54,8 @@ pub(crate) enum Acceptor {
     Inbound(Arc<InboundContext>),
     /// Serves inbound plaintext connections, on port 15006.
     Plaintext(Arc<InboundContext>),
+    /// Serves SOCKS clients, on port 15080.
+    Socks(Arc<SocksContext>),
 }
 
 /// Counts an accept loop while the loop lives. The drop removes the spawner of the loop's connections.
@@ -77,6 +80,7 @@ impl Acceptor {
             Self::Outbound(_) => ListenerKind::Outbound,
             Self::Inbound(_) => ListenerKind::Inbound,
             Self::Plaintext(_) => ListenerKind::Plaintext,
+            Self::Socks(_) => ListenerKind::Socks,
         }
     }
 
@@ -85,6 +89,7 @@ impl Acceptor {
         match self {
             Self::Outbound(ctx) => &ctx.pod.id,
             Self::Inbound(ctx) | Self::Plaintext(ctx) => &ctx.pod.id,
+            Self::Socks(ctx) => &ctx.outbound.pod.id,
         }
     }
 
@@ -93,6 +98,7 @@ impl Acceptor {
         match self {
             Self::Outbound(ctx) => &ctx.conns,
             Self::Inbound(ctx) | Self::Plaintext(ctx) => &ctx.conns,
+            Self::Socks(ctx) => &ctx.outbound.conns,
         }
     }
 
@@ -101,6 +107,7 @@ impl Acceptor {
         match self {
             Self::Outbound(ctx) => &ctx.network,
             Self::Inbound(ctx) | Self::Plaintext(ctx) => &ctx.network,
+            Self::Socks(ctx) => &ctx.outbound.network,
         }
     }
 
@@ -109,6 +116,7 @@ impl Acceptor {
         match self {
             Self::Outbound(ctx) => &ctx.metrics,
             Self::Inbound(ctx) | Self::Plaintext(ctx) => &ctx.metrics,
+            Self::Socks(ctx) => &ctx.outbound.metrics,
         }
     }
 
@@ -121,9 +129,9 @@ impl Acceptor {
         if let Some(spawner) = spawners.0.borrow().get(&key) {
             return spawner.clone();
         }
-        // Only outbound connections send through the pod's own tunnels.
+        // Only these connections send through the pod's own tunnels.
         let backlog = match kind {
-            ListenerKind::Outbound => PodPool::of(shard, id.serial).backlog(),
+            ListenerKind::Outbound | ListenerKind::Socks => PodPool::of(shard, id.serial).backlog(),
             ListenerKind::Inbound | ListenerKind::Plaintext => Backlog::default(),
         };
         let (metrics, id, index) = (self.metrics().clone(), id.clone(), shard.index());
@@ -144,6 +152,10 @@ impl Acceptor {
             Self::Plaintext(ref ctx) => {
                 let accepted = Accepted { ctx: ctx.clone(), arriving, shard: local, stream, peer };
                 self.spawner(shard).begin(kind, plaintext::serve(accepted));
+            }
+            Self::Socks(ref ctx) => {
+                let accepted = Accepted { ctx: ctx.clone(), arriving, shard: local, stream, peer };
+                self.spawner(shard).begin(kind, socks::serve(accepted));
             }
             Self::Inbound(ctx) => {
                 let (told, index) = (ctx.clone(), shard.index());
@@ -223,13 +235,15 @@ pub(crate) async fn accept(
 /// Hands an accepted connection to the shard that the balancer chooses, before any byte is read. Only that shard's
 /// runtime ever watches the connection.
 fn begin(shard: &Shard, acceptor: &Acceptor, stream: StdStream, peer: SocketAddr) {
-    if acceptor.kind() != ListenerKind::Outbound {
+    if !acceptor.kind().is_local() {
         acceptor.network().settle_accepted(&stream);
     }
     let to = match acceptor.kind() {
         // A tunnel lives for long and carries many streams.
         ListenerKind::Inbound => shard.shards.balance().tunnel(shard.index()),
-        ListenerKind::Outbound | ListenerKind::Plaintext => shard.shards.balance().connection(shard.index()),
+        ListenerKind::Outbound | ListenerKind::Plaintext | ListenerKind::Socks => {
+            shard.shards.balance().connection(shard.index())
+        }
     };
     let (acceptor, arriving) = (acceptor.clone(), acceptor.conns().arriving());
     let serve = move |shard: &Shard| match TcpStream::from_std(stream) {

@@ -338,7 +338,7 @@ impl<N: Network> InboundStream<'_, N> {
         inbound: Inbound,
         respond: &mut SendResponse<Bytes>,
     ) -> Option<(Box<ConnReport>, N::Stream, SendStream<Bytes>)> {
-        let answer = self.ctx.pod.baggage(&workload);
+        let answer = self.ctx.pod.answer_baggage(&workload);
         let meta = self.meta(workload, &inbound);
         let report = ConnReport::open(&self.ctx.metrics, conn, self.tunnel.dst, meta);
         let failed = |outcome: Outcome| {

@@ -20,11 +20,13 @@ pub(crate) enum ListenerKind {
     Inbound,
     /// Inbound plaintext connections, on port 15006.
     Plaintext,
+    /// Connections of the pod's SOCKS clients, on port 15080.
+    Socks,
 }
 
 /// The number of accept loops of each listener. A listener that works has one accept loop on each shard.
 #[derive(Debug, Default)]
-pub(crate) struct AcceptLoops([AtomicUsize; 3]);
+pub(crate) struct AcceptLoops([AtomicUsize; 4]);
 
 /// The listeners of a pod. The listeners outlive the actors that accept on them.
 #[derive(Debug, Default)]
@@ -43,7 +45,9 @@ pub(crate) struct Canaries(watch::Sender<[Option<SocketAddr>; 2]>);
 
 impl ListenerKind {
     /// All kinds, in the order in which the listeners are bound.
-    pub(crate) const ALL: [Self; 3] = [Self::Inbound, Self::Plaintext, Self::Outbound];
+    pub(crate) const ALL: [Self; 4] = [Self::Inbound, Self::Plaintext, Self::Outbound, Self::Socks];
+    /// The kinds that each pod has: all but [`Self::Socks`].
+    pub(crate) const CAPTURED: [Self; 3] = [Self::Inbound, Self::Plaintext, Self::Outbound];
 
     /// The port of the listener.
     pub(crate) fn port(self) -> u16 {
@@ -51,6 +55,7 @@ impl ListenerKind {
             Self::Outbound => 15001,
             Self::Inbound => 15008,
             Self::Plaintext => 15006,
+            Self::Socks => 15080,
         }
     }
 
@@ -60,15 +65,22 @@ impl ListenerKind {
             Self::Outbound => "outbound",
             Self::Inbound => "inbound",
             Self::Plaintext => "plaintext",
+            Self::Socks => "socks",
         }
     }
 
-    /// The item of this kind among three items in the order of [`Self::ALL`].
-    pub(crate) fn pick<T>(self, [inbound, plaintext, outbound]: &[T; 3]) -> &T {
+    /// Whether the clients are the pod's own, so that they are on this host.
+    pub(crate) fn is_local(self) -> bool {
+        matches!(self, Self::Outbound | Self::Socks)
+    }
+
+    /// The item of this kind among the items in the order of [`Self::ALL`].
+    pub(crate) fn pick<T>(self, [inbound, plaintext, outbound, socks]: &[T; 4]) -> &T {
         match self {
             Self::Inbound => inbound,
             Self::Plaintext => plaintext,
             Self::Outbound => outbound,
+            Self::Socks => socks,
         }
     }
 }

@@ -22,6 +22,7 @@ pub(crate) mod pod;
 pub(crate) mod pod_directory;
 pub(crate) mod report;
 pub(crate) mod resolver;
+pub(crate) mod socks;
 pub(crate) mod stream;
 pub(crate) mod suspicions;
 pub(crate) mod tunnel;

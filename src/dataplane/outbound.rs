@@ -3,7 +3,6 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use rand::seq::IndexedRandom as _;
 use tokio::time::{error::Elapsed, timeout};
 
 use super::{
@@ -13,6 +12,7 @@ use super::{
     outbound_context::OutboundContext,
     pod::{conns::ConnInfo, network::Network},
     report::{ConnMeta, ConnReport, endpoint},
+    resolver,
     stream::{self, AppStream},
     suspicions::Trial,
     tunnel::{
@@ -59,12 +59,27 @@ use crate::{
 pub(crate) fn serve<N: Network>(
     accepted: Accepted<OutboundContext<N>, N::Stream>,
 ) -> impl Future<Output = ()> + 'static {
+    serve_any(accepted, None)
+}
+
+/// Serves a connection whose client has named its destination, instead of having been redirected.
+pub(crate) fn serve_to<N: Network>(
+    accepted: Accepted<OutboundContext<N>, N::Stream>,
+    dst: OrigDst,
+) -> impl Future<Output = ()> + 'static {
+    serve_any(accepted, Some(dst))
+}
+
+fn serve_any<N: Network>(
+    accepted: Accepted<OutboundContext<N>, N::Stream>,
+    named: Option<OrigDst>,
+) -> impl Future<Output = ()> + 'static {
     let (peer, shard, id) = (accepted.peer, accepted.shard.clone(), &accepted.ctx.pod.id);
     let logged = tracing::debug_span!(target: "conn", "outbound", %peer, pod = &*id.uid);
     let spans = Spans::new(logged, "outbound", None);
     // The opening is boxed so that the future of an idle connection is not as large as the largest opening step.
     // The box is made outside the async block so that the task's future does not hold the arguments as well.
-    let opening = Box::pin(spans.around(open(accepted)));
+    let opening = Box::pin(spans.around(open(accepted, named)));
     async move {
         // `Open` is taken apart at once so that the future does not hold both `Open` and its parts.
         let Some(Open { client, conn, counted: _counted, report, reached }) = opening.await else { return };
@@ -126,10 +141,14 @@ struct Open<S: AppStream> {
 
 async fn open<N: Network>(
     Accepted { ctx, arriving, shard, stream, peer }: Accepted<OutboundContext<N>, N::Stream>,
+    named: Option<OrigDst>,
 ) -> Option<Open<N::Stream>> {
     let capture = Step::new("capture", SpanKind::Internal);
-    let (client, dst) = stream::captured_addrs(&stream, peer).ok()?;
-    if ctx.canaries.recognizes(client.addr(), dst.addr()) {
+    let (client, dst) = match named {
+        Some(dst) => (ClientAddr::new(peer), dst),
+        None => stream::captured_addrs(&stream, peer).ok()?,
+    };
+    if named.is_none() && ctx.canaries.recognizes(client.addr(), dst.addr()) {
         stream.reset_on_drop();
         return None;
     }
@@ -461,9 +480,10 @@ impl<N: Network> Outbound<'_, N> {
         let endpoint = Endpoint { principal: Some(&principal), ..endpoint(Some(source), None) };
         self.ctx.metrics.on_demand_dns(&endpoint, &host);
         let within = self.ctx.config.timeouts.connect;
-        let found = self.ctx.hops.resolver.find(&host, port, prefer_v6, within).await;
+        let found = self.ctx.hops.resolver.find(&host, within).await;
+        let ip = resolver::choose(&found, prefer_v6, &mut *self.shard.rng.borrow_mut());
         let unresolved = || Unroutable::NoAddresses(host.to_string().into());
-        found.choose(&mut *self.shard.rng.borrow_mut()).copied().ok_or_else(unresolved)
+        Ok(SocketAddr::new(ip.ok_or_else(unresolved)?, port))
     }
 }
 

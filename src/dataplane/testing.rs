@@ -40,7 +40,7 @@ use super::{
     outbound,
     outbound_context::{NextHops, OutboundContext, Peers},
     plaintext,
-    pod::{PodId, conns::PodConns, workload::PodWorkload},
+    pod::{PodId, conns::PodConns, network::PodNetwork, workload::PodWorkload},
     pod_directory::PodDirectory,
     resolver::Resolver,
     tunnel::dial::DialContext,
@@ -164,10 +164,16 @@ impl TestBed {
             held: Mutex::default(),
             changed: watch::Sender::new(()),
         });
+        let config = Arc::new(config);
         let hops = NextHops {
             directory: PodDirectory::default(),
             certs: certs.clone(),
-            resolver: Resolver::new(NetNs::current().unwrap()),
+            resolver: Resolver::new(
+                PodNetwork::home(NetNs::current().unwrap(), config.clone()),
+                Arc::default(),
+                "/etc/hosts",
+                true,
+            ),
         };
         Self {
             view: MeshView::new(mesh.mesh.clone(), changes).into(),
@@ -176,7 +182,7 @@ impl TestBed {
             lines,
             shard: Shard::of_this_thread(1),
             metrics: Metrics::new("test").unwrap(),
-            config: Arc::new(config),
+            config,
             certs,
             hops: Arc::new(hops),
         }

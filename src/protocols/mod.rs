@@ -15,6 +15,7 @@ pub(crate) mod proxy_protocol;
 pub mod rbac;
 pub mod relay;
 pub mod route;
+pub(crate) mod socks5;
 pub mod tls;
 pub(crate) mod xds;
 pub mod zds;

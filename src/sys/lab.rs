@@ -36,6 +36,8 @@ pub struct OnExec {
     pub new_session: bool,
     /// The files that are shown in place of others, in the process's own mount namespace.
     pub binds: Vec<Bind>,
+    /// The numbers of the capabilities that the process does not get (capabilities(7)).
+    pub without: Vec<libc::c_ulong>,
 }
 
 // === impl Namespaces ===
@@ -98,6 +100,10 @@ pub fn on_exec(command: &mut Command, plan: OnExec) {
         if plan.new_session {
             // SAFETY: no arguments; async-signal-safe.
             check(unsafe { libc::setsid() })?;
+        }
+        for capability in &plan.without {
+            // SAFETY: integers only; async-signal-safe.
+            check(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, *capability, 0, 0, 0) })?;
         }
         if !plan.binds.is_empty() {
             unshare(Namespaces::MOUNT)?;

@@ -11,6 +11,7 @@ pub(crate) mod memory;
 pub(crate) mod netns;
 pub(crate) mod netns_fingerprint;
 pub(crate) mod pacing;
+pub(crate) mod privileges;
 pub(crate) mod probe;
 pub(crate) mod rule_events;
 pub(crate) mod shared_socket;

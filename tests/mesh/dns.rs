@@ -582,18 +582,3 @@ pub(crate) fn a_service_is_reached_by_the_addresses_of_its_name_as_long_as_it_is
     named.change(NAMED);
     unknown(&named.ask("client", "late", A));
 }
-
-pub(crate) fn a_client_that_is_not_known_is_told_of_a_failure_until_it_is() {
-    let client = "Kubernetes//Pod/default/client";
-    let mut named = Named::raise_with(NAMED, RESOLV, &[("WARREN_WORKLOAD_TIMEOUT", "1s")]);
-    served(&named.ask("client", "web", A), &["web. A 10.96.0.80"]);
-    named.inject(client, Some(ResourceFault::Hidden));
-    for by in BOTH {
-        let answer = named.ask_by(by, "client", &question("web", A));
-        assert_eq!(answer.response_code, ResponseCode::ServFail, "{answer:?}");
-        assert!(answer.answers.is_empty(), "{answer:?}");
-    }
-    served(&named.ask("near", "web", A), &["web. A 10.96.0.80"]);
-    named.inject(client, None);
-    served(&named.ask("client", "web", A), &["web. A 10.96.0.80"]);
-}

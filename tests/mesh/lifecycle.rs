@@ -3,10 +3,14 @@
 use std::{
     io::{Read, Write},
     net::Shutdown,
+    process::Command,
     time::Duration,
 };
 
-use warren::lab::{hosts::Role, process::Process};
+use warren::{
+    lab::{hosts::Role, process::Process, testing::program},
+    sys::lab::{OnExec, on_exec},
+};
 
 use crate::{
     logs::line,
@@ -121,6 +125,73 @@ pub(crate) fn a_proxy_that_never_heard_of_its_mesh_ends_when_told() {
         });
         process.signal(libc::SIGTERM).unwrap();
         ends_well(&mut process);
+    }
+}
+
+pub(crate) fn the_proxys_own_pod_is_served_only_once_the_state_is_there() {
+    let lab = raise_as(MESH, None, Default::default());
+    let node = lab.node("one").unwrap();
+    let own = addr("127.0.0.1:15008");
+    let mut deaf = lab.launch("one", &launch().env("XDS_ADDRESS", "https://10.77.0.254:1")).unwrap();
+    eventually("readiness that waits for state and wiring", || {
+        let answer = warren::lab::testbed::readiness(node).ok()?;
+        (answer.body.contains("proxy") && answer.body.contains("state manager")).then_some(())
+    });
+    assert!(dial_from(node, own).is_err(), "served without any state");
+    deaf.signal(libc::SIGTERM).unwrap();
+    ends_well(&mut deaf);
+    let mut proxy = lab.launch("one", &launch()).unwrap();
+    lab.wait_ready_of("one", &mut proxy).unwrap();
+    dial_from(node, own).unwrap();
+    // A port that is taken ends the process, as at the start.
+    drop(proxy);
+    let _taken = listen(node, 15008);
+    let mut refused = lab.launch("one", &launch()).unwrap();
+    assert_eq!(refused.wait(LIMIT).unwrap().code(), Some(1));
+    assert!(refused.log_text().contains("15008"), "{}", refused.log_text());
+}
+
+pub(crate) fn a_proxy_that_is_told_to_stop_is_not_ready_and_leaves_the_cni_to_its_successor() {
+    let settings = [("CONNECTION_TERMINATION_DEADLINE", "60s")];
+    let mut lab = raise_with(MESH, &settings, Default::default());
+    let cni = crate::zds::cni(&mut lab, "one");
+    let mut live = open(&lab, "client", SERVER).unwrap();
+    let before = cni.status().borrow().snapshots;
+    let mut process = lab.take_proxy("one").unwrap();
+    process.signal(libc::SIGTERM).unwrap();
+    let node = lab.node("one").unwrap();
+    eventually("readiness that is closed", || {
+        dial_from(node, addr("127.0.0.1:15021")).is_err().then_some(())
+    });
+    eventually("end of the connection with istio-cni", || {
+        process.log_text().contains("istio-cni: left").then_some(())
+    });
+    let pod = crate::zds::cni_pod(&lab, "client");
+    let refused = crate::zds::runtime().block_on(cni.add(pod));
+    assert!(refused.is_err(), "{refused:?}");
+    assert_eq!(cni.status().borrow().snapshots, before);
+    echo(&mut live, b"still here").unwrap();
+    drop(live);
+    ends_well(&mut process);
+}
+
+pub(crate) fn a_missing_privilege_ends_the_start_and_is_named() {
+    // CAP_NET_ADMIN, CAP_NET_RAW and CAP_SYS_ADMIN. Either of the first two lets sockets be marked.
+    for (without, missing, deed) in [
+        (&[21][..], "SYS_ADMIN", "enter the network namespaces"),
+        (&[12, 13], "NET_ADMIN", "mark the sockets"),
+    ] {
+        let mut command = Command::new(program("warren").unwrap());
+        command.env_clear().arg("proxy");
+        on_exec(&mut command, OnExec { without: without.to_vec(), ..OnExec::default() });
+        let output = command.output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        for part in
+            [deed, &format!("the capability {missing} is missing"), "securityContext.capabilities.add"]
+        {
+            assert!(said.contains(part), "{part}: {said}");
+        }
     }
 }
 

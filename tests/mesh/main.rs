@@ -13,8 +13,10 @@ mod capture;
 mod certs;
 mod diag;
 mod dns;
+mod dns_only;
 mod early;
 mod ending;
+mod endpoint_names;
 mod failover;
 mod flood;
 mod hbone;
@@ -31,6 +33,7 @@ mod poison;
 mod policy;
 mod quarantine;
 mod shards;
+mod socks;
 mod support;
 mod tunnel;
 mod zds;
@@ -39,8 +42,10 @@ use audit::*;
 use capture::*;
 use certs::*;
 use dns::*;
+use dns_only::*;
 use early::*;
 use ending::*;
+use endpoint_names::*;
 use failover::*;
 use flood::*;
 use hbone::*;
@@ -54,6 +59,7 @@ use poison::*;
 use policy::*;
 use quarantine::*;
 use shards::*;
+use socks::*;
 use zds::*;
 
 fn main() -> ExitCode {
@@ -114,6 +120,9 @@ fn main() -> ExitCode {
         what_is_open_at_the_deadline_is_cut_and_the_proxy_ends,
         a_proxy_without_connections_ends_at_once_however_it_is_told,
         a_proxy_that_never_heard_of_its_mesh_ends_when_told,
+        the_proxys_own_pod_is_served_only_once_the_state_is_there,
+        a_proxy_that_is_told_to_stop_is_not_ready_and_leaves_the_cni_to_its_successor,
+        a_missing_privilege_ends_the_start_and_is_named,
         a_removed_server_pod_takes_its_connections_along,
         a_lost_control_plane_costs_no_connection_and_hears_what_is_known_already,
         a_mute_control_plane_costs_nothing,
@@ -152,6 +161,18 @@ fn main() -> ExitCode {
         queries_are_counted_by_type_transport_and_client,
         a_service_is_reached_by_the_addresses_of_its_name_as_long_as_it_is_there,
         a_client_that_is_not_known_is_told_of_a_failure_until_it_is,
+        a_name_is_asked_for_once_by_the_node_while_its_answer_lives_and_counted_each_time,
+        an_answer_that_has_lived_is_asked_for_again,
+        a_name_that_does_not_exist_is_remembered,
+        the_search_list_of_the_node_completes_a_name,
+        eighty_connections_to_a_mute_name_server_share_one_lookup_and_take_no_thread,
+        a_socks_client_reaches_what_a_redirected_one_does_by_the_same_way,
+        without_the_setting_nobody_listens_for_socks,
+        a_socks_client_may_name_a_service_or_a_host_of_the_name_server,
+        without_the_dns_proxy_a_socks_client_names_no_hosts,
+        what_is_no_socks_is_turned_down_in_bounded_time_and_stops_nobody,
+        a_socks_client_that_asks_for_long_ends_with_its_pod,
+        without_proxying_names_are_answered_and_nobody_listens_for_connections,
         a_thousand_joined_connections_carry_every_byte_and_leave_nothing_behind,
         a_thousand_connections_carry_every_byte_and_leave_no_memory_behind,
     ];

@@ -35,6 +35,8 @@ use crate::support::{LIMIT, Lab, addr, dial_from, launch, listen};
 pub(crate) const RESOLVER: &str = "10.96.0.10:53";
 /// What the name server says of `found.example.com` and `alias.example.com`.
 pub(crate) const FOUND: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
+/// The address of its host, which it says of `app.example.com` and, for a moment, of `brief.example.com`.
+const OWN: Ipv4Addr = Ipv4Addr::new(10, 77, 3, 1);
 /// What forgeries of its answers say.
 const FORGED: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 66);
 const FOUND_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x10);
@@ -268,6 +270,13 @@ fn reply(query: &Message) -> Option<Message> {
         reply.set_edns(Edns::new());
     }
     match (owner.to_ascii().to_lowercase().as_str(), question.query_type()) {
+        ("app.example.com.", RecordType::A) => {
+            reply.add_answer(address(OWN));
+        }
+        ("brief.example.com.", RecordType::A) => {
+            reply.add_answer(Record::from_rdata(owner.clone(), 0, RData::A(A(OWN))));
+        }
+        ("app.example.com." | "brief.example.com.", _) => {}
         ("mute.example.com.", _) => return None,
         (
             "found.example.com." | "plain.example.com." | "block.example.com." | "forged.example.com.",

@@ -63,11 +63,11 @@ pub(crate) fn version(istio_version: &str) -> Value {
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "gitRevision": env!("WARREN_GIT_REVISION"),
-        "rustVersion": env!("CARGO_PKG_RUST_VERSION"),
+        "rustVersion": env!("WARREN_RUSTC_VERSION"),
         "buildProfile": env!("WARREN_PROFILE"),
         "buildStatus": "Unknown",
         "istioVersion": istio_version,
-        "cryptoProvider": "aws-lc-rs",
+        "cryptoProvider": env!("WARREN_CRYPTO_VERSIONS"),
     })
 }
 

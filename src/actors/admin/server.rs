@@ -64,6 +64,8 @@ struct Inner {
     metrics: Arc<Metrics>,
     /// What the first start bound: with port 0 configured, restarts bind these.
     bound: OnceLock<Vec<SocketAddr>>,
+    /// Whether the server is closed for good.
+    closed: watch::Sender<bool>,
 }
 
 /// A server could not listen.
@@ -121,12 +123,25 @@ impl HttpServer {
         metrics: Arc<Metrics>,
         limits: ServerLimits,
     ) -> Self {
-        Self(Arc::new(Inner { name, addrs, limits, handler, metrics, bound: OnceLock::new() }))
+        Self(Arc::new(Inner {
+            name,
+            addrs,
+            limits,
+            handler,
+            metrics,
+            bound: OnceLock::new(),
+            closed: watch::Sender::new(false),
+        }))
     }
 
     /// Where it listens; empty before the first start.
     pub fn bound(&self) -> &[SocketAddr] {
         self.0.bound.get().map_or(&[], Vec::as_slice)
+    }
+
+    /// Listens no more, for good. Requests under way are answered.
+    pub fn close(&self) {
+        self.0.closed.send_replace(true);
     }
 
     /// The actor that runs it.
@@ -174,12 +189,13 @@ impl HttpServer {
         mut stop: watch::Receiver<bool>,
         done: oneshot::Sender<Infallible>,
     ) {
-        let mut connections = JoinSet::new();
+        let (mut connections, mut closed) = (JoinSet::new(), self.0.closed.subscribe());
         loop {
             let room = connections.len() < self.0.limits.connections;
             tokio::select! {
                 biased;
                 () = stopped(&mut stop) => break,
+                () = stopped(&mut closed) => break,
                 Some(_) = connections.join_next() => {}
                 accepted = listener.accept(), if room => match accepted {
                     Ok((stream, _)) => {
@@ -249,7 +265,7 @@ impl std::fmt::Debug for HttpServer {
     }
 }
 
-/// Resolves when the actor is asked to stop, or is gone.
+/// Resolves when `stop` is true, or its sender is gone.
 async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
@@ -295,7 +311,9 @@ impl Actor for ServerActor {
     async fn pre_start(&self, myself: ActorRef<Msg>, (): ()) -> Result<State, ActorProcessingErr> {
         let (stop, stopped) = watch::channel(false);
         let (mut done, mut loops) = (Vec::new(), Vec::new());
-        for listener in self.0.listen().await? {
+        let closed = *self.0.0.closed.borrow();
+        let listeners = if closed { Vec::new() } else { self.0.listen().await? };
+        for listener in listeners {
             let (ending, ended) = oneshot::channel();
             done.push(ended);
             let accept = self.0.clone().accept(listener, stopped.clone(), ending);
@@ -315,7 +333,7 @@ impl Actor for ServerActor {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         let Msg::AcceptEnded(exit) = message;
-        if *state.stop.borrow() {
+        if *state.stop.borrow() || *self.0.0.closed.borrow() {
             return Ok(());
         }
         Err(format!("the accept loop of the {} server ended: {exit:?}", self.0.0.name).into())

@@ -373,3 +373,33 @@ async fn an_address_the_machine_has_not_is_left_out_beside_another() {
     assert_eq!(ask(&server, "GET", "/healthz/ready").await.0, 200);
     tree.stop().await;
 }
+
+#[tokio::test]
+async fn a_server_that_is_closed_listens_no_more() {
+    let world = world().await;
+    let server = &world.servers.readiness;
+    let to = server.bound()[0];
+    assert_eq!(ask(server, "GET", "/healthz/ready").await.0, 200);
+    server.close();
+    let refused = async {
+        while TcpStream::connect(to).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), refused).await.expect("a port that nobody listens on");
+    // The others go on.
+    assert_eq!(ask(&world.servers.stats, "GET", "/metrics").await.0, 200);
+    world.tree.stop().await;
+}
+
+#[test]
+fn the_version_names_the_compiler_and_the_libraries_that_encrypt() {
+    let version = version("1.30.3");
+    let rustc = version["rustVersion"].as_str().unwrap();
+    assert!(rustc.split('.').filter_map(|part| part.parse::<u32>().ok()).count() >= 2, "{rustc}");
+    let crypto = version["cryptoProvider"].as_str().unwrap();
+    for name in ["aws-lc-rs ", "ring ", "rustls "] {
+        let number = crypto.split(", ").find_map(|library| library.strip_prefix(name));
+        assert!(number.is_some_and(|number| number.starts_with(|c: char| c.is_ascii_digit())), "{crypto}");
+    }
+}

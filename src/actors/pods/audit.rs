@@ -208,7 +208,7 @@ impl AuditBook {
         let mut book = self.0.lock();
         let entry = book.get_mut(&serial)?;
         let until = Instant::now() + lasts;
-        if !entry.pod.id.is_handed_over() {
+        if !entry.pod.is_redirected() {
             return Some(LastSound { fingerprint: None, until });
         }
         let fingerprint = entry.fingerprint()?;
@@ -244,7 +244,7 @@ impl Entry {
     /// Subscribes to the pod's rule events if no subscription exists. Returns whether all changes of rules show from
     /// now on.
     fn listen(&mut self, told: &RuleEventQueue) -> bool {
-        if self.rules.is_some() || !self.pod.id.is_handed_over() {
+        if self.rules.is_some() || !self.pod.is_redirected() {
             return true;
         }
         let opened = self.pod.network().netns.enter(RuleEvents::open).and_then(|opened| opened);

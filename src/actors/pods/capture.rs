@@ -1,7 +1,11 @@
 //! Each listener of a pod has a capture actor, which owns the accept loops on the shards. The listening socket
 //! outlives the actor, so a connection that waits to be accepted survives a restart of the actor.
 
-use std::{io, net::TcpListener, sync::Arc};
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    sync::Arc,
+};
 
 use ractor::{ActorProcessingErr, RpcReplyPort};
 
@@ -53,7 +57,7 @@ pub(crate) enum Repair {
 
 /// The addresses of the capture actors of a pod, one for each kind of listener.
 #[derive(Debug)]
-pub(crate) struct Captures([Address<Msg>; 3]);
+pub(crate) struct Captures([Address<Msg>; 4]);
 
 /// The actor of one listener of a pod.
 #[derive(Clone)]
@@ -240,18 +244,29 @@ impl Capture {
             return Ok(held.clone());
         }
         let (kind, config, network) = (self.acceptor.kind(), &self.config, self.acceptor.network());
-        let local = kind == ListenerKind::Outbound;
+        let local = kind.is_local();
         let near = !config.socket.unpaced_rtt.is_zero();
         let mut how = Listen {
-            addr: socket::wildcard(config.listen.ipv6_enabled, kind.port()),
+            addr: match kind {
+                // Only the pod's own clients may ask.
+                ListenerKind::Socks => SocketAddr::from((Ipv4Addr::LOCALHOST, kind.port())),
+                _ => socket::wildcard(config.listen.ipv6_enabled, kind.port()),
+            },
             // Local listeners do not need the mark. With the mark, the pod's rules would mark each later packet of
             // the connection, the application's packets too. The kernel would then route each packet once more.
             mark: if local { None } else { network.mark() },
             unpaced: if local { Some(PathScope::Host) } else { near.then_some(PathScope::Network) },
             reuse_port: config.inpod.port_reuse,
-            transparent: if self.acceptor.id().is_own() { Some(false) } else { config.listen.orig_src },
-            redirected: kind != ListenerKind::Inbound,
-            keepalive: if kind == ListenerKind::Inbound { None } else { config.socket.keepalive },
+            transparent: match kind {
+                ListenerKind::Socks => Some(false),
+                _ if self.acceptor.id().is_own() => Some(false),
+                _ => config.listen.orig_src,
+            },
+            redirected: matches!(kind, ListenerKind::Outbound | ListenerKind::Plaintext),
+            keepalive: match kind {
+                ListenerKind::Inbound | ListenerKind::Socks => None,
+                ListenerKind::Outbound | ListenerKind::Plaintext => config.socket.keepalive,
+            },
         };
         let bind = |how: &Listen| network.netns.enter(|| socket::listen(how)).and_then(|bound| bound);
         let bound = match bind(&how) {

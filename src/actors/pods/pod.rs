@@ -20,6 +20,7 @@ use crate::{
             network::PodNetwork,
             workload::PodWorkload,
         },
+        socks::SocksContext,
         tunnel::{dial::DialContext, pool::PodPool},
     },
     protocols::mesh::WorkloadInfo,
@@ -125,7 +126,18 @@ impl Pod {
 
     /// The kinds of listeners that the pod has.
     pub(crate) fn kinds(&self) -> &'static [ListenerKind] {
-        if self.id.is_own() { &[ListenerKind::Inbound] } else { &ListenerKind::ALL }
+        match () {
+            () if !self.node.config.listen.proxy => &[],
+            () if self.id.is_own() => &[ListenerKind::Inbound],
+            () if self.node.config.listen.ports.socks5.is_none() => &ListenerKind::CAPTURED,
+            () => &ListenerKind::ALL,
+        }
+    }
+
+    /// Whether the pod's connections are redirected to the proxy by the rules of istio-cni. Pods that the settings name
+    /// use the host's network, whose rules are not istio-cni's.
+    pub(crate) fn is_redirected(&self) -> bool {
+        self.id.is_handed_over() && self.node.config.listen.proxy
     }
 
     /// The acceptor that serves the connections of the listener of this kind.
@@ -134,6 +146,10 @@ impl Pod {
             ListenerKind::Outbound => Acceptor::Outbound(self.outbound.clone()),
             ListenerKind::Inbound => Acceptor::Inbound(self.inbound.clone()),
             ListenerKind::Plaintext => Acceptor::Plaintext(self.inbound.clone()),
+            ListenerKind::Socks => {
+                let (outbound, dns) = (self.outbound.clone(), self.dns.clone());
+                Acceptor::Socks(Arc::new(SocksContext { outbound, dns }))
+            }
         }
     }
 

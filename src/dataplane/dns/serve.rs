@@ -23,16 +23,16 @@ use tokio::{
 use super::{
     context::{DnsContext, DnsState},
     sockets::Sockets,
-    upstream,
+    upstream::{self, UpstreamError},
 };
 use crate::{
     dataplane::{accepted::next, pod::panics},
     protocols::{
         dns::{
-            answer,
-            lookup::{self, Asker},
+            answer, lookup,
             query::{Query, Refused},
         },
+        labels::UNKNOWN,
         mesh::Workload,
     },
     runtime::shard::Shard,
@@ -70,7 +70,7 @@ struct Server {
 }
 
 /// One of a pod's places that [`MAX_WAITING_QUERIES`] or [`MAX_DNS_CONNECTIONS`] bounds.
-struct Place {
+pub(super) struct Place {
     state: Arc<DnsState>,
     taken: fn(&DnsState) -> &AtomicUsize,
 }
@@ -99,7 +99,7 @@ impl Place {
         Some(Self { state: state.clone(), taken })
     }
 
-    fn wait(state: &Arc<DnsState>) -> Option<Self> {
+    pub(super) fn wait(state: &Arc<DnsState>) -> Option<Self> {
         Self::take(state, |state| &state.waiting, MAX_WAITING_QUERIES)
     }
 }
@@ -194,7 +194,7 @@ impl Server {
             Begun::Waits(workload) => workload,
         };
         let Some(place) = Place::wait(&self.ctx.state) else {
-            self.send(socket, &self.too_many(&request), from);
+            self.send(socket, &self.too_many(&request, workload.as_deref()), from);
             return Ok(());
         };
         let Ok(member) = self.ctx.state.under_way.admit(self.shard.index(), ()) else { return Ok(()) };
@@ -290,13 +290,15 @@ impl Server {
             Begun::Answered(answer) => return Some(answer),
             Begun::Waits(workload) => workload,
         };
-        let Some(_place) = Place::wait(&self.ctx.state) else { return Some(self.too_many(&request)) };
+        let Some(_place) = Place::wait(&self.ctx.state) else {
+            return Some(self.too_many(&request, workload.as_deref()));
+        };
         Some(self.finish(&request, workload).await)
     }
 
     fn begin(&self, request: &Request) -> Begun {
         let Some(workload) = self.ctx.pod.now() else { return Begun::Waits(None) };
-        self.count(request, &workload, DnsMetrics::requested);
+        self.count(request, Some(&workload), DnsMetrics::requested);
         match self.known(request, &workload) {
             Some(answer) => Begun::Answered(answer),
             None => Begun::Waits(Some(workload)),
@@ -308,10 +310,11 @@ impl Server {
             Some(workload) => workload,
             None => {
                 let Ok(workload) = self.ctx.pod.wait().await else {
+                    self.count(request, None, DnsMetrics::requested);
                     self.log(request, None, "unknown client", 0);
                     return answer::error(&request.query, Rcode::SERVFAIL);
                 };
-                self.count(request, &workload, DnsMetrics::requested);
+                self.count(request, Some(&workload), DnsMetrics::requested);
                 if let Some(answer) = self.known(request, &workload) {
                     return answer;
                 }
@@ -322,53 +325,53 @@ impl Server {
     }
 
     async fn forward(&self, request: &Request, workload: &Workload) -> Vec<u8> {
-        self.count(request, workload, DnsMetrics::forwarded);
+        self.count(request, Some(workload), DnsMetrics::forwarded);
         let started = Instant::now();
-        let answered = upstream::forward(&self.ctx, &request.query).await;
+        let answered = match &self.ctx.config.dns {
+            Some(dns) => upstream::forward(&self.ctx.network, &dns.resolvers, &request.query).await,
+            None => Err(UpstreamError::NoServers),
+        };
         let took = started.elapsed();
-        self.count(request, workload, |metrics, labels| metrics.took(labels, took));
+        self.count(request, Some(workload), |metrics, labels| metrics.took(labels, took));
         let answer = answered.map_err(|error| error.to_string()).and_then(|answer| {
             answer.relay(&request.query, request.limit).map_err(|error| error.to_string())
         });
         let result = answer.as_ref().map_or_else(String::as_str, |_| "forwarded");
         self.log(request, Some(workload), result, 0);
         answer.unwrap_or_else(|_| {
-            self.count(request, workload, DnsMetrics::failed);
+            self.count(request, Some(workload), DnsMetrics::failed);
             answer::error(&request.query, Rcode::SERVFAIL)
         })
     }
 
     /// The answer from the mesh; `None` if the name is not in the mesh.
     fn known(&self, request: &Request, workload: &Workload) -> Option<Vec<u8>> {
-        let (settings, dns) = (&self.ctx.config, self.ctx.config.dns.as_ref()?);
         let (family, host) = (request.query.family()?, request.query.host()?);
-        let asker = Asker {
-            namespace: workload.namespace(),
-            network: workload.network(),
-            domain: &dns.domain,
-            search: dns.search.as_deref(),
-            preferred_namespace: dns.dns.preferred_namespace.as_deref(),
-            ipv6: settings.listen.ipv6_enabled,
-        };
+        let asker = self.ctx.asker(workload)?;
         let mut found = lookup::find(self.ctx.pod.mesh.tables(), &asker, &host, family)?;
         found.addresses.shuffle(&mut *self.shard.rng.borrow_mut());
         self.log(request, Some(workload), "answered", found.addresses.len());
         Some(answer::found(&request.query, &host, &found, request.limit))
     }
 
-    fn too_many(&self, request: &Request) -> Vec<u8> {
-        self.log(request, None, "too many queries wait", 0);
+    /// The answer to a query for which no place is left. `workload` is the pod's, if the query was counted for it already.
+    fn too_many(&self, request: &Request, workload: Option<&Workload>) -> Vec<u8> {
+        if workload.is_none() {
+            self.count(request, None, DnsMetrics::requested);
+        }
+        self.log(request, workload, "too many queries wait", 0);
         answer::error(&request.query, Rcode::SERVFAIL)
     }
 
     fn count(
         &self,
         request: &Request,
-        workload: &Workload,
+        workload: Option<&Workload>,
         what: impl FnOnce(&DnsMetrics, &DnsQueryLabels<'_>),
     ) {
         let (kind, transport) = (request.query.kind(), request.transport);
-        let (service, revision) = (workload.canonical_name(), workload.canonical_revision());
+        let service = workload.map_or(UNKNOWN, Workload::canonical_name);
+        let revision = workload.map_or(UNKNOWN, Workload::canonical_revision);
         what(&self.ctx.metrics.dns, &DnsQueryLabels { kind: &kind, transport, service, revision });
     }
 

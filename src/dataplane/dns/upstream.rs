@@ -1,4 +1,4 @@
-//! The client that asks the node's name servers from inside a pod.
+//! The client that asks the node's name servers, from inside a pod or from the proxy's own namespace.
 
 use std::{
     io,
@@ -14,12 +14,12 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::context::DnsContext;
 use crate::{
-    dataplane::pod::network::Network as _,
+    dataplane::pod::network::{Network as _, PodNetwork},
     protocols::dns::{
         forward::{self, Answer, Unusable},
         query::Query,
+        resolvers::Resolvers,
     },
     sys::pacing::PathScope,
 };
@@ -49,14 +49,16 @@ pub(crate) enum UpstreamError {
     Unusable(SocketAddr, Unusable),
 }
 
-/// Forwards `query` to the name servers, one after another, until a server gives a final answer. If no answer is
+/// Forwards `query` from `network` to the name servers, one after another, until a server gives a final answer. If no answer is
 /// final, the last answer is returned.
 ///
 /// # Errors
 /// No server has answered, or the node has no name servers. The error is the last server's.
-pub(crate) async fn forward(ctx: &DnsContext, query: &Query) -> Result<Answer, UpstreamError> {
-    let Some(settings) = &ctx.config.dns else { return Err(UpstreamError::NoServers) };
-    let resolvers = &settings.resolvers;
+pub(crate) async fn forward(
+    network: &PodNetwork,
+    resolvers: &Resolvers,
+    query: &Query,
+) -> Result<Answer, UpstreamError> {
     let deadline = Instant::now() + DNS_FORWARD_WITHIN;
     let (mut error, mut unsure) = (UpstreamError::NoServers, None);
     for _ in 0..resolvers.attempts {
@@ -64,7 +66,8 @@ pub(crate) async fn forward(ctx: &DnsContext, query: &Query) -> Result<Answer, U
             if Instant::now() >= deadline {
                 break;
             }
-            match ask_one(ctx, server, query, &|| deadline.min(Instant::now() + resolvers.timeout)).await {
+            match ask_one(network, server, query, &|| deadline.min(Instant::now() + resolvers.timeout)).await
+            {
                 Ok(answer) if answer.is_final() => return Ok(answer),
                 Ok(answer) => unsure = Some(answer),
                 Err(why) => error = why,
@@ -81,7 +84,7 @@ pub(crate) async fn forward(ctx: &DnsContext, query: &Query) -> Result<Answer, U
 /// Asks one server by UDP, and again by TCP if the answer is truncated. The truncated answer is returned if TCP fails.
 /// `limit` gives the deadline of a step that begins now.
 async fn ask_one(
-    ctx: &DnsContext,
+    network: &PodNetwork,
     server: SocketAddr,
     query: &Query,
     limit: &dyn Fn() -> Instant,
@@ -89,25 +92,25 @@ async fn ask_one(
     let message = forward::query(query, rand::rng().random());
     let room = query.datagram().max(DNS_DATAGRAM_BYTES);
     let silent = |_| UpstreamError::TimedOut(server);
-    let answer = timeout_at(limit(), by_datagram(ctx, server, &message, room)).await.map_err(silent)??;
+    let answer =
+        timeout_at(limit(), by_datagram(network, server, &message, room)).await.map_err(silent)??;
     let part = match answer {
         Some(answer) if !answer.is_truncated() => return Ok(answer),
         part => part,
     };
-    let whole = timeout_at(limit(), by_connection(ctx, server, &message)).await.map_err(silent);
+    let whole = timeout_at(limit(), by_connection(network, server, &message)).await.map_err(silent);
     whole.flatten().or_else(|error| part.ok_or(error))
 }
 
 /// Asks by UDP. The result is `None` if the answer does not fit in `room`.
 async fn by_datagram(
-    ctx: &DnsContext,
+    network: &PodNetwork,
     server: SocketAddr,
     message: &[u8],
     room: usize,
 ) -> Result<Option<Answer>, UpstreamError> {
     let failed = |error| UpstreamError::Io(server, error);
-    let socket =
-        ctx.network.netns.enter_sticky(|| open(ctx.network.mark(), server)).and_then(|socket| socket);
+    let socket = network.netns.enter_sticky(|| open(network.mark(), server)).and_then(|socket| socket);
     let socket = socket.and_then(UdpSocket::from_std).map_err(failed)?;
     socket.send(message).await.map_err(failed)?;
     loop {
@@ -145,12 +148,11 @@ fn open(mark: Option<u32>, server: SocketAddr) -> io::Result<StdUdpSocket> {
 }
 
 async fn by_connection(
-    ctx: &DnsContext,
+    network: &PodNetwork,
     server: SocketAddr,
     message: &[u8],
 ) -> Result<Answer, UpstreamError> {
-    let mut stream = ctx
-        .network
+    let mut stream = network
         .connect(server, None, PathScope::Network)
         .await
         .map_err(|error| UpstreamError::Io(server, io::Error::other(error)))?;

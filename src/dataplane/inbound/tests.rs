@@ -12,7 +12,7 @@ use crate::{
         TestBed, TestPod, ask,
         network::{Made, Plan},
         peers::{PeerStream, StreamEnd},
-        run,
+        run, run_with,
         stream::{End, TestEnd},
     },
     protocols::{
@@ -86,6 +86,21 @@ fn bytes_go_both_ways_and_the_peer_is_told_of_the_workload() {
         assert_eq!((pod.conns.live.len(), pod.conns.peers.len()), (0, 1), "the tunnel stays");
         assert!(!pod.conns.has_arriving());
     });
+}
+
+#[test]
+fn the_peer_is_told_nothing_of_the_workload_where_that_is_turned_off() {
+    run_with(
+        mesh(),
+        |config| config.listen.baggage = false,
+        async |bed| {
+            let pod = server(bed);
+            let tunnel = bed.tunnel(&pod, CLIENT).await;
+            let (status, headers, _peer) = ask(&tunnel.send, (Method::CONNECT, APP), &[]).await.unwrap();
+            assert_eq!(status, 200);
+            assert!(headers.get("baggage").is_none());
+        },
+    );
 }
 
 #[test]

@@ -124,6 +124,15 @@ impl PodNetwork {
     /// The network of the pod `id` in `netns`.
     pub(crate) fn new(id: &PodId, netns: NetNs, config: Arc<DataPlaneConfig>) -> Arc<Self> {
         let mark = config.inpod.packet_mark.filter(|_| !id.is_own());
+        Self::marked(mark, netns, config)
+    }
+
+    /// The proxy's own network, `netns`, whose sockets have no mark.
+    pub(crate) fn home(netns: NetNs, config: Arc<DataPlaneConfig>) -> Arc<Self> {
+        Self::marked(None, netns, config)
+    }
+
+    fn marked(mark: Option<u32>, netns: NetNs, config: Arc<DataPlaneConfig>) -> Arc<Self> {
         let (transparent, paced, addresses) =
             (AtomicBool::new(false), AtomicBool::new(false), Mutex::default());
         Arc::new(Self { netns, config, mark, transparent, paced, addresses })

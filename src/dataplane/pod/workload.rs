@@ -94,12 +94,13 @@ impl PodWorkload {
         self.now().or_else(|| self.last.lock().as_ref().map(|(_, workload)| workload.clone()))
     }
 
-    /// The baggage header that describes `workload` in a CONNECT or its answer, if the configuration allows the header.
-    /// The header is encoded once for each workload.
+    /// The baggage header that describes `workload` in the answer to a CONNECT, if the configuration allows the header.
+    pub(crate) fn answer_baggage(&self, workload: &Arc<Workload>) -> Option<HeaderValue> {
+        self.config.listen.baggage.then(|| self.baggage(workload)).flatten()
+    }
+
+    /// The baggage header that describes `workload` in a CONNECT. The header is encoded once for each workload.
     pub(crate) fn baggage(&self, workload: &Arc<Workload>) -> Option<HeaderValue> {
-        if !self.config.listen.baggage {
-            return None;
-        }
         let mut cached = self.baggage.lock();
         if let Some((whose, value)) = &*cached
             && Arc::ptr_eq(whose, workload)

@@ -79,6 +79,7 @@ impl ChaosMesh {
         let launch = Launch::new(program)
             .env("LOG_FORMAT", "json")
             .env("RUST_LOG", "warn,access=off")
+            .env("UNSTABLE_ENABLE_SOCKS5", "true")
             .env("WARREN_CHAOS", "true");
         let options = Options {
             id: id.to_owned(),

@@ -5,7 +5,6 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::{
-    proxy_config::ProxyConfig,
     reader::Reader,
     summary,
     upstream::{Address, Names, Upstream},
@@ -15,7 +14,7 @@ use super::{
 const CA_ADDRESS: Var = Var::new(
     "CA_ADDRESS",
     "address",
-    "as for `XDS_ADDRESS`",
+    "`istiod.istio-system.svc:15012` in a cluster, else `localhost:15012`",
     "The certificate authority, always by TLS. Set and empty, it is refused.",
 );
 const NAMES: Names = Names {
@@ -46,7 +45,7 @@ pub struct CaConfig {
 }
 
 impl CaConfig {
-    pub(super) fn read(r: &mut Reader<'_>, proxy: &ProxyConfig) -> Self {
+    pub(super) fn read(r: &mut Reader<'_>) -> Self {
         let address = r.raw(&CA_ADDRESS);
         let fake = r.boolean(&FAKE_CA);
         if fake && !r.inputs.fake_ca_allowed {
@@ -59,7 +58,7 @@ impl CaConfig {
                 None
             }
             Some(_) => r.parse(&CA_ADDRESS, Address::parse),
-            None => Some(proxy.discovery_address.clone().unwrap_or_else(|| Address::standard(r))),
+            None => Some(Address::standard(r)),
         };
         let most = 3650 * DAY;
         Self {

@@ -7,8 +7,12 @@ use super::{
     var::Var,
 };
 
-pub(super) const ENABLE_PROXY: Var =
-    Var::flag("ENABLE_PROXY", "true", "No effect. `false` together with the DNS proxy off is refused.");
+pub(super) const ENABLE_PROXY: Var = Var::flag(
+    "ENABLE_PROXY",
+    "true",
+    "Connections are proxied. With `false` only the DNS proxy runs: nobody listens on 15001, 15006 and 15008. `false` \
+     together with the DNS proxy off is refused.",
+);
 const IPV6_ENABLED: Var =
     Var::flag("IPV6_ENABLED", "true", "Listeners are on `[::]`. A pod without IPv6 gets IPv4.");
 const ENABLE_ORIG_SRC: Var = Var::flag(
@@ -24,12 +28,12 @@ const LOCALHOST_APP_TUNNEL: Var = Var::flag(
 const ENABLE_RESPONSE_BAGGAGE: Var = Var::flag(
     "ENABLE_RESPONSE_BAGGAGE",
     "true",
-    "Peers are told of workloads, and believed what they tell, for telemetry.",
+    "The answer to a CONNECT tells the peer of the workload, and what a CONNECT tells is believed, for telemetry.",
 );
 const UNSTABLE_ENABLE_SOCKS5: Var = Var::flag(
     "UNSTABLE_ENABLE_SOCKS5",
     "false",
-    "Nobody may reach 15080 through the proxy. This version has no SOCKS5 listener.",
+    "Each pod has a SOCKS5 proxy on 127.0.0.1:15080, without authentication. Names need the DNS proxy.",
 );
 
 /// What the proxy listens on and how it serves.
@@ -43,7 +47,7 @@ pub struct ListenConfig {
     pub orig_src: Option<bool>,
     /// PROXY protocol tunnels go to the application's loopback address.
     pub localhost_app_tunnel: bool,
-    /// Peers are told and asked about workloads, for telemetry.
+    /// Answers to peers tell of workloads, and what peers tell is read, for telemetry.
     pub baggage: bool,
     /// Where the proxy listens.
     pub ports: Ports,

@@ -22,7 +22,7 @@ const TARGETS_MAX: usize = 64;
 const SHOWN_FILTER_CHARS: usize = 128;
 
 /// Which lines are logged. The most specific target that is a prefix of a line's target decides; without one, the
-/// default level does. It is displayed as it is parsed.
+/// default level does. A filter is displayed as the list that gives the filter when it is parsed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogFilter {
     default: LevelFilter,
@@ -33,7 +33,7 @@ pub struct LogFilter {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FilterError {
     /// A clause is neither a level nor a target with one.
-    #[error("{0:?} is neither a level (error, warn, info, debug, trace, off) nor target=level")]
+    #[error("{0:?} is neither a level (error, warn, info, debug, trace, off) nor a target with one")]
     Clause(String),
     /// The list is longer than a filter needs.
     #[error("a list of {0} bytes")]
@@ -52,7 +52,7 @@ impl LogFilter {
     /// # Errors
     /// The first clause that is none, or a bound is passed.
     pub fn add(&mut self, list: &str) -> Result<(), FilterError> {
-        *self = self.with(list, level)?;
+        *self = self.with(list, strict)?;
         Ok(())
     }
 
@@ -66,15 +66,16 @@ impl LogFilter {
         self.targets.iter().map(|(target, level)| (target.as_str(), *level))
     }
 
-    fn with(&self, list: &str, level: impl Fn(&str) -> Option<LevelFilter>) -> Result<Self, FilterError> {
+    fn with(&self, list: &str, clause: Clause) -> Result<Self, FilterError> {
         if list.len() > LIST_BYTES_MAX {
             return Err(FilterError::Long(list.len()));
         }
         let mut filter = self.clone();
         for text in list.split(',').map(str::trim).filter(|text| !text.is_empty()) {
-            match clause(text, &level)? {
-                (Some(target), level) => _ = filter.targets.insert(target.to_owned(), level),
-                (None, level) => filter.default = level,
+            let wrong = || FilterError::Clause(text.chars().take(SHOWN_FILTER_CHARS).collect());
+            match clause(text).ok_or_else(wrong)? {
+                ("", level) => filter.default = level,
+                (target, level) => _ = filter.targets.insert(target.to_owned(), level),
             }
         }
         if filter.targets.len() > TARGETS_MAX { Err(FilterError::Targets) } else { Ok(filter) }
@@ -91,9 +92,14 @@ impl Default for LogFilter {
 impl FromStr for LogFilter {
     type Err = FilterError;
 
-    /// The default (`info`) with the clauses of `list` added. Levels are in any case.
+    /// Reads `list` as the incumbent does (docs/spec/controlplane.md 6.4). A list without any clause is `info`.
     fn from_str(list: &str) -> Result<Self, FilterError> {
-        Self::default().with(list, |name| level(&name.to_ascii_lowercase()))
+        let info = Self::default();
+        if list.split(',').all(|text| text.trim().is_empty()) {
+            return Ok(info);
+        }
+        // Without a level alone, the lines of other targets are off.
+        Self { default: LevelFilter::OFF, ..info }.with(list, lenient)
     }
 }
 
@@ -115,21 +121,43 @@ impl Serialize for LogFilter {
     }
 }
 
-/// A clause's target, if it has one, and level. A colon does for the equals sign: istioctl's help shows it.
-fn clause(
-    text: &str,
-    level: impl Fn(&str) -> Option<LevelFilter>,
-) -> Result<(Option<&str>, LevelFilter), FilterError> {
-    let wrong = || FilterError::Clause(text.chars().take(SHOWN_FILTER_CHARS).collect());
+/// Reads a clause: the target, which is empty for a level alone, and the level. `None` if the text is no clause.
+type Clause = fn(&str) -> Option<(&str, LevelFilter)>;
+
+/// A clause of `POST /logging`: a level in lower case, or a target with a level. A colon does for the equals sign, because
+/// istioctl's help shows a colon.
+fn strict(text: &str) -> Option<(&str, LevelFilter)> {
     if let Some(level) = level(text) {
-        return Ok((None, level));
+        return Some(("", level));
     }
-    let (target, name) = text.rsplit_once(['=', ':']).ok_or_else(wrong)?;
+    let (target, name) = text.rsplit_once(['=', ':'])?;
     let is_target = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | ':' | '-' | '.');
-    if target.is_empty() || target.ends_with(':') || !target.chars().all(is_target) {
-        return Err(wrong());
+    let sound = !target.is_empty() && !target.ends_with(':') && target.chars().all(is_target);
+    Some((target, level(name).filter(|_| sound)?))
+}
+
+/// A clause of `RUST_LOG`: also a target alone, which has all its lines logged, a level in capital letters, and a level's
+/// number. A target that no line can have is taken, and does nothing.
+fn lenient(text: &str) -> Option<(&str, LevelFilter)> {
+    if let Some(level) = any_level(text) {
+        return Some(("", level));
     }
-    Ok((Some(target), level(name).ok_or_else(wrong)?))
+    if let Some((target, name)) = text.split_once('=') {
+        let level = if name.is_empty() { Some(LevelFilter::ERROR) } else { any_level(name) };
+        return Some((target, level?));
+    }
+    match text.rsplit_once(':') {
+        Some((target, name)) if !target.is_empty() && !target.ends_with(':') && level(name).is_some() => {
+            Some((target, level(name)?))
+        }
+        _ => Some((text, LevelFilter::TRACE)),
+    }
+}
+
+fn any_level(name: &str) -> Option<LevelFilter> {
+    const BY_NUMBER: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let by_number = name.parse::<usize>().ok().and_then(|number| BY_NUMBER.get(number));
+    level(by_number.copied().unwrap_or(&name.to_ascii_lowercase()))
 }
 
 fn level(name: &str) -> Option<LevelFilter> {

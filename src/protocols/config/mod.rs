@@ -160,7 +160,7 @@ fn read(r: &mut Reader<'_>) -> Config {
     let node = NodeConfig::read(r, &proxy);
     r.section("Control plane");
     let xds = XdsConfig::read(r, &proxy);
-    let control = ControlConfig { xds, ca: CaConfig::read(r, &proxy), token: TokenSource::read(r) };
+    let control = ControlConfig { xds, ca: CaConfig::read(r), token: TokenSource::read(r) };
     r.section("Pods and sockets");
     let inpod = InpodConfig::read(r, &node.mode);
     let mut listen = ListenConfig::read(r);

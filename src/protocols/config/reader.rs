@@ -184,6 +184,17 @@ impl<'a> Reader<'a> {
         parsed.map_err(|reason| self.note(Invalid::env(var.name, "<redacted>", reason))).ok()
     }
 
+    /// What `parse` makes of a variable that the incumbent tolerates. A value that cannot be used is only a warning, and
+    /// counts as not set.
+    pub(super) fn tolerate<T>(
+        &mut self,
+        var: &'static Var,
+        parse: impl FnOnce(&'a str) -> Result<T, String>,
+    ) -> Option<T> {
+        let value = self.text(var)?;
+        parse(value).map_err(|reason| self.warn(var.name, value, format!("ignored: {reason}"))).ok()
+    }
+
     /// Notes that `var`, set or not, cannot be used.
     pub(super) fn reject(&mut self, var: &'static Var, reason: impl Into<String>) {
         let value = self.raw(var).unwrap_or_default();

@@ -1,3 +1,5 @@
+mod tolerated;
+
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -240,10 +242,7 @@ const BAD: &[(&str, &[&str])] = &[
     ("ZTUNNEL_RESOURCE_CPU_LIMIT", &["", "x", "-1", "1k"]),
     ("ZTUNNEL_RESOURCE_CPU_REQUEST", &["", "x"]),
     ("ZTUNNEL_CPU_LIMIT", &["", "1.5", "x"]),
-    ("RUST_LOG", &["ifno", "a=b=c"]),
-    ("LOG_FORMAT", &["JSON", "xml"]),
-    ("AUTHZ_POLICY_INFO_LOGGING", &["", "no"]),
-    ("COMPLIANCE_POLICY", &["fips-140-2"]),
+    ("RUST_LOG", &["info,access=loud", "a=b=c"]),
     ("TLS12_ENABLED", &["", "no"]),
     ("ISTIO_META_DNS_PROXY_ADDR", &["15053", "localhost:x", "host:53", "127.0.0.1"]),
     ("WARREN_CHAOS", &["", "yes"]),
@@ -318,8 +317,8 @@ fn every_bad_value_is_reported_at_once() {
 #[test]
 fn a_value_is_shown_on_one_line_and_shortened() {
     let long = format!("\u{1b}[2J{}", "x".repeat(500));
-    let text = read(&[("LOG_FORMAT", &long)]).unwrap_err()[0].to_string();
-    assert!(text.starts_with("invalid env var LOG_FORMAT=\\u{1b}[2Jxxx") && text.contains("x… ("), "{text}");
+    let text = read(&[("PROXY_MODE", &long)]).unwrap_err()[0].to_string();
+    assert!(text.starts_with("invalid env var PROXY_MODE=\\u{1b}[2Jxxx") && text.contains("x… ("), "{text}");
 }
 
 #[test]
@@ -469,7 +468,7 @@ fn proxy_configuration_comes_from_the_mesh_file_then_the_variable_then_the_envir
     let (admin, node) = (&config.process.admin, &config.node);
     assert_eq!((admin.stats_port, admin.admin_port), (3, 2));
     assert_eq!(at(&config, "/control/xds/upstream/address"), json!("https://mesh:1"));
-    assert_eq!(at(&config, "/control/ca/upstream/address"), json!("https://mesh:1"));
+    assert_eq!(at(&config, "/control/ca/upstream/address"), json!("https://localhost:15012"));
     for (key, want) in [("A", "mesh"), ("B", "variable"), ("C", "environment"), ("D", "true")] {
         assert_eq!(node.metadata.get(key), Some(&json!(want)), "{key}");
     }

@@ -5,8 +5,12 @@ use serde::Serialize;
 use super::{reader::Reader, var::Var};
 
 const TLS12_ENABLED: Var = Var::flag("TLS12_ENABLED", "false", "TLS 1.2 is offered besides 1.3.");
-const COMPLIANCE_POLICY: Var =
-    Var::new("COMPLIANCE_POLICY", "`pqc`", "", "With `pqc`, X25519MLKEM768 is the only key exchange.");
+const COMPLIANCE_POLICY: Var = Var::new(
+    "COMPLIANCE_POLICY",
+    "`pqc`",
+    "",
+    "With `pqc`, X25519MLKEM768 is the only key exchange. Anything else is ignored with a warning.",
+);
 const CRL_PATH: Var =
     Var::text("CRL_PATH", "", "No effect: a revoked certificate is accepted until it expires.");
 
@@ -32,9 +36,8 @@ impl TlsConfig {
     pub(super) fn read(r: &mut Reader<'_>) -> Self {
         let config = Self {
             tls12: r.boolean(&TLS12_ENABLED),
-            compliance: r.parse(&COMPLIANCE_POLICY, |policy| match policy {
+            compliance: r.tolerate(&COMPLIANCE_POLICY, |policy| match policy {
                 "pqc" => Ok(Compliance::Pqc),
-                // One we do not know may ask for less than we would negotiate.
                 _ => Err("not pqc".into()),
             }),
             crl_path: r.text(&CRL_PATH).map(str::to_owned),

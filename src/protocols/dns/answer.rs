@@ -4,7 +4,7 @@ use std::{convert::Infallible, net::IpAddr};
 
 use domain::{
     base::{
-        MessageBuilder, Name, StaticCompressor,
+        MessageBuilder, StaticCompressor,
         iana::Rcode,
         message_builder::{AdditionalBuilder, AnswerBuilder, PushError},
         name::Label,
@@ -13,7 +13,7 @@ use domain::{
     rdata::{A, Aaaa, Cname},
 };
 
-use super::{lookup::Found, query::Query};
+use super::{lookup::Found, names::absolute, query::Query};
 
 /// The number of seconds that a client may cache an answer of the mesh.
 /// Limit: life of an answer of the mesh: 30 s; past it: the client asks again.
@@ -114,15 +114,4 @@ fn push<T: Composer>(answers: &mut AnswerBuilder<T>, host: &str, found: &Found) 
         IpAddr::V4(ip) => answers.push((&owner, MESH_TTL_SECONDS, A::new(ip))),
         IpAddr::V6(ip) => answers.push((&owner, MESH_TTL_SECONDS, Aaaa::new(ip))),
     })
-}
-
-/// Converts `host` to a DNS name. `host` is a result of [`Query::host`] or a part of such a result.
-fn absolute(host: &str) -> Option<Name<Vec<u8>>> {
-    let mut wire = Vec::with_capacity(host.len() + 2);
-    for label in host.split('.') {
-        wire.push(u8::try_from(label.len()).ok()?);
-        wire.extend_from_slice(label.as_bytes());
-    }
-    wire.push(0);
-    Name::from_octets(wire).ok()
 }

@@ -34,7 +34,7 @@ pub(crate) enum Unusable {
 const COMPRESSED_RECORDS: usize = 256;
 
 /// A record of an answer.
-type Relayed<'a> = Record<ParsedName<&'a [u8]>, AllRecordData<&'a [u8], ParsedName<&'a [u8]>>>;
+pub(super) type Relayed<'a> = Record<ParsedName<&'a [u8]>, AllRecordData<&'a [u8], ParsedName<&'a [u8]>>>;
 
 /// A name server's answer to a query of this proxy.
 #[derive(Debug)]
@@ -85,6 +85,11 @@ impl Answer {
         Ok(Self(message))
     }
 
+    /// The message.
+    pub(super) fn message(&self) -> &Message<Vec<u8>> {
+        &self.0
+    }
+
     /// Whether the name server truncated the answer.
     pub(crate) fn is_truncated(&self) -> bool {
         self.0.header().tc()
@@ -119,7 +124,7 @@ impl Answer {
     }
 }
 
-fn records(section: RecordSection<'_, Vec<u8>>) -> Result<Vec<Relayed<'_>>, ParseError> {
+pub(super) fn records(section: RecordSection<'_, Vec<u8>>) -> Result<Vec<Relayed<'_>>, ParseError> {
     section.into_records().collect()
 }
 

@@ -1,5 +1,7 @@
 //! The hosts that a name may mean. This module undoes the search of a pod's resolver and repeats it.
 
+use domain::base::Name;
+
 /// A host that a name may mean.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Candidate<'a> {
@@ -73,4 +75,15 @@ pub(crate) fn wildcards(host: &str) -> impl Iterator<Item = String> {
         rest = rest.split_once('.')?.1;
         Some(format!("*.{rest}"))
     })
+}
+
+/// Converts `host`, which has no final dot, to a DNS name. The result is `None` if `host` is no name.
+pub(super) fn absolute(host: &str) -> Option<Name<Vec<u8>>> {
+    let mut wire = Vec::with_capacity(host.len() + 2);
+    for label in host.split('.') {
+        wire.push(u8::try_from(label.len()).ok()?);
+        wire.extend_from_slice(label.as_bytes());
+    }
+    wire.push(0);
+    Name::from_octets(wire).ok()
 }

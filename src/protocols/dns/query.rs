@@ -6,7 +6,7 @@ use domain::base::{
     name::Label,
 };
 
-use super::lookup::Family;
+use super::{lookup::Family, names::absolute};
 use crate::protocols::labels::UNKNOWN;
 
 /// The longest answer, in bytes, to a client that does not allow longer answers (RFC 1035 section 4.2.1).
@@ -76,6 +76,16 @@ impl Query {
             question: Question::new(asked.qname().to_vec(), asked.qtype(), asked.qclass()),
             edns,
         })
+    }
+
+    /// A query of the proxy itself for the addresses of `host`; `None` if `host` is no name.
+    pub(crate) fn of(host: &str, family: Family) -> Option<Self> {
+        let kind = match family {
+            Family::V4 => Rtype::A,
+            Family::V6 => Rtype::AAAA,
+        };
+        let question = Question::new(absolute(host)?, kind, Class::IN);
+        Some(Self { id: 0, recursion_desired: true, question, edns: None })
     }
 
     /// The maximum number of bytes of an answer in one datagram.

@@ -20,6 +20,8 @@ const MAX_SEARCH: usize = 32;
 /// The longest wait for a server's answer, in seconds.
 /// Limit: wait for one answer of a name server: 30 s; past it: a longer time in resolv.conf counts as 30 s.
 const MAX_TIMEOUT: u32 = 30;
+/// Limit: `ndots` of resolv.conf: 15; past it: a larger number counts as 15.
+const MAX_NDOTS: u32 = 15;
 
 /// The name servers to query, with their timeout and attempts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,8 +32,11 @@ pub(crate) struct Resolvers {
     pub timeout: Duration,
     /// The number of rounds through all name servers.
     pub attempts: u32,
-    /// The search domains, in lower case and without a final dot.
+    /// The search domains, in lower case and without a final dot. They are put behind names that the proxy asks for
+    /// itself, and not behind those of pods.
     pub search: Vec<String>,
+    /// The number of dots from which on a name is asked for as it is before the domains are tried.
+    pub ndots: u32,
 }
 
 // === impl Resolvers ===
@@ -57,11 +62,27 @@ impl Resolvers {
                 .push(format!("only the first {MAX_SERVERS} of {} name servers are asked", servers.len()));
             servers.truncate(MAX_SERVERS);
         }
-        let timeout = Duration::from_secs(config.timeout.clamp(1, MAX_TIMEOUT).into());
-        let attempts = config.attempts.clamp(1, MAX_ATTEMPTS);
         let search = config.get_last_search_or_domain().take(MAX_SEARCH);
         let search = search.map(|domain| domain.trim_end_matches('.').to_ascii_lowercase());
-        let search = search.filter(|domain| !domain.is_empty()).collect();
-        (Self { servers, timeout, attempts, search }, complaints)
+        let resolvers = Self {
+            servers,
+            timeout: Duration::from_secs(config.timeout.clamp(1, MAX_TIMEOUT).into()),
+            attempts: config.attempts.clamp(1, MAX_ATTEMPTS),
+            search: search.filter(|domain| !domain.is_empty()).collect(),
+            ndots: config.ndots.min(MAX_NDOTS),
+        };
+        (resolvers, complaints)
+    }
+
+    /// The names to ask for in place of `host`, in the order of resolv.conf(5). A final dot says that `host` is whole.
+    pub(crate) fn candidates(&self, host: &str) -> Vec<String> {
+        if let Some(whole) = host.strip_suffix('.') {
+            return vec![whole.to_owned()];
+        }
+        let dots = host.bytes().filter(|byte| *byte == b'.').count();
+        let mut names: Vec<String> = self.search.iter().map(|domain| format!("{host}.{domain}")).collect();
+        let place = if dots >= self.ndots as usize { 0 } else { names.len() };
+        names.insert(place, host.to_owned());
+        names
     }
 }

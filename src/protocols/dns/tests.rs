@@ -8,8 +8,10 @@ use hickory_proto::{
 };
 
 use super::{
+    addresses::Addresses,
     answer,
     forward::{self, Answer, Unusable},
+    hosts,
     lookup::{Asker, Family, Found, find},
     names::{Place, candidates, wildcards},
     query::{Query, Refused},
@@ -17,7 +19,7 @@ use super::{
 };
 use crate::protocols::mesh::fixtures::{TestMesh, ip, pod, service};
 
-fn hosts(name: &str) -> Vec<(String, Option<&str>)> {
+fn hosts_of(name: &str) -> Vec<(String, Option<&str>)> {
     let place = Place { namespace: "ns1", domain: "cluster.local", search: None };
     candidates(name, &place).into_iter().map(|candidate| (candidate.host, candidate.stripped)).collect()
 }
@@ -37,7 +39,7 @@ fn a_name_may_mean_what_it_is_short_for_by_the_number_of_its_labels() {
         ("a.b.c.d", &["a.b.c.d"]),
         ("q.p.a.b.svc", &["q.p.a.b.svc"]),
     ] {
-        assert_eq!(hosts(name), plain(expected), "{name}");
+        assert_eq!(hosts_of(name), plain(expected), "{name}");
     }
 }
 
@@ -45,7 +47,7 @@ fn a_name_may_mean_what_it_is_short_for_by_the_number_of_its_labels() {
 fn what_a_resolver_has_put_behind_a_name_is_taken_off() {
     let of = |name: &str, rest| (name.to_owned(), Some(rest));
     assert_eq!(
-        hosts("x.com.ns1.svc.cluster.local"),
+        hosts_of("x.com.ns1.svc.cluster.local"),
         [
             ("x.com.ns1.svc.cluster.local".to_owned(), None),
             of("x.com", "x.com"),
@@ -58,8 +60,8 @@ fn what_a_resolver_has_put_behind_a_name_is_taken_off() {
         ]
     );
     // Not in the middle of a label, and not all of it.
-    assert_eq!(hosts("xcluster.local").iter().filter(|(_, stripped)| stripped.is_some()).count(), 0);
-    assert_eq!(hosts("cluster.local").iter().filter(|(_, stripped)| stripped.is_some()).count(), 0);
+    assert_eq!(hosts_of("xcluster.local").iter().filter(|(_, stripped)| stripped.is_some()).count(), 0);
+    assert_eq!(hosts_of("cluster.local").iter().filter(|(_, stripped)| stripped.is_some()).count(), 0);
 }
 
 #[test]
@@ -338,8 +340,8 @@ fn name_servers_are_those_of_resolv_conf_within_bounds() {
         b"search a.b\nnameserver 10.0.0.10\nnameserver fd00::a\noptions timeout:7 attempts:3\n",
     );
     let servers = vec!["10.0.0.10:53".parse().unwrap(), "[fd00::a]:53".parse().unwrap()];
-    let search = vec!["a.b".to_owned()];
-    assert_eq!(resolvers, Resolvers { servers, timeout: Duration::from_secs(7), attempts: 3, search });
+    let (timeout, search) = (Duration::from_secs(7), vec!["a.b".to_owned()]);
+    assert_eq!(resolvers, Resolvers { servers, timeout, attempts: 3, search, ndots: 1 });
     assert!(complaints.is_empty(), "{complaints:?}");
     let (resolvers, complaints) = Resolvers::parse(
         b"nameserver nonsense\nnameserver fe80::1%eth0\noptions timeout:0 attempts:99\n\
@@ -352,4 +354,87 @@ fn name_servers_are_those_of_resolv_conf_within_bounds() {
     assert_eq!(complaints.len(), 3, "{complaints:?}");
     let (resolvers, _) = Resolvers::parse(b"");
     assert_eq!((resolvers.timeout, resolvers.attempts), (Duration::from_secs(5), 2));
+}
+
+#[test]
+fn search_domains_are_tried_in_the_order_of_the_c_library() {
+    let (resolvers, complaints) = Resolvers::parse(b"search ns.svc.c svc.c\noptions ndots:2\n");
+    assert!(complaints.is_empty(), "{complaints:?}");
+    for (host, names) in [
+        ("db", &["db.ns.svc.c", "db.svc.c", "db"][..]),
+        ("db.x", &["db.x.ns.svc.c", "db.x.svc.c", "db.x"]),
+        ("db.x.y", &["db.x.y", "db.x.y.ns.svc.c", "db.x.y.svc.c"]),
+        ("db.", &["db"]),
+    ] {
+        assert_eq!(resolvers.candidates(host), names, "{host}");
+    }
+    let many: String = (0..33).map(|n| format!(" d{n}")).collect();
+    let (resolvers, complaints) = Resolvers::parse(format!("search{many}\noptions ndots:99\n").as_bytes());
+    assert_eq!((resolvers.search.len(), resolvers.ndots, complaints.len()), (32, 15, 0));
+    assert_eq!(Resolvers::parse(b"").0.candidates("db"), ["db"]);
+}
+
+#[test]
+fn a_hosts_file_has_addresses_by_any_of_its_names() {
+    let text = "# comment\n127.0.0.1 localhost\n::1\tlocalhost ip6-localhost # six\nnonsense db\n10.0.0.9 db db.x\n\n";
+    for (host, ips) in [
+        ("localhost", &["127.0.0.1", "::1"][..]),
+        ("DB.X", &["10.0.0.9"]),
+        ("db.", &["10.0.0.9"]),
+        ("six", &[]),
+        ("10.0.0.9", &[]),
+    ] {
+        let found: Vec<String> = hosts::find(text, host).iter().map(ToString::to_string).collect();
+        assert_eq!(found, ips, "{host}");
+    }
+}
+
+/// What the answer of a name server to a query for the addresses of `db.x` says.
+fn addresses(
+    rcode: ResponseCode,
+    records: &[(&str, u32, RData)],
+    soa: Option<(u32, u32)>,
+) -> Option<Addresses> {
+    let query = Query::of("db.x", Family::V4).unwrap();
+    let asked = forward::query(&query, 7);
+    let mut message = Message::from_vec(&asked).unwrap();
+    message.metadata.message_type = MessageType::Response;
+    message.metadata.response_code = rcode;
+    for (owner, ttl, data) in records {
+        message.add_answer(Record::from_rdata(Name::from_ascii(owner).unwrap(), *ttl, data.clone()));
+    }
+    if let Some((ttl, minimum)) = soa {
+        let name = |text| Name::from_ascii(text).unwrap();
+        let soa = hickory_proto::rr::rdata::SOA::new(name("ns.x."), name("root.x."), 1, 2, 3, 4, minimum);
+        message.add_authority(Record::from_rdata(name("x."), ttl, RData::SOA(soa)));
+    }
+    let answer = Answer::read(message.to_vec().unwrap(), &asked).unwrap();
+    Addresses::read(&answer).unwrap()
+}
+
+#[test]
+fn an_answer_has_the_addresses_behind_its_aliases_and_the_shortest_life() {
+    let a = |last| RData::A(hickory_proto::rr::rdata::A::new(192, 0, 2, last));
+    let alias = |to| RData::CNAME(hickory_proto::rr::rdata::CNAME(Name::from_ascii(to).unwrap()));
+    let found = |ips: &[&str], seconds| {
+        let ips = ips.iter().map(|ip| ip.parse::<IpAddr>().unwrap()).collect();
+        Some(Addresses { ips, life: Duration::from_secs(seconds) })
+    };
+    let read = |records: &[(&str, u32, RData)]| addresses(ResponseCode::NoError, records, None);
+    assert_eq!(read(&[("db.x.", 60, a(1)), ("DB.X.", 50, a(2))]), found(&["192.0.2.1", "192.0.2.2"], 50));
+    let aliased = [("b.x.", 99, a(1)), ("db.x.", 40, alias("a.x.")), ("a.x.", 70, alias("b.x."))];
+    assert_eq!(read(&aliased), found(&["192.0.2.1"], 40));
+    // What belongs to another name is none of it, and a circle ends.
+    assert_eq!(read(&[("other.x.", 60, a(1))]), found(&[], 1));
+    assert_eq!(read(&[("db.x.", 60, alias("a.x.")), ("a.x.", 60, alias("db.x."))]), found(&[], 1));
+}
+
+#[test]
+fn a_denial_lives_as_long_as_its_zone_says_and_an_error_says_nothing_of_the_name() {
+    let denied = |seconds| Some(Addresses { ips: Vec::new(), life: Duration::from_secs(seconds) });
+    assert_eq!(addresses(ResponseCode::NXDomain, &[], Some((60, 30))), denied(30));
+    assert_eq!(addresses(ResponseCode::NoError, &[], Some((20, 30))), denied(20));
+    assert_eq!(addresses(ResponseCode::NXDomain, &[], None), denied(1));
+    assert_eq!(addresses(ResponseCode::ServFail, &[], None), None);
+    assert!(Query::of("a..b", Family::V6).is_none() && Query::of(&"x".repeat(64), Family::V4).is_none());
 }

@@ -28,7 +28,12 @@ impl Zds {
     /// Makes the hand-over at the agent's socket `path` (`INPOD_UDS`). The actor dials only once `gate` is true,
     /// which means that the first state of the mesh is complete.
     pub fn new(path: PathBuf, gate: watch::Receiver<bool>) -> Self {
-        let shared = Shared { path, gate, status: watch::Sender::new(ZdsStatus::default()) };
+        let shared = Shared {
+            path,
+            gate,
+            status: watch::Sender::new(ZdsStatus::default()),
+            left: watch::Sender::new(false),
+        };
         Self { shared: Arc::new(shared), address: Address::new("zds") }
     }
 
@@ -39,6 +44,11 @@ impl Zds {
         ChildSpec::actor("zds", &self.address, move || (ZdsActor::new(pods.clone()), shared.clone()))
             .kind_label("zds")
             .hung_after(HUNG_AFTER)
+    }
+
+    /// Hangs up for good, so that the agent hands new pods over to another proxy. The pods are served on.
+    pub fn leave(&self) {
+        self.shared.left.send_replace(true);
     }
 
     /// A receiver of the status, which sees each change.

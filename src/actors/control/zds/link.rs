@@ -39,17 +39,31 @@ struct End {
     error: String,
 }
 
-/// Keeps a connection with the agent from the opening of the gate until the actor drops the task.
+/// Keeps a connection with the agent from the opening of the gate until the actor drops the task, or until the agent is
+/// left for good.
 ///
 /// The function returns only if the sender of the gate is gone.
 pub(super) async fn run(shared: Arc<Shared>, actor: ActorRef<Msg>) {
+    let mut left = shared.left.subscribe();
+    tokio::select! {
+        biased;
+        _ = left.wait_for(|left| *left) => {}
+        () = keep(&shared, &actor) => return,
+    }
+    tracing::info!("istio-cni: left, because the proxy is shutting down");
+    let _ = actor.cast(Msg::Disconnected);
+    // The end of this task would be a failure of the actor.
+    std::future::pending().await
+}
+
+async fn keep(shared: &Shared, actor: &ActorRef<Msg>) {
     let mut gate = shared.gate.clone();
     if gate.wait_for(|open| *open).await.is_err() {
         return;
     }
     let (mut redial, mut rng) = (Redial::new(), SmallRng::from_os_rng());
     loop {
-        let End { ended, error } = connection(&shared, &actor).await;
+        let End { ended, error } = connection(shared, actor).await;
         let news = shared.status.send_if_modified(|status| {
             let news = status.last_error.as_ref() != Some(&error);
             status.last_error = Some(error.clone());

@@ -23,6 +23,8 @@ pub(super) struct Shared {
     pub(super) path: PathBuf,
     pub(super) gate: watch::Receiver<bool>,
     pub(super) status: watch::Sender<ZdsStatus>,
+    /// Whether the agent is left for good, because the proxy drains.
+    pub(super) left: watch::Sender<bool>,
 }
 
 // === impl ZdsStatus ===

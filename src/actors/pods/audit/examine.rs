@@ -57,8 +57,8 @@ pub(super) async fn examine(pod: &Arc<Pod>, wrong: bool, has_network: bool) -> F
             return Finding::Wrong(Unhealthy::new(Reason::Listener, detail));
         }
     }
-    // Pods that the settings name use the host's network, whose rules are not istio-cni's.
-    if pod.id.is_handed_over() { network(pod, has_network).await } else { Finding::Sound }
+    // A canary needs the listener that pods are redirected to.
+    if pod.is_redirected() { network(pod, has_network).await } else { Finding::Sound }
 }
 
 /// Whether the listener listens and each living shard accepts from the listener.

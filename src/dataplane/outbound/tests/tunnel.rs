@@ -6,7 +6,10 @@ use tokio::time::Instant;
 use super::*;
 use crate::dataplane::{
     pod::network::ConnectFailed,
-    testing::peers::{DialPlan, StreamEnd},
+    testing::{
+        peers::{DialPlan, StreamEnd},
+        run_with,
+    },
     tunnel::dialer::DialError,
 };
 
@@ -43,6 +46,20 @@ fn bytes_go_both_ways_through_a_tunnel_that_is_told_who_asks() {
         assert_eq!(bed.count(mtls, "source"), 1);
         assert!(pod.network.made().is_empty(), "no connection outside the tunnel");
     });
+}
+
+#[test]
+fn the_peer_is_told_of_the_client_also_where_answers_tell_nothing() {
+    run_with(
+        mesh(),
+        |config| config.listen.baggage = false,
+        async |bed| {
+            let pod = client(bed);
+            let _conn = bed.connect(&pod, CLIENT, "10.0.0.2:80");
+            let asked = pod.peers.asked(SERVER).await;
+            assert!(asked.header("baggage").contains("k8s.namespace.name=ns1"));
+        },
+    );
 }
 
 #[test]

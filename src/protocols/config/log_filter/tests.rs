@@ -3,19 +3,34 @@ use proptest::prelude::*;
 use super::*;
 
 #[test]
-fn filters_read_back_as_they_are_set() {
+fn a_filter_is_read_as_the_incumbent_reads_it() {
     for (list, want) in [
         ("", "ractor=off,info"),
+        (" , ", "ractor=off,info"),
         ("debug", "ractor=off,debug"),
+        // Without a level alone, all other targets are off.
+        ("access=debug", "access=debug,ractor=off,off"),
         ("WARN,access=Debug", "access=debug,ractor=off,warn"),
         ("access=debug,info", "access=debug,ractor=off,info"),
-        ("access:debug", "access=debug,ractor=off,info"),
+        ("access:debug,info", "access=debug,ractor=off,info"),
+        // A target alone has all its lines logged.
+        ("info,access", "access=trace,ractor=off,info"),
+        ("info,ztunnel::xds", "ztunnel::xds=trace,ractor=off,info"),
+        ("ifno", "ractor=off,ifno=trace,off"),
+        ("info,hickory_server::server=warn", "hickory_server::server=warn,ractor=off,info"),
         (" warn , a::b=trace,,a::b:error ", "ractor=off,a::b=error,warn"),
-        ("a=info,a=debug", "ractor=off,a=debug,info"),
+        ("info,a=info,a=debug", "ractor=off,a=debug,info"),
         ("off,ractor=info", "ractor=info,off"),
+        ("2,a=5", "ractor=off,a=trace,warn"),
+        ("info,a=", "ractor=off,a=error,info"),
+        ("=debug", "ractor=off,debug"),
+        ("info,a[{b}]=debug", "a[{b}]=debug,ractor=off,info"),
     ] {
         let filter = list.parse::<LogFilter>().map(|filter| filter.to_string());
         assert_eq!(filter.as_deref(), Ok(want), "{list}");
+    }
+    for bad in ["a=b=info", "access=loud", "info,a=9"] {
+        assert!(matches!(bad.parse::<LogFilter>(), Err(FilterError::Clause(_))), "{bad}");
     }
 }
 

@@ -473,3 +473,21 @@ async fn a_flood_of_requests_is_read_one_after_the_other_and_waits_outside_the_m
     tokio::join!(flood, answers);
     world.end().await;
 }
+
+#[tokio::test]
+async fn an_agent_that_is_left_is_not_dialled_again_and_its_pods_are_kept() {
+    let mut world = World::start("left").await;
+    let agent = world.agent().await;
+    assert_eq!(agent.add("web", &netns()).await, Answer::Done);
+    agent.snapshot().await;
+    world.status(|s| s.session.ready).await;
+    world.zds.leave();
+    assert!(agent.closed().await);
+    world.status(|s| !s.session.ready).await;
+    // The pause before the first redial is 20 ms at most.
+    let again = tokio::time::timeout(Duration::from_millis(200), world.listener.accept()).await;
+    assert!(again.is_err(), "dialled again");
+    assert_eq!(world.pods.running(), ["web"]);
+    world.heard(&["start web"]);
+    world.end().await;
+}
