@@ -1,6 +1,12 @@
 //! Captured outbound connections (docs/spec/dataplane.md 3).
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+mod reach;
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use tokio::time::{error::Elapsed, timeout};
@@ -14,7 +20,6 @@ use super::{
     report::{ConnMeta, ConnReport, endpoint},
     resolver,
     stream::{self, AppStream},
-    suspicions::Trial,
     tunnel::{
         dialer::TunnelKey,
         pool::{Lease, PodPool},
@@ -31,15 +36,11 @@ use crate::{
         identity::Identity,
         labels::{Endpoint, Reporter},
         mesh::{Service, Workload},
-        outcome::{Cause, Failure, Outcome, Unroutable},
+        outcome::{Failure, Unroutable},
         relay::{ClientBytes, RelayError, relay},
         route::{
-            self, Finding, Hop, Pick, Route, RouteError, Source, Suspicion, Upstream,
-            failover::{
-                AfterFailure, Attempt, AttemptError, Failover, FailoverLimits, NoAttempt, TunnelHealth,
-                WaitingFor,
-            },
-            suspects::Tried,
+            Hop, Route, Upstream,
+            failover::{Attempt, AttemptError, TunnelAge, TunnelHealth, WaitingFor},
         },
     },
     runtime::{
@@ -49,7 +50,6 @@ use crate::{
     },
     sys::pacing::PathScope,
     telemetry::{
-        access,
         metrics::GaugeGuard,
         trace::span::{self, SpanKind, Spans, Step},
     },
@@ -167,7 +167,8 @@ async fn open<N: Network>(
     drop((arriving, capture));
     let counted = (shard.count_conn(), ctx.metrics.socket(Reporter::Source));
     let early = EarlyData::new(stream);
-    let outbound = Outbound { ctx: &ctx, shard: &shard, conn: &conn, early: &early, client, dst };
+    let started = Instant::now();
+    let outbound = Outbound { ctx: &ctx, shard: &shard, conn: &conn, early: &early, started, client, dst };
     let (report, reached) = conn.guard(outbound.reach()).await.ok()??;
     let (side, said) = early.through(matches!(reached, Reached::Stream(_, _, true)))?;
     let client = Client { side, said };
@@ -180,6 +181,7 @@ struct Outbound<'a, N: Network> {
     shard: &'a Shard,
     conn: &'a Conn<ConnInfo>,
     early: &'a EarlyData<N::Stream>,
+    started: Instant,
     client: ClientAddr,
     dst: OrigDst,
 }
@@ -211,98 +213,6 @@ enum Reached<S: AppStream> {
 // === impl Outbound ===
 
 impl<N: Network> Outbound<'_, N> {
-    /// Reaches the next hop of the connection, or the next hop of another endpoint if an attempt fails. Each failed
-    /// attempt is reported. [`Failover`] decides which endpoints are tried.
-    async fn reach(&self) -> Option<(Box<ConnReport>, Reached<N::Stream>)> {
-        let source = Step::run("wait for identity", SpanKind::Internal, self.source())
-            .describe(|span, source| _ = span.result("identity", source))
-            .await;
-        let source = source.map_err(|outcome| self.refuse(&outcome)).ok()?;
-        let mut failover = Failover::new(FailoverLimits::STANDARD);
-        loop {
-            // The trial of a suspect ends when the attempt is over.
-            let (next, _trial) = self.next(&mut failover, &source.workload);
-            let (attempt, route) = next.map_err(|none| self.no_attempt(none)).ok()?;
-            let replaces_slow = |to: SocketAddr, waiting: WaitingFor| {
-                let route = |excluded: &[SocketAddr]| self.route(&source.workload, excluded, None);
-                failover.replaces_slow(&attempt, to, waiting, route)
-            };
-            let trying = Trying { attempt, replaces_slow: &replaces_slow };
-            let (mut report, reached) = self.attempt(&source, route, trying).await;
-            let to = report.dialled();
-            let finding = reached.as_ref().err().map_or(Finding::Reached, AttemptError::finding);
-            self.learn(&report, finding);
-            let error = match reached {
-                Ok(reached) => return Some((report, reached)),
-                Err(error) => error,
-            };
-            match failover.failed(&attempt, to, &error) {
-                AfterFailure::TryNext => report.tries_again(error.into()),
-                AfterFailure::GiveUp => {
-                    report.end(error);
-                    return None;
-                }
-            }
-        }
-    }
-
-    /// The next attempt and its route.
-    fn next(
-        &self,
-        failover: &mut Failover,
-        source: &Workload,
-    ) -> (Result<(Attempt, Route), NoAttempt>, Trial<'_>) {
-        let step = Step::new("route", SpanKind::Internal);
-        let (next, trial) =
-            self.ctx.peers.suspicions.routed(self.dst, |suspicion| {
-                failover.next(|excluded| self.route(source, excluded, suspicion))
-            });
-        step.describe(|span| describe(span, failover.attempts(), &next));
-        (next, trial)
-    }
-
-    /// Remembers what an attempt has taught of its next hop.
-    fn learn(&self, report: &ConnReport, finding: Finding) {
-        if let Some(workload) = &report.meta().destination {
-            let tried = Tried { workload, hop: report.dialled(), asked: self.dst };
-            self.ctx.peers.suspicions.learn(&tried, finding);
-        }
-    }
-
-    /// Reports that no attempt is left, unless the report of the last attempt has told so.
-    fn no_attempt(&self, none: NoAttempt) {
-        match none {
-            NoAttempt::AllFailed(_) => span::refused(&none.into()),
-            NoAttempt::Unroutable(_) => self.refuse(&none.into()),
-        }
-    }
-
-    fn refuse(&self, outcome: &Outcome) {
-        span::refused(outcome);
-        access::refused(self.client.addr(), self.dst.addr(), Reporter::Source, outcome);
-    }
-
-    async fn source(&self) -> Result<Own, Outcome> {
-        let workload = self.ctx.pod.wait().await?;
-        let identity = self.ctx.pod.identity(&workload).map_err(|e| Failure::Identity(Cause::of(e)))?;
-        let source = Source { workload: &workload, client: self.client.ip() };
-        route::check_outbound(&self.ctx.config.listen.ports, &source, self.dst).map_err(Unroutable::from)?;
-        self.ctx.pod.discover(|mesh| route::missing_outbound(mesh, &source, self.dst)).await?;
-        Ok(Own { workload, identity })
-    }
-
-    fn route(
-        &self,
-        workload: &Workload,
-        excluded: &[SocketAddr],
-        suspicion: Option<Suspicion<'_>>,
-    ) -> Result<Route, RouteError> {
-        let source = Source { workload, client: self.client.ip() };
-        let mut rng = self.shard.rng.borrow_mut();
-        let mut pick = Pick { rng: &mut *rng, excluded, suspicion };
-        route::outbound(self.ctx.pod.mesh.tables(), &source, self.dst, &mut pick)
-    }
-
     /// Makes one attempt to reach the next hop.
     async fn attempt(
         &self,
@@ -327,7 +237,10 @@ impl<N: Network> Outbound<'_, N> {
             mtls: tunnelled,
             ..ConnMeta::default()
         };
-        let mut report = ConnReport::open(&self.ctx.metrics, self.conn, to, meta);
+        let mut report = ConnReport::begin(&self.ctx.metrics, self.conn, to, meta, self.started);
+        if trying.attempt.is_last {
+            report.opened();
+        }
         if let Err(error) = resolved {
             return (report, Err(AttemptError::Unresolved(error)));
         }
@@ -368,10 +281,10 @@ impl<N: Network> Outbound<'_, N> {
     }
 
     /// Leases a place for a stream on a tunnel to `key`.
-    async fn lease(&self, key: &TunnelKey, trying: Trying<'_>) -> Result<Lease, AttemptError> {
+    async fn lease(&self, key: &TunnelKey, trying: Trying<'_>) -> Result<(Lease, TunnelAge), AttemptError> {
         let pool = PodPool::of(self.shard, self.ctx.pod.id.serial);
         if let Some(lease) = pool.ready(key) {
-            return Ok(lease);
+            return Ok((lease, TunnelAge::Kept));
         }
         let after = trying.attempt.slow_after;
         let certs = &self.ctx.hops.certs;
@@ -386,7 +299,7 @@ impl<N: Network> Outbound<'_, N> {
             .describe(|span, leased| _ = span.addr(span::PEER, key.to).timed_result("dial", leased))
             .await;
         match leased {
-            Some(leased) => leased.map_err(|error| error.of_attempt()),
+            Some(leased) => leased.map(|lease| (lease, TunnelAge::New)).map_err(|error| error.of_attempt()),
             None => Err(AttemptError::SlowTunnel { to: key.to, after }),
         }
     }
@@ -400,7 +313,7 @@ impl<N: Network> Outbound<'_, N> {
     ) -> Result<Reached<N::Stream>, AttemptError> {
         let mut attempt = trying.attempt;
         loop {
-            let lease = self.lease(key, trying).await?;
+            let (lease, age) = self.lease(key, trying).await?;
             let along = self.early_data(&attempt, key, &request.authority);
             let sent_along = !along.is_empty();
             let error = match self.connect(&lease, key, request.clone(), along).await {
@@ -412,7 +325,7 @@ impl<N: Network> Outbound<'_, N> {
                 TunnelHealth::Doubtful => lease.mark_unhealthy(),
                 TunnelHealth::Ending => lease.retire(),
             }
-            if !attempt.takes_another_tunnel(&error) {
+            if !attempt.takes_another_tunnel(&error, age) {
                 return Err(error);
             }
         }
@@ -485,26 +398,6 @@ impl<N: Network> Outbound<'_, N> {
         let unresolved = || Unroutable::NoAddresses(host.to_string().into());
         Ok(SocketAddr::new(ip.ok_or_else(unresolved)?, port))
     }
-}
-
-/// Describes a route in a trace.
-fn describe(span: span::Attributes<'_>, attempt: usize, next: &Result<(Attempt, Route), NoAttempt>) {
-    let span = span.set("warren.attempt", i64::try_from(attempt).unwrap_or_default());
-    let route = match next {
-        Ok((_, route)) => route,
-        Err(none) => {
-            span.failed("route", none);
-            return;
-        }
-    };
-    let hop = match route.hop {
-        Hop::Tcp { .. } => "tcp",
-        Hop::Hbone { .. } => "hbone",
-        Hop::DoubleHbone { .. } => "double hbone",
-    };
-    span.set("warren.route", hop)
-        .set_option("warren.destination.workload", route.destination.as_ref().map(|w| w.name().to_owned()))
-        .set_option("warren.destination.service", route.service.as_ref().map(|s| s.hostname().to_owned()));
 }
 
 /// Describes the answer to a CONNECT in a trace.

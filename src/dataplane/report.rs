@@ -75,13 +75,27 @@ impl ConnReport {
         dst: SocketAddr,
         meta: ConnMeta,
     ) -> Box<Self> {
-        let traffic = Some(metrics.traffic(&labels(conn.info().reporter, &meta)));
+        let mut report = Self::begin(metrics, conn, dst, meta, Instant::now());
+        report.opened();
+        report
+    }
+
+    /// Begins an attempt, which becomes the connection of the metrics and the log unless another attempt follows.
+    /// `started` is the time when the connection began.
+    pub(crate) fn begin(
+        metrics: &Metrics,
+        conn: &Conn<ConnInfo>,
+        dst: SocketAddr,
+        meta: ConnMeta,
+        started: Instant,
+    ) -> Box<Self> {
+        let traffic = Some(metrics.begun(&labels(conn.info().reporter, &meta)));
         let trace = Connection::current();
         if let Some(trace) = &trace {
             trace.describe(|span| describe(span, dst, &meta));
         }
-        let report = Box::new(Self {
-            started: Instant::now(),
+        Box::new(Self {
+            started,
             dst,
             meta,
             conn: conn.clone(),
@@ -91,11 +105,16 @@ impl ConnReport {
             backward: Cell::new(0),
             outcome: RefCell::new(None),
             trace,
-        });
-        if tracing::enabled!(target: "access", tracing::Level::DEBUG) {
-            access::opened(&report.record());
+        })
+    }
+
+    /// Opens the connection in the metrics: no other attempt will follow.
+    pub(crate) fn opened(&mut self) {
+        if self.traffic.as_mut().is_some_and(Traffic::open)
+            && tracing::enabled!(target: "access", tracing::Level::DEBUG)
+        {
+            access::opened(&self.record());
         }
-        report
     }
 
     /// The metadata of the connection.
@@ -118,12 +137,16 @@ impl ConnReport {
         *self.outcome.borrow_mut() = Some(outcome.into());
     }
 
-    /// Sets the outcome of an attempt that another attempt follows. The trace goes on with the next attempt.
-    pub(crate) fn tries_again(&mut self, outcome: Outcome) {
+    /// Ends an attempt that another attempt follows. The attempt is no connection of the metrics and the access log, and
+    /// the trace goes on with the next attempt.
+    pub(crate) fn tries_again(mut self: Box<Self>, outcome: &Outcome) {
         if let Some(trace) = self.trace.take() {
-            trace.tries_again(&outcome, self.dst);
+            trace.tries_again(outcome, self.dst);
         }
-        self.end(outcome);
+        access::tried_again(&self.record(), outcome);
+        if let Some(traffic) = self.traffic.take() {
+            traffic.withdraw();
+        }
     }
 
     /// Tells the trace that the next hop is reached and the relay begins.
@@ -190,10 +213,10 @@ impl Meter for ConnReport {
 
 impl Drop for ConnReport {
     fn drop(&mut self) {
+        // Without counters the report was that of an attempt which another one follows.
+        let Some(traffic) = self.traffic.take() else { return };
         let outcome = self.outcome.take().unwrap_or_else(|| self.unsaid());
-        if let Some(traffic) = self.traffic.take() {
-            traffic.close(outcome.flag());
-        }
+        traffic.close(outcome.flag());
         let level =
             if matches!(outcome, Outcome::Complete) { tracing::Level::INFO } else { tracing::Level::ERROR };
         if level == tracing::Level::ERROR || tracing::enabled!(target: "access", tracing::Level::INFO) {
@@ -212,6 +235,28 @@ impl Drop for ConnReport {
             trace.end(&outcome, self.forward.get(), self.backward.get());
         }
     }
+}
+
+/// Reports a connection that had no next hop. It is counted if the client is known.
+pub(crate) fn unroutable(
+    metrics: &Metrics,
+    conn: &Conn<ConnInfo>,
+    dst: SocketAddr,
+    meta: &ConnMeta,
+    outcome: &Outcome,
+) {
+    let info = conn.info();
+    if meta.source.is_some() {
+        metrics.traffic(&labels(info.reporter, meta)).close(outcome.flag());
+    }
+    let record = AccessRecord {
+        reporter: info.reporter,
+        src: party(info.src, meta.source.as_deref(), None),
+        dst: Party::at(dst),
+        hbone_addr: None,
+        service: meta.service.as_deref().map(Service::hostname),
+    };
+    access::unroutable(&record, outcome);
 }
 
 /// Describes a connection in a trace once the next hop is known.

@@ -7,7 +7,13 @@ pub(crate) mod network;
 pub(crate) mod peers;
 pub(crate) mod stream;
 
-use std::{cell::RefCell, collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use h2::client::SendRequest;
@@ -302,6 +308,16 @@ impl TestBed {
         self.lines.take()
     }
 
+    /// The fields of the access log lines since the last call.
+    pub(crate) fn fields(&self) -> Vec<BTreeMap<&'static str, String>> {
+        self.lines.take_fields()
+    }
+
+    /// The sum of a metric family's samples with all of these labels.
+    pub(crate) fn sum(&self, family: &str, labels: &[&str]) -> u64 {
+        sum(&self.metrics.encode(), family, labels)
+    }
+
     /// The number of connections of this side that ended, by response flags.
     pub(crate) fn closed(&self, reporter: &str) -> Vec<(&'static str, u64)> {
         let text = self.metrics.encode();
@@ -311,6 +327,12 @@ impl TestBed {
             (flag.as_str(), sum(&text, "istio_tcp_connections_closed_total", &[&reporter, &label]))
         };
         ResponseFlag::ALL.into_iter().map(count).filter(|(_, count)| *count > 0).collect()
+    }
+
+    /// The number of attempts to reach next hops, by result and reason.
+    pub(crate) fn attempts(&self, result: &str, reason: &str) -> u64 {
+        let labels = [format!("result=\"{result}\""), format!("reason=\"{reason}\"")];
+        sum(&self.metrics.encode(), "warren_outbound_attempts_total", &labels.each_ref().map(String::as_str))
     }
 
     /// The sum of a metric family's samples of this side.

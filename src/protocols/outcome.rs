@@ -132,6 +132,9 @@ pub enum Failure {
     /// TLS or its certificates failed.
     #[error("tls error: {0}")]
     Tls(#[source] Cause),
+    /// The TLS handshake of an outbound tunnel failed. ztunnel reports such a failure as one of the connection.
+    #[error("tls error: {0}")]
+    TunnelTls(#[source] Cause),
     /// There is no certificate for the local identity.
     #[error("identity error: {0}")]
     Identity(#[source] Cause),
@@ -150,6 +153,23 @@ pub enum Failure {
     /// Reading from the destination failed, or writing the destination's bytes failed.
     #[error("receive: {0}")]
     Receive(#[source] Cause),
+}
+
+// === impl Unroutable ===
+
+impl Unroutable {
+    /// The reason as a label of metrics.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::UnknownWaypoint(_) => "unknown_waypoint",
+            Self::NoHealthyUpstream(_) => "no_healthy_upstream",
+            Self::NoAddresses(_) => "no_addresses",
+            Self::UnknownLocalWorkload(_) => "unknown_local_workload",
+            Self::Recursive => "recursive",
+            Self::NotConnect(_) => "not_connect",
+            Self::Waited(_) => "timed_out",
+        }
+    }
 }
 
 // === impl Cause ===
@@ -262,6 +282,15 @@ impl Outcome {
         }
     }
 
+    /// The reason of a connection without a next hop, as a label of metrics.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Unroutable(why) => why.reason(),
+            Self::Failed(Failure::Identity(_)) => "identity",
+            _ => "other",
+        }
+    }
+
     /// The level of the access log line.
     pub fn severity(&self) -> Severity {
         match self {
@@ -315,9 +344,12 @@ impl Failure {
     /// The `response_flags` label.
     pub fn flag(&self) -> ResponseFlag {
         match self {
-            Self::Dial(_) | Self::Io(_) | Self::Status(_) | Self::Send(_) | Self::Receive(_) => {
-                ResponseFlag::Connect
-            }
+            Self::Dial(_)
+            | Self::TunnelTls(_)
+            | Self::Io(_)
+            | Self::Status(_)
+            | Self::Send(_)
+            | Self::Receive(_) => ResponseFlag::Connect,
             Self::HboneTimeout(_) => ResponseFlag::NetworkPolicy,
             Self::Tls(_) => ResponseFlag::TlsFailure,
             Self::Identity(_) => ResponseFlag::IdentityError,

@@ -123,14 +123,26 @@ pub(crate) fn complete(record: &AccessRecord<'_>, carried: &ConnTotals, outcome:
 
 /// Logs at warn that a connection was refused before anything was known about it.
 pub(crate) fn refused(src: SocketAddr, dst: SocketAddr, reporter: Reporter, outcome: &Outcome) {
+    let (src, dst) = (Party::at(src), Party::at(dst));
+    unroutable(&AccessRecord { reporter, src, dst, hbone_addr: None, service: None }, outcome);
+}
+
+/// Logs at warn that a connection had no next hop. `record` holds what is known.
+pub(crate) fn unroutable(record: &AccessRecord<'_>, outcome: &Outcome) {
+    line!(WARN, record, "connection failed", error = outcome.to_string().as_str());
+}
+
+/// Logs that an attempt failed and another one follows. The connection goes on.
+pub(crate) fn tried_again(record: &AccessRecord<'_>, outcome: &Outcome) {
     tracing::event!(
-        target: "access",
-        tracing::Level::WARN,
-        src.addr = %src,
-        dst.addr = %dst,
-        direction = reporter.direction(),
+        target: "conn",
+        tracing::Level::INFO,
+        src.addr = %record.src.addr,
+        dst.addr = %record.dst.addr,
+        dst.service = some(record.service),
+        dst.workload = some(record.dst.workload),
         error = outcome.to_string().as_str(),
-        "connection failed"
+        "attempt failed, another endpoint is tried"
     );
 }
 

@@ -40,6 +40,8 @@ pub struct Metrics {
     traffic: TrafficTable,
     sockets: [IntGauge; 2],
     on_demand_dns: Family<Counter>,
+    /// The counters of attempts to reach next hops.
+    pub outbound: OutboundMetrics,
     /// The counters of the control-plane connection.
     pub xds: XdsMetrics,
     /// The counters of the DNS proxy.
@@ -57,6 +59,14 @@ pub(super) struct Snapshot {
     pub(super) groups: Vec<Group>,
     /// The families of the registry.
     pub(super) gathered: Vec<MetricFamily>,
+}
+
+/// The counters of attempts to reach next hops.
+#[derive(Debug)]
+pub struct OutboundMetrics {
+    reached: IntCounter,
+    attempts: IntCounterVec,
+    unroutable: IntCounterVec,
 }
 
 /// The reason why a control-plane stream ended (docs/spec/controlplane.md 2.5).
@@ -140,6 +150,7 @@ impl Metrics {
             traffic: TrafficTable::default(),
             sockets: [side(Reporter::Source), side(Reporter::Destination)],
             on_demand_dns: Family::new(&[declared::ON_DEMAND_DNS], MAX_HOSTNAMES),
+            outbound: OutboundMetrics::new(r)?,
             xds: XdsMetrics::new(r)?,
             dns: DnsMetrics::new(),
             pods: PodMetrics::new(r)?,
@@ -153,6 +164,12 @@ impl Metrics {
     /// Counts a connection as opened and hands out its live counters. Allocates nothing for labels seen before.
     pub fn traffic(&self, labels: &TrafficLabels<'_>) -> Traffic {
         self.traffic.open(labels)
+    }
+
+    /// The live counters of a connection that is counted as opened or withdrawn later. Allocates nothing for labels seen
+    /// before.
+    pub fn begun(&self, labels: &TrafficLabels<'_>) -> Traffic {
+        self.traffic.begin(labels)
     }
 
     /// Counts an accepted socket as open for as long as the value lives.
@@ -211,6 +228,36 @@ impl Metrics {
     /// Sets the number of log lines lost so far.
     pub fn log_lines_lost(&self, lines: u64) {
         self.gauges.log_lines_lost.set(signed(lines));
+    }
+}
+
+// === impl OutboundMetrics ===
+
+impl OutboundMetrics {
+    fn new(r: &Registry) -> Result<Self, MetricsError> {
+        let attempts = declared::ATTEMPTS.counters(r)?;
+        let reached = attempts.with_label_values(&["reached", "-"]);
+        Ok(Self { reached, attempts, unroutable: declared::UNROUTABLE.counters(r)? })
+    }
+
+    /// Counts an attempt that reached its next hop.
+    pub fn reached(&self) {
+        self.reached.inc();
+    }
+
+    /// Counts an attempt that failed, and that another attempt followed.
+    pub fn tried_again(&self, reason: &'static str) {
+        self.attempts.with_label_values(&["tried_again", reason]).inc();
+    }
+
+    /// Counts an attempt that failed, and its connection with it.
+    pub fn failed(&self, reason: &'static str) {
+        self.attempts.with_label_values(&["failed", reason]).inc();
+    }
+
+    /// Counts a connection that had no next hop.
+    pub fn unroutable(&self, reason: &'static str) {
+        self.unroutable.with_label_values(&[reason]).inc();
     }
 }
 

@@ -34,17 +34,27 @@ pub const SERIES_IDLE: Duration = Duration::from_secs(3600);
 #[derive(Debug)]
 pub struct TrafficTable(Family<Connections>);
 
-/// An open connection's counters. A drop without [`Traffic::close`] counts the connection as closed by this proxy,
-/// flag `-`.
+/// A connection's counters. A drop without [`Traffic::close`] counts the connection as closed by this proxy, flag `-`.
 #[derive(Debug)]
 pub struct Traffic {
     set: Arc<Set<Connections>>,
-    closed: bool,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// The connection's first attempts may fail unseen, and then count elsewhere or not at all.
+    Begun,
+    Open,
+    Ended,
 }
 
 /// The counters of one label set.
 #[derive(Debug, Default)]
 struct Connections {
+    /// The attempts to open a connection. The set is in use until each is withdrawn or its connection is closed.
+    begun: AtomicU64,
+    withdrawn: AtomicU64,
     opened: AtomicU64,
     received: AtomicU64,
     sent: AtomicU64,
@@ -61,9 +71,16 @@ impl TrafficTable {
 
     /// Counts a connection as opened and returns its counters.
     pub fn open(&self, labels: &TrafficLabels<'_>) -> Traffic {
+        let mut traffic = self.begin(labels);
+        traffic.open();
+        traffic
+    }
+
+    /// The counters of a connection that may be opened, or withdrawn.
+    pub fn begin(&self, labels: &TrafficLabels<'_>) -> Traffic {
         // This one set of the reporter is kept past the limit.
         let unknown = TrafficLabels::unknown(labels.reporter);
-        self.0.with(|set| put(set, labels), |set| put(set, &unknown), Traffic::open)
+        self.0.with(|set| put(set, labels), |set| put(set, &unknown), Traffic::begin)
     }
 
     /// The number of label sets kept.
@@ -115,9 +132,27 @@ fn put(set: &mut Values, labels: &TrafficLabels<'_>) {
 // === impl Traffic ===
 
 impl Traffic {
-    fn open(set: &Arc<Set<Connections>>) -> Self {
-        set.cell().opened.fetch_add(1, Relaxed);
-        Self { set: Arc::clone(set), closed: false }
+    fn begin(set: &Arc<Set<Connections>>) -> Self {
+        set.cell().begun.fetch_add(1, Relaxed);
+        Self { set: Arc::clone(set), state: State::Begun }
+    }
+
+    /// Counts the connection as opened, once. Returns whether this call has done so.
+    pub fn open(&mut self) -> bool {
+        let opens = self.state == State::Begun;
+        if opens {
+            self.state = State::Open;
+            self.set.cell().opened.fetch_add(1, Relaxed);
+        }
+        opens
+    }
+
+    /// Ends an attempt that another one follows. A connection that was not opened is not counted.
+    pub fn withdraw(mut self) {
+        if self.state == State::Begun {
+            self.state = State::Ended;
+            self.set.cell().withdrawn.fetch_add(1, Relaxed);
+        }
     }
 
     /// Adds bytes that went from client to server.
@@ -136,7 +171,8 @@ impl Traffic {
     }
 
     fn end(&mut self, flag: ResponseFlag) {
-        if std::mem::replace(&mut self.closed, true) {
+        self.open();
+        if std::mem::replace(&mut self.state, State::Ended) == State::Ended {
             return;
         }
         if let Some(closed) = self.set.cell().closed.get(flag.index()) {
@@ -158,17 +194,20 @@ impl Cell for Connections {
         Self::default()
     }
 
-    /// The number of connections opened, once all of them are closed.
+    /// The number of attempts, once all of them are withdrawn or closed.
     fn counted(&self) -> Option<u64> {
-        let opened = self.opened.load(Relaxed);
+        let begun = self.begun.load(Relaxed);
         let closed: u64 = self.closed.iter().map(|closed| closed.load(Relaxed)).sum();
-        (closed >= opened).then_some(opened)
+        (closed + self.withdrawn.load(Relaxed) >= begun).then_some(begun)
     }
 
     fn samples(&self, of: &Declaration, emit: &mut dyn FnMut(Option<(usize, &'static str)>, Value)) {
         let mut sample = |flag: ResponseFlag, count| {
             emit(Some((FLAG_AT, flag.as_str())), Value::Count(count));
         };
+        if self.opened.load(Relaxed) == 0 {
+            return;
+        }
         let one = [(OPENED, &self.opened), (RECEIVED, &self.received), (SENT, &self.sent)];
         if let Some((_, count)) = one.iter().find(|(family, _)| family.name == of.name) {
             return sample(ResponseFlag::Ok, count.load(Relaxed));

@@ -142,7 +142,9 @@ fn an_application_that_is_not_reached_leads_to_another_endpoint() {
             format!("inbound {SERVER}: connection failed: {APP}: connection refused"),
             format!("outbound {SERVER}: http status: 503"),
         ];
-        assert_eq!(bed.lines(), lines);
+        // The client's connection goes on.
+        assert_eq!(bed.lines(), lines[..1]);
+        assert_eq!(bed.attempts("tried_again", "status"), 1);
         // Without another endpoint the refusal ends the connection.
         let mut conn = bed.connect(&client, CLIENT, APP);
         assert_eq!(conn.app.end().await, finished(""));
@@ -280,11 +282,8 @@ fn a_destination_that_is_cut_before_its_application_is_reached_leads_to_another_
         server.conns.live.cut_all(cut::POD);
         let mut peer = client.peers.asked(ELSEWHERE).await.accept();
         peer.hears("hello").await;
-        let lines = [
-            format!("inbound {SERVER}: connection closed due to connection drain"),
-            format!("outbound {SERVER}: h2 failed: the destination's side was cut"),
-        ];
-        assert_eq!(bed.lines(), lines);
+        assert_eq!(bed.lines(), [format!("inbound {SERVER}: connection closed due to connection drain")]);
+        assert_eq!(bed.attempts("tried_again", "cut"), 1);
     });
 }
 

@@ -190,6 +190,47 @@ fn a_service_without_endpoints_is_refused() {
 }
 
 #[test]
+fn a_connection_without_a_route_is_counted_and_logged_with_its_source_and_service() {
+    run(mesh(), async |bed| {
+        let pod = client(bed);
+        let mut conn = bed.connect(&pod, CLIENT, "10.1.0.3:80");
+        conn.done().await;
+        let labels = [
+            "reporter=\"source\"",
+            "source_workload=\"client\"",
+            "source_workload_namespace=\"ns1\"",
+            "destination_service=\"none.ns1.svc.cluster.local\"",
+            "destination_workload=\"unknown\"",
+            "response_flags=\"CONNECT\"",
+        ];
+        assert_eq!(bed.sum("istio_tcp_connections_failed_total", &labels), 1);
+        assert_eq!(bed.sum("istio_tcp_connections_closed_total", &labels), 1);
+        assert_eq!(bed.sum("istio_tcp_connections_opened_total", &labels[..5]), 1);
+        assert_eq!(bed.sum("warren_outbound_unroutable_total", &["reason=\"no_healthy_upstream\""]), 1);
+        let [fields] = bed.fields().try_into().unwrap();
+        let field = |name: &str| fields.get(name).map(String::as_str);
+        assert_eq!(field("message"), Some("connection failed"));
+        assert_eq!((field("src.workload"), field("src.namespace")), (Some("client"), Some("ns1")));
+        assert_eq!(field("dst.service"), Some("none.ns1.svc.cluster.local"));
+    });
+}
+
+#[test]
+fn what_is_refused_before_the_client_is_known_is_no_traffic() {
+    run(mesh(), async |bed| {
+        let (pod, ghost) = (client(bed), bed.pod("ghost", "10.0.0.66"));
+        for (pod, dst, reason) in
+            [(&pod, "127.0.0.1:15001", "recursive"), (&ghost, SERVICE, "unknown_local_workload")]
+        {
+            bed.connect(pod, CLIENT, dst).done().await;
+            let reason = format!("reason=\"{reason}\"");
+            assert_eq!(bed.sum("warren_outbound_unroutable_total", &[&reason]), 1);
+        }
+        assert!(bed.closed("source").is_empty());
+    });
+}
+
+#[test]
 fn a_canary_is_dropped_unseen() {
     run(mesh(), async |bed| {
         let pod = client(bed);

@@ -11,10 +11,10 @@ use tracing_subscriber::layer::{Context, Layer};
 
 /// The access log lines of the calling thread.
 #[derive(Clone, Default)]
-pub(crate) struct AccessLines(Arc<Mutex<Vec<String>>>);
+pub(crate) struct AccessLines(Arc<Mutex<Vec<Fields>>>);
 
 #[derive(Default)]
-struct Fields(BTreeMap<&'static str, String>);
+pub(crate) struct Fields(BTreeMap<&'static str, String>);
 
 impl Visit for Fields {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
@@ -34,7 +34,7 @@ impl<S: Subscriber> Layer<S> for AccessLines {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let mut fields = Fields::default();
         event.record(&mut fields);
-        self.0.lock().push(text(&fields.0));
+        self.0.lock().push(fields);
     }
 }
 
@@ -51,9 +51,14 @@ fn text(fields: &BTreeMap<&'static str, String>) -> String {
 }
 
 impl AccessLines {
+    /// The fields of the lines since the last call.
+    pub(crate) fn take_fields(&self) -> Vec<BTreeMap<&'static str, String>> {
+        std::mem::take(&mut *self.0.lock()).into_iter().map(|fields| fields.0).collect()
+    }
+
     /// The lines since the last call.
     pub(crate) fn take(&self) -> Vec<String> {
-        std::mem::take(&mut *self.0.lock())
+        self.take_fields().iter().map(text).collect()
     }
 }
 

@@ -1,7 +1,7 @@
 //! Other proxies in a test: a dialer whose tunnels end at scripted HTTP/2 servers, and tunnels of peers to a pod.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::{HashMap, VecDeque},
     net::SocketAddr,
     rc::Rc,
@@ -51,6 +51,8 @@ pub(crate) struct TestPeers(Rc<Peers>);
 
 struct Peers {
     state: RefCell<State>,
+    /// The number of streams that a tunnel takes.
+    streams: Cell<usize>,
     news: Notify,
 }
 
@@ -120,7 +122,8 @@ impl Dialer for TestDialer {
 impl TestPeers {
     /// The peers of the pod with this serial number, and the dialer of tunnels to the peers.
     pub(crate) fn new(shard: &Shard, serial: u64) -> (Self, Arc<dyn Dialer>) {
-        let this = Self(Rc::new(Peers { state: RefCell::default(), news: Notify::new() }));
+        let this =
+            Self(Rc::new(Peers { state: RefCell::default(), streams: Cell::new(100), news: Notify::new() }));
         let (dial, mut dials) = mpsc::channel(100);
         let (peers, pool) = (this.clone(), PodPool::of(shard, serial));
         spawn(async move {
@@ -133,6 +136,11 @@ impl TestPeers {
 
     pub(crate) fn plan(&self, to: &str, plan: DialPlan) {
         self.0.state.borrow_mut().plans.insert(addr(to), plan);
+    }
+
+    /// Lets tunnels that are dialled from now on take `streams` streams.
+    pub(crate) fn limit_streams(&self, streams: usize) {
+        self.0.streams.set(streams);
     }
 
     /// The addresses of the dials so far.
@@ -200,7 +208,7 @@ impl TestPeers {
         };
         spawn(self.clone().serve(far, orders, (key.to, tunnel)));
         let (send, connection) = client::handshake(near, &Http2Config::default()).await.unwrap();
-        let tunnel = pool.peer(&key).add(send, 100);
+        let tunnel = pool.peer(&key).add(send, self.0.streams.get());
         spawn(async move {
             let _ = connection.await;
             pool.peer(&key).remove(&tunnel);

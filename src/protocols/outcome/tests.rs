@@ -48,6 +48,7 @@ fn every_end_has_its_flag_and_text() {
         ),
         (Failure::Io(cause()).into(), Connect, "io error: why"),
         (Failure::Tls(cause()).into(), TlsFailure, "tls error: why"),
+        (Failure::TunnelTls(cause()).into(), Connect, "tls error: why"),
         (Failure::Identity(cause()).into(), IdentityError, "identity error: why"),
         (Failure::H2Handshake(cause()).into(), H2HandshakeFailure, "http2 handshake failed: why"),
         (Failure::H2(cause()).into(), H2HandshakeFailure, "h2 failed: why"),

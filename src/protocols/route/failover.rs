@@ -21,8 +21,10 @@ use crate::protocols::{
 pub(crate) struct FailoverLimits {
     /// Endpoints tried for one connection.
     pub endpoints: usize,
-    /// Tunnels to one endpoint tried for one connection, where the tunnel itself fails.
+    /// New tunnels to one endpoint tried for one connection, where the tunnel itself fails.
     pub tunnels: usize,
+    /// Kept tunnels to one endpoint tried for one connection, where each turns out to be on its way out.
+    pub kept_tunnels: usize,
     /// How long an endpoint may take while another endpoint can be had.
     pub slow_after: Duration,
 }
@@ -46,6 +48,16 @@ pub(crate) struct Attempt {
     /// How long the endpoint may take before [`Failover::replaces_slow`] is asked.
     pub slow_after: Duration,
     tunnels_left: usize,
+    kept_tunnels_left: usize,
+}
+
+/// How a request got its tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TunnelAge {
+    /// The pool held the tunnel, which may have been on its way out.
+    Kept,
+    /// The tunnel was dialled for the request, or the request waited for the tunnel.
+    New,
 }
 
 /// Why no further attempt is made.
@@ -172,9 +184,10 @@ const UNAVAILABLE: u16 = 503;
 
 impl FailoverLimits {
     /// The bounds in use.
-    /// Limit: attempts of one connection: 3 endpoints, 2 tunnels to each, 1 s while another endpoint can be had; past
-    /// it: the last failure is the connection's.
-    pub(crate) const STANDARD: Self = Self { endpoints: 3, tunnels: 2, slow_after: Duration::from_secs(1) };
+    /// Limit: attempts of one connection: 3 endpoints, 2 new and 64 kept tunnels to each, 1 s while another endpoint can
+    /// be had; past it: the last failure is the connection's.
+    pub(crate) const STANDARD: Self =
+        Self { endpoints: 3, tunnels: 2, kept_tunnels: 64, slow_after: Duration::from_secs(1) };
 }
 
 // === impl Failover ===
@@ -238,6 +251,7 @@ impl Failover {
             is_last: self.attempts >= self.limits.endpoints || route.service.is_none(),
             slow_after: self.limits.slow_after,
             tunnels_left: self.limits.tunnels,
+            kept_tunnels_left: self.limits.kept_tunnels,
         }
     }
 }
@@ -251,12 +265,15 @@ impl Attempt {
         is_at_destination(to, authority)
     }
 
-    /// Whether the request that has failed with `error` is made again through another tunnel to the same endpoint. A
-    /// tunnel that went away between being picked and being used has carried nothing.
-    pub(crate) fn takes_another_tunnel(&mut self, error: &AttemptError) -> bool {
-        self.tunnels_left = self.tunnels_left.saturating_sub(1);
+    /// Whether the request that has failed with `error` on a tunnel of this age is made again through another tunnel to
+    /// the same endpoint. A tunnel that went away between being picked and being used has carried nothing.
+    pub(crate) fn takes_another_tunnel(&mut self, error: &AttemptError, age: TunnelAge) -> bool {
+        // All kept tunnels of a peer may be on their way out. Each that fails is not picked again.
+        let was_leaving = age == TunnelAge::Kept && error.tunnel_health() == TunnelHealth::Ending;
+        let left = if was_leaving { &mut self.kept_tunnels_left } else { &mut self.tunnels_left };
+        *left = left.saturating_sub(1);
         let is_tunnel = matches!(error, AttemptError::Request { error: ConnectError::Tunnel { .. }, .. });
-        is_tunnel && error.permits_retry() && self.tunnels_left > 0
+        is_tunnel && error.permits_retry() && *left > 0
     }
 }
 
@@ -322,6 +339,23 @@ impl AttemptError {
                 TunnelHealth::Doubtful
             }
             _ => TunnelHealth::Sound,
+        }
+    }
+
+    /// The reason as a label of metrics.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Unresolved(_) => "name",
+            Self::DoubleHbone => "other_network",
+            Self::Connect(_) => "connect",
+            Self::SlowConnect { .. } | Self::SlowTunnel { .. } => "slow",
+            Self::Tunnel(_) => "tunnel",
+            Self::NoTunnel(_) | Self::OwnFault(_) => "own_fault",
+            Self::Request { error: ConnectError::LocalAuthority(_), .. } => "authority",
+            Self::Request { error: ConnectError::PeerStatus(_), .. } | Self::Refused(_) => "status",
+            Self::Request { error: ConnectError::Tunnel { .. }, .. } => "stream",
+            Self::NoAnswer { .. } => "no_answer",
+            Self::Cut => "cut",
         }
     }
 

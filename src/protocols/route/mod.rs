@@ -20,7 +20,7 @@ pub use self::{
     hop::{HBONE_PORT, Hop, Route, Sans, Upstream},
     inbound::{Inbound, InboundError, InboundHbone, inbound_hbone, inbound_plaintext, inbound_service},
     local::{is_at_destination, is_between_pods},
-    outbound::outbound,
+    outbound::{asked_service, outbound},
     ports::check_outbound,
     request::{Pick, Source},
     suspects::{Finding, Suspicion},

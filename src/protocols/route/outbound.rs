@@ -44,6 +44,11 @@ pub fn outbound(
     }
 }
 
+/// The service that a connection of `src` to `dst` asks for, whether or not the service can be reached.
+pub fn asked_service(mesh: &Mesh, src: &Source<'_>, dst: OrigDst) -> Option<Arc<Service>> {
+    Call { mesh, src, dst }.classify()
+}
+
 #[derive(Clone, Copy)]
 struct Call<'a> {
     mesh: &'a Mesh,

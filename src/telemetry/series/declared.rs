@@ -40,6 +40,10 @@ declare! {
     FAILED = "istio_tcp_connections_failed_total", COUNTER, &TRAFFIC, "TCP connections that did not end well";
     RECEIVED = "istio_tcp_received_bytes_total", COUNTER, &TRAFFIC, "Bytes from client to server";
     SENT = "istio_tcp_sent_bytes_total", COUNTER, &TRAFFIC, "Bytes from server to client";
+    ATTEMPTS = "warren_outbound_attempts_total", COUNTER, &["result", "reason"],
+        "Attempts to reach a next hop; a connection has several if one fails";
+    UNROUTABLE = "warren_outbound_unroutable_total", COUNTER, &["reason"],
+        "Outbound connections that had no next hop";
     SOCKETS = "istio_tcp_sockets_open", GAUGE, &["reporter"], "Accepted sockets that are open";
     TRAFFIC_SERIES = "warren_traffic_series", GAUGE, &[], "Label sets of connections that are kept";
     TRAFFIC_OVERFLOWED = "warren_traffic_overflowed_connections", GAUGE, &[],

@@ -24,12 +24,12 @@ fn another_endpoint_is_connected_to_after_a_refusal() {
         conn.done().await;
         assert_eq!(pod.network.dialled(), [THREE, FOUR]);
         assert_eq!(pod.outbound.peers.suspicions.hops(), [addr(THREE)]);
-        let lines = [
-            format!("outbound {THREE}: connection failed: {THREE}: connection refused"),
-            format!("outbound {FOUR}: complete, 5 sent, 0 received"),
-        ];
-        assert_eq!(bed.lines(), lines);
-        assert_eq!(bed.closed("source"), [("-", 1), ("CONNECT", 1)]);
+        // The client saw one connection.
+        assert_eq!(bed.lines(), [format!("outbound {FOUR}: complete, 5 sent, 0 received")]);
+        assert_eq!(bed.closed("source"), [("-", 1)]);
+        assert_eq!(bed.count("istio_tcp_connections_opened_total", "source"), 1);
+        assert_eq!(bed.count("istio_tcp_connections_failed_total", "source"), 0);
+        assert_eq!((bed.attempts("reached", "-"), bed.attempts("tried_again", "connect")), (1, 1));
     });
 }
 
@@ -41,9 +41,10 @@ fn the_last_refusal_is_the_connections() {
         assert_eq!(conn.app.end().await, text("", End::Finished));
         conn.done().await;
         assert_eq!(pod.network.dialled(), [THREE, FOUR]);
-        let failed = |to| format!("outbound {to}: connection failed: {to}: connection refused");
-        assert_eq!(bed.lines(), [failed(THREE), failed(FOUR)]);
-        assert_eq!(bed.closed("source"), [("CONNECT", 2)]);
+        assert_eq!(bed.lines(), [format!("outbound {FOUR}: connection failed: {FOUR}: connection refused")]);
+        assert_eq!(bed.closed("source"), [("CONNECT", 1)]);
+        assert_eq!(bed.count("istio_tcp_connections_opened_total", "source"), 1);
+        assert_eq!((bed.attempts("tried_again", "connect"), bed.attempts("failed", "connect")), (1, 1));
     });
 }
 
@@ -58,10 +59,8 @@ fn a_slow_endpoint_is_replaced_after_a_second() {
         pod.network.accepted(FOUR).await;
         assert_eq!(since.elapsed().as_secs(), 1);
         assert_eq!(pod.outbound.peers.suspicions.hops(), [addr(THREE)]);
-        assert_eq!(
-            bed.lines(),
-            [format!("outbound {THREE}: connection failed: {THREE}: no answer within 1s")]
-        );
+        assert_eq!(bed.attempts("tried_again", "slow"), 1);
+        assert!(bed.lines().is_empty(), "the connection goes on");
     });
 }
 
@@ -95,7 +94,7 @@ fn another_endpoint_is_dialled_after_a_failed_dial() {
         assert_eq!(asked.authority(), "10.0.0.12:8080");
         asked.accept().hears("hello").await;
         assert_eq!(pod.outbound.peers.suspicions.hops(), [addr(ONE)]);
-        assert_eq!(bed.lines(), [format!("outbound {ONE}: connection failed: {ONE}: connection refused")]);
+        assert_eq!(bed.attempts("tried_again", "tunnel"), 1);
     });
 }
 
@@ -108,8 +107,7 @@ fn a_dial_that_takes_longer_than_a_second_is_replaced_and_goes_on_for_others() {
         let _conn = bed.connect(&pod, CLIENT, SERVICE);
         pod.peers.asked(TWO).await;
         assert_eq!(since.elapsed().as_secs(), 1);
-        let why = format!("connection failed: {ONE}: no tunnel within 1s");
-        assert_eq!(bed.lines(), [format!("outbound {ONE}: {why}")]);
+        assert_eq!(bed.attempts("tried_again", "slow"), 1);
         // The dial goes on, and a later connection uses the tunnel.
         let _conn = bed.connect(&pod, CLIENT, "10.0.0.11:8080");
         pod.peers.asked(ONE).await;
@@ -138,12 +136,13 @@ fn another_endpoint_is_asked_after_503_and_after_no_other_status() {
             let line = format!("outbound {ONE}: http status: {status}");
             if another {
                 pod.peers.asked(TWO).await.accept().hears("hello").await;
+                assert_eq!(bed.attempts("tried_again", "status"), 1);
             } else {
                 assert_eq!(conn.app.end().await, text("", End::Reset));
                 conn.done().await;
                 assert_eq!(pod.peers.dialled(), [ONE], "{status}");
+                assert_eq!(bed.lines(), [line]);
             }
-            assert_eq!(bed.lines(), [line]);
         });
     }
 }
@@ -158,9 +157,8 @@ fn a_second_503_is_the_connections() {
         }
         assert_eq!(conn.app.end().await, text("", End::Finished));
         conn.done().await;
-        let failed = |to| format!("outbound {to}: http status: 503");
-        assert_eq!(bed.lines(), [failed(ONE), failed(TWO)]);
-        assert_eq!(bed.closed("source"), [("CONNECT", 2)]);
+        assert_eq!(bed.lines(), [format!("outbound {TWO}: http status: 503")]);
+        assert_eq!(bed.closed("source"), [("CONNECT", 1)]);
     });
 }
 
@@ -171,8 +169,7 @@ fn a_silent_client_is_asked_for_elsewhere_when_there_is_no_answer() {
         let _conn = bed.connect(&pod, CLIENT, SERVICE);
         let _unanswered = pod.peers.asked(ONE).await;
         pod.peers.asked(TWO).await;
-        let why = format!("h2 failed: {ONE}: no answer to CONNECT within 20s");
-        assert_eq!(bed.lines(), [format!("outbound {ONE}: {why}")]);
+        assert_eq!(bed.attempts("tried_again", "no_answer"), 1);
     });
 }
 
@@ -198,5 +195,21 @@ fn streams_that_are_refused_again_and_again_lead_to_another_endpoint() {
             pod.peers.asked(ONE).await.reset(Reason::REFUSED_STREAM);
         }
         pod.peers.asked(TWO).await.accept().hears("hello").await;
+    });
+}
+
+#[test]
+fn a_connection_that_is_cut_during_an_attempt_is_counted_once() {
+    run(mesh(), async |bed| {
+        let pod = client(bed);
+        pod.network.plan(FOUR, Plan::Silent);
+        let mut conn = bed.connect(&pod, CLIENT, PLAIN_SERVICE);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        assert_eq!(pod.network.dialled(), [THREE, FOUR]);
+        pod.conns.live.cut_all(crate::dataplane::pod::conns::cut::DRAIN);
+        conn.done().await;
+        assert_eq!(bed.lines(), [format!("outbound {FOUR}: connection closed due to connection drain")]);
+        assert_eq!(bed.closed("source"), [("-", 1)]);
+        assert_eq!(bed.count("istio_tcp_connections_opened_total", "source"), 1);
     });
 }

@@ -14,7 +14,7 @@ use crate::protocols::{
 };
 
 const LIMITS: FailoverLimits =
-    FailoverLimits { endpoints: 3, tunnels: 2, slow_after: Duration::from_secs(1) };
+    FailoverLimits { endpoints: 3, tunnels: 2, kept_tunnels: 4, slow_after: Duration::from_secs(1) };
 
 /// Endpoints of a service: a route leads to the first one that is not excluded.
 struct Endpoints(Vec<SocketAddr>);
@@ -246,7 +246,8 @@ fn only_a_failed_tunnel_is_replaced_and_once() {
     for (error, want, why) in table {
         let mut failover = Failover::new(LIMITS);
         let (mut attempt, _) = failover.next(|excluded| endpoints.route(excluded)).unwrap();
-        assert_eq!([(); 2].map(|()| attempt.takes_another_tunnel(&error)), want, "{error:?}: {why}");
+        let takes = |()| attempt.takes_another_tunnel(&error, TunnelAge::New);
+        assert_eq!([(); 2].map(takes), want, "{error:?}: {why}");
     }
 }
 
