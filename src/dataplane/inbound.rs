@@ -12,7 +12,11 @@ use super::{
     application::{self, Refused},
     config::DataPlaneConfig,
     inbound_context::InboundContext,
-    pod::{conns::ConnInfo, network::Network, panics},
+    pod::{
+        conns::{ConnInfo, PeerTunnel},
+        network::Network,
+        panics,
+    },
     report::{ConnMeta, ConnReport},
     stream::{AppStream, tunnel_addrs},
 };
@@ -48,9 +52,9 @@ use crate::{
 };
 
 /// The number of tunnels that peers may have open to a pod, tunnels in a handshake included.
-/// Limit: tunnels from peers to a pod, handshakes included: 8192; past it: the peer's connection is closed, with a log
-/// line.
-const MAX_TUNNELS: usize = 8192;
+/// Limit: tunnels from peers to a pod, handshakes included: 16,384; past it: the peer's connection is closed, with a
+/// log line.
+const MAX_TUNNELS: usize = 16_384;
 
 /// The peer of a tunnel, and the address of the pod on which the tunnel was accepted.
 #[derive(Debug)]
@@ -58,6 +62,8 @@ struct Tunnel {
     client: ClientAddr,
     dst: SocketAddr,
     identity: Option<Identity>,
+    /// The tunnel's place in the pod's set.
+    member: Conn<PeerTunnel>,
 }
 
 /// Serves a connection accepted on 15008 until the peer closes the connection or the pod is gone.
@@ -66,14 +72,17 @@ pub(crate) async fn serve<N: Network>(
 ) {
     let Ok((client, dst)) = tunnel_addrs(&stream, peer) else { return };
     let _counted = (shard.count_tunnel(), ctx.metrics.socket(Reporter::Destination));
-    if ctx.conns.peers.len() >= MAX_TUNNELS {
+    let open = ctx.conns.peers.len();
+    ctx.conns.make_room(open);
+    if open >= MAX_TUNNELS {
         let outcome =
             Failure::Io(format!("the pod has {MAX_TUNNELS} tunnels from peers already").into()).into();
         return access::refused(client.addr(), dst, Reporter::Destination, &outcome);
     }
-    let Ok(member) = ctx.conns.peers.admit(shard.index(), client.addr()) else { return };
+    let tunnel = ctx.conns.peer_tunnel();
+    let Ok(member) = ctx.conns.peers.admit(shard.index(), tunnel) else { return };
     drop(arriving);
-    let served = member.guard(run(&ctx, &shard, stream, client, dst)).await;
+    let served = member.guard(run(&ctx, &shard, stream, (client, dst), &member)).await;
     if let Ok(Err(outcome)) = served {
         access::refused(client.addr(), dst, Reporter::Destination, &outcome);
     }
@@ -83,8 +92,8 @@ async fn run<N: Network>(
     ctx: &Arc<InboundContext<N>>,
     shard: &Shard,
     stream: N::Stream,
-    client: ClientAddr,
-    dst: SocketAddr,
+    (client, dst): (ClientAddr, SocketAddr),
+    member: &Conn<PeerTunnel>,
 ) -> Result<(), Outcome> {
     let timeouts = &ctx.config.timeouts;
     let cert = Box::pin(certificate(ctx)).await?;
@@ -104,7 +113,7 @@ async fn run<N: Network>(
     let Some(identity) = cert.client_identity(&peer.certificates) else {
         return Err(Failure::Tls("peer has no identity".into()).into());
     };
-    let tunnel = Arc::new(Tunnel { client, dst, identity: Some(identity) });
+    let tunnel = Arc::new(Tunnel { client, dst, identity: Some(identity), member: member.clone() });
     let (io, mut flush) = coalesced(stream);
     let shake = Box::pin(flush.drive(server::handshake(io, &ctx.config.tunnel.http2)));
     let connection = match timeout(timeouts.h2_settings, shake).await {
@@ -153,6 +162,7 @@ async fn streams<N: Network>(
                 biased;
                 accepted = connection.accept() => match accepted {
                     Some(Ok((request, respond))) => {
+                        ctx.conns.uses(tunnel.member.info());
                         let work = stream(ctx.clone(), shard.clone(), tunnel.clone(), request, respond);
                         spawner.begin("inbound", work);
                     }
@@ -173,6 +183,10 @@ async fn streams<N: Network>(
                 }
                 changed = draining.wait_for(|draining| *draining), if !told => {
                     drop(changed);
+                    told = true;
+                    connection.graceful_shutdown();
+                }
+                () = tunnel.member.info().leaves.notified(), if !told => {
                     told = true;
                     connection.graceful_shutdown();
                 }

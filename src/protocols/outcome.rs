@@ -168,6 +168,7 @@ impl Unroutable {
             Self::Recursive => "recursive",
             Self::NotConnect(_) => "not_connect",
             Self::Waited(_) => "timed_out",
+            Self::Undiscovered(_) => "undiscovered",
         }
     }
 }

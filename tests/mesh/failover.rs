@@ -7,7 +7,7 @@ use std::{
 
 use warren::lab::net::redirect::mute_towards;
 
-use crate::support::*;
+use crate::{metrics::metrics_show, support::*};
 
 const WEB: &str = "10.96.0.80:80";
 const BACKENDS: [&str; 3] = ["b0", "b1", "b2"];
@@ -60,4 +60,19 @@ pub(crate) fn a_pod_whose_own_rules_drop_what_it_sends_moves_no_connection_of_an
     }
     own = spread(&lab, "client", 12);
     assert_eq!(own, BTreeMap::from([("b2".to_owned(), 12)]), "the others cannot be reached");
+}
+
+pub(crate) fn tunnels_of_one_stream_that_are_released_at_once_serve_a_burst_of_connections() {
+    let settings = [("POOL_MAX_STREAMS_PER_CONNECTION", "1"), ("POOL_UNUSED_RELEASE_TIMEOUT", "0")];
+    let lab = raise_with(MESH, &settings, Default::default());
+    // All are dialled before one is asked anything.
+    let mut burst: Vec<_> = (0..100).map(|_| dial(&lab, "client", SERVER).unwrap()).collect();
+    for stream in &mut burst {
+        echo(stream, b"one of a hundred").unwrap();
+    }
+    let tunnels = |want: f64| move |now: &crate::metrics::Metrics| now.sum("warren_tunnels", &[]) == want;
+    metrics_show(&lab, "one", "a tunnel for each connection", tunnels(100.0));
+    drop(burst);
+    metrics_show(&lab, "one", "tunnels that ended with their streams", tunnels(0.0));
+    open(&lab, "client", SERVER).unwrap();
 }

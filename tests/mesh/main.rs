@@ -73,6 +73,7 @@ fn main() -> ExitCode {
         one_port_of_a_client_serves_for_connections_to_several_ports_and_servers,
         raw_hbone_is_answered_by_the_table_of_statuses,
         a_pod_whose_own_rules_drop_what_it_sends_moves_no_connection_of_another,
+        tunnels_of_one_stream_that_are_released_at_once_serve_a_burst_of_connections,
         another_trust_domain_is_turned_away_on_both_sides,
         mute_peers_end_in_bounded_time_with_their_flag,
         what_a_client_has_said_goes_along_with_its_connect,

@@ -3,10 +3,22 @@
 //! A shard without a tunnel asks the peer's actor once for all streams that wait on the shard. The actor owns the
 //! tunnels that it dialled: a killed tunnel actor closes its peer's streams and no others.
 
-use std::{hash::BuildHasher as _, sync::Arc};
+use std::{
+    hash::BuildHasher as _,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use dashmap::DashMap;
+use foldhash::{HashMap, HashSet};
 use ractor::{ActorProcessingErr, RpcReplyPort};
+use tokio::{
+    sync::{Mutex, oneshot},
+    time::{Instant, timeout},
+};
 use tracing::Instrument;
 
 use crate::{
@@ -16,9 +28,10 @@ use crate::{
         tunnel::{
             dial::{self, DialContext},
             dialer::{DialError, Dialer, Dialling, TunnelKey},
+            pool::PodPool,
         },
     },
-    runtime::shard::{PlaceError, Placed, Shards},
+    runtime::shard::{PlaceError, Placed, Shard, Shards},
     supervisor::{
         Actor, ActorRef, Address, AddressError, ChildSpec, Described, DynamicChildren, Restart, StartError,
         TaskExit, faults,
@@ -27,8 +40,17 @@ use crate::{
 };
 
 /// The number of peers of a pod that may have a tunnel actor at a time.
-/// Limit: peers of a pod with tunnels: 4096; past it: the connection fails.
-pub(super) const MAX_PEERS: usize = 4096;
+/// Limit: peers of a pod with tunnels: 16,384; past it: the connection fails.
+const MAX_PEERS: usize = 16_384;
+/// The number of peers of a pod past which tunnels without streams are not kept.
+/// Limit: peers of a pod with tunnels that nobody uses: 4096; past it: the tunnels used longest ago are released.
+const KEPT_PEERS: usize = 4096;
+/// The number of peers that are released at a time.
+/// Limit: peers released at a time: 256; past it: the next new peer has others released.
+const RELEASED_AT_ONCE: usize = 256;
+/// How long a shard may take to tell about its tunnels.
+/// Limit: answer of a shard about its tunnels: 1 s; past it: the shard's tunnels are kept.
+const SHARD_ANSWERS_WITHIN: Duration = Duration::from_secs(1);
 /// The number of parts of a pod's map of tunnel actors. Only a missed tunnel takes the lock of a part.
 /// No limit: parts of a map, each with a lock of its own.
 const PEER_MAP_SHARDS: usize = 2;
@@ -40,6 +62,9 @@ pub(crate) struct Tunnels {
     ctx: Arc<DialContext>,
     shards: Shards,
     quarantine: Quarantine,
+    /// The number of peers at which unused tunnels are looked for next.
+    look_at: AtomicUsize,
+    looking: Mutex<()>,
 }
 
 /// The port for the result of a dial.
@@ -47,7 +72,7 @@ type Reply = RpcReplyPort<Result<(), Arc<DialError>>>;
 
 /// Messages of a tunnel actor.
 enum Msg {
-    /// Dial a tunnel on a shard that has none. At most one is outstanding for each shard: the pool joins misses.
+    /// Dial a tunnel on a shard that has none, or has too few. The pool joins misses, so few are outstanding.
     Open(usize, Reply),
     /// A placed dial or driver has ended. Each placed task sends at most one.
     Ended(u64, TaskExit),
@@ -70,7 +95,8 @@ impl Tunnels {
     pub(crate) fn new(ctx: Arc<DialContext>, shards: Shards, quarantine: Quarantine) -> Arc<Self> {
         let supervisor = DynamicChildren::new(&format!("pod/{}/tunnels", ctx.id.uid));
         let actors = DashMap::with_hasher_and_shard_amount(Default::default(), PEER_MAP_SHARDS);
-        Arc::new(Self { actors, supervisor, ctx, shards, quarantine })
+        let (look_at, looking) = (AtomicUsize::new(KEPT_PEERS), Mutex::default());
+        Arc::new(Self { actors, supervisor, ctx, shards, quarantine, look_at, looking })
     }
 
     /// The supervisor of the tunnel actors.
@@ -110,8 +136,8 @@ impl Tunnels {
         if let Some(address) = known.as_ref().filter(|address| is_up(address)) {
             return Ok(address.clone());
         }
-        if known.is_none() && self.actors.len() >= MAX_PEERS {
-            return Err(DialError::Refused(format!("the pod has tunnels to {MAX_PEERS} peers already")));
+        if known.is_none() {
+            self.make_room().await?;
         }
         let id: Arc<str> = actor_id(key).into();
         let mut fresh = false;
@@ -137,6 +163,57 @@ impl Tunnels {
                 Err(DialError::Refused(error.to_string()))
             }
         }
+    }
+
+    /// Has tunnels released that were used longest ago, if the pod has many peers.
+    async fn make_room(&self) -> Result<(), DialError> {
+        let peers = self.actors.len();
+        if peers >= self.look_at.load(Relaxed)
+            && let Ok(_looking) = self.looking.try_lock()
+        {
+            let released = self.release_unused().await;
+            // A look is work. If it finds nothing, the next one waits for more peers.
+            self.look_at.store(KEPT_PEERS.max((peers + RELEASED_AT_ONCE).saturating_sub(released)), Relaxed);
+        }
+        if peers >= MAX_PEERS {
+            return Err(DialError::Refused(format!("the pod has tunnels to {MAX_PEERS} peers already")));
+        }
+        Ok(())
+    }
+
+    /// Releases the tunnels that were used longest ago. Returns the number of their peers.
+    async fn release_unused(&self) -> usize {
+        let mut uses = HashMap::default();
+        for index in 0..self.shards.count() {
+            for (key, last) in self.ask(index, PodPool::last_uses).await.unwrap_or_default() {
+                uses.entry(key).and_modify(|known| *known = later(*known, last)).or_insert(last);
+            }
+        }
+        let keys = Arc::new(longest_unused(uses));
+        for index in 0..self.shards.count() {
+            let keys = keys.clone();
+            self.ask(index, move |pool| pool.release(&keys)).await;
+        }
+        tracing::debug!(target: "tunnel", pod = &*self.ctx.id.uid, peers = keys.len(), "unused tunnels released");
+        keys.len()
+    }
+
+    /// What `look` finds in the pod's pool on shard `index`.
+    async fn ask<T: Send + 'static>(
+        &self,
+        index: usize,
+        look: impl FnOnce(&PodPool) -> T + Send + 'static,
+    ) -> Option<T> {
+        let (tell, told) = oneshot::channel();
+        let serial = self.ctx.id.serial;
+        let job = move |shard: &Shard| {
+            if let Some(pool) = PodPool::find(shard, serial) {
+                // The caller may have gone.
+                drop(tell.send(look(&pool)));
+            }
+        };
+        self.shards.run_on(index, job).ok()?;
+        timeout(SHARD_ANSWERS_WITHIN, told).await.ok()?.ok()
     }
 
     /// The name of the peer of `key` as an input of the quarantine. Other pods go on dialling a quarantined peer, because
@@ -172,6 +249,18 @@ impl Dialer for PodDialer {
     fn panicked(&self, kind: &'static str, index: usize, message: &str) {
         panics::report(&self.0.ctx.metrics, &self.0.ctx.id, kind, index, message);
     }
+}
+
+/// The later of two last uses of a peer. `None`: the peer is in use.
+fn later(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    Some(one?.max(other?))
+}
+
+/// The peers that were used longest ago, at most [`RELEASED_AT_ONCE`]. A peer in use is none of them.
+fn longest_unused(uses: HashMap<TunnelKey, Option<Instant>>) -> HashSet<TunnelKey> {
+    let mut unused: Vec<_> = uses.into_iter().filter_map(|(key, last)| Some((last?, key))).collect();
+    unused.sort_unstable_by_key(|(last, _)| *last);
+    unused.into_iter().take(RELEASED_AT_ONCE).map(|(_, key)| key).collect()
 }
 
 /// The peer of this name as an input of the quarantine.
@@ -286,3 +375,6 @@ impl TunnelActor {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

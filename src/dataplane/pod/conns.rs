@@ -4,11 +4,15 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
-use tokio::sync::watch;
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 
 use crate::{
     protocols::{identity::Identity, labels::Reporter},
@@ -34,15 +38,40 @@ pub(crate) mod cut {
 pub(crate) struct PodConns {
     /// The connections of applications.
     pub(crate) live: ConnSet<ConnInfo>,
-    /// The tunnels that peers have opened to the pod, by the peer's address.
-    pub(crate) peers: ConnSet<SocketAddr>,
+    /// The tunnels that peers have opened to the pod.
+    pub(crate) peers: ConnSet<PeerTunnel>,
     /// The tunnels that the pod has opened to peers, and the dials under way, by the peer's address.
     pub(crate) dialled: ConnSet<SocketAddr>,
     /// The number of connections that are accepted and in none of these sets yet.
     arriving: AtomicUsize,
     /// Whether the pod drains. A pod that drains takes no new connections.
     draining: watch::Sender<bool>,
+    /// The number of tunnels from peers at which unused ones are looked for next.
+    look_at: AtomicUsize,
+    /// The time from which [`PeerTunnel::used`] counts.
+    since: Instant,
 }
+
+/// A tunnel that a peer has opened to the pod.
+#[derive(Debug)]
+pub(crate) struct PeerTunnel {
+    /// Changes when the tunnel has to take no further streams, which makes room for another tunnel.
+    pub(crate) leaves: Notify,
+    leaving: AtomicBool,
+    /// When the last stream began, in milliseconds.
+    used: AtomicU64,
+}
+
+/// The number of tunnels from peers past which unused tunnels are not kept. A node of 500 pods with 16 shards has as
+/// many.
+/// Limit: tunnels from peers to a pod that are all kept: 8192; past it: those used longest ago take no more streams.
+pub(crate) const KEPT_TUNNELS: usize = 8192;
+/// The number of tunnels that leave at a time.
+/// Limit: tunnels from peers that make room at a time: 256; past it: the next new tunnel has others leave.
+const LEAVING_AT_ONCE: usize = 256;
+/// How long a tunnel is left alone after the begin of a stream.
+/// Limit: a tunnel from a peer that makes room for others: unused for 10 s; past it: the tunnel may have to leave.
+const UNUSED_FOR: Duration = Duration::from_secs(10);
 
 /// The description of a live connection, for policies and for display.
 #[derive(Debug)]
@@ -75,7 +104,49 @@ impl PodConns {
             dialled: ConnSet::new(shards),
             arriving: AtomicUsize::new(0),
             draining: watch::Sender::new(false),
+            look_at: AtomicUsize::new(KEPT_TUNNELS),
+            since: Instant::now(),
         })
+    }
+
+    /// The entry of a tunnel that a peer has opened just now.
+    pub(crate) fn peer_tunnel(&self) -> PeerTunnel {
+        let used = AtomicU64::new(self.elapsed());
+        PeerTunnel { leaves: Notify::new(), leaving: AtomicBool::new(false), used }
+    }
+
+    /// Notes that a stream begins on a tunnel.
+    pub(crate) fn uses(&self, tunnel: &PeerTunnel) {
+        tunnel.used.store(self.elapsed(), Ordering::Relaxed);
+    }
+
+    /// Has the tunnels leave that were used longest ago, if `open` tunnels from peers are many.
+    pub(crate) fn make_room(&self, open: usize) {
+        if open < self.look_at.load(Ordering::Relaxed) {
+            return;
+        }
+        let now = self.elapsed();
+        let unused_since = now.saturating_sub(u64::try_from(UNUSED_FOR.as_millis()).unwrap_or(u64::MAX));
+        let mut unused = Vec::new();
+        self.peers.for_each(|conn| {
+            let (used, leaving) = (conn.info().used.load(Ordering::Relaxed), &conn.info().leaving);
+            if used <= unused_since && !leaving.load(Ordering::Relaxed) {
+                unused.push((used, conn.clone()));
+            }
+        });
+        unused.sort_unstable_by_key(|(used, _)| *used);
+        unused.truncate(LEAVING_AT_ONCE);
+        for (_, conn) in &unused {
+            conn.info().leaving.store(true, Ordering::Relaxed);
+            conn.info().leaves.notify_one();
+        }
+        // A look is work. If it finds nothing, the next one waits for more tunnels.
+        let next = (open + LEAVING_AT_ONCE).saturating_sub(unused.len());
+        self.look_at.store(next.max(KEPT_TUNNELS), Ordering::Relaxed);
+    }
+
+    fn elapsed(&self) -> u64 {
+        u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     /// Counts an accepted connection as arriving until the result is dropped.

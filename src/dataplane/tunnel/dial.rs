@@ -44,6 +44,19 @@ use crate::{
 /// Limit: PING of a tunnel without an answer: 1 s; past it: new streams prefer other tunnels.
 const UNHEALTHY_AFTER: Duration = Duration::from_secs(1);
 
+/// How long a new tunnel is kept for the streams that it was dialled for.
+/// No limit: a lower bound of POOL_UNUSED_RELEASE_TIMEOUT before the first stream.
+const KEPT_FOR_FIRST_STREAM: Duration = Duration::from_secs(1);
+/// How long a tunnel that is released may take to end. What its last stream had to say is sent meanwhile.
+/// Limit: end of a tunnel that nobody uses: 60 s; past it: the connection is closed.
+const FAREWELL: Duration = Duration::from_secs(60);
+
+/// The release timeout from which on a tunnel looks now and then whether it has a stream.
+/// No limit: a way to wait.
+const LOOK_INSTEAD: Duration = Duration::from_secs(1);
+/// Why a tunnel ended that nobody used.
+const UNUSED: &str = "unused";
+
 /// The context of a pod's dials.
 pub(crate) struct DialContext<N: Network = PodNetwork> {
     /// The pod that dials.
@@ -99,7 +112,7 @@ async fn carry<N: Network>(
     let dialled = step.within(Box::pin(establish(shard, ctx, key))).await;
     step.describe(|span| _ = span.result("dial", &dialled));
     drop(step);
-    let Established { send, connection, flush } = match dialled {
+    let Established { send, mut connection, mut flush } = match dialled {
         Ok(established) => established,
         Err(error) => {
             tracing::debug!(target: "tunnel", to = %key.to, %error, "dial failed");
@@ -110,9 +123,15 @@ async fn carry<N: Network>(
     let _counted = (shard.count_tunnel(), ctx.metrics.pods.tunnel());
     let tunnel = pool.peer(key).add(send, ctx.config.tunnel.pool.max_streams);
     let delay = pool.backlog().flush_delay();
-    let _listed = Listed { pool, key: key.clone(), tunnel: tunnel.clone() };
+    let listed = Listed { pool, key: key.clone(), tunnel };
     ready(Ok(()));
-    let ended = drive(&ctx.config, connection, flush, &tunnel, delay).await;
+    let ended = drive(&ctx.config, (&mut connection, &mut flush), &listed.tunnel, delay).await;
+    // A connection without handles says goodbye once its last stream has ended.
+    drop(listed);
+    if ended == UNUSED {
+        // The box keeps the future of the live tunnel small.
+        let _ = Box::pin(timeout(FAREWELL, flush.drive(&mut connection))).await;
+    }
     tracing::debug!(target: "tunnel", to = %key.to, ended, "tunnel ended");
     true
 }
@@ -194,7 +213,8 @@ async fn begin<S: AppStream>(
 ) -> Result<Established<S>, DialError> {
     let failed = |error: String| DialError::Http2 { to: key.to, error };
     let (io, mut flush) = coalesced(stream);
-    let shake = flush.drive(client::handshake(io, &config.tunnel.http2));
+    let streams = config.tunnel.pool.max_streams;
+    let shake = flush.drive(client::handshake_for(io, &config.tunnel.http2, streams));
     match timeout(config.timeouts.h2_settings, shake).await {
         Ok(Ok(Ok((send, connection)))) => Ok(Established { send, connection: Box::new(connection), flush }),
         Ok(Ok(Err(error))) => Err(failed(error.to_string())),
@@ -207,8 +227,7 @@ async fn begin<S: AppStream>(
 /// Returns why the tunnel ended.
 async fn drive<S: AppStream>(
     config: &DataPlaneConfig,
-    mut connection: Http2<S>,
-    mut flush: Flush<TlsStream<S>>,
+    (connection, flush): (&mut Http2<S>, &mut Flush<TlsStream<S>>),
     tunnel: &Rc<Tunnel>,
     mut delay: FlushDelay,
 ) -> &'static str {
@@ -217,9 +236,9 @@ async fn drive<S: AppStream>(
     let work = async {
         tokio::select! {
             biased;
-            ended = &mut connection => if ended.is_ok() { "closed" } else { "failed" },
+            ended = &mut *connection => if ended.is_ok() { "closed" } else { "failed" },
             () = keepalive(config, pings, tunnel, worn) => "no answer to a PING",
-            () = unused(config.tunnel.pool.unused_release, tunnel) => "unused",
+            () = unused(config.tunnel.pool.unused_release, tunnel) => UNUSED,
         }
     };
     flush.drive_behind(|| delay.waits(), work).await.unwrap_or("connection broke")
@@ -263,14 +282,19 @@ async fn keepalive(
     }
 }
 
-/// Ends when the tunnel has had no stream for `release`.
+/// Ends when the tunnel has had no stream for `release`. A tunnel that was not used yet waits for its first stream.
 async fn unused(release: Duration, tunnel: &Tunnel) {
     loop {
-        match tunnel.idle() {
-            Some(idle) if idle >= release => return,
-            Some(idle) => sleep(release.saturating_sub(idle)).await,
-            None => sleep(release).await,
-        }
+        let keep = if tunnel.was_used() { release } else { release.max(KEPT_FOR_FIRST_STREAM) };
+        let idle = tunnel.idle();
+        let left = match idle {
+            Some(idle) if idle >= keep || tunnel.is_released() => return,
+            Some(idle) => keep.saturating_sub(idle),
+            None => keep.max(LOOK_INSTEAD),
+        };
+        // The end of each stream would wake the tunnel, so a long release is looked at now and then instead.
+        let told = tunnel.released(idle.is_none() && release < LOOK_INSTEAD);
+        let _ = timeout(left, told).await;
     }
 }
 

@@ -123,7 +123,7 @@ impl DialError {
         match &**self {
             Self::Certificate(_) => Failure::Identity(cause),
             Self::Connect(ConnectFailed::TimedOut { .. }) => Failure::HboneTimeout(cause),
-            Self::Tls { .. } | Self::TlsTimedOut { .. } | Self::Alpn { .. } => Failure::Tls(cause),
+            Self::Tls { .. } | Self::TlsTimedOut { .. } | Self::Alpn { .. } => Failure::TunnelTls(cause),
             Self::Http2 { .. } => Failure::H2Handshake(cause),
             Self::Connect(_)
             | Self::Quarantined { .. }

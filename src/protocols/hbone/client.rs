@@ -18,8 +18,9 @@ use super::{
 };
 use crate::protocols::{addr::HboneAddr, config::Http2Config};
 
-/// The number of streams that may be opened before the peer's settings are known.
-/// Limit: streams on a tunnel before the peer's limit is known: 100; past it: another tunnel is dialled.
+/// The number of streams that may be opened before the peer's settings are known, unless the caller says otherwise.
+/// Limit: streams on a tunnel before the peer's limit is known: 100, or POOL_MAX_STREAMS_PER_CONNECTION in a pool; past
+/// it: another tunnel is dialled.
 const INITIAL_STREAMS: usize = 100;
 
 /// The contents of a CONNECT request. All optional headers may be absent.
@@ -65,12 +66,24 @@ pub async fn handshake<Io: AsyncRead + AsyncWrite + Unpin>(
     io: Io,
     config: &Http2Config,
 ) -> Result<(SendRequest<Bytes>, Connection<Io, Bytes>), h2::Error> {
+    handshake_for(io, config, INITIAL_STREAMS).await
+}
+
+/// Works like [`handshake`]. At most `initial_streams` streams are opened before the peer's settings are known.
+///
+/// # Errors
+/// The connection broke.
+pub async fn handshake_for<Io: AsyncRead + AsyncWrite + Unpin>(
+    io: Io,
+    config: &Http2Config,
+    initial_streams: usize,
+) -> Result<(SendRequest<Bytes>, Connection<Io, Bytes>), h2::Error> {
     h2::client::Builder::new()
         .initial_window_size(config.stream_window)
         .initial_connection_window_size(uncoupled_window(config))
         .max_frame_size(config.frame_size)
         .max_header_list_size(CLIENT_HEADER_LIST)
-        .initial_max_send_streams(INITIAL_STREAMS)
+        .initial_max_send_streams(initial_streams)
         .max_concurrent_reset_streams(MAX_RESET_STREAMS)
         .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
         .max_send_buffer_size(SEND_BUFFER)

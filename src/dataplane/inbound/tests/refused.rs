@@ -7,7 +7,10 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::{
-    dataplane::testing::{identity, policy, principal, stream::TestEnd},
+    dataplane::{
+        pod::conns::KEPT_TUNNELS,
+        testing::{identity, policy, principal, stream::TestEnd},
+    },
     protocols::{
         config::Http2Config,
         hbone::client,
@@ -160,16 +163,38 @@ fn a_pod_whose_workload_is_unknown_waits_for_it() {
     });
 }
 
+/// Entries of `count` tunnels of peers, each used just now.
+fn tunnels(pod: &TestPod, count: usize) -> Vec<Conn<PeerTunnel>> {
+    let admit = |_| pod.conns.peers.admit(0, pod.conns.peer_tunnel()).unwrap();
+    (0..count).map(admit).collect()
+}
+
+#[test]
+fn past_the_bound_tunnels_that_were_used_longest_ago_make_room() {
+    run(mesh(), async |bed| {
+        let pod = server(bed);
+        let (unused, used) = (bed.tunnel(&pod, CLIENT).await, bed.tunnel(&pod, CLIENT).await);
+        tokio::time::sleep(Duration::from_secs(11)).await;
+        let _live = open(&pod, &used).await;
+        let _others = tunnels(&pod, KEPT_TUNNELS - 2);
+        let new = bed.tunnel(&pod, CLIENT).await;
+        // The tunnel says goodbye, and nothing is lost.
+        unused.done().await.unwrap();
+        assert!(!used.is_done() && !new.is_done());
+        let _more = (open(&pod, &used).await, open(&pod, &new).await);
+        assert!(bed.lines().is_empty());
+    });
+}
+
 #[test]
 fn one_tunnel_too_many_is_closed() {
     run(mesh(), async |bed| {
         let pod = server(bed);
-        let mut others: Vec<_> =
-            (0..MAX_TUNNELS).map(|_| pod.conns.peers.admit(0, addr(CLIENT.1)).unwrap()).collect();
+        let mut others = tunnels(&pod, MAX_TUNNELS);
         let mut conn = bed.connect_peer(&pod, CLIENT.1);
         assert_eq!(conn.app.end().await, finished(""));
         conn.done().await;
-        let why = "io error: the pod has 8192 tunnels from peers already";
+        let why = "io error: the pod has 16384 tunnels from peers already";
         assert_eq!(bed.lines(), [format!("inbound 10.0.0.2:15008 refused: {why}")]);
         others.pop();
         open(&pod, &bed.tunnel(&pod, CLIENT).await).await;

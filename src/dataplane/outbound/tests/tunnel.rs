@@ -7,6 +7,7 @@ use super::*;
 use crate::dataplane::{
     pod::network::ConnectFailed,
     testing::{
+        TestConn,
         peers::{DialPlan, StreamEnd},
         run_with,
     },
@@ -155,8 +156,8 @@ fn each_failed_dial_has_its_flag() {
              within 10s",
             "NETWORK_POLICY",
         ),
-        (mute, "tls error: 10.0.0.2:15008: TLS handshake not completed within 5s", "TLS_FAILURE"),
-        (|to| DialError::Alpn { to }, "tls error: 10.0.0.2:15008: peer does not speak h2", "TLS_FAILURE"),
+        (mute, "tls error: 10.0.0.2:15008: TLS handshake not completed within 5s", "CONNECT"),
+        (|to| DialError::Alpn { to }, "tls error: 10.0.0.2:15008: peer does not speak h2", "CONNECT"),
         (no_h2, "http2 handshake failed: 10.0.0.2:15008: timed out", "H2_HANDSHAKE_FAILURE"),
     ];
     for (error, line, flag) in table {
@@ -242,5 +243,95 @@ fn a_request_that_waits_when_its_tunnel_goes_away_is_still_answered() {
         server.say("welcome");
         conn.app.hears("welcome").await;
         assert_eq!(pod.peers.dialled(), [SERVER]);
+    });
+}
+
+/// Opens `count` connections to [`SERVER`], which the peer accepts. Returns each with the peer's end and the tunnel.
+async fn accepted(
+    bed: &TestBed,
+    pod: &TestPod,
+    count: u16,
+) -> Vec<(TestConn, crate::dataplane::testing::peers::PeerStream, usize)> {
+    let mut conns = Vec::new();
+    for port in 0..count {
+        let conn = bed.connect(pod, &format!("10.0.0.1:{}", 41_000 + port), "10.0.0.2:80");
+        let asked = pod.peers.asked(SERVER).await;
+        let tunnel = asked.tunnel;
+        conns.push((conn, asked.accept(), tunnel));
+    }
+    conns
+}
+
+#[test]
+fn tunnels_that_are_all_on_their_way_out_lose_no_connection() {
+    run(mesh(), async |bed| {
+        let pod = client(bed);
+        pod.peers.limit_streams(2);
+        let mut conns = accepted(bed, &pod, 6).await;
+        assert_eq!(conns.iter().map(|conn| conn.2).collect::<Vec<_>>(), [0, 0, 1, 1, 2, 2]);
+        // Each of the three tunnels has room again, and a stream that keeps it.
+        for at in [4, 2, 0] {
+            let (mut conn, mut server, _) = conns.remove(at);
+            conn.app.finish().await;
+            server.finish();
+            conn.done().await;
+        }
+        for tunnel in 0..3 {
+            pod.peers.go_away(tunnel).await;
+        }
+        let mut conn = bed.connect(&pod, CLIENT, "10.0.0.2:80");
+        conn.app.say("hello").await;
+        let asked = pod.peers.asked(SERVER).await;
+        assert_eq!(asked.tunnel, 3, "a tunnel is dialled once none is left");
+        asked.accept().hears("hello").await;
+        // The tunnels that go away keep their streams.
+        for (conn, server, _) in &mut conns {
+            conn.app.say("still here").await;
+            server.hears("still here").await;
+        }
+    });
+}
+
+#[test]
+fn a_burst_of_connections_is_served_by_as_many_tunnels_as_it_takes() {
+    run(mesh(), async |bed| {
+        let pod = client(bed);
+        pod.peers.limit_streams(1);
+        pod.peers.plan(SERVER, DialPlan::TunnelAfter(Duration::from_millis(100)));
+        let since = Instant::now();
+        let conns: Vec<_> = (0..100_u16)
+            .map(|port| bed.connect(&pod, &format!("10.0.0.1:{}", 41_000 + port), "10.0.0.2:80"))
+            .collect();
+        let mut tunnels = std::collections::BTreeSet::new();
+        for _ in &conns {
+            let asked = pod.peers.asked(SERVER).await;
+            tunnels.insert(asked.tunnel);
+            // The streams must stay open, as each fills its tunnel.
+            std::mem::forget(asked.accept());
+        }
+        assert_eq!((tunnels.len(), pod.peers.dialled().len()), (100, 100));
+        // One after another the dials would take ten seconds.
+        assert!(since.elapsed() < Duration::from_secs(1), "{:?}", since.elapsed());
+        assert!(bed.lines().is_empty(), "nothing has failed");
+    });
+}
+
+#[test]
+fn a_burst_of_connections_to_a_peer_that_is_gone_fails_with_the_first_dial() {
+    fn refused(to: SocketAddr) -> DialError {
+        ConnectFailed::Refused { to, error: std::io::ErrorKind::ConnectionRefused.into() }.into()
+    }
+    run(mesh(), async |bed| {
+        let pod = client(bed);
+        pod.peers.limit_streams(1);
+        pod.peers.plan(SERVER, DialPlan::Fail(refused));
+        let mut conns: Vec<_> = (0..500_u16)
+            .map(|port| bed.connect(&pod, &format!("10.0.0.1:{}", 41_000 + port), "10.0.0.2:80"))
+            .collect();
+        for conn in &mut conns {
+            conn.done().await;
+        }
+        assert_eq!(bed.closed("source"), [("CONNECT", 500)]);
+        assert_eq!(pod.peers.dialled().len(), 1);
     });
 }

@@ -20,6 +20,7 @@ use crate::{
 };
 
 use super::*;
+use crate::dataplane::tunnel::pool::Lease;
 
 fn size<A, B, C, D, E, F: Future>(_: fn(A, B, C, D, E) -> F) -> usize {
     size_of::<F>()
@@ -173,7 +174,7 @@ fn a_peer_that_is_mute_in_tls_is_given_up() {
         let _mute = pod.network.accepted(SERVER).await;
         let since = Instant::now();
         let why = "tls error: 10.0.0.2:15008: TLS handshake not completed within 15s";
-        assert_eq!(dial.failure().await, (why.to_owned(), ResponseFlag::TlsFailure));
+        assert_eq!(dial.failure().await, (why.to_owned(), ResponseFlag::Connect));
         let timeouts = &bed.config.timeouts;
         assert_eq!(since.elapsed(), timeouts.client_handshake());
         // A server that waits as long as it may for its own certificate is not given up.
@@ -192,7 +193,7 @@ fn a_peer_with_another_identity_is_refused() {
         let (accepted, (why, flag)) =
             tokio::join!(handshake::accept(stranger, end, Buffers::default()), dial.failure());
         assert!(accepted.is_err());
-        assert_eq!(flag, ResponseFlag::TlsFailure);
+        assert_eq!(flag, ResponseFlag::Connect);
         assert!(why.starts_with("tls error: 10.0.0.2:15008: ") && why.contains("sa-stranger"), "{why}");
     });
 }
@@ -205,7 +206,7 @@ fn a_peer_that_leaves_in_the_handshake_is_a_failed_dial() {
         let dial = dial(bed, &pod);
         drop(pod.network.accepted(SERVER).await);
         let (why, flag) = dial.failure().await;
-        assert_eq!(flag, ResponseFlag::TlsFailure);
+        assert_eq!(flag, ResponseFlag::Connect);
         assert!(why.starts_with("tls error: 10.0.0.2:15008: "), "{why}");
     });
 }
@@ -223,7 +224,7 @@ fn a_peer_that_does_not_speak_h2_is_refused() {
         let (_accepted, failure) =
             tokio::join!(handshake::accept(config.into(), end, Buffers::default()), dial.failure());
         let why = "tls error: 10.0.0.2:15008: peer does not speak h2";
-        assert_eq!(failure, (why.to_owned(), ResponseFlag::TlsFailure));
+        assert_eq!(failure, (why.to_owned(), ResponseFlag::Connect));
     });
 }
 
@@ -298,5 +299,84 @@ fn a_tunnel_whose_ping_is_overdue_is_used_last() {
         let _stream = asks(&pool).await;
         let arrived = timeout(Duration::from_millis(10), other.accept()).await;
         assert!(matches!(arrived, Ok(Some(Ok(_)))), "the second tunnel is used");
+    });
+}
+
+/// Opens a stream on a tunnel of the pool.
+async fn asks(pool: &PodPool, key: &TunnelKey) -> (Lease, impl Sized + use<>) {
+    let lease = pool.ready(key).unwrap();
+    let mut send = lease.send_request().ready().await.unwrap();
+    let stream = send.send_request(http::Request::connect("10.0.0.2:80").body(()).unwrap(), false).unwrap();
+    (lease, stream)
+}
+
+#[test]
+fn a_tunnel_that_is_released_at_once_serves_its_streams_first() {
+    let at_once = |config: &mut DataPlaneConfig| config.tunnel.pool.unused_release = Duration::ZERO;
+    testing::run_with(mesh(), at_once, async |bed| {
+        let pod = bed.pod("client", "10.0.0.1");
+        let (dial, mut peer) = established(bed, &pod).await;
+        let pool = PodPool::of(&bed.shard, pod.id.serial);
+        let (lease, stream) = asks(&pool, &key(bed, &pod)).await;
+        let (request, mut respond) = peer.accept().await.unwrap().unwrap();
+        // The tunnel has a stream, and takes another one.
+        assert!(timeout(Duration::from_secs(60), peer.accept()).await.is_err());
+        let (second, second_stream) = asks(&pool, &key(bed, &pod)).await;
+        let answered = respond.send_response(http::Response::new(()), true);
+        drop((lease, stream, request, respond, answered));
+        assert!(matches!(peer.accept().await, Some(Ok(_))));
+        assert!(timeout(Duration::from_secs(60), peer.accept()).await.is_err(), "one stream is left");
+        drop((second, second_stream));
+        let since = Instant::now();
+        assert!(peer.accept().await.is_none_or(|last| last.is_err()));
+        assert!(dial.task.await.unwrap());
+        assert_eq!(since.elapsed().as_secs(), 0, "the tunnel ends with its last stream");
+        assert!(pool.ready(&key(bed, &pod)).is_none());
+    });
+}
+
+#[test]
+fn a_tunnel_that_is_released_at_once_waits_for_its_first_stream() {
+    let at_once = |config: &mut DataPlaneConfig| config.tunnel.pool.unused_release = Duration::ZERO;
+    testing::run_with(mesh(), at_once, async |bed| {
+        let pod = bed.pod("client", "10.0.0.1");
+        let (_dial, mut peer) = established(bed, &pod).await;
+        assert!(timeout(KEPT_FOR_FIRST_STREAM / 2, peer.accept()).await.is_err());
+        let pool = PodPool::of(&bed.shard, pod.id.serial);
+        let _stream = asks(&pool, &key(bed, &pod)).await;
+        assert!(matches!(peer.accept().await, Some(Ok(_))));
+    });
+}
+
+#[test]
+fn before_its_peer_has_told_a_limit_a_tunnel_takes_as_many_streams_as_the_setting_says() {
+    for streams in [1, 250] {
+        let configure = |config: &mut DataPlaneConfig| config.tunnel.pool.max_streams = streams;
+        testing::run_with(mesh(), configure, async |bed| {
+            let pod = bed.pod("client", "10.0.0.1");
+            pod.network.plan(SERVER, Plan::Accept);
+            let dial = dial(bed, &pod);
+            // The peer has not begun HTTP/2, so that its settings are unknown.
+            let _tls = secured(bed, pod.network.accepted(SERVER).await).await;
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            assert!(dial.is_ready());
+            let pool = PodPool::of(&bed.shard, pod.id.serial);
+            let leases = std::iter::from_fn(|| pool.ready(&key(bed, &pod))).collect::<Vec<_>>();
+            assert_eq!(leases.len(), streams);
+        });
+    }
+}
+
+#[test]
+fn a_tunnel_that_makes_room_for_others_ends_at_once() {
+    testing::run(mesh(), async |bed| {
+        let pod = bed.pod("client", "10.0.0.1");
+        let (dial, mut peer) = established(bed, &pod).await;
+        let pool = PodPool::of(&bed.shard, pod.id.serial);
+        pool.release(&[key(bed, &pod)].into_iter().collect());
+        let since = Instant::now();
+        assert!(peer.accept().await.is_none_or(|last| last.is_err()));
+        assert!(dial.task.await.unwrap());
+        assert_eq!(since.elapsed().as_secs(), 0);
     });
 }

@@ -41,3 +41,18 @@ async fn a_peer_is_forgotten_with_its_last_tunnel() {
     pool.tidy(&key());
     assert!(pool.peers.borrow().is_empty());
 }
+
+#[tokio::test]
+async fn a_peer_tells_when_it_was_used_last_and_is_released_unless_it_is_in_use() {
+    let pool = PodPool::default();
+    let tunnel = pool.peer(&key()).add(send().await, 10);
+    let lease = pool.ready(&key()).unwrap();
+    assert_eq!(pool.last_uses(), [(key(), None)], "a stream is open");
+    let keys = HashSet::from_iter([key()]);
+    pool.release(&keys);
+    assert!(!tunnel.is_released());
+    drop(lease);
+    assert_eq!(pool.last_uses(), [(key(), Some(tunnel.idle_since.get()))]);
+    pool.release(&keys);
+    assert!(tunnel.is_released() && pool.ready(&key()).is_none());
+}
