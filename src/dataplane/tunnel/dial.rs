@@ -123,7 +123,7 @@ async fn carry<N: Network>(
     let _counted = (shard.count_tunnel(), ctx.metrics.pods.tunnel());
     let tunnel = pool.peer(key).add(send, ctx.config.tunnel.pool.max_streams);
     let delay = pool.backlog().flush_delay();
-    let listed = Listed { pool, key: key.clone(), tunnel };
+    let listed = Listed { pool, key, tunnel };
     ready(Ok(()));
     let ended = drive(&ctx.config, (&mut connection, &mut flush), &listed.tunnel, delay).await;
     // A connection without handles says goodbye once its last stream has ended.
@@ -137,16 +137,16 @@ async fn carry<N: Network>(
 }
 
 /// Takes the tunnel out of the pool when its driver ends, also by a panic.
-struct Listed {
+struct Listed<'a> {
     pool: Rc<PodPool>,
-    key: TunnelKey,
+    key: &'a TunnelKey,
     tunnel: Rc<Tunnel>,
 }
 
-impl Drop for Listed {
+impl Drop for Listed<'_> {
     fn drop(&mut self) {
-        self.pool.peer(&self.key).remove(&self.tunnel);
-        self.pool.tidy(&self.key);
+        self.pool.peer(self.key).remove(&self.tunnel);
+        self.pool.tidy(self.key);
     }
 }
 
