@@ -357,11 +357,17 @@ fn certs(config: &Config, quarantine: Quarantine) -> Result<Certs, BootError> {
     let Some(upstream) = &config.control.ca.upstream else {
         return Ok(Certs::new(certs, fake_issuer()?, quarantine));
     };
-    let target = GrpcTarget::new(upstream, &config.tunnel.tls);
+    let target = GrpcTarget::new(upstream, &config.tunnel.tls).marked(own_mark(config));
     // In the dedicated mode the authority grants the identity of the token.
     let impersonate = !config.node.is_dedicated();
     let issuer = CaIssuer::new(target, headers(config, upstream)?, impersonate);
     Ok(Certs::new(CertsConfig { impersonate, ..certs }, Arc::new(issuer), quarantine))
+}
+
+/// The mark of connections to the control plane. In the dedicated mode they leave the namespace whose rules look for the
+/// mark; in the shared mode they leave another one.
+fn own_mark(config: &Config) -> Option<u32> {
+    config.inpod.packet_mark.filter(|_| config.node.is_dedicated())
 }
 
 /// The authority of FAKE_CA.
@@ -384,7 +390,7 @@ fn fake_issuer() -> Result<Arc<dyn Issuer>, BootError> {
 fn xds(config: &Config, metrics: &Arc<Metrics>) -> Result<Option<Xds>, BootError> {
     let Some(upstream) = &config.control.xds.upstream else { return Ok(None) };
     let wanted = XdsSettings {
-        target: GrpcTarget::new(upstream, &config.tunnel.tls),
+        target: GrpcTarget::new(upstream, &config.tunnel.tls).marked(own_mark(config)),
         headers: headers(config, upstream)?,
         node: xds::node::node(&config.node),
         on_demand: config.control.xds.on_demand,

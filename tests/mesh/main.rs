@@ -128,6 +128,7 @@ fn main() -> ExitCode {
         a_lost_control_plane_costs_no_connection_and_hears_what_is_known_already,
         a_mute_control_plane_costs_nothing,
         two_nodes_read_the_mesh_from_a_file_and_need_no_control_plane,
+        a_dedicated_proxy_hears_of_its_mesh_and_is_issued_its_own_identity_alone,
         a_dedicated_proxy_serves_its_workload_and_talks_with_shared_ones,
         an_unknown_destination_is_asked_for_once_and_is_reached_by_a_tunnel,
         a_service_is_asked_for_by_its_address_and_brings_its_endpoints,

@@ -6,7 +6,7 @@ use warren::lab::{
     control::ca::CaOptions,
     hosts::Role,
     net::redirect::Redirection,
-    process::Program,
+    process::{Process, Program},
     testbed::readiness,
     testing::{program, scratch},
 };
@@ -73,19 +73,17 @@ pub(crate) fn two_nodes_read_the_mesh_from_a_file_and_need_no_control_plane() {
     assert_eq!(lab.services().control().unwrap().authority().issued().len(), 0);
 }
 
-pub(crate) fn a_dedicated_proxy_serves_its_workload_and_talks_with_shared_ones() {
-    let file = state_file();
-    let mut lab = raise_without_control(&file);
+/// Redirects the machine as a pod, and starts a proxy there for it alone.
+fn dedicate(lab: &mut Lab, settings: &[(&str, &str)]) -> Process {
     lab.hosts_mut().redirect(Role::Pod, "default/vm", Redirection::default()).unwrap();
     let vm = lab.pod("vm").unwrap().clone();
-    let path = lab.directory().join("dedicated.log");
     let mut dedicated = Program::new("dedicated", program("warren").unwrap())
-        .log(&path)
+        .log(lab.directory().join("dedicated.log"))
         .env("PROXY_MODE", "dedicated")
         .env("PROXY_WORKLOAD_INFO", "default/vm/vm")
         // The rules of the lab tell the proxy's packets by this mark.
         .env("PACKET_MARK", "1337");
-    for (name, value) in settings(&file) {
+    for (name, value) in settings {
         dedicated = dedicated.env(name, value);
     }
     let mut dedicated = dedicated.start(&vm).unwrap();
@@ -94,6 +92,38 @@ pub(crate) fn a_dedicated_proxy_serves_its_workload_and_talks_with_shared_ones()
         assert!(ended.is_none(), "{ended:?}: {}", dedicated.log_text());
         readiness(&vm).is_ok_and(|answer| answer.status == 200).then_some(())
     });
+    dedicated
+}
+
+pub(crate) fn a_dedicated_proxy_hears_of_its_mesh_and_is_issued_its_own_identity_alone() {
+    let mesh = WITH_VM.replace("captured: false", "captured: false, protocol: HBONE");
+    let mut lab = raise(&mesh);
+    let control = lab.services().control().unwrap().clone();
+    let (address, root) = (format!("https://{}", control.addr()), control.root_pem_path().to_owned());
+    let root = root.to_str().unwrap();
+    let settings = [
+        ("XDS_ADDRESS", &*address),
+        ("CA_ADDRESS", &address),
+        ("XDS_ROOT_CA", root),
+        ("CA_ROOT_CA", root),
+        ("AUTH_TOKEN", "a-token"),
+        ("ISTIO_META_DNS_CAPTURE", "false"),
+    ];
+    let dedicated = dedicate(&mut lab, &settings);
+    open(&lab, "client", VM).unwrap();
+    line(&lab, "one", &[("dst.hbone_addr", VM), ("dst.identity", &format!("{IDENTITY}vm"))]);
+    open(&lab, "vm", SERVER).unwrap();
+    line(&lab, "two", &[("src.identity", &format!("{IDENTITY}vm")), ("direction", "inbound")]);
+    // The shared proxies have asked once for each of their pods; the dedicated one has asked for none of these.
+    let issued = control.authority().issued();
+    let count = |name: &str| issued.iter().filter(|i| i.identity == format!("{IDENTITY}{name}")).count();
+    assert_eq!(["vm", "client", "server"].map(count), [1, 1, 1], "{}", dedicated.log_text());
+}
+
+pub(crate) fn a_dedicated_proxy_serves_its_workload_and_talks_with_shared_ones() {
+    let file = state_file();
+    let mut lab = raise_without_control(&file);
+    let mut dedicated = dedicate(&mut lab, &settings(&file));
     // To the workload: from a pod of a shared proxy, with the identities of both.
     open(&lab, "client", VM).unwrap();
     line(&lab, "one", &[("dst.hbone_addr", VM), ("dst.identity", &format!("{IDENTITY}vm"))]);

@@ -13,7 +13,7 @@ use std::{
 use hyper_util::rt::TokioIo;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     time::{Instant, timeout_at},
 };
 use tokio_rustls::client::TlsStream;
@@ -99,7 +99,7 @@ async fn dial(target: &GrpcTarget, addrs: &[SocketAddr], deadline: Instant) -> R
     for (i, addr) in addrs.iter().enumerate() {
         let left = deadline.saturating_duration_since(Instant::now());
         let share = u32::try_from(addrs.len().saturating_sub(i)).map_or(left, |n| left / n.max(1));
-        match timeout_at(Instant::now() + share, TcpStream::connect(addr)).await {
+        match timeout_at(Instant::now() + share, connect(*addr, target.mark)).await {
             Ok(Ok(tcp)) => match prepare(&tcp) {
                 Ok(()) => return Ok(tcp),
                 Err(e) => last = tcp_error(target, *addr, e),
@@ -109,6 +109,13 @@ async fn dial(target: &GrpcTarget, addrs: &[SocketAddr], deadline: Instant) -> R
         }
     }
     Err(last)
+}
+
+async fn connect(addr: SocketAddr, mark: Option<u32>) -> io::Result<TcpStream> {
+    let Some(mark) = mark else { return TcpStream::connect(addr).await };
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    SockRef::from(&socket).set_mark(mark)?;
+    socket.connect(addr).await
 }
 
 fn tcp_error(target: &GrpcTarget, addr: SocketAddr, source: io::Error) -> GrpcError {

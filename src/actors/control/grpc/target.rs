@@ -21,6 +21,8 @@ pub(crate) struct GrpcTarget {
     pub tls: TlsConfig,
     /// The time that the name lookup, TCP and TLS may take together: [`CONNECT_TIMEOUT`].
     pub connect_timeout: Duration,
+    /// The `SO_MARK` of the connection, where redirection rules would turn it to the proxy itself.
+    pub mark: Option<u32>,
 }
 
 // === impl GrpcTarget ===
@@ -34,13 +36,19 @@ impl GrpcTarget {
             alt_hostname: upstream.alt_hostname.clone(),
             tls: tls.clone(),
             connect_timeout: CONNECT_TIMEOUT,
+            mark: None,
         }
+    }
+
+    /// The same target, reached by marked packets.
+    pub(crate) fn marked(self, mark: Option<u32>) -> Self {
+        Self { mark, ..self }
     }
 
     /// Makes the target of the server at `address`, with TLS 1.3.
     pub(crate) fn at(address: Address, roots: RootSource) -> Self {
         let tls = TlsConfig::default();
-        Self { address, roots, alt_hostname: None, tls, connect_timeout: CONNECT_TIMEOUT }
+        Self { address, roots, alt_hostname: None, tls, connect_timeout: CONNECT_TIMEOUT, mark: None }
     }
 }
 
