@@ -114,10 +114,11 @@ pub(crate) fn a_dedicated_proxy_hears_of_its_mesh_and_is_issued_its_own_identity
     line(&lab, "one", &[("dst.hbone_addr", VM), ("dst.identity", &format!("{IDENTITY}vm"))]);
     open(&lab, "vm", SERVER).unwrap();
     line(&lab, "two", &[("src.identity", &format!("{IDENTITY}vm")), ("direction", "inbound")]);
-    // The shared proxies have asked once for each of their pods; the dedicated one has asked for none of these.
+    // Each shared proxy has asked once for each workload of its node, which the machine is, too. The dedicated proxy has
+    // asked for its own workload alone.
     let issued = control.authority().issued();
     let count = |name: &str| issued.iter().filter(|i| i.identity == format!("{IDENTITY}{name}")).count();
-    assert_eq!(["vm", "client", "server"].map(count), [1, 1, 1], "{}", dedicated.log_text());
+    assert_eq!(["vm", "client", "server"].map(count), [2, 1, 1], "{}", dedicated.log_text());
 }
 
 pub(crate) fn a_dedicated_proxy_serves_its_workload_and_talks_with_shared_ones() {
