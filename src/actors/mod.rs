@@ -1,6 +1,7 @@
 //! The actors: each owns a resource and is a place of restart.
 
 pub mod admin;
+pub(crate) mod config_dump;
 pub(crate) mod control;
 pub(crate) mod health;
 pub(crate) mod pods;

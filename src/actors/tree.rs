@@ -16,11 +16,13 @@ use super::{
         AdminAddrs, AdminServers,
         actors::{of_tree, quarantined},
         chaos::Chaos,
-        console::{Console, provider, version},
+        console::Console,
         crashes,
+        dump::Dump,
         readiness::{DNS_PROXY, PROXY, Readiness, ReadyTask},
         server::HttpServer,
     },
+    config_dump::DumpSources,
     control::{
         certs::{CaIssuer, Certs, CertsConfig, Issuer},
         grpc::{AuthHeaders, GrpcError, GrpcTarget},
@@ -324,9 +326,15 @@ fn parts(
         quarantine: &quarantine,
     };
     let health = Health::new(sources, gate, readiness, &metrics);
-    let console = console(config, logging, &quarantine, access);
+    let pods = Pods::new(node.clone());
+    let shown = DumpSources {
+        mesh: node.mesh.tables().clone(),
+        certs: certs.clone(),
+        pods: pods.clone(),
+        zds: served.zds().map(Zds::status),
+    };
+    let console = console(config, logging, &quarantine, shown.dump(config), access);
     let admin = AdminServers::new(admin_addrs(config), readiness, &metrics, console);
-    let pods = Pods::new(node);
     count(&metrics, &certs, &pods, served.zds())?;
     Ok(Parts { metrics, certs, tables, xds, shards, pods, served, complete: open, health, admin })
 }
@@ -408,12 +416,12 @@ fn console(
     config: &Config,
     logging: &Logging,
     quarantine: &Quarantine,
+    config_dump: Dump,
     TreeAccess { quit, handle }: TreeAccess,
 ) -> Console {
-    let shown = serde_json::json!({ "version": version(&config.node.istio_version) });
     Console {
         log: logging.handle(),
-        config_dump: provider(move || std::future::ready(Ok(shown.clone()))),
+        config_dump,
         actors: of_tree(handle.clone()),
         crashes: crashes::of_tree(handle.clone()),
         quarantine: quarantined(quarantine.clone(), handle.clone()),

@@ -293,6 +293,8 @@ async fn open<N: Network>(
         identity: tunnel.identity.clone(),
         dst: inbound.target,
         waits: false.into(),
+        host: this.connect.host.as_deref().map(Box::from),
+        next_hop: None.into(),
     };
     // The connection is registered before policies are asked, so that a policy change in between is not missed.
     let Ok(conn) = ctx.conns.live.admit(shard.index(), info) else {

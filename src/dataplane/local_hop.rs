@@ -177,6 +177,8 @@ impl<'a, N: Network> LocalHop<'a, N> {
             identity: Some(self.identity.clone()),
             dst: inbound.target,
             waits: false.into(),
+            host: None,
+            next_hop: None.into(),
         };
         // The connection is registered before policies are asked, so that a policy change in between is not missed.
         let admitted = self.there.conns.live.admit(shard.index(), info);

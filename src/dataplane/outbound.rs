@@ -16,7 +16,10 @@ use super::{
     early_data::EarlyData,
     local_hop::{BothReports, LocalHop, LocalPeer},
     outbound_context::OutboundContext,
-    pod::{conns::ConnInfo, network::Network},
+    pod::{
+        conns::{ConnInfo, NextHop},
+        network::Network,
+    },
     report::{ConnMeta, ConnReport, endpoint},
     resolver,
     stream::{self, AppStream},
@@ -162,6 +165,8 @@ async fn open<N: Network>(
         identity: None,
         dst: dst.addr(),
         waits: false.into(),
+        host: None,
+        next_hop: None.into(),
     };
     let conn = ctx.conns.live.admit(shard.index(), info).ok()?;
     drop((arriving, capture));
@@ -224,6 +229,12 @@ impl<N: Network> Outbound<'_, N> {
         let to = resolved.as_ref().map_or(self.dst.addr(), |to| *to);
         let hop = route.hop.resolved(to.ip());
         let tunnelled = matches!(hop, Hop::Hbone { .. } | Hop::DoubleHbone { .. });
+        let protocol = match hop {
+            Hop::Tcp { .. } => "TCP",
+            Hop::Hbone { .. } => "HBONE",
+            Hop::DoubleHbone { .. } => "DOUBLEHBONE",
+        };
+        *self.conn.info().next_hop.lock() = Some(NextHop { addr: to, protocol });
         let meta = ConnMeta {
             source: Some(workload.clone()),
             source_identity: tunnelled.then(|| identity.clone()),

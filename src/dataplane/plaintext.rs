@@ -76,6 +76,8 @@ async fn open<N: Network>(
         identity: None,
         dst: inbound.target,
         waits: false.into(),
+        host: None,
+        next_hop: None.into(),
     };
     // The connection is registered before policies are asked, so that a policy change in between is not missed.
     let conn = ctx.conns.live.admit(shard.index(), info).ok()?;

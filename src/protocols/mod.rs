@@ -4,6 +4,7 @@ pub mod addr;
 pub mod ca;
 pub mod config;
 pub(crate) mod dns;
+pub(crate) mod dump;
 pub mod hbone;
 pub mod identity;
 pub mod labels;

@@ -14,6 +14,7 @@ mod certs;
 mod diag;
 mod dns;
 mod dns_only;
+mod dump;
 mod early;
 mod ending;
 mod endpoint_names;
@@ -43,6 +44,7 @@ use capture::*;
 use certs::*;
 use dns::*;
 use dns_only::*;
+use dump::*;
 use early::*;
 use ending::*;
 use endpoint_names::*;
@@ -134,6 +136,8 @@ fn main() -> ExitCode {
         a_service_is_asked_for_by_its_address_and_brings_its_endpoints,
         without_a_control_plane_what_is_known_is_reached_and_the_rest_says_what_it_waits_for,
         tunnels_to_near_peers_are_not_paced_and_those_to_far_ones_are_as_the_host_has_it,
+        a_dump_shows_the_mesh_its_certificates_and_live_connections,
+        a_dump_shows_a_part_and_names_what_there_is,
         joined_pods_are_told_of_as_if_there_was_a_tunnel,
         a_joined_connection_ends_with_either_of_its_pods,
         a_joined_connection_outlives_the_order_to_stop_until_its_end_or_the_deadline,

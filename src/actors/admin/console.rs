@@ -1,12 +1,13 @@
 //! The admin endpoints (docs/spec/controlplane.md 7.1 to 7.3).
 
-use std::{pin::Pin, sync::Arc};
+use std::{net::IpAddr, pin::Pin, sync::Arc};
 
-use http::{Method, StatusCode, request::Parts};
+use http::{HeaderMap, Method, StatusCode, header, request::Parts, uri::Authority};
 use serde_json::{Value, json};
 
 use super::{
     chaos::Chaos,
+    dump::Dump,
     http::{Answer, Handler, JSON, body, empty, handler, query, text},
 };
 use crate::{
@@ -37,7 +38,7 @@ pub struct Console {
     /// The log that `/logging` changes.
     pub log: LogHandle,
     /// What `/config_dump` shows.
-    pub config_dump: Provider,
+    pub config_dump: Dump,
     /// What `/actors` shows.
     pub actors: Provider,
     /// What `/crashes` shows.
@@ -80,9 +81,12 @@ impl Console {
     }
 
     async fn answer(self, request: Parts) -> Answer {
+        if let Err(refused) = check_origin(&request.headers) {
+            return text(StatusCode::FORBIDDEN, refused);
+        }
         match request.uri.path() {
             "/" => index(),
-            "/config_dump" => dump(&self.config_dump).await,
+            "/config_dump" => self.config_dump.answer(&request).await,
             "/actors" => dump(&self.actors).await,
             "/crashes" => dump(&self.crashes).await,
             "/quarantine" => dump(&self.quarantine).await,
@@ -95,6 +99,27 @@ impl Console {
             "/quitquitquit" => text(StatusCode::METHOD_NOT_ALLOWED, "usage: POST /quitquitquit\n"),
             _ => self.chaos.answer(&request).unwrap_or_else(|| empty(StatusCode::NOT_FOUND)),
         }
+    }
+}
+
+/// Refuses requests that a page of another origin has a browser make. Such a page reaches the console by a name that
+/// resolves to a loopback address, or it says where it comes from.
+fn check_origin(headers: &HeaderMap) -> Result<(), &'static str> {
+    let Some(host) = headers.get(header::HOST) else { return Ok(()) };
+    let host = host.to_str().unwrap_or_default();
+    let name = host.parse::<Authority>().map(|authority| authority.host().to_owned()).unwrap_or_default();
+    let ip = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    // A name without a dot belongs to this machine or cluster, and to no stranger.
+    if ip.is_err() && (name.is_empty() || name.contains('.')) {
+        return Err("the host of a request is an address or a name without dots, such as localhost\n");
+    }
+    match headers.get(header::ORIGIN) {
+        Some(origin)
+            if origin.to_str().ok().and_then(|origin| origin.strip_prefix("http://")) != Some(host) =>
+        {
+            Err("requests from pages of another origin are refused\n")
+        }
+        _ => Ok(()),
     }
 }
 
@@ -154,3 +179,6 @@ fn logging(log: &LogHandle, request: &Parts) -> Answer {
         Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
     }
 }
+
+#[cfg(test)]
+mod tests;

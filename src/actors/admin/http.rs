@@ -1,13 +1,41 @@
 //! Requests and answers of the small HTTP servers.
 
-use std::{pin::Pin, sync::Arc};
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Response, StatusCode, header, request::Parts};
-use http_body_util::Full;
+use hyper::body::{Body, Frame, SizeHint};
+use tokio::sync::mpsc;
 
-/// An answer: all of it is in memory.
-pub(crate) type Answer = Response<Full<Bytes>>;
+/// An answer.
+pub(crate) type Answer = Response<AnswerBody>;
+
+/// The body of an answer.
+#[derive(Debug)]
+pub enum AnswerBody {
+    /// All of the body, until it is taken.
+    Whole(Option<Bytes>),
+    /// A body that is still being written.
+    Streamed(mpsc::Receiver<Chunk>),
+}
+
+/// A piece of a streamed body.
+#[derive(Debug)]
+pub enum Chunk {
+    /// The next bytes.
+    Bytes(Bytes),
+    /// The body is complete.
+    End,
+}
+
+/// A streamed body ended before it was complete. The connection is closed without the mark of a complete body.
+#[derive(Debug, thiserror::Error)]
+#[error("the answer was cut short")]
+pub struct CutShort;
 
 /// An answer on its way.
 pub(crate) type AnswerFuture = Pin<Box<dyn Future<Output = Answer> + Send>>;
@@ -31,8 +59,15 @@ where
 
 /// An answer with a body of the given media type.
 pub(crate) fn body(status: StatusCode, media_type: &'static str, body: impl Into<Bytes>) -> Answer {
-    let mut answer = Response::new(Full::new(body.into()));
+    let mut answer = Response::new(AnswerBody::Whole(Some(body.into())));
     *answer.status_mut() = status;
+    answer.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(media_type));
+    answer
+}
+
+/// An answer whose body is still being written. The body is complete with [`Chunk::End`].
+pub(crate) fn streamed(media_type: &'static str, chunks: mpsc::Receiver<Chunk>) -> Answer {
+    let mut answer = Response::new(AnswerBody::Streamed(chunks));
     answer.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(media_type));
     answer
 }
@@ -44,7 +79,7 @@ pub(crate) fn text(status: StatusCode, text: impl Into<Bytes>) -> Answer {
 
 /// An answer without a body.
 pub(crate) fn empty(status: StatusCode) -> Answer {
-    let mut answer = Response::new(Full::default());
+    let mut answer = Response::new(AnswerBody::Whole(None));
     *answer.status_mut() = status;
     answer
 }
@@ -92,6 +127,38 @@ pub(crate) fn percent_decode(text: &str) -> String {
         };
     }
     String::from_utf8_lossy(&out).into_owned()
+}
+
+// === impl AnswerBody ===
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = CutShort;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, CutShort>>> {
+        Poll::Ready(match self.get_mut() {
+            Self::Whole(body) => body.take().map(|bytes| Ok(Frame::data(bytes))),
+            Self::Streamed(chunks) => match ready!(chunks.poll_recv(cx)) {
+                Some(Chunk::Bytes(bytes)) => Some(Ok(Frame::data(bytes))),
+                Some(Chunk::End) => None,
+                None => Some(Err(CutShort)),
+            },
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self, Self::Whole(None))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(body) => SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64)),
+            Self::Streamed(_) => SizeHint::default(),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -8,11 +8,14 @@ use std::{
     io,
     net::SocketAddr,
     pin::pin,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
-use http::{Request, StatusCode};
+use http::{HeaderValue, Request, StatusCode, header};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use ractor::ActorProcessingErr;
@@ -24,7 +27,10 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::http::{Answer, Handler, text};
+use super::{
+    clients::{Clients, Place},
+    http::{Answer, Handler, text},
+};
 use crate::{
     actors::HUNG_AFTER,
     supervisor::{
@@ -35,13 +41,18 @@ use crate::{
 };
 
 /// Bounds of a server.
-/// Limit: the HTTP servers, each: 64 connections, 2 s for a head, 30 s for an answer, 600 s for a connection, 3 s for
-/// its end; past it: more connections wait, a slow head closes, a slow answer is a 500, and an old connection is
-/// closed.
+/// Limit: the HTTP servers, each: 64 connections, of one address 16, 64 requests a connection, 2 s for a head, 30 s for
+/// an answer, 600 s for a connection, 3 s for its end; past it: the longest idle connection makes room, a slow head
+/// closes, a slow answer is a 500, and an old connection is closed.
 #[derive(Clone, Copy, Debug)]
 pub struct ServerLimits {
-    /// Most connections at a time and listener; more wait in the kernel's queue.
+    /// Most connections at a time and listener. For more, the longest idle one makes room. If none is idle, more wait
+    /// in the kernel's queue.
     pub connections: usize,
+    /// Most connections of one address that is no loopback address.
+    pub connections_each: usize,
+    /// Most requests of one connection.
+    pub requests: usize,
     /// How long a client may take to send a request's head, and may idle between requests.
     pub head_within: Duration,
     /// How long an answer may take to be found.
@@ -99,6 +110,8 @@ impl Default for ServerLimits {
     fn default() -> Self {
         Self {
             connections: 64,
+            connections_each: 16,
+            requests: 64,
             head_within: Duration::from_secs(2),
             answer_within: Duration::from_secs(30),
             connection_lifetime: Duration::from_secs(600),
@@ -190,16 +203,23 @@ impl HttpServer {
         done: oneshot::Sender<Infallible>,
     ) {
         let (mut connections, mut closed) = (JoinSet::new(), self.0.closed.subscribe());
+        let limits = self.0.limits;
+        let mut clients = Clients::new(limits.connections, limits.connections_each);
         loop {
-            let room = connections.len() < self.0.limits.connections;
+            // Connections that were asked to end may take a moment.
+            let room = clients.has_room() && connections.len() < limits.connections * 2;
             tokio::select! {
                 biased;
                 () = stopped(&mut stop) => break,
                 () = stopped(&mut closed) => break,
                 Some(_) = connections.join_next() => {}
+                () = clients.changed(), if !room => {}
                 accepted = listener.accept(), if room => match accepted {
-                    Ok((stream, _)) => {
-                        connections.spawn(self.clone().watch(stream, stop.clone()));
+                    Ok((stream, peer)) => {
+                        // A client past its share is hung up on.
+                        if let Some(place) = clients.admit(peer.ip().to_canonical()) {
+                            connections.spawn(self.clone().watch(stream, place, stop.clone()));
+                        }
                     }
                     Err(error) => {
                         tracing::warn!(target: "admin", server = self.0.name, %error, "cannot accept");
@@ -218,8 +238,8 @@ impl HttpServer {
     }
 
     /// Serves a connection. A panic ends that connection alone, and is said.
-    async fn watch(self, stream: TcpStream, stop: watch::Receiver<bool>) {
-        let serving = tripwire("http", self.clone().serve(stream, stop));
+    async fn watch(self, stream: TcpStream, place: Arc<Place>, stop: watch::Receiver<bool>) {
+        let serving = tripwire("http", self.clone().serve(stream, place, stop));
         if let Err(message) = watch_panics(serving).await {
             let path = format!("root/admin/{}/http", self.0.name);
             self.0.metrics.actors.task_panicked("http");
@@ -228,12 +248,21 @@ impl HttpServer {
         }
     }
 
-    async fn serve(self, stream: TcpStream, mut stop: watch::Receiver<bool>) {
+    async fn serve(self, stream: TcpStream, place: Arc<Place>, mut stop: watch::Receiver<bool>) {
         let limits = self.0.limits;
-        let server = self.clone();
+        let (server, here, asked) = (self.clone(), place.clone(), AtomicUsize::new(0));
         let service = service_fn(move |request: Request<Incoming>| {
+            let busy = here.busy();
+            let last = asked.fetch_add(1, Ordering::Relaxed) + 1 >= limits.requests;
             let answering = (server.0.handler)(request.into_parts().0);
-            async move { Ok::<Answer, Infallible>(within(limits.answer_within, answering).await) }
+            async move {
+                let mut answer: Answer = within(limits.answer_within, answering).await;
+                if last {
+                    answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                }
+                drop(busy);
+                Ok::<Answer, Infallible>(answer)
+            }
         });
         let mut connection = pin!(
             http1::Builder::new()
@@ -247,6 +276,10 @@ impl HttpServer {
             () = stopped(&mut stop) => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
+            }
+            () = place.must_leave() => {
+                connection.as_mut().graceful_shutdown();
+                timeout(limits.drain_within, connection).await.unwrap_or(Ok(()))
             }
             () = sleep(limits.connection_lifetime) => Ok(()),
         };

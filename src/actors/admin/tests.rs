@@ -21,6 +21,7 @@ use super::{
     AdminAddrs, AdminServers,
     chaos::Chaos,
     console::{Console, ProviderError, provider, version},
+    dump::{Content, Dump},
     http::{Handler, handler, text},
     readiness::{PROXY, Readiness, STATE_MANAGER},
     server::{HttpServer, ServerLimits},
@@ -58,7 +59,13 @@ async fn world_with(chaos: bool) -> World {
     let counted = Arc::clone(&quits);
     let console = Console {
         log: log.handle(),
-        config_dump: provider(|| async { Ok(json!({"version": version("1.30.3"), "b": {"z": 1, "a": []}})) }),
+        config_dump: Dump::new(
+            vec![
+                ("version", Arc::new(|_| Content::Value(version("1.30.3")))),
+                ("b", Arc::new(|_| Content::Value(json!({"z": 1, "a": []})))),
+            ],
+            Arc::new(|_| None),
+        ),
         actors: provider(|| async { Err(ProviderError("the tree is not up".to_owned())) }),
         crashes: super::crashes::of_tree(seen.clone()),
         quarantine: provider(|| async { Ok(serde_json::json!([])) }),
@@ -289,7 +296,7 @@ async fn a_head_that_does_not_come_ends_the_connection() {
 }
 
 #[tokio::test]
-async fn connections_past_the_limit_wait_for_their_turn() {
+async fn an_idle_connection_makes_room_on_a_full_server() {
     let limits = ServerLimits { connections: 1, ..ServerLimits::default() };
     let (server, tree, _) = one_server(limits, Readiness::new().handler()).await;
     let mut first = TcpStream::connect(server.bound()[0]).await.unwrap();
@@ -297,11 +304,52 @@ async fn connections_past_the_limit_wait_for_their_turn() {
     let mut start = [0; 12];
     first.read_exact(&mut start).await.unwrap();
     assert_eq!(&start, b"HTTP/1.1 200");
-    let second = ask(&server, "GET", "/healthz/ready");
+    // The first keeps its connection and would ask on.
+    assert_eq!(ask(&server, "GET", "/healthz/ready").await.0, 200);
+    let mut rest = Vec::new();
+    first.read_to_end(&mut rest).await.unwrap();
+    tree.stop().await;
+}
+
+#[tokio::test]
+async fn connections_past_the_limit_wait_while_all_are_busy() {
+    let limits = ServerLimits { connections: 1, ..ServerLimits::default() };
+    let go = Arc::new(Notify::new());
+    let slow = {
+        let go = Arc::clone(&go);
+        handler(move |_| {
+            let go = Arc::clone(&go);
+            async move {
+                go.notified().await;
+                text(http::StatusCode::OK, "late\n")
+            }
+        })
+    };
+    let (server, tree, _) = one_server(limits, slow).await;
+    let mut first = TcpStream::connect(server.bound()[0]).await.unwrap();
+    first.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let second = ask(&server, "GET", "/");
     tokio::pin!(second);
     assert!(futures_now(second.as_mut()).await.is_none(), "the first holds the only place");
-    drop(first);
-    assert_eq!(second.await.0, 200);
+    go.notify_one();
+    let mut start = [0; 12];
+    first.read_exact(&mut start).await.unwrap();
+    go.notify_one();
+    assert_eq!(second.await, (200, "late\n".to_owned()));
+    tree.stop().await;
+}
+
+#[tokio::test]
+async fn a_connection_ends_after_so_many_requests() {
+    let limits = ServerLimits { requests: 2, ..ServerLimits::default() };
+    let (server, tree, _) = one_server(limits, Readiness::new().handler()).await;
+    let mut client = TcpStream::connect(server.bound()[0]).await.unwrap();
+    client.write_all(&b"GET /healthz/ready HTTP/1.1\r\nhost: x\r\n\r\n".repeat(3)).await.unwrap();
+    let mut answers = Vec::new();
+    let _ = client.read_to_end(&mut answers).await;
+    let answers = String::from_utf8(answers).unwrap();
+    assert_eq!(answers.matches("HTTP/1.1 200").count(), 2, "{answers}");
+    assert_eq!(answers.matches("connection: close").count(), 1, "{answers}");
     tree.stop().await;
 }
 

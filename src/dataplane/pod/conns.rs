@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, watch},
     time::Instant,
@@ -86,6 +87,19 @@ pub(crate) struct ConnInfo {
     pub(crate) dst: SocketAddr,
     /// Whether the connection waits for a policy that the workload names and that is not known yet.
     pub(crate) waits: AtomicBool,
+    /// The service that the client asked for, as the client's proxy says.
+    pub(crate) host: Option<Box<str>>,
+    /// The next hop of an outbound connection, once the next hop is chosen.
+    pub(crate) next_hop: Mutex<Option<NextHop>>,
+}
+
+/// The next hop of a live connection, for display.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NextHop {
+    /// The address that is dialled.
+    pub(crate) addr: SocketAddr,
+    /// The protocol in the notation of dumps: `TCP`, `HBONE` or `DOUBLEHBONE`.
+    pub(crate) protocol: &'static str,
 }
 
 /// A connection that is accepted and in none of the pod's sets yet. The connection may be on its way to another shard,

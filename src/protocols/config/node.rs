@@ -93,6 +93,9 @@ pub struct NodeConfig {
     /// What the discovery server is told about the proxy.
     #[serde(serialize_with = "summary::keys")]
     pub metadata: BTreeMap<String, Value>,
+    /// The part of the metadata that dumps show: texts of `ISTIO_META_…` and of `proxyMetadata`.
+    #[serde(skip)]
+    pub proxy_metadata: BTreeMap<String, String>,
 }
 
 /// The pods or the workload that a proxy works for.
@@ -142,6 +145,7 @@ impl NodeConfig {
             trust_domain: r.parse_or_default(&TRUST_DOMAIN, trust_domain).unwrap_or_default(),
             istio_version: r.text_or_default(&ISTIO_VERSION),
             metadata: BTreeMap::new(),
+            proxy_metadata: proxy.metadata.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
         };
         config.metadata = metadata(r, &config, proxy);
         config

@@ -11,12 +11,16 @@ use super::{
     actor::{CertsActor, Msg},
     issuer::Issuer,
     shared::{CertsConfig, Shared, WAITERS_MAX, log_dropped},
-    store::Store,
+    store::{Published, Store},
 };
 use crate::{
     actors::{HUNG_AFTER, quarantine::Quarantine},
     dataplane::certificates::{Certificates, Held},
-    protocols::{ca::CertError, identity::Identity, tls::WorkloadCert},
+    protocols::{
+        ca::{CertError, IssueError},
+        identity::Identity,
+        tls::WorkloadCert,
+    },
     supervisor::{Address, AddressError, ChildSpec},
     telemetry::trace::span,
 };
@@ -26,6 +30,17 @@ use crate::{
 pub(crate) struct Certs {
     pub(super) shared: Arc<Shared>,
     pub(super) address: Address<Msg>,
+}
+
+/// The certificate of an identity, for display.
+#[derive(Clone, Debug)]
+pub(crate) struct CertStatus {
+    /// The identity.
+    pub(crate) identity: Identity,
+    /// The newest certificate, which may have expired.
+    pub(crate) cert: Option<Arc<WorkloadCert>>,
+    /// The last failure, if the last request failed.
+    pub(crate) failure: Option<Arc<IssueError>>,
 }
 
 // === impl Certs ===
@@ -163,6 +178,12 @@ impl Certs {
     /// A number that changes with every certificate, failure and removal. The value of the number has no meaning.
     pub(crate) fn changed(&self) -> watch::Receiver<u64> {
         self.shared.store.changes()
+    }
+
+    /// All identities with their certificates and failures, in no order.
+    pub(crate) fn all(&self) -> Vec<CertStatus> {
+        let status = |(identity, Published { cert, failure })| CertStatus { identity, cert, failure };
+        self.shared.store.all().into_iter().map(status).collect()
     }
 
     /// The number of identities in each state.

@@ -13,7 +13,7 @@ mod store;
 #[cfg(feature = "lab")]
 pub(crate) use self::fake::FakeIssuer;
 pub(crate) use self::{
-    handle::Certs,
+    handle::{CertStatus, Certs},
     issuer::{CaIssuer, Issuer},
     shared::CertsConfig,
 };
