@@ -1,10 +1,9 @@
 //! The path of log lines to standard output: a bounded queue, and the thread that empties it
 //! (docs/spec/controlplane.md 6.1).
 //!
-//! The queue and the thread belong to the process and not to an actor, so that no restart loses a line. A full queue
-//! makes writers wait, as the specification demands, but not for ever. If no line could be written for
-//! [`WRITER_WAIT`], lines are counted as lost until the reader takes some again. A dead log reader must not stop the
-//! node's traffic.
+//! The queue and the thread belong to the process and not to an actor, so that no restart loses a line. Nobody waits
+//! for room in the queue: a shard that waited for a slow reader of the log would stop the traffic of all its pods. A
+//! line without room is counted as lost. The thread logs the count as soon as the reader has caught up.
 
 use std::{
     io::{self, Write},
@@ -18,15 +17,13 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use tracing_subscriber::fmt::MakeWriter;
 
 /// Most lines waiting to be written.
-/// Limit: log lines that wait for the reader of standard output: 10,000; past it: writers wait.
+/// Limit: log lines that wait for the reader of standard output: 10,000; past it: lines are lost and
+/// counted.
 pub(crate) const LOG_QUEUE_LINES: usize = 10_000;
 /// Most bytes waiting to be written.
-/// Limit: bytes of log lines that wait for the reader of standard output: 16 MiB; past it: writers wait.
+/// Limit: bytes of log lines that wait for the reader of standard output: 16 MiB; past it: lines are lost
+/// and counted.
 const LOG_QUEUE_BYTES: usize = 16 << 20;
-/// How long a writer waits for room before lines are lost.
-/// Limit: wait of a log line's writer while the reader makes no progress: 5 s; past it: lines are lost and
-/// counted.
-pub(crate) const WRITER_WAIT: Duration = Duration::from_secs(5);
 /// How long lines gather: it saves connections from waking the thread, line by line.
 /// Limit: gathering of log lines for one write: 5 ms; past it: the lines are written.
 const GATHER_DELAY: Duration = Duration::from_millis(5);
@@ -43,8 +40,6 @@ pub struct LogQueue(Arc<Shared>);
 pub struct QueueLimits {
     /// The number of lines that may wait.
     pub lines: usize,
-    /// How long a writer waits for room.
-    pub writer_wait: Duration,
 }
 
 /// One line on its way into the queue.
@@ -68,8 +63,8 @@ struct State {
     /// The number of lines taken out and not written yet.
     in_flight: usize,
     lost: u64,
-    /// Whether writers have stopped waiting, because nothing was written for the whole wait.
-    stalled: bool,
+    /// The number of lost lines that the log has told of.
+    told: u64,
     /// Whether the thread waits for work.
     asleep: bool,
     closed: bool,
@@ -79,7 +74,7 @@ struct State {
 
 impl Default for QueueLimits {
     fn default() -> Self {
-        Self { lines: LOG_QUEUE_LINES, writer_wait: WRITER_WAIT }
+        Self { lines: LOG_QUEUE_LINES }
     }
 }
 
@@ -108,13 +103,10 @@ impl LogQueue {
         Ok(queue)
     }
 
-    /// Adds one line, which ends in a line feed. Waits while the queue is full.
+    /// Adds one line, which ends in a line feed. A full queue loses the line and counts it.
     pub fn push(&self, line: &[u8]) {
         let shared = &*self.0;
         let mut state = shared.state.lock();
-        if !shared.has_room(&state) {
-            shared.wait_for_room(&mut state);
-        }
         if state.closed || !shared.has_room(&state) {
             state.lost += 1;
             return;
@@ -165,17 +157,6 @@ impl Shared {
         state.lines + state.in_flight < self.limits.lines && state.buffer.len() < LOG_QUEUE_BYTES
     }
 
-    fn wait_for_room(&self, state: &mut MutexGuard<'_, State>) {
-        let deadline = Instant::now() + self.limits.writer_wait;
-        while !self.has_room(state) && !state.stalled && !state.closed {
-            self.work.notify_one();
-            if self.room.wait_until(state, deadline).timed_out() && !self.has_room(state) {
-                state.stalled = true;
-                self.room.notify_all();
-            }
-        }
-    }
-
     /// Writes until the queue is closed.
     fn run(&self, sink: &mut impl Write) {
         let mut batch = Vec::new();
@@ -198,6 +179,9 @@ impl Shared {
             self.settle(if written.is_ok() { lines } else { 0 });
             batch.clear();
             batch.shrink_to(KEPT_BUFFER);
+            if let Some(lines) = self.untold() {
+                tracing::warn!(target: "log", lines, "log lines were lost: their reader is too slow");
+            }
 
             // The thread is awake meanwhile: lines that come now need not wake it.
             let mut state = self.state.lock();
@@ -207,12 +191,22 @@ impl Shared {
         }
     }
 
+    /// The number of lines lost since the log last told of some, once the reader has caught up.
+    fn untold(&self) -> Option<u64> {
+        let mut state = self.state.lock();
+        let lost = state.lost.saturating_sub(state.told);
+        if lost == 0 || state.lines > 0 {
+            return None;
+        }
+        state.told = state.lost;
+        Some(lost)
+    }
+
     /// Ends the batch in flight, of which `written` lines were written.
     fn settle(&self, written: usize) {
         let mut state = self.state.lock();
         let taken = std::mem::take(&mut state.in_flight);
         state.lost += taken.saturating_sub(written) as u64;
-        state.stalled = false;
         drop(state);
         self.room.notify_all();
     }

@@ -24,7 +24,7 @@ const SIZES: [(&str, usize); 12] = [
 ];
 
 /// The documents whose names in backquotes have to be names of the source.
-const NAMING: [&str; 10] = [
+const NAMING: [&str; 11] = [
     "README.md",
     "ARCHITECTURE.md",
     "CONTRIBUTING.md",
@@ -35,6 +35,7 @@ const NAMING: [&str; 10] = [
     "docs/decisions.md",
     "docs/differences.md",
     "docs/glossary.md",
+    "tests/README.md",
 ];
 
 /// Words in backquotes that look like names of the source and are names of something else.
