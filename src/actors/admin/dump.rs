@@ -59,6 +59,8 @@ pub struct Dump {
     sections: Arc<[(&'static str, Gather)]>,
     refuse: Refuse,
     turns: Arc<Semaphore>,
+    /// The time in which a reader has to take a piece.
+    chunk_within: Duration,
 }
 
 /// The reader is gone, or too slow.
@@ -72,6 +74,7 @@ struct Writer {
     reader: mpsc::Sender<Chunk>,
     runtime: Handle,
     until: Instant,
+    chunk_within: Duration,
 }
 
 // === impl Dump ===
@@ -80,7 +83,8 @@ impl Dump {
     /// A dump of `sections`, which are sorted by name.
     pub(crate) fn new(mut sections: Vec<(&'static str, Gather)>, refuse: Refuse) -> Self {
         sections.sort_by_key(|(name, _)| *name);
-        Self { sections: sections.into(), refuse, turns: Arc::new(Semaphore::new(1)) }
+        let turns = Arc::new(Semaphore::new(1));
+        Self { sections: sections.into(), refuse, turns, chunk_within: CHUNK_WITHIN }
     }
 
     /// Answers a request: all sections, or those that `?only=` names, of all workloads or of the one that `?workload=`
@@ -103,8 +107,13 @@ impl Dump {
             return text(StatusCode::SERVICE_UNAVAILABLE, "another dump is being written: try again\n");
         };
         let (reader, chunks) = mpsc::channel(CHUNKS_WAITING);
-        let (runtime, until) = (Handle::current(), Instant::now() + DUMP_WITHIN);
-        let writer = Writer { buffer: Vec::with_capacity(CHUNK_BYTES * 2), reader, runtime, until };
+        let writer = Writer {
+            buffer: Vec::with_capacity(CHUNK_BYTES * 2),
+            reader,
+            runtime: Handle::current(),
+            until: Instant::now() + DUMP_WITHIN,
+            chunk_within: self.chunk_within,
+        };
         // The write ends by itself: each piece has its time. Nobody waits for the thread.
         drop(tokio::task::spawn_blocking(move || write(writer, &sections, &filter, turn)));
         streamed(JSON, chunks)
@@ -207,7 +216,7 @@ impl Writer {
     }
 
     fn send(&self, chunk: Chunk) -> Result<(), Cut> {
-        let until = self.until.min(Instant::now() + CHUNK_WITHIN);
+        let until = self.until.min(Instant::now() + self.chunk_within);
         let sent = self.runtime.block_on(async { timeout_at(until, self.reader.send(chunk)).await });
         sent.map_err(|_| Cut)?.map_err(|_| Cut)
     }

@@ -151,8 +151,10 @@ async fn scrapes_negotiate_type_and_compression() {
 async fn the_console_answers_as_istioctl_expects() {
     let world = world().await;
     let server = &world.servers.console;
-    let (status, dump) = ask(server, "GET", "/config_dump").await;
-    assert_eq!(status, 200);
+    // Without HTTP/1.1 there are no chunks.
+    let (head, dump) = exchange(server, "GET /config_dump HTTP/1.0\r\n\r\n").await;
+    assert!(head.starts_with("HTTP/1.0 200"), "{head}");
+    let dump = String::from_utf8(dump).unwrap();
     assert!(
         dump.starts_with("{\n  \"b\": {\n    \"a\": [],\n    \"z\": 1\n  },\n  \"version\": {\n    \"buildP"),
         "{dump}"
