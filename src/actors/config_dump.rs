@@ -164,7 +164,7 @@ impl DumpSources {
             }
         }
         let pods = self.pods.all();
-        for pod in pods.iter().filter(|pod| !pod.id.is_own && wanted(&pod.id.name())) {
+        for pod in pods.iter().filter(|pod| !pod.id.is_own() && wanted(&pod.id.name())) {
             states.insert(pod.id.uid.to_string(), up(pod));
         }
         Content::Map(Box::new(states.into_iter()))
