@@ -82,6 +82,8 @@ pub(crate) async fn serve(accepted: Accepted<SocksContext, TcpStream>) {
         identity: None,
         dst: stream.local_addr().unwrap_or(peer),
         waits: false.into(),
+        host: None,
+        next_hop: None.into(),
     };
     let Ok(asking) = ctx.outbound.conns.live.admit(shard.index(), info) else { return };
     let asked = asking.guard(Box::pin(ask(&ctx, &shard, &mut stream))).await;
