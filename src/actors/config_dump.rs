@@ -23,7 +23,7 @@ use crate::{
     protocols::{
         ca::chain::Certificate,
         config::Config,
-        dump,
+        dump::{self, settings::settings},
         labels::Reporter,
         mesh::{Endpoints, Mesh, Service, Workload},
     },
@@ -58,7 +58,7 @@ impl DumpSources {
         let fixed = |value: Value| -> Gather { Arc::new(move |_| Content::Value(value.clone())) };
         let mut sections = vec![
             ("certificates", of(Self::certificates)),
-            ("config", fixed(config.dump())),
+            ("config", fixed(settings(config))),
             ("policies", of(Self::policies)),
             ("services", of(Self::services)),
             ("stagedServices", of(Self::staged_services)),

@@ -1,5 +1,6 @@
 //! Workloads, services and policies as JSON, in the shapes that istioctl and Kiali read (docs/spec/controlplane.md 7.2).
 
+pub(crate) mod settings;
 #[cfg(test)]
 mod tests;
 

@@ -18,9 +18,10 @@ use tokio::{
 use super::http::{Answer, Chunk, JSON, query, streamed, text};
 
 /// The size of a piece of a dump.
-/// Limit: a piece of a dump: 32 KiB, of which 2 wait for the reader; past it: the dump waits.
+/// Limit: a piece of a dump: 32 KiB; past it: the piece is sent.
 const CHUNK_BYTES: usize = 32 * 1024;
 /// The number of pieces that wait for the reader.
+/// Limit: pieces of a dump that wait for the reader: 2; past it: the dump waits.
 const CHUNKS_WAITING: usize = 2;
 /// Limit: time in which a reader has to take a piece of a dump: 10 s; past it: the dump is cut.
 const CHUNK_WITHIN: Duration = Duration::from_secs(10);

@@ -9,7 +9,6 @@ mod chaos;
 mod dns;
 mod document;
 mod drain;
-mod dump;
 mod export;
 mod http2;
 mod inpod;
@@ -224,11 +223,6 @@ impl Config {
     /// The settings as YAML, for the log at startup. Secrets are left out, and so is what could hold one.
     pub fn summary(&self) -> String {
         summary::yaml(self)
-    }
-
-    /// The settings for `/config_dump` (docs/spec/controlplane.md 7.2). Secrets are left out.
-    pub fn dump(&self) -> serde_json::Value {
-        dump::dump(self)
     }
 }
 

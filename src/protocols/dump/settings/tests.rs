@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::super::{Inputs, parse};
+use super::settings;
+use crate::protocols::config::{Inputs, parse};
 
 /// The types into which Kiali decodes the settings. One mismatch loses the whole dump.
 #[derive(Debug, Deserialize)]
@@ -91,7 +92,7 @@ fn kiali_decodes_the_settings_and_no_secret_is_among_them() {
     let file_exists = &|_: &str| false;
     let inputs = Inputs { vars: &vars, mesh_file: None, cores: 2, file_exists, fake_ca_allowed: false };
     let config = parse(&inputs).unwrap();
-    let dump = config.dump();
+    let dump = settings(&config);
     let text = dump.to_string();
     for secret in ["top-secret", "hidden", "buried"] {
         assert!(!text.contains(secret), "{text}");

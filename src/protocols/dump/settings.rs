@@ -4,11 +4,11 @@ use std::{net::Ipv4Addr, time::Duration};
 
 use serde_json::{Map, Value, json};
 
-use super::{Config, DnsAddr, ProxyMode, RootSource, Upstream};
+use crate::protocols::config::{Config, DnsAddr, ProxyMode, RootSource, Upstream};
 
 /// The settings. Kiali drops the whole dump at one value of another type, so a value that does not fit is null. Secrets
 /// are left out, and so is what could hold one.
-pub(super) fn dump(config: &Config) -> Value {
+pub(crate) fn settings(config: &Config) -> Value {
     let mut fields = Map::new();
     for part in [listeners(config), control(config), tunnels(config), whole(config)] {
         if let Value::Object(part) = part {
