@@ -31,10 +31,11 @@ use warren::{
         config::{Http2Config, TlsConfig},
         hbone::{
             client::{self, ConnectRequest},
+            frames::Role,
             headers::TraceParent,
             io::coalesced,
             server,
-            side::StreamSide,
+            side::{Received, StreamSide},
         },
         identity::Identity,
         labels::{Endpoint, Reporter, Security, ServiceName, TrafficLabels},
@@ -45,7 +46,7 @@ use warren::{
         outcome::ResponseFlag,
         pb::{security as az, workload as wl},
         rbac::{Destination, Flow, Verdict, evaluate},
-        relay::{Meter, TcpSide, relay},
+        relay::{Meter, relay, tcp::TcpSide},
         route::{Pick, Source, outbound},
         tls::{WorkloadCert, buffer::Buffers, handshake, stream::TlsStream},
     },
@@ -290,24 +291,27 @@ fn tunnelled(local: &LocalSet, runtime: &Runtime) -> (TcpStream, TcpStream) {
         let ((client, near), (far, app)) = (tcp().await, tcp().await);
         let (dialled, accepted) = secured(tcp().await, (&one, &other)).await;
         spawn_local(async move {
-            let (io, mut flush) = coalesced(accepted);
+            let (io, mut flush) = coalesced(accepted, Role::Server);
             let settings = Http2Config::default();
-            let mut tunnel = flush.drive(server::handshake(io, &settings)).await.unwrap().unwrap();
+            let mut tunnel =
+                flush.drive(Instant::now, server::handshake(io, &settings)).await.unwrap().unwrap();
             let mut far = Some(far);
             let streams = async {
                 while let Some(Ok((request, mut respond))) = tunnel.accept().await {
                     let send = server::accept(&mut respond, None).unwrap();
-                    let (peer, app) =
-                        (StreamSide::new(send, request.into_body()), TcpSide::new(far.take().unwrap()));
+                    let (peer, app) = (
+                        StreamSide::new(send, Received::new(request.into_body())),
+                        TcpSide::new(far.take().unwrap()),
+                    );
                     spawn_local(async move { relay(peer, app, &Uncounted, &Buffers::default()).await });
                 }
             };
-            flush.drive(streams).await
+            flush.drive(Instant::now, streams).await
         });
-        let (io, mut flush) = coalesced(dialled);
+        let (io, mut flush) = coalesced(dialled, Role::Client);
         let (send, connection) =
-            flush.drive(client::handshake(io, &Http2Config::default())).await.unwrap().unwrap();
-        spawn_local(async move { flush.drive(connection).await });
+            flush.drive(Instant::now, client::handshake(io, &Http2Config::default())).await.unwrap().unwrap();
+        spawn_local(async move { flush.drive(Instant::now, connection).await });
         let request = ConnectRequest {
             authority: "10.0.0.1:8080".parse().unwrap(),
             baggage: None,

@@ -3,7 +3,7 @@
 use std::{future::Future, net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
-use h2::{Ping, PingPong, RecvStream, SendStream, server::SendResponse};
+use h2::{Ping, PingPong, Reason, RecvStream, SendStream, server::SendResponse};
 use http::{HeaderMap, Request, StatusCode};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -19,15 +19,18 @@ use super::{
     },
     report::{ConnMeta, ConnReport},
     stream::{AppStream, tunnel_addrs},
+    timed_relay::timed,
+    tunnel::now,
 };
 use crate::{
     protocols::{
         addr::ClientAddr,
         hbone::{
+            frames::Role,
             headers::{Baggage, TraceParent},
             io::{Coalesced, Flush, coalesced},
             server::{self, BadRequest, Connect},
-            side::StreamSide,
+            side::{Received, StreamSide},
         },
         identity::Identity,
         labels::Reporter,
@@ -55,6 +58,10 @@ use crate::{
 /// Limit: tunnels from peers to a pod, handshakes included: 16,384; past it: the peer's connection is closed, with a
 /// log line.
 const MAX_TUNNELS: usize = 16_384;
+/// The number of streams of a tunnel, with those that the peer has reset and whose application has not let go yet.
+/// HTTP/2 does not count the latter.
+/// Limit: streams of a tunnel, reset streams included until they have ended: 400; past it: REFUSED_STREAM.
+const MAX_STREAMS: usize = 400;
 
 /// The peer of a tunnel, and the address of the pod on which the tunnel was accepted.
 #[derive(Debug)]
@@ -114,8 +121,8 @@ async fn run<N: Network>(
         return Err(Failure::Tls("peer has no identity".into()).into());
     };
     let tunnel = Arc::new(Tunnel { client, dst, identity: Some(identity), member: member.clone() });
-    let (io, mut flush) = coalesced(stream);
-    let shake = Box::pin(flush.drive(server::handshake(io, &ctx.config.tunnel.http2)));
+    let (io, mut flush) = coalesced(stream, Role::Server);
+    let shake = Box::pin(flush.drive(now, server::handshake(io, &ctx.config.tunnel.http2)));
     let connection = match timeout(timeouts.h2_settings, shake).await {
         Ok(Ok(Ok(connection))) => Box::new(connection),
         Ok(Ok(Err(error))) => return Err(Failure::H2Handshake(Cause::of(error)).into()),
@@ -161,6 +168,9 @@ async fn streams<N: Network>(
             tokio::select! {
                 biased;
                 accepted = connection.accept() => match accepted {
+                    Some(Ok((_, mut respond))) if Arc::strong_count(&tunnel) > MAX_STREAMS => {
+                        respond.send_reset(Reason::REFUSED_STREAM);
+                    }
                     Some(Ok((request, respond))) => {
                         ctx.conns.uses(tunnel.member.info());
                         let work = stream(ctx.clone(), shard.clone(), tunnel.clone(), request, respond);
@@ -195,7 +205,9 @@ async fn streams<N: Network>(
     };
     // A broken connection ends its streams, and the streams report the end.
     let mut delay = backlog.flush_delay();
-    let _ = flush.drive_behind(|| delay.waits(), work).await;
+    if let Err(error) = flush.drive_behind(now, || delay.waits(), work).await {
+        tracing::info!(target: "tunnel", client = %tunnel.client.addr(), %error, "inbound tunnel broke");
+    }
 }
 
 /// Waits for the next PING to the peer and its answer. `None`: the peer has not answered in time.
@@ -225,6 +237,8 @@ struct Open<S> {
     report: Box<ConnReport>,
     peer: StreamSide,
     app: S,
+    /// Held as long as the stream is, because the streams of a tunnel are counted by it.
+    tunnel: Arc<Tunnel>,
 }
 
 fn stream<N: Network>(
@@ -239,9 +253,12 @@ fn stream<N: Network>(
     // future does not hold the arguments as well.
     let opening = Box::pin(spans.around(open(ctx, shard.clone(), tunnel, request, respond)));
     async move {
-        let Some(Open { conn, counted: _counted, report, peer, app }) = opening.await else { return };
+        let Some(Open { conn, counted: _counted, report, peer, app, tunnel: _tunnel }) = opening.await else {
+            return;
+        };
         report.relaying();
-        if let Ok(relayed) = conn.guard(relay(peer, app.into_side(), &*report, &shard.buffers)).await {
+        let relay = timed(relay(peer, app.into_side(), &*report, &shard.buffers));
+        if let Ok(relayed) = conn.guard(relay).await {
             report.relayed(relayed);
         }
         shard.relayed();
@@ -279,8 +296,10 @@ async fn open<N: Network>(
             return None;
         }
     };
-    let this = InboundStream { ctx: &ctx, tunnel: &tunnel, connect, headers: request.headers() };
-    let (workload, inbound) = match this.route().await {
+    let (head, body) = request.into_parts();
+    let mut received = Received::new(body);
+    let this = InboundStream { ctx: &ctx, tunnel: &tunnel, connect, headers: &head.headers };
+    let (workload, inbound) = match received.beside(this.route()).await {
         Ok(routed) => routed,
         Err(refused) => {
             refuse(&mut respond, refused);
@@ -303,10 +322,10 @@ async fn open<N: Network>(
     };
     let counted = shard.count_conn();
     // The report tells why a connection was cut.
-    let reached = conn.guard(this.reach(&conn, workload, inbound, &mut respond)).await.ok()??;
-    let (report, app, send) = reached;
-    let peer = StreamSide::new(send, request.into_body());
-    Some(Open { conn, counted, report, peer, app })
+    let reached = conn.guard(this.reach(&conn, workload, inbound, &mut respond));
+    let (report, app, send) = received.beside(reached).await.ok()??;
+    let peer = StreamSide::new(send, received);
+    Some(Open { conn, counted, report, peer, app, tunnel })
 }
 
 fn bad_request(error: BadRequest) -> Refused {

@@ -25,6 +25,7 @@ pub(crate) mod resolver;
 pub(crate) mod socks;
 pub(crate) mod stream;
 pub(crate) mod suspicions;
+pub(crate) mod timed_relay;
 pub(crate) mod tunnel;
 
 #[cfg(test)]

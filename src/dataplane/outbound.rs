@@ -23,6 +23,7 @@ use super::{
     report::{ConnMeta, ConnReport, endpoint},
     resolver,
     stream::{self, AppStream},
+    timed_relay::timed,
     tunnel::{
         dialer::TunnelKey,
         pool::{Lease, PodPool},
@@ -94,7 +95,7 @@ fn serve_any<N: Network>(
                 conn.guard(relay.after(client.said)).await.map(failure)
             }
             Reached::Stream(server, _lease, _) => {
-                let relay = relay(client.side, server, &*report, &shard.buffers);
+                let relay = timed(relay(client.side, server, &*report, &shard.buffers));
                 conn.guard(relay.after(client.said)).await.map(failure)
             }
             // The local relay is boxed, as its future is the largest.

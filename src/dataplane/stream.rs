@@ -12,10 +12,11 @@ use tokio::{
     net::TcpStream,
 };
 
+use super::timed_relay::{TimedRelay, timed};
 use crate::{
     protocols::{
         addr::{ClientAddr, OrigDst, canonical},
-        relay::{Meter, Relay, Side, relay_by},
+        relay::{Meter, Side, relay_by},
     },
     runtime::shard::Shard,
     sys::{
@@ -114,6 +115,7 @@ pub(crate) fn relay_plain<'a, S: Side, M: Meter>(
     first: S,
     second: S,
     meter: &'a M,
-) -> Relay<'a, S, S, M, Splice> {
-    relay_by([shard.pipes.shortcut(), shard.pipes.shortcut()], (first, second), meter, &shard.buffers)
+) -> TimedRelay<'a, S, S, M, Splice> {
+    let shortcuts = [shard.pipes.shortcut(), shard.pipes.shortcut()];
+    timed(relay_by(shortcuts, (first, second), meter, &shard.buffers))
 }

@@ -366,6 +366,7 @@ impl From<RelayError> for Failure {
             RelayError::Send(error) => Self::Send(Cause::of(error)),
             RelayError::PeerReset(reason) => Self::H2(Cause::of(PeerReset(reason))),
             RelayError::Tunnel(error) => Self::H2(Cause::of(error)),
+            RelayError::Undelivered => Self::Send(Cause::of(fault)),
         }
     }
 }

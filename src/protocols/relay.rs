@@ -4,20 +4,17 @@
 //! an error of its source it half-closes the other side. Nothing is buffered while nothing moves: chunks are read
 //! into the shard's scratch area, and only what could not be passed on is kept.
 
+pub mod tcp;
+
 use std::{
     future::Future,
     io,
-    marker::PhantomData,
     pin::Pin,
     task::{Context, Poll, ready},
 };
 
-use bytes::{Buf, BufMut, Bytes};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
-use tokio_util::io::poll_read_buf;
+use bytes::Bytes;
+use tokio::net::TcpStream;
 
 use super::tls::buffer::Buffers;
 
@@ -30,9 +27,6 @@ const MAX_CHUNK: usize = 512 * 1024;
 /// Bytes a direction moves before other tasks of the shard get their turn.
 /// Limit: bytes that a direction moves in one turn: 1 MiB; past it: other tasks of the shard go first.
 const TURN_BYTES: usize = 1024 * 1024;
-/// Chunks up to this size are copied out of the scratch area, so that a small piece does not pin a large one.
-/// Limit: chunk that is copied out of the scratch buffer: 8 KiB; past it: a larger chunk keeps its part of the buffer.
-const COPIED_CHUNK_BYTES: usize = 8 * 1024;
 
 impl Shortcut for () {
     fn poll_pass(
@@ -74,6 +68,9 @@ pub enum RelayError {
     /// The tunnel below the stream failed.
     #[error("h2 failed: {0}")]
     Tunnel(h2::Error),
+    /// One side is gone, and the other side did not take what that side had sent.
+    #[error("one side is gone, and the other side takes no bytes")]
+    Undelivered,
 }
 
 /// How reading from a side ended.
@@ -124,8 +121,22 @@ pub trait Side {
         Poll::Pending
     }
 
+    /// Waits until the peer of this side is gone in both directions. The relay asks while it does not read, because the
+    /// other side takes no bytes. The side may take received bytes out of the layer below, to see what is behind them.
+    fn poll_gone(&mut self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
+
+    /// Whether the peer of this side is gone, for a side whose loss may wake no task. [`Relay::look`] asks.
+    fn look(&mut self) -> bool {
+        false
+    }
+
     /// Half-closes the side after its last byte.
     fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+
+    /// Makes the drop of this side tell its peer that bytes are missing.
+    fn reset_on_drop(&mut self) {}
 
     /// The TCP connection, if the side passes bytes on unchanged.
     fn plain(&self) -> Option<&TcpStream> {
@@ -145,6 +156,11 @@ pub trait Shortcut {
         moved: &mut usize,
         turn: usize,
     ) -> Poll<Passed>;
+
+    /// Whether bytes are on the way that the destination has not taken.
+    fn holds_bytes(&self) -> bool {
+        false
+    }
 }
 
 /// The reason why a [`Shortcut`] stopped.
@@ -181,8 +197,22 @@ pub struct Relay<'a, A, B, M, S = ()> {
     forth: Direction<S>,
     back: Direction<S>,
     fault: Option<RelayError>,
+    /// Whether bytes have been passed on since [`Relay::progressed`] was asked last.
+    progressed: bool,
     meter: &'a M,
     buffers: &'a Buffers,
+}
+
+/// What a relay needs from a clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attention {
+    /// Nothing. A change of either side wakes the relay's task.
+    None,
+    /// A call of [`Relay::look`] from time to time. The loss of a side may wake no task.
+    Look,
+    /// An end by [`Relay::give_up`] after a time without progress. One side is gone, and the relay still holds bytes
+    /// for the other side.
+    Deadline,
 }
 
 /// Relays between `a` and `b`, counting on `meter`.
@@ -202,7 +232,8 @@ pub fn relay_by<'a, A: Side, B: Side, M: Meter, S: Shortcut>(
     meter: &'a M,
     buffers: &'a Buffers,
 ) -> Relay<'a, A, B, M, S> {
-    Relay { a, b, forth: Direction::new(forth), back: Direction::new(back), fault: None, meter, buffers }
+    let (forth, back) = (Direction::new(forth), Direction::new(back));
+    Relay { a, b, forth, back, fault: None, progressed: false, meter, buffers }
 }
 
 // === impl Relay ===
@@ -218,6 +249,43 @@ impl<A, B, M, S: Shortcut> Relay<'_, A, B, M, S> {
         }
         self
     }
+
+    /// What the relay needs from a clock until it is polled again.
+    pub fn attention(&self) -> Attention {
+        let (forth, back) = (&self.forth, &self.back);
+        if forth.gone || back.gone || forth.unsent || back.unsent {
+            Attention::Deadline
+        } else if forth.blocked || back.blocked || forth.ended() != back.ended() {
+            Attention::Look
+        } else {
+            Attention::None
+        }
+    }
+
+    /// Whether bytes have been passed on since the last call.
+    pub fn progressed(&mut self) -> bool {
+        std::mem::take(&mut self.progressed)
+    }
+}
+
+impl<A: Side, B: Side, M, S: Shortcut> Relay<'_, A, B, M, S> {
+    /// Looks whether a side is gone whose loss woke no task. If so, the relay has to be polled.
+    pub fn look(&mut self) -> bool {
+        self.forth.gone |= self.a.look();
+        self.back.gone |= self.b.look();
+        self.forth.gone || self.back.gone
+    }
+
+    /// Ends the relay although it holds bytes. The drop of the sides tells their peers that bytes are missing.
+    pub fn give_up(&mut self) -> RelayError {
+        if !self.forth.ended() {
+            self.b.reset_on_drop();
+        }
+        if !self.back.ended() {
+            self.a.reset_on_drop();
+        }
+        self.fault.take().unwrap_or(RelayError::Undelivered)
+    }
 }
 
 impl<A: Side + Unpin, B: Side + Unpin, M: Meter, S: Shortcut + Unpin> Future for Relay<'_, A, B, M, S> {
@@ -227,8 +295,16 @@ impl<A: Side + Unpin, B: Side + Unpin, M: Meter, S: Shortcut + Unpin> Future for
         let this = self.get_mut();
         let forth_ended = this.forth.poll(cx, &mut this.a, &mut this.b, this.buffers);
         let back_ended = this.back.poll(cx, &mut this.b, &mut this.a, this.buffers);
+        this.progressed |= this.forth.moved + this.back.moved > 0;
         this.meter.forward(std::mem::take(&mut this.forth.moved));
         this.meter.backward(std::mem::take(&mut this.back.moved));
+        // A direction that waits for its destination reads nothing and would not learn that its source is gone.
+        if this.forth.blocked {
+            this.forth.gone |= this.a.poll_gone(cx).is_ready();
+        }
+        if this.back.blocked {
+            this.back.gone |= this.b.poll_gone(cx).is_ready();
+        }
         // If one side is gone in both directions, the other side's remaining bytes cannot arrive.
         if this.forth.gone {
             this.back.state = State::Ended;
@@ -262,7 +338,12 @@ struct Direction<S> {
     moved: usize,
     chunk: u32,
     state: State,
+    /// Whether the source is gone in both directions. The destination still gets what the source has sent.
     gone: bool,
+    /// Whether the destination took no more bytes, so that it is gone.
+    unsent: bool,
+    /// Whether the direction waits for its destination.
+    blocked: bool,
     /// The fault, boxed because nearly all directions have none.
     fault: Option<Box<RelayError>>,
 }
@@ -272,7 +353,8 @@ struct Direction<S> {
 impl<S: Shortcut> Direction<S> {
     fn new(shortcut: S) -> Self {
         let (pending, state) = (Bytes::new(), State::Open);
-        Self { shortcut, pending, moved: 0, chunk: 0, state, gone: false, fault: None }
+        let (gone, unsent, blocked) = (false, false, false);
+        Self { shortcut, pending, moved: 0, chunk: 0, state, gone, unsent, blocked, fault: None }
     }
 
     fn ended(&self) -> bool {
@@ -286,6 +368,8 @@ impl<S: Shortcut> Direction<S> {
         to: &mut impl Side,
         buffers: &Buffers,
     ) -> Poll<()> {
+        // Each wait that is not one for the destination clears the flag.
+        self.blocked = true;
         loop {
             if !self.pending.is_empty() {
                 let before = self.pending.len();
@@ -298,7 +382,7 @@ impl<S: Shortcut> Direction<S> {
                 }
                 match ready!(written) {
                     Ok(()) => {}
-                    Err(fault) => return self.end(fault),
+                    Err(fault) => return self.cannot_send(fault),
                 }
             }
             match self.state {
@@ -307,30 +391,36 @@ impl<S: Shortcut> Direction<S> {
                     ready!(to.poll_finish(cx));
                     return self.end(None);
                 }
-                State::Ended => return Poll::Ready(()),
+                State::Ended => {
+                    self.blocked = false;
+                    return Poll::Ready(());
+                }
             }
             if self.moved >= TURN_BYTES {
+                self.blocked = false;
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            match ready!(self.poll_shortcut(cx, from, to)) {
+            let Poll::Ready(passed) = self.poll_shortcut(cx, from, to) else {
+                self.blocked = self.shortcut.holds_bytes();
+                return Poll::Pending;
+            };
+            match passed {
                 Ok(true) => continue,
                 Ok(false) => {}
-                Err(fault) => return self.end(fault),
+                Err(fault) => return self.cannot_send(fault),
             }
             // The source is checked before room is requested, because most of the time the source has no bytes.
             if from.poll_readable(cx).is_pending() {
-                let gone = ready!(to.poll_idle(cx));
-                return self.end(gone);
+                return self.poll_idle(cx, to);
             }
             let want = FIRST_CHUNK.max(self.chunk as usize);
             let room = match ready!(to.poll_room(cx, want)) {
                 Ok(room) => room.min(want),
-                Err(fault) => return self.end(fault),
+                Err(fault) => return self.cannot_send(fault),
             };
             let Poll::Ready(read) = from.poll_chunk(cx, room, buffers) else {
-                let gone = ready!(to.poll_idle(cx));
-                return self.end(gone);
+                return self.poll_idle(cx, to);
             };
             match read {
                 Ok(chunk) => {
@@ -390,140 +480,26 @@ impl<S: Shortcut> Direction<S> {
         }
     }
 
+    /// Waits for the source. The direction ends if its destination is gone meanwhile.
+    fn poll_idle(&mut self, cx: &mut Context<'_>, to: &mut impl Side) -> Poll<()> {
+        self.blocked = false;
+        let gone = ready!(to.poll_idle(cx));
+        self.end(gone)
+    }
+
+    /// Ends the direction, as its destination takes no more bytes.
+    fn cannot_send(&mut self, fault: Option<RelayError>) -> Poll<()> {
+        self.unsent = true;
+        self.end(fault)
+    }
+
     fn end(&mut self, fault: Option<RelayError>) -> Poll<()> {
+        self.blocked = false;
         self.pending = Bytes::new();
         self.state = State::Ended;
         self.fault = self.fault.take().or_else(|| fault.map(Box::new));
         Poll::Ready(())
     }
-}
-
-/// How the last bytes before a half-close are sent.
-pub trait Last {
-    /// Sends some of `bytes` without waiting.
-    ///
-    /// # Errors
-    /// As for any send; `WouldBlock` if there is no room.
-    fn send(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize>;
-}
-
-/// Sends the last bytes like all other bytes.
-impl Last for () {
-    fn send(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
-        stream.try_write(bytes)
-    }
-}
-
-/// The application's side: a TCP connection.
-#[derive(Debug)]
-pub struct TcpSide<L = ()> {
-    stream: TcpStream,
-    last: PhantomData<L>,
-}
-
-// === impl TcpSide ===
-
-impl TcpSide {
-    /// Makes a side that sends its last bytes like all other bytes.
-    pub fn new(stream: TcpStream) -> Self {
-        Self::of(stream)
-    }
-}
-
-impl<L> TcpSide<L> {
-    /// Makes a side that sends its last bytes through `L`.
-    pub fn of(stream: TcpStream) -> Self {
-        Self { stream, last: PhantomData }
-    }
-}
-
-impl<L: Last> Side for TcpSide<L> {
-    fn poll_chunk(
-        &mut self,
-        cx: &mut Context<'_>,
-        max: usize,
-        buffers: &Buffers,
-    ) -> Poll<Result<Bytes, End>> {
-        poll_read_chunk(&mut self.stream, cx, max, buffers)
-    }
-
-    fn plain(&self) -> Option<&TcpStream> {
-        Some(&self.stream)
-    }
-
-    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        // The next read reports an error.
-        self.stream.poll_read_ready(cx).map(drop)
-    }
-
-    fn ended(&mut self, cx: &mut Context<'_>) -> Option<End> {
-        // After a short read the runtime calls the socket readable only if it knows that the other side has closed it.
-        if self.stream.poll_read_ready(cx).is_pending() {
-            return None;
-        }
-        let mut byte = [0];
-        match self.stream.poll_peek(cx, &mut ReadBuf::new(&mut byte)) {
-            Poll::Ready(Ok(0)) => Some(End::Finished),
-            // The socket reports the error only once.
-            Poll::Ready(Err(error)) => Some(broken(error)),
-            Poll::Ready(Ok(_)) | Poll::Pending => None,
-        }
-    }
-
-    fn passed(&mut self, _: usize) {}
-
-    fn poll_room(&mut self, _: &mut Context<'_>, want: usize) -> Poll<Result<usize, Option<RelayError>>> {
-        Poll::Ready(Ok(want))
-    }
-
-    fn poll_write(
-        &mut self,
-        cx: &mut Context<'_>,
-        chunk: &mut Bytes,
-        last: bool,
-    ) -> Poll<Result<(), Option<RelayError>>> {
-        while !chunk.is_empty() {
-            let sent = if last {
-                ready!(self.stream.poll_write_ready(cx)).and_then(|()| L::send(&self.stream, chunk))
-            } else {
-                ready!(Pin::new(&mut self.stream).poll_write(cx, chunk))
-            };
-            match sent {
-                Ok(0) => return Poll::Ready(Err(Some(RelayError::Send(io::ErrorKind::WriteZero.into())))),
-                Ok(n) => chunk.advance(n),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(unsent(error))),
-            }
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        // A connection that is already gone needs no half-close.
-        Pin::new(&mut self.stream).poll_shutdown(cx).map(|_| ())
-    }
-}
-
-/// Reads once from `io` into the scratch area.
-pub fn poll_read_chunk(
-    io: &mut (impl AsyncRead + Unpin),
-    cx: &mut Context<'_>,
-    max: usize,
-    buffers: &Buffers,
-) -> Poll<Result<Bytes, End>> {
-    buffers.with_scratch(max, |scratch| {
-        let read = poll_read_buf(Pin::new(io), cx, &mut (&mut *scratch).limit(max));
-        Poll::Ready(match ready!(read) {
-            Ok(0) => Err(End::Finished),
-            Ok(n) if n <= COPIED_CHUNK_BYTES => {
-                let chunk = Bytes::copy_from_slice(scratch);
-                scratch.clear();
-                Ok(chunk)
-            }
-            Ok(_) => Ok(scratch.split().freeze()),
-            Err(error) => Err(broken(error)),
-        })
-    })
 }
 
 /// The end of a direction whose source failed with `error`.

@@ -3,7 +3,7 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::fd::AsFd,
+    os::fd::{AsFd, AsRawFd},
 };
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
@@ -13,7 +13,7 @@ use tokio::{io::Interest, net::TcpStream};
 use super::pacing::{self, PathScope};
 use crate::protocols::{
     config::Keepalive,
-    relay::{Last, TcpSide},
+    relay::tcp::{Last, TcpSide},
 };
 
 /// The number of connections that the kernel queues for a listener, which is enough for a burst of clients.
@@ -67,8 +67,8 @@ pub(crate) struct Bound {
 pub(crate) struct Connect {
     /// `SO_MARK`.
     pub mark: Option<u32>,
-    /// The source address, which is bound with `IP_TRANSPARENT` and any port.
-    pub source: Option<IpAddr>,
+    /// The source address, which is bound with `IP_TRANSPARENT`. Port 0: the kernel chooses the port.
+    pub source: Option<SocketAddr>,
     /// The keepalive, if it is on.
     pub keepalive: Option<Keepalive>,
     /// The scope of the peer, if the connection is not paced on a host whose default is pacing.
@@ -142,7 +142,7 @@ pub(crate) fn listen(how: &Listen) -> io::Result<Bound> {
 /// If the source address cannot be bound, the failure is logged, and the connect uses the pod's own address.
 ///
 /// # Errors
-/// The socket could not be created or marked.
+/// The socket could not be created or marked, or the port of the source is in use.
 pub(crate) fn connecting(to: SocketAddr, how: &Connect) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     socket.set_tcp_nodelay(true)?;
@@ -158,6 +158,9 @@ pub(crate) fn connecting(to: SocketAddr, how: &Connect) -> io::Result<Socket> {
     if let Some(source) = how.source
         && let Err(error) = assume(&socket, source)
     {
+        if source.port() != 0 && is_taken(&error) {
+            return Err(error);
+        }
         tracing::warn!(target: "sys", %source, %error, "cannot connect as the client's address");
     }
     Ok(socket)
@@ -225,15 +228,45 @@ fn set_keepalive(socket: SockRef<'_>, keepalive: Keepalive) -> io::Result<()> {
     Ok(())
 }
 
-fn assume(socket: &Socket, source: IpAddr) -> io::Result<()> {
-    // A transparent socket may be bound to any address, so FREEBIND is not needed (ip(7)). The bind chooses the port,
-    // not the connect (IP_BIND_ADDRESS_NO_PORT): a bind takes odd ports first, and the client's connects take even
-    // ports. If proxy and client use the same port, the pod's connection tracking sees one connection.
+/// Whether a bind or connect failed only because its port is in use.
+pub(crate) fn is_taken(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable)
+}
+
+fn assume(socket: &Socket, source: SocketAddr) -> io::Result<()> {
+    // A transparent socket may be bound to any address, so FREEBIND is not needed (ip(7)).
     match source {
-        IpAddr::V4(_) => socket.set_ip_transparent_v4(true)?,
-        IpAddr::V6(_) => socket.set_ip_transparent_v6(true)?,
+        SocketAddr::V4(_) => socket.set_ip_transparent_v4(true)?,
+        SocketAddr::V6(_) => socket.set_ip_transparent_v6(true)?,
     }
-    socket.bind(&SocketAddr::new(source, 0).into())
+    if source.port() != 0 {
+        // Other connections may have the port already, and an application that reuses addresses may listen on it.
+        socket.set_reuse_address(true)?;
+        return socket.bind(&source.into());
+    }
+    // The bind chooses the port, not the connect: a bind takes odd ports first, and the client's connects take even
+    // ports. If proxy and client use the same port, the pod's connection tracking sees one connection.
+    match socket.bind(&source.into()) {
+        Ok(()) => socket.set_reuse_address(true),
+        Err(error) if is_taken(&error) => {
+            // No port is free, but each port still serves for a connection to another destination.
+            socket.set_reuse_address(true)?;
+            choose_port_on_connect(socket)?;
+            socket.bind(&source.into())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Lets the connect choose the port of a socket that is bound to port 0 (`IP_BIND_ADDRESS_NO_PORT`).
+fn choose_port_on_connect(socket: &Socket) -> io::Result<()> {
+    let (fd, on): (_, libc::c_int) = (socket.as_raw_fd(), 1);
+    let (value, len) = ((&raw const on).cast(), size_of_val(&on) as libc::socklen_t);
+    // SAFETY: the kernel reads `len` bytes of `on`, and the caller holds the descriptor open.
+    if unsafe { libc::setsockopt(fd, libc::SOL_IP, libc::IP_BIND_ADDRESS_NO_PORT, value, len) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 #[cfg(test)]

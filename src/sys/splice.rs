@@ -203,6 +203,10 @@ impl Shortcut for Splice {
             }
         }
     }
+
+    fn holds_bytes(&self) -> bool {
+        self.inside > 0
+    }
 }
 
 impl Drop for Splice {

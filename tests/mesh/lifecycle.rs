@@ -21,7 +21,7 @@ use crate::{
 const ADDRESS: &str = "type.googleapis.com/istio.workload.Address";
 
 /// Tells both proxies to end, and takes them.
-fn terminate(lab: &mut Lab) -> [Process; 2] {
+pub(crate) fn terminate(lab: &mut Lab) -> [Process; 2] {
     ["one", "two"].map(|node| {
         let mut process = lab.take_proxy(node).unwrap();
         process.signal(libc::SIGTERM).unwrap();
@@ -29,7 +29,7 @@ fn terminate(lab: &mut Lab) -> [Process; 2] {
     })
 }
 
-fn ends_well(process: &mut Process) {
+pub(crate) fn ends_well(process: &mut Process) {
     let status = process.wait(LIMIT).unwrap();
     assert_eq!(status.code(), Some(0), "{}\n{}", process.name(), process.log_text());
 }

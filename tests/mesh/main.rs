@@ -32,6 +32,7 @@ mod on_demand;
 mod pacing;
 mod poison;
 mod policy;
+mod ports;
 mod quarantine;
 mod shards;
 mod socks;
@@ -59,6 +60,7 @@ use on_demand::*;
 use pacing::*;
 use poison::*;
 use policy::*;
+use ports::*;
 use quarantine::*;
 use shards::*;
 use socks::*;
@@ -68,6 +70,8 @@ fn main() -> ExitCode {
     let tests = lab_tests![
         captured_to_captured_is_mutual_tls_and_both_proxies_tell_the_same,
         plaintext_from_outside_the_mesh_is_carried_with_its_source,
+        fifteen_hundred_plaintext_connections_of_one_client_are_all_served,
+        connections_to_an_application_leave_its_ports_to_it,
         an_uncaptured_server_is_reached_in_plaintext,
         a_service_reaches_its_backends_on_both_nodes,
         a_workload_that_has_only_a_name_is_resolved_and_that_is_counted,
@@ -85,6 +89,7 @@ fn main() -> ExitCode {
         what_may_have_been_taken_up_is_not_said_again,
         who_was_heard_and_is_refused_is_reset,
         the_last_bytes_of_an_answer_and_its_end_arrive_in_one_segment,
+        aborted_uploads_to_an_application_that_reads_nothing_leave_nothing_behind,
         an_allow_policy_that_does_not_match_is_401_and_closed,
         strict_refuses_plaintext_and_nothing_else,
         a_policy_change_cuts_live_connections,

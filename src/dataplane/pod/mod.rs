@@ -3,6 +3,7 @@
 pub(crate) mod conns;
 pub(crate) mod network;
 pub(crate) mod panics;
+mod source_ports;
 pub(crate) mod workload;
 
 use std::sync::{

@@ -17,7 +17,7 @@ use smallvec::SmallVec;
 use socket2::Socket;
 use tokio::{net::TcpStream, time::timeout};
 
-use super::PodId;
+use super::{PodId, source_ports::SourcePorts};
 use crate::{
     dataplane::{config::DataPlaneConfig, stream::AppStream},
     protocols::{
@@ -27,9 +27,13 @@ use crate::{
     sys::{
         netns::NetNs,
         pacing::PathScope,
-        socket::{self, Connect},
+        socket::{self, Connect, is_taken},
     },
 };
+
+/// The number of ports that a connect in a client's name tries before the kernel chooses one.
+/// Limit: ports that a connect in a client's name tries: 4; past it: the kernel chooses the port.
+const PORTS_TRIED: usize = 4;
 
 /// The reason why a connect failed.
 #[derive(Debug, thiserror::Error)]
@@ -116,6 +120,8 @@ pub(crate) struct PodNetwork {
     paced: AtomicBool,
     /// The version of the mesh tables, and the addresses that were found to be the pod's at that version.
     addresses: Mutex<(u64, SmallVec<[IpAddr; 2]>)>,
+    /// The ports of connections in clients' names.
+    ports: SourcePorts,
 }
 
 // === impl PodNetwork ===
@@ -135,7 +141,8 @@ impl PodNetwork {
     fn marked(mark: Option<u32>, netns: NetNs, config: Arc<DataPlaneConfig>) -> Arc<Self> {
         let (transparent, paced, addresses) =
             (AtomicBool::new(false), AtomicBool::new(false), Mutex::default());
-        Arc::new(Self { netns, config, mark, transparent, paced, addresses })
+        let ports = SourcePorts::default();
+        Arc::new(Self { netns, config, mark, transparent, paced, addresses, ports })
     }
 
     /// The `SO_MARK` of the pod's sockets.
@@ -163,6 +170,31 @@ impl PodNetwork {
             scope.settle(stream, self.config.socket.unpaced_rtt);
         }
     }
+
+    /// Connects to `to` from a port of `source` that is free for `to`.
+    async fn begin(
+        &self,
+        to: SocketAddr,
+        source: Option<IpAddr>,
+        unpaced: Option<PathScope>,
+    ) -> io::Result<TcpStream> {
+        let (mark, keepalive) = (self.mark, self.config.socket.keepalive);
+        for tried in 0.. {
+            let port = || if tried < PORTS_TRIED { self.ports.next() } else { 0 };
+            let source = source.map(|ip| SocketAddr::new(ip, port()));
+            let how = Connect { mark, source, keepalive, unpaced };
+            let made = self.netns.enter_sticky(|| socket::connecting(to, &how)).and_then(|made| made);
+            let connected = match made {
+                Ok(socket) => established(socket, to).await,
+                Err(error) => Err(error),
+            };
+            match connected {
+                Err(error) if source.is_some_and(|source| source.port() != 0) && is_taken(&error) => {}
+                connected => return connected,
+            }
+        }
+        Err(io::ErrorKind::AddrInUse.into())
+    }
 }
 
 impl Network for PodNetwork {
@@ -175,11 +207,8 @@ impl Network for PodNetwork {
         scope: PathScope,
     ) -> Result<TcpStream, ConnectFailed> {
         let unpaced = self.unpaced(scope);
-        let how = Connect { mark: self.mark, source, keepalive: self.config.socket.keepalive, unpaced };
-        let made = self.netns.enter_sticky(|| socket::connecting(to, &how)).and_then(|made| made);
-        let socket = made.map_err(|error| ConnectFailed::Refused { to, error })?;
         let after = self.config.timeouts.connect;
-        let stream = match timeout(after, established(socket, to)).await {
+        let stream = match timeout(after, self.begin(to, source, unpaced)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) if error.kind() == ErrorKind::TimedOut => {
                 return Err(ConnectFailed::TimedOut { to, after });

@@ -21,7 +21,7 @@ use tokio::{
 use crate::{
     dataplane::stream::AppStream,
     protocols::{
-        relay::{End as ReadEnd, RelayError, Side, broken, poll_read_chunk},
+        relay::{End as ReadEnd, RelayError, Side, broken, tcp::poll_read_chunk},
         tls::buffer::Buffers,
     },
 };
@@ -251,5 +251,13 @@ impl Side for TestSide {
 
     fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         Pin::new(&mut self.0).poll_shutdown(cx).map(drop)
+    }
+
+    fn look(&mut self) -> bool {
+        self.0.fate.by_application.load(Ordering::Relaxed)
+    }
+
+    fn reset_on_drop(&mut self) {
+        AppStream::reset_on_drop(&self.0);
     }
 }

@@ -8,6 +8,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{
     dialer::{DialError, TunnelKey},
+    now,
     pool::{PodPool, Tunnel},
 };
 use crate::{
@@ -24,6 +25,7 @@ use crate::{
     protocols::{
         hbone::{
             client,
+            frames::Role,
             io::{Coalesced, Flush, coalesced},
         },
         tls::{ALPN_H2, WorkloadCert, handshake, stream::TlsStream},
@@ -212,9 +214,9 @@ async fn begin<S: AppStream>(
     stream: TlsStream<S>,
 ) -> Result<Established<S>, DialError> {
     let failed = |error: String| DialError::Http2 { to: key.to, error };
-    let (io, mut flush) = coalesced(stream);
+    let (io, mut flush) = coalesced(stream, Role::Client);
     let streams = config.tunnel.pool.max_streams;
-    let shake = flush.drive(client::handshake_for(io, &config.tunnel.http2, streams));
+    let shake = flush.drive(now, client::handshake_for(io, &config.tunnel.http2, streams));
     match timeout(config.timeouts.h2_settings, shake).await {
         Ok(Ok(Ok((send, connection)))) => Ok(Established { send, connection: Box::new(connection), flush }),
         Ok(Ok(Err(error))) => Err(failed(error.to_string())),
@@ -241,7 +243,11 @@ async fn drive<S: AppStream>(
             () = unused(config.tunnel.pool.unused_release, tunnel) => UNUSED,
         }
     };
-    flush.drive_behind(|| delay.waits(), work).await.unwrap_or("connection broke")
+    let driven = flush.drive_behind(now, || delay.waits(), work).await;
+    driven.unwrap_or_else(|error| {
+        tracing::info!(target: "tunnel", %error, "tunnel broke");
+        "connection broke"
+    })
 }
 
 /// Ends when the peer has not answered a PING in time. The first PING is sent at once, with the timeout of the HTTP/2

@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::{
     CLIENT_HEADER_LIST, MAX_PENDING_RESETS, MAX_RESET_STREAMS, SEND_BUFFER,
     headers::{BAGGAGE, FORWARDED, FORWARDED_NETWORK, TRACEPARENT, TraceParent},
-    side::StreamSide,
+    side::{Received, StreamSide},
     uncoupled_window,
 };
 use crate::protocols::{addr::HboneAddr, config::Http2Config};
@@ -115,7 +115,7 @@ pub async fn connect(
         return Err(ConnectError::PeerStatus(response.status()));
     }
     let (head, body) = response.into_parts();
-    Ok((StreamSide::new(send, body), head.headers))
+    Ok((StreamSide::new(send, Received::new(body)), head.headers))
 }
 
 fn unsent(error: h2::Error) -> ConnectError {

@@ -2,6 +2,9 @@
 //!
 //! HTTP/2 flushes after each large frame. [`Coalesced`] ignores such a flush and leaves the sealed bytes in the buffer.
 //! The driver writes the bytes out after each turn of the connection, so frames of many streams leave in one write.
+//!
+//! HTTP/2 also handles frames as long as there are any. [`Coalesced`] counts the frames that pass and ends the turn of
+//! a tunnel that has many. The driver ends a tunnel whose peer sends nothing but frames that move nothing.
 
 use std::{
     cell::RefCell,
@@ -9,37 +12,89 @@ use std::{
     io,
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
+    time::Instant,
 };
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::frames::{Frames, Role};
+
+/// The error of a tunnel whose peer sends too many frames that move nothing.
+#[derive(Debug, thiserror::Error)]
+#[error("the peer sends too many frames that move nothing")]
+struct PeerFloods;
+
 /// Hands the bytes of `Io` to HTTP/2 and keeps flushes for the [`Flush`] beside it.
-pub struct Coalesced<Io>(Rc<RefCell<Io>>);
+pub struct Coalesced<Io>(Rc<RefCell<Counted<Io>>>);
 
 /// Writes out the bytes that a [`Coalesced`] has kept.
-pub struct Flush<Io>(Rc<RefCell<Io>>);
+pub struct Flush<Io>(Rc<RefCell<Counted<Io>>>);
 
 /// Looks at the connection below while HTTP/2 and its driver use it.
-pub struct Below<Io>(Rc<RefCell<Io>>);
+pub struct Below<Io>(Rc<RefCell<Counted<Io>>>);
 
-/// Splits `io` into the part HTTP/2 uses and the part its driver flushes.
-pub fn coalesced<Io>(io: Io) -> (Coalesced<Io>, Flush<Io>) {
-    let io = Rc::new(RefCell::new(io));
+struct Counted<Io> {
+    io: Io,
+    frames: Frames,
+}
+
+/// Splits `io` into the part HTTP/2 uses and the part its driver flushes. `role`: the end that this process has.
+pub fn coalesced<Io>(io: Io, role: Role) -> (Coalesced<Io>, Flush<Io>) {
+    let io = Rc::new(RefCell::new(Counted { io, frames: Frames::new(role) }));
     (Coalesced(io.clone()), Flush(io))
+}
+
+// === impl Counted ===
+
+impl<Io: AsyncRead + Unpin> Counted<Io> {
+    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.frames.is_turn_over() {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let before = buf.filled().len();
+        match self.frames.short_read() {
+            Some(most) if most < buf.remaining() => {
+                let mut short = ReadBuf::new(buf.initialize_unfilled_to(most));
+                ready!(Pin::new(&mut self.io).poll_read(cx, &mut short))?;
+                let n = short.filled().len();
+                buf.advance(n);
+            }
+            _ => ready!(Pin::new(&mut self.io).poll_read(cx, buf))?,
+        }
+        self.frames.received(buf.filled().get(before..).unwrap_or_default());
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<Io: AsyncWrite + Unpin> Counted<Io> {
+    /// Tells the peer why the tunnel ends, if the connection takes the words at once.
+    fn say_goodbye(&mut self, cx: &mut Context<'_>) {
+        if let Some(goaway) = self.frames.goaway()
+            && Pin::new(&mut self.io).poll_write(cx, &goaway).is_ready()
+        {
+            // The tunnel ends in any case.
+            let _ = Pin::new(&mut self.io).poll_flush(cx);
+            let _ = Pin::new(&mut self.io).poll_shutdown(cx);
+        }
+    }
 }
 
 // === impl Coalesced ===
 
 impl<Io: AsyncRead + Unpin> AsyncRead for Coalesced<Io> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.0.borrow_mut()).poll_read(cx, buf)
+        self.0.borrow_mut().poll_read(cx, buf)
     }
 }
 
 impl<Io: AsyncWrite + Unpin> AsyncWrite for Coalesced<Io> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.0.borrow_mut()).poll_write(cx, buf)
+        let this = &mut *self.0.borrow_mut();
+        let n = ready!(Pin::new(&mut this.io).poll_write(cx, buf))?;
+        this.frames.sent(buf.get(..n).unwrap_or_default());
+        Poll::Ready(Ok(n))
     }
 
     fn poll_write_vectored(
@@ -47,11 +102,19 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Coalesced<Io> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.0.borrow_mut()).poll_write_vectored(cx, bufs)
+        let this = &mut *self.0.borrow_mut();
+        let n = ready!(Pin::new(&mut this.io).poll_write_vectored(cx, bufs))?;
+        let mut left = n;
+        for buf in bufs {
+            let written = left.min(buf.len());
+            this.frames.sent(buf.get(..written).unwrap_or_default());
+            left -= written;
+        }
+        Poll::Ready(Ok(n))
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.0.borrow().is_write_vectored()
+        self.0.borrow().io.is_write_vectored()
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -59,7 +122,7 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Coalesced<Io> {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.0.borrow_mut()).poll_shutdown(cx)
+        Pin::new(&mut self.0.borrow_mut().io).poll_shutdown(cx)
     }
 }
 
@@ -68,7 +131,7 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Coalesced<Io> {
 impl<Io> Below<Io> {
     /// What `look` says about the connection below.
     pub fn look<T>(&self, look: impl FnOnce(&Io) -> T) -> T {
-        look(&self.0.borrow())
+        look(&self.0.borrow().io)
     }
 }
 
@@ -87,23 +150,24 @@ impl<Io: AsyncWrite + Unpin> Flush<Io> {
     /// # Errors
     /// The connection below broke.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.0.borrow_mut()).poll_flush(cx)
+        Pin::new(&mut self.0.borrow_mut().io).poll_flush(cx)
     }
 
-    /// Runs `work`, which makes `connection` progress, and flushes after each of its turns.
+    /// Runs `work`, which makes `connection` progress, and flushes after each of its turns. `now` tells the time.
     ///
     /// # Errors
-    /// Flushing failed.
-    pub async fn drive<T>(&mut self, work: impl Future<Output = T>) -> io::Result<T> {
-        self.drive_behind(|| false, work).await
+    /// Flushing failed, or the peer sends too many frames that move nothing.
+    pub async fn drive<T>(&mut self, now: fn() -> Instant, work: impl Future<Output = T>) -> io::Result<T> {
+        self.drive_behind(now, || false, work).await
     }
 
     /// Works like [`Flush::drive`], but yields to the other tasks of this thread as long as `later` returns true.
     ///
     /// # Errors
-    /// Flushing failed.
+    /// As [`Flush::drive`].
     pub async fn drive_behind<T>(
         &mut self,
+        now: fn() -> Instant,
         mut later: impl FnMut() -> bool,
         work: impl Future<Output = T>,
     ) -> io::Result<T> {
@@ -113,7 +177,12 @@ impl<Io: AsyncWrite + Unpin> Flush<Io> {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
+            self.0.borrow_mut().frames.begin_turn();
             let done = work.as_mut().poll(cx);
+            if done.is_pending() && self.0.borrow_mut().frames.are_too_many(now) {
+                self.0.borrow_mut().say_goodbye(cx);
+                return Poll::Ready(Err(io::Error::other(PeerFloods)));
+            }
             match (self.poll(cx), done) {
                 (Poll::Ready(Err(error)), _) => Poll::Ready(Err(error)),
                 (_, Poll::Ready(done)) => Poll::Ready(Ok(done)),

@@ -1,6 +1,7 @@
 //! HBONE: TCP streams as HTTP/2 CONNECT over mutual TLS (docs/spec/dataplane.md 2).
 
 pub mod client;
+pub mod frames;
 pub mod headers;
 pub mod io;
 pub mod server;

@@ -1,8 +1,12 @@
 //! An HTTP/2 stream as a side of a relay.
 
-use std::task::{Context, Poll, ready};
+use std::{
+    collections::VecDeque,
+    future::Future,
+    task::{Context, Poll, ready},
+};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use h2::{Reason, RecvStream, SendStream};
 
 use super::super::{
@@ -10,30 +14,165 @@ use super::super::{
     tls::buffer::Buffers,
 };
 
+/// Payloads up to this size are copied together while they wait. Each payload that HTTP/2 keeps costs some 500 bytes.
+/// Limit: payload of a frame that is copied while it waits: 4 KiB; past it: the payload keeps its part of a buffer.
+const COPIED_PAYLOAD_BYTES: usize = 4 * 1024;
+/// The size of the pieces that small payloads are copied into.
+/// Limit: piece of small payloads that wait: 32 KiB; past it: another piece is begun.
+const PIECE_BYTES: usize = 32 * 1024;
+
 /// Both halves of a CONNECT stream.
 #[derive(Debug)]
 pub struct StreamSide {
     send: SendStream<Bytes>,
-    recv: RecvStream,
+    received: Received,
     finished: bool,
-    /// Whether the peer has sent its last byte. From then on only the sending half reports the stream's end.
-    drained: bool,
     /// Whether this stream has reserved capacity for sending.
     reserved: bool,
+}
+
+/// The receiving half of a stream.
+#[derive(Debug)]
+pub struct Received {
+    recv: RecvStream,
+    /// Whether the peer has sent its last byte. From then on only the sending half reports the stream's end.
+    drained: bool,
+    /// What has been taken out of HTTP/2 while nobody takes the stream's bytes. The peer's window counts these bytes
+    /// until they are passed on.
+    waiting: Option<Box<Waiting>>,
+}
+
+/// Received bytes that wait, and how receiving ended.
+#[derive(Debug, Default)]
+struct Waiting {
+    pieces: VecDeque<Bytes>,
+    /// Small payloads behind the pieces.
+    small: BytesMut,
+    end: Option<End>,
+}
+
+// === impl Waiting ===
+
+impl Waiting {
+    fn push(&mut self, payload: Bytes) {
+        if payload.len() <= COPIED_PAYLOAD_BYTES {
+            self.small.extend_from_slice(&payload);
+            if self.small.len() < PIECE_BYTES {
+                return;
+            }
+            return self.pieces.push_back(self.small.split().freeze());
+        }
+        if !self.small.is_empty() {
+            self.pieces.push_back(self.small.split().freeze());
+        }
+        self.pieces.push_back(payload);
+    }
+
+    fn pop(&mut self) -> Option<Result<Bytes, End>> {
+        let piece = self.pieces.pop_front();
+        let piece = piece.or_else(|| (!self.small.is_empty()).then(|| self.small.split().freeze()));
+        piece.map(Ok).or_else(|| self.end.take().map(Err))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.pieces.is_empty() && self.small.is_empty()
+    }
+}
+
+// === impl Received ===
+
+impl Received {
+    /// Makes the receiving half of a stream.
+    pub fn new(recv: RecvStream) -> Self {
+        Self { recv, drained: false, waiting: None }
+    }
+
+    /// Runs `work`, and takes what arrives meanwhile out of HTTP/2, where each small payload costs much.
+    pub async fn beside<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let mut work = std::pin::pin!(work);
+        std::future::poll_fn(|cx| {
+            let done = work.as_mut().poll(cx);
+            if done.is_pending() {
+                let _ = self.poll_take(cx);
+            }
+            done
+        })
+        .await
+    }
+
+    /// Takes all that has arrived out of HTTP/2. Ready when receiving has ended.
+    fn poll_take(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.drained {
+            return Poll::Ready(());
+        }
+        let waiting = self.waiting.get_or_insert_default();
+        while waiting.end.is_none() {
+            match self.recv.poll_data(cx) {
+                Poll::Ready(Some(Ok(payload))) => waiting.push(payload),
+                Poll::Ready(Some(Err(error))) => waiting.end = Some(End::Gone(fault(error))),
+                Poll::Ready(None) => {
+                    waiting.end = Some(End::Finished);
+                    self.drained = true;
+                }
+                Poll::Pending => {
+                    if waiting.is_empty() {
+                        self.waiting = None;
+                    }
+                    return Poll::Pending;
+                }
+            }
+        }
+        Poll::Ready(())
+    }
+
+    /// The bytes and the end that wait. `None`: nothing waits.
+    fn pop(&mut self) -> Option<Result<Bytes, End>> {
+        let waiting = self.waiting.as_mut()?;
+        let next = waiting.pop();
+        if waiting.is_empty() && waiting.end.is_none() {
+            self.waiting = None;
+        }
+        next
+    }
+
+    /// The next bytes of the stream, or how receiving ended.
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, End>> {
+        if let Some(next) = self.pop() {
+            return Poll::Ready(next);
+        }
+        loop {
+            return Poll::Ready(match ready!(self.recv.poll_data(cx)) {
+                // An empty frame moves nothing. The number of frames that h2 holds bounds the loop.
+                Some(Ok(chunk)) if chunk.is_empty() => continue,
+                Some(Ok(chunk)) => Ok(chunk),
+                None => Err(End::Finished),
+                Some(Err(error)) => Err(End::Gone(fault(error))),
+            });
+        }
+    }
+
+    /// How receiving has ended, if nothing waits.
+    fn ended(&mut self) -> Option<End> {
+        match &self.waiting {
+            Some(waiting) if !waiting.is_empty() => None,
+            Some(_) => self.pop()?.err(),
+            None => self.recv.is_end_stream().then_some(End::Finished),
+        }
+    }
 }
 
 // === impl StreamSide ===
 
 impl StreamSide {
     /// Makes a side of a stream that was answered with 200.
-    pub fn new(send: SendStream<Bytes>, recv: RecvStream) -> Self {
-        Self { send, recv, finished: false, drained: false, reserved: false }
+    pub fn new(send: SendStream<Bytes>, received: Received) -> Self {
+        Self { send, received, finished: false, reserved: false }
     }
 
     /// Notes that the peer sends no more data, and polls for a reset. The writing direction may have been polled
     /// already in this turn, so a reset that is known now wakes the task again.
     fn drain(&mut self, cx: &mut Context<'_>) {
-        self.drained = true;
+        self.received.drained = true;
         if self.send.poll_reset(cx).is_ready() {
             cx.waker().wake_by_ref();
         }
@@ -42,31 +181,24 @@ impl StreamSide {
 
 impl Side for StreamSide {
     fn poll_chunk(&mut self, cx: &mut Context<'_>, _: usize, _: &Buffers) -> Poll<Result<Bytes, End>> {
-        loop {
-            return Poll::Ready(match ready!(self.recv.poll_data(cx)) {
-                // An empty frame moves nothing. The number of frames that h2 holds bounds the loop.
-                Some(Ok(chunk)) if chunk.is_empty() => continue,
-                Some(Ok(chunk)) => Ok(chunk),
-                None => {
-                    self.drain(cx);
-                    Err(End::Finished)
-                }
-                Some(Err(error)) => Err(End::Gone(fault(error))),
-            });
+        let next = ready!(self.received.poll_next(cx));
+        if matches!(next, Err(End::Finished)) {
+            self.drain(cx);
         }
+        Poll::Ready(next)
     }
 
     fn ended(&mut self, cx: &mut Context<'_>) -> Option<End> {
-        if !self.recv.is_end_stream() {
-            return None;
+        let end = self.received.ended()?;
+        if matches!(end, End::Finished) {
+            self.drain(cx);
         }
-        self.drain(cx);
-        Some(End::Finished)
+        Some(end)
     }
 
     fn passed(&mut self, n: usize) {
         // The release fails only if `n` exceeds the number of received bytes.
-        let _ = self.recv.flow_control().release_capacity(n);
+        let _ = self.received.recv.flow_control().release_capacity(n);
     }
 
     fn poll_room(&mut self, cx: &mut Context<'_>, want: usize) -> Poll<Result<usize, Option<RelayError>>> {
@@ -91,7 +223,7 @@ impl Side for StreamSide {
         if std::mem::take(&mut self.reserved) {
             self.send.reserve_capacity(0);
         }
-        if !self.drained {
+        if !self.received.drained {
             return Poll::Pending;
         }
         match ready!(self.send.poll_reset(cx)) {
@@ -99,6 +231,15 @@ impl Side for StreamSide {
             Ok(reason) => Poll::Ready(Some(RelayError::PeerReset(reason))),
             Err(error) => Poll::Ready(fault(error)),
         }
+    }
+
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        ready!(self.received.poll_take(cx));
+        let waiting = self.received.waiting.as_ref();
+        if waiting.is_some_and(|waiting| matches!(waiting.end, Some(End::Gone(_)))) {
+            return Poll::Ready(());
+        }
+        self.send.poll_reset(cx).map(drop)
     }
 
     fn poll_write(
@@ -133,3 +274,6 @@ fn fault(error: h2::Error) -> Option<RelayError> {
         _ => Some(RelayError::Tunnel(error)),
     }
 }
+
+#[cfg(test)]
+mod tests;

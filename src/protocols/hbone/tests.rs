@@ -2,7 +2,11 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests own their tasks by the LocalSet they run in")]
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    pin::Pin,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use h2::{RecvStream, client::SendRequest, server::SendResponse};
@@ -18,14 +22,15 @@ use tokio::{
 
 use super::{
     client::{self, ConnectRequest},
+    frames::Role,
     headers::TraceParent,
     io::coalesced,
     server,
-    side::StreamSide,
+    side::{Received, StreamSide},
 };
 use crate::protocols::{
     config::Http2Config,
-    relay::{Meter, RelayError, TcpSide, relay, tests::tcp},
+    relay::{Attention, Meter, RelayError, relay, tcp::TcpSide, tests::tcp},
     tls::buffer::Buffers,
 };
 
@@ -43,23 +48,25 @@ type Accepted = (Request<RecvStream>, SendResponse<Bytes>);
 type Relayed = JoinHandle<Result<(), RelayError>>;
 
 async fn opener(io: DuplexStream, settings: &Http2Config) -> SendRequest<Bytes> {
-    let (io, mut flush) = coalesced(io);
-    let (send, connection) = flush.drive(client::handshake(io, settings)).await.unwrap().unwrap();
-    spawn_local(async move { flush.drive(connection).await });
+    let (io, mut flush) = coalesced(io, Role::Client);
+    let (send, connection) =
+        flush.drive(Instant::now, client::handshake(io, settings)).await.unwrap().unwrap();
+    spawn_local(async move { flush.drive(Instant::now, connection).await });
     send
 }
 
 async fn acceptor(io: DuplexStream, settings: Http2Config) -> mpsc::Receiver<Accepted> {
     let (tell, accepted) = mpsc::channel(200);
     spawn_local(async move {
-        let (io, mut flush) = coalesced(io);
-        let mut connection = flush.drive(server::handshake(io, &settings)).await.unwrap().unwrap();
+        let (io, mut flush) = coalesced(io, Role::Server);
+        let mut connection =
+            flush.drive(Instant::now, server::handshake(io, &settings)).await.unwrap().unwrap();
         let work = async {
             while let Some(Ok(stream)) = connection.accept().await {
                 tell.send(stream).await.unwrap();
             }
         };
-        let _ = flush.drive(work).await;
+        let _ = flush.drive(Instant::now, work).await;
     });
     accepted
 }
@@ -91,7 +98,7 @@ fn relayed(side: StreamSide, tcp: TcpStream) -> Relayed {
 
 async fn accept(accepted: &mut mpsc::Receiver<Accepted>) -> StreamSide {
     let (request, mut respond) = accepted.recv().await.unwrap();
-    StreamSide::new(server::accept(&mut respond, None).unwrap(), request.into_body())
+    StreamSide::new(server::accept(&mut respond, None).unwrap(), Received::new(request.into_body()))
 }
 
 /// A connection through the tunnel: both applications, and the relays between them.
@@ -312,6 +319,81 @@ async fn last_bytes_carry_the_end_of_their_stream() {
         let _relay = relayed(near, a);
         assert_eq!(body.data().await.unwrap().unwrap(), "all");
         assert!(body.is_end_stream(), "the end came in a frame of its own");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn many_small_writes_wait_together_and_arrive_and_the_tunnel_goes_on() {
+    const WRITES: usize = 60_000;
+    in_time(async {
+        let (send, mut accepted) = tunnel().await;
+        let (server, b) = tcp().await;
+        socket2::SockRef::from(&b).set_send_buffer_size(4096).unwrap();
+        let (request, response) = (Request::builder().method("CONNECT").uri("10.0.0.1:80"), async {
+            let far = accept(&mut accepted).await;
+            relayed(far, b)
+        });
+        let (response_of, mut stream) = send.clone().send_request(request.body(()).unwrap(), false).unwrap();
+        let (far, answered) = tokio::join!(response, response_of);
+        let _answer = answered.unwrap();
+        // Nobody reads yet: one frame for each byte.
+        let bytes = pattern(WRITES, 3);
+        for byte in &bytes {
+            stream.send_data(Bytes::copy_from_slice(&[*byte]), false).unwrap();
+            if *byte == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+        stream.send_data(Bytes::new(), true).unwrap();
+        for _ in 0..1000 {
+            tokio::task::yield_now().await;
+        }
+        assert!(receive(server).await == bytes, "bytes differ");
+        far.await.unwrap().unwrap();
+        open_and_echo(&send, &mut accepted).await;
+    })
+    .await;
+}
+
+/// Opens another connection and has a message pass through it.
+async fn open_and_echo(send: &SendRequest<Bytes>, accepted: &mut mpsc::Receiver<Accepted>) {
+    let (mut client, mut server, ..) = connection(send, accepted).await;
+    client.write_all(b"still here").await.unwrap();
+    let mut got = [0; 10];
+    server.read_exact(&mut got).await.unwrap();
+    assert_eq!(&got, b"still here");
+}
+
+#[tokio::test]
+async fn a_reset_is_seen_while_bytes_wait_for_an_application_that_reads_nothing() {
+    in_time(async {
+        let (send, mut accepted) = tunnel().await;
+        let (_server, b) = tcp().await;
+        let (near, far) = tokio::join!(open(&send), accept(&mut accepted));
+        let (mut client, a) = tcp().await;
+        let near = relayed(near, a);
+        let buffers = Buffers::default();
+        let mut far = relay(far, TcpSide::new(b), &Uncounted, &buffers);
+        // More than all buffers on the way hold.
+        let flooding = spawn_local(async move {
+            let _ = client.write_all(&vec![1; 30_000_000]).await;
+        });
+        let mut wait_for = async |wanted| {
+            loop {
+                let polled = std::future::poll_fn(|cx| std::task::Poll::Ready(Pin::new(&mut far).poll(cx)));
+                assert!(polled.await.is_pending(), "ended by itself");
+                if far.attention() == wanted {
+                    return;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        wait_for(Attention::Look).await;
+        // The client's proxy cuts the connection.
+        near.abort();
+        flooding.abort();
+        wait_for(Attention::Deadline).await;
     })
     .await;
 }

@@ -77,6 +77,11 @@ fn what_ends_a_relay_has_its_flag_and_text() {
             "h2 failed: stream reset by peer: stream no longer needed",
         ),
         (
+            RelayError::Undelivered,
+            ResponseFlag::Connect,
+            "send: one side is gone, and the other side takes no bytes",
+        ),
+        (
             RelayError::Tunnel(h2::Reason::PROTOCOL_ERROR.into()),
             ResponseFlag::H2HandshakeFailure,
             "h2 failed: protocol error: unspecific protocol error detected",

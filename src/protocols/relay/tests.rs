@@ -1,6 +1,8 @@
+mod model;
+
 use std::cell::Cell;
 
-use super::*;
+use super::{tcp::TcpSide, *};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
@@ -127,4 +129,53 @@ async fn what_a_client_did_before_is_gone_on_with() {
         relayed.unwrap();
         assert_eq!(counts.0.get(), counted, "{name}");
     }
+}
+
+#[tokio::test]
+async fn a_reset_is_found_by_a_look_while_the_other_side_reads_nothing() {
+    let ((client, a), (b, mut server)) = (tcp().await, tcp().await);
+    let (counts, buffers) = (Counts::default(), Buffers::default());
+    let mut relay = relay(TcpSide::new(a), TcpSide::new(b), &counts, &buffers);
+    // More than all buffers on the way hold.
+    let bytes = vec![7; 1 << 20];
+    let mut stuck = 0;
+    while stuck < 50 {
+        let polled = std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut relay).poll(cx).is_pending()));
+        assert!(polled.await);
+        let waits = client.try_write(&bytes).is_err() && relay.attention() == Attention::Look;
+        stuck = if waits { stuck + 1 } else { 0 };
+        tokio::task::yield_now().await;
+    }
+    assert!(!relay.look());
+    client.set_zero_linger().unwrap();
+    drop(client);
+    while !relay.look() {
+        tokio::task::yield_now().await;
+    }
+    assert!(std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut relay).poll(cx).is_pending())).await);
+    assert_eq!(relay.attention(), Attention::Deadline);
+    // What was taken from the client before still arrives, if the server reads after all.
+    let mut got = Vec::new();
+    let (relayed, read) = tokio::join!(relay, server.read_to_end(&mut got));
+    relayed.unwrap();
+    assert_eq!((read.unwrap(), counts.0.get()), (got.len(), got.len()));
+}
+
+#[tokio::test]
+async fn a_relay_that_is_given_up_resets_who_would_miss_bytes() {
+    let ((client, a), (b, mut server)) = (tcp().await, tcp().await);
+    let (counts, buffers) = (Counts::default(), Buffers::default());
+    let mut relay = relay(TcpSide::new(a), TcpSide::new(b), &counts, &buffers);
+    let bytes = vec![7; 1 << 20];
+    for _ in 0..200 {
+        let _ = client.try_write(&bytes);
+        let _ = std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut relay).poll(cx).is_pending())).await;
+        tokio::task::yield_now().await;
+    }
+    client.set_zero_linger().unwrap();
+    drop(client);
+    assert!(matches!(relay.give_up(), RelayError::Undelivered));
+    drop(relay);
+    let end = server.read_to_end(&mut Vec::new()).await.unwrap_err();
+    assert_eq!(end.kind(), io::ErrorKind::ConnectionReset);
 }

@@ -3,7 +3,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::*;
 use crate::protocols::{
     relay::{
-        TcpSide, relay_by,
+        relay_by,
+        tcp::TcpSide,
         tests::{Counts, tcp},
     },
     tls::buffer::Buffers,
