@@ -15,8 +15,8 @@ use crate::protocols::relay::{Attention, ClientBytes, Meter, Relay, RelayError, 
 /// Limit: loss of a side while bytes wait for the other side: 500 ms until it is seen; past it: it is seen.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How long a side may take no byte of a connection whose other side is gone.
-/// Limit: connection one side of which is gone, without a byte that moves: 3 s; past it: the connection is dropped.
-const STALLED_FOR: Duration = Duration::from_secs(3);
+/// Limit: connection one side of which is gone, without a byte that moves: 5 s; past it: the connection is dropped.
+const STALLED_FOR: Duration = Duration::from_secs(5);
 /// How long a side may take to read the rest of a connection whose other side is gone.
 /// Limit: connection one side of which is gone: 300 s; past it: the connection is dropped.
 const GONE_FOR: Duration = Duration::from_secs(300);
