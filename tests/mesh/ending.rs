@@ -46,7 +46,7 @@ fn aborted(lab: &Lab, from: &str, listener: &TcpListener, to: &str, count: usize
         server.read_exact(&mut [0; 6]).unwrap();
         client.set_nonblocking(true).unwrap();
         // More than all buffers on the way hold.
-        for _ in 0..16 {
+        for _ in 0..3 {
             if client.write(&vec![1; 1 << 20]).is_err() {
                 std::thread::park_timeout(Duration::from_millis(1));
             }
@@ -68,6 +68,9 @@ pub(crate) fn aborted_uploads_to_an_application_that_reads_nothing_leave_nothing
     let mut lab = raise_with(MESH, &settings, Default::default());
     let server = (listen(lab.pod("server").unwrap(), 9100), "10.77.2.1:9100");
     let near = (listen(lab.pod("near").unwrap(), 9100), "10.77.1.2:9100");
+    for (listener, _) in [&server, &near] {
+        SockRef::from(listener).set_recv_buffer_size(4096).unwrap();
+    }
     for (from, (listener, to)) in [("client", &server), ("client", &near), ("bare", &server)] {
         aborted(&lab, from, listener, to, 1);
     }

@@ -379,7 +379,7 @@ async fn a_reset_is_seen_while_bytes_wait_for_an_application_that_reads_nothing(
         let flooding = spawn_local(async move {
             let _ = client.write_all(&vec![1; 30_000_000]).await;
         });
-        let mut wait_for = async |wanted| {
+        let mut wait_for = async |wanted: Attention| {
             loop {
                 let polled = std::future::poll_fn(|cx| std::task::Poll::Ready(Pin::new(&mut far).poll(cx)));
                 assert!(polled.await.is_pending(), "ended by itself");

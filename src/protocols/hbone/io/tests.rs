@@ -1,3 +1,5 @@
+#![allow(clippy::disallowed_methods, reason = "tests own their tasks by the LocalSet they run in")]
+
 use std::{cell::Cell, rc::Rc};
 
 use tokio::{

@@ -52,7 +52,7 @@ struct Peer {
 struct Scripted(Rc<RefCell<Peer>>);
 
 impl Peer {
-    fn new(kind: Kind) -> Scripted {
+    fn scripted(kind: Kind) -> Scripted {
         Scripted(Rc::new(RefCell::new(Self {
             kind,
             sent: 0,
@@ -238,7 +238,7 @@ fn whatever_two_peers_do_bytes_arrive_and_a_loss_is_seen() {
 }
 
 fn holds(first: Kind, second: Kind, events: &[(bool, Deed)], buffers: &Buffers) {
-    let (a, b, counts) = (Peer::new(first), Peer::new(second), Counts::default());
+    let (a, b, counts) = (Peer::scripted(first), Peer::scripted(second), Counts::default());
     let relay = relay(a.clone(), b.clone(), &counts, buffers);
     let mut run = Run { a, b, relay, done: false };
     run.poll();
