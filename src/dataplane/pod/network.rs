@@ -171,7 +171,7 @@ impl PodNetwork {
         }
     }
 
-    /// Connects to `to` from a port of `source` that is free for `to`.
+    /// Connects to `to` from a port of `source` that is free for `to`, or without `source` if all ports are in use.
     async fn begin(
         &self,
         to: SocketAddr,
@@ -179,21 +179,22 @@ impl PodNetwork {
         unpaced: Option<PathScope>,
     ) -> io::Result<TcpStream> {
         let (mark, keepalive) = (self.mark, self.config.socket.keepalive);
-        for tried in 0.. {
+        for tried in 0..=PORTS_TRIED {
             let port = || if tried < PORTS_TRIED { self.ports.next() } else { 0 };
             let source = source.map(|ip| SocketAddr::new(ip, port()));
             let how = Connect { mark, source, keepalive, unpaced };
-            let made = self.netns.enter_sticky(|| socket::connecting(to, &how)).and_then(|made| made);
-            let connected = match made {
-                Ok(socket) => established(socket, to).await,
-                Err(error) => Err(error),
-            };
-            match connected {
-                Err(error) if source.is_some_and(|source| source.port() != 0) && is_taken(&error) => {}
+            match self.try_connect(to, &how).await {
+                Err(error) if source.is_some() && is_taken(&error) => {}
                 connected => return connected,
             }
         }
-        Err(io::ErrorKind::AddrInUse.into())
+        tracing::warn!(target: "sys", ?source, %to, "no port is free to connect as the client's address");
+        self.try_connect(to, &Connect { mark, source: None, keepalive, unpaced }).await
+    }
+
+    async fn try_connect(&self, to: SocketAddr, how: &Connect) -> io::Result<TcpStream> {
+        let made = self.netns.enter_sticky(|| socket::connecting(to, how)).and_then(|made| made);
+        established(made?, to).await
     }
 }
 
