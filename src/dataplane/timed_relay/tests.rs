@@ -66,9 +66,12 @@ async fn an_aborted_upload_arrives_as_long_as_the_server_makes_progress() {
 async fn the_rest_of_an_aborted_upload_has_a_bounded_time_even_with_progress() {
     let (counts, buffers) = (Counts::default(), Buffers::default());
     let relayed = aborted(&counts, &buffers, async |mut server| {
-        while server.read(&mut [0; 8]).await.is_ok_and(|n| n > 0) {
-            sleep(STALLED_FOR / 2).await;
-        }
+        let trickle = async {
+            while server.read(&mut [0; 8]).await.is_ok_and(|n| n > 0) {
+                sleep(STALLED_FOR / 2).await;
+            }
+        };
+        let _ = timeout(GONE_FOR * 2, trickle).await;
     });
     assert!(matches!(relayed.await, Err(RelayError::Undelivered)));
 }
