@@ -6,12 +6,13 @@
 
 use std::sync::atomic::{AtomicU16, Ordering};
 
-/// The first port. Clients usually connect from ports past 32767: Linux from 32768 to 60999, others from 49152.
+/// The first port. All ports are odd: whatever their range, connects of Linux take even ports first. Clients usually
+/// connect from ports past 32767: Linux from 32768 to 60999, others from 49152.
 /// No limit: a choice among the ports that clients seldom connect from.
-const FIRST_PORT: u16 = 22_000;
+const FIRST_PORT: u16 = 22_001;
 /// The number of ports.
-/// Limit: ports that connections in clients' names begin with: 22000 to 32767; past it: the kernel chooses the port.
-const PORTS: u16 = 10_768;
+/// Limit: ports of connections in clients' names: the odd ones from 22001 to 32767; past it: the kernel chooses.
+const PORTS: u16 = 5_384;
 
 /// The next port of a pod's connections in its clients' names. All ports take turns, so that a port whose connection
 /// has ended rests.
@@ -25,7 +26,7 @@ impl SourcePorts {
     pub(crate) fn next(&self) -> u16 {
         let advance = |turn| Some((turn + 1) % PORTS);
         let turn = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, advance);
-        FIRST_PORT + turn.unwrap_or_default()
+        FIRST_PORT + 2 * turn.unwrap_or_default()
     }
 }
 
