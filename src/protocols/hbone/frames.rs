@@ -20,7 +20,7 @@ const TURN_BYTES: usize = 2 * 1024 * 1024;
 /// Limit: bytes of a read while the peer's frames are tiny: 4 KiB; past it: the rest is read later.
 const TINY_READ_BYTES: usize = 4 * 1024;
 /// A read whose frames are smaller on average has tiny frames.
-/// Limit: average frame of a read: 128 bytes; below it: the next reads are short.
+/// Limit: average frame of a read: 128 bytes; past it: the next reads are whole.
 const TINY_FRAME_BYTES: usize = 128;
 /// The number of frames beyond those that this side has asked for that move nothing, in one interval.
 /// Limit: frames of a tunnel that move nothing: 4096 a second; past it: GOAWAY with ENHANCE_YOUR_CALM.
