@@ -371,19 +371,8 @@ impl<S: Shortcut> Direction<S> {
         // Each wait that is not one for the destination clears the flag.
         self.blocked = true;
         loop {
-            if !self.pending.is_empty() {
-                let before = self.pending.len();
-                let last = self.state == State::Finishing;
-                let written = to.poll_write(cx, &mut self.pending, last);
-                let n = before - self.pending.len();
-                if n > 0 {
-                    from.passed(n);
-                    self.moved += n;
-                }
-                match ready!(written) {
-                    Ok(()) => {}
-                    Err(fault) => return self.cannot_send(fault),
-                }
+            if let Err(fault) = ready!(self.poll_pending(cx, from, to)) {
+                return self.cannot_send(fault);
             }
             match self.state {
                 State::Open => {}
@@ -478,6 +467,27 @@ impl<S: Shortcut> Direction<S> {
             }
             End::Failed(fault) => self.fault = Some(Box::new(fault)),
         }
+    }
+
+    /// Writes the bytes that wait. The error is that of [`Side::poll_write`].
+    fn poll_pending(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut impl Side,
+        to: &mut impl Side,
+    ) -> Poll<Result<(), Option<RelayError>>> {
+        if self.pending.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        let before = self.pending.len();
+        let last = self.state == State::Finishing;
+        let written = to.poll_write(cx, &mut self.pending, last);
+        let n = before - self.pending.len();
+        if n > 0 {
+            from.passed(n);
+            self.moved += n;
+        }
+        written
     }
 
     /// Waits for the source. The direction ends if its destination is gone meanwhile.
