@@ -132,7 +132,7 @@ async fn carry<N: Network>(
     drop(listed);
     if ended == UNUSED {
         // The box keeps the future of the live tunnel small.
-        let _ = Box::pin(timeout(FAREWELL, flush.drive(&mut connection))).await;
+        let _ = Box::pin(timeout(FAREWELL, flush.drive(now, &mut connection))).await;
     }
     tracing::debug!(target: "tunnel", to = %key.to, ended, "tunnel ended");
     true
