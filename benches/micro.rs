@@ -161,7 +161,7 @@ fn policies() {
             name: name.clone(),
             ..Default::default()
         };
-        PolicyChange::Upsert(Policy::decode(&format!("bench/{name}"), policy).unwrap())
+        PolicyChange::Upsert(Policy::decode(&format!("bench/{name}"), policy).0)
     };
     let table = PolicyTable::default().with((1..=100).map(change).collect());
     let destination = Destination::<&str> { namespace: "bench", policies: &[] };

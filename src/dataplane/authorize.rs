@@ -10,7 +10,7 @@ use crate::{
     protocols::{
         mesh::Workload,
         outcome::Denial,
-        rbac::{self, DenyReason, Destination, DryRun, Flow, Verdict},
+        rbac::{self, DenyReason, Destination, DryRun, Flow, UNDECODED, Verdict},
     },
     telemetry::trace::span::{SpanKind, Step},
 };
@@ -64,7 +64,10 @@ pub(crate) fn verdict(
 
 fn denial(reason: DenyReason) -> Denial {
     match reason {
-        DenyReason::Explicit { policy, .. } => Denial::Explicit(policy.key().into()),
+        DenyReason::Explicit { policy, certain: true, .. } => Denial::Explicit(policy.key().into()),
+        DenyReason::Explicit { policy, .. } => {
+            Denial::Explicit(format!("{}{UNDECODED}", policy.key()).into())
+        }
         DenyReason::NoneAllowed => Denial::NotAllowed,
         DenyReason::Unknown(policy) => Denial::Explicit(format!("{policy} (unknown policy)").into()),
     }

@@ -250,7 +250,7 @@ impl TestBed {
     /// Makes the control plane push a policy of the namespace [`NAMESPACE`]. Existing policies stay.
     pub(crate) fn push_policy(&self, policy: pb::Authorization) {
         let key = format!("{NAMESPACE}/{}", policy.name);
-        let change = PolicyChange::Upsert(Policy::decode(&key, policy).unwrap());
+        let change = PolicyChange::Upsert(Policy::decode(&key, policy).0);
         let table = self.view.borrow().tables().policies().with(vec![change]);
         self.mesh.borrow_mut().writer.set_policies(Arc::new(table));
         self.changed.send_modify(|version| *version += 1);

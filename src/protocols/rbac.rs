@@ -1,4 +1,7 @@
 //! The decision whether a connection is allowed (docs/spec/dataplane.md 5). The evaluation does not allocate.
+//!
+//! A value of a policy that could not be decoded is unknown, and so is what depends on the value alone, by Kleene's
+//! logic of three values. A DENY matches if its rules are true or unknown, an ALLOW only if they are true.
 
 use std::{
     fmt,
@@ -11,8 +14,11 @@ use ipnet::IpNet;
 use super::{
     addr::canonical,
     identity::Identity,
-    mesh::policy::{Action, Attribute, Clause, Match, Policy, PolicyTable, Rule, Test, Text},
+    mesh::policy::{Action, Attribute, Clause, Match, Policy, PolicyTable, Test, Text},
 };
+
+/// Says that a DENY matched only because a value of the policy could not be decoded.
+pub const UNDECODED: &str = " (a value could not be decoded)";
 
 /// A connection, as policies see it.
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +64,8 @@ pub enum DenyReason {
         policy: Arc<Policy>,
         /// The index of the rule that matched, from 0.
         rule: usize,
+        /// Whether the rule matches whatever the values are that could not be decoded.
+        certain: bool,
     },
     /// ALLOW policies apply and none matched.
     NoneAllowed,
@@ -72,6 +80,15 @@ pub struct DryRun<'a> {
     pub policy: &'a Policy,
     /// Whether the policy matched.
     pub matched: bool,
+}
+
+/// A value of three-valued logic. The order is that of Kleene: a conjunction is the least value, a disjunction the
+/// greatest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Truth {
+    False,
+    Unknown,
+    True,
 }
 
 /// The result of the walk over all policies, which evaluates DENY rules only.
@@ -116,15 +133,16 @@ fn denials<'a, S: AsRef<str>>(
     let mut look = |policy: &Arc<Policy>| match (policy.action(), policy.is_dry_run()) {
         (Action::Allow, _) => found.any_allow = true,
         (Action::Deny, true) => {
-            if matching_rule(policy, flow).is_some() {
+            if matching_rule(policy, flow).0 > Truth::False {
                 log(DryRun { policy, matched: true });
             }
         }
         (Action::Deny, false) => {
             if found.denied.is_none()
-                && let Some(rule) = matching_rule(policy, flow)
+                && let (truth @ (Truth::Unknown | Truth::True), rule) = matching_rule(policy, flow)
             {
-                found.denied = Some(DenyReason::Explicit { policy: policy.clone(), rule });
+                let certain = truth == Truth::True;
+                found.denied = Some(DenyReason::Explicit { policy: policy.clone(), rule, certain });
             }
         }
     };
@@ -157,11 +175,11 @@ fn allowances<'a, S: AsRef<str>>(
         match (policy.action(), policy.is_dry_run()) {
             (Action::Deny, _) => {}
             (Action::Allow, true) => {
-                log(DryRun { policy, matched: matching_rule(policy, flow).is_some() });
+                log(DryRun { policy, matched: matching_rule(policy, flow).0 == Truth::True });
             }
             (Action::Allow, false) => {
                 enforced = true;
-                allowed = allowed || matching_rule(policy, flow).is_some();
+                allowed = allowed || matching_rule(policy, flow).0 == Truth::True;
             }
         }
     }
@@ -173,19 +191,38 @@ fn covering<'t>(table: &'t PolicyTable, namespace: &str) -> impl Iterator<Item =
     table.of_namespace(namespace).iter().chain(table.global())
 }
 
-/// The first rule of `policy` that matches, from 0. The addresses of `flow` are plain IPv4 or IPv6.
-fn matching_rule(policy: &Policy, flow: &Flow<'_>) -> Option<usize> {
-    let clause =
-        |clause: &Clause| clause.matches().is_empty() || clause.matches().iter().any(|m| all(m, flow));
-    policy.rules().iter().position(|rule: &Rule| rule.clauses().iter().all(clause))
+/// Whether a rule of `policy` matches, and the first rule with that value, from 0. The addresses of `flow` are plain
+/// IPv4 or IPv6.
+fn matching_rule(policy: &Policy, flow: &Flow<'_>) -> (Truth, usize) {
+    let mut best = (Truth::False, 0);
+    for (index, rule) in policy.rules().iter().enumerate() {
+        let truth = Truth::all(rule.clauses().iter().map(|clause| any_match(clause, flow)));
+        if truth > best.0 {
+            best = (truth, index);
+        }
+        if truth == Truth::True {
+            break;
+        }
+    }
+    best
 }
 
-fn all(matching: &Match, flow: &Flow<'_>) -> bool {
+fn any_match(clause: &Clause, flow: &Flow<'_>) -> Truth {
+    if clause.matches().is_empty() {
+        return Truth::True;
+    }
+    Truth::any(clause.matches().iter().map(|matching| all_tests(matching, flow)))
+}
+
+fn all_tests(matching: &Match, flow: &Flow<'_>) -> Truth {
     // A match without tests says nothing, and must not allow any connection.
-    !matching.tests().is_empty() && matching.tests().iter().all(|test| holds(test, flow))
+    if matching.tests().is_empty() {
+        return Truth::False;
+    }
+    Truth::all(matching.tests().iter().map(|test| holds(test, flow)))
 }
 
-fn holds(test: &Test, flow: &Flow<'_>) -> bool {
+fn holds(test: &Test, flow: &Flow<'_>) -> Truth {
     let found = match &test.attribute {
         Attribute::DestinationPorts(ports) => ports.contains(&flow.dst.port()),
         Attribute::DestinationIps(networks) => contain(networks, flow.dst.ip()),
@@ -196,7 +233,11 @@ fn holds(test: &Test, flow: &Flow<'_>) -> bool {
         Attribute::Namespaces(texts) => fit(texts, flow.identity.map_or("", Identity::namespace)),
         Attribute::Principals(texts) => flow.identity.is_some_and(|id| fit(texts, id.principal())),
     };
-    found != test.negated
+    match (found, test.unknown) {
+        (false, true) => Truth::Unknown,
+        (found, _) if found != test.negated => Truth::True,
+        _ => Truth::False,
+    }
 }
 
 fn contain(networks: &[IpNet], ip: IpAddr) -> bool {
@@ -207,12 +248,43 @@ fn fit(texts: &[Text], text: &str) -> bool {
     texts.iter().any(|pattern| pattern.matches(text))
 }
 
+// === impl Truth ===
+
+impl Truth {
+    /// The disjunction of `values`. Without a value the result is false.
+    fn any(values: impl IntoIterator<Item = Self>) -> Self {
+        let mut any = Self::False;
+        for value in values {
+            any = any.max(value);
+            if any == Self::True {
+                break;
+            }
+        }
+        any
+    }
+
+    /// The conjunction of `values`. Without a value the result is true.
+    fn all(values: impl IntoIterator<Item = Self>) -> Self {
+        let mut all = Self::True;
+        for value in values {
+            all = all.min(value);
+            if all == Self::False {
+                break;
+            }
+        }
+        all
+    }
+}
+
 // === impl DenyReason ===
 
 impl fmt::Display for DenyReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Explicit { policy, .. } => write!(f, "explicitly denied by: {}", policy.key()),
+            Self::Explicit { policy, certain, .. } => {
+                write!(f, "explicitly denied by: {}", policy.key())?;
+                f.write_str(if *certain { "" } else { UNDECODED })
+            }
             Self::NoneAllowed => f.write_str("allow policies exist, but none allowed"),
             Self::Unknown(policy) => write!(f, "policy not received: {policy}"),
         }

@@ -96,6 +96,7 @@ fn main() -> ExitCode {
         a_policy_bound_by_a_workload_change_cuts_live_connections,
         an_unknown_policy_keeps_everybody_out_until_it_arrives,
         a_bad_policy_is_refused_by_name_while_the_rest_applies,
+        a_namespace_policy_with_an_unknown_value_denies_also_at_the_start_and_the_node_serves,
         certificates_rotate_under_load_without_a_failure,
         an_authority_in_trouble_costs_only_new_identities,
         a_pod_that_lost_its_redirection_is_named_until_it_is_back,

@@ -181,15 +181,42 @@ pub(crate) fn a_bad_policy_is_refused_by_name_while_the_rest_applies() {
         }
     }
     assert_eq!(refused(&mut lab, "default/another"), 0);
-    // The rest of the push applies, and the last good version of the refused one stays.
+    // The rest of the push applies, and so does what is known of the refused ones: whom they are about.
     turned_away(&lab, "client", SERVER);
     turned_away(&lab, "near", SERVER);
-    // Of the new one there is no good version: the pods that name it let nobody in.
-    turned_away(&lab, "client", NEAR);
+    open(&lab, "client", NEAR).unwrap();
     for name in ["default/changing", "default/new"] {
         lab.services().control().unwrap().inject(name, None);
     }
     lab.services().settle(LIMIT).unwrap();
     open(&lab, "client", NEAR).unwrap();
     turned_away(&lab, "near", SERVER);
+}
+
+pub(crate) fn a_namespace_policy_with_an_unknown_value_denies_also_at_the_start_and_the_node_serves() {
+    /// A rule, field 5 of Authorization, whose only pattern sets no kind of match.
+    const UNSURE: [u8; 8] = [0x2a, 6, 0x0a, 4, 0x12, 2, 0x0a, 0];
+    let rule = "rules: [{from: {namespaces: [nowhere]}}]";
+    let with = |scope: &str| {
+        format!("{MESH}policies:\n  - {{name: unsure, scope: {scope}, action: DENY, {rule}}}\n")
+    };
+    let mut lab = raise(&with("namespace"));
+    open(&lab, "client", SERVER).unwrap();
+    lab.services()
+        .control()
+        .unwrap()
+        .inject("default/unsure", Some(ResourceFault::Extended(UNSURE.to_vec())));
+    lab.services().settle(LIMIT).unwrap();
+    turned_away(&lab, "client", SERVER);
+    turned_away(&lab, "bare", SERVER);
+    let why = format!("{REJECTED}explicitly denied by: default/unsure (a value could not be decoded)");
+    line(&lab, "two", &[("direction", "inbound"), ("src.workload", "client"), ("error", &why)]);
+
+    // A proxy that finds the policy there at its start becomes ready all the same.
+    drop(lab.take_proxy("two").unwrap());
+    let mut again = lab.launch("two", &launch()).unwrap();
+    lab.wait_ready_of("two", &mut again).unwrap();
+    turned_away(&lab, "client", SERVER);
+    lab.services().control().unwrap().inject("default/unsure", None);
+    open_at_last(&lab, "client", SERVER);
 }

@@ -17,10 +17,10 @@ use crate::{
     protocols::{
         mesh::{
             Applied, CHANGES_PER_TURN, Change, Mesh, MeshWriter,
-            policy::{Policy, PolicyChange},
+            policy::{Faults, Policy, PolicyChange},
             push_order,
         },
-        pb::{ads::Resource, security::Authorization, workload::Address as PbAddress},
+        pb::{ads::Resource, workload::Address as PbAddress},
         xds::{Later, Rejected, ResourceType, Sink, SinkDown},
     },
     supervisor::{Actor, ActorRef, Address, ChildSpec, Described},
@@ -38,6 +38,9 @@ const LARGE_PUSH: usize = 512;
 
 /// The kind of a resource as an input of the quarantine.
 const RESOURCE: &str = "resource";
+
+/// The reason why a resource without a payload is refused.
+const EMPTY: &str = "the resource is empty";
 
 /// The handle of the mesh actor, which applies decoded resources. A clone is cheap.
 #[derive(Clone)]
@@ -222,16 +225,26 @@ impl MeshActor {
             push.resources.iter().map(|resource| resource.name.clone()).collect();
         for resource in push.resources {
             let digest = digest(&payload(&resource));
-            let decode = |bytes: &[u8]| {
-                let policy = Authorization::decode(bytes).map_err(|error| error.to_string())?;
-                Policy::decode(&resource.name, policy).map_err(|error| error.to_string())
-            };
-            match self.decode(&resource, digest, decode) {
-                Ok(policy) => {
-                    changes.push(PolicyChange::Upsert(policy));
+            let held = self.0.mesh.policies().get(&resource.name).is_some();
+            match self.read_policy(&resource, digest) {
+                Ok((policy, faults)) => {
                     self.0.quarantine.forgive(RESOURCE, &resource.name);
+                    // The last good version says more than bytes that are no policy.
+                    let keep = faults.is_whole() && held;
+                    if !faults.is_empty() {
+                        let refused = Refused { reason: faults.to_string(), retry_in: None };
+                        rejected.push(Rejected { applied: !keep, ..refused.of(resource) });
+                    }
+                    if !keep {
+                        changes.push(PolicyChange::Upsert(policy));
+                    }
                 }
-                Err(refused) => rejected.push(refused.of(resource)),
+                Err(refused) => {
+                    if !held {
+                        changes.push(PolicyChange::Upsert(Policy::unread(&resource.name)));
+                    }
+                    rejected.push(Rejected { applied: !held, ..refused.of(resource) });
+                }
             }
         }
         let removed = push.removed.into_iter().filter(|name| !brought.contains(name));
@@ -240,6 +253,16 @@ impl MeshActor {
             writer.set_policies(Arc::new(self.0.mesh.policies().with(changes)));
         }
         rejected
+    }
+
+    /// Reads the policy, unless the resource is quarantined. An empty resource is refused.
+    fn read_policy(&self, resource: &Resource, digest: u64) -> Result<(Policy, Faults), Refused> {
+        let admitted = self.input(&resource.name, digest)?;
+        let _guard = admitted.guard();
+        match payload(resource) {
+            Some(bytes) => Ok(Policy::read(&resource.name, bytes)),
+            None => Err(Refused { reason: EMPTY.to_owned(), retry_in: None }),
+        }
     }
 
     /// Decodes the resource, unless the resource is quarantined.
@@ -251,7 +274,7 @@ impl MeshActor {
     ) -> Result<T, Refused> {
         let admitted = self.input(&resource.name, digest)?;
         let _guard = admitted.guard();
-        let payload = payload(resource).ok_or_else(|| "the resource is empty".to_owned());
+        let payload = payload(resource).ok_or_else(|| EMPTY.to_owned());
         payload.and_then(decode).map_err(|reason| Refused { reason, retry_in: None })
     }
 
@@ -272,7 +295,7 @@ impl Refused {
     fn of(self, resource: Resource) -> Rejected {
         let name = resource.name.clone();
         let later = self.retry_in.map(|after| Box::new(Later { resource, after }));
-        Rejected { name, reason: self.reason, later }
+        Rejected { name, reason: self.reason, later, applied: false }
     }
 }
 

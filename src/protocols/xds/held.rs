@@ -37,7 +37,8 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Book {
     names: Names,
-    acked: bool,
+    /// Whether a response was applied.
+    answered: bool,
     /// The size in bytes of an announcement that was too large for the server.
     too_big_bytes: Option<usize>,
 }
@@ -81,12 +82,12 @@ impl XdsState {
         self.with(kind, |book| book.names.len())
     }
 
-    /// Whether every type that is not on demand has had a response that was applied without rejection
-    /// (docs/spec/controlplane.md 2.6). The value never becomes false again.
+    /// Whether every type that is not on demand has had a response that was applied (docs/spec/controlplane.md 2.6). A
+    /// rejected resource costs itself only. The value never becomes false again.
     pub(crate) fn is_synced(&self, on_demand: bool) -> bool {
         ResourceType::ALL
             .into_iter()
-            .all(|kind| is_on_demand(kind, on_demand) || self.with(kind, |book| book.acked))
+            .all(|kind| is_on_demand(kind, on_demand) || self.with(kind, |book| book.answered))
     }
 
     /// Demands the address `name`. `can_ask`: whether there is a stream; without one any earlier answer counts.
@@ -199,7 +200,7 @@ impl XdsState {
     pub(super) fn finish(&self, mut push: Push, rejected: &[Rejected], now: Instant) {
         let (kind, answers) = (push.kind, mem::take(&mut push.answers));
         self.settle(push, rejected);
-        self.with(kind, |book| book.acked |= rejected.is_empty());
+        self.with(kind, |book| book.answered = true);
         let mut demands = self.0.demands.lock();
         for name in answers {
             demands.answer(&name, now);
@@ -208,12 +209,17 @@ impl XdsState {
 
     /// Notes that all resources of `push` except `rejected` were applied, without counting `push` as a response.
     pub(super) fn settle(&self, push: Push, rejected: &[Rejected]) {
-        let rejected: HashSet<&str, foldhash::fast::RandomState> =
-            rejected.iter().map(|r| r.name.as_str()).collect();
+        let rejected: HashMap<&str, bool, foldhash::fast::RandomState> =
+            rejected.iter().map(|r| (r.name.as_str(), r.applied)).collect();
         self.with(push.kind, |book| {
             for Entry { name, version, before } in push.entries {
                 // If a name came twice and was rejected, the name stays doubtful, because its second `before` is doubt.
-                let now = if rejected.contains(&*name) { before } else { Some(Holding::At(version)) };
+                let now = match rejected.get(&*name) {
+                    None => Some(Holding::At(version)),
+                    // The control plane counts the version as refused, and sends the resource again on a new stream.
+                    Some(true) => Some(Holding::Doubt),
+                    Some(false) => before,
+                };
                 match now {
                     Some(holding) => _ = book.names.insert(name, holding),
                     None => _ = book.names.remove(&name),

@@ -4,13 +4,16 @@ use std::{future::Future, time::Duration};
 
 use crate::protocols::pb::ads::Resource;
 
-/// A resource that was not applied.
+/// A resource that was refused.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Rejected {
     /// The resource's name in the response.
     pub name: String,
     /// The reason, for the control plane's operator.
     pub reason: String,
+    /// Whether the tables nevertheless hold what could be decoded of the resource. Otherwise the last good version
+    /// stays.
+    pub applied: bool,
     /// The retry of the same resource, if a retry may succeed.
     pub later: Option<Box<Later>>,
 }
@@ -35,7 +38,7 @@ pub(crate) trait Sink: Clone + Send + Sync + 'static {
     /// answers the response and reads the next one only after this call returns.
     ///
     /// Returns the rejected resources, which cannot be decoded, lack a payload or are invalid. The last good version of
-    /// a rejected resource stays. An unknown name in `removed` is no error. `Resource::version` is empty, because the
+    /// a rejected resource stays, unless the rejection says that the resource is [applied](Rejected::applied). An unknown name in `removed` is no error. `Resource::version` is empty, because the
     /// client keeps the versions.
     fn apply(
         &self,

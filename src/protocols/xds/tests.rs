@@ -53,7 +53,10 @@ fn receive(stream: &mut DeltaStream, response: DeltaDiscoveryResponse) -> (Apply
 }
 
 fn rejected(names: &[&str]) -> Vec<Rejected> {
-    names.iter().map(|n| Rejected { name: (*n).into(), reason: "bad".into(), later: None }).collect()
+    names
+        .iter()
+        .map(|n| Rejected { name: (*n).into(), reason: "bad".into(), applied: false, later: None })
+        .collect()
 }
 
 fn push(stream: &mut DeltaStream, response: DeltaDiscoveryResponse, bad: &[&str]) -> DeltaDiscoveryRequest {
@@ -166,13 +169,28 @@ fn a_name_sent_twice_and_rejected_is_in_doubt() {
 }
 
 #[test]
-fn synced_after_an_acked_response_of_each_type_and_for_good() {
+fn a_refused_resource_that_is_applied_all_the_same_is_announced_in_doubt() {
     let state = XdsState::new();
     let (mut stream, _) = open(&state, false);
-    push(&mut stream, response(ResourceType::Address, "1", &[("a", "1")], &[]), &["a"]);
-    push(&mut stream, response(ResourceType::Authorization, "2", &[], &[]), &[]);
-    assert!(!state.is_synced(false), "a refused response does not count");
-    assert!(state.is_synced(true), "types asked for on demand are not awaited");
+    let (_, pending) =
+        receive(&mut stream, response(ResourceType::Authorization, "1", &[("new", "1"), ("not", "1")], &[]));
+    let refused = rejected(&["new", "not"]).into_iter();
+    let refused: Vec<_> = refused.map(|r| Rejected { applied: r.name == "new", ..r }).collect();
+    let answer = stream.applied(pending, &refused);
+    assert_eq!(answer.error_detail.unwrap().message, "new: bad; not: bad");
+    assert_eq!(announced(&state, ResourceType::Authorization), versions(&[("new", "")]));
+}
+
+#[test]
+fn synced_after_an_applied_response_of_each_type_and_for_good() {
+    let state = XdsState::new();
+    let (mut stream, _) = open(&state, false);
+    push(&mut stream, response(ResourceType::Authorization, "2", &[("p", "1")], &[]), &["p"]);
+    assert!(!state.is_synced(false), "no response for addresses");
+    assert!(
+        state.is_synced(true),
+        "types asked for on demand are not awaited, and a refused resource does not count"
+    );
     let (_, pending) = receive(&mut stream, response(ResourceType::Address, "3", &[], &[]));
     assert!(!state.is_synced(false), "not yet applied");
     stream.applied(pending, &[], Instant::now());
@@ -255,7 +273,7 @@ fn what_is_tried_again_is_held_without_a_version_and_a_newer_one_takes_its_place
     let (apply, pending) = receive(&mut stream, pushed);
     let later = |resource: &Resource| {
         let later = Some(Box::new(Later { resource: resource.clone(), after }));
-        Rejected { name: resource.name.clone(), reason: "not now".into(), later }
+        Rejected { name: resource.name.clone(), reason: "not now".into(), applied: false, later }
     };
     let refused: Vec<Rejected> = apply.resources.iter().map(later).collect();
     stream.applied(pending, &refused, Instant::now());
@@ -275,8 +293,12 @@ fn what_is_tried_again_is_held_without_a_version_and_a_newer_one_takes_its_place
 
 #[test]
 fn refusal_text_is_bounded_and_counts_what_it_leaves_out() {
-    let long =
-        |i: usize, reason: &str| Rejected { name: format!("n{i}"), reason: reason.into(), later: None };
+    let long = |i: usize, reason: &str| Rejected {
+        name: format!("n{i}"),
+        reason: reason.into(),
+        applied: false,
+        later: None,
+    };
     assert_eq!(nack_text(&[long(1, "x"), long(2, "y; z")]), "n1: x; n2: y; z");
 
     let many: Vec<Rejected> = (0..100_000).map(|i| long(i, "unknown protocol")).collect();

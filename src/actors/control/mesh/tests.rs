@@ -6,7 +6,16 @@ use crate::{
         CertsConfig,
         issuer::{Issuer, Issuing},
     },
-    protocols::{ca::IssueError, config::TlsConfig, identity::Identity, mesh::LocalNode},
+    protocols::{
+        ca::IssueError,
+        config::TlsConfig,
+        identity::Identity,
+        mesh::{
+            LocalNode,
+            policy::{Action, Scope},
+        },
+        pb::security::Authorization,
+    },
     supervisor::{Fault, Strategy, SupervisorSpec, Tree, faults},
 };
 
@@ -31,6 +40,48 @@ async fn start() -> (MeshTables, Tree) {
     (tables, tree.await.unwrap())
 }
 
+fn garbled(name: &str) -> Resource {
+    Resource { resource: Some(Any { value: vec![0xff; 9], ..Any::default() }), ..policy(name) }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_with_an_unknown_value_is_refused_by_name_and_applied_all_the_same() {
+    let (tables, tree) = start().await;
+    let url = ResourceType::Authorization.type_url();
+    let wire =
+        Authorization { name: "p".into(), namespace: "ns".into(), action: 77, ..Authorization::default() };
+    let any = Any { value: wire.encode_to_vec(), ..Any::default() };
+    let push = vec![Resource { resource: Some(any), ..policy("ns/p") }, policy("ns/q")];
+    let rejected = tables.apply(url, push, Vec::new()).await.unwrap();
+    let reason = "action: unknown value 77".to_owned();
+    assert_eq!(rejected, [Rejected { name: "ns/p".into(), reason, applied: true, later: None }]);
+    let policies = tables.mesh.policies();
+    assert_eq!((policies.get("ns/p").unwrap().action(), policies.len()), (Action::Deny, 2));
+    tree.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn bytes_that_are_no_policy_leave_the_last_good_version_or_let_nobody_in() {
+    let (tables, tree) = start().await;
+    let url = ResourceType::Authorization.type_url();
+    assert_eq!(tables.apply(url, vec![policy("ns/good")], Vec::new()).await.unwrap(), []);
+    let empty = Resource { resource: None, ..policy("ns/empty") };
+    let push = vec![garbled("ns/good"), garbled("ns/new"), empty];
+    let rejected = tables.apply(url, push, Vec::new()).await.unwrap();
+    let applied: Vec<_> = rejected.iter().map(|r| (r.name.as_str(), r.applied)).collect();
+    assert_eq!(applied, [("ns/good", false), ("ns/new", true), ("ns/empty", true)]);
+    let policies = tables.mesh.policies();
+    let scope = |key| policies.get(key).map(|policy| policy.scope());
+    assert_eq!(
+        ["ns/good", "ns/new", "ns/empty"].map(scope),
+        [Some(Scope::Global), Some(Scope::Unknown), Some(Scope::Unknown)]
+    );
+    // A removal takes the stand-in away as well.
+    assert_eq!(tables.apply(url, Vec::new(), vec!["ns/new".into()]).await.unwrap(), []);
+    assert!(tables.mesh.policies().get("ns/new").is_none());
+    tree.stop().await;
+}
+
 fn policy(name: &str) -> Resource {
     let (namespace, short) = name.split_once('/').unwrap();
     let authorization =
@@ -53,7 +104,11 @@ async fn a_resource_that_crashed_the_actor_twice_says_when_it_may_be_tried_again
     assert_eq!(rejected.name, "cursed/policy");
     let Later { resource, after } = *rejected.later.unwrap();
     assert!(after <= Duration::from_secs(36) && after > Duration::from_secs(20), "{after:?}");
-    assert_eq!(tables.mesh.policies().len(), 1, "the rest is applied");
+    let policies = tables.mesh.policies();
+    assert!(policies.get("sound/policy").is_some(), "the rest is applied");
+    // Nothing of it is known, so it lets nobody in where it may apply.
+    assert_eq!(policies.get("cursed/policy").unwrap().scope(), Scope::Unknown);
+    assert!(rejected.applied);
     tokio::time::advance(after).await;
     assert_eq!(tables.apply(url, vec![resource], Vec::new()).await.unwrap(), []);
     assert_eq!((tables.mesh.policies().len(), tables.quarantine.list()), (2, vec![]));

@@ -296,10 +296,15 @@ impl Sink for Tables {
                 Some(version) if version == "later" && !self.0.tried.lock().remove(&name) => {
                     self.0.tried.lock().insert(name.clone());
                     let later = Some(Box::new(Later { resource, after: Duration::from_millis(50) }));
-                    rejected.push(Rejected { name, reason: "not now".into(), later });
+                    rejected.push(Rejected { name, reason: "not now".into(), applied: false, later });
                 }
                 Some(version) if version != "bad" => _ = held.insert(name, version),
-                _ => rejected.push(Rejected { name, reason: "undecodable".into(), later: None }),
+                _ => rejected.push(Rejected {
+                    name,
+                    reason: "undecodable".into(),
+                    applied: false,
+                    later: None,
+                }),
             }
         }
         for name in removed {

@@ -1,7 +1,10 @@
+use std::sync::Arc;
+
 use proptest::prelude::*;
 use prost::Message;
 
 use super::*;
+use crate::protocols::pb::security as pb;
 
 fn one(matching: pb::Match) -> pb::Authorization {
     pb::Authorization {
@@ -22,7 +25,7 @@ fn address(address: &[u8], length: u32) -> Vec<pb::Address> {
 
 fn scoped(key: &str, namespace: &str, scope: pb::Scope) -> PolicyChange {
     let wire = pb::Authorization { namespace: namespace.into(), scope: scope.into(), ..Default::default() };
-    PolicyChange::Upsert(Policy::decode(key, wire).unwrap())
+    PolicyChange::Upsert(Policy::decode(key, wire).0)
 }
 
 fn keys(policies: &[Arc<Policy>]) -> Vec<&str> {
@@ -30,7 +33,7 @@ fn keys(policies: &[Arc<Policy>]) -> Vec<&str> {
 }
 
 #[test]
-fn a_bad_value_rejects_the_policy_and_says_where() {
+fn a_bad_value_is_unknown_and_the_fault_says_where() {
     let mapped = "::ffff:10.0.0.0".parse::<std::net::Ipv6Addr>().unwrap().octets();
     let none = pb::Match::default;
     let at = "rules[0].clauses[0].matches[0].";
@@ -78,8 +81,10 @@ fn a_bad_value_rejects_the_policy_and_says_where() {
             "not_destination_ports[0]: 70000 is no port",
         ),
     ] {
-        let error = Policy::decode("ns/p", one(matching)).unwrap_err();
-        assert_eq!(error.to_string(), format!("{at}{want}"));
+        let (policy, faults) = Policy::decode("ns/p", one(matching));
+        assert_eq!(faults.to_string(), format!("{at}{want}"));
+        let [test] = policy.rules()[0].clauses()[0].matches()[0].tests() else { panic!("{policy:?}") };
+        assert!(test.unknown && !faults.is_whole());
     }
 }
 
@@ -101,17 +106,33 @@ fn an_error_names_the_rule_clause_and_match() {
         ..Default::default()
     };
     assert_eq!(
-        Policy::decode("ns/p", wire).unwrap_err().to_string(),
+        Policy::decode("ns/p", wire).1.to_string(),
         "rules[1].clauses[2].matches[2].destination_ports[2]: 99999 is no port"
     );
 }
 
 #[test]
-fn an_unknown_scope_or_action_rejects_the_policy() {
-    let scope = pb::Authorization { scope: 3, ..Default::default() };
-    assert_eq!(Policy::decode("ns/p", scope).unwrap_err(), PolicyError::Scope(3));
+fn an_unknown_scope_or_action_is_a_fault_and_all_faults_are_counted() {
+    let fault = |wire| Policy::decode("ns/p", wire).1.to_string();
+    assert_eq!(fault(pb::Authorization { scope: 3, ..Default::default() }), "scope: unknown value 3");
     let action = pb::Authorization { action: -1, ..Default::default() };
-    assert_eq!(Policy::decode("ns/p", action).unwrap_err().to_string(), "action: unknown value -1");
+    assert_eq!(fault(action), "action: unknown value -1");
+    let ports = pb::Match { destination_ports: vec![70_000, 80, 70_001], ..Default::default() };
+    assert_eq!(fault(pb::Authorization { action: 7, ..one(ports) }), "action: unknown value 7, and 2 more");
+}
+
+#[test]
+fn a_policy_without_a_namespace_has_that_of_its_key() {
+    let wire = pb::Authorization { scope: pb::Scope::Namespace.into(), ..Default::default() };
+    let (policy, faults) = Policy::decode("ns/p", wire);
+    assert!(faults.is_empty() && policy.covers("ns"));
+}
+
+#[test]
+fn a_policy_sent_again_unchanged_keeps_its_place() {
+    let table = PolicyTable::default().with(vec![scoped("b/p", "b", pb::Scope::Namespace)]);
+    let again = table.with(vec![scoped("b/p", "b", pb::Scope::Namespace)]);
+    assert!(Arc::ptr_eq(table.get("b/p").unwrap(), again.get("b/p").unwrap()));
 }
 
 #[test]
@@ -123,14 +144,22 @@ fn values_keep_their_meaning_and_cheap_tests_come_first() {
         destination_ports: vec![80, 0],
         ..Default::default()
     };
-    let policy = Policy::decode("ns/p", one(matching)).unwrap();
+    let (policy, _) = Policy::decode("ns/p", one(matching));
     let tests = policy.rules()[0].clauses()[0].matches()[0].tests();
     assert_eq!(
         tests,
         [
-            Test { negated: false, attribute: Attribute::DestinationPorts([80, 0].into()) },
-            Test { negated: true, attribute: Attribute::SourceIps(["10.0.0.0/8".parse().unwrap()].into()) },
-            Test { negated: false, attribute: Attribute::Principals([Text::Presence].into()) },
+            Test { negated: false, attribute: Attribute::DestinationPorts([80, 0].into()), unknown: false },
+            Test {
+                negated: true,
+                attribute: Attribute::SourceIps(["10.0.0.0/8".parse().unwrap()].into()),
+                unknown: false
+            },
+            Test {
+                negated: false,
+                attribute: Attribute::Principals([Text::Presence].into()),
+                unknown: false
+            },
         ]
     );
 }
@@ -186,7 +215,7 @@ fn a_policy_moves_between_indexes_and_untouched_ones_are_shared() {
 fn removing_the_last_policy_of_a_namespace_leaves_nothing_behind() {
     let table = PolicyTable::default().with(vec![scoped("b/p", "b", pb::Scope::Namespace)]);
     let empty = table.with(vec![PolicyChange::Remove("b/p".into()), PolicyChange::Remove("b/none".into())]);
-    assert!(empty.is_empty() && empty.by_namespace.is_empty());
+    assert!(empty.is_empty() && empty.of_namespace("b").is_empty());
 }
 
 proptest! {
@@ -229,8 +258,8 @@ proptest! {
 
     #[test]
     fn no_bytes_make_decoding_panic(bytes in prop::collection::vec(any::<u8>(), 0..256)) {
-        if let Ok(wire) = pb::Authorization::decode(&*bytes) {
-            let _decided = Policy::decode("ns/p", wire);
-        }
+        let (policy, faults) = Policy::read("ns/p", &bytes);
+        prop_assert_eq!(policy.key(), "ns/p");
+        prop_assert_eq!(faults.is_whole(), pb::Authorization::decode(&*bytes).is_err());
     }
 }
