@@ -167,9 +167,12 @@ fn policies() {
     let destination = Destination::<&str> { namespace: "bench", policies: &[] };
     let flow =
         Flow { src: "10.0.0.1:5000".parse().unwrap(), identity: None, dst: "10.0.0.2:8080".parse().unwrap() };
-    assert_eq!(evaluate(&table, &destination, &flow, &mut |_| ()), Verdict::Allow);
+    assert_eq!(evaluate(&table, &destination, &flow, &|_| false, &mut |_| ()), Verdict::Allow);
     repeat("policy, 100 that do not match", || {
-        matches!(evaluate(black_box(&table), &destination, black_box(&flow), &mut |_| ()), Verdict::Allow)
+        matches!(
+            evaluate(black_box(&table), &destination, black_box(&flow), &|_| false, &mut |_| ()),
+            Verdict::Allow
+        )
     });
 }
 

@@ -7,7 +7,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 
 #[cfg(feature = "lab")]
 use super::control::certs::FakeIssuer;
@@ -41,6 +44,7 @@ use crate::{
         config::DataPlaneConfig,
         dns_config::{self, DnsProxyConfig},
         mesh_view::MeshView,
+        missing_policies::MissingPolicies,
         on_demand::OnDemand,
         outbound_context::NextHops,
         pod::network::PodNetwork,
@@ -298,12 +302,13 @@ fn parts(
     let home = NetNs::current().map_err(BootError::Namespace)?;
     let name_servers = dns_config::name_servers(config);
     let settings = Arc::new(DataPlaneConfig::new(config, DnsProxyConfig::new(config, &name_servers)));
+    let missing = missing_policies(&settings, xds.as_ref());
     let hops = NextHops {
         directory: PodDirectory::default(),
         certs: Arc::new(certs.clone()),
         resolver: resolver(config, &settings, home.clone(), name_servers),
     };
-    let mut view = MeshView::new(mesh, tables.changed());
+    let mut view = MeshView::new(mesh, tables.changed(), missing.clone());
     if let Some(xds) = xds.as_ref().filter(|_| config.control.xds.on_demand) {
         view = view.filled(OnDemand::new(Arc::new(xds.clone()), config.node.cluster_id.clone()));
     }
@@ -336,6 +341,7 @@ fn parts(
     let console = console(config, logging, &quarantine, shown.dump(config), access);
     let admin = AdminServers::new(admin_addrs(config), readiness, &metrics, console);
     count(&metrics, &certs, &pods, served.zds())?;
+    metrics.register(state_gauge::of_missing_policies(move || missing.absent())?)?;
     Ok(Parts { metrics, certs, tables, xds, shards, pods, served, complete: open, health, admin })
 }
 
@@ -348,6 +354,19 @@ fn resolver(
 ) -> Resolver {
     let network = PodNetwork::home(home, settings.clone());
     Resolver::new(network, servers, HOSTS_FILE, config.listen.ipv6_enabled)
+}
+
+/// The policies that workloads name and the tables do not hold. Without a control plane the stream counts as open.
+fn missing_policies(config: &DataPlaneConfig, xds: Option<&Xds>) -> Arc<MissingPolicies> {
+    let (state, start) = (xds.map(Xds::state), Instant::now());
+    let open = move || match &state {
+        Some(state) => {
+            let state = state.borrow();
+            state.connected.then_some(state.since)
+        }
+        None => Some(start),
+    };
+    Arc::new(MissingPolicies::new(config.missing_policy, config.timeouts.workload, Arc::new(open)))
 }
 
 /// Has certificates and pods counted by their states.

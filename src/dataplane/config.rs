@@ -2,7 +2,7 @@
 
 use super::dns_config::DnsProxyConfig;
 use crate::protocols::config::{
-    Config, InpodConfig, ListenConfig, SocketConfig, TimeoutConfig, TunnelConfig,
+    Config, InpodConfig, ListenConfig, MissingPolicy, SocketConfig, TimeoutConfig, TunnelConfig,
 };
 
 /// The sections of the settings that connections read (docs/spec/dataplane.md 1 and 2). A process has one value.
@@ -12,6 +12,8 @@ pub(crate) struct DataPlaneConfig {
     pub(crate) network: String,
     /// Whether policy decisions are logged at info.
     pub(crate) policy_log: bool,
+    /// What becomes of a policy that the control plane does not have.
+    pub(crate) missing_policy: MissingPolicy,
     /// Sockets in pods.
     pub(crate) inpod: InpodConfig,
     /// The settings of the proxy's listeners.
@@ -34,6 +36,7 @@ impl DataPlaneConfig {
         Self {
             network: config.node.network.clone(),
             policy_log: config.process.log.policy_info,
+            missing_policy: config.policy.missing,
             inpod: config.inpod.clone(),
             listen: config.listen.clone(),
             tunnel: config.tunnel.clone(),

@@ -7,7 +7,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::on_demand::OnDemand;
+use super::{missing_policies::MissingPolicies, on_demand::OnDemand};
 use crate::protocols::mesh::Mesh;
 
 /// A view of the tables of workloads, services and policies. Clones share the tables.
@@ -15,6 +15,7 @@ use crate::protocols::mesh::Mesh;
 pub(crate) struct MeshView {
     mesh: Mesh,
     changed: watch::Receiver<u64>,
+    missing: Arc<MissingPolicies>,
     on_demand: Option<Arc<OnDemand>>,
 }
 
@@ -22,8 +23,13 @@ pub(crate) struct MeshView {
 
 impl MeshView {
     /// A view of `mesh`; `changed` counts the pushes that were applied.
-    pub(crate) fn new(mesh: Mesh, changed: watch::Receiver<u64>) -> Self {
-        Self { mesh, changed, on_demand: None }
+    pub(crate) fn new(mesh: Mesh, changed: watch::Receiver<u64>, missing: Arc<MissingPolicies>) -> Self {
+        Self { mesh, changed, missing, on_demand: None }
+    }
+
+    /// The policies that workloads name and the tables do not hold.
+    pub(crate) fn missing_policies(&self) -> &MissingPolicies {
+        &self.missing
     }
 
     /// The same view, of tables that are filled on demand.

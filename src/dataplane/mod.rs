@@ -14,6 +14,7 @@ pub(crate) mod inbound_context;
 pub(crate) mod listener;
 pub(crate) mod local_hop;
 pub(crate) mod mesh_view;
+pub(crate) mod missing_policies;
 pub(crate) mod on_demand;
 pub(crate) mod outbound;
 pub(crate) mod outbound_context;

@@ -42,6 +42,7 @@ use super::{
     inbound_context::InboundContext,
     listener::Canaries,
     mesh_view::MeshView,
+    missing_policies::MissingPolicies,
     on_demand::{Directory, OnDemand},
     outbound,
     outbound_context::{NextHops, OutboundContext, Peers},
@@ -78,6 +79,8 @@ const PATIENCE: Duration = Duration::from_secs(3600);
 pub(crate) struct TestBed {
     mesh: RefCell<TestMesh>,
     changed: watch::Sender<u64>,
+    /// Since when the control plane's stream is open. It is down at first.
+    stream: Arc<Mutex<Option<Instant>>>,
     view: RefCell<MeshView>,
     lines: AccessLines,
     pub(crate) shard: Shard,
@@ -181,8 +184,16 @@ impl TestBed {
                 true,
             ),
         };
+        let stream: Arc<Mutex<Option<Instant>>> = Arc::default();
+        let open = stream.clone();
+        let missing = MissingPolicies::new(
+            config.missing_policy,
+            config.timeouts.workload,
+            Arc::new(move || *open.lock()),
+        );
         Self {
-            view: MeshView::new(mesh.mesh.clone(), changes).into(),
+            view: MeshView::new(mesh.mesh.clone(), changes, missing.into()).into(),
+            stream,
             mesh: mesh.into(),
             changed,
             lines,
@@ -247,12 +258,28 @@ impl TestBed {
         self.changed.send_modify(|version| *version += 1);
     }
 
+    /// Opens the control plane's stream, or has it go down.
+    pub(crate) fn stream(&self, open: bool) {
+        *self.stream.lock() = open.then(Instant::now);
+    }
+
+    /// The number of policies that the control plane does not have.
+    pub(crate) fn absent_policies(&self) -> usize {
+        self.view.borrow().missing_policies().absent()
+    }
+
     /// Makes the control plane push a policy of the namespace [`NAMESPACE`]. Existing policies stay.
     pub(crate) fn push_policy(&self, policy: pb::Authorization) {
         let key = format!("{NAMESPACE}/{}", policy.name);
         let change = PolicyChange::Upsert(Policy::decode(&key, policy).0);
         let table = self.view.borrow().tables().policies().with(vec![change]);
         self.mesh.borrow_mut().writer.set_policies(Arc::new(table));
+        self.answer_policies();
+    }
+
+    /// Makes the control plane answer about policies, without a change.
+    pub(crate) fn answer_policies(&self) {
+        self.mesh.borrow_mut().writer.answered_policies();
         self.changed.send_modify(|version| *version += 1);
     }
 

@@ -47,8 +47,7 @@ pub enum Verdict<'a> {
     Allow,
     /// Deny the connection.
     Deny(DenyReason),
-    /// The workload names a policy that the table does not hold. The caller waits for the policy up to a deadline, then
-    /// denies the connection with [`DenyReason::Unknown`].
+    /// The workload names a policy that the table does not hold and that may still come.
     Unknown {
         /// The policy's key.
         policy: &'a str,
@@ -69,8 +68,6 @@ pub enum DenyReason {
     },
     /// ALLOW policies apply and none matched.
     NoneAllowed,
-    /// The workload names this policy, and the control plane has not sent the policy in time.
-    Unknown(Box<str>),
 }
 
 /// A dry-run policy that would count if it were enforced.
@@ -98,7 +95,8 @@ struct Denials<'a> {
     any_allow: bool,
 }
 
-/// Decides about `flow`. Dry-run policies are reported to `log` and otherwise have no effect.
+/// Decides about `flow`. Dry-run policies are reported to `log` and otherwise have no effect. `absent` says of a key that
+/// the table does not hold whether there is no such policy.
 ///
 /// A matching DENY policy decides even while another policy is unknown. Without such a match an unknown policy leaves
 /// the decision open, because the unknown policy may be a DENY that matches.
@@ -106,11 +104,12 @@ pub fn evaluate<'a, S: AsRef<str>>(
     table: &PolicyTable,
     destination: &Destination<'a, S>,
     flow: &Flow<'_>,
+    absent: &dyn Fn(&str) -> bool,
     log: &mut dyn FnMut(DryRun<'_>),
 ) -> Verdict<'a> {
     // Policies hold plain IPv4 networks, so an IPv4-mapped IPv6 address has to become IPv4 before the comparison.
     let flow = &Flow { src: canonical(flow.src), dst: canonical(flow.dst), ..*flow };
-    let denials = denials(table, destination, flow, log);
+    let denials = denials(table, destination, flow, absent, log);
     if let Some(reason) = denials.denied {
         return Verdict::Deny(reason);
     }
@@ -127,6 +126,7 @@ fn denials<'a, S: AsRef<str>>(
     table: &PolicyTable,
     destination: &Destination<'a, S>,
     flow: &Flow<'_>,
+    absent: &dyn Fn(&str) -> bool,
     log: &mut dyn FnMut(DryRun<'_>),
 ) -> Denials<'a> {
     let mut found = Denials { denied: None, unknown: None, any_allow: false };
@@ -152,6 +152,7 @@ fn denials<'a, S: AsRef<str>>(
         match table.get(key) {
             Some(policy) if policy.covers(destination.namespace) => {}
             Some(policy) => look(policy),
+            None if absent(key) => {}
             None => unknown = unknown.or(Some(key)),
         }
     }
@@ -166,12 +167,7 @@ fn allowances<'a, S: AsRef<str>>(
     log: &mut dyn FnMut(DryRun<'_>),
 ) -> Verdict<'a> {
     let (mut enforced, mut allowed) = (false, false);
-    let bound = destination
-        .policies
-        .iter()
-        .filter_map(|key| table.get(key.as_ref()))
-        .filter(|policy| !policy.covers(destination.namespace));
-    for policy in covering(table, destination.namespace).chain(bound) {
+    for policy in applying(table, destination) {
         match (policy.action(), policy.is_dry_run()) {
             (Action::Deny, _) => {}
             (Action::Allow, true) => {
@@ -184,6 +180,16 @@ fn allowances<'a, S: AsRef<str>>(
         }
     }
     if allowed || !enforced { Verdict::Allow } else { Verdict::Deny(DenyReason::NoneAllowed) }
+}
+
+/// The policies that apply to a workload, as far as the table holds them, each once.
+pub fn applying<'t, S: AsRef<str>>(
+    table: &'t PolicyTable,
+    destination: &Destination<'_, S>,
+) -> impl Iterator<Item = &'t Arc<Policy>> {
+    let (namespace, keys) = (destination.namespace, destination.policies);
+    let bound = keys.iter().filter_map(|key| table.get(key.as_ref()));
+    covering(table, namespace).chain(bound.filter(move |policy| !policy.covers(namespace)))
 }
 
 /// The policies that apply to all workloads of a namespace.
@@ -286,7 +292,6 @@ impl fmt::Display for DenyReason {
                 f.write_str(if *certain { "" } else { UNDECODED })
             }
             Self::NoneAllowed => f.write_str("allow policies exist, but none allowed"),
-            Self::Unknown(policy) => write!(f, "policy not received: {policy}"),
         }
     }
 }

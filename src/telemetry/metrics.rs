@@ -40,6 +40,7 @@ pub struct Metrics {
     traffic: TrafficTable,
     sockets: [IntGauge; 2],
     on_demand_dns: Family<Counter>,
+    policy_rechecks: IntCounter,
     /// The counters of attempts to reach next hops.
     pub outbound: OutboundMetrics,
     /// The counters of the control-plane connection.
@@ -149,6 +150,7 @@ impl Metrics {
         let metrics = Self {
             traffic: TrafficTable::default(),
             sockets: [side(Reporter::Source), side(Reporter::Destination)],
+            policy_rechecks: declared::POLICY_RECHECKS.counter(r)?,
             on_demand_dns: Family::new(&[declared::ON_DEMAND_DNS], MAX_HOSTNAMES),
             outbound: OutboundMetrics::new(r)?,
             xds: XdsMetrics::new(r)?,
@@ -180,6 +182,11 @@ impl Metrics {
             Reporter::Destination => destination,
         };
         GaugeGuard::new(gauge)
+    }
+
+    /// Counts a live connection that policies were asked about again.
+    pub fn policy_rechecked(&self) {
+        self.policy_rechecks.inc();
     }
 
     /// Counts a resolution of the hostname of a workload that has no addresses.

@@ -3,7 +3,7 @@
 
 use super::series::{
     Computed, Declaration, MetricsError,
-    declared::{CERTIFICATES, PODS, QUARANTINED_ACTORS},
+    declared::{CERTIFICATES, PODS, POLICIES_MISSING, QUARANTINED_ACTORS},
 };
 
 /// The count of each state or kind. Every state and kind is listed, even with a count of zero.
@@ -35,6 +35,16 @@ pub(crate) fn of_quarantined_actors(
     count: impl Fn() -> Counts + Send + Sync + 'static,
 ) -> Result<Computed, MetricsError> {
     by_state(&[QUARANTINED_ACTORS], QUARANTINED_ACTORS, count)
+}
+
+/// The gauge of policies that the control plane does not have.
+///
+/// # Errors
+/// The errors are those of [`of_pods`].
+pub(crate) fn of_missing_policies(
+    count: impl Fn() -> usize + Send + Sync + 'static,
+) -> Result<Computed, MetricsError> {
+    Computed::new(&[POLICIES_MISSING], move |readings| readings.put(POLICIES_MISSING, &[], count() as f64))
 }
 
 fn by_state(

@@ -125,7 +125,7 @@ pub(crate) fn a_policy_bound_by_a_workload_change_cuts_live_connections() {
 }
 
 pub(crate) fn an_unknown_policy_keeps_everybody_out_until_it_arrives() {
-    let settings = [("WARREN_WORKLOAD_TIMEOUT", "1s")];
+    let settings = [("WARREN_WORKLOAD_TIMEOUT", "1s"), ("WARREN_MISSING_POLICY", "deny")];
     let mut lab = raise_with(MESH, &settings, Default::default());
     let mut live = open(&lab, "near", SERVER).unwrap();
     lab.services().control().unwrap().inject("default/no-client", Some(ResourceFault::Hidden));
@@ -219,4 +219,99 @@ pub(crate) fn a_namespace_policy_with_an_unknown_value_denies_also_at_the_start_
     turned_away(&lab, "client", SERVER);
     lab.services().control().unwrap().inject("default/unsure", None);
     open_at_last(&lab, "client", SERVER);
+}
+
+/// Names a policy that the control plane does not have.
+fn name_a_policy_that_is_not_there(lab: &mut Lab) {
+    lab.services().control().unwrap().inject("default/no-client", Some(ResourceFault::Hidden));
+    change(lab, &format!("{MESH}policies:\n{}", deny("no-client", "client", "server")));
+}
+
+pub(crate) fn a_policy_that_the_control_plane_does_not_have_does_not_exist_until_it_comes() {
+    let settings = [("WARREN_WORKLOAD_TIMEOUT", "1s")];
+    let mut lab = raise_with(MESH, &settings, Default::default());
+    let missing = |lab: &Lab, count: f64| {
+        metrics_show(lab, "two", &format!("{count} missing policies"), |metrics| {
+            metrics.sum("warren_policies_missing", &[]) == count
+        });
+    };
+    let mut live = open(&lab, "client", SERVER).unwrap();
+    name_a_policy_that_is_not_there(&mut lab);
+    open(&lab, "near", SERVER).unwrap();
+    let mut client = open(&lab, "client", SERVER).unwrap();
+    missing(&lab, 1.0);
+    echo(&mut live, b"still here").unwrap();
+    // What is remembered lasts while the control plane is away.
+    lab.services().control().unwrap().faults().mute_discovery(true);
+    lab.services().control().unwrap().faults().cut_connections();
+    open(&lab, "bare", SERVER).unwrap();
+    lab.services().control().unwrap().faults().mute_discovery(false);
+    lab.services().control().unwrap().inject("default/no-client", None);
+    for live in [&mut live, &mut client] {
+        assert!(is_turned_away(&end_of(live)));
+    }
+    turned_away(&lab, "client", SERVER);
+    open(&lab, "near", SERVER).unwrap();
+    missing(&lab, 0.0);
+    let said =
+        log(&lab, "two").matches("a workload names a policy that the control plane does not have").count();
+    assert_eq!(said, 1);
+}
+
+pub(crate) fn a_live_connection_gets_the_last_word_on_a_missing_policy_while_pushes_go_on() {
+    let settings = [("WARREN_WORKLOAD_TIMEOUT", "2s"), ("WARREN_MISSING_POLICY", "deny")];
+    let mut lab = raise_with(MESH, &settings, Default::default());
+    let mut live = open(&lab, "near", SERVER).unwrap();
+    name_a_policy_that_is_not_there(&mut lab);
+    live.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+    // Every push is sooner than the time that a policy may take.
+    let deadline = std::time::Instant::now() + LIMIT;
+    for push in 0.. {
+        let more = deny(&format!("other-{}", push % 2), "nobody", "near");
+        change(&mut lab, &format!("{MESH}policies:\n{}{more}", deny("no-client", "client", "server")));
+        match std::io::Read::read(&mut live, &mut [0]) {
+            Err(error)
+                if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {}
+            _ => break,
+        }
+        assert!(std::time::Instant::now() < deadline, "{push} pushes, and the connection is still open");
+    }
+    let why = "connection closed due to policy change";
+    line(&lab, "two", &[("direction", "inbound"), ("src.workload", "near"), ("error", why)]);
+}
+
+pub(crate) fn a_push_has_only_the_connections_concerned_checked_again_and_no_dry_run_logged_again() {
+    let dry = "  - {name: trial, action: DENY, dryRun: true, pods: [server, near], rules: [{from: {namespaces: [default]}}]}\n";
+    let mesh = |more: &str| format!("{MESH}policies:\n{dry}{more}");
+    let settings = [("AUTHZ_POLICY_INFO_LOGGING", "true")];
+    let mut lab = raise_with(&mesh(""), &settings, Default::default());
+    let mut live: Vec<_> = (0..3).map(|_| open(&lab, "client", SERVER).unwrap()).collect();
+    live.push(open(&lab, "client", NEAR).unwrap());
+    let checked = |lab: &Lab, node: &str, so_many: f64| {
+        metrics_show(lab, node, &format!("{so_many} checks on {node}"), |metrics| {
+            metrics.sum("warren_policy_rechecks_total", &[]) == so_many
+        });
+    };
+    let dry_runs = |lab: &Lab, node: &str| log(lab, node).matches("dry-run policy").count();
+    eventually("dry runs", || (dry_runs(&lab, "two") == 3 && dry_runs(&lab, "one") == 1).then_some(()));
+    for node in ["one", "two"] {
+        checked(&lab, node, 0.0);
+    }
+    // A policy of the pod `near`, of node one; on node two nothing is checked.
+    change(&mut lab, &mesh(&deny("other", "nobody", "near")));
+    checked(&lab, "one", 1.0);
+    change(
+        &mut lab,
+        &mesh(&format!("{}{}", deny("other", "nobody", "near"), deny("third", "nobody", "server"))),
+    );
+    checked(&lab, "two", 3.0);
+    checked(&lab, "one", 1.0);
+    // So does a policy that goes.
+    change(&mut lab, &mesh(&deny("other", "nobody", "near")));
+    checked(&lab, "two", 6.0);
+    checked(&lab, "one", 1.0);
+    for stream in &mut live {
+        echo(stream, b"still here").unwrap();
+    }
+    assert_eq!((dry_runs(&lab, "one"), dry_runs(&lab, "two")), (1, 3));
 }

@@ -252,6 +252,7 @@ impl MeshActor {
         if !changes.is_empty() {
             writer.set_policies(Arc::new(self.0.mesh.policies().with(changes)));
         }
+        writer.answered_policies();
         rejected
     }
 

@@ -19,6 +19,7 @@ mod log;
 mod log_filter;
 mod node;
 mod otlp;
+mod policy;
 mod pool;
 mod proxy_config;
 mod reader;
@@ -51,6 +52,7 @@ pub use self::{
     log_filter::{FilterError, LogFilter},
     node::{NodeConfig, ProxyMode, WorkloadInfo},
     otlp::{CollectorConfig, ExportQueue, OtlpEndpoint, OtlpProtocol},
+    policy::{MissingPolicy, PolicyConfig},
     pool::PoolConfig,
     reader::{Invalid, Origin},
     shard::ShardConfig,
@@ -77,6 +79,8 @@ pub struct Config {
     pub listen: ListenConfig,
     /// Tunnels between proxies.
     pub tunnel: TunnelConfig,
+    /// Authorization policies.
+    pub policy: PolicyConfig,
     /// TCP options of the proxy's sockets.
     pub socket: SocketConfig,
     /// How the proxy stops.
@@ -164,6 +168,7 @@ fn read(r: &mut Reader<'_>) -> Config {
     r.section("Pods and sockets");
     let inpod = InpodConfig::read(r, &node.mode);
     let mut listen = ListenConfig::read(r);
+    let policy = PolicyConfig::read(r);
     let socket = SocketConfig::read(r);
     r.section("Names");
     let dns = DnsConfig::read(r, &proxy);
@@ -188,7 +193,7 @@ fn read(r: &mut Reader<'_>) -> Config {
         r.reject(&listen::ENABLE_PROXY, "the DNS proxy is off too, so nothing would run");
     }
     let warnings = Vec::new();
-    Config { node, control, inpod, listen, tunnel, socket, drain, dns, timeouts, process, warnings }
+    Config { node, control, inpod, listen, tunnel, policy, socket, drain, dns, timeouts, process, warnings }
 }
 
 impl TunnelConfig {

@@ -61,6 +61,7 @@ fn without_any_variable_everything_has_the_contracts_default() {
             "tls": {"tls12": false, "compliance": null, "crl_path": null},
             "join": {"enabled": true},
         },
+        "policy": {"missing": "ignore"},
         "socket": {
             "keepalive": {"time": "3m", "interval": "3m", "retries": 9, "user_timeout": null}, "unpaced_rtt": "1ms",
         },
@@ -172,6 +173,7 @@ pub(super) fn good() -> Vec<(&'static str, &'static str, &'static str, Value)> {
         ("ISTIO_META_DNS_PROXY_ADDR", "localhost:53", "/dns/address", json!("localhost:53")),
         ("WARREN_CHAOS", "true", "/process/chaos/enabled", json!(true)),
         ("WARREN_EARLY_DATA", "false", "/tunnel/http2/early_data", json!(false)),
+        ("WARREN_MISSING_POLICY", "deny", "/policy/missing", json!("deny")),
         ("WARREN_LOCAL_JOIN", "false", "/tunnel/join/enabled", json!(false)),
         ("WARREN_CONNECT_TIMEOUT", "1ms", "/timeouts/connect", json!("1ms")),
         ("WARREN_TLS_HANDSHAKE_TIMEOUT", "1", "/timeouts/tls_handshake", json!("1s")),
@@ -284,6 +286,7 @@ const BAD: &[(&str, &[&str])] = &[
     ("WARREN_H2_SETTINGS_TIMEOUT", &["0"]),
     ("WARREN_CONNECT_RESPONSE_TIMEOUT", &["0"]),
     ("WARREN_WORKLOAD_TIMEOUT", &["0"]),
+    ("WARREN_MISSING_POLICY", &["Deny", "allow"]),
     ("WARREN_CERTIFICATE_TIMEOUT", &["0"]),
     ("WARREN_POLICY_TIMEOUT", &["0"]),
     ("WARREN_PING_INTERVAL", &["0"]),

@@ -11,6 +11,7 @@ pub(crate) mod fixtures;
 pub(crate) mod gateway;
 mod index;
 mod ledger;
+mod named;
 pub mod policy;
 pub(crate) mod service;
 mod tables;
@@ -200,6 +201,11 @@ impl Mesh {
         self.0.policies.load_full()
     }
 
+    /// Whether the control plane has answered about policies since a workload of the own node names the policy `key`.
+    pub fn has_answered(&self, key: &str) -> bool {
+        self.0.named_policies.is_answered(key)
+    }
+
     /// The number of known workloads.
     pub fn workload_count(&self) -> usize {
         self.0.workload_count.load(Ordering::Relaxed)
@@ -223,6 +229,11 @@ impl Mesh {
     /// The endpoints of all services, including services not known yet, for dumps.
     pub fn all_endpoints(&self) -> Vec<Arc<Endpoints>> {
         self.0.endpoints.values()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn named_policies(&self) -> usize {
+        self.0.named_policies.len()
     }
 
     #[cfg(test)]

@@ -146,6 +146,11 @@ impl MeshWriter {
     pub fn set_policies(&mut self, policies: Arc<PolicyTable>) {
         self.tables.policies.store(policies);
     }
+
+    /// Notes that an answer of the control plane about policies was applied as a whole.
+    pub fn answered_policies(&mut self) {
+        self.tables.named_policies.answered();
+    }
 }
 
 // === impl Applied ===
@@ -202,12 +207,18 @@ impl Tables {
         reindex(&self.local_pods, old, new, |workload| self.pod_keys(workload));
         if let Some(new) = new {
             ledger.pending.add(new);
+            if self.is_local(new) {
+                self.named_policies.add(new);
+            }
             if self.is_on_named_node(new) {
                 ledger.locals.add(new);
             }
         }
         if let Some(old) = old {
             ledger.pending.remove(old);
+            if self.is_local(old) {
+                self.named_policies.remove(old);
+            }
             if self.is_on_named_node(old) {
                 ledger.locals.remove(old);
             }

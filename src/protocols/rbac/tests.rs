@@ -51,7 +51,7 @@ fn decide(table: &PolicyTable, bound: &[&str], id: Option<&str>) -> String {
         identity: id.as_ref(),
         dst: "[::ffff:10.0.0.2]:80".parse().unwrap(),
     };
-    match evaluate(table, &Destination { namespace: "a", policies: bound }, &flow, &mut |_| {}) {
+    match evaluate(table, &Destination { namespace: "a", policies: bound }, &flow, &|_| false, &mut |_| {}) {
         Verdict::Allow => "allow".into(),
         Verdict::Deny(reason) => reason.to_string(),
         Verdict::Unknown { policy } => format!("unknown {policy}"),
@@ -198,7 +198,16 @@ fn a_named_policy_that_is_missing_leaves_it_open_unless_a_deny_matches() {
     assert_eq!(decide(&table(vec![]), &["a/gone"], None), "unknown a/gone");
     assert_eq!(decide(&table(vec![allow()]), &["a/gone", "a/too"], None), "unknown a/gone");
     assert_eq!(decide(&table(vec![allow(), policy("d", Deny, any_port())]), &["a/gone"], None), BY_D);
-    assert_eq!(DenyReason::Unknown("a/gone".into()).to_string(), "policy not received: a/gone");
+    // Without it the others decide.
+    let flow =
+        Flow { src: "10.0.0.1:9".parse().unwrap(), identity: None, dst: "10.0.0.2:80".parse().unwrap() };
+    let bound = Destination { namespace: "a", policies: &["a/gone", "a/too"] };
+    let decide = |absent: &dyn Fn(&str) -> bool, policies| {
+        evaluate(&table(policies), &bound, &flow, absent, &mut |_| {})
+    };
+    assert_eq!(decide(&|_| true, vec![allow()]), Verdict::Allow);
+    assert_eq!(decide(&|_| true, vec![policy("x", Allow, vec![])]), Verdict::Deny(DenyReason::NoneAllowed));
+    assert_eq!(decide(&|key| key == "a/gone", vec![]), Verdict::Unknown { policy: "a/too" });
 }
 
 const UNSURE: &str = "explicitly denied by: a/d (a value could not be decoded)";
@@ -348,7 +357,7 @@ fn dry_runs_are_logged_once_and_the_rule_that_denied_is_known() {
     let run = |table: &PolicyTable| {
         let mut logged = Vec::new();
         let destination = Destination { namespace: "a", policies: &["a/deny-hit"] };
-        let verdict = evaluate(table, &destination, &flow, &mut |dry| {
+        let verdict = evaluate(table, &destination, &flow, &|_| false, &mut |dry| {
             logged.push((dry.policy.name().to_owned(), dry.matched));
         });
         let rule = match verdict {
@@ -605,7 +614,7 @@ proptest! {
         let flow = Flow { src: src.parse().unwrap(), identity: id.as_ref(), dst: dst.parse().unwrap() };
         prop_assume!(policies.iter().all(|policy| oracle::unknowns(policy) <= 10));
         let table = table(policies.clone());
-        let got = match evaluate(&table, &Destination { namespace: "a", policies: &bound }, &flow, &mut |_| {}) {
+        let got = match evaluate(&table, &Destination { namespace: "a", policies: &bound }, &flow, &|_| false, &mut |_| {}) {
             Verdict::Allow => "allow",
             Verdict::Deny(_) => "deny",
             Verdict::Unknown { .. } => "unknown",

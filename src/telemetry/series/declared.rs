@@ -57,6 +57,11 @@ declare! {
     XDS_BYTES = "istio_xds_message_bytes_total", COUNTER, &["url"], "Bytes of resources of the control plane";
     XDS_REJECTED = "warren_xds_rejected_resources_total", COUNTER, &["url"], "Resources that could not be applied";
 
+    POLICIES_MISSING = "warren_policies_missing", GAUGE, &[],
+        "Policies that workloads name and the control plane does not have";
+    POLICY_RECHECKS = "warren_policy_rechecks_total", COUNTER, &[],
+        "Live connections decided about again because a policy or workload concerned has changed";
+
     // Names.
     ON_DEMAND_DNS = "istio_on_demand_dns_total", COUNTER, ON_DEMAND,
         "Resolutions of hostnames of workloads without addresses";

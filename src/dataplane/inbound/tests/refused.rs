@@ -9,11 +9,12 @@ use super::*;
 use crate::{
     dataplane::{
         pod::conns::KEPT_TUNNELS,
-        testing::{identity, policy, principal, stream::TestEnd},
+        testing::{identity, policy, principal, run_with, stream::TestEnd},
     },
     protocols::{
-        config::Http2Config,
+        config::{Http2Config, MissingPolicy},
         hbone::client,
+        mesh::fixtures::Wl,
         pb::security::Action,
         tls::{buffer::Buffers, test_ca::TestCa},
     },
@@ -281,6 +282,90 @@ fn a_policy_that_is_named_and_unknown_is_waited_for() {
         };
         let (answer, ()) = tokio::join!(ask(&tunnel.send, (Method::CONNECT, APP), &[]), later);
         assert_eq!(answer.unwrap().0, 200);
+    });
+}
+
+/// The server's workload, which names the policy `later`.
+fn bound() -> Wl {
+    let bound = pod("server", "10.0.0.2").hbone().local();
+    bound.edit(|pb| pb.authorization_policies = vec!["ns1/later".into()])
+}
+
+#[test]
+fn a_policy_that_the_control_plane_does_not_have_does_not_exist() {
+    run(mesh().with(bound()), async |bed| {
+        let (pod, within) = (server(bed), bed.config.timeouts.workload);
+        bed.stream(true);
+        let tunnel = bed.tunnel(&pod, CLIENT).await;
+        let ask = || ask(&tunnel.send, (Method::CONNECT, APP), &[]);
+        let since = Instant::now();
+        // The control plane answers about policies, without this one.
+        let answer = async {
+            tokio::time::sleep(within / 5).await;
+            bed.answer_policies();
+        };
+        let (asked, ()) = tokio::join!(ask(), answer);
+        assert_eq!((asked.unwrap().0.as_u16(), since.elapsed()), (200, within / 5));
+        assert_eq!(bed.absent_policies(), 1);
+        // It is remembered, and while the stream is down as well.
+        for open in [true, false] {
+            bed.stream(open);
+            assert_eq!((ask().await.unwrap().0.as_u16(), since.elapsed()), (200, within / 5));
+        }
+        // A policy that comes after all counts.
+        bed.push_policy(policy("later", Action::Deny, Some(principal("client"))));
+        assert_eq!(ask().await.unwrap().0, 401);
+    });
+}
+
+#[test]
+fn a_control_plane_that_is_silent_about_a_policy_has_had_its_say_once_for_all() {
+    run(mesh().with(bound()), async |bed| {
+        let (pod, within) = (server(bed), bed.config.timeouts.workload);
+        bed.stream(true);
+        let tunnel = bed.tunnel(&pod, CLIENT).await;
+        let ask = || ask(&tunnel.send, (Method::CONNECT, APP), &[]);
+        let since = Instant::now();
+        let later = async {
+            tokio::time::sleep(within / 2).await;
+            ask().await
+        };
+        let (first, second) = tokio::join!(ask(), later);
+        // The second one waits from the moment at which the policy was missed first.
+        assert_eq!([first, second].map(|asked| asked.unwrap().0.as_u16()), [200, 200]);
+        assert_eq!(since.elapsed(), within);
+    });
+}
+
+#[test]
+fn while_the_stream_is_down_a_missing_policy_is_waited_for_by_each_connection() {
+    run(mesh().with(bound()), async |bed| {
+        let (pod, within) = (server(bed), bed.config.timeouts.workload);
+        let tunnel = bed.tunnel(&pod, CLIENT).await;
+        let ask = || ask(&tunnel.send, (Method::CONNECT, APP), &[]);
+        for _ in 0..2 {
+            let since = Instant::now();
+            assert_eq!((ask().await.unwrap().0.as_u16(), since.elapsed()), (401, within));
+        }
+        assert_eq!(bed.absent_policies(), 0);
+        // Once the stream is open again, its answer counts.
+        bed.stream(true);
+        bed.answer_policies();
+        assert_eq!(ask().await.unwrap().0, 200);
+    });
+}
+
+#[test]
+fn with_the_setting_a_missing_policy_denies() {
+    let deny = |config: &mut DataPlaneConfig| config.missing_policy = MissingPolicy::Deny;
+    run_with(mesh().with(bound()), deny, async |bed| {
+        let (pod, within) = (server(bed), bed.config.timeouts.workload);
+        bed.stream(true);
+        bed.answer_policies();
+        let tunnel = bed.tunnel(&pod, CLIENT).await;
+        let since = Instant::now();
+        let (status, ..) = ask(&tunnel.send, (Method::CONNECT, APP), &[]).await.unwrap();
+        assert_eq!((status.as_u16(), since.elapsed()), (401, within));
     });
 }
 

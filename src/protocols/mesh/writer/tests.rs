@@ -358,3 +358,30 @@ proptest! {
         prop_assert_eq!(image(&t.mesh), image(&rebuilt.mesh));
     }
 }
+
+#[test]
+fn an_answer_about_policies_counts_for_keys_that_were_named_before_it() {
+    let naming = |name: &str, keys: &[&str]| {
+        pod(name, "10.0.0.9").local().edit(|pb| {
+            pb.authorization_policies = keys.iter().map(|key| (*key).into()).collect();
+        })
+    };
+    let mut mesh = TestMesh::new();
+    mesh.put(naming("a", &["ns/early"]));
+    assert!(!mesh.mesh.has_answered("ns/early"));
+    mesh.mesh.writer().answered_policies();
+    assert!(mesh.mesh.has_answered("ns/early"));
+    // Another workload that names it, and a change of the first, take nothing back.
+    mesh.put(naming("b", &["ns/early", "ns/late"]));
+    mesh.put(naming("a", &["ns/early", "ns/late"]));
+    assert!(mesh.mesh.has_answered("ns/early") && !mesh.mesh.has_answered("ns/late"));
+    mesh.mesh.writer().answered_policies();
+    assert!(mesh.mesh.has_answered("ns/late"));
+    // A key that nobody names any more is forgotten.
+    mesh.put(naming("a", &[]));
+    assert!(mesh.mesh.has_answered("ns/late"));
+    mesh.put(naming("b", &[]));
+    assert_eq!((mesh.mesh.has_answered("ns/late"), mesh.mesh.named_policies()), (false, 0));
+    mesh.put(naming("b", &["ns/late"]));
+    assert!(!mesh.mesh.has_answered("ns/late"));
+}
