@@ -82,11 +82,11 @@ impl LocalState {
             let name = format!("{}/{}", policy.namespace, policy.name);
             seen.first("policy", &name, line)?;
             let value = policy.encode_to_vec();
-            Policy::decode(&name, policy).map_err(|error| LocalStateError::Invalid {
-                line,
-                what: format!("policy {name}"),
-                reason: error.to_string(),
-            })?;
+            let (_, faults) = Policy::decode(&name, policy);
+            if !faults.is_empty() {
+                let (what, reason) = (format!("policy {name}"), faults.to_string());
+                return Err(LocalStateError::Invalid { line, what, reason });
+            }
             state.policies.push(resource(ResourceType::Authorization, name, value));
         }
         Ok(state)

@@ -176,7 +176,7 @@ fn a_refused_resource_that_is_applied_all_the_same_is_announced_in_doubt() {
         receive(&mut stream, response(ResourceType::Authorization, "1", &[("new", "1"), ("not", "1")], &[]));
     let refused = rejected(&["new", "not"]).into_iter();
     let refused: Vec<_> = refused.map(|r| Rejected { applied: r.name == "new", ..r }).collect();
-    let answer = stream.applied(pending, &refused);
+    let answer = stream.applied(pending, &refused, Instant::now());
     assert_eq!(answer.error_detail.unwrap().message, "new: bad; not: bad");
     assert_eq!(announced(&state, ResourceType::Authorization), versions(&[("new", "")]));
 }
