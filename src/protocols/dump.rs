@@ -132,7 +132,8 @@ pub(crate) fn policy(policy: &Policy) -> Value {
         "namespace": policy.namespace(),
         "scope": match policy.scope() {
             policy::Scope::Global => "Global",
-            policy::Scope::Namespace => "Namespace",
+            // An unknown scope applies as that of a namespace.
+            policy::Scope::Namespace | policy::Scope::Unknown => "Namespace",
             policy::Scope::WorkloadSelector => "WorkloadSelector",
         },
         "action": match policy.action() {
