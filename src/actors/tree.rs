@@ -302,13 +302,13 @@ fn parts(
     let home = NetNs::current().map_err(BootError::Namespace)?;
     let name_servers = dns_config::name_servers(config);
     let settings = Arc::new(DataPlaneConfig::new(config, DnsProxyConfig::new(config, &name_servers)));
-    let missing = missing_policies(&settings, xds.as_ref());
+    let missing = missing_policies(&settings, xds.as_ref(), &metrics)?;
     let hops = NextHops {
         directory: PodDirectory::default(),
         certs: Arc::new(certs.clone()),
         resolver: resolver(config, &settings, home.clone(), name_servers),
     };
-    let mut view = MeshView::new(mesh, tables.changed(), missing.clone());
+    let mut view = MeshView::new(mesh, tables.changed(), missing);
     if let Some(xds) = xds.as_ref().filter(|_| config.control.xds.on_demand) {
         view = view.filled(OnDemand::new(Arc::new(xds.clone()), config.node.cluster_id.clone()));
     }
@@ -341,7 +341,6 @@ fn parts(
     let console = console(config, logging, &quarantine, shown.dump(config), access);
     let admin = AdminServers::new(admin_addrs(config), readiness, &metrics, console);
     count(&metrics, &certs, &pods, served.zds())?;
-    metrics.register(state_gauge::of_missing_policies(move || missing.absent())?)?;
     Ok(Parts { metrics, certs, tables, xds, shards, pods, served, complete: open, health, admin })
 }
 
@@ -357,7 +356,11 @@ fn resolver(
 }
 
 /// The policies that workloads name and the tables do not hold. Without a control plane the stream counts as open.
-fn missing_policies(config: &DataPlaneConfig, xds: Option<&Xds>) -> Arc<MissingPolicies> {
+fn missing_policies(
+    config: &DataPlaneConfig,
+    xds: Option<&Xds>,
+    metrics: &Metrics,
+) -> Result<Arc<MissingPolicies>, MetricsError> {
     let (state, start) = (xds.map(Xds::state), Instant::now());
     let open = move || match &state {
         Some(state) => {
@@ -366,7 +369,11 @@ fn missing_policies(config: &DataPlaneConfig, xds: Option<&Xds>) -> Arc<MissingP
         }
         None => Some(start),
     };
-    Arc::new(MissingPolicies::new(config.missing_policy, config.timeouts.workload, Arc::new(open)))
+    let missing =
+        Arc::new(MissingPolicies::new(config.missing_policy, config.timeouts.workload, Arc::new(open)));
+    let counted = missing.clone();
+    metrics.register(state_gauge::of_missing_policies(move || counted.absent())?)?;
+    Ok(missing)
 }
 
 /// Has certificates and pods counted by their states.

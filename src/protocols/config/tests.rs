@@ -286,7 +286,6 @@ const BAD: &[(&str, &[&str])] = &[
     ("WARREN_H2_SETTINGS_TIMEOUT", &["0"]),
     ("WARREN_CONNECT_RESPONSE_TIMEOUT", &["0"]),
     ("WARREN_WORKLOAD_TIMEOUT", &["0"]),
-    ("WARREN_MISSING_POLICY", &["Deny", "allow"]),
     ("WARREN_CERTIFICATE_TIMEOUT", &["0"]),
     ("WARREN_POLICY_TIMEOUT", &["0"]),
     ("WARREN_PING_INTERVAL", &["0"]),
