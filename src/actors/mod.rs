@@ -3,6 +3,7 @@
 pub mod admin;
 pub(crate) mod config_dump;
 pub(crate) mod control;
+pub(crate) mod crl;
 pub(crate) mod health;
 pub(crate) mod pods;
 pub(crate) mod quarantine;

@@ -34,6 +34,7 @@ use super::{
         xds::{Bounds, Xds, XdsMetrics, XdsSettings},
         zds::Zds,
     },
+    crl::Crl,
     health::{Health, HealthSources},
     pods::{Pods, node::Node, unhealthy::UnhealthyPods},
     quarantine::Quarantine,
@@ -55,9 +56,10 @@ use crate::{
         config::{self, Config, ProxyMode, Upstream},
         dns::resolvers::Resolvers,
         mesh::{LocalNode, Mesh, WorkloadInfo},
+        tls::Revocations,
         xds::{self, XdsState, backoff},
     },
-    runtime::shard::Shards,
+    runtime::{conns::ConnSet, shard::Shards},
     supervisor::{Event, Intensity, StartError, Strategy, SupervisorSpec, Tree, TreeHandle},
     sys::{
         netns::NetNs,
@@ -144,6 +146,8 @@ pub enum BootError {
 struct Parts {
     metrics: Arc<Metrics>,
     certs: Certs,
+    /// Absent without a file of revocation lists.
+    crl: Option<Crl>,
     tables: MeshTables,
     xds: Option<Xds>,
     shards: Shards,
@@ -261,13 +265,16 @@ fn root(parts: &Parts, logging: &Logging) -> SupervisorSpec {
         Served::Pods(zds) => dataplane.child(zds.child(parts.pods.clone())),
         Served::Workload(workload) => dataplane.supervisor(parts.pods.dedicated(workload.clone())),
     };
-    SupervisorSpec::new("root", Strategy::OneForOne)
+    let mut root = SupervisorSpec::new("root", Strategy::OneForOne)
         .intensity(PART_RESTARTS)
         .stop_within(TREE_STOP_WITHIN)
         .child(super::telemetry::child(&parts.metrics, &logging.queue()))
         .supervisor(parts.admin.supervisor().intensity(PART_RESTARTS).child(parts.health.child()))
-        .child(parts.certs.child())
-        .supervisor(meshsup)
+        .child(parts.certs.child());
+    if let Some(crl) = &parts.crl {
+        root = root.child(crl.child());
+    }
+    root.supervisor(meshsup)
         .supervisor(shards)
         // After the others, so that the loss of these restarts nobody but the audit.
         .supervisor(dataplane.child(parts.pods.policy()).child(parts.pods.audit()))
@@ -288,13 +295,10 @@ fn parts(
     let tree = access.handle.clone();
     let aside = move || tree.get().map(TreeHandle::quarantined_by_kind).unwrap_or_default();
     metrics.register(state_gauge::of_quarantined_actors(aside)?)?;
-    let mesh = Mesh::new(LocalNode {
-        network: config.node.network.clone(),
-        node: config.node.node_name.clone(),
-        cluster_domain: config.node.cluster_domain.clone(),
-    });
+    let mesh = Mesh::new(local_node(config));
     let quarantine = Quarantine::default();
-    let certs = certs(config, quarantine.clone())?;
+    let revocations = config.tunnel.tls.crl_path.as_ref().map(|_| Arc::<Revocations>::default());
+    let certs = certs(config, quarantine.clone(), revocations.clone())?;
     let tables = MeshTables::new(mesh.clone(), certs.clone(), quarantine.clone());
     let xds = xds(config, &metrics)?;
     let shards = Shards::new(config.process.shards.count);
@@ -304,6 +308,7 @@ fn parts(
     let settings = Arc::new(DataPlaneConfig::new(config, DnsProxyConfig::new(config, &name_servers)));
     let missing = missing_policies(&settings, xds.as_ref(), &metrics)?;
     let hops = NextHops {
+        joined: ConnSet::new(shards.count()),
         directory: PodDirectory::default(),
         certs: Arc::new(certs.clone()),
         resolver: resolver(config, &settings, home.clone(), name_servers),
@@ -341,7 +346,17 @@ fn parts(
     let console = console(config, logging, &quarantine, shown.dump(config), access);
     let admin = AdminServers::new(admin_addrs(config), readiness, &metrics, console);
     count(&metrics, &certs, &pods, served.zds())?;
-    Ok(Parts { metrics, certs, tables, xds, shards, pods, served, complete: open, health, admin })
+    let crl = crl(config, revocations, &pods, &metrics);
+    Ok(Parts { metrics, certs, crl, tables, xds, shards, pods, served, complete: open, health, admin })
+}
+
+/// The node as the tables of the mesh see it.
+fn local_node(config: &Config) -> LocalNode {
+    LocalNode {
+        network: config.node.network.clone(),
+        node: config.node.node_name.clone(),
+        cluster_domain: config.node.cluster_domain.clone(),
+    }
 }
 
 /// The resolver for names of endpoints, in the proxy's own network.
@@ -386,8 +401,20 @@ fn count(metrics: &Metrics, certs: &Certs, pods: &Pods, zds: Option<&Zds>) -> Re
     Ok(())
 }
 
-fn certs(config: &Config, quarantine: Quarantine) -> Result<Certs, BootError> {
+/// The revocation lists, if a file of them is configured.
+fn crl(config: &Config, lists: Option<Arc<Revocations>>, pods: &Pods, metrics: &Arc<Metrics>) -> Option<Crl> {
+    let tls = &config.tunnel.tls;
+    let path = PathBuf::from(tls.crl_path.as_ref()?);
+    Some(Crl::new(path, tls.crl_required, lists?, Arc::new(pods.clone()), metrics.clone()))
+}
+
+fn certs(
+    config: &Config,
+    quarantine: Quarantine,
+    revocations: Option<Arc<Revocations>>,
+) -> Result<Certs, BootError> {
     let certs = CertsConfig::new(config.control.ca.secret_ttl, config.tunnel.tls.clone());
+    let certs = CertsConfig { revocations, ..certs };
     let Some(upstream) = &config.control.ca.upstream else {
         return Ok(Certs::new(certs, fake_issuer()?, quarantine));
     };

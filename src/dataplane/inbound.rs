@@ -1,10 +1,19 @@
 //! HBONE from peers: tunnels accepted on 15008, and the streams on them (docs/spec/dataplane.md 4.1).
 
-use std::{future::Future, net::SocketAddr, sync::Arc};
+use std::{
+    future::Future,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use h2::{Ping, PingPong, Reason, RecvStream, SendStream, server::SendResponse};
 use http::{HeaderMap, Request, StatusCode};
+use rustls_pki_types::UnixTime;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{
@@ -13,7 +22,7 @@ use super::{
     config::DataPlaneConfig,
     inbound_context::InboundContext,
     pod::{
-        conns::{ConnInfo, PeerTunnel},
+        conns::{ConnInfo, PeerTunnel, cut},
         network::Network,
         panics,
     },
@@ -35,7 +44,7 @@ use crate::{
         identity::Identity,
         labels::Reporter,
         mesh::Workload,
-        outcome::{Cause, Failure, Outcome, Unroutable},
+        outcome::{Cause, Cut, Failure, Outcome, Unroutable},
         relay::relay,
         route::{Inbound, InboundHbone, inbound_hbone, inbound_service, missing_inbound, missing_labels},
         tls::{ALPN_H2, WorkloadCert, handshake, stream::TlsStream},
@@ -63,6 +72,10 @@ const MAX_TUNNELS: usize = 16_384;
 /// Limit: streams of a tunnel, reset streams included until they have ended: 400; past it: REFUSED_STREAM.
 const MAX_STREAMS: usize = 400;
 
+/// The time in which the GOAWAY to a revoked peer must be written.
+/// Limit: writing the GOAWAY to a revoked peer: 1 s; past it: the connection is closed all the same.
+const FAREWELL_WITHIN: Duration = Duration::from_secs(1);
+
 /// The peer of a tunnel, and the address of the pod on which the tunnel was accepted.
 #[derive(Debug)]
 struct Tunnel {
@@ -71,6 +84,15 @@ struct Tunnel {
     identity: Option<Identity>,
     /// The tunnel's place in the pod's set.
     member: Conn<PeerTunnel>,
+    /// Whether the tunnel ends because a certificate of the peer was revoked.
+    revoked: AtomicBool,
+}
+
+/// A tunnel that is set up.
+struct Established<S> {
+    connection: Connection<S>,
+    flush: Flush<TlsStream<S>>,
+    tunnel: Arc<Tunnel>,
 }
 
 /// Serves a connection accepted on 15008 until the peer closes the connection or the pod is gone.
@@ -86,30 +108,37 @@ pub(crate) async fn serve<N: Network>(
             Failure::Io(format!("the pod has {MAX_TUNNELS} tunnels from peers already").into()).into();
         return access::refused(client.addr(), dst, Reporter::Destination, &outcome);
     }
-    let tunnel = ctx.conns.peer_tunnel();
+    let tunnel = ctx.conns.peer_tunnel(client.addr());
     let Ok(member) = ctx.conns.peers.admit(shard.index(), tunnel) else { return };
     drop(arriving);
-    let served = member.guard(run(&ctx, &shard, stream, (client, dst), &member)).await;
-    if let Ok(Err(outcome)) = served {
-        access::refused(client.addr(), dst, Reporter::Destination, &outcome);
+    // The set-up is boxed so that a long-lived tunnel does not keep room for it.
+    let established = Box::pin(member.guard(set_up(&ctx, &shard, &member, stream, (client, dst)))).await;
+    match established {
+        Ok(Ok(established)) => streams(&ctx, &shard, established).await,
+        Ok(Err(outcome)) => access::refused(client.addr(), dst, Reporter::Destination, &outcome),
+        Err(_) => {}
     }
 }
 
-async fn run<N: Network>(
+/// Makes the handshakes of TLS and HTTP/2 with a peer.
+async fn set_up<N: Network>(
     ctx: &Arc<InboundContext<N>>,
     shard: &Shard,
+    member: &Conn<PeerTunnel>,
     stream: N::Stream,
     (client, dst): (ClientAddr, SocketAddr),
-    member: &Conn<PeerTunnel>,
-) -> Result<(), Outcome> {
+) -> Result<Established<N::Stream>, Outcome> {
     let timeouts = &ctx.config.timeouts;
-    let cert = Box::pin(certificate(ctx)).await?;
+    let cert = certificate(ctx).await?;
     let turns = SourceTurns::of(shard, Source::Peer(client.ip()));
-    // The handshakes are boxed so that a long-lived tunnel does not keep room for handshakes.
-    let shake =
-        Box::pin(handshake::accept_in_turn(cert.server_config(), stream, shard.buffers.clone(), &turns));
+    let shake = handshake::accept_in_turn(cert.server_config(), stream, shard.buffers.clone(), &turns);
     let (stream, peer) = match timeout(timeouts.tls_handshake, shake).await {
-        Ok(shaken) => shaken.map_err(|error| Failure::Tls(Cause::of(error)))?,
+        Ok(shaken) => shaken.map_err(|error| {
+            if error.is_revocation() {
+                ctx.metrics.crl.rejected(Reporter::Destination);
+            }
+            Failure::Tls(Cause::of(error))
+        })?,
         Err(_) => return Err(Failure::Tls("handshake timed out".into()).into()),
     };
     // A client that offers no protocol at all is let through by the handshake.
@@ -120,17 +149,21 @@ async fn run<N: Network>(
     let Some(identity) = cert.client_identity(&peer.certificates) else {
         return Err(Failure::Tls("peer has no identity".into()).into());
     };
-    let tunnel = Arc::new(Tunnel { client, dst, identity: Some(identity), member: member.clone() });
+    let chain = cert.client_chain(peer.certificates, UnixTime::now());
+    if !member.info().of.keep(chain, &ctx.metrics.crl, Reporter::Destination) {
+        return Err(Cut::Revoked.into());
+    }
+    let tunnel =
+        Tunnel { client, dst, identity: Some(identity), member: member.clone(), revoked: false.into() };
     let (io, mut flush) = coalesced(stream, Role::Server);
-    let shake = Box::pin(flush.drive(now, server::handshake(io, &ctx.config.tunnel.http2)));
+    let shake = flush.drive(now, server::handshake(io, &ctx.config.tunnel.http2));
     let connection = match timeout(timeouts.h2_settings, shake).await {
         Ok(Ok(Ok(connection))) => Box::new(connection),
         Ok(Ok(Err(error))) => return Err(Failure::H2Handshake(Cause::of(error)).into()),
         Ok(Err(error)) => return Err(Failure::Io(Cause::of(error)).into()),
         Err(_) => return Err(Failure::H2Handshake("timed out".into()).into()),
     };
-    streams(ctx, shard, connection, &mut flush, tunnel).await;
-    Ok(())
+    Ok(Established { connection, flush, tunnel: Arc::new(tunnel) })
 }
 
 /// The pod's certificate. The peer waits in its handshake meanwhile, so one bound covers the wait for the workload and
@@ -147,13 +180,12 @@ async fn certificate<N: Network>(ctx: &InboundContext<N>) -> Result<Arc<Workload
 /// An HTTP/2 connection, boxed to keep the futures that hold the connection small.
 type Connection<S> = Box<h2::server::Connection<Coalesced<TlsStream<S>>, Bytes>>;
 
-/// Accepts streams until the tunnel ends. A drain refuses further streams, and the tunnel ends with its last stream.
+/// Accepts streams until the tunnel ends. A drain refuses further streams, and the tunnel ends with its last stream. A
+/// revoked peer is told by a GOAWAY, and all its streams end.
 async fn streams<N: Network>(
     ctx: &Arc<InboundContext<N>>,
     shard: &Shard,
-    mut connection: Connection<N::Stream>,
-    flush: &mut Flush<TlsStream<N::Stream>>,
-    tunnel: Arc<Tunnel>,
+    Established { mut connection, mut flush, tunnel }: Established<N::Stream>,
 ) {
     let (pings, below) = (connection.ping_pong(), flush.below());
     let mut draining = ctx.conns.draining();
@@ -205,9 +237,26 @@ async fn streams<N: Network>(
     };
     // A broken connection ends its streams, and the streams report the end.
     let mut delay = backlog.flush_delay();
-    if let Err(error) = flush.drive_behind(now, || delay.waits(), work).await {
-        tracing::info!(target: "tunnel", client = %tunnel.client.addr(), %error, "inbound tunnel broke");
+    match tunnel.member.guard(flush.drive_behind(now, || delay.waits(), work)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            tracing::info!(target: "tunnel", client = %tunnel.client.addr(), %error, "inbound tunnel broke");
+        }
+        Err(cut::REVOKED) => {
+            // The streams report why they end.
+            tunnel.revoked.store(true, Ordering::Relaxed);
+            // The box keeps the future of the live tunnel small.
+            Box::pin(farewell::<N>(connection, flush)).await;
+        }
+        Err(_) => {}
     }
+}
+
+/// Tells a revoked peer by a GOAWAY that the tunnel ends.
+async fn farewell<N: Network>(mut connection: Connection<N::Stream>, mut flush: Flush<TlsStream<N::Stream>>) {
+    connection.abrupt_shutdown(Reason::NO_ERROR);
+    let closed = std::future::poll_fn(|cx| connection.poll_closed(cx));
+    let _ = timeout(FAREWELL_WITHIN, flush.drive(now, closed)).await;
 }
 
 /// Waits for the next PING to the peer and its answer. `None`: the peer has not answered in time.
@@ -253,13 +302,13 @@ fn stream<N: Network>(
     // future does not hold the arguments as well.
     let opening = Box::pin(spans.around(open(ctx, shard.clone(), tunnel, request, respond)));
     async move {
-        let Some(Open { conn, counted: _counted, report, peer, app, tunnel: _tunnel }) = opening.await else {
-            return;
-        };
+        let Some(Open { conn, counted: _counted, report, peer, app, tunnel }) = opening.await else { return };
         report.relaying();
         let relay = timed(relay(peer, app.into_side(), &*report, &shard.buffers));
-        if let Ok(relayed) = conn.guard(relay).await {
-            report.relayed(relayed);
+        match conn.guard(relay).await {
+            Ok(_) if tunnel.revoked.load(Ordering::Relaxed) => report.end(Cut::Revoked),
+            Ok(relayed) => report.relayed(relayed),
+            Err(_) => {}
         }
         shard.relayed();
     }

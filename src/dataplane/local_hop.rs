@@ -19,6 +19,7 @@ use super::{
     pod::{conns::ConnInfo, network::Network},
     report::{ConnMeta, ConnReport},
     stream::AppStream,
+    tracked_hop::TrackedHop,
     tunnel::dialer::TunnelKey,
 };
 use crate::{
@@ -33,9 +34,12 @@ use crate::{
             Inbound, InboundHbone, Sans, Source, failover::AttemptError, inbound_hbone, inbound_service,
             is_between_pods,
         },
-        tls::WorkloadCert,
+        tls::{PeerChain, WorkloadCert},
     },
-    runtime::{conns::Conn, shard::Shard},
+    runtime::{
+        conns::{Conn, ConnSet},
+        shard::Shard,
+    },
     telemetry::{
         access,
         trace::span::{SpanKind, Spans, Step},
@@ -66,6 +70,8 @@ struct VerifiedPair {
     client: Weak<WorkloadCert>,
     server: Weak<WorkloadCert>,
     at: Instant,
+    /// The revocation lists that were in force.
+    revocations: u64,
     identity: Identity,
 }
 
@@ -80,6 +86,8 @@ pub(crate) struct LocalHop<'a, N: Network> {
     authority: &'a HboneAddr,
     /// The client's side's metadata of the connection.
     meta: &'a ConnMeta,
+    /// The set of tracked hops and both sides' certificates, if revocation lists are configured.
+    tracked: Option<(ConnSet<TrackedHop>, [Box<PeerChain>; 2])>,
 }
 
 /// The destination's half of a connection.
@@ -90,6 +98,8 @@ pub(crate) struct LocalPeer<S: AppStream> {
     pub(crate) report: Box<ConnReport>,
     /// The application.
     pub(crate) app: S,
+    /// The entry by which a revocation list cuts the hop, if revocation lists are configured.
+    pub(crate) tracked: Option<Conn<TrackedHop>>,
 }
 
 /// Counts the relayed bytes in the reports of both sides.
@@ -111,11 +121,14 @@ impl VerifiedPairs {
         let (ours, theirs) = (certs.current(client)?, certs.current(server)?);
         if let Some(seen) = seen.get(&pair)
             && seen.at.elapsed() < VERIFIED_FOR
+            && seen.revocations == ours.revocation_generation()
             && std::ptr::eq(seen.client.as_ptr(), Arc::as_ptr(&ours))
             && std::ptr::eq(seen.server.as_ptr(), Arc::as_ptr(&theirs))
         {
             return Some(seen.identity.clone());
         }
+        // The number is read first: lists that come during the verification make it stale.
+        let revocations = ours.revocation_generation();
         let identity = ours.seen_by(&theirs, &pair.sans.to_vec(), UnixTime::now()).ok()?;
         if seen.len() >= MAX_VERIFIED {
             seen.clear();
@@ -124,6 +137,7 @@ impl VerifiedPairs {
             client: Arc::downgrade(&ours),
             server: Arc::downgrade(&theirs),
             at: Instant::now(),
+            revocations,
             identity: identity.clone(),
         };
         seen.insert(pair, verified);
@@ -158,7 +172,9 @@ impl<'a, N: Network> LocalHop<'a, N> {
         let pair = Pair { client: ctx.pod.id.serial, server: there.pod.id.serial, sans: key.sans.clone() };
         let verified = shard.local::<VerifiedPairs>();
         let identity = verified.identity(&*ctx.hops.certs, pair, &key.identity, &own)?;
-        Some(Self { there, workload, client, identity, to: key.to, authority, meta })
+        let chains = chains(&*ctx.hops.certs, &key.identity, &own);
+        let tracked = chains.map(|chains| (ctx.hops.joined.clone(), chains));
+        Some(Self { there, workload, client, identity, to: key.to, authority, meta, tracked })
     }
 
     /// Connects to the destination's application, if the destination's policies allow. `near` is the client's half.
@@ -166,7 +182,7 @@ impl<'a, N: Network> LocalHop<'a, N> {
     /// # Errors
     /// The attempt failed as if the destination's proxy had refused the CONNECT by a status, or the connection was cut.
     pub(crate) async fn reach(
-        self,
+        mut self,
         shard: &Shard,
         near: &Conn<ConnInfo>,
     ) -> Result<Box<LocalPeer<N::Stream>>, AttemptError> {
@@ -183,14 +199,27 @@ impl<'a, N: Network> LocalHop<'a, N> {
         // The connection is registered before policies are asked, so that a policy change in between is not missed.
         let admitted = self.there.conns.live.admit(shard.index(), info);
         let conn = admitted.map_err(|_| AttemptError::Refused(401))?;
+        let tracked = self.track(shard, &conn)?;
         // The destination's side has a span of its own, as if another proxy served the destination.
         let step = Step::new("join", SpanKind::Client);
         let spans = Spans::new(tracing::Span::none(), "inbound", step.trace_parent());
         match conn.guard(spans.around(self.deliver(&conn, near, inbound))).await {
-            Ok(Ok((report, app))) => Ok(Box::new(LocalPeer { conn, report, app })),
+            Ok(Ok((report, app))) => Ok(Box::new(LocalPeer { conn, report, app, tracked })),
             Ok(Err(status)) => Err(AttemptError::Refused(status)),
             Err(_) => Err(AttemptError::Cut),
         }
+    }
+
+    /// Has a revocation list cut the hop. A list that came since the hop was found has the hop refused.
+    fn track(
+        &mut self,
+        shard: &Shard,
+        conn: &Conn<ConnInfo>,
+    ) -> Result<Option<Conn<TrackedHop>>, AttemptError> {
+        let Some((joined, chains)) = self.tracked.take() else { return Ok(None) };
+        let hop = TrackedHop::new(chains, conn);
+        let hop = joined.admit(shard.index(), hop).map_err(|_| AttemptError::Cut)?;
+        if hop.info().is_revoked() { Err(AttemptError::Cut) } else { Ok(Some(hop)) }
     }
 
     /// The address and port of the destination's application.
@@ -250,6 +279,11 @@ impl<'a, N: Network> LocalHop<'a, N> {
             ..ConnMeta::default()
         }
     }
+}
+
+/// What revocation lists may name of a hop between the holders of the certificates `client` and `server`.
+fn chains(certs: &dyn Certificates, client: &Identity, server: &Identity) -> Option<[Box<PeerChain>; 2]> {
+    certs.current(client)?.chains_with(&*certs.current(server)?, UnixTime::now())
 }
 
 impl Meter for BothReports<'_> {

@@ -27,6 +27,7 @@ pub(crate) mod socks;
 pub(crate) mod stream;
 pub(crate) mod suspicions;
 pub(crate) mod timed_relay;
+pub(crate) mod tracked_hop;
 pub(crate) mod tunnel;
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use super::{
     local_hop::{BothReports, LocalHop, LocalPeer},
     outbound_context::OutboundContext,
     pod::{
-        conns::{ConnInfo, NextHop},
+        conns::{ConnInfo, NextHop, cut},
         network::Network,
     },
     report::{ConnMeta, ConnReport, endpoint},
@@ -40,7 +40,7 @@ use crate::{
         identity::Identity,
         labels::{Endpoint, Reporter},
         mesh::{Service, Workload},
-        outcome::{Failure, Unroutable},
+        outcome::{Cut, Failure, Unroutable},
         relay::{ClientBytes, RelayError, relay},
         route::{
             Hop, Route, Upstream,
@@ -94,9 +94,15 @@ fn serve_any<N: Network>(
                 let relay = stream::relay_plain(&shard, client.side, server.into_side(), &*report);
                 conn.guard(relay.after(client.said)).await.map(failure)
             }
-            Reached::Stream(server, _lease, _) => {
+            Reached::Stream(server, lease, _) => {
                 let relay = timed(relay(client.side, server, &*report, &shard.buffers));
-                conn.guard(relay.after(client.said)).await.map(failure)
+                match conn.guard(relay.after(client.said)).await.map(failure) {
+                    Ok(_) if lease.is_revoked() => {
+                        report.end(Cut::Revoked);
+                        Err(cut::REVOKED)
+                    }
+                    relayed => relayed,
+                }
             }
             // The local relay is boxed, as its future is the largest.
             Reached::Local(peer) => {
@@ -117,7 +123,7 @@ async fn relay_local<S: AppStream>(
     here: &Conn<ConnInfo>,
     report: &ConnReport,
     client: Client<S>,
-    LocalPeer { conn: there, report: theirs, app }: LocalPeer<S>,
+    LocalPeer { conn: there, report: theirs, app, tracked: _tracked }: LocalPeer<S>,
 ) -> Result<Result<(), Failure>, CutReason> {
     theirs.relaying();
     let both = BothReports(report, &theirs);

@@ -14,9 +14,10 @@ use super::{
     pod_directory::PodDirectory,
     resolver::Resolver,
     suspicions::Suspicions,
+    tracked_hop::TrackedHop,
     tunnel::dialer::Dialer,
 };
-use crate::telemetry::metrics::Metrics;
+use crate::{runtime::conns::ConnSet, telemetry::metrics::Metrics};
 
 /// The context of a pod's outbound connections. A pod has one value, which the pod's connections share.
 pub(crate) struct OutboundContext<N: Network = PodNetwork> {
@@ -52,6 +53,8 @@ pub(crate) struct NextHops<N: Network = PodNetwork> {
     pub(crate) directory: PodDirectory<N>,
     /// Certificates of this node's workloads.
     pub(crate) certs: Arc<dyn Certificates>,
+    /// The local hops that a revocation list may cut.
+    pub(crate) joined: ConnSet<TrackedHop>,
     /// The resolver for next hops that have only a name.
     pub(crate) resolver: Resolver,
 }

@@ -185,6 +185,8 @@ impl ConnReport {
         let other = self.other.as_ref().and_then(Conn::cut_reason);
         match self.conn.cut_reason() {
             Some(cut::POLICY) => Cut::PolicyChange.into(),
+            Some(cut::REVOKED) => Cut::Revoked.into(),
+            None if other == Some(cut::REVOKED) => Cut::Revoked.into(),
             _ if std::thread::panicking() => Failure::Io("connection task panicked".into()).into(),
             // The other side was cut. A separate proxy would have cancelled the stream, which counts as a normal end.
             None if other.is_some_and(|why| why != cut::DRAIN) => Outcome::Complete,

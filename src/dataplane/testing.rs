@@ -67,7 +67,7 @@ use crate::{
         pb::security as pb,
         tls::{WorkloadCert, buffer::Buffers, handshake, test_ca::TestCa},
     },
-    runtime::shard::Shard,
+    runtime::{conns::ConnSet, shard::Shard},
     sys::netns::NetNs,
     telemetry::metrics::Metrics,
 };
@@ -175,6 +175,7 @@ impl TestBed {
         });
         let config = Arc::new(config);
         let hops = NextHops {
+            joined: ConnSet::new(1),
             directory: PodDirectory::default(),
             certs: certs.clone(),
             resolver: Resolver::new(

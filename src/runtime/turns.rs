@@ -1,8 +1,8 @@
-//! Turns of handshakes on a shard: one step at a time, and one source after the other.
+//! Turns of handshakes on a shard: a few steps at a time, and one source after the other.
 //!
-//! A step of a handshake costs up to some milliseconds, and a stranger may have as many handshakes as it opens
-//! connections. A shard therefore takes one step of one handshake, serves its other tasks and sockets, and then takes
-//! the next step. Sources take turns, so a source with many handshakes delays those of others by one step each.
+//! A step of a handshake costs up to a millisecond, and a stranger may have as many handshakes as it opens connections.
+//! A shard therefore takes a few steps, serves its other tasks and sockets, and then takes the next steps. Sources take
+//! turns, so a source with many handshakes delays those of others by one step each.
 
 use std::{cell::RefCell, collections::VecDeque, net::IpAddr, rc::Rc};
 
@@ -11,6 +11,11 @@ use tokio::{sync::oneshot, task::yield_now};
 
 use super::shard::Shard;
 use crate::protocols::tls::handshake::Turns;
+
+/// The number of steps of handshakes that a shard takes before it serves its other tasks. With one step only, a busy
+/// shard would not keep up with peers that all come back at once.
+/// Limit: steps of handshakes in one turn of a shard: 4; past it: other tasks of the shard go first.
+const STEPS_PER_TURN: usize = 4;
 
 /// Where a handshake comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -27,15 +32,15 @@ struct Line(RefCell<Waiting>);
 
 #[derive(Default)]
 struct Waiting {
-    /// Whether a handshake has the turn.
-    taken: bool,
+    /// The number of handshakes that have a turn.
+    taken: usize,
     /// The sources that wait, in the order of their turns. Each source is listed once.
     order: VecDeque<Source>,
     /// The handshakes of each source, in the order in which they came. A handshake that ended has dropped its receiver.
     handshakes: HashMap<Source, VecDeque<oneshot::Sender<Turn>>>,
 }
 
-/// The turn. A drop passes the turn on.
+/// A turn. A drop passes the turn on.
 struct Turn(Option<Rc<Line>>);
 
 /// The turns of one source's handshakes on one shard.
@@ -77,11 +82,11 @@ impl Line {
         }
     }
 
-    /// Takes the turn, or joins the line if somebody has the turn.
+    /// Takes a turn, or joins the line if no turn is left.
     fn join(&self, source: Source) -> Option<oneshot::Receiver<Turn>> {
         let mut waiting = self.0.borrow_mut();
-        if !waiting.taken {
-            waiting.taken = true;
+        if waiting.taken < STEPS_PER_TURN {
+            waiting.taken += 1;
             return None;
         }
         let (sender, turn) = oneshot::channel();
@@ -93,7 +98,7 @@ impl Line {
         Some(turn)
     }
 
-    /// The next handshake in line. Nobody has the turn afterwards if nobody waits.
+    /// The next handshake in line. The turn is free again if nobody waits.
     fn next(&self) -> Option<oneshot::Sender<Turn>> {
         let waiting = &mut *self.0.borrow_mut();
         while let Some(source) = waiting.order.pop_front() {
@@ -111,7 +116,7 @@ impl Line {
         // A burst leaves no memory behind.
         waiting.handshakes = HashMap::new();
         waiting.order = VecDeque::new();
-        waiting.taken = false;
+        waiting.taken -= 1;
         None
     }
 }

@@ -45,6 +45,8 @@ pub struct Metrics {
     pub outbound: OutboundMetrics,
     /// The counters of the control-plane connection.
     pub xds: XdsMetrics,
+    /// Revoked certificates.
+    pub crl: CrlMetrics,
     /// The counters of the DNS proxy.
     pub dns: DnsMetrics,
     /// The counters of pods.
@@ -90,6 +92,13 @@ pub struct XdsMetrics {
     messages: Family<Counter>,
     message_bytes: Family<Counter>,
     rejections: Family<Counter>,
+}
+
+/// The families of revoked certificates.
+#[derive(Debug)]
+pub struct CrlMetrics {
+    rejections: [IntCounter; 2],
+    untracked: [IntCounter; 2],
 }
 
 /// The `workload_manager_` families, and this proxy's own beside them.
@@ -154,6 +163,7 @@ impl Metrics {
             on_demand_dns: Family::new(&[declared::ON_DEMAND_DNS], MAX_HOSTNAMES),
             outbound: OutboundMetrics::new(r)?,
             xds: XdsMetrics::new(r)?,
+            crl: CrlMetrics::new(r)?,
             dns: DnsMetrics::new(),
             pods: PodMetrics::new(r)?,
             actors: ActorMetrics::new(r)?,
@@ -176,12 +186,7 @@ impl Metrics {
 
     /// Counts an accepted socket as open for as long as the value lives.
     pub fn socket(&self, reporter: Reporter) -> GaugeGuard {
-        let [source, destination] = &self.sockets;
-        let gauge = match reporter {
-            Reporter::Source => source,
-            Reporter::Destination => destination,
-        };
-        GaugeGuard::new(gauge)
+        GaugeGuard::new(of_side(&self.sockets, reporter))
     }
 
     /// Counts a live connection that policies were asked about again.
@@ -279,6 +284,37 @@ impl Termination {
             Self::Reconnect => "Reconnect",
             Self::Complete => "Complete",
         }
+    }
+}
+
+// === impl CrlMetrics ===
+
+impl CrlMetrics {
+    fn new(r: &Registry) -> Result<Self, MetricsError> {
+        let (rejections, untracked) =
+            (declared::CRL_REJECTED.counters(r)?, declared::CRL_UNTRACKED.counters(r)?);
+        let sides = |family: IntCounterVec| {
+            [Reporter::Source, Reporter::Destination].map(|side| family.with_label_values(&[side.as_str()]))
+        };
+        Ok(Self { rejections: sides(rejections), untracked: sides(untracked) })
+    }
+
+    /// Counts a peer that was refused, or a tunnel that was cut, for a revoked certificate.
+    pub fn rejected(&self, reporter: Reporter) {
+        of_side(&self.rejections, reporter).inc();
+    }
+
+    /// Counts a tunnel that no revocation list will cut.
+    pub fn untracked(&self, reporter: Reporter) {
+        of_side(&self.untracked, reporter).inc();
+    }
+}
+
+/// The one of two metrics that belongs to this side: that of the source comes first.
+fn of_side<M>([source, destination]: &[M; 2], reporter: Reporter) -> &M {
+    match reporter {
+        Reporter::Source => source,
+        Reporter::Destination => destination,
     }
 }
 

@@ -85,6 +85,8 @@ pub(crate) fn mute_peers_end_in_bounded_time_with_their_flag() {
     let settings = [
         ("WARREN_CONNECT_TIMEOUT", "1s"),
         ("WARREN_TLS_HANDSHAKE_TIMEOUT", "1s"),
+        // A client gives a server the time for a certificate, too.
+        ("WARREN_CERTIFICATE_TIMEOUT", "2s"),
         ("WARREN_H2_SETTINGS_TIMEOUT", "1s"),
         ("WARREN_CONNECT_RESPONSE_TIMEOUT", "2s"),
     ];

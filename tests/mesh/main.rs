@@ -34,6 +34,7 @@ mod poison;
 mod policy;
 mod ports;
 mod quarantine;
+mod revocation;
 mod shards;
 mod socks;
 mod support;
@@ -62,6 +63,7 @@ use poison::*;
 use policy::*;
 use ports::*;
 use quarantine::*;
+use revocation::*;
 use shards::*;
 use socks::*;
 use zds::*;
@@ -102,6 +104,7 @@ fn main() -> ExitCode {
         a_namespace_policy_with_an_unknown_value_denies_also_at_the_start_and_the_node_serves,
         certificates_rotate_under_load_without_a_failure,
         an_authority_in_trouble_costs_only_new_identities,
+        revoked_pods_are_cut_and_refused_on_both_sides_until_a_list_forgets_them,
         a_pod_that_lost_its_redirection_is_named_until_it_is_back,
         a_pod_without_a_network_is_named_until_it_has_one,
         a_listener_that_was_shut_down_is_bound_again,

@@ -35,8 +35,9 @@ use super::{
     quarantine::{Input, digest},
 };
 use crate::{
-    dataplane::pod::conns::cut,
+    dataplane::{pod::conns::cut, tracked_hop::TrackedHop},
     protocols::{mesh::WorkloadInfo, zds::NetnsId},
+    runtime::conns::ConnSet,
     supervisor::{
         ChildSpec, DynamicChildren, DynamicSpec, Event, EventKind, Intensity, StartError, Strategy,
         SupervisorSpec,
@@ -116,6 +117,11 @@ impl Pods {
             let detail = format!("its actors failed too often; next try in {retry_in:?}");
             self.node.unhealthy.tell(&pod.id, Some(Unhealthy::new(Reason::Quarantine, detail)));
         }
+    }
+
+    /// The hops between pods of this node that a revocation list may cut.
+    pub(crate) fn local_hops(&self) -> &ConnSet<TrackedHop> {
+        &self.node.hops.joined
     }
 
     /// All pods.

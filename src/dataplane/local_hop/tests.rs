@@ -17,7 +17,7 @@ use crate::{
             security::Action,
             workload::load_balancing::{Mode, Scope},
         },
-        tls::test_ca::TestCa,
+        tls::{RevocationLists, Revocations, test_ca::TestCa},
     },
     sys::pacing::PathScope,
 };
@@ -238,6 +238,51 @@ fn a_certificate_that_is_replaced_is_verified_anew() {
         bed.certs.withdraw(&client.identity);
         takes_a_tunnel(bed, &client, CLIENT).await;
     });
+}
+
+#[test]
+fn a_list_that_names_either_side_cuts_the_hop_and_has_a_tunnel_tried_instead() {
+    for (serial, revoked) in [(1, true), (2, true), (3, false)] {
+        run(mesh(), async |bed| {
+            let lists = Arc::<Revocations>::default();
+            let (client, server) = pods(bed);
+            let authority = bed.certs.authority();
+            for (pod, serial) in [(&client, 1), (&server, 2)] {
+                let issued = authority.issue_numbered(&pod.identity, serial);
+                bed.certs.put(&pod.identity, issued.checking(lists.clone()));
+            }
+            let (mut conn, mut app) = join(bed, &client, &server).await;
+            assert_eq!(bed.hops.joined.len(), 1);
+            lists.replace(RevocationLists::parse(authority.list(0, &[serial]).der()).unwrap());
+            // What the actor does after a reload.
+            bed.hops.joined.for_each(|hop| {
+                assert_eq!(hop.info().is_revoked(), revoked);
+                if hop.info().is_revoked() {
+                    hop.info().cut();
+                }
+            });
+            if !revoked {
+                conn.app.say("goes on").await;
+                app.hears("goes on").await;
+                return;
+            }
+            assert_eq!((conn.app.end().await, app.end().await), (finished(""), finished("")));
+            conn.done().await;
+            let mut lines = bed.lines();
+            lines.sort();
+            let why = "connection closed: peer certificate revoked by CRL";
+            let want = [
+                format!("inbound {SERVER}: {why}, 0 sent, 5 received"),
+                format!("outbound {SERVER}: {why}, 5 sent, 0 received"),
+            ];
+            assert_eq!(lines, want);
+            assert_eq!(bed.hops.joined.len(), 0);
+            // What was remembered of the two counts no more.
+            takes_a_tunnel(bed, &client, CLIENT).await;
+            lists.replace(RevocationLists::default());
+            join(bed, &client, &server).await;
+        });
+    }
 }
 
 #[test]

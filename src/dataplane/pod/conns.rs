@@ -3,7 +3,7 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -16,8 +16,9 @@ use tokio::{
 };
 
 use crate::{
-    protocols::{identity::Identity, labels::Reporter},
+    protocols::{identity::Identity, labels::Reporter, tls::PeerChain},
     runtime::conns::ConnSet,
+    telemetry::metrics::CrlMetrics,
 };
 
 /// The reasons for which live connections are cut, as codes of [`CutReason`](crate::runtime::conns::CutReason).
@@ -32,6 +33,8 @@ pub(crate) mod cut {
     pub(crate) const POD: CutReason = CutReason(3);
     /// The actor that owns the pod's connections was lost.
     pub(crate) const OWNER: CutReason = CutReason(4);
+    /// A certificate of the peer was revoked.
+    pub(crate) const REVOKED: CutReason = CutReason(5);
 }
 
 /// The live connections of a pod.
@@ -41,8 +44,8 @@ pub(crate) struct PodConns {
     pub(crate) live: ConnSet<ConnInfo>,
     /// The tunnels that peers have opened to the pod.
     pub(crate) peers: ConnSet<PeerTunnel>,
-    /// The tunnels that the pod has opened to peers, and the dials under way, by the peer's address.
-    pub(crate) dialled: ConnSet<SocketAddr>,
+    /// The tunnels that the pod has opened to peers, and the dials under way.
+    pub(crate) dialled: ConnSet<TunnelInfo>,
     /// The number of connections that are accepted and in none of these sets yet.
     arriving: AtomicUsize,
     /// Whether the pod drains. A pod that drains takes no new connections.
@@ -56,6 +59,8 @@ pub(crate) struct PodConns {
 /// A tunnel that a peer has opened to the pod.
 #[derive(Debug)]
 pub(crate) struct PeerTunnel {
+    /// The peer and its certificates.
+    pub(crate) of: TunnelInfo,
     /// Changes when the tunnel has to take no further streams, which makes room for another tunnel.
     pub(crate) leaves: Notify,
     leaving: AtomicBool,
@@ -73,6 +78,16 @@ const LEAVING_AT_ONCE: usize = 256;
 /// How long a tunnel is left alone after the begin of a stream.
 /// Limit: a tunnel from a peer that makes room for others: unused for 10 s; past it: the tunnel may have to leave.
 const UNUSED_FOR: Duration = Duration::from_secs(10);
+
+/// The description of a tunnel, or of a tunnel that is being set up. Each tunnel of a pod is in one of the pod's sets and
+/// runs under the guard of its entry there, also each of two tunnels on one connection.
+#[derive(Debug)]
+pub(crate) struct TunnelInfo {
+    /// The peer.
+    pub(crate) peer: SocketAddr,
+    /// The peer's certificates, once the handshake is done and if revocation lists are configured.
+    chain: OnceLock<Box<PeerChain>>,
+}
 
 /// The description of a live connection, for policies and for display.
 #[derive(Debug)]
@@ -123,10 +138,10 @@ impl PodConns {
         })
     }
 
-    /// The entry of a tunnel that a peer has opened just now.
-    pub(crate) fn peer_tunnel(&self) -> PeerTunnel {
+    /// The entry of a tunnel that `peer` has opened just now.
+    pub(crate) fn peer_tunnel(&self, peer: SocketAddr) -> PeerTunnel {
         let used = AtomicU64::new(self.elapsed());
-        PeerTunnel { leaves: Notify::new(), leaving: AtomicBool::new(false), used }
+        PeerTunnel { of: TunnelInfo::new(peer), leaves: Notify::new(), leaving: AtomicBool::new(false), used }
     }
 
     /// Notes that a stream begins on a tunnel.
@@ -187,6 +202,54 @@ impl PodConns {
     /// Begins the drain: the pod takes no new connections from now on.
     pub(crate) fn drain(&self) {
         self.draining.send_replace(true);
+    }
+}
+
+// === impl TunnelInfo ===
+
+impl TunnelInfo {
+    /// A tunnel whose handshake is not done.
+    pub(crate) fn new(peer: SocketAddr) -> Self {
+        Self { peer, chain: OnceLock::new() }
+    }
+
+    /// The peer's certificates, if revocation lists are configured.
+    pub(crate) fn chain(&self) -> Option<&PeerChain> {
+        self.chain.get().map(|chain| &**chain)
+    }
+
+    /// Keeps the certificates that a handshake has verified, so that a later list cuts the tunnel with
+    /// [`cut::REVOKED`]. Returns whether the tunnel may begin: lists that came meanwhile may name a certificate.
+    pub(crate) fn keep(
+        &self,
+        chain: Option<Box<PeerChain>>,
+        metrics: &CrlMetrics,
+        reporter: Reporter,
+    ) -> bool {
+        let Some(chain) = chain else { return true };
+        if !chain.is_legible() {
+            metrics.untracked(reporter);
+        }
+        // A reload replaces the lists first and looks at the tunnels then. So a reload or the line below sees both.
+        let revoked = self.chain.get_or_init(|| chain).is_revoked();
+        if revoked {
+            metrics.rejected(reporter);
+        }
+        !revoked
+    }
+}
+
+impl AsRef<TunnelInfo> for TunnelInfo {
+    fn as_ref(&self) -> &TunnelInfo {
+        self
+    }
+}
+
+// === impl PeerTunnel ===
+
+impl AsRef<TunnelInfo> for PeerTunnel {
+    fn as_ref(&self) -> &TunnelInfo {
+        &self.of
     }
 }
 

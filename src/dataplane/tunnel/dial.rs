@@ -4,6 +4,7 @@ use std::{rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use h2::{Ping, PingPong, client::Connection};
+use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio::time::{sleep, timeout};
 
 use super::{
@@ -17,7 +18,7 @@ use crate::{
         config::DataPlaneConfig,
         pod::{
             PodId,
-            conns::PodConns,
+            conns::{PodConns, TunnelInfo},
             network::{Network, PodNetwork},
         },
         stream::AppStream,
@@ -28,9 +29,11 @@ use crate::{
             frames::Role,
             io::{Coalesced, Flush, coalesced},
         },
+        labels::Reporter,
         tls::{ALPN_H2, WorkloadCert, handshake, stream::TlsStream},
     },
     runtime::{
+        conns::Conn,
         fair_queue::FlushDelay,
         shard::Shard,
         turns::{Source, SourceTurns},
@@ -96,22 +99,26 @@ pub(crate) async fn run<N: Network>(
     step: Step,
     ready: Ready,
 ) -> bool {
-    // `dialled` never closes admission. A pod that ends waits for the sockets of its dials to close.
-    let _member = ctx.conns.dialled.admit(shard.index(), key.to);
+    // A pod that ends waits for the sockets of its dials to close.
+    let Ok(member) = ctx.conns.dialled.admit(shard.index(), TunnelInfo::new(key.to)) else {
+        // `dialled` never closes admission.
+        ready(Err(Arc::new(DialError::Refused("the pod dials no more".into()))));
+        return false;
+    };
     // The future is boxed, as the outer futures would hold the inner future several times.
-    Box::pin(carry(&shard, &ctx, &key, step, ready)).await
+    Box::pin(carry(&shard, &ctx, (&key, &member), step, ready)).await
 }
 
 async fn carry<N: Network>(
     shard: &Shard,
     ctx: &Arc<DialContext<N>>,
-    key: &TunnelKey,
+    (key, member): (&TunnelKey, &Conn<TunnelInfo>),
     step: Step,
     ready: Ready,
 ) -> bool {
     let pool = PodPool::of(shard, ctx.id.serial);
     // The handshakes are boxed so that a long-lived tunnel does not keep room for handshakes.
-    let dialled = step.within(Box::pin(establish(shard, ctx, key))).await;
+    let dialled = step.within(Box::pin(establish(shard, ctx, key, member))).await;
     step.describe(|span| _ = span.result("dial", &dialled));
     drop(step);
     let Established { send, mut connection, mut flush } = match dialled {
@@ -127,12 +134,18 @@ async fn carry<N: Network>(
     let delay = pool.backlog().flush_delay();
     let listed = Listed { pool, key, tunnel };
     ready(Ok(()));
-    let ended = drive(&ctx.config, (&mut connection, &mut flush), &listed.tunnel, delay).await;
+    let driving = drive(&ctx.config, (&mut connection, &mut flush), &listed.tunnel, delay);
+    let ended = member.guard(driving).await.unwrap_or_else(|_| {
+        // The streams report why they end.
+        listed.tunnel.revoke();
+        "certificate revoked"
+    });
     // A connection without handles says goodbye once its last stream has ended.
     drop(listed);
     if ended == UNUSED {
+        let farewell = timeout(FAREWELL, flush.drive(now, &mut connection));
         // The box keeps the future of the live tunnel small.
-        let _ = Box::pin(timeout(FAREWELL, flush.drive(now, &mut connection))).await;
+        let _ = Box::pin(member.guard(farewell)).await;
     }
     tracing::debug!(target: "tunnel", to = %key.to, ended, "tunnel ended");
     true
@@ -156,15 +169,22 @@ async fn establish<N: Network>(
     shard: &Shard,
     ctx: &DialContext<N>,
     key: &TunnelKey,
+    member: &Conn<TunnelInfo>,
 ) -> Result<Established<N::Stream>, DialError> {
     let cert = certificate(ctx, key).await?;
     let connecting = ctx.network.connect(key.to, None, PathScope::Network);
     let stream = Step::run("tcp connect", SpanKind::Client, connecting)
         .describe(|span, connected| _ = span.result("connect", connected))
         .await?;
-    let secured = Step::run("tls handshake", SpanKind::Client, secure(shard, ctx, key, &cert, stream))
-        .describe(|span, secured| _ = span.result("tls", secured))
-        .await?;
+    let (secured, certs) =
+        Step::run("tls handshake", SpanKind::Client, secure(shard, ctx, key, &cert, stream))
+            .describe(|span, secured| _ = span.result("tls", secured))
+            .await?;
+    let chain = cert.server_chain(certs, UnixTime::now());
+    if !member.info().keep(chain, &ctx.metrics.crl, Reporter::Source) {
+        let error = rustls::Error::from(rustls::CertificateError::Revoked).into();
+        return Err(DialError::Tls { to: key.to, error });
+    }
     Step::run("http2 handshake", SpanKind::Client, begin(&ctx.config, key, secured))
         .describe(|span, begun| _ = span.result("http2", begun))
         .await
@@ -191,7 +211,7 @@ async fn secure<N: Network>(
     key: &TunnelKey,
     cert: &WorkloadCert,
     stream: N::Stream,
-) -> Result<TlsStream<N::Stream>, DialError> {
+) -> Result<(TlsStream<N::Stream>, Vec<CertificateDer<'static>>), DialError> {
     let after = ctx.config.timeouts.client_handshake();
     // The verifier checks the server's SPIFFE id. The address given as server name is never compared nor sent.
     let name = key.to.ip().into();
@@ -199,13 +219,18 @@ async fn secure<N: Network>(
     let (config, buffers) = (cert.client_config(&key.sans.to_vec()), shard.buffers.clone());
     let shake = handshake::connect_in_turn(config, name, stream, buffers, &turns);
     let (stream, peer) = match timeout(after, shake).await {
-        Ok(shaken) => shaken.map_err(|error| DialError::Tls { to: key.to, error })?,
+        Ok(shaken) => shaken.map_err(|error| {
+            if error.is_revocation() {
+                ctx.metrics.crl.rejected(Reporter::Source);
+            }
+            DialError::Tls { to: key.to, error }
+        })?,
         Err(_) => return Err(DialError::TlsTimedOut { to: key.to, after }),
     };
     if peer.alpn.as_deref() != Some(ALPN_H2) {
         return Err(DialError::Alpn { to: key.to });
     }
-    Ok(stream)
+    Ok((stream, peer.certificates))
 }
 
 async fn begin<S: AppStream>(

@@ -93,6 +93,8 @@ pub(crate) struct Tunnel {
     driver: RefCell<Option<Waker>>,
     /// Whether the task is woken when the last stream ends, too.
     tells_empty: Cell<bool>,
+    /// Whether a certificate of the peer was revoked.
+    revoked: Cell<bool>,
 }
 
 /// A place for one stream on a tunnel.
@@ -328,6 +330,7 @@ impl Peer {
             released: Cell::new(false),
             driver: RefCell::new(None),
             tells_empty: Cell::new(false),
+            revoked: Cell::new(false),
         });
         self.tunnels.borrow_mut().push(tunnel.clone());
         self.hand_out();
@@ -412,6 +415,12 @@ impl Tunnel {
     pub(crate) fn retire(&self) {
         self.retired.set(true);
     }
+
+    /// Notes that a certificate of the peer was revoked. The streams of the tunnel end by that.
+    pub(crate) fn revoke(&self) {
+        self.retire();
+        self.revoked.set(true);
+    }
 }
 
 // === impl Lease ===
@@ -437,6 +446,13 @@ impl Lease {
     /// Open streams may go on for long.
     pub(crate) fn retire(&self) {
         self.0.retire();
+    }
+}
+
+impl Lease {
+    /// Whether the tunnel has ended because a certificate of the peer was revoked.
+    pub(crate) fn is_revoked(&self) -> bool {
+        self.0.revoked.get()
     }
 }
 

@@ -80,6 +80,8 @@ impl ChaosMesh {
             .env("LOG_FORMAT", "json")
             .env("RUST_LOG", "warn,access=off")
             .env("UNSTABLE_ENABLE_SOCKS5", "true")
+            // An empty file of revocation lists, so that its actor is there.
+            .env("CRL_PATH", "/dev/null")
             .env("WARREN_CHAOS", "true");
         let options = Options {
             id: id.to_owned(),

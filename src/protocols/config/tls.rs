@@ -11,8 +11,16 @@ const COMPLIANCE_POLICY: Var = Var::new(
     "",
     "With `pqc`, X25519MLKEM768 is the only key exchange. Anything else is ignored with a warning.",
 );
-const CRL_PATH: Var =
-    Var::text("CRL_PATH", "", "No effect: a revoked certificate is accepted until it expires.");
+const CRL_PATH: Var = Var::text(
+    "CRL_PATH",
+    "",
+    "The file of revocation lists, in PEM or DER. It is read again when it changes, and tunnels of revoked peers are cut.",
+);
+const CRL_REQUIRED: Var = Var::flag(
+    "WARREN_CRL_REQUIRED",
+    "false",
+    "The proxy does not start without the lists of `CRL_PATH`, rather than warn and revoke nobody.",
+);
 
 /// What is negotiated and who is refused.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -21,8 +29,10 @@ pub struct TlsConfig {
     pub tls12: bool,
     /// A policy for algorithms.
     pub compliance: Option<Compliance>,
-    /// The file of revoked certificates.
+    /// The file of revocation lists.
     pub crl_path: Option<String>,
+    /// The proxy does not start without the lists.
+    pub crl_required: bool,
 }
 
 /// A policy for algorithms.
@@ -41,6 +51,7 @@ impl TlsConfig {
                 _ => Err("not pqc".into()),
             }),
             crl_path: r.text(&CRL_PATH).map(str::to_owned),
+            crl_required: r.boolean(&CRL_REQUIRED),
         };
         if config.tls12 && config.compliance.is_some() {
             r.warn(TLS12_ENABLED.name, "true", "without effect: COMPLIANCE_POLICY=pqc needs TLS 1.3".into());

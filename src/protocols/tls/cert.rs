@@ -12,12 +12,9 @@ use rustls::{
     sign::CertifiedKey,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, TrustAnchor, UnixTime};
-use webpki::EndEntityCert;
+use webpki::{EndEntityCert, KeyUsage};
 
-use super::{
-    client, server,
-    verify::{Revocations, Trust},
-};
+use super::{client, peer_chain::PeerChain, revocation::Revocations, server, verify::Trust};
 use crate::protocols::{
     ca::chain::{Certificate, Chain},
     config::TlsConfig,
@@ -75,7 +72,7 @@ impl WorkloadCert {
         chain: Chain,
         key: &PrivateKeyDer<'_>,
         tls: &TlsConfig,
-        revocations: Option<Arc<dyn Revocations>>,
+        revocations: Option<Arc<Revocations>>,
     ) -> Result<Self, CertificateError> {
         let key = any_supported_type(key).map_err(CertificateError::Key)?;
         let path = std::iter::once(&chain.leaf).chain(&chain.intermediates).map(|c| c.der.clone()).collect();
@@ -118,6 +115,32 @@ impl WorkloadCert {
         client::admitted(&EndEntityCert::try_from(certs.first()?).ok()?, sans).cloned()
     }
 
+    /// What is needed to find out later whether a client with these certificates has been revoked. `at`: the time of the
+    /// handshake, which has verified the certificates. `None`: no revocation lists are configured.
+    pub fn client_chain(&self, certs: Vec<CertificateDer<'static>>, at: UnixTime) -> Option<Box<PeerChain>> {
+        self.chain(certs, KeyUsage::client_auth(), at)
+    }
+
+    /// Like [`WorkloadCert::client_chain`], of a server.
+    pub fn server_chain(&self, certs: Vec<CertificateDer<'static>>, at: UnixTime) -> Option<Box<PeerChain>> {
+        self.chain(certs, KeyUsage::server_auth(), at)
+    }
+
+    fn chain(
+        &self,
+        certs: Vec<CertificateDer<'static>>,
+        usage: KeyUsage,
+        at: UnixTime,
+    ) -> Option<Box<PeerChain>> {
+        self.trust.revocations.as_ref()?;
+        Some(Box::new(PeerChain::new(certs, &self.trust, usage, at)))
+    }
+
+    /// A number that changes with the revocation lists against which peers are checked.
+    pub fn revocation_generation(&self) -> u64 {
+        self.trust.revocations.as_ref().map(|revocations| revocations.generation()).unwrap_or_default()
+    }
+
     /// The client identity that `server` would see in a handshake with this certificate's owner, who expects one of
     /// `sans`. The same verifiers as in a handshake check both certificates. The keys were checked when the two
     /// certificates were built.
@@ -134,6 +157,14 @@ impl WorkloadCert {
         client::OneOf::new(&self.trust, sans).check(leaf, &intermediates, now)?;
         let (leaf, intermediates) = self.presented();
         server::OwnTrustDomain::new(server.identity(), &server.trust).check(leaf, &intermediates, now)
+    }
+
+    /// What is needed to find out later whether this certificate or `server`'s has been revoked, as the owner of the
+    /// other sees it: the client's chain and the server's. `None`: no revocation lists are configured.
+    pub fn chains_with(&self, server: &Self, at: UnixTime) -> Option<[Box<PeerChain>; 2]> {
+        self.trust.revocations.as_ref()?;
+        let presented = |cert: &Self| cert.path().map(|cert| cert.der.clone()).collect();
+        Some([server.client_chain(presented(self), at)?, self.server_chain(presented(server), at)?])
     }
 
     /// What the owner says to a client with these certificates.

@@ -77,6 +77,11 @@ impl HandshakeError {
             _ => false,
         }
     }
+
+    /// Whether this side refused the peer because a certificate of the peer's chain is revoked.
+    pub fn is_revocation(&self) -> bool {
+        matches!(self, Self::Tls(rustls::Error::InvalidCertificate(rustls::CertificateError::Revoked)))
+    }
 }
 
 /// The peer's certificates and protocol as the handshake reported them.

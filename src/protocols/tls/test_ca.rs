@@ -6,8 +6,9 @@ use std::{
 };
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationList, CertificateRevocationListParams,
+    CertificateSigningRequestParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
 };
 use rustls_pki_types::PrivateKeyDer;
 
@@ -18,7 +19,8 @@ use crate::protocols::{ca::chain::Chain, config::TlsConfig, identity::Identity};
 pub(crate) struct TestCa {
     root_pem: String,
     intermediate_pems: Vec<String>,
-    issuer: Issuer<'static, KeyPair>,
+    /// The signers, from the root down. The last one signs leaves.
+    issuers: Vec<Issuer<'static, KeyPair>>,
     lifetime: (SystemTime, SystemTime),
     usages: Vec<ExtendedKeyUsagePurpose>,
     key_usages: Vec<KeyUsagePurpose>,
@@ -59,16 +61,18 @@ impl TestCa {
         let lifetime = (seconds_from_now(-120), seconds_from_now(86_400));
         let usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        let issuer = Issuer::new(params, key);
-        Self { root_pem, intermediate_pems: vec![], issuer, lifetime, usages, key_usages }
+        let issuers = vec![Issuer::new(params, key)];
+        Self { root_pem, intermediate_pems: vec![], issuers, lifetime, usages, key_usages }
     }
 
     /// From here on leaves are signed by an intermediate below whatever signed them before.
     pub(crate) fn with_intermediate(mut self, name: &str) -> Self {
         let key = KeyPair::generate().unwrap();
-        let params = ca_params(name);
-        self.intermediate_pems.insert(0, params.signed_by(&key, &self.issuer).unwrap().pem());
-        self.issuer = Issuer::new(params, key);
+        let mut params = ca_params(name);
+        // The first intermediate below the root has serial 1001.
+        params.serial_number = Some(SerialNumber::from(1000 + self.issuers.len() as u64));
+        self.intermediate_pems.insert(0, params.signed_by(&key, self.issuer()).unwrap().pem());
+        self.issuers.push(Issuer::new(params, key));
         self
     }
 
@@ -92,7 +96,7 @@ impl TestCa {
     }
 
     pub(crate) fn issuer(&self) -> &Issuer<'static, KeyPair> {
-        &self.issuer
+        self.issuers.last().unwrap()
     }
 
     pub(crate) fn issue(&self, identity: &Identity) -> Issued {
@@ -109,7 +113,7 @@ impl TestCa {
     pub(crate) fn issue_params(&self, mut params: CertificateParams) -> Issued {
         let key = KeyPair::generate().unwrap();
         self.dress(&mut params);
-        let leaf_pem = params.signed_by(&key, &self.issuer).unwrap().pem();
+        let leaf_pem = params.signed_by(&key, self.issuer()).unwrap().pem();
         let (not_before, not_after) = self.lifetime;
         Issued {
             leaf_pem,
@@ -125,8 +129,37 @@ impl TestCa {
     pub(crate) fn answer(&self, csr_pem: &str) -> Vec<String> {
         let mut csr = CertificateSigningRequestParams::from_pem(csr_pem).unwrap();
         self.dress(&mut csr.params);
-        let leaf = csr.signed_by(&self.issuer).unwrap().pem();
+        let leaf = csr.signed_by(self.issuer()).unwrap().pem();
         [vec![leaf], self.intermediate_pems.clone(), vec![self.root_pem.clone()]].concat()
+    }
+
+    pub(crate) fn issue_numbered(&self, identity: &Identity, serial: u64) -> Issued {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.subject_alt_names = vec![SanType::URI(identity.as_str().try_into().unwrap())];
+        params.serial_number = Some(SerialNumber::from(serial));
+        self.issue_params(params)
+    }
+
+    /// An old list of the signer at `level`, where the root is 0, that revokes these serial numbers.
+    pub(crate) fn list(&self, level: usize, serials: &[u64]) -> CertificateRevocationList {
+        let params = CertificateRevocationListParams {
+            this_update: seconds_from_now(-7_200).into(),
+            next_update: seconds_from_now(-3_600).into(),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: serials
+                .iter()
+                .map(|serial| RevokedCertParams {
+                    serial_number: SerialNumber::from(*serial),
+                    revocation_time: seconds_from_now(-7_200).into(),
+                    reason_code: None,
+                    invalidity_date: None,
+                })
+                .collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.issuers[level]).unwrap()
     }
 
     pub(crate) fn workload(&self, identity: &Identity) -> WorkloadCert {
@@ -159,7 +192,7 @@ impl Issued {
     }
 
     /// A certificate whose owner refuses peers that are revoked.
-    pub(crate) fn checking(&self, revocations: Arc<dyn Revocations>) -> WorkloadCert {
+    pub(crate) fn checking(&self, revocations: Arc<Revocations>) -> WorkloadCert {
         let chain = Chain::parse(&self.chain_pems(), None).unwrap();
         WorkloadCert::revocable(chain, &self.key, &TlsConfig::default(), Some(revocations)).unwrap()
     }

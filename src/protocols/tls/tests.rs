@@ -1,14 +1,10 @@
 use std::{io, sync::Arc, time::Duration};
 
 use proptest::prelude::*;
-use rcgen::{
-    CertificateParams, CertificateRevocationListParams, DistinguishedName, ExtendedKeyUsagePurpose,
-    KeyIdMethod, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
-};
+use rcgen::{CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, KeyUsagePurpose, SanType};
 use rustls::{ClientConfig, HandshakeKind, NamedGroup, ProtocolVersion, ServerConfig};
 use rustls_pki_types::{CertificateDer, IpAddr, ServerName};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
-use webpki::{CertRevocationList, OwnedCertRevocationList};
 
 use super::{
     test_ca::{Issued, TestCa, seconds_from_now},
@@ -350,44 +346,14 @@ fn validity_is_told_for_any_moment() {
     assert!(cert.expires_within(Duration::MAX, from));
 }
 
-#[derive(Debug)]
-struct Revoked(Arc<[CertRevocationList<'static>]>);
-
-impl Revocations for Revoked {
-    fn lists(&self) -> Option<Arc<[CertRevocationList<'static>]>> {
-        Some(self.0.clone())
-    }
-}
-
 #[tokio::test]
 async fn a_revoked_peer_is_refused_in_both_directions_and_others_are_not() {
-    let ca = TestCa::new("root");
-    let leaf = |serial: u64, name: &Identity| {
-        let mut params = CertificateParams::default();
-        params.distinguished_name = DistinguishedName::new();
-        params.subject_alt_names = vec![SanType::URI(name.as_str().try_into().unwrap())];
-        params.serial_number = Some(SerialNumber::from(serial));
-        ca.issue_params(params)
-    };
-    let list = CertificateRevocationListParams {
-        this_update: seconds_from_now(-7_200).into(),
-        next_update: seconds_from_now(-3_600).into(),
-        crl_number: SerialNumber::from(1),
-        issuing_distribution_point: None,
-        revoked_certs: vec![RevokedCertParams {
-            serial_number: SerialNumber::from(66),
-            revocation_time: seconds_from_now(-7_200).into(),
-            reason_code: None,
-            invalidity_date: None,
-        }],
-        key_identifier_method: KeyIdMethod::Sha256,
-    };
-    let list = list.signed_by(ca.issuer()).unwrap();
-    let list = CertRevocationList::from(OwnedCertRevocationList::from_der(list.der()).unwrap());
-    for (lists, refuses) in [(vec![list], true), (vec![], false)] {
-        let plain = TlsConfig::default();
-        let good = leaf(1, &db()).checking(Arc::new(Revoked(lists.into())));
-        let bad = leaf(66, &web()).workload(&plain);
+    let (ca, plain, lists) = (TestCa::new("root"), TlsConfig::default(), Arc::<Revocations>::default());
+    let good = ca.issue_numbered(&db(), 1).checking(lists.clone());
+    let bad = ca.issue_numbered(&web(), 66).workload(&plain);
+    // An old list still counts, and without the entry the peer is accepted again.
+    for (serials, refuses) in [(vec![], false), (vec![66], true), (vec![67], false)] {
+        lists.replace(RevocationLists::parse(ca.list(0, &serials).der()).unwrap());
         for result in [between(&bad, &good, &[db()]).await, between(&good, &bad, &[web()]).await] {
             if refuses {
                 assert!(matches!(fault(result), TlsFault::PeerRevoked));
@@ -395,8 +361,7 @@ async fn a_revoked_peer_is_refused_in_both_directions_and_others_are_not() {
                 result.unwrap();
             }
         }
-        // An old list still counts, a peer it does not name passes.
-        between(&leaf(2, &web()).workload(&plain), &good, &[db()]).await.unwrap();
+        between(&ca.issue_numbered(&web(), 2).workload(&plain), &good, &[db()]).await.unwrap();
     }
 }
 

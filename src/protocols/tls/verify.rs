@@ -1,6 +1,6 @@
 //! Verification of a peer's chain, and the identities that the chain names.
 
-use std::{fmt::Debug, sync::Arc};
+use std::sync::Arc;
 
 use rustls::{CertificateError, OtherError, crypto::WebPkiSupportedAlgorithms};
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
@@ -10,7 +10,7 @@ use webpki::{
 };
 use x509_parser::parse_x509_certificate;
 
-use super::fault::PeerFault;
+use super::{fault::PeerFault, revocation::Revocations};
 use crate::protocols::identity::Identity;
 
 /// The number of intermediates that a peer may present. Authorities have one or two.
@@ -24,13 +24,6 @@ const MAX_CHAINS: usize = 8;
 /// Limit: steps of a search for a peer's chains: 64; past it: refused before anything is verified.
 const MAX_CHAIN_STEPS: usize = 64;
 
-/// A source of revocation lists. Every handshake calls it, so an implementation returns lists that are already in
-/// memory.
-pub trait Revocations: Debug + Send + Sync {
-    /// The revocation lists in force. With `None` or an empty list no certificate is revoked.
-    fn lists(&self) -> Option<Arc<[CertRevocationList<'static>]>>;
-}
-
 /// The identities among the URI names of a leaf, in the order of the names.
 pub(super) fn identities<'a>(leaf: &'a EndEntityCert<'a>) -> impl Iterator<Item = Identity> + 'a {
     leaf.valid_uri_names().filter_map(|uri| uri.parse().ok())
@@ -41,15 +34,15 @@ pub(super) fn identities<'a>(leaf: &'a EndEntityCert<'a>) -> impl Iterator<Item 
 pub(super) struct Trust {
     pub(super) anchors: Arc<[TrustAnchor<'static>]>,
     pub(super) algorithms: WebPkiSupportedAlgorithms,
-    pub(super) revocations: Option<Arc<dyn Revocations>>,
+    /// The revocation lists; `None` if none are configured.
+    pub(super) revocations: Option<Arc<Revocations>>,
 }
 
 // === impl Trust ===
 
 impl Trust {
-    /// Builds one path from the leaf to a root for `usage`, and checks revocation if there are lists. The check covers
-    /// the whole chain except the root, accepts an unknown status, and still uses expired lists
-    /// (docs/spec/dataplane.md 9).
+    /// Builds one path from the leaf to a root for `usage`, and refuses a revoked chain and a leaf that is not for
+    /// signatures.
     pub(super) fn verify<'a>(
         &self,
         leaf: &'a CertificateDer<'a>,
@@ -63,22 +56,62 @@ impl Trust {
         }
         let parsed = EndEntityCert::try_from(leaf).map_err(refusal)?;
         self.bound_chains(&parsed, intermediates)?;
-        let lists = self.revocations.as_deref().and_then(Revocations::lists);
-        let lists: Vec<&CertRevocationList<'_>> = lists.iter().flat_map(|l| l.iter()).collect();
-        let revocation = RevocationOptionsBuilder::new(&lists).ok().map(|options| {
+        self.build(&parsed, intermediates, now, usage, &[]).map_err(refusal)?;
+        if self.is_revoked(&parsed, intermediates, now, usage) {
+            return Err(CertificateError::Revoked.into());
+        }
+        if forbids_signatures(leaf)? {
+            return Err(PeerFault::KeyUsage.into());
+        }
+        Ok(parsed)
+    }
+
+    /// Builds a path, on which none of `lists` may name a certificate. Lists of authorities that are not on the path have
+    /// no effect, and neither does the age of a list (docs/spec/dataplane.md 9).
+    fn build(
+        &self,
+        leaf: &EndEntityCert<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+        usage: KeyUsage,
+        lists: &[&CertRevocationList<'_>],
+    ) -> Result<(), webpki::Error> {
+        let revocation = RevocationOptionsBuilder::new(lists).ok().map(|options| {
             options
                 .with_depth(RevocationCheckDepth::Chain)
                 .with_status_policy(UnknownStatusPolicy::Allow)
                 .with_expiration_policy(ExpirationPolicy::Ignore)
                 .build()
         });
-        parsed
-            .verify_for_usage(self.algorithms.all, &self.anchors, intermediates, now, usage, revocation, None)
-            .map_err(refusal)?;
-        if forbids_signatures(leaf)? {
-            return Err(PeerFault::KeyUsage.into());
-        }
-        Ok(parsed)
+        let (algorithms, anchors) = (self.algorithms.all, &self.anchors);
+        leaf.verify_for_usage(algorithms, anchors, intermediates, now, usage, revocation, None).map(drop)
+    }
+
+    /// Whether the lists in force revoke the chain of these certificates. The usual answer costs a look at each list.
+    /// A signature is verified only if a list names one of the certificates.
+    pub(super) fn is_revoked(
+        &self,
+        leaf: &EndEntityCert<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+        usage: KeyUsage,
+    ) -> bool {
+        let Some(lists) = self.revocations.as_ref().and_then(|revocations| revocations.lists()) else {
+            return false;
+        };
+        let named = lists.naming(leaf, intermediates);
+        // webpki asks the first list of an issuer's name, whoever signed the list. So each list is asked alone, too.
+        let alone = named.chunks(1).filter(|_| named.len() > 1);
+        let mut asked = std::iter::once(&named[..]).filter(|named| !named.is_empty()).chain(alone);
+        asked.any(|lists| {
+            use webpki::Error as E;
+            let built = self.build(leaf, intermediates, now, usage, lists);
+            matches!(
+                built,
+                // A search that was given up has not shown that a path is good.
+                Err(E::CertRevoked | E::MaximumSignatureChecksExceeded | E::MaximumPathBuildCallsExceeded)
+            )
+        })
     }
 
     /// Refuses certificates that form many chains. The search compares names alone, while webpki tries each chain and

@@ -49,6 +49,10 @@ declare! {
     TRAFFIC_OVERFLOWED = "warren_traffic_overflowed_connections", GAUGE, &[],
         "Connections counted as unknown for want of room for their labels";
     TUNNELS = "warren_tunnels", GAUGE, &[], "Tunnels to peers";
+    CRL_REJECTED = "istio_crl_policy_rejections_total", COUNTER, &["reporter"],
+        "Peers refused, and tunnels cut, for a revoked certificate";
+    CRL_UNTRACKED = "istio_crl_untracked_connections_total", COUNTER, &["reporter"],
+        "Tunnels with a certificate that cannot be read, which no revocation list will cut";
 
     // The control plane.
     XDS_TERMINATIONS = "istio_xds_connection_terminations_total", COUNTER, &["reason"],

@@ -7,7 +7,7 @@ use rand::{SeedableRng, rngs::SmallRng};
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
 use super::{
-    shared::{Shared, log_dropped},
+    shared::{CertsConfig, Shared, log_dropped},
     store::Published,
 };
 use crate::{
@@ -277,7 +277,8 @@ async fn ask(shared: &Shared, id: &Identity) -> Result<Arc<WorkloadCert>, IssueE
     let answer = shared.issuer.issue(id, csr.pem, shared.config.ttl).await?;
     let expected = shared.config.impersonate.then_some(id);
     let chain = Chain::parse(&answer, expected)?;
-    let cert = WorkloadCert::new(chain, &csr.key, &shared.config.tls)
+    let CertsConfig { tls, revocations, .. } = &shared.config;
+    let cert = WorkloadCert::revocable(chain, &csr.key, tls, revocations.clone())
         .map_err(|e| IssueError::PeerCertificate(e.to_string()))?;
     Ok(Arc::new(cert))
 }

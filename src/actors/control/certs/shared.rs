@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 use super::{issuer::Issuer, store::Store};
 use crate::{
     actors::quarantine::Quarantine,
-    protocols::{ca::schedule::Limits, config::TlsConfig, identity::Identity},
+    protocols::{ca::schedule::Limits, config::TlsConfig, identity::Identity, tls::Revocations},
 };
 
 /// The time that one request to the authority may take, the connect included.
@@ -32,6 +32,8 @@ pub(crate) struct CertsConfig {
     pub impersonate: bool,
     /// The TLS settings of all connections of this process.
     pub tls: TlsConfig,
+    /// The revocation lists that peers are checked against; `None` if none are configured.
+    pub revocations: Option<Arc<Revocations>>,
     /// The bounds of the schedule.
     pub limits: Limits,
     /// The wall clock: [`SystemTime::now`] except in tests.
@@ -58,6 +60,7 @@ impl CertsConfig {
             request_timeout: REQUEST_TIMEOUT,
             impersonate: true,
             tls,
+            revocations: None,
             limits: Limits::default(),
             wall: Arc::new(SystemTime::now),
         }

@@ -3,15 +3,17 @@
 use std::time::Duration;
 
 use h2::Reason;
-use tokio::time::Instant;
+use rustls_pki_types::{CertificateDer, pem::PemObject};
+use tokio::{io::AsyncWriteExt as _, time::Instant};
 
 use super::*;
 use crate::{
-    dataplane::{
-        pod::conns::cut,
-        testing::{identity, stream::connection},
+    dataplane::testing::{identity, stream::connection},
+    protocols::{
+        config::Http2Config,
+        hbone::client,
+        tls::{RevocationLists, Revocations, buffer::Buffers},
     },
-    protocols::{config::Http2Config, hbone::client, tls::buffer::Buffers},
 };
 
 #[test]
@@ -93,6 +95,102 @@ fn a_tunnel_that_is_cut_ends_with_its_streams() {
         assert!(app.is_dropped().await);
         let _ = tunnel.done().await;
         assert!(pod.conns.peers.is_empty() && pod.conns.live.is_empty());
+    });
+}
+
+#[test]
+fn a_tunnel_of_a_revoked_peer_ends_by_a_goaway_and_its_streams_say_why() {
+    run(mesh(), async |bed| {
+        let lists = Arc::<Revocations>::default();
+        let pod = server(bed);
+        let own = bed.certs.authority().issue(&pod.identity).checking(lists.clone());
+        bed.certs.put(&pod.identity, own);
+        let issue = |serial| {
+            let issued = bed.certs.authority().issue_numbered(&identity("client"), serial);
+            issued.workload(&Default::default()).client_config(std::slice::from_ref(&pod.identity))
+        };
+        let tunnel = bed.tunnel_by(&pod, CLIENT.1, issue(7)).await.unwrap();
+        let other = bed.tunnel_by(&pod, "10.0.0.1:50001", issue(8)).await.unwrap();
+        let (mut peer, mut app) = open(&pod, &tunnel).await;
+        let (mut kept, mut kept_app) = open(&pod, &other).await;
+        peer.say("hello");
+        app.hears("hello").await;
+        lists.replace(RevocationLists::parse(bed.certs.authority().list(0, &[7]).der()).unwrap());
+        // What the actor does after a reload.
+        let mut revoked = 0;
+        pod.conns.peers.for_each(|tunnel| {
+            if tunnel.info().of.chain().unwrap().is_revoked() {
+                assert_eq!(tunnel.info().of.peer, addr(CLIENT.1));
+                tunnel.cut(cut::REVOKED);
+                revoked += 1;
+            }
+        });
+        assert_eq!(revoked, 1);
+        // The result is ignored, as the peer may fail to send its last frames.
+        let _ = tunnel.done().await;
+        assert_eq!(app.end().await, finished(""));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let line =
+            "inbound 10.0.0.2:15008: connection closed: peer certificate revoked by CRL, 0 sent, 5 received";
+        assert_eq!(bed.lines(), [line]);
+        assert_eq!(bed.closed("destination"), [("CERT_REVOKED", 1)]);
+        kept.say("still here");
+        kept_app.hears("still here").await;
+        // A new tunnel is refused, and after another list it is not.
+        let refused = bed.tunnel_by(&pod, CLIENT.1, issue(7)).await;
+        if let Ok(tunnel) = refused {
+            tunnel.done().await.unwrap_err();
+        }
+        assert_eq!(bed.count("istio_crl_policy_rejections_total", "destination"), 1);
+        lists.replace(RevocationLists::default());
+        let tunnel = bed.tunnel_by(&pod, CLIENT.1, issue(7)).await.unwrap();
+        open(&pod, &tunnel).await;
+        assert_eq!(bed.count("istio_crl_untracked_connections_total", "destination"), 0);
+    });
+}
+
+#[test]
+fn a_revoked_peer_is_told_by_a_goaway_without_an_error() {
+    run(mesh(), async |bed| {
+        let pod = server(bed);
+        let mut conn = bed.connect_peer(&pod, CLIENT.1);
+        let (gone, _) = connection(addr(CLIENT.1), None);
+        let app = std::mem::replace(&mut conn.app, gone);
+        let config =
+            bed.certs.of_peer(&identity("client")).client_config(std::slice::from_ref(&pod.identity));
+        let name = ip("10.0.0.2").into();
+        let (mut tls, _) = handshake::connect(config, name, app, Buffers::default()).await.unwrap();
+        // The preface of HTTP/2 and empty settings.
+        tls.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+        tls.flush().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        pod.conns.peers.cut_all(cut::REVOKED);
+        let mut said = Vec::new();
+        let _ = tls.read_to_end(&mut said).await;
+        conn.done().await;
+        let (mut rest, mut last) = (&said[..], None);
+        while let [a, b, c, kind, _, _, _, _, _, after @ ..] = rest {
+            let (frame, next) = after.split_at(u32::from_be_bytes([0, *a, *b, *c]) as usize);
+            (last, rest) = (Some((*kind, frame)), next);
+        }
+        let (kind, frame) = last.unwrap();
+        assert_eq!((kind, &frame[4..8]), (7, &[0; 4][..]), "a GOAWAY with NO_ERROR comes last");
+    });
+}
+
+#[test]
+fn a_tunnel_whose_peer_is_revoked_during_its_handshake_does_not_begin() {
+    run(mesh(), async |bed| {
+        let lists = Arc::<Revocations>::default();
+        let pod = server(bed);
+        let own = bed.certs.authority().issue(&pod.identity).checking(lists.clone());
+        let issued = bed.certs.authority().issue_numbered(&identity("client"), 7);
+        let certs = vec![CertificateDer::from_pem_slice(issued.leaf_pem.as_bytes()).unwrap()];
+        let tunnel = pod.conns.peers.admit(0, pod.conns.peer_tunnel(addr(CLIENT.1))).unwrap();
+        let chain = own.client_chain(certs, UnixTime::now());
+        lists.replace(RevocationLists::parse(bed.certs.authority().list(0, &[7]).der()).unwrap());
+        assert!(!tunnel.info().of.keep(chain, &bed.metrics.crl, Reporter::Destination));
+        assert_eq!(bed.count("istio_crl_policy_rejections_total", "destination"), 1);
     });
 }
 

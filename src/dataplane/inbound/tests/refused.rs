@@ -166,7 +166,7 @@ fn a_pod_whose_workload_is_unknown_waits_for_it() {
 
 /// Entries of `count` tunnels of peers, each used just now.
 fn tunnels(pod: &TestPod, count: usize) -> Vec<Conn<PeerTunnel>> {
-    let admit = |_| pod.conns.peers.admit(0, pod.conns.peer_tunnel()).unwrap();
+    let admit = |_| pod.conns.peers.admit(0, pod.conns.peer_tunnel(addr(CLIENT.1))).unwrap();
     (0..count).map(admit).collect()
 }
 

@@ -3,11 +3,14 @@ use parking_lot::Mutex;
 use tokio::{task::JoinHandle, time::Instant};
 
 use crate::{
-    dataplane::testing::{
-        self, TestBed, TestPod, identity,
-        network::{Made, Plan},
-        spawn,
-        stream::TestEnd,
+    dataplane::{
+        pod::conns::cut,
+        testing::{
+            self, TestBed, TestPod, identity,
+            network::{Made, Plan},
+            spawn,
+            stream::TestEnd,
+        },
     },
     protocols::{
         config::Http2Config,
@@ -15,7 +18,7 @@ use crate::{
         mesh::fixtures::{TestMesh, addr, pod},
         outcome::{Outcome, ResponseFlag},
         route::{self, Hop, Pick, Route, Source},
-        tls::buffer::Buffers,
+        tls::{RevocationLists, Revocations, buffer::Buffers},
     },
 };
 
@@ -29,7 +32,7 @@ fn size<A, B, C, D, E, F: Future>(_: fn(A, B, C, D, E) -> F) -> usize {
 /// A tunnel keeps these futures while the tunnel lives. The outer task holds the first future twice.
 #[test]
 fn futures_of_tunnels_stay_small() {
-    let sizes = [("dial", size(run::<PodNetwork>), 600), ("tunnel", size(carry::<PodNetwork>), 1800)];
+    let sizes = [("dial", size(run::<PodNetwork>), 600), ("tunnel", size(carry::<PodNetwork>), 1900)];
     for (name, size, most) in sizes {
         assert!(size <= most, "the future of a {name} has {size} bytes, more than {most}");
     }
@@ -126,6 +129,41 @@ fn a_tunnel_is_in_the_pool_while_it_lives() {
         assert!(dial.task.await.unwrap());
         assert!(pool.ready(&key(bed, &pod)).is_none());
         assert_eq!((pod.conns.dialled.len(), tunnels(bed)), (0, 0));
+    });
+}
+
+#[test]
+fn a_tunnel_whose_peer_is_revoked_leaves_the_pool_and_its_streams_know_why() {
+    testing::run(mesh(), async |bed| {
+        let pod = bed.pod("client", "10.0.0.1");
+        let pool = PodPool::of(&bed.shard, pod.id.serial);
+        let (dial, peer) = established(bed, &pod).await;
+        let lease = pool.ready(&key(bed, &pod)).unwrap();
+        assert!(!lease.is_revoked());
+        pod.conns.dialled.cut_all(cut::REVOKED);
+        assert!(dial.task.await.unwrap());
+        assert!(lease.is_revoked() && pool.ready(&key(bed, &pod)).is_none());
+        drop(peer);
+    });
+}
+
+#[test]
+fn a_revoked_server_is_refused_and_counted() {
+    testing::run(mesh(), async |bed| {
+        let pod = bed.pod("client", "10.0.0.1");
+        let lists = Arc::<Revocations>::default();
+        let authority = bed.certs.authority();
+        bed.certs.put(&pod.identity, authority.issue(&pod.identity).checking(lists.clone()));
+        lists.replace(RevocationLists::parse(authority.list(0, &[9]).der()).unwrap());
+        pod.network.plan(SERVER, Plan::Accept);
+        let dial = dial(bed, &pod);
+        let end = pod.network.accepted(SERVER).await;
+        let server = authority.issue_numbered(&identity("server"), 9).workload(&Default::default());
+        let accept = handshake::accept(server.server_config(), end, Buffers::default());
+        let (_, (why, flag)) = tokio::join!(accept, dial.failure());
+        assert_eq!(flag, ResponseFlag::Connect);
+        assert!(why.ends_with("Revoked"), "{why}");
+        assert_eq!(bed.count("istio_crl_policy_rejections_total", "source"), 1);
     });
 }
 
