@@ -187,7 +187,7 @@ fn a_policy_keeps_its_rules_clauses_and_matches() {
         ..Default::default()
     };
     assert_eq!(
-        policy_json(&Policy::decode("ns1/deny", wire).unwrap()),
+        policy_json(&Policy::decode("ns1/deny", wire).0),
         json!({
             "name": "deny",
             "namespace": "ns1",
