@@ -56,7 +56,7 @@ impl Trust {
         }
         let parsed = EndEntityCert::try_from(leaf).map_err(refusal)?;
         self.bound_chains(&parsed, intermediates)?;
-        self.build(&parsed, intermediates, now, usage, &[]).map_err(refusal)?;
+        self.build(&parsed, intermediates, (now, usage), &[]).map_err(refusal)?;
         if self.is_revoked(&parsed, intermediates, now, usage) {
             return Err(CertificateError::Revoked.into());
         }
@@ -72,8 +72,7 @@ impl Trust {
         &self,
         leaf: &EndEntityCert<'_>,
         intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-        usage: KeyUsage,
+        (now, usage): (UnixTime, KeyUsage),
         lists: &[&CertRevocationList<'_>],
     ) -> Result<(), webpki::Error> {
         let revocation = RevocationOptionsBuilder::new(lists).ok().map(|options| {
@@ -105,7 +104,7 @@ impl Trust {
         let mut asked = std::iter::once(&named[..]).filter(|named| !named.is_empty()).chain(alone);
         asked.any(|lists| {
             use webpki::Error as E;
-            let built = self.build(leaf, intermediates, now, usage, lists);
+            let built = self.build(leaf, intermediates, (now, usage), lists);
             matches!(
                 built,
                 // A search that was given up has not shown that a path is good.
