@@ -7,6 +7,7 @@ use super::{
     authorize::authorize,
     inbound_context::InboundContext,
     pod::{conns::ConnInfo, network::Network},
+    report::ConnReport,
     stream::AppStream,
 };
 use crate::{
@@ -28,17 +29,19 @@ pub(crate) struct Refused {
     pub(crate) outcome: Outcome,
 }
 
-/// Connects to the application from inside the pod, if policies allow.
+/// Connects to the application from inside the pod, if policies allow. Tells `report` of the connection that they do.
 ///
 /// # Errors
 /// 401 if policies deny, 503 if the application is not reached.
 pub(crate) async fn connect<N: Network>(
     ctx: &InboundContext<N>,
-    info: &ConnInfo,
+    report: &ConnReport,
     inbound: &Inbound,
 ) -> Result<N::Stream, Refused> {
+    let info = report.info();
     let denied = |denial| Refused { status: StatusCode::UNAUTHORIZED, outcome: Outcome::from(denial) };
     authorize(ctx, info).await.map_err(denied)?;
+    report.authorized();
     let (to, source) = (inbound.dial, ctx.network.source_towards(info.src.ip(), inbound.dial.ip()));
     let connecting = ctx.network.connect(to, source, PathScope::Host);
     let connected = Step::run("application connect", SpanKind::Client, connecting)

@@ -45,6 +45,7 @@ use crate::{
         labels::Reporter,
         mesh::Workload,
         outcome::{Cause, Cut, Failure, Outcome, Unroutable},
+        peer_text::Clipped,
         relay::relay,
         route::{Inbound, InboundHbone, inbound_hbone, inbound_service, missing_inbound, missing_labels},
         tls::{ALPN_H2, WorkloadCert, handshake, stream::TlsStream},
@@ -210,7 +211,7 @@ async fn streams<N: Network>(
                     }
                     Some(Err(error)) => {
                         let client = tunnel.client.addr();
-                        return tracing::debug!(target: "tunnel", %client, %error, "inbound tunnel failed");
+                        return tracing::debug!(target: "tunnel", %client, error = %Clipped::<_>(error), "inbound tunnel failed");
                     }
                     None => return,
                 },
@@ -429,7 +430,7 @@ impl<N: Network> InboundStream<'_, N> {
             report.end(outcome);
             None
         };
-        let mut app = match application::connect(self.ctx, conn.info(), &inbound).await {
+        let mut app = match application::connect(self.ctx, &report, &inbound).await {
             Ok(app) => app,
             Err(Refused { status, outcome }) => {
                 server::refuse(respond, status);

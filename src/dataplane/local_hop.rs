@@ -249,7 +249,7 @@ impl<'a, N: Network> LocalHop<'a, N> {
         let mut report = ConnReport::open(&self.there.metrics, conn, self.to, self.their_meta(&inbound));
         report.beside(near);
         let reached = async {
-            let mut app = application::connect(&self.there, conn.info(), &inbound).await?;
+            let mut app = application::connect(&self.there, &report, &inbound).await?;
             application::announce(&mut app, conn.info(), &inbound).await?;
             Ok(app)
         };

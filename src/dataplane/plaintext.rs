@@ -105,7 +105,7 @@ async fn reach<N: Network>(
         ..ConnMeta::default()
     };
     let report = ConnReport::open(&ctx.metrics, conn, inbound.target, meta);
-    match application::connect(ctx, conn.info(), &inbound).await {
+    match application::connect(ctx, &report, &inbound).await {
         Ok(app) => Ok(Some((report, app))),
         Err(Refused { outcome, .. }) => {
             report.end(outcome);

@@ -1,7 +1,7 @@
 //! The report of a connection to metrics and the access log, exactly once, however the connection ends.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     net::SocketAddr,
     sync::Arc,
     time::Instant,
@@ -58,11 +58,22 @@ pub(crate) struct ConnReport {
     conn: Conn<ConnInfo>,
     /// The other side's place in its set, if this process serves both sides.
     other: Option<Conn<ConnInfo>>,
-    traffic: Option<Traffic>,
+    traffic: OnceCell<Traffic>,
+    /// The metrics in which a peer that describes itself is counted once policies have let the peer in.
+    describes_itself: Option<Arc<Metrics>>,
     forward: Cell<u64>,
     backward: Cell<u64>,
     outcome: RefCell<Option<Outcome>>,
     trace: Option<Box<Connection>>,
+}
+
+/// What metrics have of a peer that describes itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Words {
+    /// What the peer says.
+    Known,
+    /// The peer's identity alone: policies do not let the peer in, or the peer has described itself too often.
+    IdentityAlone,
 }
 
 // === impl ConnReport ===
@@ -70,7 +81,7 @@ pub(crate) struct ConnReport {
 impl ConnReport {
     /// Opens the connection in the metrics. The report is boxed, as several futures of the connection hand it on.
     pub(crate) fn open(
-        metrics: &Metrics,
+        metrics: &Arc<Metrics>,
         conn: &Conn<ConnInfo>,
         dst: SocketAddr,
         meta: ConnMeta,
@@ -83,13 +94,17 @@ impl ConnReport {
     /// Begins an attempt, which becomes the connection of the metrics and the log unless another attempt follows.
     /// `started` is the time when the connection began.
     pub(crate) fn begin(
-        metrics: &Metrics,
+        metrics: &Arc<Metrics>,
         conn: &Conn<ConnInfo>,
         dst: SocketAddr,
         meta: ConnMeta,
         started: Instant,
     ) -> Box<Self> {
-        let traffic = Some(metrics.begun(&labels(conn.info().reporter, &meta)));
+        let describes_itself = meta.source_baggage.is_some().then(|| metrics.clone());
+        let traffic = match &describes_itself {
+            Some(_) => OnceCell::new(),
+            None => metrics.begun(&labels(conn.info().reporter, &meta, Words::Known)).into(),
+        };
         let trace = Connection::current();
         if let Some(trace) = &trace {
             trace.describe(|span| describe(span, dst, &meta));
@@ -101,6 +116,7 @@ impl ConnReport {
             conn: conn.clone(),
             other: None,
             traffic,
+            describes_itself,
             forward: Cell::new(0),
             backward: Cell::new(0),
             outcome: RefCell::new(None),
@@ -110,11 +126,28 @@ impl ConnReport {
 
     /// Opens the connection in the metrics: no other attempt will follow.
     pub(crate) fn opened(&mut self) {
-        if self.traffic.as_mut().is_some_and(Traffic::open)
-            && tracing::enabled!(target: "access", tracing::Level::DEBUG)
-        {
+        // A peer that describes itself is opened in the metrics by `authorized`, or at the end.
+        let first = self.traffic.get_mut().map_or(self.describes_itself.is_some(), Traffic::open);
+        if first && tracing::enabled!(target: "access", tracing::Level::DEBUG) {
             access::opened(&self.record());
         }
+    }
+
+    /// Tells that policies have let the connection in. Only from here on metrics have what the peer says of itself.
+    pub(crate) fn authorized(&self) {
+        let (Some(metrics), Some(identity)) = (&self.describes_itself, &self.meta.source_identity) else {
+            return;
+        };
+        let labels = |words| labels(self.conn.info().reporter, &self.meta, words);
+        let described = || {
+            metrics.described_traffic(identity.as_str(), &labels(Words::Known), &labels(Words::IdentityAlone))
+        };
+        self.traffic.get_or_init(described);
+    }
+
+    /// The description of the connection.
+    pub(crate) fn info(&self) -> &ConnInfo {
+        self.conn.info()
     }
 
     /// The metadata of the connection.
@@ -144,6 +177,7 @@ impl ConnReport {
             trace.tries_again(outcome, self.dst);
         }
         access::tried_again(&self.record(), outcome);
+        self.describes_itself = None;
         if let Some(traffic) = self.traffic.take() {
             traffic.withdraw();
         }
@@ -200,7 +234,7 @@ impl Meter for ConnReport {
         if n > 0 {
             let n = n as u64;
             self.forward.set(self.forward.get() + n);
-            self.traffic.iter().for_each(|traffic| traffic.received(n));
+            self.traffic.get().inspect(|traffic| traffic.received(n));
         }
     }
 
@@ -208,15 +242,19 @@ impl Meter for ConnReport {
         if n > 0 {
             let n = n as u64;
             self.backward.set(self.backward.get() + n);
-            self.traffic.iter().for_each(|traffic| traffic.sent(n));
+            self.traffic.get().inspect(|traffic| traffic.sent(n));
         }
     }
 }
 
 impl Drop for ConnReport {
     fn drop(&mut self) {
+        let refused = |metrics: Arc<Metrics>| {
+            metrics.traffic(&labels(self.conn.info().reporter, &self.meta, Words::IdentityAlone))
+        };
+        let traffic = self.traffic.take().or_else(|| self.describes_itself.take().map(refused));
         // Without counters the report was that of an attempt which another one follows.
-        let Some(traffic) = self.traffic.take() else { return };
+        let Some(traffic) = traffic else { return };
         let outcome = self.outcome.take().unwrap_or_else(|| self.unsaid());
         traffic.close(outcome.flag());
         let level =
@@ -249,7 +287,7 @@ pub(crate) fn unroutable(
 ) {
     let info = conn.info();
     if meta.source.is_some() {
-        metrics.traffic(&labels(info.reporter, meta)).close(outcome.flag());
+        metrics.traffic(&labels(info.reporter, meta, Words::Known)).close(outcome.flag());
     }
     let record = AccessRecord {
         reporter: info.reporter,
@@ -276,9 +314,15 @@ fn describe(span: span::Attributes<'_>, dst: SocketAddr, meta: &ConnMeta) {
 }
 
 /// The labels of the series in which a connection counts (docs/spec/controlplane.md 5.3).
-fn labels(reporter: Reporter, meta: &ConnMeta) -> TrafficLabels<'_> {
+fn labels(reporter: Reporter, meta: &ConnMeta, words: Words) -> TrafficLabels<'_> {
     let principal = |id: &'_ Option<Identity>| id.is_some();
-    let mut source = endpoint(meta.source.as_deref(), meta.source_baggage.as_deref());
+    let mut source = match words {
+        Words::Known => endpoint(meta.source.as_deref(), meta.source_baggage.as_deref()),
+        Words::IdentityAlone => Endpoint {
+            namespace: meta.source_identity.as_ref().map(Identity::namespace),
+            ..endpoint(meta.source.as_deref(), None)
+        },
+    };
     source.principal = meta.source_identity.as_ref().filter(|_| meta.mtls).map(Identity::as_str);
     let mut destination = endpoint(
         meta.destination.as_deref().filter(|_| meta.destination_baggage.is_none()),

@@ -6,6 +6,8 @@ use std::{
     str::FromStr,
 };
 
+use super::peer_text::PeerText;
+
 /// The destination of the application's connection before the redirection to the proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct OrigDst(SocketAddr);
@@ -28,10 +30,10 @@ pub enum HboneAddr {
 pub enum AuthorityError {
     /// The authority has no `:port`, or the port is not a number from 1 to 65535.
     #[error("authority {0:?} has no valid port")]
-    Port(String),
+    Port(PeerText),
     /// The part before the port is empty, or holds characters that no hostname has.
     #[error("authority {0:?} has no valid host")]
-    Host(String),
+    Host(PeerText),
 }
 
 // === impl OrigDst ===

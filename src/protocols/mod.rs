@@ -12,6 +12,7 @@ pub(crate) mod local;
 pub mod mesh;
 pub mod outcome;
 pub mod pb;
+pub mod peer_text;
 pub(crate) mod proxy_protocol;
 pub mod rbac;
 pub mod relay;

@@ -3,10 +3,10 @@
 
 use std::{borrow::Cow, error::Error, fmt, sync::Arc};
 
-use super::relay::RelayError;
+use super::{peer_text::Clipped, relay::RelayError};
 
 /// The cause that the layer below reported. An error is kept as it is and only becomes text when it is displayed. Two
-/// causes are equal if their texts are equal.
+/// causes are equal if their texts are equal. A peer may have had a part in a text, so a long one is cut.
 #[derive(Clone)]
 pub enum Cause {
     /// A text of this proxy.
@@ -202,8 +202,8 @@ impl From<String> for Cause {
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Text(text) => f.write_str(text),
-            Self::Error(error) => error.fmt(f),
+            Self::Text(text) => Clipped::<_>(text).fmt(f),
+            Self::Error(error) => Clipped::<_>(error).fmt(f),
         }
     }
 }

@@ -130,6 +130,7 @@ struct ProcessGauges {
     max_fds: IntGauge,
     traffic_series: IntGauge,
     traffic_overflow: IntGauge,
+    traffic_undescribed: IntGauge,
     log_lines_lost: IntGauge,
 }
 
@@ -182,6 +183,17 @@ impl Metrics {
     /// before.
     pub fn begun(&self, labels: &TrafficLabels<'_>) -> Traffic {
         self.traffic.begin(labels)
+    }
+
+    /// Counts a connection as opened whose peer `identity` describes itself by `labels`. A peer that describes itself in
+    /// too many ways is counted by the labels of its identity `alone`.
+    pub fn described_traffic(
+        &self,
+        identity: &str,
+        labels: &TrafficLabels<'_>,
+        alone: &TrafficLabels<'_>,
+    ) -> Traffic {
+        self.traffic.open_described(identity, labels, alone)
     }
 
     /// Counts an accepted socket as open for as long as the value lives.
@@ -442,6 +454,7 @@ impl ProcessGauges {
             max_fds: declared::MAX_FDS.gauge(r)?,
             traffic_series: declared::TRAFFIC_SERIES.gauge(r)?,
             traffic_overflow: declared::TRAFFIC_OVERFLOWED.gauge(r)?,
+            traffic_undescribed: declared::TRAFFIC_UNDESCRIBED.gauge(r)?,
             log_lines_lost: declared::LOG_LINES_LOST.gauge(r)?,
         })
     }
@@ -452,6 +465,7 @@ impl ProcessGauges {
         self.max_fds.set(signed(limit.unwrap_or(0)));
         self.traffic_series.set(signed(traffic.len() as u64));
         self.traffic_overflow.set(signed(traffic.overflowed()));
+        self.traffic_undescribed.set(signed(traffic.undescribed()));
     }
 }
 

@@ -3,6 +3,8 @@
 //! A connection's labels are looked up once, when the connection opens. From then on the connection holds its label
 //! set and adds to plain atomics.
 
+mod quota;
+
 use std::{
     sync::{
         Arc,
@@ -11,12 +13,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use self::quota::PeerQuota;
 use super::series::{
     Cell, Declaration, Family, Group, Set, Value, Values,
     declared::{CLOSED, FAILED, OPENED, RECEIVED, SENT},
 };
 use crate::protocols::{
-    labels::{FLAG_AT, TrafficLabels},
+    labels::{FLAG_AT, TrafficLabels, or_unknown},
     outcome::ResponseFlag,
 };
 
@@ -32,7 +35,10 @@ pub const SERIES_IDLE: Duration = Duration::from_secs(3600);
 
 /// All series, which all shards share.
 #[derive(Debug)]
-pub struct TrafficTable(Family<Connections>);
+pub struct TrafficTable {
+    sets: Family<Connections>,
+    quota: PeerQuota,
+}
 
 /// A connection's counters. A drop without [`Traffic::close`] counts the connection as closed by this proxy, flag `-`.
 #[derive(Debug)]
@@ -66,7 +72,8 @@ struct Connections {
 impl TrafficTable {
     /// An empty table for at most `limit` label sets.
     pub fn new(limit: usize) -> Self {
-        Self(Family::new(&[OPENED, CLOSED, FAILED, RECEIVED, SENT], limit))
+        let sets = Family::new(&[OPENED, CLOSED, FAILED, RECEIVED, SENT], limit);
+        Self { sets, quota: PeerQuota::default() }
     }
 
     /// Counts a connection as opened and returns its counters.
@@ -80,12 +87,31 @@ impl TrafficTable {
     pub fn begin(&self, labels: &TrafficLabels<'_>) -> Traffic {
         // This one set of the reporter is kept past the limit.
         let unknown = TrafficLabels::unknown(labels.reporter);
-        self.0.with(|set| put(set, labels), |set| put(set, &unknown), Traffic::begin)
+        self.sets.with(|set| put(set, labels), |set| put(set, &unknown), Traffic::begin)
+    }
+
+    /// Counts a connection as opened whose source describes itself, and returns its counters. Past the quota of the
+    /// source's `identity` the connection counts by the labels of the identity `alone`.
+    pub fn open_described(
+        &self,
+        identity: &str,
+        labels: &TrafficLabels<'_>,
+        alone: &TrafficLabels<'_>,
+    ) -> Traffic {
+        let source = &labels.source;
+        let [a, b, c, d, e, f, g, h] = source.values();
+        let words = [a, b, c, d, e, f, g, h, or_unknown(source.region), or_unknown(source.zone)];
+        self.open(if self.quota.admits(identity, &words) { labels } else { alone })
+    }
+
+    /// The number of connections that counted by their identity alone, past its quota.
+    pub fn undescribed(&self) -> u64 {
+        self.quota.refused()
     }
 
     /// The number of label sets kept.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.sets.len()
     }
 
     /// Whether no label set is kept.
@@ -95,17 +121,18 @@ impl TrafficTable {
 
     /// The number of connections whose label set found no room.
     pub fn overflowed(&self) -> u64 {
-        self.0.overflowed()
+        self.sets.overflowed()
     }
 
     /// Drops the series that sweeps saw without a connection for `idle`, and returns their number.
     pub fn sweep(&self, now: Instant, idle: Duration) -> usize {
-        self.0.sweep(now, idle)
+        self.quota.sweep(now);
+        self.sets.sweep(now, idle)
     }
 
     /// The series that are kept now.
     pub(super) fn group(&self) -> Group {
-        self.0.group()
+        self.sets.group()
     }
 }
 

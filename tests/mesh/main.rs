@@ -39,6 +39,7 @@ mod shards;
 mod socks;
 mod support;
 mod tunnel;
+mod words;
 mod zds;
 
 use audit::*;
@@ -66,6 +67,7 @@ use quarantine::*;
 use revocation::*;
 use shards::*;
 use socks::*;
+use words::*;
 use zds::*;
 
 fn main() -> ExitCode {
@@ -99,6 +101,8 @@ fn main() -> ExitCode {
         an_unknown_policy_keeps_everybody_out_until_it_arrives,
         a_policy_that_the_control_plane_does_not_have_does_not_exist_until_it_comes,
         a_live_connection_gets_the_last_word_on_a_missing_policy_while_pushes_go_on,
+        what_fifteen_hundred_requests_say_of_their_peer_is_cut_and_has_a_quota,
+        a_peer_that_is_refused_is_counted_by_its_identity_and_not_by_its_words,
         a_push_has_only_the_connections_concerned_checked_again_and_no_dry_run_logged_again,
         a_bad_policy_is_refused_by_name_while_the_rest_applies,
         a_namespace_policy_with_an_unknown_value_denies_also_at_the_start_and_the_node_serves,

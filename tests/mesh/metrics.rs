@@ -9,7 +9,10 @@ use crate::support::{LIMIT, Lab, addr, dial_from, eventually};
 
 /// All samples of a node's proxy.
 #[derive(Clone, Debug)]
-pub(crate) struct Metrics(Vec<Sample>);
+pub(crate) struct Metrics {
+    samples: Vec<Sample>,
+    bytes: usize,
+}
 
 /// One line.
 #[derive(Clone, Debug)]
@@ -28,7 +31,8 @@ pub(crate) fn metrics(lab: &Lab, node: &str) -> Metrics {
     let (head, body) = text.split_once("\r\n\r\n").unwrap();
     assert!(head.starts_with("HTTP/1.1 200"), "{head}");
     assert!(body.trim_end().ends_with("# EOF"), "{body}");
-    Metrics(body.lines().filter(|line| !line.starts_with('#')).map(Sample::parse).collect())
+    let samples = body.lines().filter(|line| !line.starts_with('#')).map(Sample::parse).collect();
+    Metrics { samples, bytes: body.len() }
 }
 
 /// Waits until the metrics of `node` are as `look` wants them.
@@ -75,7 +79,12 @@ impl Metrics {
         let has = |sample: &Sample| {
             labels.iter().all(|(key, value)| sample.labels.get(*key).is_some_and(|found| found == value))
         };
-        self.0.iter().filter(move |sample| sample.name == name && has(sample))
+        self.samples.iter().filter(move |sample| sample.name == name && has(sample))
+    }
+
+    /// The size of the scrape.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Their sum.

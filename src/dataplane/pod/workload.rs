@@ -13,6 +13,7 @@ use crate::{
         identity::{Identity, IdentityError},
         mesh::{Mesh, Workload, WorkloadInfo},
         outcome::Unroutable,
+        peer_text::PeerText,
     },
 };
 
@@ -128,13 +129,13 @@ impl PodWorkload {
 fn baggage(workload: &Workload) -> Option<HeaderValue> {
     let place = workload.place();
     let baggage = Baggage {
-        cluster: place.cluster_id.to_string(),
-        namespace: workload.namespace().to_owned(),
-        workload: workload.workload_name().to_owned(),
-        service: workload.canonical_name().to_owned(),
-        revision: workload.canonical_revision().to_owned(),
-        region: place.region.to_string(),
-        zone: place.zone.to_string(),
+        cluster: PeerText::new(&place.cluster_id),
+        namespace: workload.namespace().into(),
+        workload: workload.workload_name().into(),
+        service: workload.canonical_name().into(),
+        revision: workload.canonical_revision().into(),
+        region: PeerText::new(&place.region),
+        zone: PeerText::new(&place.zone),
     };
     baggage.encode(workload.workload_type().as_str())
 }

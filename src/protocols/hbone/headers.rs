@@ -5,6 +5,8 @@ use std::fmt::Write;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use rand::RngCore;
 
+use crate::protocols::peer_text::{PeerHost, PeerLabel, PeerText};
+
 /// `baggage`: the metadata of the sender's workload, for telemetry only.
 pub const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
 /// `forwarded`: the original client and, for a service, the name that the client asked for.
@@ -14,23 +16,24 @@ pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// `x-forwarded-network`: the network of the client, on the inner tunnel of a double HBONE.
 pub const FORWARDED_NETWORK: HeaderName = HeaderName::from_static("x-forwarded-network");
 
-/// Workload metadata as baggage carries it. An empty field is left out of the header.
+/// Workload metadata as baggage carries it. An empty field is left out of the header, and a field that is longer than its
+/// kind may be is cut.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Baggage {
     /// Cluster id.
-    pub cluster: String,
+    pub cluster: PeerText,
     /// Kubernetes namespace.
-    pub namespace: String,
+    pub namespace: PeerLabel,
     /// Name of the owning workload.
-    pub workload: String,
+    pub workload: PeerHost,
     /// Canonical service.
-    pub service: String,
+    pub service: PeerHost,
     /// Canonical revision.
-    pub revision: String,
+    pub revision: PeerLabel,
     /// Cloud region.
-    pub region: String,
+    pub region: PeerLabel,
     /// Cloud availability zone.
-    pub zone: String,
+    pub zone: PeerLabel,
 }
 
 // === impl Baggage ===
@@ -42,13 +45,13 @@ impl Baggage {
         let mut text = String::new();
         let workload = format!("k8s.{kind}.name");
         for (key, value) in [
-            ("k8s.cluster.name", &self.cluster),
-            ("k8s.namespace.name", &self.namespace),
-            (workload.as_str(), &self.workload),
-            ("service.name", &self.service),
-            ("service.version", &self.revision),
-            ("cloud.region", &self.region),
-            ("cloud.availability_zone", &self.zone),
+            ("k8s.cluster.name", &*self.cluster),
+            ("k8s.namespace.name", &*self.namespace),
+            (workload.as_str(), &*self.workload),
+            ("service.name", &*self.service),
+            ("service.version", &*self.revision),
+            ("cloud.region", &*self.region),
+            ("cloud.availability_zone", &*self.zone),
         ] {
             if !value.is_empty() {
                 // Writing to a String cannot fail.
@@ -66,20 +69,19 @@ impl Baggage {
         for part in lines.flat_map(|line| line.split(',')) {
             let mut fields = part.split('=');
             let (Some(key), Some(value)) = (fields.next(), fields.next()) else { continue };
-            let field = match key {
-                "k8s.cluster.name" => &mut baggage.cluster,
-                "k8s.namespace.name" => &mut baggage.namespace,
+            match key {
+                "k8s.cluster.name" => baggage.cluster = value.into(),
+                "k8s.namespace.name" => baggage.namespace = value.into(),
                 "k8s.deployment.name" | "k8s.cronjob.name" | "k8s.pod.name" | "k8s.job.name" => {
-                    &mut baggage.workload
+                    baggage.workload = value.into();
                 }
-                "service.name" => &mut baggage.service,
-                "service.version" => &mut baggage.revision,
-                "cloud.region" => &mut baggage.region,
-                "cloud.availability_zone" => &mut baggage.zone,
+                "service.name" => baggage.service = value.into(),
+                "service.version" => baggage.revision = value.into(),
+                "cloud.region" => baggage.region = value.into(),
+                "cloud.availability_zone" => baggage.zone = value.into(),
                 _ => continue,
-            };
+            }
             any = true;
-            value.clone_into(field);
         }
         any.then_some(baggage)
     }

@@ -16,6 +16,7 @@ use super::{
 use crate::protocols::{
     addr::{AuthorityError, HboneAddr},
     config::Http2Config,
+    peer_text::{PeerHost, PeerText},
 };
 
 /// The number of local resets that a peer may provoke in the life of its connection (CVE-2025-8671).
@@ -28,9 +29,9 @@ pub struct Connect {
     /// The destination.
     pub authority: HboneAddr,
     /// The service name the client asked for, for telemetry only.
-    pub host: Option<String>,
+    pub host: Option<PeerHost>,
     /// The client's network, if the request names the network.
-    pub network: Option<String>,
+    pub network: Option<PeerText>,
 }
 
 /// Why a request is refused. The server answers each of these requests with 400.
@@ -38,7 +39,7 @@ pub struct Connect {
 pub enum BadRequest {
     /// The method is not CONNECT.
     #[error("expected method CONNECT, got {0}")]
-    PeerMethod(Method),
+    PeerMethod(PeerText),
     /// The authority is missing, or is neither `ip:port` nor `host:port`.
     #[error("{0}")]
     PeerAuthority(#[from] AuthorityError),
@@ -72,14 +73,14 @@ pub async fn handshake<Io: AsyncRead + AsyncWrite + Unpin>(
 /// The request is not a CONNECT with a usable authority.
 pub fn parse<B>(request: &Request<B>) -> Result<Connect, BadRequest> {
     if request.method() != Method::CONNECT {
-        return Err(BadRequest::PeerMethod(request.method().clone()));
+        return Err(BadRequest::PeerMethod(request.method().as_str().into()));
     }
     let authority = request.uri().authority().map(http::uri::Authority::as_str).unwrap_or_default();
     let map = request.headers();
     Ok(Connect {
         authority: authority.parse()?,
-        host: headers::forwarded_host(map).map(str::to_owned),
-        network: map.get(FORWARDED_NETWORK).and_then(|v| v.to_str().ok()).map(str::to_owned),
+        host: headers::forwarded_host(map).map(PeerHost::new),
+        network: map.get(FORWARDED_NETWORK).and_then(|v| v.to_str().ok()).map(PeerText::new),
     })
 }
 

@@ -48,6 +48,8 @@ declare! {
     TRAFFIC_SERIES = "warren_traffic_series", GAUGE, &[], "Label sets of connections that are kept";
     TRAFFIC_OVERFLOWED = "warren_traffic_overflowed_connections", GAUGE, &[],
         "Connections counted as unknown for want of room for their labels";
+    TRAFFIC_UNDESCRIBED = "warren_traffic_undescribed_connections", GAUGE, &[],
+        "Connections counted under their peer's identity alone, as the peer describes itself in too many ways";
     TUNNELS = "warren_tunnels", GAUGE, &[], "Tunnels to peers";
     CRL_REJECTED = "istio_crl_policy_rejections_total", COUNTER, &["reporter"],
         "Peers refused, and tunnels cut, for a revoked certificate";

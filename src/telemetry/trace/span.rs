@@ -20,7 +20,7 @@ use tracing::{Instrument, Span, instrument::Instrumented};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use crate::{
-    protocols::{hbone::headers::TraceParent, outcome::Outcome},
+    protocols::{hbone::headers::TraceParent, outcome::Outcome, peer_text::Clipped},
     telemetry::target::TRACE_TARGET,
 };
 
@@ -287,7 +287,7 @@ impl Attributes<'_> {
 
     /// Marks the span as failed.
     pub fn failed(self, kind: &'static str, why: impl Display) -> Self {
-        self.0.set_status(Status::error(why.to_string()));
+        self.0.set_status(Status::error(Clipped::<_>(why).to_string()));
         self.set("error.type", kind)
     }
 
