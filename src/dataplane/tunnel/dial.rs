@@ -1,6 +1,6 @@
 //! The task that dials and drives a tunnel. The task runs on the shard whose streams the tunnel carries.
 
-use std::{rc::Rc, sync::Arc, time::Duration};
+use std::{fmt::Display, rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use h2::{Ping, PingPong, client::Connection};
@@ -30,6 +30,7 @@ use crate::{
             io::{Coalesced, Flush, coalesced},
         },
         labels::Reporter,
+        peer_text::Clipped,
         tls::{ALPN_H2, WorkloadCert, handshake, stream::TlsStream},
     },
     runtime::{
@@ -124,7 +125,7 @@ async fn carry<N: Network>(
     let Established { send, mut connection, mut flush } = match dialled {
         Ok(established) => established,
         Err(error) => {
-            tracing::debug!(target: "tunnel", to = %key.to, %error, "dial failed");
+            tracing::debug!(target: "tunnel", to = %key.to, error = %Clipped::<_>(&error), "dial failed");
             ready(Err(Arc::new(error)));
             return false;
         }
@@ -238,15 +239,16 @@ async fn begin<S: AppStream>(
     key: &TunnelKey,
     stream: TlsStream<S>,
 ) -> Result<Established<S>, DialError> {
-    let failed = |error: String| DialError::Http2 { to: key.to, error };
+    let failed =
+        |error: &dyn Display| DialError::Http2 { to: key.to, error: Clipped::<_>(error).to_string() };
     let (io, mut flush) = coalesced(stream, Role::Client);
     let streams = config.tunnel.pool.max_streams;
     let shake = flush.drive(now, client::handshake_for(io, &config.tunnel.http2, streams));
     match timeout(config.timeouts.h2_settings, shake).await {
         Ok(Ok(Ok((send, connection)))) => Ok(Established { send, connection: Box::new(connection), flush }),
-        Ok(Ok(Err(error))) => Err(failed(error.to_string())),
-        Ok(Err(error)) => Err(failed(error.to_string())),
-        Err(_) => Err(failed("timed out".into())),
+        Ok(Ok(Err(error))) => Err(failed(&error)),
+        Ok(Err(error)) => Err(failed(&error)),
+        Err(_) => Err(failed(&"timed out")),
     }
 }
 
@@ -270,7 +272,7 @@ async fn drive<S: AppStream>(
     };
     let driven = flush.drive_behind(now, || delay.waits(), work).await;
     driven.unwrap_or_else(|error| {
-        tracing::info!(target: "tunnel", %error, "tunnel broke");
+        tracing::info!(target: "tunnel", error = %Clipped::<_>(&error), "tunnel broke");
         "connection broke"
     })
 }
