@@ -89,6 +89,8 @@ fn resident(lab: &Lab) -> u64 {
 pub(crate) fn what_fifteen_hundred_requests_say_of_their_peer_is_cut_and_has_a_quota() {
     /// Without a bound the scrape had 365 MB.
     const SCRAPE_MAX: usize = 4 << 20;
+    /// Without a bound the memory grew by 182 MB.
+    const GROWTH_MAX: u64 = 64 << 20;
     let mut lab = raise(MESH);
     let cert = certificate(&mut lab, &id("client"));
     let before = (resident(&lab), scraped(&lab).0);
@@ -97,6 +99,7 @@ pub(crate) fn what_fifteen_hundred_requests_say_of_their_peer_is_cut_and_has_a_q
     let ((bytes, sets), resident) = (scraped(&lab), resident(&lab));
     eprintln!("resident {} -> {resident}, scrape {} -> {bytes}, {sets} label sets", before.0, before.1);
     assert!(bytes < SCRAPE_MAX, "{bytes}");
+    assert!(resident.saturating_sub(before.0) < GROWTH_MAX, "{resident}");
     // So many descriptions, and the identity alone.
     assert_eq!(sets, 128 + 1);
     let now = metrics(&lab, "two");
