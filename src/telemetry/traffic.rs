@@ -126,7 +126,7 @@ impl TrafficTable {
 
     /// Drops the series that sweeps saw without a connection for `idle`, and returns their number.
     pub fn sweep(&self, now: Instant, idle: Duration) -> usize {
-        self.quota.sweep(now);
+        self.quota.sweep(now, idle);
         self.sets.sweep(now, idle)
     }
 

@@ -4,13 +4,11 @@ use std::{
     collections::{HashMap, HashSet},
     hash::BuildHasher,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use foldhash::fast::RandomState;
 use parking_lot::Mutex;
-
-use super::SERIES_IDLE;
 
 /// The number of descriptions that an identity may have of itself.
 ///
@@ -64,11 +62,11 @@ impl PeerQuota {
         self.refused.load(Relaxed)
     }
 
-    /// Begins a new hour once the last one is over. By then the label sets of idle words are dropped, too.
-    pub(super) fn sweep(&self, now: Instant) {
-        let mut hour = self.hour.lock();
-        if now.saturating_duration_since(hour.since) >= SERIES_IDLE {
-            *hour = Hour { since: now, words: HashMap::default() };
+    /// Begins a new hour once the last one is over. `hour` is the time after which label sets of idle words are dropped.
+    pub(super) fn sweep(&self, now: Instant, hour: Duration) {
+        let mut current = self.hour.lock();
+        if now.saturating_duration_since(current.since) >= hour {
+            *current = Hour { since: now, words: HashMap::default() };
         }
     }
 }

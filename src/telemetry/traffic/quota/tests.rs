@@ -1,6 +1,6 @@
-use std::time::Duration;
-
 use super::*;
+
+const HOUR: Duration = Duration::from_secs(3600);
 
 #[test]
 fn an_identity_has_so_many_descriptions_in_an_hour_and_takes_nothing_from_others() {
@@ -11,9 +11,9 @@ fn an_identity_has_so_many_descriptions_in_an_hour_and_takes_nothing_from_others
     // Those that were admitted stay so.
     assert_eq!((admitted("a"), quota.refused()), (WORDS_MAX, 4));
     assert!(quota.admits("b", &["same", "0"]));
-    quota.sweep(Instant::now());
+    quota.sweep(Instant::now(), HOUR);
     assert!(!quota.admits("a", &["new"]));
-    quota.sweep(Instant::now() + SERIES_IDLE + Duration::from_secs(1));
+    quota.sweep(Instant::now() + HOUR + Duration::from_secs(1), HOUR);
     assert!(quota.admits("a", &["new"]));
 }
 
