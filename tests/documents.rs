@@ -1,7 +1,7 @@
 //! Documents that are made from the code are those that the code makes now. `WARREN_BLESS=1 cargo test --test documents`
 //! writes them anew.
 
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,6 +1,10 @@
 //! Proxies without a control plane, and a proxy for one workload without istio-cni.
 
-use std::{fs, os::unix::process::ExitStatusExt, path::PathBuf};
+use std::{
+    fs,
+    os::unix::process::ExitStatusExt,
+    path::{Path, PathBuf},
+};
 
 use warren::lab::{
     control::ca::CaOptions,
@@ -46,7 +50,7 @@ fn state_file() -> PathBuf {
     path
 }
 
-fn settings(file: &PathBuf) -> [(&'static str, &str); 4] {
+fn settings(file: &Path) -> [(&'static str, &str); 4] {
     [
         ("LOCAL_XDS_PATH", file.to_str().unwrap()),
         ("XDS_ADDRESS", ""),
@@ -55,7 +59,7 @@ fn settings(file: &PathBuf) -> [(&'static str, &str); 4] {
     ]
 }
 
-fn raise_without_control(file: &PathBuf) -> Lab {
+fn raise_without_control(file: &Path) -> Lab {
     raise_with(WITH_VM, &settings(file), CaOptions::default())
 }
 

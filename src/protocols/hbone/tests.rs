@@ -330,13 +330,11 @@ async fn many_small_writes_wait_together_and_arrive_and_the_tunnel_goes_on() {
         let (send, mut accepted) = tunnel().await;
         let (server, b) = tcp().await;
         socket2::SockRef::from(&b).set_send_buffer_size(4096).unwrap();
-        let (request, response) = (Request::builder().method("CONNECT").uri("10.0.0.1:80"), async {
-            let far = accept(&mut accepted).await;
-            relayed(far, b)
-        });
+        let (request, response) =
+            (Request::builder().method("CONNECT").uri("10.0.0.1:80"), accept(&mut accepted));
         let (response_of, mut stream) = send.clone().send_request(request.body(()).unwrap(), false).unwrap();
         let (far, answered) = tokio::join!(response, response_of);
-        let _answer = answered.unwrap();
+        let (far, _answer) = (relayed(far, b), answered.unwrap());
         // Nobody reads yet: one frame for each byte.
         let bytes = pattern(WRITES, 3);
         for byte in &bytes {
