@@ -316,12 +316,13 @@ async fn an_idle_connection_makes_room_on_a_full_server() {
 #[tokio::test]
 async fn connections_past_the_limit_wait_while_all_are_busy() {
     let limits = ServerLimits { connections: 1, ..ServerLimits::default() };
-    let go = Arc::new(Notify::new());
+    let (entered, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let slow = {
-        let go = Arc::clone(&go);
+        let (entered, go) = (Arc::clone(&entered), Arc::clone(&go));
         handler(move |_| {
-            let go = Arc::clone(&go);
+            let (entered, go) = (Arc::clone(&entered), Arc::clone(&go));
             async move {
+                entered.notify_one();
                 go.notified().await;
                 text(http::StatusCode::OK, "late\n")
             }
@@ -330,6 +331,7 @@ async fn connections_past_the_limit_wait_while_all_are_busy() {
     let (server, tree, _) = one_server(limits, slow).await;
     let mut first = TcpStream::connect(server.bound()[0]).await.unwrap();
     first.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    entered.notified().await;
     let second = ask(&server, "GET", "/");
     tokio::pin!(second);
     assert!(futures_now(second.as_mut()).await.is_none(), "the first holds the only place");
