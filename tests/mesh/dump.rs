@@ -129,7 +129,7 @@ pub(crate) fn a_dump_shows_the_mesh_its_certificates_and_live_connections() {
 services:
   - {{name: web, vips: 10.96.0.80, ports: {{80: 9000}}, endpoints: [near, server]}}
 policies:
-  - {{name: deny, action: deny, scope: namespace, rules: [{{from: [{{namespaces: [nowhere]}}]}}]}}
+  - {{name: deny, action: DENY, rules: [{{from: {{namespaces: [nowhere]}}}}]}}
 "
     ));
     let mut direct = open(&lab, "client", SERVER).unwrap();

@@ -39,6 +39,17 @@ pub(super) struct Place {
     changed: Arc<Notify>,
 }
 
+/// Whether a connection gets a place.
+#[derive(Debug)]
+pub(super) enum Admission {
+    /// The connection has a place.
+    Place(Arc<Place>),
+    /// All connections are busy. The new one has to wait for a change.
+    Wait,
+    /// The client has its share already, and all of its connections are busy.
+    Refuse,
+}
+
 #[derive(Debug)]
 struct State {
     /// Whether a request is being answered.
@@ -69,21 +80,26 @@ impl Clients {
     }
 
     /// A place for a connection of `client`. The longest idle connection makes room: one of `client` if `client` has its
-    /// share already, otherwise one of the address with the most connections. `None`: `client` has its share, and all
-    /// of its connections are busy.
-    pub(super) fn admit(&mut self, client: IpAddr) -> Option<Arc<Place>> {
+    /// share already, otherwise one of the address with the most connections.
+    pub(super) fn admit(&mut self, client: IpAddr) -> Admission {
         let places = self.held();
         let own: Vec<_> = places.iter().filter(|place| place.client == client).cloned().collect();
         if !client.is_loopback() && own.len() >= self.most_each {
-            longest_idle(&own)?.ask_to_leave();
+            match longest_idle(&own) {
+                Some(place) => place.ask_to_leave(),
+                None => return Admission::Refuse,
+            }
         } else if places.len() >= self.most {
-            longest_idle(&places)?.ask_to_leave();
+            match longest_idle(&places) {
+                Some(place) => place.ask_to_leave(),
+                None => return Admission::Wait,
+            }
         }
         let state = State { busy: false, since: Instant::now(), leaving: false };
         let (leave, changed) = (Notify::new(), self.changed.clone());
         let place = Arc::new(Place { client, state: Mutex::new(state), leave, changed });
         self.places.push(Arc::downgrade(&place));
-        Some(place)
+        Admission::Place(place)
     }
 
     /// The connections that hold a place.

@@ -28,7 +28,7 @@ use tokio::{
 };
 
 use super::{
-    clients::{Clients, Place},
+    clients::{Admission, Clients, Place},
     http::{Answer, Handler, text},
 };
 use crate::{
@@ -205,9 +205,20 @@ impl HttpServer {
         let (mut connections, mut closed) = (JoinSet::new(), self.0.closed.subscribe());
         let limits = self.0.limits;
         let mut clients = Clients::new(limits.connections, limits.connections_each);
+        let mut waiting = None;
         loop {
+            if let Some((stream, client)) = waiting.take() {
+                match clients.admit(client) {
+                    Admission::Place(place) => {
+                        connections.spawn(self.clone().watch(stream, place, stop.clone()));
+                    }
+                    Admission::Wait => waiting = Some((stream, client)),
+                    // A client past its share is hung up on.
+                    Admission::Refuse => {}
+                }
+            }
             // Connections that were asked to end may take a moment.
-            let room = clients.has_room() && connections.len() < limits.connections * 2;
+            let room = waiting.is_none() && clients.has_room() && connections.len() < limits.connections * 2;
             tokio::select! {
                 biased;
                 () = stopped(&mut stop) => break,
@@ -215,12 +226,8 @@ impl HttpServer {
                 Some(_) = connections.join_next() => {}
                 () = clients.changed(), if !room => {}
                 accepted = listener.accept(), if room => match accepted {
-                    Ok((stream, peer)) => {
-                        // A client past its share is hung up on.
-                        if let Some(place) = clients.admit(peer.ip().to_canonical()) {
-                            connections.spawn(self.clone().watch(stream, place, stop.clone()));
-                        }
-                    }
+                    // Since `room` was found, the idle connections may have become busy.
+                    Ok((stream, peer)) => waiting = Some((stream, peer.ip().to_canonical())),
                     Err(error) => {
                         tracing::warn!(target: "admin", server = self.0.name, %error, "cannot accept");
                         // Out of descriptors, most likely: trying again at once would only spin.
