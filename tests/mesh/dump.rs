@@ -153,7 +153,7 @@ policies:
         assert!(endpoint.port.get(&80).is_none_or(|port| *port == 9000), "{endpoint:?}");
     }
     let deny = one.policies.iter().find(|policy| policy.name == "deny").unwrap();
-    assert_eq!((&*deny.action, &*deny.scope), ("Deny", "WorkloadSelector"));
+    assert_eq!((&*deny.action, &*deny.scope), ("Deny", "Namespace"));
     let client = one.certificates.iter().find(|cert| cert.identity.ends_with("/sa/client")).unwrap();
     assert_eq!(client.state, "Available");
     let leaf = &client.cert_chain[0];
