@@ -15,7 +15,7 @@ use super::{
     request::Pick,
 };
 use crate::protocols::mesh::{
-    Endpoints, Mesh, Place, Service, TunnelProtocol, Workload,
+    Endpoints, Gateway, Mesh, Place, Service, TunnelProtocol, Workload,
     service::{BalancingMode, Scope},
 };
 
@@ -34,6 +34,17 @@ pub(super) enum Purpose {
     Waypoint,
 }
 
+/// What is known of the gateway of another network. The better one is the greater one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Standing {
+    /// The gateway is not known, or has failed. Endpoints behind it are the last resort.
+    Unusable,
+    /// The gateway is suspect, so other endpoints go first.
+    Suspect,
+    /// The gateway may be used.
+    Trusted,
+}
+
 /// A choice among endpoints.
 #[derive(Clone, Copy)]
 pub(super) struct Wanted<'a> {
@@ -43,6 +54,8 @@ pub(super) struct Wanted<'a> {
     /// The service port.
     pub(super) port: u16,
     pub(super) purpose: Purpose,
+    /// The standing of a gateway of another network.
+    pub(super) standing: &'a dyn Fn(&Gateway, &Pick<'_>) -> Standing,
 }
 
 /// The workload to go to, by way of a service or not.
@@ -100,7 +113,8 @@ impl Chosen {
     }
 }
 
-/// Chooses an endpoint. `None` if none may be used.
+/// Chooses an endpoint. `None` if none may be used. An endpoint whose gateway may not be used is chosen only if there
+/// is no other one, so that the caller can name the gateway.
 pub(super) fn choose(
     mesh: &Mesh,
     service: &Arc<Service>,
@@ -108,15 +122,34 @@ pub(super) fn choose(
     pick: &mut Pick<'_>,
 ) -> Option<Chosen> {
     let endpoints = mesh.endpoints(service)?;
-    let choice = Choice { service, wanted };
+    let choice = Choice { service, wanted, any_gateway: false };
+    let last_resort = Choice { any_gateway: true, ..choice };
     let (workload, Eligible { port, dial_target }) = match service.balancing().mode {
         BalancingMode::Passthrough => return None,
         BalancingMode::Standard => {
             choice.draw(&endpoints, pick).or_else(|| choice.weigh_all(&endpoints, pick))
         }
         BalancingMode::Strict | BalancingMode::Failover => choice.weigh_all(&endpoints, pick),
-    }?;
+    }
+    .or_else(|| last_resort.weigh_all(&endpoints, pick))?;
     Some(Chosen { workload: Arc::clone(workload), service: Some(Arc::clone(service)), port, dial_target })
+}
+
+/// The standing of the endpoints of a gateway's service: that of the best one [`choose`] may choose.
+pub(super) fn standing(mesh: &Mesh, service: &Service, wanted: &Wanted<'_>, pick: &Pick<'_>) -> Standing {
+    let choice = Choice { service, wanted, any_gateway: false };
+    let of = |workload: &Arc<Workload>| {
+        let eligible = choice.eligible(workload, pick)?;
+        choice.rank(workload.place())?;
+        let suspect = choice.is_suspect(workload, &eligible, pick);
+        Some(if suspect { Standing::Suspect } else { Standing::Trusted })
+    };
+    let Some(endpoints) = mesh.endpoints(service) else { return Standing::Unusable };
+    let choosable = endpoints.workloads().iter().filter(|workload| workload.capacity() > 0);
+    match service.balancing().mode {
+        BalancingMode::Passthrough => Standing::Unusable,
+        _ => choosable.filter_map(of).max().unwrap_or(Standing::Unusable),
+    }
 }
 
 /// A draw by capacity among endpoints that come one by one.
@@ -126,9 +159,12 @@ struct Drawing<'e> {
     drawn: Option<(&'e Arc<Workload>, Eligible)>,
 }
 
+#[derive(Clone, Copy)]
 struct Choice<'a> {
     service: &'a Service,
     wanted: &'a Wanted<'a>,
+    /// Whether endpoints count whose gateway may not be used.
+    any_gateway: bool,
 }
 
 // === impl Choice ===
@@ -185,6 +221,9 @@ impl Choice<'_> {
     }
 
     fn is_suspect(&self, workload: &Arc<Workload>, eligible: &Eligible, pick: &Pick<'_>) -> bool {
+        if self.is_beyond(workload) {
+            return self.behind(workload, pick) == Standing::Suspect;
+        }
         match eligible.dial_target {
             DialTarget::Ip(ip) => {
                 pick.suspects(workload, SocketAddr::new(ip, self.dialled_port(workload, eligible.port)))
@@ -232,18 +271,28 @@ impl Choice<'_> {
             return None;
         }
         let port = self.target_port(workload)?;
-        // A gateway is dialled itself, whatever network it is on; others there are reached through one.
-        let beyond =
-            self.wanted.purpose != Purpose::Gateway && workload.network() != self.wanted.source.network();
+        let beyond = self.is_beyond(workload);
         let dial_target = dial_target(workload, self.wanted.hint, Some(self.service));
         let dial_target = dial_target.filter(|dial_target| beyond || *dial_target != DialTarget::Gateway)?;
-        if let DialTarget::Ip(ip) = dial_target
-            && !beyond
-            && pick.excludes(SocketAddr::new(ip, self.dialled_port(workload, port)))
-        {
-            return None;
-        }
-        Some(Eligible { port, dial_target })
+        let is_usable = if beyond {
+            self.any_gateway || self.behind(workload, pick) > Standing::Unusable
+        } else if let DialTarget::Ip(ip) = dial_target {
+            !pick.excludes(SocketAddr::new(ip, self.dialled_port(workload, port)))
+        } else {
+            true
+        };
+        is_usable.then_some(Eligible { port, dial_target })
+    }
+
+    /// Whether `workload` is reached through a gateway. A gateway is dialled itself, whatever network it is on.
+    fn is_beyond(&self, workload: &Workload) -> bool {
+        self.wanted.purpose != Purpose::Gateway && workload.network() != self.wanted.source.network()
+    }
+
+    /// The standing of the gateway before `workload`.
+    fn behind(&self, workload: &Workload, pick: &Pick<'_>) -> Standing {
+        let gateway = workload.network_gateway();
+        gateway.map_or(Standing::Unusable, |gateway| (self.wanted.standing)(gateway, pick))
     }
 
     fn dialled_port(&self, workload: &Workload, port: u16) -> u16 {

@@ -115,7 +115,11 @@ impl Call<'_> {
         match waypoint::find(self.mesh, source.network(), ip, source.namespace(), Sight::Client) {
             Some(Found::Service(service)) if waypoint::is_passthrough(&service) => Ok(None),
             Some(Found::Service(service)) => {
-                let wanted = Wanted { source, hint: ip, port, purpose: Purpose::Destination };
+                let standing = |gateway: &Gateway, pick: &Pick<'_>| {
+                    waypoint::gateway_standing(self.mesh, source, (gateway, ip), pick)
+                };
+                let purpose = Purpose::Destination;
+                let wanted = Wanted { source, hint: ip, port, purpose, standing: &standing };
                 let chosen = balance::choose(self.mesh, &service, &wanted, pick);
                 chosen.map(Some).ok_or(RouteError::NoHealthyUpstream(self.dst))
             }

@@ -1,11 +1,14 @@
 //! Waypoints and network gateways: from a reference to a workload, and back (docs/spec/dataplane.md 3.2).
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use rand::Rng;
 
 use super::{
-    balance::{self, Chosen, DialTarget, Purpose, Wanted},
+    balance::{self, Chosen, DialTarget, Purpose, Standing, Wanted},
     request::{Pick, Source},
 };
 use crate::protocols::mesh::{
@@ -79,26 +82,67 @@ pub(super) fn resolve(
     pick: &mut Pick<'_>,
 ) -> Option<Chosen> {
     let port = gateway.hbone_port;
-    let (found, hint) = match &gateway.destination {
-        GatewayDestination::Address { network, ip } => {
-            let namespace = source.workload.namespace();
-            (find(mesh, network, *ip, namespace, Sight::ControlPlane)?, *ip)
-        }
-        GatewayDestination::Host(name) => {
-            let service = mesh.service(name.namespace(), name.hostname()).map(Found::Service);
-            (service.or_else(|| mesh.workload_by_hostname(name).map(Found::Workload))?, hint)
-        }
-    };
+    let source = source.workload;
+    let (found, hint) = look_up(mesh, source, gateway, hint)?;
     match found {
         Found::Service(service) => {
-            balance::choose(mesh, &service, &Wanted { source: source.workload, hint, port, purpose }, pick)
+            let standing =
+                |gateway: &Gateway, pick: &Pick<'_>| gateway_standing(mesh, source, (gateway, hint), pick);
+            let wanted = Wanted { source, hint, port, purpose, standing: &standing };
+            balance::choose(mesh, &service, &wanted, pick)
         }
         Found::Workload(workload) => {
-            let beyond = purpose != Purpose::Gateway && workload.network() != source.workload.network();
+            let beyond = purpose != Purpose::Gateway && workload.network() != source.network();
             let dial_target = balance::dial_target(&workload, hint, None);
             let dial_target =
                 dial_target.filter(|dial_target| beyond || *dial_target != DialTarget::Gateway)?;
             Some(Chosen::direct(workload, port, dial_target))
+        }
+    }
+}
+
+/// The standing of a gateway of another network. A gateway is unusable if it leads nowhere but to excluded addresses.
+/// The second part of `gateway` is the address dialled, whose family is preferred.
+pub(super) fn gateway_standing(
+    mesh: &Mesh,
+    source: &Workload,
+    (gateway, hint): (&Gateway, IpAddr),
+    pick: &Pick<'_>,
+) -> Standing {
+    let port = gateway.hbone_port;
+    let Some((found, hint)) = look_up(mesh, source, gateway, hint) else { return Standing::Unusable };
+    match found {
+        Found::Service(service) => {
+            // A gateway is dialled itself, so no gateway leads to it.
+            let wanted = Wanted {
+                source,
+                hint,
+                port,
+                purpose: Purpose::Gateway,
+                standing: &|_, _| Standing::Unusable,
+            };
+            balance::standing(mesh, &service, &wanted, pick)
+        }
+        Found::Workload(workload) => match balance::dial_target(&workload, hint, None) {
+            Some(DialTarget::Ip(ip)) if pick.excludes(SocketAddr::new(ip, port)) => Standing::Unusable,
+            Some(DialTarget::Ip(ip)) if pick.suspects(&workload, SocketAddr::new(ip, port)) => {
+                Standing::Suspect
+            }
+            Some(DialTarget::Ip(_) | DialTarget::Host(_)) => Standing::Trusted,
+            Some(DialTarget::Gateway) | None => Standing::Unusable,
+        },
+    }
+}
+
+/// What the reference stands for, and the address whose family is preferred.
+fn look_up(mesh: &Mesh, source: &Workload, gateway: &Gateway, hint: IpAddr) -> Option<(Found, IpAddr)> {
+    match &gateway.destination {
+        GatewayDestination::Address { network, ip } => {
+            Some((find(mesh, network, *ip, source.namespace(), Sight::ControlPlane)?, *ip))
+        }
+        GatewayDestination::Host(name) => {
+            let service = mesh.service(name.namespace(), name.hostname()).map(Found::Service);
+            Some((service.or_else(|| mesh.workload_by_hostname(name).map(Found::Workload))?, hint))
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Outbound decisions, one case a line.
 
+mod networks;
+
 use rand::{SeedableRng, rngs::SmallRng};
 
 use crate::protocols::route::{Hop, Pick, Route, RouteError, Source, Upstream, check_outbound, outbound};
@@ -207,88 +209,6 @@ fn a_waypoint_with_an_application_tunnel_needs_no_port_in_its_service() {
     };
     check(&waypoint(true), "10.1.0.1:80", "hbone 10.9.0.1:15008 10.1.0.1:80 [sa-wp] to wp for web");
     check(&waypoint(false), "10.1.0.1:80", "refused: unknown waypoint: /10.1.0.9:15008");
-}
-
-#[test]
-fn another_network_is_reached_through_its_gateway() {
-    let far_sans = ["spiffe://cluster.local/ns/ns1/sa/sa-far"];
-    let base = || {
-        client()
-            .with(service("web", "10.1.0.1").sans(&far_sans))
-            .with(pod("gw", "10.9.0.1").hbone().network("n2"))
-            .with(pod("gwsvc-pod", "10.9.0.2").hbone().of("gwsvc", &[]))
-            .with(service("gwsvc", "10.1.0.9").ports(&[(15009, 15008)]))
-    };
-    let far = |gateway: &str| pod("far", "").hbone().network("n2").of("web", &[]).network_gateway(gateway);
-    let inner = "web:80 [sa-far]";
-    let t = base().with(far("n2/10.9.0.1"));
-    check(&t, "10.1.0.1:80", &format!("double 10.9.0.1:15008 [sa-gw] {inner} to gw for web"));
-    let t = base().with(far("ns1/gwsvc:15009"));
-    check(&t, "10.1.0.1:80", &format!("double 10.9.0.2:15008 [sa-gwsvc-pod] {inner} to gwsvc-pod for web"));
-    let t = base().with(far("n2/10.9.0.8"));
-    check(&t, "10.1.0.1:80", "refused: unknown network gateway: n2/10.9.0.8:15008");
-    let t = base().with(pod("far", "10.0.0.7").network("n2").of("web", &[]));
-    check(&t, "10.1.0.1:80", "refused: no network gateway to reach workload: Kubernetes//Pod/ns1/far");
-    let local = base().with(far("n2/10.9.0.1")).with(pod("near", "10.0.0.1").of("web", &[]).capacity(0));
-    check(&local, "10.1.0.1:80", &format!("double 10.9.0.1:15008 [sa-gw] {inner} to gw for web"));
-    let sick = base()
-        .with(
-            service("web", "10.1.0.1")
-                .sans(&far_sans)
-                .balancing(Mode::Failover, &[crate::protocols::pb::workload::load_balancing::Scope::Network]),
-        )
-        .with(far("n2/10.9.0.1"));
-    let mut sick = sick.with(pod("near", "10.0.0.1").of("web", &[]));
-    check(&sick, "10.1.0.1:80", "tcp 10.0.0.1:8080 to near for web");
-    sick.put(pod("near", "10.0.0.1").of("web", &[]).unhealthy());
-    check(&sick, "10.1.0.1:80", &format!("double 10.9.0.1:15008 [sa-gw] {inner} to gw for web"));
-}
-
-#[test]
-fn a_gateway_is_itself_dialled_whatever_network_it_is_on() {
-    let t = client()
-        .with(service("web", "10.1.0.1"))
-        .with(service("gwsvc", "10.1.0.9").ports(&[(15008, 15008)]))
-        .with(pod("far", "").network("n2").of("web", &[]).network_gateway("ns1/gwsvc"))
-        .with(pod("gw0", "").network("n2").of("gwsvc", &[]).network_gateway("n2/10.9.0.1"));
-    check(&t, "10.1.0.1:80", "refused: unknown network gateway: ns1/gwsvc:15008");
-    let t = t.with(pod("gw", "10.9.0.1").network("n2").of("gwsvc", &[]));
-    let want = "double 10.9.0.1:15008 [sa-gw] web:80 [] to gw for web";
-    (0..20).for_each(|_| check(&t, "10.1.0.1:80", want));
-    let t = t.with(pod("gw2", "10.9.0.2").network("n2").of("gwsvc", &[]));
-    let workload = t.pod("client");
-    let source = Source { workload: &workload, client: ip(CLIENT) };
-    for seed in 0..20 {
-        let mut rng = SmallRng::seed_from_u64(seed);
-        let excluded = [addr("10.9.0.1:15008")];
-        let mut pick = Pick { rng: &mut rng, excluded: &excluded, suspicion: None };
-        let route = outbound(&t.mesh, &source, OrigDst::new(addr("10.1.0.1:80")), &mut pick);
-        assert_eq!(text(route), "double 10.9.0.2:15008 [sa-gw2] web:80 [] to gw2 for web");
-    }
-}
-
-#[test]
-fn a_waypoint_on_another_network_is_reached_through_its_gateway() {
-    let t = client()
-        .with(service("web", "10.1.0.1").waypoint("ns1/wp-svc"))
-        .with(
-            service("wp-svc", "10.1.0.9")
-                .ports(&[(15008, 15008)])
-                .sans(&["spiffe://cluster.local/ns/ns1/sa/sa-wp"]),
-        )
-        .with(pod("gw", "10.9.0.1").hbone().network("n2"))
-        .with(pod("wp", "").hbone().network("n2").of("wp-svc", &[]).network_gateway("n2/10.9.0.1"));
-    check(&t, "10.1.0.1:80", "double 10.9.0.1:15008 [sa-gw] web:80 [sa-wp] to gw for web");
-}
-
-#[test]
-fn the_sources_network_counts() {
-    let t = TestMesh::new()
-        .with(pod("client", CLIENT).network("n2"))
-        .with(pod("here", "10.0.0.1").network("n2"))
-        .with(pod("there", "10.0.0.2"));
-    check(&t, "10.0.0.1:80", "tcp 10.0.0.1:80 to here for -");
-    check(&t, "10.0.0.2:80", "tcp 10.0.0.2:80 to - for -");
 }
 
 #[test]
