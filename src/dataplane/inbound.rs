@@ -11,15 +11,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use h2::{Ping, PingPong, Reason, RecvStream, SendStream, server::SendResponse};
+use h2::{Reason, RecvStream, SendStream, server::SendResponse};
 use http::{HeaderMap, Request, StatusCode};
 use rustls_pki_types::UnixTime;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 
 use super::{
     accepted::Accepted,
     application::{self, Refused},
-    config::DataPlaneConfig,
     inbound_context::InboundContext,
     pod::{
         conns::{ConnInfo, PeerTunnel, cut},
@@ -29,7 +28,7 @@ use super::{
     report::{ConnMeta, ConnReport},
     stream::{AppStream, tunnel_addrs},
     timed_relay::timed,
-    tunnel::now,
+    tunnel::{keepalive, now},
 };
 use crate::{
     protocols::{
@@ -195,7 +194,7 @@ async fn streams<N: Network>(
     let on_panic = move |kind, message: &str| panics::report(&of.metrics, &of.pod.id, kind, index, message);
     let spawner = ConnSpawner::new(shard, backlog.clone(), on_panic);
     let work = async {
-        let mut alive = std::pin::pin!(answer(&ctx.config, pings));
+        let mut alive = std::pin::pin!(keepalive::answer(&ctx.config, pings));
         let mut told = false;
         loop {
             tokio::select! {
@@ -217,7 +216,7 @@ async fn streams<N: Network>(
                 },
                 answered = &mut alive => {
                     let Some(pings) = answered else { return };
-                    alive.set(answer(&ctx.config, Some(pings)));
+                    alive.set(keepalive::answer(&ctx.config, Some(pings)));
                     // The peer opens its next streams on another tunnel, with new keys.
                     if !told && below.look(TlsStream::is_worn) {
                         told = true;
@@ -258,18 +257,6 @@ async fn farewell<N: Network>(mut connection: Connection<N::Stream>, mut flush: 
     connection.abrupt_shutdown(Reason::NO_ERROR);
     let closed = std::future::poll_fn(|cx| connection.poll_closed(cx));
     let _ = timeout(FAREWELL_WITHIN, flush.drive(now, closed)).await;
-}
-
-/// Waits for the next PING to the peer and its answer. `None`: the peer has not answered in time.
-async fn answer(config: &DataPlaneConfig, pings: Option<PingPong>) -> Option<PingPong> {
-    let Some(mut pings) = pings else { return std::future::pending().await };
-    sleep(config.timeouts.ping_interval).await;
-    if pings.send_ping(Ping::opaque()).is_err() {
-        return std::future::pending().await;
-    }
-    let pong = std::future::poll_fn(|cx| pings.poll_pong(cx));
-    let answered = timeout(config.timeouts.ping, pong).await.is_ok_and(|answer| answer.is_ok());
-    answered.then_some(pings)
 }
 
 /// One stream of a tunnel.

@@ -9,6 +9,7 @@ pub(crate) mod config;
 pub(crate) mod dns;
 pub(crate) mod dns_config;
 pub(crate) mod early_data;
+pub(crate) mod gateway_hop;
 pub(crate) mod inbound;
 pub(crate) mod inbound_context;
 pub(crate) mod listener;
@@ -28,6 +29,7 @@ pub(crate) mod stream;
 pub(crate) mod suspicions;
 pub(crate) mod timed_relay;
 pub(crate) mod tracked_hop;
+mod trying;
 pub(crate) mod tunnel;
 
 #[cfg(test)]

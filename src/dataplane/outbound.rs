@@ -2,18 +2,15 @@
 
 mod reach;
 
-use std::{
-    net::SocketAddr,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use bytes::Bytes;
-use tokio::time::{error::Elapsed, timeout};
+use tokio::time::timeout;
 
 use super::{
     accepted::Accepted,
     early_data::EarlyData,
+    gateway_hop::{GatewayHop, Nested},
     local_hop::{BothReports, LocalHop, LocalPeer},
     outbound_context::OutboundContext,
     pod::{
@@ -24,16 +21,14 @@ use super::{
     resolver,
     stream::{self, AppStream},
     timed_relay::timed,
-    tunnel::{
-        dialer::TunnelKey,
-        pool::{Lease, PodPool},
-    },
+    trying::{self, Trying},
+    tunnel::{dialer::TunnelKey, pool::Lease},
 };
 use crate::{
     protocols::{
         addr::{ClientAddr, HboneAddr, OrigDst},
         hbone::{
-            client::{self, ConnectError, ConnectRequest},
+            client::{self, ConnectRequest},
             headers::{self, TraceParent},
             side::StreamSide,
         },
@@ -44,7 +39,7 @@ use crate::{
         relay::{ClientBytes, RelayError, relay},
         route::{
             Hop, Route, Upstream,
-            failover::{Attempt, AttemptError, TunnelAge, TunnelHealth, WaitingFor},
+            failover::{Attempt, AttemptError, TunnelHealth, WaitingFor},
         },
     },
     runtime::{
@@ -86,27 +81,31 @@ fn serve_any<N: Network>(
     let opening = Box::pin(spans.around(open(accepted, named)));
     async move {
         // `Open` is taken apart at once so that the future does not hold both `Open` and its parts.
-        let Some(Open { client, conn, counted: _counted, report, reached }) = opening.await else { return };
+        let Some(Open { client, conn, counted, report, reached }) = opening.await else { return };
         report.relaying();
         let failure = |relayed: Result<(), RelayError>| relayed.map_err(Failure::from);
-        let relayed = match reached {
+        let (relayed, ending) = match reached {
             Reached::Tcp(server) => {
                 let relay = stream::relay_plain(&shard, client.side, server.into_side(), &*report);
-                conn.guard(relay.after(client.said)).await.map(failure)
+                (conn.guard(relay.after(client.said)).await.map(failure), None)
             }
             Reached::Stream(server, lease, _) => {
                 let relay = timed(relay(client.side, server, &*report, &shard.buffers));
-                match conn.guard(relay.after(client.said)).await.map(failure) {
+                let relayed = match conn.guard(relay.after(client.said)).await.map(failure) {
                     Ok(_) if lease.is_revoked() => {
                         report.end(Cut::Revoked);
                         Err(cut::REVOKED)
                     }
                     relayed => relayed,
-                }
+                };
+                (relayed, None)
             }
             // The local relay is boxed, as its future is the largest.
             Reached::Local(peer) => {
-                Box::pin(relay_local::<N::Stream>(&shard, &conn, &report, client, *peer)).await
+                (Box::pin(relay_local::<N::Stream>(&shard, &conn, &report, client, *peer)).await, None)
+            }
+            Reached::Nested(nested) => {
+                Box::pin(nested.relay(&shard, &conn, &report, (client.side, client.said))).await
             }
         };
         // The report itself tells why a connection was cut.
@@ -114,6 +113,11 @@ fn serve_any<N: Network>(
             report.relayed(relayed);
         }
         shard.relayed();
+        // An inner tunnel takes a while to end, and the connection has ended before.
+        drop((report, counted));
+        if let Some(ending) = ending {
+            Box::pin(ending.end(&conn)).await;
+        }
     }
 }
 
@@ -198,15 +202,6 @@ struct Outbound<'a, N: Network> {
     dst: OrigDst,
 }
 
-/// An attempt, and the function that decides whether a slow attempt is given up.
-#[derive(Clone, Copy)]
-struct Trying<'a> {
-    attempt: Attempt,
-    /// Whether another endpoint is tried in the place of the given endpoint. A tunnel dial goes on for later
-    /// connections when the attempt is given up.
-    replaces_slow: &'a dyn Fn(SocketAddr, WaitingFor) -> bool,
-}
-
 /// The pod's workload and identity.
 struct Own {
     workload: Arc<Workload>,
@@ -220,6 +215,8 @@ enum Reached<S: AppStream> {
     Stream(StreamSide, Lease, bool),
     /// The destination's half of the connection, which this process serves as well.
     Local(Box<LocalPeer<S>>),
+    /// A stream of a tunnel inside a tunnel to a gateway.
+    Nested(Box<Nested>),
 }
 
 // === impl Outbound ===
@@ -255,8 +252,10 @@ impl<N: Network> Outbound<'_, N> {
             mtls: tunnelled,
             ..ConnMeta::default()
         };
+        let is_known = !matches!(hop, Hop::DoubleHbone { .. });
         let mut report = ConnReport::begin(&self.ctx.metrics, self.conn, to, meta, self.started);
-        if trying.attempt.is_last {
+        // Only its answer tells the destination behind a gateway, and its labels.
+        if trying.attempt.is_last && is_known {
             report.opened();
         }
         if let Err(error) = resolved {
@@ -277,7 +276,16 @@ impl<N: Network> Outbound<'_, N> {
                     }
                 }
             }
-            Hop::DoubleHbone { .. } => Err(AttemptError::DoubleHbone),
+            Hop::DoubleHbone { authority, gateway_sans, sans, .. } => {
+                let key = TunnelKey { to, identity: identity.clone(), sans: gateway_sans };
+                let request = self.request(workload, authority, report.meta().service.as_deref());
+                let hop = GatewayHop { ctx: self.ctx, shard: self.shard, outer: &key, sans: &sans };
+                // The future is boxed, as few connections need the room for it.
+                Box::pin(hop.reach(request, trying)).await.map(|(nested, peer)| {
+                    report.answered_by(&self.ctx.metrics, peer);
+                    Reached::Nested(Box::new(nested))
+                })
+            }
         };
         (report, reached)
     }
@@ -286,8 +294,7 @@ impl<N: Network> Outbound<'_, N> {
     async fn direct(&self, to: SocketAddr, trying: Trying<'_>) -> Result<Reached<N::Stream>, AttemptError> {
         let after = trying.attempt.slow_after;
         let connecting = self.ctx.network.connect(to, None, PathScope::Network);
-        let replaced = || (trying.replaces_slow)(to, WaitingFor::Endpoint);
-        let connecting = unless_replaced(connecting, after, replaced);
+        let connecting = trying.unless_replaced(connecting, to, || WaitingFor::Endpoint);
         let connected = Step::run("tcp connect", SpanKind::Client, connecting)
             .describe(|span, connected| _ = span.addr(span::PEER, to).timed_result("connect", connected))
             .await;
@@ -295,30 +302,6 @@ impl<N: Network> Outbound<'_, N> {
             Some(Ok(stream)) => Ok(Reached::Tcp(stream)),
             Some(Err(error)) => Err(error.of_attempt()),
             None => Err(AttemptError::SlowConnect { to, after }),
-        }
-    }
-
-    /// Leases a place for a stream on a tunnel to `key`.
-    async fn lease(&self, key: &TunnelKey, trying: Trying<'_>) -> Result<(Lease, TunnelAge), AttemptError> {
-        let pool = PodPool::of(self.shard, self.ctx.pod.id.serial);
-        if let Some(lease) = pool.ready(key) {
-            return Ok((lease, TunnelAge::Kept));
-        }
-        let after = trying.attempt.slow_after;
-        let certs = &self.ctx.hops.certs;
-        let waiting = || match certs.current(&key.identity) {
-            Some(_) => WaitingFor::Endpoint,
-            None => WaitingFor::Certificate,
-        };
-        let replaced = || (trying.replaces_slow)(key.to, waiting());
-        let leasing = pool.lease(&self.ctx.peers.dialer, self.shard, key);
-        let leasing = unless_replaced(leasing, after, replaced);
-        let leased = Step::run("wait for tunnel", SpanKind::Internal, leasing)
-            .describe(|span, leased| _ = span.addr(span::PEER, key.to).timed_result("dial", leased))
-            .await;
-        match leased {
-            Some(leased) => leased.map(|lease| (lease, TunnelAge::New)).map_err(|error| error.of_attempt()),
-            None => Err(AttemptError::SlowTunnel { to: key.to, after }),
         }
     }
 
@@ -331,7 +314,7 @@ impl<N: Network> Outbound<'_, N> {
     ) -> Result<Reached<N::Stream>, AttemptError> {
         let mut attempt = trying.attempt;
         loop {
-            let (lease, age) = self.lease(key, trying).await?;
+            let (lease, age) = trying.lease(self.ctx, self.shard, key).await?;
             let along = self.early_data(&attempt, key, &request.authority);
             let sent_along = !along.is_empty();
             let error = match self.connect(&lease, key, request.clone(), along).await {
@@ -364,7 +347,7 @@ impl<N: Network> Outbound<'_, N> {
         request.trace = step.trace_parent().unwrap_or(request.trace);
         let asking = client::connect(lease.send_request(), request, along);
         let answered = timeout(after, step.within(asking)).await;
-        step.describe(|span| answer(span.addr(span::PEER, key.to), &answered));
+        step.describe(|span| trying::describe(span.addr(span::PEER, key.to), &answered));
         match answered {
             Ok(Ok((side, _))) => Ok(side),
             Ok(Err(error)) => Err(AttemptError::Request { error, sent_along }),
@@ -415,44 +398,6 @@ impl<N: Network> Outbound<'_, N> {
         let ip = resolver::choose(&found, prefer_v6, &mut *self.shard.rng.borrow_mut());
         let unresolved = || Unroutable::NoAddresses(host.to_string().into());
         Ok(SocketAddr::new(ip.ok_or_else(unresolved)?, port))
-    }
-}
-
-/// Describes the answer to a CONNECT in a trace.
-fn answer<T>(span: span::Attributes<'_>, answered: &Result<Result<T, ConnectError>, Elapsed>) {
-    let span = span.set("http.request.method", "CONNECT");
-    let status = match answered {
-        Ok(Ok(_)) => 200,
-        Ok(Err(ConnectError::PeerStatus(status))) => status.as_u16(),
-        Ok(Err(error)) => {
-            span.failed("h2", error);
-            return;
-        }
-        Err(_) => {
-            span.failed("timeout", "no answer");
-            return;
-        }
-    };
-    let span = span.set("http.response.status_code", i64::from(status));
-    if status != 200 {
-        span.failed("status", status);
-    }
-}
-
-/// Awaits `work`. After each period `after`, `is_replaced` tells whether another endpoint replaces `work`; the result
-/// is then `None`.
-async fn unless_replaced<T>(
-    work: impl Future<Output = T>,
-    after: Duration,
-    is_replaced: impl Fn() -> bool,
-) -> Option<T> {
-    let mut work = std::pin::pin!(work);
-    loop {
-        match timeout(after, work.as_mut()).await {
-            Ok(done) => return Some(done),
-            Err(_) if is_replaced() => return None,
-            Err(_) => {}
-        }
     }
 }
 

@@ -50,6 +50,15 @@ pub(crate) struct ConnMeta {
     pub(crate) mtls: bool,
 }
 
+/// The destination behind a gateway, as the destination's proxy has answered for it.
+#[derive(Debug)]
+pub(crate) struct DestinationPeer {
+    /// The identity, by mutual TLS of the inner tunnel.
+    pub(crate) identity: Option<Identity>,
+    /// The workload, if the answer describes it. A waypoint describes none.
+    pub(crate) baggage: Option<Box<Baggage>>,
+}
+
 /// The report of a live connection. The drop closes the connection's metrics and writes its access log line.
 pub(crate) struct ConnReport {
     started: Instant,
@@ -148,6 +157,17 @@ impl ConnReport {
     /// The description of the connection.
     pub(crate) fn info(&self) -> &ConnInfo {
         self.conn.info()
+    }
+
+    /// Takes note of the destination behind a gateway, before the connection is opened. Telemetry names the destination
+    /// in the place of the gateway.
+    pub(crate) fn answered_by(&mut self, metrics: &Metrics, peer: DestinationPeer) {
+        self.meta.destination_identity = peer.identity;
+        self.meta.destination_baggage = Some(peer.baggage.unwrap_or_default());
+        let traffic = metrics.begun(&labels(self.conn.info().reporter, &self.meta, Words::Known));
+        if let Some(of_gateway) = std::mem::replace(&mut self.traffic, traffic.into()).into_inner() {
+            of_gateway.withdraw();
+        }
     }
 
     /// The metadata of the connection.

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "a vocabulary, of which each test uses a part")]
 
 mod access;
+pub(crate) mod inner;
 pub(crate) mod network;
 pub(crate) mod peers;
 pub(crate) mod stream;
@@ -361,6 +362,11 @@ impl TestBed {
     pub(crate) fn attempts(&self, result: &str, reason: &str) -> u64 {
         let labels = [format!("result=\"{result}\""), format!("reason=\"{reason}\"")];
         sum(&self.metrics.encode(), "warren_outbound_attempts_total", &labels.each_ref().map(String::as_str))
+    }
+
+    /// The sum of a metric family's samples with all of these labels.
+    pub(crate) fn count_of(&self, family: &str, labels: &[&str]) -> u64 {
+        sum(&self.metrics.encode(), family, labels)
     }
 
     /// The sum of a metric family's samples of this side.

@@ -10,12 +10,13 @@ use std::{
     time::Duration,
 };
 
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, sync::watch};
 
 use super::{
     apps::{Background, background},
     cni::{Cni, CniError, CniPod},
     control::{self, ControlPlane, Source, ca::CaOptions, mesh_file::Mesh},
+    gateway::{self, GatewayPlan},
     hosts::Host,
     net::Namespace,
     testbed::{Access, Options, ServiceError, Services, Testbed, TestbedError},
@@ -34,6 +35,7 @@ pub struct Embedded {
     mesh: Mesh,
     ca: CaOptions,
     bulk: u32,
+    frozen: watch::Sender<bool>,
     cnis: BTreeMap<String, Running<Cni>>,
     control: Option<Running<ControlPlane>>,
 }
@@ -50,7 +52,8 @@ struct Running<T> {
 impl Embedded {
     /// The services of `mesh`, not started yet.
     pub fn new(mesh: Mesh) -> Self {
-        Self { mesh, ca: CaOptions::default(), bulk: 0, cnis: BTreeMap::new(), control: None }
+        let frozen = watch::Sender::new(false);
+        Self { mesh, ca: CaOptions::default(), bulk: 0, frozen, cnis: BTreeMap::new(), control: None }
     }
 
     /// Replaces the usual options of certificates.
@@ -63,6 +66,11 @@ impl Embedded {
     pub fn bulk(mut self, count: u32) -> Self {
         self.bulk = count;
         self
+    }
+
+    /// Freezes all gateways as SIGSTOP would, or lets them go on.
+    pub fn freeze_gateways(&self, frozen: bool) {
+        self.frozen.send_replace(frozen);
     }
 
     /// The running control plane.
@@ -145,6 +153,19 @@ impl Services for Embedded {
             Ok(()) | Err(CniError::NoProxy) => Ok(()),
             Err(error) => Err(ServiceError::new(what(), error)),
         }
+    }
+
+    fn start_gateway(&mut self, host: &Host, port: u16) -> Result<Background<u64>, ServiceError> {
+        let control = self.control()?;
+        let plan = GatewayPlan {
+            pod: host.name().to_owned(),
+            port,
+            authority: control.authority().clone(),
+            mesh: control.mesh(),
+            frozen: self.frozen.subscribe(),
+        };
+        let what = || format!("cannot start the gateway on {}", host.name());
+        gateway::serve(host.namespace(), plan).map_err(|error| ServiceError::new(what(), error))
     }
 
     fn remove_pod(&mut self, pod: &PodPlan) -> Result<(), ServiceError> {

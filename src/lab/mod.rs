@@ -8,6 +8,7 @@ pub mod cni;
 pub mod control;
 pub(crate) mod demo;
 pub mod embedded;
+mod gateway;
 pub mod hosts;
 pub mod net;
 mod node;

@@ -1,6 +1,6 @@
 //! The hosts of a lab, and the applications that run on them.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use super::{
     apps::run::{App, NoApp},
@@ -45,6 +45,8 @@ pub struct Topology {
     pub control: IpAddr,
     /// Nodes.
     pub nodes: Vec<HostPlan>,
+    /// The networks of the nodes whose network has a name.
+    pub networks: BTreeMap<String, String>,
     /// Pods.
     pub pods: Vec<PodPlan>,
     /// Hosts outside the mesh.
@@ -113,7 +115,13 @@ impl PodPlan {
 impl Topology {
     /// A topology without hosts, whose control plane is at 10.77.0.254.
     pub fn new() -> Self {
-        Self { control: CONTROL_IP, nodes: Vec::new(), pods: Vec::new(), outside: Vec::new() }
+        Self {
+            control: CONTROL_IP,
+            nodes: Vec::new(),
+            networks: BTreeMap::new(),
+            pods: Vec::new(),
+            outside: Vec::new(),
+        }
     }
 
     /// The hosts of `mesh`; `dns` redirects the DNS of its pods too.
@@ -121,7 +129,9 @@ impl Topology {
         let nodes = mesh.nodes.iter().map(|(name, ip)| HostPlan::new(name, [*ip])).collect();
         let pods = mesh.pods.iter().map(|pod| PodPlan::of(pod, dns)).collect::<Result<_, _>>()?;
         let outside = mesh.outside.iter().map(|host| HostPlan::running(&host.name, &host.ips, &host.run));
-        Ok(Self { control: CONTROL_IP, nodes, pods, outside: outside.collect::<Result<_, _>>()? })
+        let network = |name: &String| (name.clone(), mesh.network_of(name).to_owned());
+        let networks = mesh.nodes.keys().map(network).filter(|(_, network)| !network.is_empty()).collect();
+        Ok(Self { control: CONTROL_IP, nodes, networks, pods, outside: outside.collect::<Result<_, _>>()? })
     }
 }
 

@@ -28,6 +28,7 @@ mod logs;
 mod metrics;
 mod modes;
 mod names;
+mod networks;
 mod on_demand;
 mod pacing;
 mod poison;
@@ -58,6 +59,7 @@ use lifecycle::*;
 use load::*;
 use local::*;
 use modes::*;
+use networks::*;
 use on_demand::*;
 use pacing::*;
 use poison::*;
@@ -154,6 +156,11 @@ fn main() -> ExitCode {
         tunnels_to_near_peers_are_not_paced_and_those_to_far_ones_are_as_the_host_has_it,
         a_dump_shows_the_mesh_its_certificates_and_live_connections,
         a_dump_shows_a_part_and_names_what_there_is,
+        a_service_on_two_networks_loses_no_connection_by_address_or_name_of_its_gateway,
+        a_waypoint_on_another_network_serves,
+        an_endpoint_whose_gateway_nobody_knows_is_left_alone,
+        a_frozen_gateway_hangs_nobody_and_the_near_endpoint_serves,
+        a_policy_at_the_destination_sees_the_client_behind_the_gateway,
         joined_pods_are_told_of_as_if_there_was_a_tunnel,
         a_joined_connection_ends_with_either_of_its_pods,
         a_joined_connection_outlives_the_order_to_stop_until_its_end_or_the_deadline,

@@ -3,9 +3,12 @@
 mod cut;
 mod early;
 mod failover;
+mod networks;
 mod on_demand;
 mod suspicion;
 mod tunnel;
+
+use std::time::Duration;
 
 use super::*;
 use crate::{
@@ -240,27 +243,5 @@ fn a_canary_is_dropped_unseen() {
         assert_eq!(conn.app.end().await, text("", End::Reset));
         assert!(bed.lines().is_empty() && bed.closed("source").is_empty());
         assert!(pod.network.made().is_empty());
-    });
-}
-
-#[test]
-fn a_destination_on_another_network_is_refused() {
-    let host = "far.ns1.svc.cluster.local";
-    let gateway = |pod: crate::protocols::mesh::fixtures::Wl| {
-        pod.hbone().network("net2").network_gateway("10.0.0.30").of(host, &[])
-    };
-    let mesh = mesh()
-        .with(service(host, "10.1.0.5"))
-        .with(pod("gateway", "10.0.0.30"))
-        .with(gateway(pod("far", "")));
-    run(mesh, async |bed| {
-        let pod = client(bed);
-        let mut conn = bed.connect(&pod, CLIENT, "10.1.0.5:80");
-        assert_eq!(conn.app.end().await, text("", End::Finished));
-        conn.done().await;
-        let why = "connection failed: destinations on another network are not served by this version";
-        assert_eq!(bed.lines(), [format!("outbound 10.0.0.30:15008: {why}")]);
-        assert_eq!(bed.closed("source"), [("CONNECT", 1)]);
-        assert!(pod.network.made().is_empty() && pod.peers.dialled().is_empty());
     });
 }

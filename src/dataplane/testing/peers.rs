@@ -257,6 +257,11 @@ impl Asked {
         value.map(|value| value.to_str().unwrap().to_owned()).unwrap_or_default()
     }
 
+    /// Whether the request has the header, even an empty one.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.request.headers().contains_key(name)
+    }
+
     /// Waits for early data, which must be exactly this text.
     pub(crate) async fn hears(&mut self, text: &str) {
         assert_eq!(hear(self.request.body_mut(), text.len()).await, text);
@@ -267,8 +272,17 @@ impl Asked {
         end(self.request.body_mut()).await
     }
 
-    pub(crate) fn accept(mut self) -> PeerStream {
-        let send = self.respond.send_response(Response::new(()), false).unwrap();
+    /// A request that came by another way than a tunnel of the pool.
+    pub(crate) fn new(request: Request<RecvStream>, respond: SendResponse<Bytes>) -> Self {
+        Self { request, respond, tunnel: 0 }
+    }
+
+    pub(crate) fn accept(self) -> PeerStream {
+        self.accept_with(Response::new(()))
+    }
+
+    pub(crate) fn accept_with(mut self, answer: Response<()>) -> PeerStream {
+        let send = self.respond.send_response(answer, false).unwrap();
         PeerStream { send, recv: self.request.into_body() }
     }
 
@@ -285,6 +299,11 @@ impl Asked {
 // === impl PeerStream ===
 
 impl PeerStream {
+    /// Both halves, for a test that has more than text to send.
+    pub(crate) fn into_parts(self) -> (SendStream<Bytes>, RecvStream) {
+        (self.send, self.recv)
+    }
+
     pub(crate) fn say(&mut self, text: &str) {
         self.send.send_data(text.to_owned().into(), false).unwrap();
     }
@@ -302,6 +321,11 @@ impl PeerStream {
         assert_eq!(hear(&mut self.recv, text.len()).await, text);
     }
 
+    /// How the stream ends. The rest of its bytes, which need not be text, is dropped.
+    pub(crate) async fn raw_end(&mut self) -> StreamEnd {
+        raw_end(&mut self.recv).await.1
+    }
+
     /// The rest of the bytes of the stream, and the end of the stream.
     pub(crate) async fn end(&mut self) -> (String, StreamEnd) {
         end(&mut self.recv).await
@@ -309,6 +333,11 @@ impl PeerStream {
 }
 
 async fn end(body: &mut RecvStream) -> (String, StreamEnd) {
+    let (got, end) = raw_end(body).await;
+    (String::from_utf8(got).unwrap(), end)
+}
+
+async fn raw_end(body: &mut RecvStream) -> (Vec<u8>, StreamEnd) {
     let mut got = Vec::new();
     let end = loop {
         match body.data().await {
@@ -320,7 +349,7 @@ async fn end(body: &mut RecvStream) -> (String, StreamEnd) {
             },
         }
     };
-    (String::from_utf8(got).unwrap(), end)
+    (got, end)
 }
 
 async fn hear(body: &mut RecvStream, len: usize) -> String {

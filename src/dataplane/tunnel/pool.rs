@@ -83,6 +83,8 @@ pub(crate) struct Tunnel {
     idle_since: Cell<Instant>,
     /// Whether an answer of the peer is overdue. New streams prefer other tunnels.
     unhealthy: Cell<bool>,
+    /// Whether new streams dial afresh rather than wait on the tunnel, until the peer has answered a PING.
+    aside: Cell<bool>,
     /// Whether the peer takes no new streams on the tunnel. Open streams go on.
     retired: Cell<bool>,
     /// Whether the tunnel has carried a stream.
@@ -325,6 +327,7 @@ impl Peer {
             active: Cell::new(0),
             idle_since: Cell::new(Instant::now()),
             unhealthy: Cell::new(false),
+            aside: Cell::new(false),
             retired: Cell::new(false),
             used: Cell::new(false),
             released: Cell::new(false),
@@ -359,7 +362,7 @@ impl Drop for UnderWay {
 
 impl Tunnel {
     fn has_room(&self) -> bool {
-        !self.retired.get() && self.active.get() < self.limit()
+        !self.retired.get() && !self.aside.get() && self.active.get() < self.limit()
     }
 
     /// The number of streams that the tunnel takes at a time.
@@ -409,6 +412,12 @@ impl Tunnel {
     /// Sets whether an answer to a PING is overdue on the tunnel.
     pub(crate) fn set_unhealthy(&self, unhealthy: bool) {
         self.unhealthy.set(unhealthy);
+        if !unhealthy
+            && self.aside.replace(false)
+            && let Some(peer) = self.peer.upgrade()
+        {
+            peer.hand_out();
+        }
     }
 
     /// Closes the tunnel for new streams. Open streams may go on for long.
@@ -440,6 +449,12 @@ impl Lease {
     /// Marks the tunnel as unhealthy after a stream failed on the tunnel. New streams prefer other tunnels.
     pub(crate) fn mark_unhealthy(&self) {
         self.0.unhealthy.set(true);
+    }
+
+    /// Sets the tunnel aside after a stream has waited in vain. New streams use other tunnels, or dial afresh, until the
+    /// peer has answered a PING.
+    pub(crate) fn set_aside(&self) {
+        self.0.aside.set(true);
     }
 
     /// Closes the tunnel for new streams, because the tunnel is broken or the peer has announced the tunnel's end.

@@ -51,6 +51,12 @@ pub enum AppError {
         /// The kernel's error.
         source: io::Error,
     },
+    /// Nobody gives the gateway a certificate.
+    #[error("{name} cannot be a gateway without the lab's own control plane")]
+    Unable {
+        /// The namespace.
+        name: String,
+    },
     /// The application could not set up a runtime or a socket that needs no peer.
     #[error("{name} cannot start: {source}")]
     Start {
@@ -182,7 +188,11 @@ pub fn background_thread<T: Send + 'static>(
 }
 
 /// Listens in `namespace` on all its addresses, or on `ip` alone.
-fn listen(namespace: &Namespace, ip: IpAddr, port: u16) -> Result<std::net::TcpListener, AppError> {
+pub(super) fn listen(
+    namespace: &Namespace,
+    ip: IpAddr,
+    port: u16,
+) -> Result<std::net::TcpListener, AppError> {
     let addr = SocketAddr::new(ip, port);
     let bind = || -> io::Result<std::net::TcpListener> {
         let socket = socket2::Socket::new(socket2::Domain::for_address(addr), socket2::Type::STREAM, None)?;
@@ -201,7 +211,7 @@ fn listen(namespace: &Namespace, ip: IpAddr, port: u16) -> Result<std::net::TcpL
 
 /// Accepts connections until stopped and runs `serve` for each connection on this thread, at most
 /// [`SERVER_CONNECTIONS`] at once. The result is the number of connections.
-async fn accept_all<F>(
+pub(super) async fn accept_all<F>(
     listener: std::net::TcpListener,
     mut stop: Stop,
     serve: impl Fn(TcpStream, SocketAddr) -> F,

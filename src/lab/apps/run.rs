@@ -1,4 +1,5 @@
-//! The applications that a mesh file's `run` names: `http PORT [TEXT]`, `echo PORT`, `bulk PORT`.
+//! The applications that a mesh file's `run` names: `http PORT [TEXT]`, `echo PORT`, `bulk PORT`,
+//! `gateway PORT`.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -20,11 +21,12 @@ enum Kind {
     Http { text: String },
     Echo,
     Bulk,
+    Gateway,
 }
 
 /// The words of a `run` entry that name no application.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is none of `http PORT [TEXT]`, `echo PORT`, `bulk PORT`")]
+#[error("{0:?} is none of `http PORT [TEXT]`, `echo PORT`, `bulk PORT`, `gateway PORT`")]
 pub struct NoApp(String);
 
 // === impl App ===
@@ -33,6 +35,11 @@ impl App {
     /// The port that the application listens on.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Whether the application is a gateway, which needs the lab's services to start.
+    pub fn is_gateway(&self) -> bool {
+        self.kind == Kind::Gateway
     }
 
     /// Starts the application in `namespace` on all addresses, until the value is dropped; its answers contain
@@ -45,6 +52,7 @@ impl App {
             Kind::Http { text } => http::serve(namespace, any, self.port, &format!("{name} text={text:?}")),
             Kind::Echo => echo::serve(namespace, any, self.port),
             Kind::Bulk => bulk::serve(namespace, any, self.port),
+            Kind::Gateway => Err(AppError::Unable { name: namespace.name().to_owned() }),
         }
     }
 }
@@ -62,6 +70,7 @@ impl FromStr for App {
             ("http", text) => Kind::Http { text: text.to_owned() },
             ("echo", "") => Kind::Echo,
             ("bulk", "") => Kind::Bulk,
+            ("gateway", "") => Kind::Gateway,
             _ => return Err(error()),
         };
         Ok(Self { kind, port })

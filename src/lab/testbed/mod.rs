@@ -267,7 +267,8 @@ impl<S: Services> Testbed<S> {
     /// ready yet.
     pub fn launch(&self, node: &str, launch: &Launch) -> Result<Process, TestbedError> {
         let host = self.hosts.find(Role::Node, node)?;
-        let program = launch.program(host, &self.access, &self.options.directory);
+        let network = self.topology.networks.get(node).map_or("", String::as_str);
+        let program = launch.program((host, network), &self.access, &self.options.directory);
         Ok(program.start(host.namespace())?)
     }
 
@@ -331,10 +332,16 @@ impl<S: Services> Testbed<S> {
     }
 
     fn start_apps(&mut self, role: Role, plan: &HostPlan) -> Result<(), TestbedError> {
-        let namespace = self.hosts.find(role, &plan.name)?.namespace();
+        let host = self.hosts.find(role, &plan.name)?;
         let short = plan.name.rsplit_once('/').map_or(plan.name.as_str(), |(_, name)| name);
-        let started: Result<Vec<_>, _> = plan.apps.iter().map(|app| app.start(namespace, short)).collect();
-        self.apps.insert((role, plan.name.clone()), started?);
+        let mut started = Vec::new();
+        for app in &plan.apps {
+            started.push(match app.is_gateway() {
+                true => self.services.start_gateway(host, app.port())?,
+                false => app.start(host.namespace(), short)?,
+            });
+        }
+        self.apps.insert((role, plan.name.clone()), started);
         Ok(())
     }
 }

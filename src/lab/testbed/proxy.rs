@@ -48,7 +48,12 @@ impl Launch {
         self
     }
 
-    pub(super) fn program(&self, node: &Host, access: &Access, directory: &Path) -> Program {
+    pub(super) fn program(
+        &self,
+        (node, network): (&Host, &str),
+        access: &Access,
+        directory: &Path,
+    ) -> Program {
         let control = format!("https://{}", access.address);
         let name = self.log.clone().unwrap_or_else(|| format!("proxy-{}", node.name()));
         let log = directory.join(format!("{name}.log"));
@@ -58,7 +63,7 @@ impl Launch {
             ("XDS_ADDRESS", &control),
             ("CA_ADDRESS", &control),
             ("CLUSTER_ID", "Kubernetes"),
-            ("NETWORK", ""),
+            ("NETWORK", network),
             ("POD_NAME", &format!("warren-{}", node.name())),
             ("POD_NAMESPACE", "istio-system"),
             ("SERVICE_ACCOUNT", "ztunnel"),

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::lab::{hosts::Host, topology::PodPlan};
+use crate::lab::{apps::Background, hosts::Host, topology::PodPlan};
 
 /// The proxies' access to the control plane.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +41,15 @@ pub trait Services {
     /// Hands a pod, whose redirection is in place, to the pod's node. If a proxy is connected, the call waits for the
     /// proxy's answer.
     fn add_pod(&mut self, pod: &PodPlan, host: &Host) -> Result<(), ServiceError>;
+
+    /// Starts a gateway on `host`, listening on `port`, until the value is dropped.
+    ///
+    /// # Errors
+    /// The services know no gateways, or the gateway cannot listen.
+    fn start_gateway(&mut self, host: &Host, port: u16) -> Result<Background<u64>, ServiceError> {
+        let what = format!("cannot start a gateway on {} port {port}", host.name());
+        Err(ServiceError::new(what, "only the lab's own control plane has gateways"))
+    }
 
     /// Tells the pod's node that a pod is gone.
     fn remove_pod(&mut self, pod: &PodPlan) -> Result<(), ServiceError>;

@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, uri::Author
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
-    CLIENT_HEADER_LIST, MAX_PENDING_RESETS, MAX_RESET_STREAMS, SEND_BUFFER,
+    CLIENT_HEADER_LIST, INNER_SEND_BUFFER, MAX_PENDING_RESETS, MAX_RESET_STREAMS, SEND_BUFFER,
     headers::{BAGGAGE, FORWARDED, FORWARDED_NETWORK, TRACEPARENT, TraceParent},
     side::{Received, StreamSide},
     uncoupled_window,
@@ -78,18 +78,42 @@ pub async fn handshake_for<Io: AsyncRead + AsyncWrite + Unpin>(
     config: &Http2Config,
     initial_streams: usize,
 ) -> Result<(SendRequest<Bytes>, Connection<Io, Bytes>), h2::Error> {
-    h2::client::Builder::new()
-        .initial_window_size(config.stream_window)
+    builder(config)
         .initial_connection_window_size(uncoupled_window(config))
-        .max_frame_size(config.frame_size)
-        .max_header_list_size(CLIENT_HEADER_LIST)
         .initial_max_send_streams(initial_streams)
         .max_concurrent_reset_streams(MAX_RESET_STREAMS)
-        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
         .max_send_buffer_size(SEND_BUFFER)
-        .enable_push(false)
         .handshake(io)
         .await
+}
+
+/// Starts HTTP/2 as a client of an inner tunnel over `io`. An inner tunnel carries one stream, whose window is that of
+/// the connection too.
+///
+/// # Errors
+/// The connection broke.
+pub async fn inner_handshake<Io: AsyncRead + AsyncWrite + Unpin>(
+    io: Io,
+    config: &Http2Config,
+) -> Result<(SendRequest<Bytes>, Connection<Io, Bytes>), h2::Error> {
+    builder(config)
+        .initial_connection_window_size(config.stream_window)
+        .initial_max_send_streams(1)
+        .max_send_buffer_size(INNER_SEND_BUFFER)
+        .handshake(io)
+        .await
+}
+
+/// The settings that all tunnels share.
+fn builder(config: &Http2Config) -> h2::client::Builder {
+    let mut builder = h2::client::Builder::new();
+    builder
+        .initial_window_size(config.stream_window)
+        .max_frame_size(config.frame_size)
+        .max_header_list_size(CLIENT_HEADER_LIST)
+        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+        .enable_push(false);
+    builder
 }
 
 /// Opens a stream, waits for its 200, and returns the stream with the headers of the answer. `early_data`, which may be

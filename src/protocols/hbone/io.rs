@@ -25,6 +25,10 @@ use super::frames::{Frames, Role};
 #[error("the peer sends too many frames that move nothing")]
 struct PeerFloods;
 
+/// The number of bytes that are dropped at a time.
+/// Limit: bytes that are dropped at a time after the end of an inner tunnel: 1 KiB; past it: the rest is dropped next.
+const DROPPED_LEN: usize = 1024;
+
 /// Hands the bytes of `Io` to HTTP/2 and keeps flushes for the [`Flush`] beside it.
 pub struct Coalesced<Io>(Rc<RefCell<Counted<Io>>>);
 
@@ -144,6 +148,21 @@ impl<Io> Flush<Io> {
     }
 }
 
+impl<Io: AsyncRead + Unpin> Flush<Io> {
+    /// Waits until the peer has ended the connection below, whose further bytes are dropped.
+    pub fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut space = [0; DROPPED_LEN];
+        loop {
+            let mut space = ReadBuf::new(&mut space);
+            match Pin::new(&mut self.0.borrow_mut().io).poll_read(cx, &mut space) {
+                Poll::Ready(Ok(())) if !space.filled().is_empty() => {}
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+}
+
 impl<Io: AsyncWrite + Unpin> Flush<Io> {
     /// Writes out as many kept bytes as the connection takes now.
     ///
@@ -177,19 +196,32 @@ impl<Io: AsyncWrite + Unpin> Flush<Io> {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            self.0.borrow_mut().frames.begin_turn();
-            let done = work.as_mut().poll(cx);
-            if done.is_pending() && self.0.borrow_mut().frames.are_too_many(now) {
-                self.0.borrow_mut().say_goodbye(cx);
-                return Poll::Ready(Err(io::Error::other(PeerFloods)));
-            }
-            match (self.poll(cx), done) {
-                (Poll::Ready(Err(error)), _) => Poll::Ready(Err(error)),
-                (_, Poll::Ready(done)) => Poll::Ready(Ok(done)),
-                (_, Poll::Pending) => Poll::Pending,
-            }
+            self.poll_turn(now, cx, |cx| work.as_mut().poll(cx))
         })
         .await
+    }
+
+    /// Makes one turn of `work`, which makes `connection` progress, and flushes after it.
+    ///
+    /// # Errors
+    /// As [`Flush::drive`].
+    pub fn poll_turn<T>(
+        &mut self,
+        now: fn() -> Instant,
+        cx: &mut Context<'_>,
+        work: impl FnOnce(&mut Context<'_>) -> Poll<T>,
+    ) -> Poll<io::Result<T>> {
+        self.0.borrow_mut().frames.begin_turn();
+        let done = work(cx);
+        if done.is_pending() && self.0.borrow_mut().frames.are_too_many(now) {
+            self.0.borrow_mut().say_goodbye(cx);
+            return Poll::Ready(Err(io::Error::other(PeerFloods)));
+        }
+        match (self.poll(cx), done) {
+            (Poll::Ready(Err(error)), _) => Poll::Ready(Err(error)),
+            (_, Poll::Ready(done)) => Poll::Ready(Ok(done)),
+            (_, Poll::Pending) => Poll::Pending,
+        }
     }
 }
 

@@ -4,6 +4,7 @@ pub mod client;
 pub mod frames;
 pub mod headers;
 pub mod io;
+pub mod nested;
 pub mod server;
 pub mod side;
 
@@ -32,6 +33,9 @@ const MAX_PENDING_RESETS: usize = 64;
 /// The number of bytes that a stream may queue for sending.
 /// Limit: bytes that a stream has queued for sending: 512 KiB; past it: the stream's relay waits.
 const SEND_BUFFER: usize = 512 * 1024;
+/// The number of bytes that the one stream of an inner tunnel may queue for sending.
+/// Limit: bytes that the stream of an inner tunnel has queued for sending: 128 KiB; past it: the stream's relay waits.
+const INNER_SEND_BUFFER: usize = 128 * 1024;
 
 /// The connection window: the configured window or the sum of all stream windows, whichever is larger. Stalled streams
 /// cannot use up such a window, so a stalled reader never stops another stream.

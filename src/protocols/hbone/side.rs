@@ -136,7 +136,7 @@ impl Received {
     }
 
     /// The next bytes of the stream, or how receiving ended.
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, End>> {
+    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, End>> {
         if let Some(next) = self.pop() {
             return Poll::Ready(next);
         }
@@ -149,6 +149,12 @@ impl Received {
                 Some(Err(error)) => Err(End::Gone(fault(error))),
             });
         }
+    }
+
+    /// Lets the peer send `n` bytes more.
+    pub(super) fn release(&mut self, n: usize) {
+        // The release fails only if `n` exceeds the number of received bytes.
+        let _ = self.recv.flow_control().release_capacity(n);
     }
 
     /// How receiving has ended, if nothing waits.
@@ -167,6 +173,11 @@ impl StreamSide {
     /// Makes a side of a stream that was answered with 200.
     pub fn new(send: SendStream<Bytes>, received: Received) -> Self {
         Self { send, received, finished: false, reserved: false }
+    }
+
+    /// Both halves of the stream, for whoever uses the stream otherwise than in a relay.
+    pub fn into_parts(self) -> (SendStream<Bytes>, Received) {
+        (self.send, self.received)
     }
 
     /// Notes that the peer sends no more data, and polls for a reset. The writing direction may have been polled
@@ -197,8 +208,7 @@ impl Side for StreamSide {
     }
 
     fn passed(&mut self, n: usize) {
-        // The release fails only if `n` exceeds the number of received bytes.
-        let _ = self.received.recv.flow_control().release_capacity(n);
+        self.received.release(n);
     }
 
     fn poll_room(&mut self, cx: &mut Context<'_>, want: usize) -> Poll<Result<usize, Option<RelayError>>> {

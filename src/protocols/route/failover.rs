@@ -117,9 +117,12 @@ pub enum AttemptError {
     /// The endpoint has only a name, which did not resolve.
     #[error(transparent)]
     Unresolved(Unroutable),
-    /// The endpoint is behind a gateway.
-    #[error("destinations on another network are not served by this version")]
-    DoubleHbone,
+    /// The gateway of another network did not open the way to the destination.
+    #[error("{0}")]
+    Gateway(#[source] ConnectError),
+    /// There is no inner tunnel to the destination behind a gateway.
+    #[error(transparent)]
+    Inner(Failure),
     /// The TCP connection to the endpoint failed.
     #[error(transparent)]
     Connect(Failure),
@@ -308,7 +311,9 @@ impl AttemptError {
     /// What the error permits. Nothing has been sent to any application before a CONNECT.
     pub fn retry(&self) -> Retry {
         match self {
-            Self::Unresolved(_) | Self::DoubleHbone | Self::NoTunnel(_) => Retry::Never,
+            Self::Unresolved(_) | Self::NoTunnel(_) => Retry::Never,
+            // A gateway is asked before the destination is.
+            Self::Gateway(_) | Self::Inner(_) => Retry::Safe,
             Self::Connect(_)
             | Self::SlowConnect { .. }
             | Self::Tunnel(_)
@@ -331,13 +336,14 @@ impl AttemptError {
         match self {
             // Picked again, a tunnel on its way out would fail every connection until its last stream ends.
             Self::Request { error: ConnectError::Tunnel { error, .. }, .. }
+            | Self::Gateway(ConnectError::Tunnel { error, .. })
                 if error.is_go_away() || error.is_io() =>
             {
                 TunnelHealth::Ending
             }
-            Self::Request { error: ConnectError::Tunnel { .. }, .. } | Self::NoAnswer { .. } => {
-                TunnelHealth::Doubtful
-            }
+            Self::Request { error: ConnectError::Tunnel { .. }, .. }
+            | Self::Gateway(ConnectError::Tunnel { .. })
+            | Self::NoAnswer { .. } => TunnelHealth::Doubtful,
             _ => TunnelHealth::Sound,
         }
     }
@@ -346,14 +352,17 @@ impl AttemptError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Unresolved(_) => "name",
-            Self::DoubleHbone => "other_network",
+            Self::Inner(_) => "inner_tunnel",
             Self::Connect(_) => "connect",
             Self::SlowConnect { .. } | Self::SlowTunnel { .. } => "slow",
             Self::Tunnel(_) => "tunnel",
             Self::NoTunnel(_) | Self::OwnFault(_) => "own_fault",
-            Self::Request { error: ConnectError::LocalAuthority(_), .. } => "authority",
-            Self::Request { error: ConnectError::PeerStatus(_), .. } | Self::Refused(_) => "status",
-            Self::Request { error: ConnectError::Tunnel { .. }, .. } => "stream",
+            Self::Refused(_) => "status",
+            Self::Request { error, .. } | Self::Gateway(error) => match error {
+                ConnectError::LocalAuthority(_) => "authority",
+                ConnectError::PeerStatus(_) => "status",
+                ConnectError::Tunnel { .. } => "stream",
+            },
             Self::NoAnswer { .. } => "no_answer",
             Self::Cut => "cut",
         }
@@ -362,13 +371,11 @@ impl AttemptError {
     /// What the error says of the next hop.
     pub fn finding(&self) -> Finding {
         match self {
-            Self::Unresolved(_) | Self::DoubleHbone | Self::NoTunnel(_) | Self::OwnFault(_) => {
-                Finding::Nothing
-            }
+            Self::Unresolved(_) | Self::NoTunnel(_) | Self::OwnFault(_) => Finding::Nothing,
             Self::Connect(_) | Self::SlowConnect { .. } | Self::Tunnel(_) | Self::SlowTunnel { .. } => {
                 Finding::HopFailed
             }
-            Self::Request { error, .. } => match error {
+            Self::Request { error, .. } | Self::Gateway(error) => match error {
                 ConnectError::LocalAuthority(_) => Finding::Nothing,
                 ConnectError::PeerStatus(status) => finding_of_status(status.as_u16()),
                 ConnectError::Tunnel { .. } if self.tunnel_health() == TunnelHealth::Ending => {
@@ -377,8 +384,17 @@ impl AttemptError {
                 ConnectError::Tunnel { .. } => Finding::DestinationFailed,
             },
             // PINGs tell whether a peer still answers.
-            Self::NoAnswer { .. } | Self::Cut => Finding::DestinationFailed,
+            Self::NoAnswer { .. } | Self::Inner(_) | Self::Cut => Finding::DestinationFailed,
             Self::Refused(status) => finding_of_status(*status),
+        }
+    }
+
+    /// The same error of a request that asked a gateway for the way to the destination. Nothing has been sent to any
+    /// application, so another endpoint may be tried whatever the gateway has answered.
+    pub(crate) fn of_gateway(self) -> Self {
+        match self {
+            Self::Request { error, .. } => Self::Gateway(error),
+            other => other,
         }
     }
 
@@ -402,20 +418,17 @@ impl From<AttemptError> for Outcome {
             AttemptError::Connect(failure)
             | AttemptError::Tunnel(failure)
             | AttemptError::NoTunnel(failure)
-            | AttemptError::OwnFault(failure) => failure,
-            AttemptError::DoubleHbone
-            | AttemptError::SlowConnect { .. }
-            | AttemptError::SlowTunnel { .. } => Failure::Dial(Cause::of(error)),
+            | AttemptError::OwnFault(failure)
+            | AttemptError::Inner(failure) => failure,
+            AttemptError::SlowConnect { .. } | AttemptError::SlowTunnel { .. } => {
+                Failure::Dial(Cause::of(error))
+            }
             AttemptError::Refused(status) => Failure::Status(status),
-            AttemptError::Request { error: ConnectError::PeerStatus(status), .. } => {
-                Failure::Status(status.as_u16())
-            }
-            AttemptError::Request { error: ConnectError::Tunnel { error, .. }, .. } => {
-                Failure::H2(Cause::of(error))
-            }
-            AttemptError::Request { error: error @ ConnectError::LocalAuthority(_), .. } => {
-                Failure::H2(Cause::of(error))
-            }
+            AttemptError::Request { error, .. } | AttemptError::Gateway(error) => match error {
+                ConnectError::PeerStatus(status) => Failure::Status(status.as_u16()),
+                ConnectError::Tunnel { error, .. } => Failure::H2(Cause::of(error)),
+                error @ ConnectError::LocalAuthority(_) => Failure::H2(Cause::of(error)),
+            },
             AttemptError::NoAnswer { .. } | AttemptError::Cut => Failure::H2(Cause::of(error)),
         };
         failure.into()

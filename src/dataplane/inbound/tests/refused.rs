@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::*;
 use crate::{
     dataplane::{
+        config::DataPlaneConfig,
         pod::conns::KEPT_TUNNELS,
         testing::{identity, policy, principal, run_with, stream::TestEnd},
     },

@@ -12,7 +12,7 @@ use super::{
     Target, Vip,
     addresses::{Addresses, NODES, OUTSIDE, PODS, Range, VIPS},
     mesh::find_pod,
-    raw,
+    networks, raw,
 };
 
 /// The default name of a namespace and of a service account.
@@ -34,7 +34,7 @@ struct Item {
 /// Checks the whole file.
 pub(super) fn mesh(raw: raw::Mesh) -> Result<Mesh, Problems> {
     let mut check = Check { problems: Vec::new(), addresses: Addresses::new() };
-    let raw::Mesh { nodes, pods, outside, services, policies, strict } = raw;
+    let raw::Mesh { nodes, networks, pods, outside, services, policies, strict } = raw;
     let known: HashSet<String> = nodes.keys().cloned().collect();
     let only = (known.len() == 1).then(|| known.iter().next().cloned()).flatten();
 
@@ -53,13 +53,18 @@ pub(super) fn mesh(raw: raw::Mesh) -> Result<Mesh, Problems> {
     check.choose(&mut pods, PODS, |pod| (&mut pod.ips, vec![pod.namespace.clone(), pod.name.clone()]));
     check.choose(&mut outside, OUTSIDE, |host| (&mut host.ips, vec![host.name.clone()]));
 
-    let pods: Vec<Pod> = pods.into_iter().map(|(_, pod)| pod).collect();
-    let services = check.services(services, &pods);
+    let mut pods: Vec<Pod> = pods.into_iter().map(|(_, pod)| pod).collect();
+    let mut services = check.services(services, &pods);
+    let networks = networks::apply(networks, &nodes, (&mut pods, &mut services));
+    let networks = networks.unwrap_or_else(|problems| {
+        check.problems.extend(problems);
+        Vec::new()
+    });
     let policies = check.policies(policies, &pods);
     let strict = check.strict(strict, &pods);
     if check.problems.is_empty() {
         let outside = outside.into_iter().map(|(_, host)| host).collect();
-        return Ok(Mesh { nodes, pods, outside, services, policies, strict });
+        return Ok(Mesh { nodes, networks, pods, outside, services, policies, strict });
     }
     check.problems.sort_by_key(|problem| problem.line);
     Err(Problems(check.problems))

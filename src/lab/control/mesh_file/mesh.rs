@@ -15,6 +15,8 @@ use crate::lab::control::hash::hash;
 pub struct Mesh {
     /// The address of each node.
     pub nodes: BTreeMap<String, IpAddr>,
+    /// The networks that have names, in the order of the file.
+    pub networks: Vec<Network>,
     /// The pods in the order of the file.
     pub pods: Vec<Pod>,
     /// The hosts that are not part of the mesh.
@@ -25,6 +27,17 @@ pub struct Mesh {
     pub policies: Vec<Policy>,
     /// The namespaces whose pods refuse plaintext.
     pub strict: Vec<String>,
+}
+
+/// A network that has a name.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Network {
+    /// The name, unique in the mesh.
+    pub name: String,
+    /// The nodes on the network.
+    pub nodes: Vec<String>,
+    /// The gateway by which other networks reach the network.
+    pub gateway: Option<Gateway>,
 }
 
 /// One pod.
@@ -172,6 +185,17 @@ impl Mesh {
         self.pods.get(index)
     }
 
+    /// The network of a node; empty for the network without a name.
+    pub fn network_of(&self, node: &str) -> &str {
+        let found = self.networks.iter().find(|network| network.nodes.iter().any(|on| on == node));
+        found.map_or("", |network| &network.name)
+    }
+
+    /// The pods that a reference to a waypoint or gateway leads to: those of a service, or the pod of an address.
+    pub fn pods_behind(&self, gateway: &Gateway) -> Vec<&Pod> {
+        pods_behind(&self.pods, &self.services, gateway)
+    }
+
     /// The pods of a node.
     pub fn pods_of<'a>(&'a self, node: &'a str) -> impl Iterator<Item = &'a Pod> {
         self.pods.iter().filter(move |pod| pod.node == node)
@@ -212,6 +236,23 @@ impl Pod {
 impl<T> Default for Listed<T> {
     fn default() -> Self {
         Self { any: Vec::new(), none: Vec::new() }
+    }
+}
+
+/// The pods that a reference leads to; see [`Mesh::pods_behind`].
+pub(super) fn pods_behind<'p>(pods: &'p [Pod], services: &[Service], gateway: &Gateway) -> Vec<&'p Pod> {
+    let named = |service: &&Service| match gateway {
+        Gateway::Hostname { namespace, hostname, .. } => {
+            service.namespace == *namespace && service.hostname == *hostname
+        }
+        Gateway::Address { address, .. } => service.vips.iter().any(|vip| vip.addresses.addr() == *address),
+    };
+    match (services.iter().find(named), gateway) {
+        (Some(service), _) => service.endpoints.iter().filter_map(|index| pods.get(*index)).collect(),
+        (None, Gateway::Address { address, .. }) => {
+            pods.iter().filter(|pod| pod.ips.contains(address)).collect()
+        }
+        (None, Gateway::Hostname { .. }) => Vec::new(),
     }
 }
 

@@ -17,6 +17,8 @@
 //!     rules:
 //!       - from: {serviceAccounts: [default/default]}
 //!         to: {ports: [8080]}
+//! networks:                                 # nodes that are named nowhere are on the network without a name
+//!   - {name: east, nodes: [two], gateway: east/10.77.2.9}    # or namespace/hostname[:port]
 //! strict: [shop]                            # refuse plaintext to the pods of these namespaces
 //! ```
 //!
@@ -26,6 +28,7 @@ mod addresses;
 mod check;
 mod gateway;
 mod mesh;
+mod networks;
 mod problem;
 mod raw;
 #[cfg(test)]
@@ -39,7 +42,7 @@ use std::{
 pub use self::{
     addresses::CONTROL_IP,
     gateway::{Gateway, GatewayError},
-    mesh::{Listed, Mesh, Outside, Pod, Policy, Rule, Service, Source, Target, Vip},
+    mesh::{Listed, Mesh, Network, Outside, Pod, Policy, Rule, Service, Source, Target, Vip},
     problem::{Problem, Problems},
     raw::{
         Action, Announce, HealthPolicy, LbMode, LbScope, LoadBalancing, Locality, Protocol, Scope, Status,

@@ -15,11 +15,21 @@ pub(super) struct OneOrMany<T>(pub(super) Vec<T>);
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(super) struct Mesh {
     pub(super) nodes: BTreeMap<String, Spanned<Option<String>>>,
+    pub(super) networks: Vec<Network>,
     pub(super) pods: Vec<Pod>,
     pub(super) outside: Vec<Outside>,
     pub(super) services: Vec<Service>,
     pub(super) policies: Vec<Policy>,
     pub(super) strict: Vec<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Network {
+    pub(super) name: Spanned<String>,
+    #[serde(default)]
+    pub(super) nodes: Vec<String>,
+    pub(super) gateway: Option<String>,
 }
 
 #[derive(Deserialize)]

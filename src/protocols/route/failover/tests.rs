@@ -125,7 +125,7 @@ fn each_error_permits_what_it_says_of_the_application() {
     let after = Duration::from_secs(1);
     let authority = || ConnectError::LocalAuthority("x".into());
     // Error; what it permits; whether another endpoint is tried if there is one; what it says of the tunnel; why.
-    let table: [(AttemptError, Retry, bool, TunnelHealth, &str); 21] = [
+    let table: [(AttemptError, Retry, bool, TunnelHealth, &str); 23] = [
         (
             AttemptError::Unresolved(Unroutable::NoAddresses("h".into())),
             Never,
@@ -133,7 +133,21 @@ fn each_error_permits_what_it_says_of_the_application() {
             Sound,
             "names are not balanced",
         ),
-        (AttemptError::DoubleHbone, Never, false, Sound, "every gateway would be refused"),
+        (
+            status(StatusCode::NOT_FOUND, false).of_gateway(),
+            Safe,
+            true,
+            Sound,
+            "a gateway speaks for itself, and another one may know the way",
+        ),
+        (
+            tunnel_failed(false, false).of_gateway(),
+            Safe,
+            true,
+            Doubtful,
+            "a gateway delivers nothing by itself",
+        ),
+        (AttemptError::Inner(Failure::Tls("alert".into())), Safe, true, Sound, "no request without a tunnel"),
         (refused(), Safe, true, Sound, "without a connection nothing was sent"),
         (AttemptError::SlowConnect { to, after }, Safe, true, Sound, "as before"),
         (
@@ -206,9 +220,14 @@ fn each_error_blames_what_failed_and_nobody_else() {
     let to = addr("10.0.0.1:15008");
     let after = Duration::from_secs(1);
     let request = |error: ConnectError| AttemptError::Request { error, sent_along: false };
-    let table: [(AttemptError, Finding, &str); 15] = [
+    let table: [(AttemptError, Finding, &str); 16] = [
         (AttemptError::Unresolved(Unroutable::NoAddresses("h".into())), Nothing, "no next hop was asked"),
-        (AttemptError::DoubleHbone, Nothing, "no next hop was asked"),
+        (
+            status(StatusCode::SERVICE_UNAVAILABLE, false).of_gateway(),
+            DestinationFailed,
+            "the gateway has answered",
+        ),
+        (AttemptError::Inner(Failure::Tls("x".into())), DestinationFailed, "the gateway has opened the way"),
         (AttemptError::NoTunnel(Failure::Identity("none".into())), Nothing, "the pod has no certificate"),
         (own_fault(), Nothing, "the pod has no route"),
         (request(ConnectError::LocalAuthority("x".into())), Nothing, "nothing was sent"),
@@ -300,11 +319,8 @@ fn an_error_becomes_an_outcome_with_its_flag_and_text() {
             Connect,
             "no ip addresses were resolved for workload: h",
         ),
-        (
-            AttemptError::DoubleHbone,
-            Connect,
-            "connection failed: destinations on another network are not served by this version",
-        ),
+        (status(StatusCode::NOT_FOUND, false).of_gateway(), Connect, "http status: 404"),
+        (AttemptError::Inner(Failure::Tls("alert".into())), TlsFailure, "tls error: alert"),
         (refused(), Connect, "connection failed: connection refused"),
         (
             AttemptError::SlowConnect { to, after },

@@ -1,0 +1,218 @@
+//! The inner tunnel of a double HBONE: TLS and HTTP/2 over one stream of a tunnel to a gateway. An inner tunnel carries
+//! one stream, is never shared, and runs in the task of its connection.
+
+use std::{
+    future::{Future, poll_fn},
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use h2::client::{Connection, SendRequest};
+use tokio::time::timeout;
+
+use super::{keepalive, now};
+use crate::{
+    dataplane::{config::DataPlaneConfig, pod::PodId},
+    protocols::{
+        hbone::{
+            client,
+            frames::Role,
+            io::{Coalesced, Flush, coalesced},
+            nested::{InnerTls, StreamIo},
+            side::StreamSide,
+        },
+        identity::Identity,
+        outcome::{Cause, Failure},
+        route::{Sans, failover::AttemptError},
+        tls::{
+            ALPN_H2, WorkloadCert,
+            handshake::{self, HandshakeError},
+        },
+    },
+    runtime::{
+        shard::Shard,
+        turns::{Source, SourceTurns},
+    },
+};
+
+/// The time that a tunnel takes to send its last bytes and to hear that they have arrived.
+/// Limit: the end of an inner tunnel: 5 s; past it: the outer stream is reset.
+const END_WITHIN: Duration = Duration::from_secs(5);
+
+/// What an inner tunnel needs besides the outer stream.
+pub(crate) struct InnerDial<'a> {
+    /// The gateway, for errors.
+    pub(crate) gateway: SocketAddr,
+    /// The pod's certificate.
+    pub(crate) cert: &'a WorkloadCert,
+    /// The identities that the other end may have.
+    pub(crate) sans: &'a Sans,
+    /// The shard of the connection.
+    pub(crate) shard: &'a Shard,
+    /// The pod whose handshake it is.
+    pub(crate) id: &'a PodId,
+    /// Settings.
+    pub(crate) config: &'a Arc<DataPlaneConfig>,
+}
+
+/// An established inner tunnel.
+pub(crate) struct InnerTunnel {
+    /// The connection while it works, boxed to keep the futures that hold the tunnel small.
+    connection: Option<Box<Connection<Coalesced<InnerTls>, Bytes>>>,
+    flush: Flush<InnerTls>,
+    /// Ends when the other end has not answered a PING in time.
+    silent: Pin<Box<dyn Future<Output = ()>>>,
+}
+
+/// The result of setting an inner tunnel up.
+pub(crate) struct Inner {
+    /// The tunnel, which works only while it is driven.
+    pub(crate) tunnel: InnerTunnel,
+    /// The handle for the one stream.
+    pub(crate) send: SendRequest<Bytes>,
+    /// The identity of the other end, by mutual TLS.
+    pub(crate) identity: Option<Identity>,
+}
+
+/// The reason why there is no inner tunnel. Nothing was sent to the application.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum InnerError {
+    /// The TLS handshake failed.
+    #[error("inner tunnel by {gateway}: {error}")]
+    Tls {
+        /// The gateway's address.
+        gateway: SocketAddr,
+        /// The error of the handshake.
+        #[source]
+        error: HandshakeError,
+    },
+    /// The TLS handshake did not complete in time.
+    #[error("inner tunnel by {gateway}: TLS handshake not completed within {after:?}")]
+    TlsTimedOut {
+        /// The gateway's address.
+        gateway: SocketAddr,
+        /// The timeout.
+        after: Duration,
+    },
+    /// The way to the destination was slow, and another endpoint was to be had.
+    #[error("inner tunnel by {gateway}: not established within {after:?}")]
+    Slow {
+        /// The gateway's address.
+        gateway: SocketAddr,
+        /// How long the gateway and the destination had.
+        after: Duration,
+    },
+    /// The other end did not agree on HTTP/2 inside TLS.
+    #[error("inner tunnel by {gateway}: peer does not speak h2")]
+    Alpn {
+        /// The gateway's address.
+        gateway: SocketAddr,
+    },
+    /// HTTP/2 did not start.
+    #[error("inner tunnel by {gateway}: {error}")]
+    Http2 {
+        /// The gateway's address.
+        gateway: SocketAddr,
+        /// The error of HTTP/2.
+        error: String,
+    },
+}
+
+/// Sets an inner tunnel up over `outer`, a stream of a tunnel to the gateway.
+///
+/// # Errors
+/// See [`InnerError`].
+pub(crate) async fn establish(dial: &InnerDial<'_>, outer: StreamSide) -> Result<Inner, InnerError> {
+    let gateway = dial.gateway;
+    let after = dial.config.timeouts.client_handshake();
+    let sans = dial.sans.to_vec();
+    // The verifier checks the SPIFFE id. The address given as server name is never compared nor sent.
+    let name = gateway.ip().into();
+    let turns = SourceTurns::of(dial.shard, Source::Pod(dial.id.serial));
+    let (config, buffers) = (dial.cert.client_config(&sans), dial.shard.buffers.clone());
+    let shake = handshake::connect_in_turn(config, name, StreamIo::new(outer), buffers, &turns);
+    let (stream, peer) = match timeout(after, shake).await {
+        Ok(shaken) => shaken.map_err(|error| InnerError::Tls { gateway, error })?,
+        Err(_) => return Err(InnerError::TlsTimedOut { gateway, after }),
+    };
+    if peer.alpn.as_deref() != Some(ALPN_H2) {
+        return Err(InnerError::Alpn { gateway });
+    }
+    let (io, mut flush) = coalesced(InnerTls::new(stream), Role::Client);
+    let failed = |error: String| InnerError::Http2 { gateway, error };
+    let begun = flush.drive(now, client::inner_handshake(io, &dial.config.tunnel.http2));
+    let (send, mut connection) = match timeout(dial.config.timeouts.h2_settings, begun).await {
+        Ok(Ok(Ok(begun))) => begun,
+        Ok(Ok(Err(error))) => return Err(failed(error.to_string())),
+        Ok(Err(error)) => return Err(failed(error.to_string())),
+        Err(_) => return Err(failed("timed out".into())),
+    };
+    let silent = Box::pin(keepalive::silent(dial.config.clone(), connection.ping_pong()));
+    let tunnel = InnerTunnel { connection: Some(Box::new(connection)), flush, silent };
+    Ok(Inner { tunnel, send, identity: WorkloadCert::server_identity(&peer.certificates, &sans) })
+}
+
+// === impl InnerTunnel ===
+
+impl InnerTunnel {
+    /// Awaits `work`, which uses the stream of the tunnel, and drives the tunnel meanwhile. A stream of a tunnel that
+    /// has ended fails.
+    pub(crate) async fn drive<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let mut work = std::pin::pin!(work);
+        poll_fn(|cx| {
+            let done = work.as_mut().poll(cx);
+            self.poll(cx);
+            done
+        })
+        .await
+    }
+
+    /// Ends the tunnel, whose stream has ended: sends what is left, says goodbye, and waits for the other end to do
+    /// the same. A reset of the outer stream could overtake the last bytes on the gateway.
+    pub(crate) async fn end(mut self) {
+        if self.connection.is_none() {
+            return;
+        }
+        let ended = poll_fn(|cx| {
+            self.poll(cx);
+            if self.connection.is_some() { Poll::Pending } else { self.flush.poll_end(cx) }
+        });
+        // Whatever is left is dropped.
+        let _ = timeout(END_WITHIN, ended).await;
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) {
+        let Some(connection) = &mut self.connection else { return };
+        // The tunnel has ended, has broken, or has a peer that floods it.
+        let over = self.flush.poll_turn(now, cx, |cx| Pin::new(connection).poll(cx)).is_ready();
+        if over || self.silent.as_mut().poll(cx).is_ready() {
+            // The drop fails the stream, and wakes whoever uses the stream.
+            self.connection = None;
+        }
+    }
+}
+
+// === impl InnerError ===
+
+impl InnerError {
+    /// Whether the gateway or the other end was silent, so that the outer tunnel may be broken.
+    pub(crate) fn is_silence(&self) -> bool {
+        matches!(self, Self::TlsTimedOut { .. })
+    }
+}
+
+impl From<InnerError> for AttemptError {
+    fn from(error: InnerError) -> Self {
+        Self::Inner(match error {
+            InnerError::Tls { .. } | InnerError::TlsTimedOut { .. } | InnerError::Alpn { .. } => {
+                Failure::Tls(Cause::of(error))
+            }
+            InnerError::Slow { .. } => Failure::Dial(Cause::of(error)),
+            InnerError::Http2 { .. } => Failure::H2Handshake(Cause::of(error)),
+        })
+    }
+}
