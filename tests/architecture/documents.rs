@@ -8,11 +8,12 @@ use super::{
 };
 
 /// The documents that are kept short, and the most bytes of each.
-const SIZES: [(&str, usize); 12] = [
+const SIZES: [(&str, usize); 13] = [
     ("README.md", 9_000),
     ("ARCHITECTURE.md", 15_000),
     ("CONTRIBUTING.md", 6_000),
     ("docs/data-path.md", 12_000),
+    ("docs/networks.md", 5_000),
     ("docs/operations.md", 12_000),
     ("docs/decisions.md", 10_000),
     ("docs/differences.md", 10_000),
@@ -29,6 +30,7 @@ const NAMING: [&str; 11] = [
     "ARCHITECTURE.md",
     "CONTRIBUTING.md",
     "docs/data-path.md",
+    "docs/networks.md",
     "docs/control-path.md",
     "docs/lab.md",
     "docs/operations.md",
