@@ -96,7 +96,10 @@ pub(super) fn serve(namespace: &Namespace, plan: GatewayPlan) -> Result<Backgrou
         let Some(gateway) = gateway.map(Rc::new) else { return 0 };
         let serving = apps::accept_all(listener, stop.clone(), move |stream, _| {
             let gateway = gateway.clone();
-            async move { drop(gateway.tunnel(stream).await) }
+            async move {
+                // A client that goes away is no failure of the gateway.
+                let _ = gateway.tunnel(stream).await;
+            }
         });
         tokio::select! {
             tunnels = serving => tunnels,
