@@ -25,7 +25,7 @@ const SIZES: [(&str, usize); 13] = [
 ];
 
 /// The documents whose names in backquotes have to be names of the source.
-const NAMING: [&str; 11] = [
+const NAMING: [&str; 12] = [
     "README.md",
     "ARCHITECTURE.md",
     "CONTRIBUTING.md",

@@ -1,11 +1,18 @@
 //! Decisions about destinations and waypoints on other networks.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
 
 use super::*;
 use crate::protocols::{
     mesh::fixtures::{Svc, Wl},
     pb::workload::load_balancing::Scope,
+    route::{
+        Finding,
+        suspects::{Suspects, Tried},
+    },
 };
 
 const WEB: &str = "10.1.0.1:80";
@@ -98,6 +105,39 @@ fn a_gateway_that_has_failed_is_passed_over_with_all_endpoints_behind_it() {
     let t = t.with(near());
     assert_eq!(all(&t, &[one, two]), [TO_NEAR]);
     assert_eq!(all(&t, &["10.0.0.1:8080", two]), [BY_GW]);
+}
+
+#[test]
+fn an_endpoint_behind_a_suspect_gateway_comes_after_the_others() {
+    let t = client()
+        .with(web())
+        .with(gateway("gw", "10.9.0.1"))
+        .with(service("gwsvc", "10.1.0.9").ports(&[(15009, 15008)]))
+        .with(pod("gw2", "10.9.0.2").of("gwsvc", &[]))
+        .with(far("far", "n2/10.9.0.1"))
+        .with(far("far2", "ns1/gwsvc:15009"))
+        .with(near());
+    let all = |suspects: &[(&str, &str)]| {
+        let (dst, now) = (OrigDst::new(addr(WEB)), Instant::now());
+        let mut ledger = Suspects::default();
+        for (name, hop) in suspects {
+            let tried = Tried { workload: &t.pod(name), hop: addr(hop), asked: dst };
+            ledger.learn(&tried, Finding::DestinationFailed, now);
+        }
+        let workload = t.pod("client");
+        let source = Source { workload: &workload, client: ip(CLIENT) };
+        let route = |seed| {
+            let mut rng = SmallRng::seed_from_u64(seed);
+            let mut pick = Pick { rng: &mut rng, excluded: &[], suspicion: Some(ledger.of(dst, now)) };
+            text(outbound(&t.mesh, &source, dst, &mut pick))
+        };
+        (0..100).map(route).collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>()
+    };
+    let (one, two, near) = (("gw", "10.9.0.1:15008"), ("gw2", "10.9.0.2:15008"), ("near", "10.0.0.1:8080"));
+    assert_eq!(all(&[one]), [BY_GW2, TO_NEAR]);
+    assert_eq!(all(&[two]), [BY_GW, TO_NEAR]);
+    assert_eq!(all(&[one, two]), [TO_NEAR]);
+    assert_eq!(all(&[one, two, near]), [BY_GW, BY_GW2, TO_NEAR], "suspects are better than nothing");
 }
 
 #[test]
