@@ -9,7 +9,10 @@ use tokio::time::timeout;
 
 use super::{
     outbound_context::OutboundContext,
-    pod::{conns::ConnInfo, network::Network},
+    pod::{
+        conns::{ConnInfo, cut},
+        network::Network,
+    },
     report::{ConnReport, DestinationPeer},
     timed_relay::timed,
     trying::{self, Trying},
@@ -26,7 +29,7 @@ use crate::{
             headers::Baggage,
             side::StreamSide,
         },
-        outcome::{Cause, Failure},
+        outcome::{Cause, Cut, Failure},
         relay::{ClientBytes, Side, relay},
         route::{
             Sans,
@@ -79,10 +82,14 @@ impl Nested {
         let Self { side, mut tunnel, outer } = self;
         let relay = timed(relay(client, side, report, &shard.buffers)).after(said);
         match conn.guard(tunnel.drive(relay)).await {
-            Ok(relayed) => {
+            Ok(Ok(relayed)) if !outer.is_revoked() => {
                 (Ok(relayed.map_err(Failure::from)), Some(Box::new(Ending { tunnel, _outer: outer })))
             }
-            Err(cut) => (Err(cut), None),
+            Ok(_) => {
+                report.end(Cut::Revoked);
+                (Err(cut::REVOKED), None)
+            }
+            Err(why) => (Err(why), None),
         }
     }
 }
@@ -115,6 +122,11 @@ impl<N: Network> GatewayHop<'_, N> {
         request.trace = step.trace_parent().unwrap_or(request.trace);
         let asking = tunnel.drive(client::connect(send, request, Bytes::new()));
         let answered = timeout(after, step.within(asking)).await;
+        let answered = match answered {
+            Ok(Err(_)) => return Err(InnerError::Revoked { gateway: self.outer.to }.into()),
+            Ok(Ok(answered)) => Ok(answered),
+            Err(late) => Err(late),
+        };
         step.describe(|span| trying::describe(span, &answered));
         match answered {
             Ok(Ok((side, headers))) => {
@@ -155,6 +167,8 @@ impl<N: Network> GatewayHop<'_, N> {
             sans: self.sans,
             shard: self.shard,
             id: &self.ctx.pod.id,
+            conns: &self.ctx.conns,
+            metrics: &self.ctx.metrics,
             config: &self.ctx.config,
         };
         loop {

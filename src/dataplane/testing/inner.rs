@@ -21,6 +21,7 @@ use crate::protocols::{
         side::{Received, StreamSide},
     },
     tls::{
+        WorkloadCert,
         buffer::Buffers,
         handshake::{self, HandshakeError},
     },
@@ -38,7 +39,12 @@ pub(crate) struct InnerPeer {
 impl InnerPeer {
     /// Accepts an inner tunnel over a stream of the gateway, as the pod that the fixtures build as `name`.
     pub(crate) async fn accept(bed: &TestBed, name: &str, outer: PeerStream) -> Result<Self, HandshakeError> {
-        let config = bed.certs.of_peer(&identity(name)).server_config();
+        Self::accept_with(&bed.certs.of_peer(&identity(name)), outer).await
+    }
+
+    /// Accepts an inner tunnel over a stream of the gateway, with this certificate.
+    pub(crate) async fn accept_with(cert: &WorkloadCert, outer: PeerStream) -> Result<Self, HandshakeError> {
+        let config = cert.server_config();
         let (send, recv) = outer.into_parts();
         let io = StreamIo::new(StreamSide::new(send, Received::new(recv)));
         let (stream, _) = handshake::accept(config, io, Buffers::default()).await?;

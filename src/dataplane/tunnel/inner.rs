@@ -12,11 +12,18 @@ use std::{
 
 use bytes::Bytes;
 use h2::client::{Connection, SendRequest};
+use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio::time::timeout;
 
 use super::{keepalive, now};
 use crate::{
-    dataplane::{config::DataPlaneConfig, pod::PodId},
+    dataplane::{
+        config::DataPlaneConfig,
+        pod::{
+            PodId,
+            conns::{PodConns, TunnelInfo},
+        },
+    },
     protocols::{
         hbone::{
             client,
@@ -26,6 +33,7 @@ use crate::{
             side::StreamSide,
         },
         identity::Identity,
+        labels::Reporter,
         outcome::{Cause, Failure},
         route::{Sans, failover::AttemptError},
         tls::{
@@ -34,9 +42,11 @@ use crate::{
         },
     },
     runtime::{
+        conns::{Conn, CutReason},
         shard::Shard,
         turns::{Source, SourceTurns},
     },
+    telemetry::metrics::Metrics,
 };
 
 /// The time that a tunnel takes to send its last bytes and to hear that they have arrived.
@@ -55,6 +65,10 @@ pub(crate) struct InnerDial<'a> {
     pub(crate) shard: &'a Shard,
     /// The pod whose handshake it is.
     pub(crate) id: &'a PodId,
+    /// The pod's live connections, tunnels among them.
+    pub(crate) conns: &'a PodConns,
+    /// Counters.
+    pub(crate) metrics: &'a Metrics,
     /// Settings.
     pub(crate) config: &'a Arc<DataPlaneConfig>,
 }
@@ -66,6 +80,8 @@ pub(crate) struct InnerTunnel {
     flush: Flush<InnerTls>,
     /// Ends when the other end has not answered a PING in time.
     silent: Pin<Box<dyn Future<Output = ()>>>,
+    /// The entry by which a revocation list cuts the tunnel, if revocation lists are configured.
+    watched: Option<Conn<TunnelInfo>>,
 }
 
 /// The result of setting an inner tunnel up.
@@ -97,6 +113,18 @@ pub(crate) enum InnerError {
         gateway: SocketAddr,
         /// The timeout.
         after: Duration,
+    },
+    /// A certificate of the other end was revoked since the handshake.
+    #[error("inner tunnel by {gateway}: certificate revoked")]
+    Revoked {
+        /// The gateway's address.
+        gateway: SocketAddr,
+    },
+    /// The pod is ending.
+    #[error("inner tunnel by {gateway}: the pod dials no more")]
+    Closed {
+        /// The gateway's address.
+        gateway: SocketAddr,
     },
     /// The way to the destination was slow, and another endpoint was to be had.
     #[error("inner tunnel by {gateway}: not established within {after:?}")]
@@ -136,7 +164,12 @@ pub(crate) async fn establish(dial: &InnerDial<'_>, outer: StreamSide) -> Result
     let (config, buffers) = (dial.cert.client_config(&sans), dial.shard.buffers.clone());
     let shake = handshake::connect_in_turn(config, name, StreamIo::new(outer), buffers, &turns);
     let (stream, peer) = match timeout(after, shake).await {
-        Ok(shaken) => shaken.map_err(|error| InnerError::Tls { gateway, error })?,
+        Ok(shaken) => shaken.map_err(|error| {
+            if error.is_revocation() {
+                dial.metrics.crl.rejected(Reporter::Source);
+            }
+            InnerError::Tls { gateway, error }
+        })?,
         Err(_) => return Err(InnerError::TlsTimedOut { gateway, after }),
     };
     if peer.alpn.as_deref() != Some(ALPN_H2) {
@@ -151,9 +184,27 @@ pub(crate) async fn establish(dial: &InnerDial<'_>, outer: StreamSide) -> Result
         Ok(Err(error)) => return Err(failed(error.to_string())),
         Err(_) => return Err(failed("timed out".into())),
     };
+    let identity = WorkloadCert::server_identity(&peer.certificates, &sans);
+    let watched = watch(dial, peer.certificates)?;
     let silent = Box::pin(keepalive::silent(dial.config.clone(), connection.ping_pong()));
-    let tunnel = InnerTunnel { connection: Some(Box::new(connection)), flush, silent };
-    Ok(Inner { tunnel, send, identity: WorkloadCert::server_identity(&peer.certificates, &sans) })
+    let tunnel = InnerTunnel { connection: Some(Box::new(connection)), flush, silent, watched };
+    Ok(Inner { tunnel, send, identity })
+}
+
+/// Has revocation lists cut the tunnel to a server with these certificates, if revocation lists are configured.
+fn watch(
+    dial: &InnerDial<'_>,
+    certs: Vec<CertificateDer<'static>>,
+) -> Result<Option<Conn<TunnelInfo>>, InnerError> {
+    let gateway = dial.gateway;
+    let Some(chain) = dial.cert.server_chain(certs, UnixTime::now()) else { return Ok(None) };
+    let watched = dial.conns.dialled.admit(dial.shard.index(), TunnelInfo::new(gateway));
+    let watched = watched.map_err(|_| InnerError::Closed { gateway })?;
+    if watched.info().keep(Some(chain), &dial.metrics.crl, Reporter::Source) {
+        Ok(Some(watched))
+    } else {
+        Err(InnerError::Revoked { gateway })
+    }
 }
 
 // === impl InnerTunnel ===
@@ -161,14 +212,21 @@ pub(crate) async fn establish(dial: &InnerDial<'_>, outer: StreamSide) -> Result
 impl InnerTunnel {
     /// Awaits `work`, which uses the stream of the tunnel, and drives the tunnel meanwhile. A stream of a tunnel that
     /// has ended fails.
-    pub(crate) async fn drive<T>(&mut self, work: impl Future<Output = T>) -> T {
+    ///
+    /// # Errors
+    /// A revocation list has cut the tunnel.
+    pub(crate) async fn drive<T>(&mut self, work: impl Future<Output = T>) -> Result<T, CutReason> {
+        let watched = self.watched.clone();
         let mut work = std::pin::pin!(work);
-        poll_fn(|cx| {
+        let driving = poll_fn(|cx| {
             let done = work.as_mut().poll(cx);
             self.poll(cx);
             done
-        })
-        .await
+        });
+        match &watched {
+            Some(watched) => watched.guard(driving).await,
+            None => Ok(driving.await),
+        }
     }
 
     /// Ends the tunnel, whose stream has ended: sends what is left, says goodbye, and waits for the other end to do
@@ -208,10 +266,11 @@ impl InnerError {
 impl From<InnerError> for AttemptError {
     fn from(error: InnerError) -> Self {
         Self::Inner(match error {
-            InnerError::Tls { .. } | InnerError::TlsTimedOut { .. } | InnerError::Alpn { .. } => {
-                Failure::Tls(Cause::of(error))
-            }
-            InnerError::Slow { .. } => Failure::Dial(Cause::of(error)),
+            InnerError::Tls { .. }
+            | InnerError::TlsTimedOut { .. }
+            | InnerError::Alpn { .. }
+            | InnerError::Revoked { .. } => Failure::Tls(Cause::of(error)),
+            InnerError::Slow { .. } | InnerError::Closed { .. } => Failure::Dial(Cause::of(error)),
             InnerError::Http2 { .. } => Failure::H2Handshake(Cause::of(error)),
         })
     }

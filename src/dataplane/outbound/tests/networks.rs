@@ -9,13 +9,17 @@ use crate::{
         config::DataPlaneConfig,
         pod::conns::cut,
         testing::{
-            TestConn,
+            TestConn, identity,
             inner::InnerPeer,
             peers::{Asked, DialPlan, PeerStream, StreamEnd},
             run_with,
         },
     },
-    protocols::{mesh::fixtures::Wl, route::failover::FailoverLimits},
+    protocols::{
+        mesh::fixtures::Wl,
+        route::failover::FailoverLimits,
+        tls::{RevocationLists, Revocations},
+    },
 };
 
 /// A service whose only endpoint is on another network, behind the gateway "gateway".
@@ -331,6 +335,52 @@ fn a_destination_that_falls_silent_is_noticed_by_its_pings() {
         let timeouts = &bed.config.timeouts;
         assert_eq!(since.elapsed(), timeouts.ping_interval + timeouts.ping);
         drop(stream);
+    });
+}
+
+/// Has the pod's proxy check peers against revocation lists.
+fn check_revocations(bed: &TestBed, pod: &TestPod) -> Arc<Revocations> {
+    let lists = Arc::<Revocations>::default();
+    let cert = bed.certs.authority().issue(&pod.identity).checking(lists.clone());
+    bed.certs.put(&pod.identity, cert);
+    lists
+}
+
+#[test]
+fn a_connection_whose_destination_is_revoked_is_cut() {
+    run(far_mesh(), async |bed| {
+        let pod = client(bed);
+        check_revocations(bed, &pod);
+        let (mut conn, far, stream) = established(bed, &pod).await;
+        assert_eq!(pod.conns.dialled.len(), 1, "the inner tunnel is watched");
+        pod.conns.dialled.cut_all(cut::REVOKED);
+        conn.done().await;
+        far.ended().await;
+        drop(stream);
+        assert_eq!(bed.closed("source"), [("CERT_REVOKED", 1)]);
+        assert!(pod.conns.dialled.is_empty());
+    });
+    run(far_mesh(), async |bed| {
+        let pod = client(bed);
+        let (conn, ..) = established(bed, &pod).await;
+        assert!(pod.conns.dialled.is_empty(), "without lists nothing is watched");
+        drop(conn);
+    });
+}
+
+#[test]
+fn a_revoked_destination_is_refused_and_counted() {
+    run(far_mesh(), async |bed| {
+        let pod = client(bed);
+        let authority = bed.certs.authority();
+        let lists = check_revocations(bed, &pod);
+        lists.replace(RevocationLists::parse(authority.list(0, &[9]).der()).unwrap());
+        let far = authority.issue_numbered(&identity("far"), 9).workload(&Default::default());
+        let mut conn = bed.connect(&pod, CLIENT, FAR);
+        assert!(InnerPeer::accept_with(&far, outer(&pod).await).await.is_err());
+        conn.done().await;
+        assert_eq!(bed.count("istio_crl_policy_rejections_total", "source"), 1);
+        assert!(bed.lines()[0].ends_with("Revoked"));
     });
 }
 
