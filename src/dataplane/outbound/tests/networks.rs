@@ -228,8 +228,10 @@ fn a_destination_with_another_identity_is_refused() {
 
 #[test]
 fn a_silent_gateway_fails_in_time_and_the_next_connection_dials_afresh() {
+    /// The setting of a timeout.
+    type Limit = fn(&DataPlaneConfig) -> Duration;
     // Where the silence begins, and the time after which the connection fails.
-    let table: [(&str, fn(&DataPlaneConfig) -> Duration); 3] = [
+    let table: [(&str, Limit); 3] = [
         ("outer answer", |config| config.timeouts.tls_handshake),
         ("inner handshake", |config| config.timeouts.client_handshake()),
         ("inner answer", |config| config.timeouts.connect_response),
