@@ -221,7 +221,7 @@ class Contract(unittest.TestCase):
                 "CRL_PATH": "/var/run/secrets/istio/crl/ca-crl.pem",
             },
             "warren": {
-                "ISTIO_META_ISTIO_VERSION": "1.30.3", "WARREN_LOCAL_JOIN": "false", "WARREN_BUFFER_BUDGET": "256Mi",
+                "ISTIO_META_ISTIO_VERSION": "1.30.3", "WARREN_LOCAL_JOIN": "false",
                 "WARREN_MISSING_POLICY": "deny", "WARREN_CHAOS": "true",
                 "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector.observability:4318",
                 "OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.1",
@@ -468,7 +468,6 @@ class Refusals(unittest.TestCase):
         ("peerCaCrl.enabled=true,env.CRL_PATH=/x", "/env"), ("dnsPolicy=None", "dnsConfig"),
         ("warren.chaos=true,env.WARREN_CHAOS=false", "/env"),
         ("warren.localJoin=false,env.WARREN_LOCAL_JOIN=true", "/env"),
-        ("warren.bufferBudget=1Gi,env.WARREN_BUFFER_BUDGET=1", "/env"),
         ("warren.missingPolicy=deny,env.WARREN_MISSING_POLICY=ignore", "/env"),
         ("warren.missingPolicy=allow", "/warren/missingPolicy"),
         ("warren.istioVersion=1.30.3,env.ISTIO_META_ISTIO_VERSION=1", "/env"),

@@ -62,7 +62,6 @@ the kubelet would take that one, and server-side apply refuses lists with two of
 {{- range list
   (list "ISTIO_META_ISTIO_VERSION" $w.istioVersion)
   (list "WARREN_LOCAL_JOIN" (hasKey $w "localJoin" | ternary $w.localJoin ""))
-  (list "WARREN_BUFFER_BUDGET" $w.bufferBudget)
   (list "WARREN_MISSING_POLICY" $w.missingPolicy)
   (list "WARREN_CHAOS" ($w.chaos | ternary true ""))
   (list "OTEL_EXPORTER_OTLP_ENDPOINT" $t.endpoint)
