@@ -240,7 +240,7 @@ async fn streams<N: Network>(
     match tunnel.member.guard(flush.drive_behind(now, || delay.waits(), work)).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => {
-            tracing::info!(target: "tunnel", client = %tunnel.client.addr(), %error, "inbound tunnel broke");
+            tracing::info!(target: "tunnel", client = %tunnel.client.addr(), error = %Clipped::<_>(&error), "inbound tunnel broke");
         }
         Err(cut::REVOKED) => {
             // The streams report why they end.
