@@ -11,6 +11,7 @@ use std::{
 
 use parking_lot::Mutex;
 use ractor::{ActorProcessingErr, RpcReplyPort};
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::supervisor::{
     Actor, ActorRef, Address, Backoff, ChildSpec, Described, Event, EventKind, Intensity, NodeState,
@@ -24,11 +25,16 @@ pub(crate) const MS: Duration = Duration::from_millis(1);
 pub(crate) const STEADY: Backoff = Backoff { first: SECOND, cap: SECOND, jitter: 0.0 };
 pub(crate) const PATIENT: Intensity = Intensity { restarts: 1_000_000, within: SECOND };
 
+/// Held by the tests with a watchdog, alone by the one that has it panic: what is armed is armed for the process.
+static WATCHDOGS: RwLock<()> = RwLock::const_new(());
+
 /// What all workers of a test write to.
 #[derive(Clone, Default)]
 pub(crate) struct World {
     journal: Arc<Mutex<Vec<String>>>,
     events: Arc<Mutex<Vec<Event>>>,
+    /// As long as the world is there, nobody else's order makes its watchdog panic.
+    shared: Arc<Mutex<Option<RwLockReadGuard<'static, ()>>>>,
 }
 
 /// A worker's remote control.
@@ -149,6 +155,22 @@ impl World {
 
     /// Like `start`, with a watchdog.
     pub(crate) async fn watched(&self, root: SupervisorSpec) -> (Tree, TreeHandle) {
+        let guard = WATCHDOGS.read().await;
+        self.shared.lock().replace(guard);
+        self.start_watched(root).await
+    }
+
+    /// Like `watched`, while no other test has a watchdog.
+    pub(crate) async fn watched_alone(
+        &self,
+        root: SupervisorSpec,
+    ) -> (Tree, TreeHandle, RwLockWriteGuard<'static, ()>) {
+        let guard = WATCHDOGS.write().await;
+        let (tree, handle) = self.start_watched(root).await;
+        (tree, handle, guard)
+    }
+
+    async fn start_watched(&self, root: SupervisorSpec) -> (Tree, TreeHandle) {
         let tree = self.start(root).await.watched();
         let handle = tree.handle();
         (tree, handle)

@@ -189,7 +189,8 @@ async fn an_idle_tree_wakes_the_watchdog_at_no_time() {
 async fn a_watchdog_that_panics_repairs_itself() {
     let world = World::default();
     let a = world.worker("a");
-    let (_tree, _) = world.watched(root(Strategy::OneForOne).child(a.spec().hung_after(LIMIT))).await;
+    let spec = root(Strategy::OneForOne).child(a.spec().hung_after(LIMIT));
+    let (_tree, _, _guard) = world.watched_alone(spec).await;
     settle().await;
     faults::arm("supervisor/watchdog", 1).expect("room");
     a.tell(Msg::Hang);
