@@ -1,3 +1,4 @@
+mod contradictions;
 mod tolerated;
 
 use std::time::Duration;
@@ -130,7 +131,7 @@ pub(super) fn good() -> Vec<(&'static str, &'static str, &'static str, Value)> {
         ("SECRET_TTL", "1h30m", "/control/ca/secret_ttl", json!("1h30m")),
         ("CRL_PATH", "/crl", "/tunnel/tls/crl_path", json!("/crl")),
         ("CRL_PATH", "", "/tunnel/tls/crl_path", json!(null)),
-        ("WARREN_CRL_REQUIRED", "true", "/tunnel/tls/crl_required", json!(true)),
+        ("WARREN_CRL_REQUIRED", "false", "/tunnel/tls/crl_required", json!(false)),
         ("AUTH_TOKEN", "/exists", "/control/token", json!({"File": "/exists"})),
         ("AUTH_TOKEN", "hush", "/control/token", json!({"Value": "<redacted>"})),
         ("AUTH_TOKEN", "", "/control/token", json!("None")),
@@ -357,20 +358,6 @@ fn tokens_and_roots_are_files_when_they_exist() {
     let config = read_with(&[("XDS_ROOT_CA", "SYSTEM")], None, &everything).unwrap();
     assert_eq!(config.control.token, TokenSource::File("./var/run/secrets/tokens/istio-token".into()));
     assert_eq!(config.control.xds.upstream.unwrap().roots, RootSource::File("SYSTEM".into()));
-}
-
-#[test]
-fn settings_that_contradict_each_other_are_refused() {
-    let names = |vars: &[(&str, &str)]| -> Vec<String> {
-        read(vars).err().unwrap_or_default().into_iter().map(|i| i.name).collect()
-    };
-    let no_dns = ("ISTIO_META_DNS_CAPTURE", "false");
-    assert_eq!(names(&[("XDS_ON_DEMAND", "true")]), ["XDS_ON_DEMAND"]);
-    assert!(names(&[("XDS_ON_DEMAND", "true"), no_dns]).is_empty());
-    assert_eq!(names(&[("ENABLE_PROXY", "false"), no_dns]), ["ENABLE_PROXY"]);
-    assert_eq!(names(&[("LOCAL_XDS", "a"), ("LOCAL_XDS_PATH", "b")]), ["LOCAL_XDS_PATH"]);
-    assert_eq!(names(&[("PROXY_CONFIG", "statsPort: 15000")]), ["PROXY_CONFIG"]);
-    assert_eq!(names(&[("PROXY_CONFIG", "proxyAdminPort: 15021")]), ["PROXY_CONFIG"]);
 }
 
 #[test]

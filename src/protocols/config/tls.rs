@@ -56,6 +56,9 @@ impl TlsConfig {
         if config.tls12 && config.compliance.is_some() {
             r.warn(TLS12_ENABLED.name, "true", "without effect: COMPLIANCE_POLICY=pqc needs TLS 1.3".into());
         }
+        if config.crl_required && config.crl_path.is_none() {
+            r.reject(&CRL_REQUIRED, "CRL_PATH names no file");
+        }
         config
     }
 }
