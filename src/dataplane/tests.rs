@@ -16,7 +16,7 @@ fn size<C, F: Future>(_: Serve<C, F>) -> usize {
 #[test]
 fn futures_of_connections_stay_small() {
     let sizes = [
-        ("outbound", size(outbound::serve::<PodNetwork>), 610),
+        ("outbound", size(outbound::serve::<PodNetwork>), 600),
         ("plaintext", size(plaintext::serve::<PodNetwork>), 600),
         // A tunnel has one future for many streams.
         ("tunnel", size(inbound::serve::<PodNetwork>), 2600),

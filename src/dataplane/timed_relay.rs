@@ -11,9 +11,9 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use crate::protocols::relay::{Attention, ClientBytes, Meter, Relay, RelayError, Shortcut, Side};
 
-/// How often a relay looks for a loss that wakes no task, while such a loss is possible.
+/// How often a relay checks for a loss that wakes no task, while such a loss is possible.
 /// Limit: loss of a side while bytes wait for the other side: 500 ms until it is seen; past it: it is seen.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 /// How long a side may take no byte of a connection whose other side is gone.
 /// Limit: connection one side of which is gone, without a byte that moves: 5 s; past it: the connection is dropped.
 const STALLED_FOR: Duration = Duration::from_secs(5);
@@ -51,14 +51,14 @@ pub(crate) fn timed<A, B, M, S>(relay: Relay<'_, A, B, M, S>) -> TimedRelay<'_, 
 
 impl Clock {
     fn new() -> Box<Self> {
-        Box::new(Self { tick: Box::pin(sleep(LOOK_EVERY)), gone: None })
+        Box::new(Self { tick: Box::pin(sleep(CHECK_INTERVAL)), gone: None })
     }
 
-    /// Waits for the next look.
+    /// Waits for the next check.
     fn poll_tick(&mut self, cx: &mut Context<'_>) -> Poll<Instant> {
         ready!(self.tick.as_mut().poll(cx));
         let now = Instant::now();
-        self.tick.as_mut().reset(now + LOOK_EVERY);
+        self.tick.as_mut().reset(now + CHECK_INTERVAL);
         Poll::Ready(now)
     }
 
@@ -106,7 +106,7 @@ where
             let moved = this.relay.progressed();
             match attention {
                 Attention::None => this.clock = None,
-                Attention::Look => _ = this.relay.look(),
+                Attention::Check => _ = this.relay.check_gone(),
                 Attention::Deadline if clock.is_over(now, moved) => {
                     return Poll::Ready(Err(this.relay.give_up()));
                 }

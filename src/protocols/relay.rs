@@ -97,14 +97,18 @@ pub trait Side {
 
     /// How reading has ended, if the end is already known. The relay asks after a chunk that left nothing to read, so
     /// the last bytes and the end go on together.
-    fn ended(&mut self, cx: &mut Context<'_>) -> Option<End>;
+    fn ended(&mut self, _: &mut Context<'_>) -> Option<End> {
+        None
+    }
 
     /// `n` bytes of a chunk have been passed on, so the peer may send as many more.
-    fn passed(&mut self, n: usize);
+    fn passed(&mut self, _: usize) {}
 
     /// How many bytes can be written now, at most about `want` and at least one. `None`: nothing can be written any
-    /// more.
-    fn poll_room(&mut self, cx: &mut Context<'_>, want: usize) -> Poll<Result<usize, Option<RelayError>>>;
+    /// more. A side that cannot tell has room.
+    fn poll_room(&mut self, _: &mut Context<'_>, want: usize) -> Poll<Result<usize, Option<RelayError>>> {
+        Poll::Ready(Ok(want))
+    }
 
     /// Writes all of `chunk` and advances `chunk` by the bytes taken. `last` is true if [`Side::poll_finish`] comes
     /// next. The error is `None` if the peer merely went away.
@@ -127,8 +131,9 @@ pub trait Side {
         Poll::Pending
     }
 
-    /// Whether the peer of this side is gone, for a side whose loss may wake no task. [`Relay::look`] asks.
-    fn look(&mut self) -> bool {
+    /// Whether the peer of this side is gone, for a side whose loss may wake no task.
+    /// [`Relay::check_gone`] asks.
+    fn check_gone(&mut self) -> bool {
         false
     }
 
@@ -196,7 +201,8 @@ pub struct Relay<'a, A, B, M, S = ()> {
     b: B,
     forth: Direction<S>,
     back: Direction<S>,
-    fault: Option<RelayError>,
+    /// The first fault of a direction.
+    fault: Option<Box<RelayError>>,
     /// Whether bytes have been passed on since [`Relay::progressed`] was asked last.
     progressed: bool,
     meter: &'a M,
@@ -208,8 +214,8 @@ pub struct Relay<'a, A, B, M, S = ()> {
 pub enum Attention {
     /// Nothing. A change of either side wakes the relay's task.
     None,
-    /// A call of [`Relay::look`] from time to time. The loss of a side may wake no task.
-    Look,
+    /// A call of [`Relay::check_gone`] from time to time. The loss of a side may wake no task.
+    Check,
     /// An end by [`Relay::give_up`] after a time without progress. One side is gone, and the relay still holds bytes
     /// for the other side.
     Deadline,
@@ -256,7 +262,7 @@ impl<A, B, M, S: Shortcut> Relay<'_, A, B, M, S> {
         if forth.gone || back.gone || forth.unsent || back.unsent {
             Attention::Deadline
         } else if forth.blocked || back.blocked || forth.ended() != back.ended() {
-            Attention::Look
+            Attention::Check
         } else {
             Attention::None
         }
@@ -269,10 +275,10 @@ impl<A, B, M, S: Shortcut> Relay<'_, A, B, M, S> {
 }
 
 impl<A: Side, B: Side, M, S: Shortcut> Relay<'_, A, B, M, S> {
-    /// Looks whether a side is gone whose loss woke no task. If so, the relay has to be polled.
-    pub fn look(&mut self) -> bool {
-        self.forth.gone |= self.a.look();
-        self.back.gone |= self.b.look();
+    /// Finds out whether a side is gone whose loss woke no task. If so, the relay has to be polled.
+    pub fn check_gone(&mut self) -> bool {
+        self.forth.gone |= self.a.check_gone();
+        self.back.gone |= self.b.check_gone();
         self.forth.gone || self.back.gone
     }
 
@@ -284,7 +290,7 @@ impl<A: Side, B: Side, M, S: Shortcut> Relay<'_, A, B, M, S> {
         if !self.back.ended() {
             self.a.reset_on_drop();
         }
-        self.fault.take().unwrap_or(RelayError::Undelivered)
+        self.fault.take().map_or(RelayError::Undelivered, |fault| *fault)
     }
 }
 
@@ -312,11 +318,11 @@ impl<A: Side + Unpin, B: Side + Unpin, M: Meter, S: Shortcut + Unpin> Future for
         if this.back.gone {
             this.forth.state = State::Ended;
         }
-        let fault = this.fault.take().or_else(|| this.forth.fault.take().map(|fault| *fault));
-        this.fault = fault.or_else(|| this.back.fault.take().map(|fault| *fault));
+        let fault = this.fault.take().or_else(|| this.forth.fault.take());
+        this.fault = fault.or_else(|| this.back.fault.take());
         let ended = |direction: &Direction<S>, polled: Poll<()>| polled.is_ready() || direction.ended();
         if ended(&this.forth, forth_ended) && ended(&this.back, back_ended) {
-            return Poll::Ready(this.fault.take().map_or(Ok(()), Err));
+            return Poll::Ready(this.fault.take().map_or(Ok(()), |fault| Err(*fault)));
         }
         Poll::Pending
     }

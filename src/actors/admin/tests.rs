@@ -313,22 +313,24 @@ async fn an_idle_connection_makes_room_on_a_full_server() {
     tree.stop().await;
 }
 
+/// A handler that tells by `entered` that it was asked, and answers when `go` is told.
+fn slow(entered: &Arc<Notify>, go: &Arc<Notify>) -> Handler {
+    let (entered, go) = (Arc::clone(entered), Arc::clone(go));
+    handler(move |_| {
+        let (entered, go) = (Arc::clone(&entered), Arc::clone(&go));
+        async move {
+            entered.notify_one();
+            go.notified().await;
+            text(http::StatusCode::OK, "late\n")
+        }
+    })
+}
+
 #[tokio::test]
 async fn connections_past_the_limit_wait_while_all_are_busy() {
     let limits = ServerLimits { connections: 1, ..ServerLimits::default() };
     let (entered, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-    let slow = {
-        let (entered, go) = (Arc::clone(&entered), Arc::clone(&go));
-        handler(move |_| {
-            let (entered, go) = (Arc::clone(&entered), Arc::clone(&go));
-            async move {
-                entered.notify_one();
-                go.notified().await;
-                text(http::StatusCode::OK, "late\n")
-            }
-        })
-    };
-    let (server, tree, _) = one_server(limits, slow).await;
+    let (server, tree, _) = one_server(limits, slow(&entered, &go)).await;
     let mut first = TcpStream::connect(server.bound()[0]).await.unwrap();
     first.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
     entered.notified().await;
@@ -372,18 +374,7 @@ async fn futures_now<F: Future + Unpin>(mut future: F) -> Option<F::Output> {
 #[tokio::test]
 async fn a_stop_waits_for_the_request_under_way() {
     let (entered, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-    let slow = {
-        let (entered, go) = (Arc::clone(&entered), Arc::clone(&go));
-        handler(move |_| {
-            let (entered, go) = (Arc::clone(&entered), Arc::clone(&go));
-            async move {
-                entered.notify_one();
-                go.notified().await;
-                text(http::StatusCode::OK, "late\n")
-            }
-        })
-    };
-    let (server, tree, _) = one_server(ServerLimits::default(), slow).await;
+    let (server, tree, _) = one_server(ServerLimits::default(), slow(&entered, &go)).await;
     let asked = ask(&server, "GET", "/");
     let stopped = async {
         entered.notified().await;

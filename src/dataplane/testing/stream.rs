@@ -218,16 +218,6 @@ impl Side for TestSide {
         poll_read_chunk(&mut self.0, cx, max, buffers)
     }
 
-    fn ended(&mut self, _: &mut Context<'_>) -> Option<ReadEnd> {
-        None
-    }
-
-    fn passed(&mut self, _: usize) {}
-
-    fn poll_room(&mut self, _: &mut Context<'_>, want: usize) -> Poll<Result<usize, Option<RelayError>>> {
-        Poll::Ready(Ok(want))
-    }
-
     fn poll_write(
         &mut self,
         cx: &mut Context<'_>,
@@ -253,7 +243,7 @@ impl Side for TestSide {
         Pin::new(&mut self.0).poll_shutdown(cx).map(drop)
     }
 
-    fn look(&mut self) -> bool {
+    fn check_gone(&mut self) -> bool {
         self.0.fate.by_application.load(Ordering::Relaxed)
     }
 

@@ -387,7 +387,7 @@ async fn a_reset_is_seen_while_bytes_wait_for_an_application_that_reads_nothing(
                 tokio::task::yield_now().await;
             }
         };
-        wait_for(Attention::Look).await;
+        wait_for(Attention::Check).await;
         // The client's proxy cuts the connection.
         near.abort();
         flooding.abort();

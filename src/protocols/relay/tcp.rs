@@ -105,12 +105,6 @@ impl<L: Last> Side for TcpSide<L> {
         }
     }
 
-    fn passed(&mut self, _: usize) {}
-
-    fn poll_room(&mut self, _: &mut Context<'_>, want: usize) -> Poll<Result<usize, Option<RelayError>>> {
-        Poll::Ready(Ok(want))
-    }
-
     fn poll_write(
         &mut self,
         cx: &mut Context<'_>,
@@ -133,7 +127,7 @@ impl<L: Last> Side for TcpSide<L> {
         Poll::Ready(Ok(()))
     }
 
-    fn look(&mut self) -> bool {
+    fn check_gone(&mut self) -> bool {
         if self.broken.is_none()
             && let Ok(Some(error)) = self.stream.take_error()
         {

@@ -142,14 +142,14 @@ async fn a_reset_is_found_by_a_look_while_the_other_side_reads_nothing() {
     while stuck < 50 {
         let polled = std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut relay).poll(cx).is_pending()));
         assert!(polled.await);
-        let waits = client.try_write(&bytes).is_err() && relay.attention() == Attention::Look;
+        let waits = client.try_write(&bytes).is_err() && relay.attention() == Attention::Check;
         stuck = if waits { stuck + 1 } else { 0 };
         tokio::task::yield_now().await;
     }
-    assert!(!relay.look());
+    assert!(!relay.check_gone());
     client.set_zero_linger().unwrap();
     drop(client);
-    while !relay.look() {
+    while !relay.check_gone() {
         tokio::task::yield_now().await;
     }
     assert!(std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut relay).poll(cx).is_pending())).await);

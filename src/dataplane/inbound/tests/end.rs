@@ -8,13 +8,27 @@ use tokio::{io::AsyncWriteExt as _, time::Instant};
 
 use super::*;
 use crate::{
-    dataplane::testing::{identity, stream::connection},
+    dataplane::testing::{
+        TestConn, TestPod, identity,
+        stream::{TestEnd, connection},
+    },
     protocols::{
         config::Http2Config,
         hbone::client,
-        tls::{RevocationLists, Revocations, buffer::Buffers},
+        tls::{RevocationLists, Revocations, buffer::Buffers, stream::TlsStream},
     },
 };
+
+/// A connection of the peer "client", and the peer's end of it after the TLS handshake.
+async fn after_handshake(bed: &TestBed, pod: &TestPod) -> (TestConn, TlsStream<TestEnd>) {
+    let mut conn = bed.connect_peer(pod, CLIENT.1);
+    let (gone, _) = connection(addr(CLIENT.1), None);
+    let app = std::mem::replace(&mut conn.app, gone);
+    let config = bed.certs.of_peer(&identity("client")).client_config(std::slice::from_ref(&pod.identity));
+    let name = ip("10.0.0.2").into();
+    let (tls, _) = handshake::connect(config, name, app, Buffers::default()).await.unwrap();
+    (conn, tls)
+}
 
 #[test]
 fn a_drained_tunnel_takes_no_more_streams_and_ends_with_its_last() {
@@ -153,13 +167,7 @@ fn a_tunnel_of_a_revoked_peer_ends_by_a_goaway_and_its_streams_say_why() {
 fn a_revoked_peer_is_told_by_a_goaway_without_an_error() {
     run(mesh(), async |bed| {
         let pod = server(bed);
-        let mut conn = bed.connect_peer(&pod, CLIENT.1);
-        let (gone, _) = connection(addr(CLIENT.1), None);
-        let app = std::mem::replace(&mut conn.app, gone);
-        let config =
-            bed.certs.of_peer(&identity("client")).client_config(std::slice::from_ref(&pod.identity));
-        let name = ip("10.0.0.2").into();
-        let (mut tls, _) = handshake::connect(config, name, app, Buffers::default()).await.unwrap();
+        let (mut conn, mut tls) = after_handshake(bed, &pod).await;
         // The preface of HTTP/2 and empty settings.
         tls.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
         tls.flush().await.unwrap();
@@ -250,13 +258,7 @@ fn a_tunnel_that_its_peer_leaves_ends_its_applications() {
 fn a_peer_that_answers_no_ping_is_given_up() {
     run(mesh(), async |bed| {
         let pod = server(bed);
-        let mut conn = bed.connect_peer(&pod, CLIENT.1);
-        let (gone, _) = connection(addr(CLIENT.1), None);
-        let app = std::mem::replace(&mut conn.app, gone);
-        let config =
-            bed.certs.of_peer(&identity("client")).client_config(std::slice::from_ref(&pod.identity));
-        let name = ip("10.0.0.2").into();
-        let (tls, _) = handshake::connect(config, name, app, Buffers::default()).await.unwrap();
+        let (mut conn, tls) = after_handshake(bed, &pod).await;
         let (_send, mut connection) = client::handshake(tls, &Http2Config::default()).await.unwrap();
         // The peer answers PINGs while the test drives the peer's connection.
         let timeouts = &bed.config.timeouts;

@@ -119,8 +119,6 @@ impl Side for Scripted {
         (peer.unread.is_empty() && peer.finished && !peer.reset).then_some(End::Finished)
     }
 
-    fn passed(&mut self, _: usize) {}
-
     fn poll_room(&mut self, _: &mut Context<'_>, want: usize) -> Poll<Result<usize, Option<RelayError>>> {
         let mut peer = self.0.borrow_mut();
         if peer.kind == Kind::Tcp {
@@ -162,7 +160,7 @@ impl Side for Scripted {
         if peer.kind == Kind::Stream && peer.reset { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    fn look(&mut self) -> bool {
+    fn check_gone(&mut self) -> bool {
         self.0.borrow().reset
     }
 
@@ -216,7 +214,7 @@ impl Run<'_> {
 
     /// The tick of a clock, as far as the relay has asked for a clock.
     fn tick(&mut self) {
-        if !self.done && self.relay.attention() == Attention::Look && self.relay.look() {
+        if !self.done && self.relay.attention() == Attention::Check && self.relay.check_gone() {
             self.poll();
         }
     }
