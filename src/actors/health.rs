@@ -7,8 +7,10 @@ use tokio::sync::watch;
 
 use super::{
     HUNG_AFTER,
-    admin::readiness::{Readiness, ReadyTask, STATE_MANAGER, WORKLOAD_PROXY_MANAGER},
-    control::{xds::XdsStatus, zds::ZdsStatus},
+    admin::readiness::{
+        OUT_OF_THE_MESH, Readiness, ReadyTask, STATE_MANAGER, WITHOUT_CERTIFICATE, WORKLOAD_PROXY_MANAGER,
+    },
+    control::{certs::Certs, xds::XdsStatus, zds::ZdsStatus},
     pods::unhealthy::{self, Named, Reason, UnhealthyPods},
     quarantine::Quarantine,
 };
@@ -27,6 +29,7 @@ pub(crate) struct Health {
     xds: Option<watch::Receiver<XdsStatus>>,
     zds: Option<watch::Receiver<ZdsStatus>>,
     unhealthy: watch::Receiver<BTreeMap<Arc<str>, Named>>,
+    certs: Certs,
     quarantine: Quarantine,
     /// The gate, which is true once the first state of the mesh is complete.
     gate: Arc<watch::Sender<bool>>,
@@ -43,6 +46,8 @@ pub(crate) struct HealthSources<'a> {
     pub(crate) xds: Option<watch::Receiver<XdsStatus>>,
     /// The state of the hand-over of pods, if there is one.
     pub(crate) zds: Option<watch::Receiver<ZdsStatus>>,
+    /// The certificates of the node.
+    pub(crate) certs: Certs,
     /// The pods that are out of the mesh.
     pub(crate) unhealthy: &'a UnhealthyPods,
     /// The inputs that are quarantined.
@@ -67,12 +72,13 @@ impl Health {
         readiness: &Readiness,
         metrics: &Arc<Metrics>,
     ) -> Self {
-        let HealthSources { xds, zds, unhealthy, quarantine } = sources;
+        let HealthSources { xds, zds, certs, unhealthy, quarantine } = sources;
         let workload_manager = zds.is_some().then(|| Arc::new(readiness.register(WORKLOAD_PROXY_MANAGER)));
         Self {
             xds,
             zds,
             unhealthy: unhealthy.now(),
+            certs,
             quarantine: quarantine.clone(),
             gate: Arc::new(gate),
             metrics: metrics.clone(),
@@ -92,7 +98,8 @@ impl Health {
 
     async fn follow(mut self) {
         let mut quarantine = self.quarantine.changed();
-        let mut started = false;
+        let mut certs = self.certs.changed();
+        let (mut started, mut none) = (false, false);
         loop {
             let synced = self.xds.as_mut().is_none_or(|xds| xds.borrow_and_update().synced);
             // The gate stays open once the state was complete: stale state is better than none.
@@ -106,6 +113,8 @@ impl Health {
                 memory::give_back_code();
             }
             self.show_unhealthy();
+            certs.borrow_and_update();
+            none = self.show_certificates(none);
             quarantine.borrow_and_update();
             self.show_quarantine();
             let pods = async {
@@ -125,6 +134,7 @@ impl Health {
                 changed = pods => changed,
                 changed = unhealthy => changed,
                 changed = quarantine.changed() => changed,
+                changed = certs.changed() => changed,
                 changed = stream => changed,
             };
             if alive.is_err() {
@@ -157,10 +167,27 @@ impl Health {
         }
     }
 
+    /// Counts the identities without a certificate. `none`: whether all of them had none. Returns whether all of them
+    /// have none. Readiness has no task for certificates (docs/spec/controlplane.md 7.4).
+    fn show_certificates(&self, none: bool) -> bool {
+        let lacking = self.certs.lacking();
+        self.readiness.note(WITHOUT_CERTIFICATE, &lacking.to_string());
+        match (none, lacking.is_all()) {
+            (false, true) => {
+                tracing::error!(target: "certs", %lacking, "no workload of this node has a certificate")
+            }
+            (true, false) => {
+                tracing::info!(target: "certs", "workloads of this node have certificates again")
+            }
+            (false, false) | (true, true) => {}
+        }
+        lacking.is_all()
+    }
+
     /// Names the pods that are out of the mesh. Such a pod does not make the node unready: the other pods are served.
     fn show_unhealthy(&mut self) {
         let unhealthy = self.unhealthy.borrow_and_update();
-        self.readiness.note(&unhealthy::describe(&unhealthy));
+        self.readiness.note(OUT_OF_THE_MESH, &unhealthy::describe(&unhealthy));
         for reason in Reason::ALL {
             let pods = unhealthy.values().filter(|named| named.reason() == reason).count();
             self.metrics.pods.unhealthy(reason.as_str(), pods as u64);

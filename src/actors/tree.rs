@@ -36,7 +36,7 @@ use super::{
     },
     crl::Crl,
     health::{Health, HealthSources},
-    pods::{Pods, node::Node, unhealthy::UnhealthyPods},
+    pods::{EnrolmentSources, Pods, node::Node, unhealthy::UnhealthyPods},
     quarantine::Quarantine,
     telemetry::{Outages, count_event, of_actors, panics},
 };
@@ -55,6 +55,7 @@ use crate::{
     protocols::{
         config::{self, Config, ProxyMode, Upstream},
         dns::resolvers::Resolvers,
+        enrolment::ProxyPlace,
         mesh::{LocalNode, Mesh, WorkloadInfo},
         tls::Revocations,
         xds::{self, XdsState, backoff},
@@ -173,6 +174,8 @@ struct TreeAccess {
     quit: mpsc::Sender<()>,
     /// Set once the tree has started.
     handle: Arc<OnceLock<TreeHandle>>,
+    /// The notes that the tree is shown with.
+    readiness: Readiness,
 }
 
 /// Starts the proxy on the current runtime.
@@ -183,11 +186,11 @@ pub async fn boot(config: &Config, logging: &Logging) -> Result<Proxy, BootError
     let local = config.control.xds.local.as_ref().map(local::read).transpose()?;
     privileges::check(!config.node.is_dedicated(), config.inpod.packet_mark)?;
     let (ask, quit) = mpsc::channel(1);
-    let access = TreeAccess { quit: ask, handle: Arc::default() };
     let readiness = Readiness::new();
+    let access = TreeAccess { quit: ask, handle: Arc::default(), readiness: readiness.clone() };
     let wired = config.listen.proxy.then(|| readiness.register(PROXY));
     let names = config.dns.enabled.then(|| readiness.register(DNS_PROXY));
-    let parts = parts(config, logging, &readiness, access.clone())?;
+    let parts = parts(config, logging, access.clone())?;
     let (metrics, outages, pods) = (parts.metrics.clone(), Outages::default(), parts.pods.clone());
     let on_event = move |event: &Event| {
         count_event(&metrics.actors, event.kind_label, &event.kind);
@@ -280,12 +283,8 @@ fn root(parts: &Parts, logging: &Logging) -> SupervisorSpec {
         .supervisor(dataplane.child(parts.pods.policy()).child(parts.pods.audit()))
 }
 
-fn parts(
-    config: &Config,
-    logging: &Logging,
-    readiness: &Readiness,
-    access: TreeAccess,
-) -> Result<Parts, BootError> {
+fn parts(config: &Config, logging: &Logging, access: TreeAccess) -> Result<Parts, BootError> {
+    let readiness = access.readiness.clone();
     let metrics = Metrics::new(&config.node.istio_version)?;
     if let Some(export) = logging.export() {
         export.attach(&metrics)?;
@@ -330,13 +329,14 @@ fn parts(
     let (gate, open) = watch::channel(false);
     let served = Served::of(config, open.clone());
     let sources = HealthSources {
+        certs: certs.clone(),
         xds: xds.as_ref().map(Xds::state),
         zds: served.zds().map(Zds::status),
         unhealthy: &node.unhealthy,
         quarantine: &quarantine,
     };
-    let health = Health::new(sources, gate, readiness, &metrics);
-    let pods = Pods::new(node.clone());
+    let health = Health::new(sources, gate, &readiness, &metrics);
+    let pods = Pods::new(node.clone(), enrolment(config, xds.as_ref(), served.zds()));
     let shown = DumpSources {
         mesh: node.mesh.tables().clone(),
         certs: certs.clone(),
@@ -344,7 +344,7 @@ fn parts(
         zds: served.zds().map(Zds::status),
     };
     let console = console(config, logging, &quarantine, shown.dump(config), access);
-    let admin = AdminServers::new(admin_addrs(config), readiness, &metrics, console);
+    let admin = AdminServers::new(admin_addrs(config), &readiness, &metrics, console);
     count(&metrics, &certs, &pods, served.zds())?;
     let crl = crl(config, revocations, &pods, &metrics);
     Ok(Parts { metrics, certs, crl, tables, xds, shards, pods, served, complete: open, health, admin })
@@ -357,6 +357,17 @@ fn local_node(config: &Config) -> LocalNode {
         node: config.node.node_name.clone(),
         cluster_domain: config.node.cluster_domain.clone(),
     }
+}
+
+/// What tells of pods that istio-cni has not handed over. Without a node's name nobody knows the pods of the node.
+fn enrolment(config: &Config, xds: Option<&Xds>, zds: Option<&Zds>) -> Option<EnrolmentSources> {
+    let own = &config.node;
+    let place = ProxyPlace {
+        node: own.node_name.clone()?,
+        cluster_id: own.cluster_id.clone(),
+        account: own.pod_namespace.clone().zip(own.service_account.clone()),
+    };
+    Some(EnrolmentSources { xds: xds.map(Xds::state), zds: zds?.status(), place })
 }
 
 /// The resolver for names of endpoints, in the proxy's own network.
@@ -470,12 +481,12 @@ fn console(
     logging: &Logging,
     quarantine: &Quarantine,
     config_dump: Dump,
-    TreeAccess { quit, handle }: TreeAccess,
+    TreeAccess { quit, handle, readiness }: TreeAccess,
 ) -> Console {
     Console {
         log: logging.handle(),
         config_dump,
-        actors: of_tree(handle.clone()),
+        actors: of_tree(handle.clone(), readiness),
         crashes: crashes::of_tree(handle.clone()),
         quarantine: quarantined(quarantine.clone(), handle.clone()),
         chaos: Chaos::new(config.process.chaos.enabled, handle),

@@ -5,6 +5,7 @@ pub mod ca;
 pub mod config;
 pub(crate) mod dns;
 pub(crate) mod dump;
+pub(crate) mod enrolment;
 pub mod hbone;
 pub mod identity;
 pub mod labels;

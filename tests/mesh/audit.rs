@@ -26,6 +26,7 @@ use crate::{
     metrics::{metrics, metrics_show},
     quarantine::{admin, raise_breakable},
     support::*,
+    zds,
 };
 
 /// [`MESH`], and a pod that has no IPv4.
@@ -194,6 +195,49 @@ pub(crate) fn a_canary_whose_port_is_in_use_is_known_all_the_same() {
     lab.hosts_mut().redirect(Role::Pod, full, Redirection::default()).unwrap();
     sound_again(&lab, "redirection");
     live.iter_mut().for_each(|stream| echo(stream, b"nothing has ended").unwrap());
+}
+
+/// `late` is a pod of the mesh for the control plane alone. A waypoint that speaks HBONE itself, a pod in the host's
+/// network and a pod of another node are no business of this node's istio-cni.
+const LATE: &str =
+    "  - {name: late, serviceAccount: late, node: one, ip: 10.77.1.3, captured: false, protocol: HBONE}
+  - {name: waypoint, serviceAccount: w, node: one, ip: 10.77.1.4, captured: false, protocol: HBONE,
+     announce: {nativeTunnel: true}}
+  - {name: agent, serviceAccount: a, node: one, ip: 10.77.1.5, captured: false, protocol: HBONE,
+     announce: {hostNetwork: true}}
+";
+
+pub(crate) fn a_pod_that_istio_cni_has_not_handed_over_is_named_until_it_is() {
+    let mut lab = raise_breakable(&format!("{MESH}{LATE}"));
+    let said = named(&lab, "late", "not handed over");
+    assert!(said.contains("istio-cni has not handed it over"), "{said}");
+    assert!(!said.contains("waypoint") && !said.contains("agent"), "{said}");
+    assert_eq!(note(&lab, "two"), None, "it is a pod of the other node");
+    let root = actors(&lab, "one", "root")[0].clone();
+    assert_eq!(root["notes"], serde_json::json!([said]));
+    // A new audit takes nothing back.
+    let restarts = || actors(&lab, "one", "root/dataplane/audit")[0]["restarts"].as_u64().unwrap();
+    admin(&lab, "one", "POST /actors/root/dataplane/audit/kill");
+    eventually("another audit", || (restarts() > 0).then_some(()));
+    assert_eq!(note(&lab, "one"), Some(said));
+
+    lab.hosts_mut().redirect(Role::Pod, "default/late", Redirection::default()).unwrap();
+    let cni = zds::cni(&mut lab, "one");
+    zds::runtime().block_on(cni.add(zds::cni_pod(&lab, "late"))).unwrap();
+    sound_again(&lab, "not handed over");
+    drop(open_at_last(&lab, "client", SERVER));
+}
+
+pub(crate) fn a_node_whose_certificates_are_all_refused_is_ready_and_says_so() {
+    let settings = [("CA_ADDRESS", "https://10.77.0.254:15013")];
+    let lab = raise_with(MESH, &settings, Default::default());
+    let both = "without a certificate: 2 of 2 identities, such as spiffe://";
+    let said =
+        eventually("word of the certificates", || note(&lab, "one").filter(|said| said.starts_with(both)));
+    eventually("line of the certificates", || {
+        logs::log(&lab, "one").contains("no workload of this node has a certificate").then_some(())
+    });
+    assert_eq!(actors(&lab, "one", "root")[0]["notes"][0], said.as_str());
 }
 
 /// Opens and drops connections from inside a pod as fast as it can.

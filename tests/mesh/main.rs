@@ -118,6 +118,8 @@ fn main() -> ExitCode {
         an_accept_loop_that_is_lost_is_placed_again_and_nobody_is_out_of_the_mesh,
         a_canary_whose_port_is_in_use_is_known_all_the_same,
         a_flooded_listener_is_no_lost_redirection,
+        a_pod_that_istio_cni_has_not_handed_over_is_named_until_it_is,
+        a_node_whose_certificates_are_all_refused_is_ready_and_says_so,
         changed_rules_are_examined_because_the_kernel_tells_of_them,
         an_idle_pod_holds_few_descriptors,
         a_resource_that_crashed_the_tables_twice_is_quarantined_and_the_rest_applies,

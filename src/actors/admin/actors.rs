@@ -8,17 +8,21 @@ use std::{
 use serde_json::{Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::console::{Provider, ProviderError, provider};
+use super::{
+    console::{Provider, ProviderError, provider},
+    readiness::Readiness,
+};
 use crate::{
     actors::quarantine::Quarantine,
     supervisor::{Load, NodeKind, NodeSnapshot, NodeState, TreeHandle},
 };
 
-/// Shows the tree that `handle` is set to once it is up: the servers are part of it and start before.
-pub(crate) fn of_tree(handle: Arc<OnceLock<TreeHandle>>) -> Provider {
+/// Shows the tree that `handle` is set to once it is up: the servers are part of it and start before. The root has the
+/// notes of `readiness`.
+pub(crate) fn of_tree(handle: Arc<OnceLock<TreeHandle>>, readiness: Readiness) -> Provider {
     provider(move || {
         let shown = match handle.get() {
-            Some(tree) => Ok(nodes(&tree.snapshot())),
+            Some(tree) => Ok(noted(nodes(&tree.snapshot()), &readiness.notes())),
             None => Err(ProviderError("the tree is still starting".to_owned())),
         };
         async { shown }
@@ -52,6 +56,14 @@ pub(crate) fn quarantined(quarantine: Quarantine, handle: Arc<OnceLock<TreeHandl
 /// Nodes and all below them.
 pub(crate) fn nodes(nodes: &[NodeSnapshot]) -> Value {
     nodes.iter().map(node).collect()
+}
+
+/// The nodes, the first of which has these notes.
+fn noted(mut nodes: Value, notes: &[String]) -> Value {
+    if let Some(root) = nodes.get_mut(0).and_then(Value::as_object_mut) {
+        root.insert("notes".to_owned(), json!(notes));
+    }
+    nodes
 }
 
 fn node(node: &NodeSnapshot) -> Value {

@@ -21,6 +21,9 @@ pub(crate) struct ShownNode {
     mailbox: Mailbox,
     handlers: Handlers,
     children: Vec<ShownNode>,
+    /// What is wrong although the tree may be well; only the root has notes.
+    #[serde(default)]
+    notes: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -67,7 +70,7 @@ struct Row {
     colour: &'static str,
 }
 
-/// The trees with a line a node. `colours`: with the escape codes of a terminal.
+/// The trees with a line a node, and then the notes. `colours`: with the escape codes of a terminal.
 pub(crate) fn draw(roots: &[ShownNode], colours: bool) -> String {
     let mut rows = vec![Row { cells: HEADINGS.map(str::to_owned), colour: BOLD }];
     for root in roots {
@@ -80,7 +83,12 @@ pub(crate) fn draw(roots: &[ShownNode], colours: bool) -> String {
             *width = (*width).max(cell.chars().count());
         }
     }
-    rows.iter().map(|row| row.line(&widths, colours)).collect()
+    let mut drawn: String = rows.iter().map(|row| row.line(&widths, colours)).collect();
+    for note in roots.iter().flat_map(|root| &root.notes) {
+        let (before, after) = if colours { (YELLOW, PLAIN) } else { ("", "") };
+        drawn.push_str(&format!("{before}{}{after}\n", printable(note)));
+    }
+    drawn
 }
 
 /// What is quarantined, a line each.

@@ -19,6 +19,12 @@ pub(crate) const DNS_PROXY: &str = "dns proxy";
 /// The task that is done while istio-cni is connected and no pod waits.
 pub(crate) const WORKLOAD_PROXY_MANAGER: &str = "workload proxy manager";
 
+/// The heading of pods that are out of the mesh.
+pub(crate) const OUT_OF_THE_MESH: &str = "out of the mesh";
+
+/// The heading of identities without a certificate.
+pub(crate) const WITHOUT_CERTIFICATE: &str = "without a certificate";
+
 /// The tasks that must be done for the proxy to be ready. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Readiness(Arc<Mutex<Tasks>>);
@@ -26,8 +32,8 @@ pub struct Readiness(Arc<Mutex<Tasks>>);
 #[derive(Debug, Default)]
 struct Tasks {
     waiting: BTreeMap<&'static str, Waiting>,
-    /// What is wrong and keeps nobody waiting.
-    note: Box<str>,
+    /// What is wrong and keeps nobody waiting, by its heading.
+    notes: BTreeMap<&'static str, Box<str>>,
 }
 
 /// One of the tasks. Clones are the same task; dropping one changes nothing, so that a task whose owner died undone
@@ -76,9 +82,19 @@ impl Readiness {
         self.0.lock().waiting.values().all(|waiting| *waiting == Waiting::Done)
     }
 
-    /// Says what is wrong although the node may be ready; nothing if `note` is empty. Keep it short.
-    pub fn note(&self, note: &str) {
-        self.0.lock().note = note.into();
+    /// Says under `heading` what is wrong although the node may be ready; nothing if `note` is empty. Keep it short.
+    pub fn note(&self, heading: &'static str, note: &str) {
+        let notes = &mut self.0.lock().notes;
+        if note.is_empty() {
+            notes.remove(heading);
+        } else {
+            notes.insert(heading, note.into());
+        }
+    }
+
+    /// What is wrong although the node may be ready, a line each, sorted.
+    pub fn notes(&self) -> Vec<String> {
+        self.0.lock().notes.iter().map(|(heading, note)| format!("{heading}: {note}")).collect()
     }
 
     /// What answers the probe.
@@ -103,10 +119,9 @@ impl Readiness {
         } else {
             (StatusCode::INTERNAL_SERVER_ERROR, format!("not ready, pending: {}\n", pending.join(", ")))
         };
-        let note = self.0.lock().note.clone();
-        if !note.is_empty() {
+        for note in self.notes() {
             // Writing to a string does not fail.
-            let _ = writeln!(body, "out of the mesh: {note}");
+            let _ = writeln!(body, "{note}");
         }
         text(status, body)
     }

@@ -22,6 +22,7 @@ use std::{
 
 use tokio::time::{sleep, timeout};
 
+pub(crate) use self::audit::EnrolmentSources;
 use self::{
     audit::Audits,
     capture::Capture,
@@ -82,10 +83,10 @@ pub struct Pods {
 // === impl Pods ===
 
 impl Pods {
-    /// Makes an empty set of pods.
-    pub(crate) fn new(node: Arc<Node>) -> Self {
+    /// Makes an empty set of pods. `enrolment`: what tells of pods that are not handed over.
+    pub(crate) fn new(node: Arc<Node>, enrolment: Option<EnrolmentSources>) -> Self {
         let (table, supervisor) = (PodTable::default(), DynamicChildren::new("pods"));
-        let audits = Audits::new(table.clone(), node.clone());
+        let audits = Audits::new(table.clone(), node.clone(), enrolment);
         Self { node, table, supervisor, closing: Arc::default(), audits }
     }
 

@@ -1,4 +1,4 @@
-//! Pods that are served but out of the mesh, with the reasons. Readiness and metrics show these pods.
+//! Pods of this node that are out of the mesh, with the reasons. Readiness and metrics show these pods.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -21,6 +21,8 @@ pub(crate) enum Reason {
     Network,
     /// The pod's actors failed too often and are quarantined.
     Quarantine,
+    /// The control plane counts the pod to the mesh, and istio-cni has not handed the pod over.
+    NotHandedOver,
 }
 
 /// The reason and the details why a pod is not in the mesh.
@@ -30,7 +32,8 @@ pub(crate) struct Unhealthy {
     detail: Arc<str>,
 }
 
-/// The unhealthy pods by uid. Clones share the pods. The value outlives the actors that examine pods.
+/// The unhealthy pods by uid. A pod that is not served has the uid of its workload. Clones share the pods. The value
+/// outlives the actors that examine pods.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct UnhealthyPods {
     now: watch::Sender<BTreeMap<Arc<str>, Named>>,
@@ -47,7 +50,8 @@ pub(crate) struct Named {
 
 impl Reason {
     /// All reasons.
-    pub(crate) const ALL: [Self; 4] = [Self::Redirection, Self::Listener, Self::Network, Self::Quarantine];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Redirection, Self::Listener, Self::Network, Self::Quarantine, Self::NotHandedOver];
 
     /// The value of the metric's label.
     pub(crate) fn as_str(self) -> &'static str {
@@ -56,6 +60,7 @@ impl Reason {
             Self::Listener => "listener",
             Self::Network => "network",
             Self::Quarantine => "quarantine",
+            Self::NotHandedOver => "not handed over",
         }
     }
 }
@@ -74,14 +79,19 @@ impl Unhealthy {
 impl UnhealthyPods {
     /// Sets what is wrong with `pod` now; `None` means healthy. A change is logged.
     pub(crate) fn tell(&self, pod: &PodId, unhealthy: Option<Unhealthy>) {
-        let (uid, name) = (&*pod.uid, pod.name());
+        self.tell_of(&pod.uid, pod.name(), unhealthy);
+    }
+
+    /// Like [`Self::tell`], for a pod that is not served. `uid`: the uid of the workload, which no served pod has.
+    pub(crate) fn tell_of(&self, uid: &Arc<str>, name: Arc<str>, unhealthy: Option<Unhealthy>) {
         let changed = self.now.send_if_modified(|now| match &unhealthy {
             Some(unhealthy) => {
                 let named = Named { pod: name.clone(), unhealthy: unhealthy.clone() };
-                now.insert(pod.uid.clone(), named.clone()).is_none_or(|before| before != named)
+                now.insert(uid.clone(), named.clone()).is_none_or(|before| before != named)
             }
-            None => now.remove(uid).is_some(),
+            None => now.remove(&**uid).is_some(),
         });
+        let uid = &**uid;
         match unhealthy {
             Some(Unhealthy { reason, detail }) if changed => {
                 let reason = reason.as_str();

@@ -108,6 +108,11 @@ impl Mesh {
         self.0.local_pods.best(key, is_it, |a, b| a.claim().cmp(&b.claim()))
     }
 
+    /// All workloads of the own node. Without a node's name these are all workloads.
+    pub(crate) fn local_workloads(&self) -> Vec<Arc<Workload>> {
+        self.0.local_pods.values()
+    }
+
     /// The service that a client of `client_namespace` means by an address: a service with exactly that address, else a
     /// service with a range around the address (docs/spec/dataplane.md 3.3). Services hidden from the client are
     /// skipped.

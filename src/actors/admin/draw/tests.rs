@@ -42,6 +42,15 @@ root                    supervisor  up           0                  500us
 }
 
 #[test]
+fn notes_follow_the_tree() {
+    let mut roots = shown();
+    roots[0].notes = vec!["out of the mesh: pod a\u{1b}".to_owned()];
+    let (plain, coloured) = (draw(&roots, false), draw(&roots, true));
+    assert_eq!(plain, draw(&shown(), false) + "out of the mesh: pod a \n");
+    assert!(coloured.ends_with("\x1b[33mout of the mesh: pod a \x1b[0m\n"), "{coloured}");
+}
+
+#[test]
 fn what_is_quarantined_is_listed_in_columns() {
     assert_eq!(list(&[]), "nothing is quarantined\n");
     let aside: Vec<QuarantinedInput> = serde_json::from_value(json!([

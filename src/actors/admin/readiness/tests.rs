@@ -30,3 +30,14 @@ fn a_task_whose_owner_died_stays_pending() {
     drop(readiness.register(PROXY));
     assert_eq!(readiness.pending(), [PROXY]);
 }
+
+#[test]
+fn notes_are_told_by_heading_and_keep_nobody_from_being_ready() {
+    let readiness = Readiness::new();
+    readiness.note(WITHOUT_CERTIFICATE, "1 of 2 identities");
+    readiness.note(OUT_OF_THE_MESH, "pod a");
+    assert!(readiness.is_ready());
+    assert_eq!(readiness.notes(), ["out of the mesh: pod a", "without a certificate: 1 of 2 identities"]);
+    readiness.note(OUT_OF_THE_MESH, "");
+    assert_eq!(readiness.notes(), ["without a certificate: 1 of 2 identities"]);
+}

@@ -10,6 +10,7 @@ use tokio::{
 use super::{
     actor::{CertsActor, Msg},
     issuer::Issuer,
+    lacking::Lacking,
     shared::{CertsConfig, Shared, WAITERS_MAX, log_dropped},
     store::{Published, Store},
 };
@@ -184,6 +185,11 @@ impl Certs {
     pub(crate) fn all(&self) -> Vec<CertStatus> {
         let status = |(identity, Published { cert, failure })| CertStatus { identity, cert, failure };
         self.shared.store.all().into_iter().map(status).collect()
+    }
+
+    /// The identities without a valid certificate whose last request failed.
+    pub(crate) fn lacking(&self) -> Lacking {
+        self.shared.store.lacking(self.shared.wall())
     }
 
     /// The number of identities in each state.

@@ -7,6 +7,7 @@ mod actor;
 mod fake;
 mod handle;
 pub(super) mod issuer;
+mod lacking;
 mod shared;
 mod store;
 

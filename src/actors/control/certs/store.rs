@@ -6,6 +6,7 @@ use std::{collections::HashSet, sync::Arc, time::SystemTime};
 use dashmap::DashMap;
 use tokio::sync::watch;
 
+use super::lacking::Lacking;
 use crate::protocols::{ca::IssueError, identity::Identity, tls::WorkloadCert};
 
 /// The newest certificate of each identity.
@@ -71,6 +72,17 @@ impl Store {
 
     pub(super) fn all(&self) -> Vec<(Identity, Published)> {
         self.entries.iter().map(|e| (e.key().clone(), e.value().clone())).collect()
+    }
+
+    /// The identities without a valid certificate whose last request failed.
+    pub(super) fn lacking(&self, wall: SystemTime) -> Lacking {
+        let mut lacking = Lacking::default();
+        for entry in &self.entries {
+            let Published { cert, failure } = entry.value();
+            let valid = cert.as_ref().is_some_and(|cert| !cert.is_expired_at(wall));
+            lacking.add(entry.key(), failure.as_ref().filter(|_| !valid));
+        }
+        lacking
     }
 
     pub(super) fn by_state(&self, wall: SystemTime) -> [(&'static str, u64); 3] {
