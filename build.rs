@@ -22,13 +22,21 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let revision = git(&["rev-parse", "HEAD"]).unwrap_or_else(|| "unknown".to_owned());
     println!("cargo:rustc-env=WARREN_GIT_REVISION={revision}");
-    println!("cargo:rustc-env=WARREN_PROFILE={}", env::var("PROFILE")?);
+    println!("cargo:rustc-env=WARREN_PROFILE={}", profile().unwrap_or(env::var("PROFILE")?));
+    println!("cargo:rustc-env=WARREN_TARGET={}", env::var("TARGET")?);
     println!("cargo:rustc-env=WARREN_RUSTC_VERSION={}", rustc().unwrap_or_else(|| "unknown".to_owned()));
     println!("cargo:rerun-if-changed=Cargo.lock");
     let lock = fs::read_to_string("Cargo.lock").unwrap_or_default();
     let versions: Vec<String> = CRYPTO.iter().filter_map(|name| locked(&lock, name)).collect();
     println!("cargo:rustc-env=WARREN_CRYPTO_VERSIONS={}", versions.join(", "));
     Ok(())
+}
+
+/// The name of the profile, which is a folder above the script's own; PROFILE knows `debug` and `release` alone.
+fn profile() -> Option<String> {
+    let out = env::var_os("OUT_DIR")?;
+    let folder = Path::new(&out).ancestors().nth(3)?.file_name()?;
+    Some(folder.to_string_lossy().into_owned())
 }
 
 /// The version of the compiler, such as `1.95.0`.

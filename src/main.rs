@@ -9,7 +9,10 @@ use clap::{CommandFactory, Parser, Subcommand, ValueEnum, error::ErrorKind};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use warren::{
     actors::{
-        admin::cli::{self, AdminCommand},
+        admin::{
+            self,
+            cli::{self, AdminCommand},
+        },
         telemetry::CollectorDialer,
         tree::{self, Proxy},
     },
@@ -88,8 +91,26 @@ enum Command {
         /// The shell
         shell: Shell,
     },
+    /// Write the manual pages of all commands into a directory
+    #[cfg(feature = "lab")]
+    Man {
+        /// Directory, which must exist
+        #[arg(value_name = "DIR")]
+        directory: std::path::PathBuf,
+    },
     /// Print the version
-    Version,
+    Version {
+        /// One line, or everything that is known of the build
+        #[arg(short, long, value_name = "FORM", default_value = "text")]
+        output: VersionForm,
+    },
+}
+
+/// The form in which the version is printed.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum VersionForm {
+    Text,
+    Json,
 }
 
 /// A shell that completions are made for.
@@ -122,9 +143,15 @@ fn main() -> ExitCode {
         #[cfg(feature = "lab")]
         Some(Command::Lab(args)) => warren::lab::cli::run(args, warren::lab::cli::MeshFile),
         Some(Command::Completions { shell }) => completions(shell),
-        Some(Command::Version) => {
-            println!("warren {VERSION}");
-            ExitCode::SUCCESS
+        #[cfg(feature = "lab")]
+        Some(Command::Man { directory }) => man(&directory),
+        Some(Command::Version { output: VersionForm::Text }) => {
+            print(format!("warren {VERSION}\n").as_bytes())
+        }
+        Some(Command::Version { output: VersionForm::Json }) => {
+            // As the proxy does, the program takes the release that it stands in for from its image.
+            let istio = std::env::var("ISTIO_META_ISTIO_VERSION").unwrap_or_else(|_| "unknown".to_owned());
+            print(format!("{:#}\n", admin::version(&istio)).as_bytes())
         }
     }
 }
@@ -148,10 +175,27 @@ fn completions(shell: Shell) -> ExitCode {
     // The generator panics on a failed write, so it writes to memory first.
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut CommandLine::command(), "warren", &mut script);
-    match std::io::stdout().write_all(&script) {
+    print(&script)
+}
+
+/// Writes to standard output.
+fn print(bytes: &[u8]) -> ExitCode {
+    done(std::io::stdout().write_all(bytes), "")
+}
+
+/// Writes `warren.1`, and a page for each command below it, such as `warren-lab-up.1`.
+#[cfg(feature = "lab")]
+fn man(directory: &Path) -> ExitCode {
+    let into = format!(" into {}", directory.display());
+    done(clap_mangen::generate_to(CommandLine::command(), directory), &into)
+}
+
+/// The exit status of a command that wrote its output to what `into` names.
+fn done(written: std::io::Result<()>, into: &str) -> ExitCode {
+    match written {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("Error: cannot write: {error}");
+            eprintln!("Error: cannot write{into}: {error}");
             ExitCode::FAILURE
         }
     }

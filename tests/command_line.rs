@@ -116,6 +116,45 @@ fn help_and_version_are_found_in_every_way_people_ask_for_them() {
 }
 
 #[test]
+fn the_version_tells_of_the_build_as_json() {
+    let (code, stdout, _) = warren(&["version", "-o", "json"]);
+    let told: std::collections::BTreeMap<String, String> = serde_json::from_str(&stdout).unwrap();
+    let about: Vec<&str> = told.keys().map(String::as_str).collect();
+    let want = [
+        "buildProfile",
+        "buildStatus",
+        "cryptoProvider",
+        "gitRevision",
+        "istioVersion",
+        "rustVersion",
+        "target",
+        "version",
+    ];
+    assert_eq!((code, about), (Some(0), want.to_vec()));
+    assert_eq!(told["version"], env!("CARGO_PKG_VERSION"));
+    let profile =
+        std::path::Path::new(env!("CARGO_BIN_EXE_warren")).parent().and_then(|folder| folder.file_name());
+    assert_eq!(Some(told["buildProfile"].as_ref()), profile);
+    assert_eq!(warren(&["version", "-o", "xml"]).0, Some(2));
+}
+
+#[cfg(feature = "lab")]
+#[test]
+fn each_command_has_a_manual_page() {
+    let directory = std::env::temp_dir().join(format!("warren-man-{}", std::process::id()));
+    let missing = warren(&["man", directory.to_str().unwrap()]);
+    assert!(missing.0 == Some(1) && missing.2.starts_with("Error: cannot write into "), "{missing:?}");
+    std::fs::create_dir(&directory).unwrap();
+    let written = warren(&["man", directory.to_str().unwrap()]);
+    let page = |name: &str| std::fs::read_to_string(directory.join(name)).unwrap_or_default();
+    let (top, tree) = (page("warren.1"), page("warren-chaos-kill.1"));
+    std::fs::remove_dir_all(&directory).unwrap();
+    assert_eq!(written, (Some(0), String::new(), String::new()));
+    assert!(top.contains(".TH warren 1") && top.contains("warren\\-lab(1)"), "{top}");
+    assert!(tree.contains("Path of the actor in the tree"), "{tree}");
+}
+
+#[test]
 fn completions_are_made_for_three_shells_and_bash_reads_its_own() {
     for (shell, mark) in [("bash", "complete -F"), ("zsh", "#compdef warren"), ("fish", "complete -c warren")]
     {

@@ -59,14 +59,15 @@ where
     Arc::new(move || Box::pin(ask()))
 }
 
-/// The `version` object of the dump and of the `version` command.
-pub(crate) fn version(istio_version: &str) -> Value {
+/// The version and the build of the program, in the dump and by `warren version -o json`. All values are texts.
+pub fn version(istio_version: &str) -> Value {
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "gitRevision": env!("WARREN_GIT_REVISION"),
         "rustVersion": env!("WARREN_RUSTC_VERSION"),
         "buildProfile": env!("WARREN_PROFILE"),
         "buildStatus": "Unknown",
+        "target": env!("WARREN_TARGET"),
         "istioVersion": istio_version,
         "cryptoProvider": env!("WARREN_CRYPTO_VERSIONS"),
     })

@@ -18,6 +18,7 @@ mod tests;
 
 use std::{net::SocketAddr, sync::Arc};
 
+pub use self::console::version;
 use self::{console::Console, readiness::Readiness, server::HttpServer};
 use crate::{
     supervisor::{Strategy, SupervisorSpec},
