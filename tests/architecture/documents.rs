@@ -8,7 +8,7 @@ use super::{
 };
 
 /// The documents that are kept short, and the most bytes of each.
-const SIZES: [(&str, usize); 14] = [
+const SIZES: [(&str, usize); 19] = [
     ("README.md", 9_000),
     ("ARCHITECTURE.md", 15_000),
     ("CONTRIBUTING.md", 6_000),
@@ -16,6 +16,11 @@ const SIZES: [(&str, usize); 14] = [
     ("docs/control-path.md", 12_000),
     ("docs/networks.md", 5_000),
     ("docs/operations.md", 12_000),
+    ("docs/runbooks.md", 8_000),
+    ("docs/getting-started.md", 8_000),
+    ("docs/chaos-guide.md", 8_000),
+    ("docs/faq.md", 8_000),
+    ("docs/comparison.md", 8_000),
     ("docs/decisions.md", 10_000),
     ("docs/differences.md", 10_000),
     ("docs/glossary.md", 2_000),
