@@ -4,6 +4,7 @@
 #   nice -n 15 deploy/reproducible.sh dist warren     both builds; the program is left in the file warren
 # STATIC=1 links the C library in, too. Both builds take as long as two builds from scratch.
 set -euo pipefail
+shopt -s inherit_errexit
 profile=${1:-dist} out=${2:-}
 top=$(git -C "$(dirname "${BASH_SOURCE[0]}")" rev-parse --show-toplevel)
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
@@ -23,8 +24,8 @@ build() { # build FOLDER: prints the path of the program
 }
 
 first=$work/first second=$work/a-second-folder-with-a-longer-name
-cp "$(build "$first")" "$work/one"; rm -rf "$first"
-cp "$(build "$second")" "$work/two"; rm -rf "$second"
+program=$(build "$first"); cp "$program" "$work/one"; rm -rf "$first"
+program=$(build "$second"); cp "$program" "$work/two"; rm -rf "$second"
 sha256sum "$work/one" "$work/two" | sed "s|$work/||"
 [ -z "$out" ] || cp "$work/one" "$out"
 if ! cmp -s "$work/one" "$work/two"; then
