@@ -105,6 +105,14 @@ class Lab:
         (folder / "prometheus.yaml").write_text(json.dumps(config))
 
     def __enter__(self):
+        try:
+            self.raise_all()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def raise_all(self):
         settings = ["WARREN_CHAOS=true", f"WARREN_RESOLV_CONF={self.folder}/resolv.conf"]
         up = ["lab", "--name", self.name, "up", str(MESH), "--dns"]
         self.start("up", [self.binary, *up, *(part for setting in settings for part in ("--env", setting))])
@@ -113,7 +121,6 @@ class Lab:
         self.start("prometheus", self.inside(
             "node:one", "prometheus", f"--config.file={self.folder}/prometheus.yaml",
             f"--storage.tsdb.path={self.folder}/data", "--web.listen-address=127.0.0.1:9090", "--log.level=warn"))
-        return self
 
     def __exit__(self, *_):
         # The lab ends last. It takes what runs in it along.
