@@ -8,6 +8,8 @@ compile_error!(
 pub mod actors;
 pub mod command_line;
 pub(crate) mod dataplane;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 #[cfg(feature = "lab")]
 pub mod lab;
 pub mod protocols;

@@ -143,8 +143,10 @@ fn dependencies() -> Vec<[String; 4]> {
     let mut all = BTreeSet::new();
     for dependency in root["deps"].as_array().unwrap() {
         let package = of(&metadata["packages"], &dependency["pkg"]);
+        // What only the fuzzer has beside the tests does not ship.
+        let uses = dependency["dep_kinds"].as_array().unwrap().iter();
         let kinds: Vec<&Value> =
-            dependency["dep_kinds"].as_array().unwrap().iter().map(|kind| &kind["kind"]).collect();
+            uses.filter(|of| of["target"] != "cfg(fuzzing)").map(|of| &of["kind"]).collect();
         let part = if kinds.contains(&&Value::Null) {
             (0, "the proxy")
         } else if kinds.contains(&&Value::from("build")) {

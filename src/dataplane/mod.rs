@@ -32,7 +32,7 @@ pub(crate) mod tracked_hop;
 mod trying;
 pub(crate) mod tunnel;
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

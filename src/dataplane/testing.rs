@@ -1,6 +1,13 @@
 //! A test bed for whole connections without a kernel, under a paused clock: pods, networks, peers, access log lines
 //! and counters.
 #![allow(dead_code, reason = "a vocabulary, of which each test uses a part")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "made for tests, which the linter does not see where the fuzzer uses it too"
+)]
 
 mod access;
 pub(crate) mod inner;

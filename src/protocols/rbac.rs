@@ -296,5 +296,8 @@ impl fmt::Display for DenyReason {
     }
 }
 
+#[cfg(any(test, fuzzing))]
+#[allow(clippy::indexing_slicing, clippy::unwrap_used, reason = "a reading of the contract for tests")]
+pub(crate) mod oracle;
 #[cfg(test)]
 mod tests;

@@ -454,7 +454,8 @@ impl Shard {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "made for tests")]
 impl Shard {
     /// Makes a shard of the calling thread, whose runtime must be a local one. `seed` determines the random numbers.
     pub(crate) fn of_this_thread(seed: u64) -> Self {

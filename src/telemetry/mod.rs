@@ -19,3 +19,6 @@ pub(crate) mod target;
 mod tests;
 pub mod trace;
 pub mod traffic;
+
+#[cfg(any(test, fuzzing))]
+pub(crate) use otlp::collector_says;

@@ -9,6 +9,9 @@ use std::{
     sync::LazyLock,
 };
 
+/// The attributes of what only tests and the fuzzer compile.
+const TEST_MARKS: [&str; 2] = ["#[cfg(test)]", "#[cfg(any(test, fuzzing))]"];
+
 /// A source file.
 pub(crate) struct File {
     /// Relative to the manifest, with `/`.
@@ -73,7 +76,7 @@ fn collect(directory: &Path, into: &mut Vec<PathBuf>) {
     }
 }
 
-/// Files of modules declared under `#[cfg(test)]`, and everything below them, are tests as a whole.
+/// Files of modules declared under one of [`TEST_MARKS`], and everything below them, are tests as a whole.
 fn mark_test_files(files: &mut [File]) {
     let mut whole: BTreeSet<String> = BTreeSet::new();
     for file in files.iter() {
@@ -232,10 +235,11 @@ impl File {
         crate_.chain(base.iter().cloned()).chain(parts.into_iter().skip(supers.max(1))).collect()
     }
 
-    /// Items under `#[cfg(test)]`, each with the name of the file it declares, if it is a module out of line.
+    /// Items under one of [`TEST_MARKS`], each with the name of the file it declares, if it is a module out of line.
     fn test_items(&self) -> Vec<(Range<usize>, Option<String>)> {
         let mut items = Vec::new();
-        for (start, attribute) in self.code.match_indices("#[cfg(test)]") {
+        let marks = TEST_MARKS.iter().flat_map(|mark| self.code.match_indices(mark));
+        for (start, attribute) in marks {
             let mut at = start + attribute.len();
             let mut path = None;
             // Other attributes may stand between. Their texts are blanked in the code, not in the text.

@@ -1,5 +1,12 @@
 //! Meshes for tests.
 #![allow(dead_code, reason = "a vocabulary, of which each test uses a part")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "made for tests, which the linter does not see where the fuzzer uses it too"
+)]
 
 use std::net::{IpAddr, SocketAddr};
 

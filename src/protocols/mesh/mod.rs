@@ -6,7 +6,7 @@
 //! before their service, the service may be deleted and made again, and its health policy may change.
 
 pub(crate) mod decode;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(crate) mod fixtures;
 pub(crate) mod gateway;
 mod index;
@@ -236,7 +236,7 @@ impl Mesh {
         self.0.endpoints.values()
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn named_policies(&self) -> usize {
         self.0.named_policies.len()
     }

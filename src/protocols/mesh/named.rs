@@ -65,7 +65,7 @@ impl NamedPolicies {
         self.keys.lock().get(key).is_some_and(|named| answers > named.answers)
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(super) fn len(&self) -> usize {
         self.keys.lock().len()
     }

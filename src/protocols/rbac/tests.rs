@@ -1,5 +1,3 @@
-mod oracle;
-
 use proptest::prelude::*;
 use prost::Message;
 

@@ -168,8 +168,8 @@ impl WorkloadCert {
     }
 
     /// What the owner says to a client with these certificates.
-    #[cfg(test)]
-    pub(super) fn check_client(
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn check_client(
         &self,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
@@ -179,8 +179,8 @@ impl WorkloadCert {
     }
 
     /// What the owner says to a server with these certificates that should be one of `sans`.
-    #[cfg(test)]
-    pub(super) fn check_server(
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn check_server(
         &self,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],

@@ -15,7 +15,7 @@ mod server;
 pub mod stream;
 mod verify;
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(crate) mod test_ca;
 #[cfg(test)]
 mod tests;

@@ -143,7 +143,7 @@ impl Protection {
     }
 
     /// Continues as if `sequence` records had been sealed or opened.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn age(&mut self, sequence: u64) {
         self.sequence = sequence;
     }

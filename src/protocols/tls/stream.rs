@@ -263,21 +263,22 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
     }
 
     /// Requests a new sending key before the next bytes, as a peer may do.
-    #[cfg(test)]
-    pub(super) fn rekey_soon(&mut self) {
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn rekey_soon(&mut self) {
         self.rekey_due = true;
     }
 
     /// Continues as if `sequence` records had been sealed and opened.
-    #[cfg(test)]
-    pub(super) fn age(&mut self, sequence: u64) {
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn age(&mut self, sequence: u64) {
         self.keys.seal.age(sequence);
         self.keys.open.age(sequence);
     }
 
     /// Seals a record that a correct peer would never send.
-    #[cfg(test)]
-    pub(super) fn seal_record(&mut self, content: u8, bytes: &[u8]) {
+    #[cfg(any(test, fuzzing))]
+    #[allow(clippy::unwrap_used, reason = "tests leave room for the record")]
+    pub(crate) fn seal_record(&mut self, content: u8, bytes: &[u8]) {
         self.seal(content, &[], bytes).unwrap();
     }
 

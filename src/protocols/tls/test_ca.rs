@@ -1,4 +1,11 @@
 //! An authority for tests: a root, perhaps intermediates, and leaves with any names.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "made for tests, which the linter does not see where the fuzzer uses it too"
+)]
 
 use std::{
     sync::Arc,

@@ -179,5 +179,15 @@ fn rejected(answer: &[u8]) -> Option<Rejected> {
     (items > 0 || !reason.is_empty()).then_some(Rejected { items, reason })
 }
 
+#[cfg(any(test, fuzzing))]
+/// What a collector with this connection says to a request: its status, and how many parts it rejected and why.
+pub(crate) async fn collector_says<Io: AsyncRead + AsyncWrite + Unpin + Send>(
+    io: Io,
+) -> Result<(u16, Option<(u64, String)>), String> {
+    let answer = exchange(io, Request::new(Full::default())).await.map_err(|error| error.to_string())?;
+    let rejected = rejected(answer.body()).map(|rejected| (rejected.items, rejected.reason));
+    Ok((answer.status().as_u16(), rejected))
+}
+
 #[cfg(test)]
 mod tests;

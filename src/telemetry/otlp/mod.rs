@@ -28,6 +28,8 @@ use opentelemetry_sdk::Resource;
 use crate::protocols::config::NodeConfig;
 
 pub use self::dialer::{DialError, Dialing, TlsDialer};
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::http::collector_says;
 pub(super) use self::{
     collector::{Batch, Collector},
     delivery::{Counts, Delivery},

@@ -2,9 +2,13 @@
 //! that matches and as one that does not, in all combinations: a DENY counts if any combination matches, an ALLOW if all
 //! do.
 
-use super::*;
+use std::net::{IpAddr, SocketAddr};
 
-pub(super) fn verdict(policies: &[pb::Authorization], bound: &[String], flow: &Flow<'_>) -> &'static str {
+use super::Flow;
+use crate::protocols::pb::security::{self as pb, string_match::MatchType};
+
+/// The decision about a connection to a workload of the namespace "a" that names the policies `bound`.
+pub(crate) fn verdict(policies: &[pb::Authorization], bound: &[String], flow: &Flow<'_>) -> &'static str {
     let known = |p: &pb::Authorization| bound.contains(&format!("{}/{}", p.namespace, p.name));
     let selected: Vec<&pb::Authorization> = policies
         .iter()
@@ -33,7 +37,7 @@ pub(super) fn verdict(policies: &[pb::Authorization], bound: &[String], flow: &F
 }
 
 /// The number of values of a policy that cannot be decoded.
-pub(super) fn unknowns(policy: &pb::Authorization) -> u32 {
+pub(crate) fn unknowns(policy: &pb::Authorization) -> u32 {
     let count = std::cell::Cell::new(0);
     hits(policy, &flow_of_nobody(), &|| {
         count.set(count.get() + 1);
