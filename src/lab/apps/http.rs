@@ -115,7 +115,8 @@ pub(super) fn content_length(head: &str) -> Option<usize> {
     header(head, "content-length")?.parse().ok()
 }
 
-fn wants_close(head: &[u8]) -> bool {
+/// Whether the head says that the connection ends with this exchange.
+pub(super) fn wants_close(head: &[u8]) -> bool {
     let head = str::from_utf8(head).unwrap_or_default();
     header(head, "connection").is_some_and(|value| value.eq_ignore_ascii_case("close"))
 }

@@ -15,7 +15,7 @@ use tokio::{
 
 use super::{
     AppError, Background, Latencies, Route, Stop, background, connect,
-    http::{HEAD_BYTES, content_length, head_length},
+    http::{HEAD_BYTES, content_length, head_length, wants_close},
     left,
 };
 
@@ -26,7 +26,7 @@ pub struct Plan {
     pub host: String,
     /// The number of clients at once.
     pub clients: usize,
-    /// Whether a client keeps its connection for the next request.
+    /// Whether a client keeps its connection for the next request, unless the answer says that the connection ends.
     pub keep_alive: bool,
     /// The largest number of requests of all clients together.
     pub requests: u64,
@@ -176,21 +176,22 @@ impl Client {
             None => connect(self.to, limit).await?,
         };
         stream.write_all(&self.request).await?;
-        let status = self.answer(&mut stream).await?;
+        let (status, is_last) = self.answer(&mut stream).await?;
         if self.keep_alive {
-            self.stream = Some(stream);
+            self.stream = (!is_last).then_some(stream);
         } else if stream.read_buf(&mut self.buffer).await? != 0 {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "bytes after the last answer"));
         }
         if status == 200 { Ok(()) } else { Err(io::Error::other(format!("status {status}"))) }
     }
 
-    /// Reads one whole answer and returns its status.
-    async fn answer(&mut self, stream: &mut TcpStream) -> io::Result<u16> {
+    /// Reads one whole answer. Returns its status, and whether the connection ends with the answer.
+    async fn answer(&mut self, stream: &mut TcpStream) -> io::Result<(u16, bool)> {
         loop {
             if let Some(head_bytes) = head_length(&self.buffer) {
-                let head = str::from_utf8(self.buffer.get(..head_bytes).unwrap_or_default());
-                let head = head.map_err(io::Error::other)?;
+                let head = self.buffer.get(..head_bytes).unwrap_or_default();
+                let is_last = wants_close(head);
+                let head = str::from_utf8(head).map_err(io::Error::other)?;
                 let (status, body) =
                     (head.get(9..12).and_then(|code| code.parse().ok()), content_length(head));
                 let (Some(status), Some(body)) = (status, body) else {
@@ -201,7 +202,7 @@ impl Client {
                 };
                 if self.buffer.len() >= head_bytes + body {
                     self.buffer.drain(..head_bytes + body);
-                    return Ok(status);
+                    return Ok((status, is_last));
                 }
             } else if self.buffer.len() > HEAD_BYTES {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "an answer without end of its head"));

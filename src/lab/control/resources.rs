@@ -283,6 +283,11 @@ fn service_of(service: &Service) -> wl::Service {
         ports: ports(&service.ports).ports,
         subject_alt_names: service.subject_alt_names.clone(),
         waypoint: service.waypoint.as_ref().map(gateway),
+        weighted_waypoints: service
+            .weighted_waypoints
+            .iter()
+            .map(|(to, weight)| wl::WeightedWaypoint { destination: Some(gateway(to)), weight: *weight })
+            .collect(),
         load_balancing: service.load_balancing.as_ref().map(load_balancing),
         canonical: service.canonical,
         visibility: match service.visibility {

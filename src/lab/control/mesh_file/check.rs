@@ -271,6 +271,11 @@ impl Check {
                 Selector { namespace: &namespace, app: raw.app.as_deref(), names: &raw.endpoints },
             ),
             waypoint: self.gateway(&item, "waypoint", raw.waypoint.as_deref()),
+            weighted_waypoints: raw
+                .weighted_waypoints
+                .iter()
+                .filter_map(|(text, weight)| Some((self.parse(&item, "weightedWaypoints", text)?, *weight)))
+                .collect(),
             subject_alt_names: raw.subject_alt_names,
             load_balancing: raw.load_balancing,
             canonical: raw.canonical,

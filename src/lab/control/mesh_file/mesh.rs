@@ -97,6 +97,8 @@ pub struct Service {
     pub endpoints: Vec<usize>,
     /// The waypoint for traffic to the service.
     pub waypoint: Option<Gateway>,
+    /// Waypoints and their weights. A connection goes to one of these, if there are any.
+    pub weighted_waypoints: Vec<(Gateway, u32)>,
     /// The SPIFFE ids accepted besides the endpoints' own.
     pub subject_alt_names: Vec<String>,
     /// How endpoints are chosen.

@@ -75,6 +75,8 @@ pub(super) struct Service {
     pub(super) endpoints: Vec<String>,
     pub(super) waypoint: Option<String>,
     #[serde(default)]
+    pub(super) weighted_waypoints: BTreeMap<String, u32>,
+    #[serde(default)]
     pub(super) subject_alt_names: Vec<String>,
     pub(super) load_balancing: Option<LoadBalancing>,
     #[serde(default)]

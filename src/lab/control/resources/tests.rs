@@ -25,7 +25,8 @@ pods:
   - {name: a, ip: 10.77.64.1, app: web, announce: {network: n, networkGateway: n/10.1.1.1:9, capacity: 2}}
   - {name: b, ip: 10.77.64.2, namespace: other, captured: false, waypoint: other/wp, announce: {status: unhealthy}}
 services:
-  - {name: web, vips: [10.96.0.1, 10.97.0.0/16], ports: {80: 8080}, app: web, loadBalancing: {mode: strict, preference: [node]}}
+  - {name: web, vips: [10.96.0.1, 10.97.0.0/16], ports: {80: 8080}, app: web, loadBalancing: {mode: strict, preference: [node]},
+     weightedWaypoints: {10.77.64.2: 3, other/wp: 1}}
 policies:
   - {name: w, action: DENY, app: web}
   - name: rules
@@ -61,6 +62,7 @@ fn services_carry_addresses_ports_and_aliases() {
     let wl::address::Type::Service(web) = address(&resources, name) else { panic!("a service") };
     assert_eq!((web.addresses[0].length, web.addresses[1].length), (None, Some(16)));
     assert_eq!(web.load_balancing.unwrap().mode(), wl::load_balancing::Mode::Strict);
+    assert_eq!(web.weighted_waypoints.iter().map(|waypoint| waypoint.weight).collect::<Vec<_>>(), [3, 1]);
     assert_eq!(resources.address[name].aliases, ["/10.96.0.1", "/10.97.0.0/16"]);
     assert_eq!(resources.address["Kubernetes//Pod/default/a"].aliases, ["n/10.77.64.1"]);
 }
