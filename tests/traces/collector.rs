@@ -2,9 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -38,12 +35,13 @@ use warren::lab::{
 };
 
 use crate::{
+    pypi::Package,
     support::{LIMIT, Lab, addr, eventually, listen},
     tree,
 };
 
-/// The release that the tests were written against.
-const RELEASE: &str = "0.0.1a15";
+/// The collector's program.
+pub(crate) const ROTEL: Package = Package { name: "rotel", release: "0.0.1a15", file: "rotel/rotel-agent" };
 /// Where the backend listens, beside the collector.
 const BACKEND: u16 = 4319;
 
@@ -107,42 +105,6 @@ pub(crate) struct Collector {
     pub received: Received,
     rotel: Process,
     _backend: Background<()>,
-}
-
-/// The collector's program, kept in `cache`, and installed there from PyPI if it is not.
-pub(crate) fn obtain(cache: &Path) -> Result<PathBuf, String> {
-    let kept = cache.join(format!("rotel-agent-{RELEASE}"));
-    // One of the tests, in its cell: the suite's own process has been here before.
-    if kept.exists() {
-        return Ok(kept);
-    }
-    let venv = cache.join(format!("rotel-venv-{}", std::process::id()));
-    let pip = venv.join("bin/pip");
-    let python = Path::new("python3");
-    run(Command::new(python).args(["-m", "venv"]).arg(&venv))?;
-    run(Command::new(&pip).args([
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-        &format!("rotel=={RELEASE}"),
-    ]))?;
-    let lib = fs::read_dir(venv.join("lib")).map_err(|error| format!("{}: {error}", venv.display()))?;
-    let agents = lib.flatten().map(|python| python.path().join("site-packages/rotel/rotel-agent"));
-    let agent = agents.into_iter().find(|agent| agent.exists());
-    let agent = agent.ok_or_else(|| format!("rotel {RELEASE} has no rotel-agent for this machine"))?;
-    fs::rename(&agent, &kept).map_err(|error| format!("{}: {error}", agent.display()))?;
-    fs::remove_dir_all(&venv).map_err(|error| format!("{}: {error}", venv.display()))?;
-    Ok(kept)
-}
-
-fn run(command: &mut Command) -> Result<(), String> {
-    let name = format!("{:?}", command.get_program());
-    let output = command.output().map_err(|error| format!("cannot run {name}: {error}"))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let said = [output.stdout, output.stderr].concat();
-    Err(format!("{name} failed ({}): {}", output.status, String::from_utf8_lossy(&said).trim()))
 }
 
 impl Collector {

@@ -1,7 +1,7 @@
 //! Traces, log records and metrics, as a collector gets them: two nodes with the real binary as their proxies, and `rotel` from PyPI.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
 
-use std::{env, path::PathBuf, process::ExitCode};
+use std::process::ExitCode;
 
 use warren::{
     lab::testing::{Needs, Suite, Users, main as run},
@@ -13,6 +13,7 @@ mod connections;
 #[allow(dead_code, reason = "what the tests of whole meshes need besides")]
 #[path = "../mesh/metrics.rs"]
 mod metrics;
+mod pypi;
 mod signals;
 #[allow(dead_code, reason = "what the tests of whole meshes need besides")]
 #[path = "../mesh/support.rs"]
@@ -33,7 +34,7 @@ fn main() -> ExitCode {
         logs_and_metrics_that_no_collector_takes_cost_no_connection,
     ];
     // Beside the compiled tests, and outside the cells, where there is a network.
-    let rotel = match collector::obtain(&PathBuf::from(env!("CARGO_TARGET_TMPDIR"))) {
+    let rotel = match collector::ROTEL.obtain(env!("CARGO_TARGET_TMPDIR")) {
         Ok(path) => path.to_string_lossy().into_owned(),
         Err(reason) => {
             eprintln!("error: no collector to test with: {reason}");
