@@ -2,7 +2,8 @@
 
 use std::{env, error::Error, fs, path::Path, process::Command};
 
-const PROTOS: [&str; 5] = ["ads.proto", "authorization.proto", "ca.proto", "workload.proto", "zds.proto"];
+const PROTOS: [&str; 6] =
+    ["ads.proto", "authorization.proto", "ca.proto", "handover.proto", "workload.proto", "zds.proto"];
 
 /// The libraries that encrypt, sign and verify.
 const CRYPTO: [&str; 3] = ["aws-lc-rs", "ring", "rustls"];
@@ -12,7 +13,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=build.rs");
     let descriptors = protox::compile(PROTOS, ["proto"])?;
     let mut config = prost_build::Config::new();
-    config.bytes([".envoy.service.discovery.v3.Resource"]);
+    config.bytes([".envoy.service.discovery.v3.Resource", ".warren.handover.Direction"]);
     let lab = env::var_os("CARGO_FEATURE_LAB").is_some();
     tonic_prost_build::configure().build_server(lab).compile_fds_with_config(descriptors, config)?;
 

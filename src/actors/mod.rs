@@ -4,6 +4,7 @@ pub mod admin;
 pub(crate) mod config_dump;
 pub(crate) mod control;
 pub(crate) mod crl;
+pub(crate) mod handover;
 pub(crate) mod health;
 pub(crate) mod pods;
 pub(crate) mod quarantine;

@@ -35,6 +35,7 @@ use super::{
         zds::Zds,
     },
     crl::Crl,
+    handover::Handover,
     health::{Health, HealthSources},
     pods::{EnrolmentSources, Pods, node::Node, unhealthy::UnhealthyPods},
     quarantine::Quarantine,
@@ -103,6 +104,8 @@ pub struct Proxy {
     pub zds: Option<Zds>,
     /// The proxy's own pod, which the caller has served.
     pub own: Option<OwnPod>,
+    /// The hand-over of live connections, if it is configured.
+    handover: Option<Handover>,
     /// Somebody asked for the shutdown on the admin port.
     pub quit: mpsc::Receiver<()>,
     readiness: HttpServer,
@@ -154,6 +157,8 @@ struct Parts {
     shards: Shards,
     pods: Pods,
     served: Served,
+    /// Absent in the dedicated mode, and where it is turned off.
+    handover: Option<Handover>,
     complete: watch::Receiver<bool>,
     health: Health,
     admin: AdminServers,
@@ -211,6 +216,7 @@ pub async fn boot(config: &Config, logging: &Logging) -> Result<Proxy, BootError
         tree,
         pods: parts.pods,
         zds: parts.served.zds().cloned(),
+        handover: parts.handover,
         own: Some(own),
         quit,
         readiness: parts.admin.readiness,
@@ -223,6 +229,9 @@ impl Proxy {
         self.readiness.close();
         if let Some(zds) = &self.zds {
             zds.leave();
+        }
+        if let Some(handover) = &self.handover {
+            handover.leave();
         }
     }
 }
@@ -277,10 +286,12 @@ fn root(parts: &Parts, logging: &Logging) -> SupervisorSpec {
     if let Some(crl) = &parts.crl {
         root = root.child(crl.child());
     }
-    root.supervisor(meshsup)
-        .supervisor(shards)
-        // After the others, so that the loss of these restarts nobody but the audit.
-        .supervisor(dataplane.child(parts.pods.policy()).child(parts.pods.audit()))
+    // After the others, so that the loss of these restarts nobody but those that follow.
+    dataplane = dataplane.child(parts.pods.policy()).child(parts.pods.audit());
+    if let Some(handover) = &parts.handover {
+        dataplane = dataplane.child(handover.child());
+    }
+    root.supervisor(meshsup).supervisor(shards).supervisor(dataplane)
 }
 
 fn parts(config: &Config, logging: &Logging, access: TreeAccess) -> Result<Parts, BootError> {
@@ -326,8 +337,8 @@ fn parts(config: &Config, logging: &Logging, access: TreeAccess) -> Result<Parts
         quarantine: quarantine.clone(),
         config: settings,
     });
-    let (gate, open) = watch::channel(false);
-    let served = Served::of(config, open.clone());
+    let (gate, complete) = watch::channel(false);
+    let served = Served::of(config, complete.clone());
     let sources = HealthSources {
         certs: certs.clone(),
         xds: xds.as_ref().map(Xds::state),
@@ -347,7 +358,8 @@ fn parts(config: &Config, logging: &Logging, access: TreeAccess) -> Result<Parts
     let admin = AdminServers::new(admin_addrs(config), &readiness, &metrics, console);
     count(&metrics, &certs, &pods, served.zds())?;
     let crl = crl(config, revocations, &pods, &metrics);
-    Ok(Parts { metrics, certs, crl, tables, xds, shards, pods, served, complete: open, health, admin })
+    let handover = handover(config, &pods, &served, &metrics);
+    Ok(Parts { metrics, certs, crl, tables, xds, shards, pods, served, handover, complete, health, admin })
 }
 
 /// The node as the tables of the mesh see it.
@@ -410,6 +422,12 @@ fn count(metrics: &Metrics, certs: &Certs, pods: &Pods, zds: Option<&Zds>) -> Re
     let pending = move || hand_over.as_ref().map_or(0, |hand_over| hand_over.borrow().session.counts.pending);
     metrics.register(state_gauge::of_pods(move || pods.by_state(pending()))?)?;
     Ok(())
+}
+
+/// The hand-over of live connections, if it is configured.
+fn handover(config: &Config, pods: &Pods, served: &Served, metrics: &Arc<Metrics>) -> Option<Handover> {
+    let (path, zds) = (config.inpod.handover_uds.as_ref()?, served.zds()?.status());
+    Some(Handover::new(PathBuf::from(path), pods.clone(), zds, metrics.clone()))
 }
 
 /// The revocation lists, if a file of them is configured.

@@ -122,7 +122,7 @@ impl Acceptor {
 
     /// The spawner that runs all connections of this kind on `shard` through one fair queue, whichever shard accepted.
     /// The first connection makes the spawner, so a pod without connections has no spawner.
-    fn spawner(&self, shard: &Shard) -> Rc<ConnSpawner> {
+    pub(crate) fn spawner(&self, shard: &Shard) -> Rc<ConnSpawner> {
         let (id, kind) = (self.id(), self.kind());
         let spawners = shard.local::<Spawners>();
         let key = (id.serial, kind);

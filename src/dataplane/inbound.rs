@@ -22,6 +22,7 @@ use super::{
     inbound_context::InboundContext,
     pod::{
         conns::{ConnInfo, PeerTunnel, cut},
+        departure::Departure,
         network::Network,
         panics,
     },
@@ -351,6 +352,7 @@ async fn open<N: Network>(
         waits: false.into(),
         host: this.connect.host.as_deref().map(Box::from),
         next_hop: None.into(),
+        departure: Departure::default(),
     };
     // The connection is registered before policies are asked, so that a policy change in between is not missed.
     let Ok(conn) = ctx.conns.live.admit(shard.index(), info) else {

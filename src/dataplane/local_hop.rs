@@ -15,8 +15,9 @@ use super::{
     application::{self, Refused},
     certificates::Certificates,
     inbound_context::InboundContext,
+    movable::Facts,
     outbound_context::OutboundContext,
-    pod::{conns::ConnInfo, network::Network},
+    pod::{conns::ConnInfo, departure::Departure, network::Network},
     report::{ConnMeta, ConnReport},
     stream::AppStream,
     tracked_hop::TrackedHop,
@@ -25,6 +26,7 @@ use super::{
 use crate::{
     protocols::{
         addr::{ClientAddr, HboneAddr},
+        handover::record::{Kind, Side},
         identity::Identity,
         labels::Reporter,
         mesh::{Service, Workload},
@@ -98,12 +100,19 @@ pub(crate) struct LocalPeer<S: AppStream> {
     pub(crate) report: Box<ConnReport>,
     /// The application.
     pub(crate) app: S,
+    /// The uid of the destination's pod.
+    pub(crate) uid: Arc<str>,
     /// The entry by which a revocation list cuts the hop, if revocation lists are configured.
     pub(crate) tracked: Option<Conn<TrackedHop>>,
 }
 
 /// Counts the relayed bytes in the reports of both sides.
-pub(crate) struct BothReports<'a>(pub(crate) &'a ConnReport, pub(crate) &'a ConnReport);
+pub(crate) struct BothReports<'a>(
+    pub(crate) &'a ConnReport,
+    pub(crate) &'a ConnReport,
+    /// The uid of the server's pod.
+    pub(crate) &'a str,
+);
 
 // === impl VerifiedPairs ===
 
@@ -195,6 +204,7 @@ impl<'a, N: Network> LocalHop<'a, N> {
             waits: false.into(),
             host: None,
             next_hop: None.into(),
+            departure: Departure::default(),
         };
         // The connection is registered before policies are asked, so that a policy change in between is not missed.
         let admitted = self.there.conns.live.admit(shard.index(), info);
@@ -204,7 +214,10 @@ impl<'a, N: Network> LocalHop<'a, N> {
         let step = Step::new("join", SpanKind::Client);
         let spans = Spans::new(tracing::Span::none(), "inbound", step.trace_parent());
         match conn.guard(spans.around(self.deliver(&conn, near, inbound))).await {
-            Ok(Ok((report, app))) => Ok(Box::new(LocalPeer { conn, report, app, tracked })),
+            Ok(Ok((report, app))) => {
+                let uid = self.there.pod.id.uid.clone();
+                Ok(Box::new(LocalPeer { conn, report, app, uid, tracked }))
+            }
             Ok(Err(status)) => Err(AttemptError::Refused(status)),
             Err(_) => Err(AttemptError::Cut),
         }
@@ -296,6 +309,49 @@ impl Meter for BothReports<'_> {
         self.0.backward(n);
         self.1.backward(n);
     }
+}
+
+impl Facts for BothReports<'_> {
+    fn facts(&self) -> (Kind, Side, Option<Side>) {
+        let mut beside = self.1.facts();
+        beside.pod.uid = self.2.to_owned();
+        (Kind::Local, self.0.facts(), Some(beside))
+    }
+}
+
+/// Finds out whether the two pods of a hop that another process began accept each other as of now, as they would in a
+/// handshake. `from` is the client's and `there` the server's pod. Returns what revocation lists may name.
+///
+/// # Errors
+/// A certificate does not come, or the pods do not accept each other as the pods that they were.
+pub(crate) async fn verify_again(
+    shard: &Shard,
+    from: &OutboundContext,
+    there: &InboundContext,
+    (client, server): (&Side, &Side),
+    within: Duration,
+) -> Result<Option<[Box<PeerChain>; 2]>, Failure> {
+    let changed = || Failure::Tls("the two pods do not accept each other any more".into());
+    let (Ok(source), Ok(destination)) = (from.pod.wait().await, there.pod.wait().await) else {
+        return Err(changed());
+    };
+    let own = from.pod.identity(&source).map_err(|error| Failure::Identity(Cause::of(error)))?;
+    let theirs = there.pod.identity(&destination).map_err(|error| Failure::Identity(Cause::of(error)))?;
+    if server.identity.as_ref() != Some(&own) || client.destination_identity.as_ref() != Some(&theirs) {
+        return Err(changed());
+    }
+    let certs = &*from.hops.certs;
+    for identity in [&own, &theirs] {
+        let held = certs.hold(identity, within).await;
+        held.map_err(|error| Failure::Identity(Cause::of(error)))?;
+    }
+    let pair =
+        Pair { client: from.pod.id.serial, server: there.pod.id.serial, sans: Sans::only(theirs.clone()) };
+    let seen = shard.local::<VerifiedPairs>().identity(certs, pair, &own, &theirs);
+    if seen.as_ref() != Some(&own) {
+        return Err(changed());
+    }
+    Ok(chains(certs, &own, &theirs))
 }
 
 #[cfg(test)]

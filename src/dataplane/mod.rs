@@ -3,6 +3,7 @@
 pub(crate) mod accept;
 pub(crate) mod accepted;
 pub(crate) mod application;
+pub(crate) mod arrival;
 pub(crate) mod authorize;
 pub(crate) mod certificates;
 pub(crate) mod config;
@@ -16,6 +17,7 @@ pub(crate) mod listener;
 pub(crate) mod local_hop;
 pub(crate) mod mesh_view;
 pub(crate) mod missing_policies;
+pub(crate) mod movable;
 pub(crate) mod on_demand;
 pub(crate) mod outbound;
 pub(crate) mod outbound_context;

@@ -12,9 +12,11 @@ use super::{
     early_data::EarlyData,
     gateway_hop::{GatewayHop, Nested},
     local_hop::{BothReports, LocalHop, LocalPeer},
+    movable,
     outbound_context::OutboundContext,
     pod::{
         conns::{ConnInfo, NextHop, cut},
+        departure::Departure,
         network::Network,
     },
     report::{ConnMeta, ConnReport, endpoint},
@@ -86,8 +88,14 @@ fn serve_any<N: Network>(
         let failure = |relayed: Result<(), RelayError>| relayed.map_err(Failure::from);
         let (relayed, ending) = match reached {
             Reached::Tcp(server) => {
-                let relay = stream::relay_plain(&shard, client.side, server.into_side(), &*report);
-                (conn.guard(relay.after(client.said)).await.map(failure), None)
+                let ended = {
+                    let relay = stream::relay_plain(&shard, client.side, server.into_side(), &*report);
+                    movable::relay((&conn, &conn), relay.after(client.said)).await
+                };
+                match ended {
+                    Some(ended) => (ended.map(failure), None),
+                    None => return report.handed_over(),
+                }
             }
             Reached::Stream(server, lease, _) => {
                 let relay = timed(relay(client.side, server, &*report, &shard.buffers));
@@ -102,7 +110,10 @@ fn serve_any<N: Network>(
             }
             // The local relay is boxed, as its future is the largest.
             Reached::Local(peer) => {
-                (Box::pin(relay_local::<N::Stream>(&shard, &conn, &report, client, *peer)).await, None)
+                match Box::pin(relay_local::<N::Stream>(&shard, &conn, &report, client, *peer)).await {
+                    Some(ended) => (ended, None),
+                    None => return report.handed_over(),
+                }
             }
             Reached::Nested(nested) => {
                 Box::pin(nested.relay(&shard, &conn, &report, (client.side, client.said))).await
@@ -121,21 +132,29 @@ fn serve_any<N: Network>(
     }
 }
 
-/// Relays to a pod that this process serves as well.
+/// Relays to a pod that this process serves as well. The result is that of [`movable::relay`].
 async fn relay_local<S: AppStream>(
     shard: &Shard,
     here: &Conn<ConnInfo>,
     report: &ConnReport,
     client: Client<S>,
-    LocalPeer { conn: there, report: theirs, app, tracked: _tracked }: LocalPeer<S>,
-) -> Result<Result<(), Failure>, CutReason> {
+    LocalPeer { conn: there, report: theirs, app, uid, tracked: _tracked }: LocalPeer<S>,
+) -> Option<Result<Result<(), Failure>, CutReason>> {
     theirs.relaying();
-    let both = BothReports(report, &theirs);
-    let relay = stream::relay_plain(shard, client.side, app.into_side(), &both);
-    let relaying = there.guard(relay.after(client.said));
-    let relayed = here.guard(relaying).await.flatten()?.map_err(Failure::from);
-    theirs.relayed(relayed.clone());
-    Ok(relayed)
+    let both = BothReports(report, &theirs, &uid);
+    let ended = {
+        let relay = stream::relay_plain(shard, client.side, app.into_side(), &both).after(client.said);
+        movable::relay((here, &there), relay).await
+    };
+    let Some(ended) = ended else {
+        theirs.handed_over();
+        return None;
+    };
+    Some(ended.map(|relayed| {
+        let relayed = relayed.map_err(Failure::from);
+        theirs.relayed(relayed.clone());
+        relayed
+    }))
 }
 
 /// The client's side of a connection, and the bytes that the client has sent so far.
@@ -178,6 +197,7 @@ async fn open<N: Network>(
         waits: false.into(),
         host: None,
         next_hop: None.into(),
+        departure: Departure::default(),
     };
     let conn = ctx.conns.live.admit(shard.index(), info).ok()?;
     drop((arriving, capture));

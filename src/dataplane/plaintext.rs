@@ -4,7 +4,8 @@ use super::{
     accepted::Accepted,
     application::{self, Refused},
     inbound_context::InboundContext,
-    pod::{conns::ConnInfo, network::Network},
+    movable,
+    pod::{conns::ConnInfo, departure::Departure, network::Network},
     report::{ConnMeta, ConnReport},
     stream::{self, AppStream},
 };
@@ -37,9 +38,15 @@ pub(crate) fn serve<N: Network>(
             return;
         };
         report.relaying();
-        let relay = stream::relay_plain(&shard, client.into_side(), app.into_side(), &*report);
-        if let Ok(relayed) = conn.guard(relay).await {
-            report.relayed(relayed);
+        let ended = {
+            let relay = stream::relay_plain(&shard, client.into_side(), app.into_side(), &*report);
+            movable::relay((&conn, &conn), relay).await
+        };
+        match ended {
+            Some(Ok(relayed)) => report.relayed(relayed),
+            // The report itself tells why a connection was cut.
+            Some(Err(_)) => {}
+            None => return report.handed_over(),
         }
         shard.relayed();
     }
@@ -78,6 +85,7 @@ async fn open<N: Network>(
         waits: false.into(),
         host: None,
         next_hop: None.into(),
+        departure: Departure::default(),
     };
     // The connection is registered before policies are asked, so that a policy change in between is not missed.
     let conn = ctx.conns.live.admit(shard.index(), info).ok()?;

@@ -4,13 +4,14 @@ use std::{
     cell::{Cell, OnceCell, RefCell},
     net::SocketAddr,
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use super::pod::conns::{ConnInfo, cut};
 use crate::{
     protocols::{
         addr::HboneAddr,
+        handover::record::{PodPlace, Side},
         hbone::headers::Baggage,
         identity::Identity,
         labels::{Endpoint, Reporter, Security, ServiceName, TrafficLabels},
@@ -74,6 +75,15 @@ pub(crate) struct ConnReport {
     backward: Cell<u64>,
     outcome: RefCell<Option<Outcome>>,
     trace: Option<Box<Connection>>,
+}
+
+/// What a connection has done in the process that began it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Past {
+    /// How long ago the connection began.
+    pub(crate) age: Duration,
+    /// The number of bytes from the client and to the client.
+    pub(crate) bytes: (u64, u64),
 }
 
 /// What metrics have of a peer that describes itself.
@@ -200,6 +210,60 @@ impl ConnReport {
         self.describes_itself = None;
         if let Some(traffic) = self.traffic.take() {
             traffic.withdraw();
+        }
+    }
+
+    /// Opens the report of a connection that another process has handed over. `dialled`: the next hop's address.
+    pub(crate) fn adopt(
+        metrics: &Arc<Metrics>,
+        conn: &Conn<ConnInfo>,
+        dialled: SocketAddr,
+        meta: ConnMeta,
+        past: Past,
+    ) -> Box<Self> {
+        let now = Instant::now();
+        let started = now.checked_sub(past.age).unwrap_or(now);
+        let mut report = Self::begin(metrics, conn, dialled, meta, started);
+        if let Some(traffic) = report.traffic.get_mut() {
+            traffic.adopt();
+        }
+        (report.forward, report.backward) = (Cell::new(past.bytes.0), Cell::new(past.bytes.1));
+        report
+    }
+
+    /// What another process has to know of the connection to go on with the report. The pod is left out.
+    pub(crate) fn facts(&self) -> Side {
+        let (info, meta) = (self.conn.info(), &self.meta);
+        let uid = |workload: &Option<Arc<Workload>>| workload.as_ref().map(|w| w.uid().to_owned());
+        let service = meta.service.as_ref();
+        Side {
+            pod: PodPlace::default(),
+            client: info.src,
+            destination: info.dst,
+            dialled: self.dst,
+            identity: info.identity.clone(),
+            host: info.host.clone(),
+            source_uid: uid(&meta.source),
+            source_identity: meta.source_identity.clone(),
+            destination_uid: uid(&meta.destination),
+            destination_identity: meta.destination_identity.clone(),
+            service: service.map(|service| (service.namespace().to_owned(), service.hostname().to_owned())),
+            authority: meta.authority.clone(),
+            mtls: meta.mtls,
+            bytes: (self.forward.get(), self.backward.get()),
+            age_us: u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX),
+            trace: self.trace.as_ref().and_then(|trace| trace.trace_parent()),
+        }
+    }
+
+    /// Leaves the connection to another process, which writes the line of the access log and counts the end.
+    pub(crate) fn handed_over(mut self: Box<Self>) {
+        if let Some(trace) = self.trace.take() {
+            trace.handed_over();
+        }
+        self.describes_itself = None;
+        if let Some(traffic) = self.traffic.take() {
+            traffic.hand_over();
         }
     }
 

@@ -24,7 +24,7 @@ use super::{
     },
     outbound,
     outbound_context::OutboundContext,
-    pod::conns::ConnInfo,
+    pod::{conns::ConnInfo, departure::Departure},
 };
 use crate::{
     protocols::{
@@ -84,6 +84,7 @@ pub(crate) async fn serve(accepted: Accepted<SocksContext, TcpStream>) {
         waits: false.into(),
         host: None,
         next_hop: None.into(),
+        departure: Departure::default(),
     };
     let Ok(asking) = ctx.outbound.conns.live.admit(shard.index(), info) else { return };
     let asked = asking.guard(Box::pin(ask(&ctx, &shard, &mut stream))).await;

@@ -9,7 +9,9 @@ use std::{
 
 use tokio::time::{Instant, Sleep, sleep};
 
-use crate::protocols::relay::{Attention, ClientBytes, Meter, Relay, RelayError, Shortcut, Side};
+use crate::protocols::relay::{
+    Attention, ClientBytes, Meter, Relay, RelayError, Shortcut, Side, frozen::Frozen,
+};
 
 /// How often a relay checks for a loss that wakes no task, while such a loss is possible.
 /// Limit: loss of a side while bytes wait for the other side: 500 ms until it is seen; past it: it is seen.
@@ -78,6 +80,30 @@ impl<A, B, M, S: Shortcut> TimedRelay<'_, A, B, M, S> {
     /// Starts the relay with what the first side has sent before.
     pub(crate) fn after(self, said: ClientBytes) -> Self {
         Self { relay: self.relay.after(said), ..self }
+    }
+}
+
+impl<'a, A, B, M, S> TimedRelay<'a, A, B, M, S> {
+    /// What counts the bytes.
+    pub(crate) fn meter(&self) -> &'a M {
+        self.relay.meter()
+    }
+
+    /// Both sides.
+    pub(crate) fn sides(&self) -> (&A, &B) {
+        self.relay.sides()
+    }
+}
+
+impl<A: Side, B: Side, M: Meter, S: Shortcut> TimedRelay<'_, A, B, M, S> {
+    /// Has the relay stand still; see [`Relay::freeze`].
+    pub(crate) fn freeze(&mut self) -> Option<Frozen> {
+        self.relay.freeze()
+    }
+
+    /// Goes on where another relay stood still.
+    pub(crate) fn resume(self, frozen: Frozen) -> Self {
+        Self { relay: self.relay.resume(frozen), ..self }
     }
 }
 

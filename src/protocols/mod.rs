@@ -6,6 +6,7 @@ pub mod config;
 pub(crate) mod dns;
 pub(crate) mod dump;
 pub(crate) mod enrolment;
+pub(crate) mod handover;
 pub mod hbone;
 pub mod identity;
 pub mod labels;

@@ -18,6 +18,11 @@ pub(crate) mod ca {
     tonic::include_proto!("istio.v1.auth");
 }
 
+/// `warren.handover`: how a process hands live connections to the next one.
+pub(crate) mod handover {
+    tonic::include_proto!("warren.handover");
+}
+
 /// `istio.security`: authorization policies. Beside `workload` because it refers to it.
 pub mod security {
     tonic::include_proto!("istio.security");

@@ -4,6 +4,7 @@
 //! an error of its source it half-closes the other side. Nothing is buffered while nothing moves: chunks are read
 //! into the shard's scratch area, and only what could not be passed on is kept.
 
+pub mod frozen;
 pub mod tcp;
 
 use std::{
@@ -166,6 +167,11 @@ pub trait Shortcut {
     fn holds_bytes(&self) -> bool {
         false
     }
+
+    /// Takes the bytes that are on the way. Bytes that cannot be taken stay.
+    fn take_held(&mut self) -> Bytes {
+        Bytes::new()
+    }
 }
 
 /// The reason why a [`Shortcut`] stopped.
@@ -313,10 +319,10 @@ impl<A: Side + Unpin, B: Side + Unpin, M: Meter, S: Shortcut + Unpin> Future for
         }
         // If one side is gone in both directions, the other side's remaining bytes cannot arrive.
         if this.forth.gone {
-            this.back.state = State::Ended;
+            this.back.state = Progress::Ended;
         }
         if this.back.gone {
-            this.forth.state = State::Ended;
+            this.forth.state = Progress::Ended;
         }
         let fault = this.fault.take().or_else(|| this.forth.fault.take());
         this.fault = fault.or_else(|| this.back.fault.take());
@@ -328,10 +334,14 @@ impl<A: Side + Unpin, B: Side + Unpin, M: Meter, S: Shortcut + Unpin> Future for
     }
 }
 
+/// How far a direction is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+pub enum Progress {
+    /// The source may send more.
     Open,
+    /// The source has ended, and the end is still to be passed on.
     Finishing,
+    /// The end has been passed on, or the direction has failed.
     Ended,
 }
 
@@ -343,7 +353,7 @@ struct Direction<S> {
     /// Bytes passed on in this turn.
     moved: usize,
     chunk: u32,
-    state: State,
+    state: Progress,
     /// Whether the source is gone in both directions. The destination still gets what the source has sent.
     gone: bool,
     /// Whether the destination took no more bytes, so that it is gone.
@@ -358,13 +368,13 @@ struct Direction<S> {
 
 impl<S: Shortcut> Direction<S> {
     fn new(shortcut: S) -> Self {
-        let (pending, state) = (Bytes::new(), State::Open);
+        let (pending, state) = (Bytes::new(), Progress::Open);
         let (gone, unsent, blocked) = (false, false, false);
         Self { shortcut, pending, moved: 0, chunk: 0, state, gone, unsent, blocked, fault: None }
     }
 
     fn ended(&self) -> bool {
-        self.state == State::Ended
+        self.state == Progress::Ended
     }
 
     fn poll(
@@ -381,12 +391,12 @@ impl<S: Shortcut> Direction<S> {
                 return self.cannot_send(fault);
             }
             match self.state {
-                State::Open => {}
-                State::Finishing => {
+                Progress::Open => {}
+                Progress::Finishing => {
                     ready!(to.poll_finish(cx));
                     return self.end(None);
                 }
-                State::Ended => {
+                Progress::Ended => {
                     self.blocked = false;
                     return Poll::Ready(());
                 }
@@ -464,7 +474,7 @@ impl<S: Shortcut> Direction<S> {
     }
 
     fn source_ended(&mut self, end: End) {
-        self.state = State::Finishing;
+        self.state = Progress::Finishing;
         match end {
             End::Finished => {}
             End::Gone(fault) => {
@@ -486,7 +496,7 @@ impl<S: Shortcut> Direction<S> {
             return Poll::Ready(Ok(()));
         }
         let before = self.pending.len();
-        let last = self.state == State::Finishing;
+        let last = self.state == Progress::Finishing;
         let written = to.poll_write(cx, &mut self.pending, last);
         let n = before - self.pending.len();
         if n > 0 {
@@ -512,7 +522,7 @@ impl<S: Shortcut> Direction<S> {
     fn end(&mut self, fault: Option<RelayError>) -> Poll<()> {
         self.blocked = false;
         self.pending = Bytes::new();
-        self.state = State::Ended;
+        self.state = Progress::Ended;
         self.fault = self.fault.take().or_else(|| fault.map(Box::new));
         Poll::Ready(())
     }

@@ -71,12 +71,22 @@ struct Entry<T> {
     key: usize,
 }
 
-/// The cut of a connection. The first caller that cuts sets the reason.
+/// The cut of a connection, and the wish to have the connection stand still. The first caller that cuts sets the reason.
 struct Cut {
-    /// The reason plus one, or 0 while the connection is not cut.
-    reason: AtomicU16,
+    /// The reason plus one, or 0 while the connection is not cut, in the bits of [`REASON`]; and the flags.
+    state: AtomicU16,
     waker: AtomicWaker,
 }
+
+/// The bits of the reason.
+/// No limit: bits of a state.
+const REASON: u16 = 0x01ff;
+/// Whether the connection can be had to stand still.
+/// No limit: a bit of a state.
+const MOVABLE: u16 = 0x8000;
+/// Whether the connection is to stand still.
+/// No limit: a bit of a state.
+const WANTED: u16 = 0x4000;
 
 // === impl ConnSet ===
 
@@ -107,7 +117,7 @@ impl<T: Send + Sync + 'static> ConnSet<T> {
             return Err(Closed);
         }
         let vacant = members.conns.vacant_entry();
-        let cut = Cut { reason: AtomicU16::new(0), waker: AtomicWaker::new() };
+        let cut = Cut { state: AtomicU16::new(0), waker: AtomicWaker::new() };
         let entry = Arc::new(Entry { info, cut, shard: shard.clone(), key: vacant.key() });
         vacant.insert(entry.clone());
         Ok(Conn { entry, owner: true })
@@ -185,9 +195,26 @@ impl<T> Conn<T> {
     pub(crate) fn cut(&self, why: CutReason) {
         let cut = &self.entry.cut;
         let code = u16::from(why.0) + 1;
-        if cut.reason.compare_exchange(0, code, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+        let first = |state| (state & REASON == 0).then_some(state | code);
+        if cut.state.fetch_update(Ordering::AcqRel, Ordering::Relaxed, first).is_ok() {
             cut.waker.wake();
         }
+    }
+
+    /// Whether the connection can be had to stand still.
+    pub(crate) fn is_movable(&self) -> bool {
+        self.entry.cut.state.load(Ordering::Acquire) & MOVABLE != 0
+    }
+
+    /// Has the connection stand still, once it can.
+    pub(crate) fn want(&self) {
+        self.entry.cut.state.fetch_or(WANTED, Ordering::AcqRel);
+        self.entry.cut.waker.wake();
+    }
+
+    /// Takes back [`Conn::want`].
+    pub(crate) fn let_go(&self) {
+        self.entry.cut.state.fetch_and(!WANTED, Ordering::AcqRel);
     }
 
     /// The reason of the cut, if the connection is cut.
@@ -201,6 +228,27 @@ impl<T> Conn<T> {
     /// poll.
     pub(crate) fn guard<F: Future>(&self, future: F) -> Guarded<'_, F> {
         Guarded { future: Some(future), cut: &self.entry.cut, registered: None }
+    }
+
+    /// Says whether the connection can be had to stand still. Its task looks at [`Conn::is_wanted`] then.
+    pub(crate) fn set_movable(&self, movable: bool) {
+        let state = &self.entry.cut.state;
+        if movable {
+            state.fetch_or(MOVABLE, Ordering::AcqRel);
+        } else {
+            state.fetch_and(!MOVABLE, Ordering::AcqRel);
+        }
+    }
+
+    /// Whether the connection is to stand still.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.entry.cut.state.load(Ordering::Acquire) & WANTED != 0
+    }
+
+    /// Has `waker` woken when the connection is cut or is to stand still, in the place of an earlier waker. Register before
+    /// looking, or a change in between wakes no task.
+    pub(crate) fn register(&self, waker: &Waker) {
+        self.entry.cut.waker.register(waker);
     }
 }
 
@@ -241,7 +289,7 @@ impl<T: fmt::Debug> fmt::Debug for Conn<T> {
 
 impl Cut {
     fn reason(&self) -> Option<CutReason> {
-        let code = self.reason.load(Ordering::Acquire).checked_sub(1)?;
+        let code = (self.state.load(Ordering::Acquire) & REASON).checked_sub(1)?;
         u8::try_from(code).ok().map(CutReason)
     }
 }

@@ -1,10 +1,15 @@
-//! Unix SOCK_SEQPACKET sockets that carry file descriptors, as istio-cni speaks them
-//! (docs/spec/dataplane.md 6).
+//! Unix SOCK_SEQPACKET sockets that carry file descriptors, as istio-cni speaks them (docs/spec/dataplane.md 6), and as
+//! two proxies of a node speak them.
 
 use std::{
+    fs,
     io::{self, IoSliceMut},
     mem,
-    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    net::Shutdown,
+    os::{
+        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+        unix::fs::PermissionsExt,
+    },
     path::Path,
 };
 
@@ -21,8 +26,8 @@ pub const MAX_PACKET_BYTES: usize = 1024;
 const MAX_FDS: usize = 8;
 
 /// The number of connections that may wait to be accepted.
-/// Limit: connections that wait in the lab's socket for the hand-over: 16; past it: the kernel makes them wait.
-const LAB_BACKLOG: i32 = 16;
+/// Limit: connections that wait in a socket for a hand-over: 16; past it: the kernel refuses them.
+const LISTEN_BACKLOG: i32 = 16;
 
 /// The room for a control message with `MAX_FDS` descriptors, in words, so that the room is aligned for the header.
 /// No limit: what another limit needs.
@@ -98,8 +103,15 @@ impl SeqPacket {
     /// # Errors
     /// The peer is gone, or the packet is larger than the socket takes. A part of a packet is never sent.
     pub async fn send(&self, bytes: &[u8], fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
-        let fd = fd.map(|fd| fd.as_raw_fd());
-        self.fd.async_io(Interest::WRITABLE, |socket| send(socket.as_raw_fd(), bytes, fd)).await
+        self.send_all(bytes, fd.as_slice()).await
+    }
+
+    /// Sends one packet with at most [`MAX_FDS`] descriptors, as [`SeqPacket::send`] does.
+    ///
+    /// # Errors
+    /// As for [`SeqPacket::send`]; also too many descriptors.
+    pub async fn send_all(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        self.fd.async_io(Interest::WRITABLE, |socket| send(socket.as_raw_fd(), bytes, fds)).await
     }
 
     /// Receives the next packet; `None` once the peer has closed. A drop of the future loses no packet.
@@ -109,22 +121,59 @@ impl SeqPacket {
     /// # Errors
     /// See [`RecvError`].
     pub async fn recv(&self) -> Result<Option<Packet>, RecvError> {
-        let mut buffer = [0; MAX_PACKET_BYTES];
-        let got =
-            self.fd.async_io(Interest::READABLE, |socket| recv(socket.as_raw_fd(), &mut buffer)).await?;
-        if got.flags & libc::MSG_CTRUNC != 0 {
-            return Err(RecvError::PeerTooManyFds);
+        self.recv_into(&mut [0; MAX_PACKET_BYTES]).await
+    }
+
+    /// Receives the next packet through `buffer`, as [`SeqPacket::recv`] does. A longer packet is an error.
+    ///
+    /// # Errors
+    /// See [`RecvError`].
+    pub(crate) async fn recv_into(&self, buffer: &mut [u8]) -> Result<Option<Packet>, RecvError> {
+        let got = self.fd.async_io(Interest::READABLE, |socket| recv(socket.as_raw_fd(), buffer)).await?;
+        got.packet(buffer)
+    }
+
+    /// Receives a packet that has arrived already, without waiting.
+    ///
+    /// # Errors
+    /// `WouldBlock` without a packet; see [`RecvError`].
+    pub(crate) fn recv_now(&self, buffer: &mut [u8]) -> Result<Option<Packet>, RecvError> {
+        recv(self.fd.get_ref().as_raw_fd(), buffer)?.packet(buffer)
+    }
+
+    /// Lets no further packet in. A packet that the peer has sent is there already, and every later send of the peer fails:
+    /// the kernel takes both under one lock (`unix_shutdown`, `unix_dgram_sendmsg`). So either both ends know of a packet,
+    /// or neither does.
+    pub(crate) fn refuse_more(&self) {
+        // The call fails only if the socket is not connected any more, and then no packet can come.
+        let _ = self.fd.get_ref().shutdown(Shutdown::Both);
+    }
+
+    /// The user of the process at the other end, at the time when it connected or listened.
+    ///
+    /// # Errors
+    /// The kernel does not say.
+    pub(crate) fn peer_user(&self) -> io::Result<u32> {
+        // SAFETY: an all-zero ucred is valid.
+        let mut peer: libc::ucred = unsafe { mem::zeroed() };
+        let mut len = mem::size_of::<libc::ucred>() as libc::socklen_t;
+        let (fd, value) = (self.fd.get_ref().as_raw_fd(), (&raw mut peer).cast());
+        // SAFETY: the kernel writes at most `len` bytes to `peer`, and the descriptor is open.
+        match unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERCRED, value, &raw mut len) } {
+            0 => Ok(peer.uid),
+            _ => Err(io::Error::last_os_error()),
         }
-        if got.flags & libc::MSG_TRUNC != 0 {
-            return Err(RecvError::PeerPacketTooLong);
-        }
-        let bytes = buffer.get(..got.len).unwrap_or_default().to_vec();
-        Ok((!bytes.is_empty()).then_some(Packet { bytes, fds: got.fds }))
     }
 
     fn wrap(socket: Socket) -> io::Result<Self> {
         Ok(Self { fd: register(socket)? })
     }
+}
+
+/// The user of this process.
+pub(crate) fn own_user() -> u32 {
+    // SAFETY: the call has no arguments and cannot fail.
+    unsafe { libc::geteuid() }
 }
 
 // === impl SeqListener ===
@@ -137,7 +186,24 @@ impl SeqListener {
     pub fn bind(path: &Path) -> io::Result<Self> {
         let socket = seqpacket()?;
         socket.bind(&SockAddr::unix(path)?)?;
-        socket.listen(LAB_BACKLOG)?;
+        socket.listen(LISTEN_BACKLOG)?;
+        Ok(Self { fd: register(socket)? })
+    }
+
+    /// Makes a listener at `path` that only this user reaches. Takes the place of a listener that is there: from then on
+    /// clients reach this one. `beside`: a free path of the same folder, which is used for a moment.
+    ///
+    /// # Errors
+    /// A path is too long or cannot be written.
+    pub(crate) fn replace(path: &Path, beside: &Path) -> io::Result<Self> {
+        let socket = seqpacket()?;
+        // What a process left behind that died at this place.
+        let _ = fs::remove_file(beside);
+        socket.bind(&SockAddr::unix(beside)?)?;
+        // Nobody can connect before the listen.
+        fs::set_permissions(beside, fs::Permissions::from_mode(0o600))?;
+        socket.listen(LISTEN_BACKLOG)?;
+        fs::rename(beside, path)?;
         Ok(Self { fd: register(socket)? })
     }
 
@@ -159,6 +225,21 @@ struct Received {
     flags: libc::c_int,
 }
 
+// === impl Received ===
+
+impl Received {
+    fn packet(self, buffer: &[u8]) -> Result<Option<Packet>, RecvError> {
+        if self.flags & libc::MSG_CTRUNC != 0 {
+            return Err(RecvError::PeerTooManyFds);
+        }
+        if self.flags & libc::MSG_TRUNC != 0 {
+            return Err(RecvError::PeerPacketTooLong);
+        }
+        let bytes = buffer.get(..self.len).unwrap_or_default().to_vec();
+        Ok((!bytes.is_empty()).then_some(Packet { bytes, fds: self.fds }))
+    }
+}
+
 fn seqpacket() -> io::Result<Socket> {
     let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
     socket.set_nonblocking(true)?;
@@ -170,26 +251,32 @@ fn register(socket: Socket) -> io::Result<AsyncFd<Socket>> {
     Ok(unsafe { AsyncFd::register(socket) }?)
 }
 
-fn send(socket: RawFd, bytes: &[u8], fd: Option<RawFd>) -> io::Result<()> {
+fn send(socket: RawFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    if fds.len() > MAX_FDS {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
     let mut control = [0u64; CONTROL_WORDS];
     let mut iov = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
     // SAFETY: an all-zero msghdr is valid: no name, no buffers, no control message.
     let mut message: libc::msghdr = unsafe { mem::zeroed() };
     message.msg_iov = &raw mut iov;
     message.msg_iovlen = 1;
-    if let Some(fd) = fd {
-        let size = mem::size_of::<RawFd>() as libc::c_uint;
+    if !fds.is_empty() {
+        let size = mem::size_of_val(fds) as libc::c_uint;
         message.msg_control = control.as_mut_ptr().cast();
         // SAFETY: pure arithmetic on its argument.
         message.msg_controllen = unsafe { libc::CMSG_SPACE(size) } as _;
-        // SAFETY: `control` is aligned for a cmsghdr and larger than the space of one descriptor, so the first header
-        // exists and its data has room for one.
+        // SAFETY: `control` is aligned for a cmsghdr and has the space of `MAX_FDS` descriptors, so the first header
+        // exists and its data has room for all.
         unsafe {
             let header = libc::CMSG_FIRSTHDR(&raw const message);
             (*header).cmsg_level = libc::SOL_SOCKET;
             (*header).cmsg_type = libc::SCM_RIGHTS;
             (*header).cmsg_len = libc::CMSG_LEN(size) as _;
-            libc::CMSG_DATA(header).cast::<RawFd>().write_unaligned(fd);
+            let data = libc::CMSG_DATA(header).cast::<RawFd>();
+            for (index, fd) in fds.iter().enumerate() {
+                data.add(index).write_unaligned(fd.as_raw_fd());
+            }
         }
     }
     // SAFETY: `message` points to `iov`, `bytes` and `control`, which all outlive the call; the kernel only reads

@@ -3,6 +3,7 @@
 
 pub(crate) mod cputime;
 pub mod fdpass;
+pub(crate) mod handed_socket;
 pub(crate) mod interface;
 #[cfg(feature = "lab")]
 pub mod lab;

@@ -137,6 +137,26 @@ pub(crate) fn listen(how: &Listen) -> io::Result<Bound> {
     Ok(Bound { listener: socket.into(), transparent, paced })
 }
 
+/// Has the kernel give new connections to the listener that shares the port and began second, if there is one. What this
+/// listener has accepted, or is about to accept, stays with it.
+///
+/// The kernel numbers the listeners of a port by age, and asks a program for the number (`SO_ATTACH_REUSEPORT_CBPF`). A
+/// number that no listener has is ignored.
+///
+/// # Errors
+/// The listener does not share its port.
+pub(crate) fn yield_to_newer(listener: &impl AsFd) -> io::Result<()> {
+    let mut second = libc::sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k: 1 };
+    let program = libc::sock_fprog { len: 1, filter: &raw mut second };
+    let (fd, len) = (listener.as_fd().as_raw_fd(), size_of_val(&program) as libc::socklen_t);
+    let (option, value) = (libc::SO_ATTACH_REUSEPORT_CBPF, (&raw const program).cast());
+    // SAFETY: the kernel copies `program` and the instruction that it points to, both of which outlive the call.
+    match unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, option, value, len) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Makes a nonblocking socket in the thread's current namespace for a connect to an address of the family of `to`.
 ///
 /// If the source address cannot be bound, the failure is logged, and the connect uses the pod's own address.

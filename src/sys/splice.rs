@@ -9,6 +9,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use bytes::{Bytes, BytesMut};
 use tokio::{io::Interest, net::TcpStream};
 
 use crate::protocols::relay::{Passed, Shortcut};
@@ -206,6 +207,26 @@ impl Shortcut for Splice {
 
     fn holds_bytes(&self) -> bool {
         self.inside > 0
+    }
+
+    fn take_held(&mut self) -> Bytes {
+        let Some(pipe) = &self.pipe else { return Bytes::new() };
+        let mut held = BytesMut::zeroed(self.inside as usize);
+        let mut filled = 0;
+        while let Some(room) = held.get_mut(filled..).filter(|room| !room.is_empty()) {
+            // SAFETY: `room` is exclusively borrowed and of the stated length, and the pipe is open for the whole call.
+            let n = unsafe { libc::read(pipe.read.as_raw_fd(), room.as_mut_ptr().cast(), room.len()) };
+            match usize::try_from(n) {
+                // The bytes are there, so a pipe without them is one that was broken.
+                Ok(0) => break,
+                Ok(n) => filled += n,
+                Err(_) if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => break,
+            }
+        }
+        held.truncate(filled);
+        self.inside -= u32::try_from(filled).unwrap_or(self.inside);
+        held.freeze()
     }
 }
 

@@ -14,6 +14,7 @@ use prometheus::{
 pub use super::series::{Declaration, MetricsError};
 use super::{
     dns::DnsMetrics,
+    handover::HandoverMetrics,
     openmetrics::Exposition,
     process,
     series::{Counter, Family, Group, declared, gathered},
@@ -49,6 +50,8 @@ pub struct Metrics {
     pub crl: CrlMetrics,
     /// The counters of the DNS proxy.
     pub dns: DnsMetrics,
+    /// The counters of connections that move to another process.
+    pub(crate) handover: HandoverMetrics,
     /// The counters of pods.
     pub pods: PodMetrics,
     /// The counters of crashes and repairs.
@@ -166,6 +169,7 @@ impl Metrics {
             xds: XdsMetrics::new(r)?,
             crl: CrlMetrics::new(r)?,
             dns: DnsMetrics::new(),
+            handover: HandoverMetrics::new(r)?,
             pods: PodMetrics::new(r)?,
             actors: ActorMetrics::new(r)?,
             gauges: ProcessGauges::new(r)?,
@@ -225,7 +229,8 @@ impl Metrics {
     pub(super) fn snapshot(&self) -> Snapshot {
         self.gauges.read(&self.traffic);
         let groups = [self.traffic.group()].into_iter().chain(self.bounded().map(Family::group));
-        Snapshot { groups: groups.chain(self.dns.groups()).collect(), gathered: self.registry.gather() }
+        let groups = groups.chain(self.dns.groups()).chain([self.handover.group()]);
+        Snapshot { groups: groups.collect(), gathered: self.registry.gather() }
     }
 
     fn bounded(&self) -> impl Iterator<Item = &Family<Counter>> {

@@ -4,6 +4,7 @@ pub(crate) mod access;
 pub(crate) mod dns;
 pub mod export;
 pub(crate) mod filter;
+pub(crate) mod handover;
 pub(crate) mod line;
 pub mod log;
 pub mod metrics;

@@ -62,6 +62,8 @@ struct Connections {
     begun: AtomicU64,
     withdrawn: AtomicU64,
     opened: AtomicU64,
+    /// Connections that another process has opened and handed over.
+    adopted: AtomicU64,
     received: AtomicU64,
     sent: AtomicU64,
     closed: [AtomicU64; ResponseFlag::ALL.len()],
@@ -174,6 +176,20 @@ impl Traffic {
         opens
     }
 
+    /// Takes the connection over from another process, which has counted it as opened.
+    pub fn adopt(&mut self) {
+        if self.state == State::Begun {
+            self.state = State::Open;
+            self.set.cell().adopted.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Leaves the connection to another process, which will count it as closed.
+    pub fn hand_over(mut self) {
+        self.state = State::Ended;
+        self.set.cell().withdrawn.fetch_add(1, Relaxed);
+    }
+
     /// Ends an attempt that another one follows. A connection that was not opened is not counted.
     pub fn withdraw(mut self) {
         if self.state == State::Begun {
@@ -232,7 +248,7 @@ impl Cell for Connections {
         let mut sample = |flag: ResponseFlag, count| {
             emit(Some((FLAG_AT, flag.as_str())), Value::Count(count));
         };
-        if self.opened.load(Relaxed) == 0 {
+        if self.opened.load(Relaxed) + self.adopted.load(Relaxed) == 0 {
             return;
         }
         let one = [(OPENED, &self.opened), (RECEIVED, &self.received), (SENT, &self.sent)];

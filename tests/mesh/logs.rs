@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use warren::lab::process::Process;
+
 use crate::support::{Lab, eventually};
 
 /// One line.
@@ -61,6 +63,16 @@ pub(crate) fn access(lab: &Lab, node: &str) -> Vec<Line> {
     // A line that is being written is none yet.
     let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
     whole.lines().filter_map(Line::parse).filter(|line| line.scope == "access").collect()
+}
+
+/// The first line of the access log of a process with these fields, once it is there.
+pub(crate) fn line_of(process: &Process, wanted: &[(&str, &str)]) -> Line {
+    eventually(&format!("line {wanted:?} in the access log of {}", process.name()), || {
+        let text = process.log_text();
+        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        let access = whole.lines().filter_map(Line::parse).filter(|line| line.scope == "access");
+        access.into_iter().find(|line| line.has(wanted))
+    })
 }
 
 /// The first line of the access log with these fields, once it is there.

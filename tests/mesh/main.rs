@@ -20,6 +20,7 @@ mod ending;
 mod endpoint_names;
 mod failover;
 mod flood;
+mod handover;
 mod hbone;
 mod lifecycle;
 mod load;
@@ -38,6 +39,7 @@ mod quarantine;
 mod revocation;
 mod shards;
 mod socks;
+mod strangers;
 mod support;
 mod tunnel;
 mod words;
@@ -54,6 +56,7 @@ use ending::*;
 use endpoint_names::*;
 use failover::*;
 use flood::*;
+use handover::*;
 use hbone::*;
 use lifecycle::*;
 use load::*;
@@ -69,6 +72,7 @@ use quarantine::*;
 use revocation::*;
 use shards::*;
 use socks::*;
+use strangers::*;
 use words::*;
 use zds::*;
 
@@ -145,6 +149,12 @@ fn main() -> ExitCode {
         a_proxy_that_never_heard_of_its_mesh_ends_when_told,
         the_proxys_own_pod_is_served_only_once_the_state_is_there,
         a_proxy_that_is_told_to_stop_is_not_ready_and_leaves_the_cni_to_its_successor,
+        live_connections_of_each_kind_go_on_in_the_next_process,
+        busy_connections_go_on_over_several_upgrades_and_no_new_one_is_refused,
+        a_thousand_idle_connections_move_and_each_is_the_one_it_was,
+        without_a_next_process_connections_stay_until_the_deadline,
+        what_is_no_connection_of_the_node_is_refused_by_name_and_stays_where_it_was,
+        a_connection_that_policies_forbid_by_now_is_cut_before_a_byte_moves,
         a_missing_privilege_ends_the_start_and_is_named,
         a_removed_server_pod_takes_its_connections_along,
         a_lost_control_plane_costs_no_connection_and_hears_what_is_known_already,

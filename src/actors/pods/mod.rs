@@ -65,6 +65,10 @@ const POD_CLOSE_WITHIN: Duration = Duration::from_secs(1);
 /// Limit: answers of name servers that a drain waits for once the connections have ended: 1 s; past it: the answers
 /// are lost.
 const DNS_ANSWER_WITHIN: Duration = Duration::from_secs(1);
+/// The time in which connections end up in a queue that were begun before the next process got all new ones.
+/// Limit: time between the last new connection of a proxy that stops and the end of its listeners: 50 ms; past it: a
+/// handshake that takes longer is reset.
+const YIELD_FOR: Duration = Duration::from_millis(50);
 /// The time between two checks of a drain whether each connection that the kernel has accepted is served.
 /// Limit: time between two looks of a drain at what is accepted and not yet served: 5 ms; past it: the drain looks
 /// again until its own deadline.
@@ -141,14 +145,14 @@ impl Pods {
         vec![("up", up), ("unhealthy", unhealthy), ("pending", pending)]
     }
 
-    /// Stops accepting for all pods at once and waits for the live connections until `deadline`. The remaining
+    /// Stops accepting for all pods at once, once new connections go to the next process, and waits for the live connections until `deadline`. The remaining
     /// connections are cut then.
     pub async fn drain(&self, deadline: Duration) {
         self.closing.store(true, Ordering::Relaxed);
         let pods = self.all();
-        for pod in &pods {
-            pod.stop_accepting();
-        }
+        pods.iter().for_each(|pod| pod.yield_listeners());
+        sleep(YIELD_FOR).await;
+        pods.iter().for_each(|pod| pod.stop_accepting());
         let emptied = async {
             while pods.iter().any(|pod| pod.accepts()) {
                 sleep(DRAIN_LOOK_INTERVAL).await;

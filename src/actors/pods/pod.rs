@@ -25,7 +25,10 @@ use crate::{
     },
     protocols::mesh::WorkloadInfo,
     runtime::shard::Shard,
-    sys::netns::{self, NetNs},
+    sys::{
+        netns::{self, NetNs},
+        socket,
+    },
 };
 
 /// A pod whose traffic this process carries. The value outlives restarts of the pod's actors.
@@ -157,6 +160,14 @@ impl Pod {
     pub(crate) fn accepts(&self) -> bool {
         let loops = |kind: &ListenerKind| self.listeners.accept_loops.count(*kind) > 0;
         ListenerKind::ALL.iter().any(loops) || self.conns().has_arriving()
+    }
+
+    /// Has the kernel give new connections to the listeners of the next process, if there are any.
+    pub(crate) fn yield_listeners(&self) {
+        for listener in self.listeners.sockets.lock().values() {
+            // A listener that does not share its port has no next process beside it.
+            let _ = socket::yield_to_newer(&**listener);
+        }
     }
 
     /// Closes the listeners, tells peers to open no more streams, and admits no more connections.

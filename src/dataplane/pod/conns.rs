@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use super::departure::Departure;
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, watch},
@@ -106,6 +107,8 @@ pub(crate) struct ConnInfo {
     pub(crate) host: Option<Box<str>>,
     /// The next hop of an outbound connection, once the next hop is chosen.
     pub(crate) next_hop: Mutex<Option<NextHop>>,
+    /// Where the connection goes while somebody wants to move it to another process.
+    pub(crate) departure: Departure,
 }
 
 /// The next hop of a live connection, for display.

@@ -1,6 +1,7 @@
 //! The state that the connections of one pod share: the pod's id, workload, network, and live connections.
 
 pub(crate) mod conns;
+pub(crate) mod departure;
 pub(crate) mod network;
 pub(crate) mod panics;
 mod source_ports;

@@ -79,6 +79,7 @@ impl Launch {
             ("CA_ROOT_CA", access.root_cert.clone()),
             ("AUTH_TOKEN", access.token.clone()),
             ("INPOD_UDS", socket(directory, node.name())),
+            ("WARREN_HANDOVER_UDS", directory.join(format!("handover-{}.sock", node.name()))),
         ];
         for (name, path) in files {
             program = program.env(name, path);

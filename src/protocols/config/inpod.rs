@@ -18,15 +18,28 @@ const PACKET_MARK: Var = Var::number(
      it is set.",
 );
 
+const HANDOVER_UDS: Var = Var::new(
+    "WARREN_HANDOVER_UDS",
+    "path",
+    "`warren.sock` beside `INPOD_UDS`",
+    "The Unix socket at which the next proxy of the node takes live connections over. Set and empty, connections are not \
+     handed over.",
+);
+
 /// The longest path of a Unix socket, its final zero left out (unix(7)).
-/// Limit: path of istio-cni's socket: 107 bytes; past it: the setting is refused.
+/// Limit: path of a Unix socket: 107 bytes; past it: the setting is refused.
 const UDS_PATH_BYTES: usize = 107;
+
+/// The name of the socket beside istio-cni's.
+const HANDOVER_NAME: &str = "warren.sock";
 
 /// istio-cni and the sockets in pods.
 #[derive(Clone, Debug, Serialize)]
 pub struct InpodConfig {
     /// istio-cni's socket.
     pub uds: String,
+    /// The socket at which the next process takes connections over; none if connections are not handed over.
+    pub handover_uds: Option<String>,
     /// Listeners in pods share their ports with the listeners of another proxy, which takes over.
     pub port_reuse: bool,
     /// The mark of every socket in a pod's network namespace.
@@ -35,21 +48,32 @@ pub struct InpodConfig {
 
 impl InpodConfig {
     pub(super) fn read(r: &mut Reader<'_>, mode: &ProxyMode) -> Self {
-        let uds = r.parse_or_default(&INPOD_UDS, |path| {
-            if path.len() <= UDS_PATH_BYTES && !path.contains('\0') {
-                Ok(path.to_owned())
-            } else {
-                Err(format!("no path of a Unix socket, which has at most {UDS_PATH_BYTES} bytes"))
+        let uds = r.parse_or_default(&INPOD_UDS, path).unwrap_or_default();
+        let handover_uds = match (r.raw(&HANDOVER_UDS), mode) {
+            (_, ProxyMode::Dedicated(_)) | (Some(""), _) => None,
+            (Some(_), _) => r.parse(&HANDOVER_UDS, path),
+            (None, _) => {
+                let folder = uds.rsplit_once('/').map(|(folder, _)| format!("{folder}/"));
+                Some(folder.unwrap_or_default() + HANDOVER_NAME).filter(|path| self::path(path).is_ok())
             }
-        });
+        };
         if let (Some(uds), ProxyMode::Dedicated(_)) = (r.raw(&INPOD_UDS), mode) {
             r.warn(INPOD_UDS.name, uds, "no effect: the dedicated mode has no istio-cni".into());
         }
         let marked = r.raw(&PACKET_MARK).is_some() || matches!(mode, ProxyMode::Shared);
         Self {
-            uds: uds.unwrap_or_default(),
+            uds,
+            handover_uds,
             port_reuse: r.boolean(&INPOD_PORT_REUSE),
             packet_mark: marked.then(|| r.number(&PACKET_MARK, 0..=u32::MAX)),
         }
+    }
+}
+
+fn path(path: &str) -> Result<String, String> {
+    if path.len() <= UDS_PATH_BYTES && !path.contains('\0') {
+        Ok(path.to_owned())
+    } else {
+        Err(format!("no path of a Unix socket, which has at most {UDS_PATH_BYTES} bytes"))
     }
 }

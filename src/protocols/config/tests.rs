@@ -48,7 +48,10 @@ fn without_any_variable_everything_has_the_contracts_default() {
             "ca": {"upstream": upstream, "secret_ttl": "24h"},
             "token": "None",
         },
-        "inpod": {"uds": "/var/run/ztunnel/ztunnel.sock", "port_reuse": true, "packet_mark": 1337},
+        "inpod": {
+            "uds": "/var/run/ztunnel/ztunnel.sock", "handover_uds": "/var/run/ztunnel/warren.sock", "port_reuse": true,
+            "packet_mark": 1337,
+        },
         "listen": {
             "proxy": true, "ipv6_enabled": true, "orig_src": null, "localhost_app_tunnel": true, "baggage": true,
             "ports": {"outbound": 15001, "plaintext": 15006, "hbone": 15008, "socks5": null},
@@ -136,6 +139,10 @@ pub(super) fn good() -> Vec<(&'static str, &'static str, &'static str, Value)> {
         ("AUTH_TOKEN", "hush", "/control/token", json!({"Value": "<redacted>"})),
         ("AUTH_TOKEN", "", "/control/token", json!("None")),
         ("INPOD_UDS", "/s", "/inpod/uds", json!("/s")),
+        ("INPOD_UDS", "/d/s", "/inpod/handover_uds", json!("/d/warren.sock")),
+        ("INPOD_UDS", "s", "/inpod/handover_uds", json!("warren.sock")),
+        ("WARREN_HANDOVER_UDS", "/h", "/inpod/handover_uds", json!("/h")),
+        ("WARREN_HANDOVER_UDS", "", "/inpod/handover_uds", json!(null)),
         ("INPOD_PORT_REUSE", "false", "/inpod/port_reuse", json!(false)),
         ("PACKET_MARK", "7", "/inpod/packet_mark", json!(7)),
         ("ENABLE_ORIG_SRC", "true", "/listen/orig_src", json!(true)),

@@ -144,7 +144,14 @@ impl TraceParent {
 
     /// Reads the header. The result is `None` unless the value is valid, of version 00 and 55 characters long.
     pub fn parse(headers: &HeaderMap) -> Option<Self> {
-        let text = headers.get(TRACEPARENT)?.to_str().ok().filter(|t| t.len() == 55)?;
+        Self::from_text(headers.get(TRACEPARENT)?.to_str().ok()?)
+    }
+
+    /// Reads the text of the header, in the form of [`TraceParent::parse`].
+    pub(crate) fn from_text(text: &str) -> Option<Self> {
+        if text.len() != 55 {
+            return None;
+        }
         let mut parts = text.split('-');
         let (version, trace, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
         if version != "00" || trace.len() != 32 || span.len() != 16 || flags.len() != 2 {

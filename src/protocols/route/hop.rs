@@ -123,6 +123,11 @@ impl Sans {
         }
     }
 
+    /// The identity of one peer, and no other.
+    pub fn only(identity: Identity) -> Self {
+        Self { service: None, own: Some(identity) }
+    }
+
     /// All identities, in order.
     pub fn iter(&self) -> impl Iterator<Item = &Identity> {
         self.service.iter().flat_map(|list| list.iter()).chain(&self.own)

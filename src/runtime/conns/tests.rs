@@ -176,3 +176,29 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_connection_that_is_wanted_wakes_its_task_and_a_cut_keeps_its_reason() {
+    let set = ConnSet::new(1);
+    let conn = set.admit(0, ()).expect("open");
+    let counter = Arc::<WakeCounter>::default();
+    assert!(!conn.is_movable() && !conn.is_wanted());
+    conn.set_movable(true);
+    conn.register(&counter.clone().into());
+    conn.want();
+    assert!(conn.is_movable() && conn.is_wanted());
+    assert_eq!((counter.0.load(Ordering::SeqCst), conn.cut_reason()), (1, None));
+    // A cut and a wish do not touch each other.
+    conn.cut(CutReason(3));
+    conn.let_go();
+    assert_eq!((conn.is_wanted(), conn.is_movable(), conn.cut_reason()), (false, true, Some(CutReason(3))));
+    conn.want();
+    conn.set_movable(false);
+    conn.cut(CutReason(4));
+    assert_eq!((conn.is_wanted(), conn.is_movable(), conn.cut_reason()), (true, false, Some(CutReason(3))));
+    // A guard heeds the cut alone.
+    assert_eq!(poll(pin!(conn.guard(async {})), &counter), Poll::Ready(Err(CutReason(3))));
+    let wanted = set.admit(0, ()).expect("open");
+    wanted.want();
+    assert_eq!(poll(pin!(wanted.guard(async {})), &counter), Poll::Ready(Ok(())));
+}

@@ -118,3 +118,50 @@ async fn sending_waits_for_room_and_loses_nothing() {
     };
     tokio::join!(send, recv);
 }
+
+#[tokio::test]
+async fn the_user_at_the_other_end_is_known() {
+    let (one, two) = SeqPacket::pair().unwrap();
+    assert_eq!((one.peer_user().unwrap(), two.peer_user().unwrap()), (own_user(), own_user()));
+}
+
+#[tokio::test]
+async fn a_socket_that_refuses_more_keeps_what_has_come_and_its_peer_learns_of_it() {
+    let (one, two) = SeqPacket::pair().unwrap();
+    one.send(b"in time", None).await.unwrap();
+    two.refuse_more();
+    assert_eq!(one.send(b"too late", None).await.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    let mut room = [0; 64];
+    assert_eq!(two.recv_now(&mut room).unwrap().unwrap().bytes, b"in time");
+    assert!(two.recv_now(&mut room).unwrap().is_none());
+    // A packet of a peer that is gone is there all the same.
+    let (one, two) = SeqPacket::pair().unwrap();
+    assert!(
+        matches!(two.recv_now(&mut room), Err(RecvError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock)
+    );
+    one.send(b"last words", None).await.unwrap();
+    drop(one);
+    assert_eq!(two.recv_now(&mut room).unwrap().unwrap().bytes, b"last words");
+    assert!(two.recv_now(&mut room).unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_listener_takes_the_place_of_another_and_is_its_users_alone() {
+    let dir = std::env::temp_dir().join(format!("warren-fdpass-replace-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&dir);
+    std::fs::create_dir_all(&dir).unwrap();
+    let (path, beside) = (dir.join("s.sock"), dir.join("s.sock.new"));
+    let old = SeqListener::replace(&path, &beside).unwrap();
+    let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "{mode:o}");
+    let waiting = SeqPacket::connect(&path).unwrap();
+    let new = SeqListener::replace(&path, &beside).unwrap();
+    let client = SeqPacket::connect(&path).unwrap();
+    client.send(b"to the new one", None).await.unwrap();
+    let (of_old, of_new) = (old.accept().await.unwrap(), new.accept().await.unwrap());
+    assert_eq!(of_new.recv().await.unwrap().unwrap().bytes, b"to the new one");
+    drop(waiting);
+    assert!(of_old.recv().await.unwrap().is_none());
+    assert!(!beside.exists());
+    std::fs::remove_dir_all(&dir).unwrap();
+}

@@ -139,3 +139,35 @@ fn a_connection_that_was_not_redirected_has_no_original_destination() {
     assert_eq!(original_dst(&server, true), None);
     drop(client);
 }
+
+#[test]
+fn new_connections_go_to_the_newer_of_two_listeners_and_to_the_only_one() {
+    let how = |port| Listen {
+        addr: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+        mark: None,
+        unpaced: None,
+        reuse_port: true,
+        transparent: Some(false),
+        redirected: false,
+        keepalive: None,
+    };
+    let old = listen(&how(0)).unwrap().listener;
+    let addr = old.local_addr().unwrap();
+    let dial = || std::net::TcpStream::connect(addr).unwrap();
+    yield_to_newer(&old).unwrap();
+    let _alone = dial();
+    old.accept().unwrap();
+    let new = listen(&how(addr.port())).unwrap().listener;
+    let dialled: Vec<_> = (0..64).map(|_| dial()).collect();
+    for _ in &dialled {
+        new.accept().unwrap();
+    }
+    assert_eq!(old.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    drop(old);
+    let _last = dial();
+    new.accept().unwrap();
+    let alone = listen(&Listen { reuse_port: false, ..how(0) }).unwrap().listener;
+    let _ = yield_to_newer(&alone);
+    let _one = std::net::TcpStream::connect(alone.local_addr().unwrap()).unwrap();
+    alone.accept().unwrap();
+}

@@ -19,6 +19,9 @@ const GAUGE: Kind = Kind::Gauge;
 /// Upper bounds of the times of name servers, in seconds.
 const DNS_SECONDS: Kind = Kind::Histogram(&[0.0005, 0.001, 0.01, 0.1, 1.0, 5.0]);
 
+/// Upper bounds of the times that connections stand still, in seconds.
+const STALL_SECONDS: Kind = Kind::Histogram(&[0.001, 0.005, 0.025, 0.05, 0.25, 1.0]);
+
 const DNS: &[&str] =
     &["request_query_type", "request_protocol", "source_canonical_service", "source_canonical_revision"];
 const ON_DEMAND: &[&str] = &[
@@ -55,6 +58,11 @@ declare! {
         "Peers refused, and tunnels cut, for a revoked certificate";
     CRL_UNTRACKED = "istio_crl_untracked_connections_total", COUNTER, &["reporter"],
         "Tunnels with a certificate that cannot be read, which no revocation list will cut";
+
+    HANDOVER = "warren_handover_connections_total", COUNTER, &["result", "kind"],
+        "Live connections offered to the next process (given, kept) or by the former one (taken, refused)";
+    HANDOVER_STALL = "warren_handover_stall_seconds", STALL_SECONDS, &["kind"],
+        "Time that a connection stood still on its way from the former process";
 
     // The control plane.
     XDS_TERMINATIONS = "istio_xds_connection_terminations_total", COUNTER, &["reason"],

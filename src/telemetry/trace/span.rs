@@ -221,16 +221,21 @@ impl Step {
 
     /// The trace parent that a peer receives, so that the peer's spans belong to the step.
     pub fn trace_parent(&self) -> Option<TraceParent> {
-        if self.0.is_disabled() {
-            return None;
-        }
-        let context = self.0.context().span().span_context().clone();
-        context.is_valid().then(|| TraceParent {
-            trace_id: u128::from_be_bytes(context.trace_id().to_bytes()),
-            span_id: u64::from_be_bytes(context.span_id().to_bytes()),
-            sampled: context.is_sampled(),
-        })
+        trace_parent(&self.0)
     }
+}
+
+/// The trace parent of what happens inside `span` elsewhere.
+fn trace_parent(span: &Span) -> Option<TraceParent> {
+    if span.is_disabled() {
+        return None;
+    }
+    let context = span.context().span().span_context().clone();
+    context.is_valid().then(|| TraceParent {
+        trace_id: u128::from_be_bytes(context.trace_id().to_bytes()),
+        span_id: u64::from_be_bytes(context.span_id().to_bytes()),
+        sampled: context.is_sampled(),
+    })
 }
 
 impl Drop for Step {
@@ -349,6 +354,18 @@ impl Connection {
     /// Records that the connection relays bytes from here on.
     pub fn relaying(&self) {
         self.relay.get_or_init(|| Step::inside(Some(&self.span), "relay", SpanKind::Internal));
+    }
+
+    /// The trace parent that the next process receives, so that its span belongs to the connection's.
+    pub fn trace_parent(&self) -> Option<TraceParent> {
+        trace_parent(&self.span)
+    }
+
+    /// Records that another process goes on with the connection.
+    pub fn handed_over(self) {
+        Attributes(&self.span).event("handed over", Vec::new());
+        drop(self.relay);
+        end(&self.span);
     }
 
     /// Records that an attempt failed and another one is made.

@@ -1,0 +1,121 @@
+//! However an offer ends, exactly one process has the connection, and its task knows.
+
+use tokio::sync::oneshot::error::TryRecvError;
+
+use super::*;
+use crate::protocols::handover::{
+    message::{Hello, encode_hello, encode_verdict},
+    record::{Kind, tests::record},
+};
+
+fn pair() -> (Link, SeqPacket) {
+    let (one, two) = SeqPacket::pair().unwrap();
+    (Link::new(one).unwrap(), two)
+}
+
+fn verdict(number: u64, taken: Result<(), &str>) -> Vec<u8> {
+    let message = encode_verdict(&Verdict { number, taken: taken.map_err(str::to_owned) });
+    [&[0], &*message].concat()
+}
+
+/// Offers a connection under number 7 while `peer` does something. Returns what the caller and the task hear.
+async fn offer(
+    peer: impl AsyncFnOnce(SeqPacket),
+) -> (Result<Result<(), String>, LinkError>, Result<Answer, oneshot::error::RecvError>) {
+    let (mut link, socket) = pair();
+    let (answer, answered) = oneshot::channel();
+    let exchange = Exchange { link: &mut link, number: 7, answer: Some(answer) };
+    let (verdict, ()) = tokio::join!(exchange.run(record(Kind::Outbound), &[]), peer(socket));
+    (verdict, answered.await)
+}
+
+async fn heard(socket: &SeqPacket) {
+    let packet = socket.recv().await.unwrap().unwrap();
+    let Ok(Message::Record(7, Ok(heard))) = Message::decode(&packet.bytes[1..]) else { panic!("no record") };
+    assert_eq!(*heard, record(Kind::Outbound));
+}
+
+#[tokio::test]
+async fn an_answer_decides() {
+    let (told, answer) = offer(async |peer| {
+        heard(&peer).await;
+        peer.send(&verdict(7, Ok(())), None).await.unwrap();
+    })
+    .await;
+    assert!(matches!(told, Ok(Ok(()))) && answer == Ok(Answer::Taken), "{told:?} {answer:?}");
+    let (told, answer) = offer(async |peer| {
+        heard(&peer).await;
+        peer.send(&verdict(7, Err("no such pod")), None).await.unwrap();
+    })
+    .await;
+    assert!(told.is_ok_and(|told| told == Err("no such pod".into())) && answer == Ok(Answer::Kept));
+}
+
+#[tokio::test]
+async fn a_peer_that_dies_has_the_connection_only_if_it_has_said_so() {
+    let (told, answer) = offer(async |peer| {
+        heard(&peer).await;
+        drop(peer);
+    })
+    .await;
+    assert!(matches!(told, Err(LinkError::Closed)) && answer == Ok(Answer::Kept), "{told:?}");
+    let (told, answer) = offer(async |peer| drop(peer)).await;
+    assert!(told.is_err() && answer == Ok(Answer::Kept), "{told:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_does_not_answer_in_time_cannot_answer_any_more() {
+    let (told, answer) = offer(async |peer| {
+        heard(&peer).await;
+        sleep(STEP_WITHIN * 2).await;
+        peer.send(&verdict(7, Ok(())), None).await.unwrap_err();
+    })
+    .await;
+    assert!(matches!(told, Err(LinkError::TimedOut)) && answer == Ok(Answer::Kept), "{told:?}");
+}
+
+#[tokio::test]
+async fn an_answer_to_another_offer_ends_the_link() {
+    for message in [verdict(6, Ok(())), [&[0], &*encode_hello(&Hello::new("1", "x"))].concat()] {
+        let (told, answer) = offer(async |peer| {
+            heard(&peer).await;
+            peer.send(&message, None).await.unwrap();
+        })
+        .await;
+        assert!(matches!(told, Err(LinkError::NotDue)) && answer == Ok(Answer::Kept), "{told:?}");
+    }
+}
+
+/// Drops the exchange while it waits, which is what the end of the actor does.
+async fn dropped(peer: impl AsyncFnOnce(&SeqPacket)) -> Answer {
+    let (mut link, socket) = pair();
+    let (answer, mut answered) = oneshot::channel();
+    let exchange = Exchange { link: &mut link, number: 7, answer: Some(answer) };
+    {
+        let mut running = Box::pin(exchange.run(record(Kind::Outbound), &[]));
+        tokio::select! {
+            ended = &mut running => panic!("{ended:?}"),
+            () = heard(&socket) => {}
+        }
+        peer(&socket).await;
+        assert_eq!(answered.try_recv(), Err(TryRecvError::Empty));
+    }
+    assert!(socket.send(&verdict(7, Ok(())), None).await.is_err(), "an answer that nobody will hear");
+    answered.await.unwrap()
+}
+
+#[tokio::test]
+async fn an_actor_that_ends_in_the_middle_leaves_no_doubt() {
+    assert_eq!(dropped(async |_| {}).await, Answer::Kept);
+    assert_eq!(
+        dropped(async |peer| peer.send(&verdict(7, Ok(())), None).await.unwrap()).await,
+        Answer::Taken
+    );
+    let refused = async |peer: &SeqPacket| peer.send(&verdict(7, Err("no")), None).await.unwrap();
+    assert_eq!(dropped(refused).await, Answer::Kept);
+    let of_another = async |peer: &SeqPacket| {
+        peer.send(&verdict(6, Ok(())), None).await.unwrap();
+        peer.send(b"no packet", None).await.unwrap();
+    };
+    assert_eq!(dropped(of_another).await, Answer::Kept);
+}

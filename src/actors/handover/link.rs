@@ -1,0 +1,164 @@
+//! A link between two processes: messages with descriptors, each step within its time.
+
+use std::{
+    io,
+    os::fd::{BorrowedFd, OwnedFd},
+    time::Duration,
+};
+
+use tokio::time::timeout;
+
+use crate::{
+    protocols::handover::{
+        message::{BadMessage, Hello, Message, encode_hello},
+        packets::{Assembly, BadPacket, MAX_PACKET, split},
+    },
+    sys::fdpass::{self, RecvError, SeqPacket},
+};
+
+/// The time for a step of a link: to write a message, or to have one answered.
+/// Limit: a step of the hand-over of connections: 2 s; past it: the link is closed, and the connection stays where it was.
+pub(super) const STEP_WITHIN: Duration = Duration::from_secs(2);
+/// The most descriptors of a message. Fewer are legal; the room for more lets the error name the cause.
+/// Limit: descriptors in a message of the hand-over of connections: 8; past it: the link is closed.
+const MAX_DESCRIPTORS: usize = 8;
+
+/// A link to another process of the same user.
+pub(super) struct Link {
+    socket: SeqPacket,
+    room: Box<[u8]>,
+}
+
+/// Why a link is of no use.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LinkError {
+    /// The process at the other end is another user's.
+    #[error("the process at the other end belongs to user {peer}, and this one to user {own}")]
+    PeerUser {
+        /// The peer's user.
+        peer: u32,
+        /// The user of this process.
+        own: u32,
+    },
+    /// The socket failed.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// The peer sent what cannot be read.
+    #[error("{0}")]
+    Recv(#[from] RecvError),
+    /// The peer sent what is no packet.
+    #[error("the peer sent {0}")]
+    Packet(#[from] BadPacket),
+    /// The peer sent what is no message, or is of no use as a peer.
+    #[error("{0}")]
+    Message(#[from] BadMessage),
+    /// The peer sent too many descriptors.
+    #[error("the peer sent more than {MAX_DESCRIPTORS} descriptors")]
+    PeerDescriptors,
+    /// The peer did not take or send a message in time.
+    #[error("no progress within {STEP_WITHIN:?}")]
+    TimedOut,
+    /// The peer has closed the link.
+    #[error("the peer has closed the link")]
+    Closed,
+    /// The peer sent another message than the one that was due.
+    #[error("the peer sent a message that was not due")]
+    NotDue,
+}
+
+// === impl Link ===
+
+impl Link {
+    /// Makes a link of `socket`, whose other end must belong to the same user.
+    ///
+    /// # Errors
+    /// The other end belongs to another user, or the kernel does not say.
+    pub(super) fn new(socket: SeqPacket) -> Result<Self, LinkError> {
+        check_user(socket.peer_user()?, fdpass::own_user())?;
+        Ok(Self { socket, room: vec![0; MAX_PACKET].into() })
+    }
+
+    /// Exchanges greetings. `first`: this end speaks first.
+    ///
+    /// # Errors
+    /// The peer is of no use, or does not answer.
+    pub(super) async fn greet(&mut self, own: &Hello, first: bool) -> Result<Hello, LinkError> {
+        if first {
+            self.send(&encode_hello(own), &[]).await?;
+        }
+        let Some((Message::Hello(hello), _)) = self.recv(STEP_WITHIN).await? else {
+            return Err(BadMessage::NoHello.into());
+        };
+        // The answer goes out first, so that a peer of another version learns of that, too.
+        if !first {
+            self.send(&encode_hello(own), &[]).await?;
+        }
+        hello.check(own)?;
+        Ok(hello)
+    }
+
+    /// Sends a message, with `fds` in its first packet. A message of one packet is sent whole or not at all.
+    ///
+    /// # Errors
+    /// The link is of no use.
+    pub(super) async fn send(&self, message: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), LinkError> {
+        let all = async {
+            let mut fds = fds;
+            for packet in split(message) {
+                self.socket.send_all(&packet, fds).await?;
+                fds = &[];
+            }
+            io::Result::Ok(())
+        };
+        Ok(timeout(STEP_WITHIN, all).await.map_err(|_| LinkError::TimedOut)??)
+    }
+
+    /// Receives the next message and its descriptors; `None` once the peer has closed the link.
+    ///
+    /// # Errors
+    /// The link is of no use.
+    pub(super) async fn recv(
+        &mut self,
+        within: Duration,
+    ) -> Result<Option<(Message, Vec<OwnedFd>)>, LinkError> {
+        timeout(within, self.next()).await.map_err(|_| LinkError::TimedOut)?
+    }
+
+    async fn next(&mut self) -> Result<Option<(Message, Vec<OwnedFd>)>, LinkError> {
+        let (mut assembly, mut fds) = (Assembly::default(), Vec::new());
+        while let Some(mut packet) = self.socket.recv_into(&mut self.room).await? {
+            fds.append(&mut packet.fds);
+            if fds.len() > MAX_DESCRIPTORS {
+                return Err(LinkError::PeerDescriptors);
+            }
+            if let Some(message) = assembly.push(&packet.bytes)? {
+                return Ok(Some((Message::decode(&message)?, fds)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Gives the link up, and tells whether the peer has answered before that it has taken the record `number`. The
+    /// answer is exact: the peer can send nothing any more.
+    pub(super) fn close_and_see(&mut self, number: u64) -> bool {
+        self.socket.refuse_more();
+        while let Ok(Some(packet)) = self.socket.recv_now(&mut self.room) {
+            // An answer is one packet.
+            let Ok(Some(message)) = Assembly::default().push(&packet.bytes) else { continue };
+            if let Ok(Message::Verdict(verdict)) = Message::decode(&message)
+                && verdict.number == number
+            {
+                return verdict.taken.is_ok();
+            }
+        }
+        false
+    }
+}
+
+/// Refuses a peer of another user.
+fn check_user(peer: u32, own: u32) -> Result<(), LinkError> {
+    if peer == own { Ok(()) } else { Err(LinkError::PeerUser { peer, own }) }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,66 @@
+//! Peers that are of no use are refused, and what a message carries arrives.
+
+use std::{fs::File, os::fd::AsFd};
+
+use super::*;
+use crate::protocols::handover::{
+    PROTOCOL,
+    message::{Verdict, encode_verdict},
+};
+
+fn pair() -> (Link, Link) {
+    let (one, two) = SeqPacket::pair().unwrap();
+    (Link::new(one).unwrap(), Link::new(two).unwrap())
+}
+
+async fn greeted(first: &Hello, second: &Hello) -> (Result<Hello, LinkError>, Result<Hello, LinkError>) {
+    let (mut one, mut two) = pair();
+    tokio::join!(one.greet(first, true), two.greet(second, false))
+}
+
+#[test]
+fn a_process_of_another_user_is_refused() {
+    check_user(0, 0).unwrap();
+    let error = check_user(1000, 0).unwrap_err().to_string();
+    assert_eq!(error, "the process at the other end belongs to user 1000, and this one to user 0");
+}
+
+#[tokio::test]
+async fn both_ends_learn_of_a_peer_that_is_of_no_use() {
+    let (old, new) = (Hello::new("1", "old"), Hello::new("2", "new"));
+    let (a, b) = greeted(&old, &new).await;
+    assert_eq!((a.unwrap(), b.unwrap()), (new.clone(), old.clone()));
+    let newer = Hello { protocol: PROTOCOL + 1, ..new };
+    for (first, second) in [(&old, &newer), (&newer, &old), (&old, &old)] {
+        let (a, b) = greeted(first, second).await;
+        assert!(a.is_err() && b.is_err(), "{first:?} {second:?}: {a:?} {b:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_does_not_greet_is_given_up() {
+    let (mut one, _silent) = pair();
+    assert!(matches!(one.greet(&Hello::new("1", "one"), true).await, Err(LinkError::TimedOut)));
+    let (mut one, two) = pair();
+    let verdict = encode_verdict(&Verdict { number: 1, taken: Ok(()) });
+    two.send(&verdict, &[]).await.unwrap();
+    let greeted = one.greet(&Hello::new("1", "one"), true).await;
+    assert!(matches!(greeted, Err(LinkError::Message(BadMessage::NoHello))), "{greeted:?}");
+}
+
+#[tokio::test]
+async fn descriptors_come_with_their_message_and_too_many_are_refused() {
+    let (mut one, two) = pair();
+    let file = File::open("/proc/self/ns/net").unwrap();
+    let verdict = encode_verdict(&Verdict { number: 1, taken: Ok(()) });
+    two.send(&verdict, &[file.as_fd(), file.as_fd()]).await.unwrap();
+    two.send(&verdict, &[]).await.unwrap();
+    for count in [2, 0] {
+        assert_eq!(one.recv(STEP_WITHIN).await.unwrap().unwrap().1.len(), count);
+    }
+    // Nobody sends descriptors with a later packet of a message.
+    for packet in [&[1, 0][..], &[0, 0]] {
+        two.socket.send_all(packet, &[file.as_fd(); 5]).await.unwrap();
+    }
+    assert!(matches!(one.recv(STEP_WITHIN).await, Err(LinkError::PeerDescriptors)));
+}

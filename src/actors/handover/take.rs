@@ -1,0 +1,135 @@
+//! The process that goes on: it listens for a process that stops, and takes its connections.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use tokio::time::sleep;
+
+use super::{
+    admit::{self, Refusal},
+    link::{Link, LinkError},
+    shared::Shared,
+};
+use crate::{
+    protocols::handover::message::{Message, Verdict, encode_verdict},
+    supervisor::OwnedTask,
+    sys::fdpass::{SeqListener, SeqPacket},
+    telemetry::handover::Moved,
+};
+
+/// The number of processes that may hand over at a time. A rollout has one.
+/// Limit: processes that hand connections over at a time: 4; past it: a further process is turned away, and tries again.
+const MAX_LINKS: usize = 4;
+/// The longest silence of a process that hands over.
+/// Limit: silence of a process that hands connections over: 60 s; past it: the link is closed, and can be made anew.
+const SILENT_FOR: Duration = Duration::from_secs(60);
+/// The pause after the socket could not be opened.
+/// Limit: time until a socket for the hand-over of connections that could not be opened is tried again: 5 s; past it: it
+/// is.
+const BIND_AGAIN: Duration = Duration::from_secs(5);
+
+/// What a link has brought.
+#[derive(Debug, Default)]
+struct Sum {
+    taken: u64,
+    refused: u64,
+}
+
+/// Takes connections from the moment when the pods are here until the process stops.
+pub(super) async fn run(shared: Arc<Shared>) {
+    let mut leaves = shared.leaves.subscribe();
+    tokio::select! {
+        biased;
+        _ = leaves.wait_for(|leaves| *leaves) => {}
+        () = listen(&shared) => return,
+    }
+    // The end of this task would be a failure of the actor.
+    std::future::pending().await
+}
+
+/// Listens for processes that stop. Returns only if nobody tells any more whether the pods are here.
+async fn listen(shared: &Arc<Shared>) {
+    let mut zds = shared.zds.clone();
+    if zds.wait_for(|status| status.session.ready).await.is_err() {
+        return;
+    }
+    let mut told = false;
+    loop {
+        match SeqListener::replace(&shared.path, &beside(shared)) {
+            Ok(listener) => accept(shared, &listener).await,
+            Err(error) if !told => {
+                tracing::warn!(target: "handover", path = %shared.path.display(), %error, "no connections can be taken over");
+                told = true;
+            }
+            Err(_) => {}
+        }
+        sleep(BIND_AGAIN).await;
+    }
+}
+
+/// The path that the socket has for a moment.
+fn beside(shared: &Shared) -> PathBuf {
+    let mut path = shared.path.clone().into_os_string();
+    path.push(".");
+    path.push(shared.hello.instance.get(..8).unwrap_or_default());
+    path.into()
+}
+
+/// Accepts links until the socket fails.
+async fn accept(shared: &Arc<Shared>, listener: &SeqListener) {
+    let mut links: Vec<OwnedTask> = Vec::new();
+    loop {
+        let socket = match listener.accept().await {
+            Ok(socket) => socket,
+            Err(error) => {
+                return tracing::warn!(target: "handover", %error, "no further process can hand over");
+            }
+        };
+        links.retain(|link| !link.is_finished());
+        if links.len() < MAX_LINKS {
+            // A panic has its own report, and costs its link only.
+            links.push(OwnedTask::spawn("handover/link", serve(shared.clone(), socket), |_| ()));
+        } else {
+            tracing::warn!(target: "handover", "{MAX_LINKS} processes hand over already: another one is turned away");
+        }
+    }
+}
+
+/// Takes the connections of one process.
+async fn serve(shared: Arc<Shared>, socket: SeqPacket) {
+    let mut sum = Sum::default();
+    let ended = take_all(&shared, socket, &mut sum).await;
+    let Sum { taken, refused } = sum;
+    match ended {
+        Ok(program) => {
+            tracing::info!(target: "handover", taken, refused, program, "the former process has handed over");
+        }
+        Err(error) => {
+            tracing::warn!(target: "handover", taken, refused, %error, "a link for the hand-over of connections ended");
+        }
+    }
+}
+
+async fn take_all(shared: &Shared, socket: SeqPacket, sum: &mut Sum) -> Result<String, LinkError> {
+    let mut link = Link::new(socket)?;
+    let former = link.greet(&shared.hello, false).await?;
+    while let Some((message, fds)) = link.recv(SILENT_FOR).await? {
+        let Message::Record(number, record) = message else { return Err(LinkError::NotDue) };
+        let kind = record.as_ref().ok().map(|record| record.kind);
+        let (moved, counted) = match admit::prepare(shared, number, record, fds).await {
+            Ok(go) => {
+                link.send(&encode_verdict(&Verdict { number, taken: Ok(()) }), &[]).await?;
+                // The connection is this process's. A shard that was lost meanwhile has lost its connections.
+                let _ = go.send(());
+                (Moved::Taken, &mut sum.taken)
+            }
+            Err(Refusal(reason)) => {
+                tracing::info!(target: "handover", reason, "a connection is refused");
+                link.send(&encode_verdict(&Verdict { number, taken: Err(reason) }), &[]).await?;
+                (Moved::Refused, &mut sum.refused)
+            }
+        };
+        *counted += 1;
+        shared.metrics.handover.moved(moved, kind);
+    }
+    Ok(former.program)
+}
