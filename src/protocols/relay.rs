@@ -64,10 +64,10 @@ pub enum RelayError {
     #[error("send: {0}")]
     Send(io::Error),
     /// The peer reset the stream with this HTTP/2 error code.
-    #[error("h2 failed: stream reset by peer: {0}")]
+    #[error("stream reset by peer: {0}")]
     PeerReset(h2::Reason),
     /// The tunnel below the stream failed.
-    #[error("h2 failed: {0}")]
+    #[error("{0}")]
     Tunnel(h2::Error),
     /// One side is gone, and the other side did not take what that side had sent.
     #[error("one side is gone, and the other side takes no bytes")]

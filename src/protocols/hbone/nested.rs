@@ -37,6 +37,11 @@ pub struct StreamIo {
 /// TLS over a stream, which holds few bytes. A pooled tunnel may hold more, as many streams share the tunnel.
 pub struct InnerTls(TlsStream<StreamIo>);
 
+/// The failure of the stream below an inner tunnel.
+#[derive(Debug, thiserror::Error)]
+#[error("outer tunnel: {0}")]
+struct OuterError(#[source] Box<dyn Error + Send + Sync>);
+
 // === impl StreamIo ===
 
 impl StreamIo {
@@ -106,7 +111,7 @@ impl AsyncWrite for StreamIo {
 }
 
 fn broken(error: impl Into<Box<dyn Error + Send + Sync>>) -> io::Error {
-    io::Error::new(io::ErrorKind::ConnectionReset, error)
+    io::Error::new(io::ErrorKind::ConnectionReset, OuterError(error.into()))
 }
 
 // === impl InnerTls ===

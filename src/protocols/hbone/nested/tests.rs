@@ -120,3 +120,15 @@ async fn a_dropped_stream_is_an_error_for_the_other_end() {
     };
     LocalSet::new().run_until(work).await;
 }
+
+#[tokio::test]
+async fn an_error_names_the_outer_tunnel_and_why_its_stream_was_reset() {
+    let work = async {
+        let (mut near, mut far) = stream().await;
+        near.send.send_reset(h2::Reason::INTERNAL_ERROR);
+        let error = far.read_exact(&mut [0]).await.unwrap_err();
+        let why = "outer tunnel: stream reset by peer: unexpected internal error encountered";
+        assert_eq!(error.to_string(), why);
+    };
+    LocalSet::new().run_until(work).await;
+}
