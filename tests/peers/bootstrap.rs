@@ -182,11 +182,13 @@ impl Bootstrap {
         let hosts: Vec<Value> = routes.iter().map(Connect::host).collect();
         let header = |(key, value): &(&str, &str)| json!({"header": {"key": key, "value": value}});
         let answer: Vec<Value> = answer.iter().map(header).collect();
+        let mut http2 = http2();
+        http2["max_concurrent_streams"] = 100.into();
         let mut manager = manager(
             "hbone",
             json!({
                 "codec_type": "HTTP2",
-                "http2_protocol_options": http2(),
+                "http2_protocol_options": http2,
                 "stream_idle_timeout": "0s",
                 "upgrade_configs": [{"upgrade_type": "CONNECT"}],
                 "http_filters": filters,

@@ -5,16 +5,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use warren::lab::apps::{
-    Background, Route,
-    load::{self, Plan, Report},
+use warren::lab::{
+    apps::{
+        Background, Route,
+        load::{self, Plan, Report},
+    },
+    control::ca::CaOptions,
 };
 
 use crate::{
     bootstrap::Bootstrap,
     envoy::Envoy,
     gateway::{gateway, raise_networks},
-    support::{LIMIT, Lab, addr, change, echo, eventually, open, raise},
+    support::{LIMIT, Lab, addr, change, echo, eventually, launch, open, raise, raise_as},
     waypoint::SERVED,
 };
 
@@ -63,6 +66,16 @@ fn served(envoy: &Envoy) {
 fn spell(lab: &Lab) {
     let report = clients(lab, Duration::from_millis(600)).wait().unwrap();
     assert!(report.failures == 0 && report.connections == CLIENTS as u64, "{report:?}");
+}
+
+/// Waits until `envoy` gets another connection of a client.
+fn served_by(lab: &Lab, envoy: &Envoy) {
+    let connections = || envoy.stat("http.hbone.downstream_rq_total");
+    let before = connections();
+    eventually("connection by this waypoint", || {
+        open(lab, "client", WEB_ECHO).unwrap();
+        (connections() > before).then_some(())
+    });
 }
 
 fn unharmed(clients: Background<Report>) -> Report {
@@ -132,6 +145,26 @@ pub(crate) fn a_waypoint_that_is_killed_costs_only_the_connections_that_it_had()
     }
     let alive = kept.iter_mut().filter_map(|stream| echo(stream, b"still there").ok()).count();
     assert_eq!(alive as u64, of_new);
+}
+
+pub(crate) fn a_frozen_waypoint_hangs_nobody_and_the_other_one_serves() {
+    let launch =
+        launch().env("WARREN_TLS_HANDSHAKE_TIMEOUT", "2s").env("WARREN_CONNECT_RESPONSE_TIMEOUT", "2s");
+    let mut lab = raise_as(&MESH.replace("WAYPOINT", "old, new"), Some(launch), CaOptions::default());
+    let [mut old, _new] = ["old", "new"].map(|pod| {
+        let bootstrap = Bootstrap::new(lab.directory(), pod).waypoint(&[], &SERVED);
+        Envoy::start(&mut lab, pod, &bootstrap)
+    });
+    let mut kept: Vec<TcpStream> = (0..10).map(|_| open(&lab, "client", WEB_ECHO).unwrap()).collect();
+    old.process().signal(libc::SIGSTOP).unwrap();
+    let failed = (0..30).filter(|_| open(&lab, "client", WEB_ECHO).is_err()).count();
+    // What a mute waypoint may have taken up is not said again elsewhere. What is learned from it spares the others.
+    assert!(failed <= 6, "{failed} of 30 connections failed beside a frozen waypoint");
+    old.process().signal(libc::SIGCONT).unwrap();
+    for stream in &mut kept {
+        echo(stream, b"still there").unwrap();
+    }
+    served_by(&lab, &old);
 }
 
 pub(crate) fn a_gateway_that_is_restarted_in_place_costs_no_client_an_error() {

@@ -9,12 +9,14 @@ use crate::{
     traffic::{end_first, move_bytes},
 };
 
-/// Services with endpoints on the network of node two alone, of which one has a waypoint there.
+/// Services with endpoints on the network of node two, of which one has a waypoint there. GATEWAY stands for the
+/// reference to its gateway.
 const MESH: &str = "
 nodes: {one: 10.77.0.1, two: 10.77.0.2}
-networks: [{name: west, nodes: [one]}, {name: east, nodes: [two], gateway: east/10.77.2.9}]
+networks: [{name: west, nodes: [one]}, {name: east, nodes: [two], gateway: GATEWAY}]
 pods:
   - {name: client, serviceAccount: client, node: one, ip: 10.77.1.1}
+  - {name: near, serviceAccount: near, node: one, ip: 10.77.1.2, run: echo 9000}
   - {name: envoy, serviceAccount: envoy, node: one, ip: 10.77.1.8, captured: false}
   - {name: server, serviceAccount: server, node: two, ip: 10.77.2.1, app: web, run: [echo 9000, http 8080, bulk 7001]}
   - {name: waypoint, serviceAccount: waypoint, node: two, ip: 10.77.2.8, captured: false, protocol: HBONE}
@@ -23,6 +25,8 @@ services:
   - {name: web, vips: 10.96.0.1, ports: {70: 7001, 80: 8080, 90: 9000}, app: web}
   - {name: behind, vips: 10.96.0.3, ports: {90: 9000}, endpoints: [server], waypoint: default/wp.default.svc.cluster.local}
   - {name: wp, ports: {15008: 15008}, endpoints: [waypoint]}
+  - {name: both, vips: 10.96.0.6, ports: {90: 9000}, endpoints: [near, server]}
+  - {name: gws, ports: {15009: 15008}, endpoints: [gateway]}
   - {name: dead, vips: 10.96.0.4, ports: {90: 9000}, endpoints: [server]}
   - {name: unknown, vips: 10.96.0.5, ports: {90: 9000}, endpoints: [server]}
 ";
@@ -33,12 +37,16 @@ const WEB: &str = "10.96.0.1:90";
 const WEB_NAME: &str = "web.default.svc.cluster.local:90";
 const BEHIND: &str = "10.96.0.3:90";
 const BEHIND_NAME: &str = "behind.default.svc.cluster.local:90";
+const BOTH: &str = "10.96.0.6:90";
+const BOTH_NAME: &str = "both.default.svc.cluster.local:90";
 const DEAD: &str = "10.96.0.4:90";
 const DEAD_NAME: &str = "dead.default.svc.cluster.local:90";
 const UNKNOWN: &str = "10.96.0.5:90";
+const BY_ADDRESS: &str = "east/10.77.2.9";
+const BY_NAME: &str = "default/gws.default.svc.cluster.local:15009";
 
 pub(crate) fn raise_networks(policies: &str) -> Lab {
-    raise(&format!("{MESH}{policies}"))
+    raise(&format!("{MESH}{policies}").replace("GATEWAY", BY_ADDRESS))
 }
 
 /// The gateway: it passes on, unread, to the proxy of the server or of the waypoint.
@@ -48,6 +56,7 @@ pub(crate) fn gateway(lab: &Lab) -> Bootstrap {
         to(BULK_NAME, "server"),
         to(WEB_HTTP_NAME, "server"),
         to(WEB_NAME, "server"),
+        to(BOTH_NAME, "server"),
         to(BEHIND_NAME, "waypoint"),
         to(DEAD_NAME, "dead"),
     ];
@@ -108,8 +117,20 @@ pub(crate) fn a_gateway_passes_tunnels_on_to_applications_and_waypoints() {
         ];
         line(&lab, "two", &told);
     }
-    let tunnels = gateway.stat("http.hbone.downstream_cx_total");
-    assert!((1..=4).contains(&tunnels), "{tunnels} outer tunnels for 12 connections of one client");
+}
+
+pub(crate) fn a_service_with_an_endpoint_behind_a_gateway_loses_no_connection() {
+    for reference in [BY_ADDRESS, BY_NAME] {
+        let mut lab = raise(&MESH.replace("GATEWAY", reference));
+        let bootstrap = gateway(&lab);
+        let gateway = Envoy::start(&mut lab, "gateway", &bootstrap);
+        for turn in 0..60 {
+            let opened = open(&lab, "client", BOTH);
+            assert!(opened.is_ok(), "connection {turn} by {reference}: {opened:?}");
+        }
+        let far = gateway.stat("http.hbone.downstream_rq_total");
+        assert!((10..=50).contains(&far), "{far} connections by the gateway");
+    }
 }
 
 pub(crate) fn what_a_gateway_or_its_destination_refuses_ends_the_connection() {

@@ -54,11 +54,13 @@ fn main() -> ExitCode {
         a_sandwiched_waypoint_hears_of_its_clients_by_proxy_protocol,
         a_sandwiched_waypoint_without_a_tunnel_of_its_own_gets_plain_connections,
         a_gateway_passes_tunnels_on_to_applications_and_waypoints,
+        a_service_with_an_endpoint_behind_a_gateway_loses_no_connection,
         what_a_gateway_or_its_destination_refuses_ends_the_connection,
         an_envoy_of_another_network_is_known_by_its_inner_identity_and_its_baggage,
         a_waypoint_that_is_replaced_costs_no_client_an_error,
         a_waypoint_that_is_restarted_in_place_costs_no_client_an_error,
         a_waypoint_that_is_killed_costs_only_the_connections_that_it_had,
+        a_frozen_waypoint_hangs_nobody_and_the_other_one_serves,
         a_gateway_that_is_restarted_in_place_costs_no_client_an_error,
     ];
     // Kept beside the compiled tests, and installed outside the cells, where there is a network.

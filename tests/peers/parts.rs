@@ -74,7 +74,6 @@ pub(crate) fn manager(listener: &str, mut config: Value) -> Value {
 pub(crate) fn http2() -> Value {
     json!({
         "allow_connect": true,
-        "max_concurrent_streams": 100,
         "initial_stream_window_size": 256 * 1024,
         "initial_connection_window_size": 1024 * 1024,
         "connection_keepalive": {"interval": "10s", "timeout": "20s"},

@@ -150,7 +150,7 @@ pub(crate) fn more_connections_than_a_tunnel_of_an_envoy_takes_are_all_served() 
     let tunnels = envoy.stat("http.hbone.downstream_cx_active");
     let report = pacing.finish().unwrap();
     assert!(report.is_clean() && report.opened == CONNECTIONS as u64, "{report:?}");
-    assert!((4..=12).contains(&tunnels), "{tunnels} tunnels");
+    assert!(tunnels >= 4, "{tunnels} tunnels");
 }
 
 /// Short connections to an Envoy that ends its tunnels by `limits`. None may fail. Returns the number of tunnels.
