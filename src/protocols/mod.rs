@@ -15,6 +15,8 @@ pub mod mesh;
 pub mod outcome;
 pub mod pb;
 pub mod peer_text;
+#[cfg(test)]
+pub(crate) mod property;
 pub(crate) mod proxy_protocol;
 pub mod rbac;
 pub mod relay;

@@ -181,3 +181,10 @@ fn of_one_range_the_canonical_service_wins() {
         .with(service("b.example", "10.0.0.0/8").namespace("ns3").canonical());
     assert_eq!(by_vip(&t, "10.1.0.1", "ns1").as_deref(), Some("ns3/b.example"));
 }
+
+#[test]
+fn a_policy_that_a_workload_names_twice_is_named_once() {
+    let names = ["ns1/b", "ns1/a", "ns1/b"].map(String::from).to_vec();
+    let t = TestMesh::new().with(pod("a", "10.0.0.1").edit(|pb| pb.authorization_policies = names));
+    assert_eq!(t.pod("a").policies(), ["ns1/b", "ns1/a"].map(Box::from));
+}

@@ -378,6 +378,17 @@ impl Owner {
     }
 }
 
+/// The names, each once, in order.
+fn distinct(names: Vec<String>) -> Box<[Box<str>]> {
+    let mut all: Vec<Box<str>> = Vec::with_capacity(names.len());
+    for name in names {
+        if !all.iter().any(|known| **known == *name) {
+            all.push(name.into());
+        }
+    }
+    all.into()
+}
+
 // === impl Template ===
 
 impl Template {
@@ -403,7 +414,7 @@ impl Template {
             identity: Identity::new(&trust_domain, &pb.namespace, &service_account)?,
             owner,
             services: Membership::decode(pb.services)?,
-            policies: pb.authorization_policies.into_iter().map(String::into_boxed_str).collect(),
+            policies: distinct(pb.authorization_policies),
             waypoint: gateway("waypoint", pb.waypoint)?,
             network_gateway: gateway("network_gateway", pb.network_gateway)?,
             application_tunnel: pb.application_tunnel.as_ref().map(ApplicationTunnel::decode).transpose()?,

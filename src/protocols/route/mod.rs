@@ -12,6 +12,8 @@ mod outbound;
 mod ports;
 mod request;
 pub(crate) mod suspects;
+#[cfg(test)]
+mod tests;
 mod waypoint;
 
 pub(crate) use self::missing::{missing_inbound, missing_labels, missing_outbound};

@@ -147,13 +147,13 @@ fn look_up(mesh: &Mesh, source: &Workload, gateway: &Gateway, hint: IpAddr) -> O
     }
 }
 
-/// Whether `workload`, at the address `ip`, is what the reference leads to: an endpoint of that service, or the
-/// workload that has the address.
+/// Whether `workload`, at the address `ip` of its network, is what the reference leads to: an endpoint of that service,
+/// or the workload that has the address.
 pub(super) fn leads_to(mesh: &Mesh, gateway: &Gateway, workload: &Workload, ip: IpAddr) -> bool {
     let service = match &gateway.destination {
         GatewayDestination::Address { network, ip: address } => {
             if let Some(found) = mesh.workload_by_ip(network, *address) {
-                return found.addresses().contains(&ip);
+                return has_address(&found, workload, ip);
             }
             service_of_address(mesh, network, *address, workload.namespace())
         }
@@ -161,7 +161,7 @@ pub(super) fn leads_to(mesh: &Mesh, gateway: &Gateway, workload: &Workload, ip: 
             let service = mesh.service(name.namespace(), name.hostname());
             if service.is_none() {
                 let found = mesh.workload_by_hostname(name);
-                return found.is_some_and(|found| found.addresses().contains(&ip));
+                return found.is_some_and(|found| has_address(&found, workload, ip));
             }
             service
         }
@@ -169,10 +169,22 @@ pub(super) fn leads_to(mesh: &Mesh, gateway: &Gateway, workload: &Workload, ip: 
     service.is_some_and(|service| workload.membership(service.key()).is_some())
 }
 
-/// Whether the application is the waypoint that `gateway` refers to, calling from an address of its own.
+/// Whether `found` has the address `ip` of the network of `workload`. Several networks may use one address.
+fn has_address(found: &Workload, workload: &Workload, ip: IpAddr) -> bool {
+    found.network() == workload.network() && found.addresses().contains(&ip)
+}
+
+/// Whether the application is the waypoint that `gateway` refers to, by identity and address.
 pub(super) fn is_source(mesh: &Mesh, gateway: &Gateway, source: &Source<'_>) -> bool {
-    source.workload.addresses().contains(&source.client)
-        && leads_to(mesh, gateway, source.workload, source.client)
+    let Source { workload, client } = *source;
+    workload.addresses().contains(&client)
+        && match look_up(mesh, workload, gateway, client) {
+            Some((Found::Workload(found), _)) => {
+                found.identity() == workload.identity() && has_address(&found, workload, client)
+            }
+            Some((Found::Service(service), _)) => workload.membership(service.key()).is_some(),
+            None => false,
+        }
 }
 
 /// Whether connections to the service are left as they are.
