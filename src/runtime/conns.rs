@@ -7,18 +7,14 @@
 use std::{
     fmt,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU16, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     task::{Context, Poll, Waker},
 };
 
-use atomic_waker::AtomicWaker;
-use parking_lot::Mutex;
 use pin_project_lite::pin_project;
 use slab::Slab;
-use tokio::sync::Notify;
+
+use super::sync::{AtomicU16, AtomicWaker, Mutex, Notify};
 
 /// The reason why a connection was cut. The user of the set gives the number its meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

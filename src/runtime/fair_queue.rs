@@ -11,16 +11,14 @@ use std::{
     future::Future,
     pin::Pin,
     rc::Rc,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     task::{Context, Poll, Wake, Waker},
     time::{Duration, Instant},
 };
 
-use parking_lot::Mutex;
 use slab::Slab;
+
+use super::sync::{AtomicBool, Mutex};
 
 /// The number of steps that a fair queue takes in one turn of its shard.
 /// Limit: steps of a fair queue in one turn: 4; past it: other tasks of the shard go first.

@@ -6,4 +6,5 @@ pub(crate) mod conns;
 pub(crate) mod fair_queue;
 pub mod shard;
 pub(crate) mod spawner;
+pub(crate) mod sync;
 pub(crate) mod turns;

@@ -13,8 +13,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use parking_lot::{Condvar, Mutex};
 use tracing_subscriber::fmt::MakeWriter;
+
+use crate::runtime::sync::{Condvar, Mutex};
 
 /// Most lines waiting to be written.
 /// Limit: log lines that wait for the reader of standard output: 10,000; past it: lines are lost and
@@ -86,14 +87,8 @@ impl LogQueue {
     /// # Errors
     /// The thread cannot be started.
     pub fn start(sink: impl Write + Send + 'static, limits: QueueLimits) -> io::Result<Self> {
-        let shared = Arc::new(Shared {
-            state: Mutex::new(State::default()),
-            work: Condvar::new(),
-            room: Condvar::new(),
-            limits,
-        });
-        let queue = Self(Arc::clone(&shared));
-        let mut sink = sink;
+        let queue = Self::new(limits);
+        let (shared, mut sink) = (Arc::clone(&queue.0), sink);
         thread::Builder::new().name("log".to_owned()).spawn(move || {
             // If the sink panics, its lines are lost and the thread goes on.
             while catch_unwind(AssertUnwindSafe(|| shared.run(&mut sink))).is_err() {
@@ -101,6 +96,12 @@ impl LogQueue {
             }
         })?;
         Ok(queue)
+    }
+
+    /// A queue that nothing empties yet.
+    fn new(limits: QueueLimits) -> Self {
+        let (work, room) = (Condvar::new(), Condvar::new());
+        Self(Arc::new(Shared { state: Mutex::new(State::default()), work, room, limits }))
     }
 
     /// Adds one line, which ends in a line feed. A full queue loses the line and counts it.

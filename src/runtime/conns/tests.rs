@@ -1,3 +1,5 @@
+mod orders;
+
 use std::{pin::pin, sync::atomic::AtomicUsize, task::Wake};
 
 use proptest::prelude::*;

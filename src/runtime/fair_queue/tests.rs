@@ -1,3 +1,5 @@
+mod orders;
+
 use std::cell::Cell;
 
 use tokio::{

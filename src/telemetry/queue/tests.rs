@@ -1,3 +1,5 @@
+mod orders;
+
 use std::sync::mpsc;
 
 use super::*;
