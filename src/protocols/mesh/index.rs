@@ -66,12 +66,21 @@ impl<T> Default for Index<T> {
     }
 }
 
+impl<T> Index<T> {
+    /// The entries. In a test another thread may have its turn before they are looked at.
+    fn entries(&self) -> &DashMap<u64, Holders<T>, Prehashed> {
+        #[cfg(test)]
+        super::tests::orders::turn();
+        &self.entries
+    }
+}
+
 impl<T: Version> Index<T> {
     /// Replaces an earlier version by `value`, or stores `value` behind the other values of the key. Returns whether
     /// there was no earlier version.
     pub(super) fn put(&self, key: u64, value: &Arc<T>) -> bool {
         // The replaced value is dropped after the lock is released.
-        let replaced = match self.entries.entry(key) {
+        let replaced = match self.entries().entry(key) {
             Entry::Vacant(entry) => {
                 entry.insert(Holders::One(Arc::clone(value)));
                 None
@@ -84,7 +93,7 @@ impl<T: Version> Index<T> {
     /// Removes any version of the resource of `value`. Returns whether there was a version.
     pub(super) fn remove(&self, key: u64, value: &T) -> bool {
         let mut removed = None;
-        let empty = self.entries.remove_if_mut(&key, |_, holders| match holders {
+        let empty = self.entries().remove_if_mut(&key, |_, holders| match holders {
             Holders::One(held) => held.same(value),
             Holders::Many(_) => {
                 removed = holders.remove(value);
@@ -96,7 +105,7 @@ impl<T: Version> Index<T> {
 
     /// Finds the value for which `is_meant` returns true.
     pub(super) fn find(&self, key: u64, is_meant: impl Fn(&T) -> bool) -> Option<Arc<T>> {
-        let entry = self.entries.get(&key)?;
+        let entry = self.entries().get(&key)?;
         entry.as_slice().iter().find(|value| is_meant(value)).cloned()
     }
 
@@ -107,21 +116,21 @@ impl<T: Version> Index<T> {
         is_meant: impl Fn(&T) -> bool,
         order: impl Fn(&T, &T) -> Ordering,
     ) -> Option<Arc<T>> {
-        let entry = self.entries.get(&key)?;
+        let entry = self.entries().get(&key)?;
         let meant = entry.as_slice().iter().filter(|value| is_meant(value));
         meant.max_by(|a, b| order(a, b)).cloned()
     }
 
     /// Calls `each` with every value of the key. `each` must not access the index.
     pub(super) fn each(&self, key: u64, mut each: impl FnMut(&Arc<T>)) {
-        if let Some(entry) = self.entries.get(&key) {
+        if let Some(entry) = self.entries().get(&key) {
             entry.as_slice().iter().for_each(&mut each);
         }
     }
 
     /// Copies all values, for dumps and counts only. Each shard is locked only while it is copied.
     pub(super) fn values(&self) -> Vec<Arc<T>> {
-        self.entries.iter().flat_map(|entry| entry.as_slice().to_vec()).collect()
+        self.entries().iter().flat_map(|entry| entry.as_slice().to_vec()).collect()
     }
 }
 

@@ -40,6 +40,10 @@ pub use self::{
     writer::{Applied, CHANGES_PER_TURN, Change, MeshWriter, push_order},
 };
 
+/// The number of looks for a service that moves to other addresses meanwhile.
+/// Limit: looks for a service while services move to other addresses: 8; past it: what the last look found counts.
+const STEADY_LOOKS: usize = 8;
+
 /// The tables of the mesh. Cloning copies a reference.
 #[derive(Clone)]
 pub struct Mesh(Arc<Tables>);
@@ -117,8 +121,24 @@ impl Mesh {
     /// service with a range around the address (docs/spec/dataplane.md 3.3). Services hidden from the client are
     /// skipped.
     pub fn service_by_vip(&self, network: &str, ip: IpAddr, client_namespace: &str) -> Option<Arc<Service>> {
-        self.service_by_exact_vip(network, ip, client_namespace, Sight::Client)
-            .or_else(|| self.service_by_cidr_vip(network, ip, client_namespace, Sight::Client))
+        self.steadily(|| {
+            self.service_by_exact_vip(network, ip, client_namespace, Sight::Client)
+                .or_else(|| self.service_by_cidr_vip(network, ip, client_namespace, Sight::Client))
+        })
+    }
+
+    /// The result of `look`, which looks in several places. If a service has moved from one of them to another and nothing
+    /// was found, `look` looks again.
+    pub(in crate::protocols) fn steadily<T>(&self, look: impl Fn() -> Option<T>) -> Option<T> {
+        let moves = || self.0.services.moves.load(Ordering::Acquire);
+        for _ in 1..STEADY_LOOKS {
+            let before = moves();
+            let found = look();
+            if found.is_some() || moves() == before {
+                return found;
+            }
+        }
+        look()
     }
 
     /// The service with exactly the given address.

@@ -1,6 +1,9 @@
 //! The tables that a mesh consists of.
 
-use std::sync::{Arc, atomic::AtomicUsize};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, AtomicUsize},
+};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -51,6 +54,8 @@ pub(super) struct ServiceTables {
     pub(super) by_vip: Index<Service>,
     pub(super) by_cidr: Index<Service>,
     pub(super) prefixes: PrefixLengths,
+    /// How often a service took on other names or addresses, counted before the old ones go.
+    pub(super) moves: AtomicU64,
 }
 
 // === impl Tables ===

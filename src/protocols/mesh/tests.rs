@@ -1,5 +1,7 @@
 //! What lookups find.
 
+pub(super) mod orders;
+
 use super::{
     WorkloadInfo,
     fixtures::{NODE, TestMesh, ip, pod, service},

@@ -17,7 +17,7 @@ use super::{
     ledger::Ledger,
     policy::PolicyTable,
     service::{CidrVip, Service},
-    tables::Tables,
+    tables::{ServiceTables, Tables},
     workload::Workload,
 };
 use crate::protocols::{identity::Identity, pb::workload as pb};
@@ -267,14 +267,25 @@ impl Tables {
         applied.removed += 1;
     }
 
+    /// Puts `new` at all its places before `old` goes from those that `new` does not have: whoever looks meanwhile finds
+    /// one of them.
     fn reindex_service(&self, ledger: &mut Ledger, old: Option<&Arc<Service>>, new: Option<&Arc<Service>>) {
-        reindex(&self.services.by_host, old, new, |service| {
-            RowKeys::from_iter([self.keys.name(service.hostname())]) //
-        });
-        reindex(&self.services.by_vip, old, new, |service| {
+        let ServiceTables { by_host, by_vip, moves, .. } = &self.services;
+        let hosts = |service: &Service| RowKeys::from_iter([self.keys.name(service.hostname())]);
+        let vips = |service: &Service| -> RowKeys {
             service.vips().iter().map(|vip| self.keys.address(&vip.network, vip.ip)).collect()
-        });
-        let family = |vip: &CidrVip| (vip.cidr.addr().is_ipv6(), vip.cidr.prefix_len());
+        };
+        let host_keys = put_rows(by_host, new, hosts);
+        let vip_keys = put_rows(by_vip, new, vips);
+        self.put_ranges(ledger, new);
+        let Some(old) = old else { return };
+        moves.fetch_add(1, Ordering::AcqRel);
+        drop_rows(by_host, old, hosts(old), &host_keys);
+        drop_rows(by_vip, old, vips(old), &vip_keys);
+        self.drop_ranges(ledger, old, new);
+    }
+
+    fn put_ranges(&self, ledger: &mut Ledger, new: Option<&Arc<Service>>) {
         for (new, vip) in new.into_iter().flat_map(|new| new.cidr_vips().iter().map(move |vip| (new, vip))) {
             let (v6, length) = family(vip);
             self.services.prefixes.set(v6, length);
@@ -282,7 +293,10 @@ impl Tables {
                 *ledger.prefixes.entry((v6, length)).or_default() += 1;
             }
         }
-        for (old, vip) in old.into_iter().flat_map(|old| old.cidr_vips().iter().map(move |vip| (old, vip))) {
+    }
+
+    fn drop_ranges(&self, ledger: &mut Ledger, old: &Arc<Service>, new: Option<&Arc<Service>>) {
+        for vip in old.cidr_vips() {
             if new.is_some_and(|new| new.cidr_vips().contains(vip)) {
                 continue;
             }
@@ -318,17 +332,31 @@ fn reindex<T: Version>(
     new: Option<&Arc<T>>,
     keys: impl Fn(&T) -> RowKeys,
 ) {
-    let new_keys = new.map(|new| keys(new)).unwrap_or_default();
-    if let Some(new) = new {
-        for &key in &new_keys {
-            index.put(key, new);
-        }
-    }
+    let new_keys = put_rows(index, new, &keys);
     if let Some(old) = old {
-        for key in keys(old).into_iter().filter(|key| !new_keys.contains(key)) {
-            index.remove(key, old);
-        }
+        drop_rows(index, old, keys(old), &new_keys);
     }
+}
+
+/// Stores `new` under its keys, which are returned.
+fn put_rows<T: Version>(index: &Index<T>, new: Option<&Arc<T>>, keys: impl Fn(&T) -> RowKeys) -> RowKeys {
+    let Some(new) = new else { return RowKeys::new() };
+    let keys = keys(new);
+    for &key in &keys {
+        index.put(key, new);
+    }
+    keys
+}
+
+/// Removes `old` from those of its keys that `kept` does not have.
+fn drop_rows<T: Version>(index: &Index<T>, old: &T, keys: RowKeys, kept: &RowKeys) {
+    for key in keys.into_iter().filter(|key| !kept.contains(key)) {
+        index.remove(key, old);
+    }
+}
+
+fn family(vip: &CidrVip) -> (bool, u8) {
+    (vip.cidr.addr().is_ipv6(), vip.cidr.prefix_len())
 }
 
 /// Decrements a count. Counts are only written under the ledger's lock.

@@ -40,10 +40,12 @@ pub(super) struct Reference<'a> {
 /// The order is not that of docs/spec/dataplane.md 3.1, which puts ranges before workloads: a range over
 /// known pods would then send calls of one pod to others.
 pub(super) fn find(mesh: &Mesh, network: &str, ip: IpAddr, namespace: &str, sight: Sight) -> Option<Found> {
-    mesh.service_by_exact_vip(network, ip, namespace, sight)
-        .map(Found::Service)
-        .or_else(|| mesh.workload_by_ip(network, ip).map(Found::Workload))
-        .or_else(|| mesh.service_by_cidr_vip(network, ip, namespace, sight).map(Found::Service))
+    mesh.steadily(|| {
+        mesh.service_by_exact_vip(network, ip, namespace, sight)
+            .map(Found::Service)
+            .or_else(|| mesh.workload_by_ip(network, ip).map(Found::Workload))
+            .or_else(|| mesh.service_by_cidr_vip(network, ip, namespace, sight).map(Found::Service))
+    })
 }
 
 /// The service of an address, whoever may see it; of several, the one a client of `namespace` would mean.
@@ -53,8 +55,10 @@ pub(super) fn service_of_address(
     ip: IpAddr,
     namespace: &str,
 ) -> Option<Arc<Service>> {
-    mesh.service_by_exact_vip(network, ip, namespace, Sight::ControlPlane)
-        .or_else(|| mesh.service_by_cidr_vip(network, ip, namespace, Sight::ControlPlane))
+    mesh.steadily(|| {
+        mesh.service_by_exact_vip(network, ip, namespace, Sight::ControlPlane)
+            .or_else(|| mesh.service_by_cidr_vip(network, ip, namespace, Sight::ControlPlane))
+    })
 }
 
 /// The waypoint of a connection to `service`: one of the weighted ones, else the only one.
