@@ -4,8 +4,10 @@ use std::{cell::RefCell, collections::VecDeque, rc::Rc, task::Waker};
 
 use super::*;
 
-/// The number of events of a run.
+/// The number of events of a run in which the relay has its turn after each event that wakes it.
 const EVENTS: u32 = 5;
+/// The number of events of a run in which the relay may have its turn late, after any number of events.
+const LATE_EVENTS: u32 = 4;
 
 /// What a peer does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -191,6 +193,7 @@ struct Run<'a> {
     a: Scripted,
     b: Scripted,
     relay: Relay<'a, Scripted, Scripted, Counts>,
+    woken: bool,
     done: bool,
 }
 
@@ -206,8 +209,11 @@ impl Run<'_> {
 
     fn step(&mut self, of_a: bool, deed: Deed) {
         let side = if of_a { &self.a } else { &self.b };
-        let woken = side.0.borrow_mut().does(deed);
-        if woken && !self.done {
+        self.woken |= side.0.borrow_mut().does(deed);
+    }
+
+    fn turn(&mut self) {
+        if std::mem::take(&mut self.woken) && !self.done {
             self.poll();
         }
     }
@@ -226,24 +232,36 @@ fn whatever_two_peers_do_bytes_arrive_and_a_loss_is_seen() {
     let kinds = [Kind::Tcp, Kind::Stream];
     for (first, second) in kinds.into_iter().flat_map(|a| kinds.map(|b| (a, b))) {
         for run in 0..8u32.pow(EVENTS) {
-            let events: Vec<(bool, Deed)> = (0..EVENTS)
-                .map(|i| (run / 8u32.pow(i)) % 8)
-                .map(|event| (event < 4, DEEDS[event as usize % 4]))
-                .collect();
-            holds(first, second, &events, &buffers);
+            holds((first, second), &events(run, EVENTS), 0, &buffers);
+        }
+        for run in 0..8u32.pow(LATE_EVENTS) {
+            for late in 1..2u32.pow(LATE_EVENTS - 1) {
+                holds((first, second), &events(run, LATE_EVENTS), late, &buffers);
+            }
         }
     }
 }
 
-fn holds(first: Kind, second: Kind, events: &[(bool, Deed)], buffers: &Buffers) {
+/// The events of the number `run`.
+fn events(run: u32, count: u32) -> Vec<(bool, Deed)> {
+    let each = (0..count).map(|i| (run / 8u32.pow(i)) % 8);
+    each.map(|event| (event < 4, DEEDS[event as usize % 4])).collect()
+}
+
+/// `late` has a bit for each event but the last: whether the next event comes before the relay has its turn.
+fn holds((first, second): (Kind, Kind), events: &[(bool, Deed)], late: u32, buffers: &Buffers) {
     let (a, b, counts) = (Peer::scripted(first), Peer::scripted(second), Counts::default());
     let relay = relay(a.clone(), b.clone(), &counts, buffers);
-    let mut run = Run { a, b, relay, done: false };
+    let mut run = Run { a, b, relay, woken: false, done: false };
     run.poll();
-    for &(of_a, deed) in events {
+    for (i, &(of_a, deed)) in events.iter().enumerate() {
         run.step(of_a, deed);
+        if late >> i & 1 == 1 {
+            continue;
+        }
+        run.turn();
         run.tick();
-        let what = || format!("{first:?} {second:?} {events:?} at {deed:?}");
+        let what = || format!("{first:?} {second:?} {events:?} late {late:b} at {deed:?}");
         let (a, b) = (run.a.0.borrow(), run.b.0.borrow());
         assert_eq!((counts.0.get(), counts.1.get()), (b.got.len(), a.got.len()), "{}", what());
         for (from, to) in [(&a, &b), (&b, &a)] {
