@@ -6,6 +6,7 @@ mod dynamic;
 mod faults;
 mod pitfalls;
 mod record;
+mod simulation;
 mod support;
 mod tree;
 mod watchdog;

@@ -11,7 +11,10 @@ use std::{
 
 use parking_lot::Mutex;
 use ractor::{ActorProcessingErr, RpcReplyPort};
-use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use tokio::{
+    sync::{RwLock, RwLockReadGuard, RwLockWriteGuard},
+    time::Instant,
+};
 
 use crate::supervisor::{
     Actor, ActorRef, Address, Backoff, ChildSpec, Described, Event, EventKind, Intensity, NodeState,
@@ -32,7 +35,7 @@ static WATCHDOGS: RwLock<()> = RwLock::const_new(());
 #[derive(Clone, Default)]
 pub(crate) struct World {
     journal: Arc<Mutex<Vec<String>>>,
-    events: Arc<Mutex<Vec<Event>>>,
+    events: Arc<Mutex<Vec<(Instant, Event)>>>,
     /// As long as the world is there, nobody else's order makes its watchdog panic.
     shared: Arc<Mutex<Option<RwLockReadGuard<'static, ()>>>>,
 }
@@ -149,7 +152,7 @@ impl World {
         root: SupervisorSpec,
     ) -> Result<Tree, crate::supervisor::StartError> {
         let events = self.events.clone();
-        let on_event = Arc::new(move |event: &Event| events.lock().push(event.clone()));
+        let on_event = Arc::new(move |event: &Event| events.lock().push((Instant::now(), event.clone())));
         Tree::start_observed(root, on_event, trace_of).await
     }
 
@@ -187,7 +190,12 @@ impl World {
 
     /// The events of a node so far.
     pub(crate) fn events(&self, path: &str) -> Vec<EventKind> {
-        self.events.lock().iter().filter(|e| &*e.path == path).map(|e| e.kind.clone()).collect()
+        self.events.lock().iter().filter(|(_, e)| &*e.path == path).map(|(_, e)| e.kind.clone()).collect()
+    }
+
+    /// The events from that number on, each with its time.
+    pub(crate) fn events_from(&self, first: usize) -> Vec<(Instant, Event)> {
+        self.events.lock().get(first..).map(<[_]>::to_vec).unwrap_or_default()
     }
 }
 
@@ -228,6 +236,11 @@ impl Worker {
     /// Starts that went well.
     pub(crate) fn incarnations(&self) -> u32 {
         self.incarnations.load(Ordering::SeqCst)
+    }
+
+    /// Whether an incarnation holds the port.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.port.load(Ordering::SeqCst)
     }
 
     pub(crate) fn tell(&self, msg: Msg) {
