@@ -237,7 +237,7 @@ pub(crate) fn ports_of_the_proxy_are_refused_and_nothing_loops() {
     let mut asked = 0;
     for (from, more) in [("client", &["127.0.0.1"][..]), ("bare", &[])] {
         for ip in nodes.iter().chain(&pods).chain(more) {
-            for port in [15001, 15006, 15008, 15000, 15020, 15021] {
+            for port in [15001, 15006, 15008, 15053, 15000, 15020, 15021] {
                 let end = ask(lab.pod(from).unwrap(), addr(&format!("{ip}:{port}")));
                 let text = format!("{from} to {ip}:{port}: {end:?}");
                 match (&end, port) {

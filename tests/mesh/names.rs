@@ -113,6 +113,9 @@ pub(crate) enum By {
     Tcp,
 }
 
+/// The number of addresses behind `many.example.com`: whole by TCP, where their names are not repeated.
+pub(crate) const MANY: u32 = 1_900;
+
 /// How a question comes in.
 pub(crate) const BOTH: [By; 2] = [By::Udp, By::Tcp];
 
@@ -297,7 +300,7 @@ fn reply(query: &Message) -> Option<Message> {
             reply.add_answer(Record::from_rdata(found, 300, RData::A(A(FOUND))));
         }
         ("many.example.com.", RecordType::A) => {
-            reply.add_answers((0..=255).map(|last| address(Ipv4Addr::new(198, 18, 0, last))));
+            reply.add_answers((0..MANY).map(|n| address(Ipv4Addr::from_bits(0xC612_0000 + n))));
         }
         ("found.example.com." | "empty.example.com.", _) => {}
         ("refused.example.com.", _) => reply.metadata.response_code = ResponseCode::Refused,

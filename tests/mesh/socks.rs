@@ -6,6 +6,8 @@ use std::{
     time::Instant,
 };
 
+use hickory_proto::rr::RecordType;
+
 use crate::{
     metrics::{all_closed, metrics},
     names::*,
@@ -84,6 +86,12 @@ pub(crate) fn a_socks_client_reaches_what_a_redirected_one_does_by_the_same_way(
             assert!(is_turned_away(&end_of(&mut stream)), "{to}");
         }
     }
+    // Neither is the DNS proxy, whose port answers whoever is connected to it.
+    let query = question("web", RecordType::A).to_vec().unwrap();
+    let framed = [&u16::try_from(query.len()).unwrap().to_be_bytes()[..], &query].concat();
+    let mut stream = request(&lab, "client", &To::Addr("127.0.0.1:15053")).unwrap();
+    let _ = stream.write_all(&framed);
+    assert!(is_turned_away(&end_of(&mut stream)));
     // Where nobody listens, the client is told so by the end, since the reply has come before.
     let mut stream = request(&lab, "client", &To::Addr("10.77.2.1:9")).unwrap();
     assert!(is_turned_away(&end_of(&mut stream)));

@@ -1,8 +1,11 @@
 //! What the proxy listens on and how it serves (docs/spec/dataplane.md 1).
 
+use std::net::SocketAddr;
+
 use serde::Serialize;
 
 use super::{
+    dns::DnsAddr,
     reader::{Reader, defaults},
     var::Var,
 };
@@ -64,6 +67,8 @@ pub struct Ports {
     pub hbone: u16,
     /// SOCKS5, if enabled.
     pub socks5: Option<u16>,
+    /// The DNS proxy, if enabled.
+    pub dns: Option<DnsAddr>,
 }
 
 impl Default for ListenConfig {
@@ -85,6 +90,7 @@ impl ListenConfig {
                 plaintext: 15006,
                 hbone: 15008,
                 socks5: r.boolean(&UNSTABLE_ENABLE_SOCKS5).then_some(15080),
+                dns: None,
             },
         }
     }
@@ -107,8 +113,18 @@ impl ListenConfig {
 }
 
 impl Ports {
-    /// A connection to this port would come back to the proxy (docs/spec/dataplane.md 1.4).
-    pub fn is_illegal(&self, port: u16) -> bool {
-        [self.outbound, self.plaintext, self.hbone].contains(&port) || self.socks5 == Some(port)
+    /// Whether a connection to `addr` would come back to the proxy (docs/spec/dataplane.md 1.4). A DNS proxy that
+    /// listens at one address of its own leaves the port to applications at other addresses.
+    pub fn is_illegal(&self, addr: SocketAddr) -> bool {
+        let port = addr.port();
+        let dns = match self.dns {
+            Some(DnsAddr::Localhost(dns)) => dns == port,
+            Some(DnsAddr::Ip(dns)) => {
+                let ip = dns.ip().to_canonical();
+                dns.port() == port && (ip.is_unspecified() || ip == addr.ip().to_canonical())
+            }
+            None => false,
+        };
+        [self.outbound, self.plaintext, self.hbone].contains(&port) || self.socks5 == Some(port) || dns
     }
 }

@@ -172,6 +172,7 @@ fn read(r: &mut Reader<'_>) -> Config {
     let socket = SocketConfig::read(r);
     r.section("Names");
     let dns = DnsConfig::read(r, &proxy);
+    listen.ports.dns = dns.enabled.then_some(dns.address);
     r.section("Tunnels");
     let tunnel = TunnelConfig::read(r);
     r.section("Timeouts");

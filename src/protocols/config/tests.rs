@@ -1,4 +1,5 @@
 mod contradictions;
+mod ports;
 mod tolerated;
 
 use std::time::Duration;
@@ -54,7 +55,7 @@ fn without_any_variable_everything_has_the_contracts_default() {
         },
         "listen": {
             "proxy": true, "ipv6_enabled": true, "orig_src": null, "localhost_app_tunnel": true, "baggage": true,
-            "ports": {"outbound": 15001, "plaintext": 15006, "hbone": 15008, "socks5": null},
+            "ports": {"outbound": 15001, "plaintext": 15006, "hbone": 15008, "socks5": null, "dns": "localhost:15053"},
         },
         "tunnel": {
             "http2": {
@@ -537,14 +538,6 @@ fn only_some_builds_have_a_fake_authority() {
     };
     assert!(parse(&inputs(true)).unwrap().control.ca.upstream.is_none());
     assert_eq!(parse(&inputs(false)).unwrap_err().len(), 1);
-}
-
-#[test]
-fn illegal_ports_are_the_listeners() {
-    let ports = read(&[("UNSTABLE_ENABLE_SOCKS5", "true")]).unwrap().listen.ports;
-    assert!([15001, 15006, 15008, 15080].iter().all(|port| ports.is_illegal(*port)));
-    assert!(!ports.is_illegal(15053));
-    assert!(!read(&[]).unwrap().listen.ports.is_illegal(15080));
 }
 
 #[test]

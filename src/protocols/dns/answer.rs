@@ -4,16 +4,15 @@ use std::{convert::Infallible, net::IpAddr};
 
 use domain::{
     base::{
-        MessageBuilder, StaticCompressor,
+        MessageBuilder,
         iana::Rcode,
         message_builder::{AdditionalBuilder, AnswerBuilder, PushError},
-        name::Label,
         wire::Composer,
     },
     rdata::{A, Aaaa, Cname},
 };
 
-use super::{lookup::Found, names::absolute, query::Query};
+use super::{lookup::Found, names::absolute, own_names::OwnNames, query::Query};
 
 /// The number of seconds that a client may cache an answer of the mesh.
 /// Limit: life of an answer of the mesh: 30 s; past it: the client asks again.
@@ -43,21 +42,13 @@ pub(super) struct AnswerFlags {
 pub(crate) fn found(query: &Query, host: &str, found: &Found, limit: usize) -> Vec<u8> {
     let to = AnswerTo { query, limit };
     let flags = AnswerFlags { authoritative: true, recursion: true, truncated: false, rcode: Rcode::NOERROR };
-    // Compressed records would repeat the name in the question with the client's capital letters.
-    if query.question.qname().iter().flat_map(Label::iter).any(|byte| byte.is_ascii_uppercase()) {
-        return compose(Vec::new(), to, flags, |answers| push(answers, host, found), |_| Ok(()));
-    }
-    compose(compressed(), to, flags, |answers| push(answers, host, found), |_| Ok(())).into_target()
+    compose(OwnNames::default(), to, flags, |answers| push(answers, host, found), |_| Ok(())).into_target()
 }
 
 /// Makes an answer to `query` without records that carries `rcode`.
 pub(crate) fn error(query: &Query, rcode: Rcode) -> Vec<u8> {
     let flags = AnswerFlags { authoritative: false, recursion: true, truncated: false, rcode };
     compose(Vec::new(), AnswerTo { query, limit: query.datagram() }, flags, |_| Ok(()), |_| Ok(()))
-}
-
-pub(super) fn compressed() -> StaticCompressor<Vec<u8>> {
-    StaticCompressor::new(Vec::new())
 }
 
 /// Composes an answer of at most `limit` bytes. If not all answer records fit, the answer holds the first ones and is

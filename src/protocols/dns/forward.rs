@@ -1,20 +1,18 @@
 //! Queries to the name servers of the node, and the relaying of their answers.
 
-use std::convert::Infallible;
-
 use domain::{
     base::{
-        Message, MessageBuilder, ParsedName, Record, Rtype,
+        HashCompressor, Message, MessageBuilder, ParsedName, Record, Rtype,
         iana::Rcode,
         message::RecordSection,
         message_builder::{AdditionalBuilder, AnswerBuilder},
-        wire::{Composer, ParseError},
+        wire::ParseError,
     },
     rdata::AllRecordData,
 };
 
 use super::{
-    answer::{AnswerFlags, AnswerTo, compose, compressed},
+    answer::{AnswerFlags, AnswerTo, compose},
     query::Query,
 };
 
@@ -28,10 +26,6 @@ pub(crate) enum Unusable {
     #[error("malformed: {0}")]
     Malformed(#[from] ParseError),
 }
-
-/// The maximum number of records in an answer whose names are compressed.
-/// Limit: records of an answer whose names are compressed: 256; past it: the names are written out.
-const COMPRESSED_RECORDS: usize = 256;
 
 /// A record of an answer.
 pub(super) type Relayed<'a> = Record<ParsedName<&'a [u8]>, AllRecordData<&'a [u8], ParsedName<&'a [u8]>>>;
@@ -115,28 +109,15 @@ impl Answer {
             rcode: header.rcode(),
         };
         let to = AnswerTo { query, limit };
-        // The compressor searches all names that are already written, which pays only for few records.
-        Ok(if answers.len() + additionals.len() <= COMPRESSED_RECORDS {
-            fill(compressed(), to, flags, &answers, &additionals).into_target()
-        } else {
-            fill(Vec::new(), to, flags, &answers, &additionals)
-        })
+        let mut additionals = additionals.iter().filter(|record| record.rtype() != Rtype::OPT);
+        let put = |section: &mut AnswerBuilder<_>| answers.iter().try_for_each(|record| section.push(record));
+        let beside = |section: &mut AdditionalBuilder<_>| {
+            additionals.try_for_each(|record| section.push(record)) //
+        };
+        Ok(compose(HashCompressor::new(Vec::new()), to, flags, put, beside).into_target())
     }
 }
 
 pub(super) fn records(section: RecordSection<'_, Vec<u8>>) -> Result<Vec<Relayed<'_>>, ParseError> {
     section.into_records().collect()
-}
-
-fn fill<T: Composer<AppendError = Infallible>>(
-    target: T,
-    to: AnswerTo<'_>,
-    flags: AnswerFlags,
-    answers: &[Relayed<'_>],
-    additionals: &[Relayed<'_>],
-) -> T {
-    let mut additionals = additionals.iter().filter(|record| record.rtype() != Rtype::OPT);
-    let put = |section: &mut AnswerBuilder<T>| answers.iter().try_for_each(|record| section.push(record));
-    let beside = |section: &mut AdditionalBuilder<T>| additionals.try_for_each(|record| section.push(record));
-    compose(target, to, flags, put, beside)
 }

@@ -8,6 +8,7 @@ pub(crate) mod forward;
 pub(crate) mod hosts;
 pub(crate) mod lookup;
 pub(crate) mod names;
+mod own_names;
 pub(crate) mod query;
 pub(crate) mod resolvers;
 

@@ -1,6 +1,9 @@
 //! Names, questions and answers, held to docs/spec/dataplane.md 7. What is written is read by another library.
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
 
 use hickory_proto::{
     op::{Edns as TheirEdns, Message, MessageType, OpCode, Query as Question, ResponseCode},
@@ -249,6 +252,37 @@ fn what_does_not_fit_is_left_out_and_said_to_be() {
         assert_eq!(lines.len() == 256, whole);
         assert_eq!(message.edns.map(|edns| edns.max_payload()), payload.map(|payload| payload.max(512)));
         assert_eq!(records(&answer::found(&query, "many", &found, 65_535)).1.len(), 256);
+    }
+}
+
+#[test]
+fn a_large_answer_is_whole_on_a_connection() {
+    const COUNT: u32 = 3_000;
+    let addresses = || (0..COUNT).map(|n| Ipv4Addr::from_bits(0x0A00_0000 + n));
+    for name in
+        ["a-long-name.of-some-namespace.svc.cluster.local.", "A-Long-Name.Of-Some-Namespace.Svc.Example."]
+    {
+        let query = parsed(&question(name, RecordType::A));
+        let lower = name.to_ascii_lowercase();
+        let host = lower.trim_end_matches('.');
+        let whole = |answer: Vec<u8>, owner: &str| {
+            let (message, lines) = records(&answer);
+            assert!(answer.len() <= 65_535 && !message.metadata.truncation, "{name}: {} bytes", answer.len());
+            assert_eq!(lines.len(), COUNT as usize, "{name}");
+            assert!(lines.iter().all(|line| line.starts_with(&format!("{owner} "))), "{name}: {}", lines[0]);
+        };
+        let found = Found { addresses: addresses().map(IpAddr::from).collect(), alias: None };
+        whole(answer::found(&query, host, &found, 65_535), &lower);
+        let asked = forward::query(&query, 4242);
+        // The other library writes names out, so the records are put behind its header and question by hand.
+        let mut served = Message::from_vec(&asked).unwrap().into_response().to_vec().unwrap();
+        served[6..8].copy_from_slice(&u16::try_from(COUNT).unwrap().to_be_bytes());
+        for ip in addresses() {
+            served.extend([0xC0, 12, 0, 1, 0, 1, 0, 0, 0, 9, 0, 4]);
+            served.extend(ip.octets());
+        }
+        let answer = Answer::read(served, &asked).unwrap();
+        whole(answer.relay(&query, 65_535).unwrap(), name);
     }
 }
 

@@ -123,11 +123,12 @@ pub fn inbound_hbone(
     };
     let tunnel = local.application_tunnel();
     let target = SocketAddr::new(pod, tunnel.and_then(|tunnel| tunnel.port).unwrap_or(port));
+    let proxied = matches!(tunnel, Some(ApplicationTunnel { protocol: TunnelHeader::Proxy, .. }));
+    let dial = if proxied && localhost_app_tunnel { loopback(target) } else { target };
     // The port asked for, not only the one it is turned into.
-    if ports.is_illegal(port) || ports.is_illegal(target.port()) {
+    if [SocketAddr::new(pod, port), target, dial].into_iter().any(|addr| ports.is_illegal(addr)) {
         return Err(InboundError::Recursive);
     }
-    let proxied = matches!(tunnel, Some(ApplicationTunnel { protocol: TunnelHeader::Proxy, .. }));
     let proxy_header_dst = if !proxied {
         None
     } else if let (HboneAddr::Host(hostname, port), Some(service)) = (authority, &service) {
@@ -139,7 +140,6 @@ pub fn inbound_hbone(
     } else {
         None
     };
-    let dial = if proxied && localhost_app_tunnel { loopback(target) } else { target };
     Ok(Inbound { target, dial, proxy_header_dst, service })
 }
 
@@ -148,7 +148,7 @@ pub fn inbound_hbone(
 /// # Errors
 /// [`InboundError::Recursive`].
 pub fn inbound_plaintext(dst: OrigDst, ports: &Ports) -> Result<Inbound, InboundError> {
-    if ports.is_illegal(dst.port()) {
+    if ports.is_illegal(dst.addr()) {
         return Err(InboundError::Recursive);
     }
     Ok(Inbound { target: dst.addr(), dial: dst.addr(), proxy_header_dst: None, service: None })

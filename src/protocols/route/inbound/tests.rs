@@ -5,12 +5,12 @@ use crate::protocols::route::{
 };
 use crate::protocols::{
     addr::OrigDst,
-    config::{ListenConfig, Ports},
+    config::{DnsAddr, ListenConfig, Ports},
     mesh::fixtures::{TestMesh, addr, pod, service},
 };
 
 fn ports() -> Ports {
-    ListenConfig::default().ports
+    Ports { dns: Some(DnsAddr::Localhost(15053)), ..ListenConfig::default().ports }
 }
 
 fn ask(t: &TestMesh, pod: &str, dst: &str, authority: &str) -> Result<Inbound, InboundError> {
@@ -182,13 +182,18 @@ fn own_ports_are_refused_wherever_they_come_from() {
     let t = TestMesh::new()
         .with(pod("a", "10.0.0.1").local().of("web", &[]))
         .with(pod("tunnel", "10.0.0.2").local().tunnel(false, 15006))
-        .with(service("web", "").ports(&[(80, 15001)]));
+        .with(pod("to-dns", "10.0.0.3").local().tunnel(true, 15053))
+        .with(service("web", "").ports(&[(80, 15001), (53, 15053)]));
     let refused = "503 attempted recursive call to ourselves";
     check(&t, "a", "10.0.0.1:15008", "10.0.0.1:15008", refused);
+    check(&t, "a", "10.0.0.1:15008", "10.0.0.1:15053", refused);
     check(&t, "a", "10.0.0.1:15008", "web:80", refused);
+    check(&t, "a", "10.0.0.1:15008", "web:53", refused);
     check(&t, "tunnel", "10.0.0.2:15008", "10.0.0.2:80", refused);
+    check(&t, "to-dns", "10.0.0.3:15008", "10.0.0.3:80", refused);
     let plain = |dst| inbound_plaintext(OrigDst::new(addr(dst)), &ports());
     assert_eq!(plain("10.0.0.1:15006"), Err(InboundError::Recursive));
+    assert_eq!(plain("10.0.0.1:15053"), Err(InboundError::Recursive));
     assert_eq!(text(plain("10.0.0.1:80")), "10.0.0.1:80");
 }
 

@@ -7,7 +7,7 @@ use rand::{SeedableRng, rngs::SmallRng};
 use crate::protocols::route::{Hop, Pick, Route, RouteError, Source, Upstream, check_outbound, outbound};
 use crate::protocols::{
     addr::OrigDst,
-    config::ListenConfig,
+    config::{DnsAddr, ListenConfig, Ports},
     mesh::fixtures::{TestMesh, addr, ip, pod, service},
     pb::workload::load_balancing::Mode,
 };
@@ -232,10 +232,20 @@ fn a_pod_whose_address_is_also_a_service_is_never_dialled_past_the_service() {
 #[test]
 fn calls_to_the_proxys_own_ports_are_refused_on_loopback_and_on_own_addresses() {
     let t = TestMesh::new().with(pod("client", "10.0.0.99 fd00::99"));
-    let ports = ListenConfig::default().ports;
+    let localhost = Ports { dns: Some(DnsAddr::Localhost(15053)), ..ListenConfig::default().ports };
+    let elsewhere = Ports { dns: Some(DnsAddr::Ip(addr("169.254.20.10:53"))), ..localhost };
     let workload = t.pod("client");
     let source = Source { workload: &workload, client: ip(CLIENT) };
+    for (dst, refused) in [("169.254.20.10:53", true), ("10.0.0.99:53", false), ("10.0.0.99:15053", false)] {
+        let verdict = check_outbound(&elsewhere, &source, OrigDst::new(addr(dst)));
+        assert_eq!(verdict.is_err(), refused, "{dst}");
+    }
+    let ports = localhost;
     for (dst, refused) in [
+        ("127.0.0.1:15053", true),
+        ("[::1]:15053", true),
+        ("10.0.0.99:15053", true),
+        ("10.0.0.1:15053", false),
         ("127.0.0.1:15001", true),
         ("127.0.0.9:15006", true),
         ("[::1]:15008", true),
