@@ -86,4 +86,9 @@ impl Actor for Telemetry {
         self.metrics.log_lines_lost(self.log.lost());
         Ok(())
     }
+
+    async fn post_stop(&self, _: ActorRef<Msg>, (): &mut ()) -> Result<(), ActorProcessingErr> {
+        self.metrics.refusals.sweep(Instant::now().into_std());
+        Ok(())
+    }
 }

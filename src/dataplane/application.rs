@@ -39,7 +39,10 @@ pub(crate) async fn connect<N: Network>(
     inbound: &Inbound,
 ) -> Result<N::Stream, Refused> {
     let info = report.info();
-    let denied = |denial| Refused { status: StatusCode::UNAUTHORIZED, outcome: Outcome::from(denial) };
+    let denied = |denial| {
+        report.denied(&ctx.metrics);
+        Refused { status: StatusCode::UNAUTHORIZED, outcome: Outcome::from(denial) }
+    };
     authorize(ctx, info).await.map_err(denied)?;
     report.authorized();
     let (to, source) = (inbound.dial, ctx.network.source_towards(info.src.ip(), inbound.dial.ip()));

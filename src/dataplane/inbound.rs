@@ -107,7 +107,7 @@ pub(crate) async fn serve<N: Network>(
     if open >= MAX_TUNNELS {
         let outcome =
             Failure::Io(format!("the pod has {MAX_TUNNELS} tunnels from peers already").into()).into();
-        return access::refused(client.addr(), dst, Reporter::Destination, &outcome);
+        return access::refused(&ctx.metrics.refusals, Reporter::Destination, (client.addr(), dst), &outcome);
     }
     let tunnel = ctx.conns.peer_tunnel(client.addr());
     let Ok(member) = ctx.conns.peers.admit(shard.index(), tunnel) else { return };
@@ -116,7 +116,9 @@ pub(crate) async fn serve<N: Network>(
     let established = Box::pin(member.guard(set_up(&ctx, &shard, &member, stream, (client, dst)))).await;
     match established {
         Ok(Ok(established)) => streams(&ctx, &shard, established).await,
-        Ok(Err(outcome)) => access::refused(client.addr(), dst, Reporter::Destination, &outcome),
+        Ok(Err(outcome)) => {
+            access::refused(&ctx.metrics.refusals, Reporter::Destination, (client.addr(), dst), &outcome);
+        }
         Err(_) => {}
     }
 }
@@ -321,7 +323,8 @@ async fn open<N: Network>(
     let refuse = |respond: &mut SendResponse<Bytes>, Refused { status, outcome }: Refused| {
         server::refuse(respond, status);
         span::refused(&outcome);
-        access::refused(tunnel.client.addr(), tunnel.dst, Reporter::Destination, &outcome);
+        let ends = (tunnel.client.addr(), tunnel.dst);
+        access::refused(&ctx.metrics.refusals, Reporter::Destination, ends, &outcome);
     };
     span::describe(|span| {
         let span = span.set("network.transport", "tcp").set("warren.pod.uid", ctx.pod.id.uid.to_string());

@@ -248,7 +248,8 @@ impl<'a, N: Network> LocalHop<'a, N> {
         inbound.map_err(|error| {
             let status = error.status();
             let outcome = Failure::Dial(Cause::of(error)).into();
-            access::refused(self.client.addr(), self.to, Reporter::Destination, &outcome);
+            let ends = (self.client.addr(), self.to);
+            access::refused(&self.there.metrics.refusals, Reporter::Destination, ends, &outcome);
             AttemptError::Refused(status)
         })
     }

@@ -71,7 +71,8 @@ async fn open<N: Network>(
     });
     let refuse = |outcome: &Outcome| {
         span::refused(outcome);
-        access::refused(client.addr(), dst.addr(), Reporter::Destination, outcome);
+        let ends = (client.addr(), dst.addr());
+        access::refused(&ctx.metrics.refusals, Reporter::Destination, ends, outcome);
     };
     let Ok(inbound) = inbound_plaintext(dst, &ctx.config.listen.ports) else {
         refuse(&Unroutable::Recursive.into());

@@ -23,6 +23,7 @@ use crate::{
     telemetry::{
         access::{self, AccessRecord, ConnTotals, Party},
         metrics::Metrics,
+        refusals::Sample,
         trace::span::{self, Connection},
         traffic::Traffic,
     },
@@ -74,6 +75,8 @@ pub(crate) struct ConnReport {
     forward: Cell<u64>,
     backward: Cell<u64>,
     outcome: RefCell<Option<Outcome>>,
+    /// Whether the access log gets a line of the connection.
+    sample: Cell<Sample>,
     trace: Option<Box<Connection>>,
 }
 
@@ -139,6 +142,7 @@ impl ConnReport {
             forward: Cell::new(0),
             backward: Cell::new(0),
             outcome: RefCell::new(None),
+            sample: Cell::new(Sample::Written { left_out: 0 }),
             trace,
         })
     }
@@ -162,6 +166,12 @@ impl ConnReport {
             metrics.described_traffic(identity.as_str(), &labels(Words::Known), &labels(Words::IdentityAlone))
         };
         self.traffic.get_or_init(described);
+    }
+
+    /// Tells that policies do not let the connection in. The access log has no line of it if too many of the client's
+    /// connections are refused.
+    pub(crate) fn denied(&self, metrics: &Metrics) {
+        self.sample.set(metrics.refusals.sample(self.info().src.ip(), Instant::now()));
     }
 
     /// The description of the connection.
@@ -294,6 +304,10 @@ impl ConnReport {
             dst: Party { identity: meta.destination_identity.as_ref().filter(|_| meta.mtls), ..dst },
             hbone_addr: meta.authority.as_ref(),
             service: meta.service.as_deref().map(Service::hostname),
+            left_out: match self.sample.get() {
+                Sample::Written { left_out } => left_out,
+                Sample::LeftOut => 0,
+            },
         }
     }
 
@@ -343,7 +357,9 @@ impl Drop for ConnReport {
         traffic.close(outcome.flag());
         let level =
             if matches!(outcome, Outcome::Complete) { tracing::Level::INFO } else { tracing::Level::ERROR };
-        if level == tracing::Level::ERROR || tracing::enabled!(target: "access", tracing::Level::INFO) {
+        let is_wanted =
+            level == tracing::Level::ERROR || tracing::enabled!(target: "access", tracing::Level::INFO);
+        if is_wanted && self.sample.get() != Sample::LeftOut {
             let carried = ConnTotals {
                 received: self.forward.get(),
                 sent: self.backward.get(),
@@ -379,8 +395,9 @@ pub(crate) fn unroutable(
         dst: Party::at(dst),
         hbone_addr: None,
         service: meta.service.as_deref().map(Service::hostname),
+        left_out: 0,
     };
-    access::unroutable(&record, outcome);
+    access::unroutable(&metrics.refusals, record, outcome);
 }
 
 /// Describes a connection in a trace once the next hop is known.

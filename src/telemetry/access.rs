@@ -3,8 +3,12 @@
 //! A call is cheap: while the level is off, it is a load and a branch. Values are formatted only for lines that are
 //! written.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
+use super::refusals::{Refusals, Sample};
 use crate::protocols::{
     addr::HboneAddr,
     identity::Identity,
@@ -40,6 +44,8 @@ pub(crate) struct AccessRecord<'a> {
     pub hbone_addr: Option<&'a HboneAddr>,
     /// Hostname of the service.
     pub service: Option<&'a str>,
+    /// The number of the client's refused connections that got no line since its last line.
+    pub left_out: u64,
 }
 
 /// The totals of a connection, counted as the metrics count them.
@@ -82,6 +88,7 @@ macro_rules! line {
             dst.cluster = some($record.dst.cluster),
             direction = $record.reporter.direction(),
             $($($name).+ = $value,)*
+            left_out = Some($record.left_out).filter(|count| *count > 0),
             $message
         )
     };
@@ -121,14 +128,25 @@ pub(crate) fn complete(record: &AccessRecord<'_>, carried: &ConnTotals, outcome:
     }
 }
 
-/// Logs at warn that a connection was refused before anything was known about it.
-pub(crate) fn refused(src: SocketAddr, dst: SocketAddr, reporter: Reporter, outcome: &Outcome) {
+/// Logs at warn that a connection from `src` to `dst` was refused before anything was known about it, unless too many of
+/// the client's were.
+pub(crate) fn refused(
+    refusals: &Refusals,
+    reporter: Reporter,
+    (src, dst): (SocketAddr, SocketAddr),
+    outcome: &Outcome,
+) {
     let (src, dst) = (Party::at(src), Party::at(dst));
-    unroutable(&AccessRecord { reporter, src, dst, hbone_addr: None, service: None }, outcome);
+    let record = AccessRecord { reporter, src, dst, hbone_addr: None, service: None, left_out: 0 };
+    unroutable(refusals, record, outcome);
 }
 
-/// Logs at warn that a connection had no next hop. `record` holds what is known.
-pub(crate) fn unroutable(record: &AccessRecord<'_>, outcome: &Outcome) {
+/// Logs at warn that a connection had no next hop, unless too many of the client's had none. `record` holds what is known.
+pub(crate) fn unroutable(refusals: &Refusals, mut record: AccessRecord<'_>, outcome: &Outcome) {
+    match refusals.sample(record.src.addr.ip(), Instant::now()) {
+        Sample::Written { left_out } => record.left_out = left_out,
+        Sample::LeftOut => return,
+    }
     line!(WARN, record, "connection failed", error = outcome.to_string().as_str());
 }
 

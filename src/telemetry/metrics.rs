@@ -17,6 +17,7 @@ use super::{
     handover::HandoverMetrics,
     openmetrics::Exposition,
     process,
+    refusals::Refusals,
     series::{Counter, Family, Group, declared, gathered},
     traffic::{SERIES_IDLE, Traffic, TrafficTable},
 };
@@ -56,6 +57,8 @@ pub struct Metrics {
     pub pods: PodMetrics,
     /// The counters of crashes and repairs.
     pub actors: ActorMetrics,
+    /// The refused connections that get a line in the access log.
+    pub(crate) refusals: Refusals,
     gauges: ProcessGauges,
 }
 
@@ -172,6 +175,7 @@ impl Metrics {
             handover: HandoverMetrics::new(r)?,
             pods: PodMetrics::new(r)?,
             actors: ActorMetrics::new(r)?,
+            refusals: Refusals::default(),
             gauges: ProcessGauges::new(r)?,
             registry,
         };
@@ -223,6 +227,7 @@ impl Metrics {
             counters.sweep(now, SERIES_IDLE);
         }
         self.dns.sweep(now, SERIES_IDLE);
+        self.refusals.sweep(now);
     }
 
     /// The values of a scrape. Reads `/proc`.

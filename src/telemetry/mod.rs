@@ -12,6 +12,7 @@ pub(crate) mod openmetrics;
 mod otlp;
 mod process;
 pub(crate) mod queue;
+pub(crate) mod refusals;
 pub(crate) mod series;
 pub(crate) mod shards;
 pub(crate) mod state_gauge;

@@ -4,7 +4,7 @@ use std::{
     io::{self, Write},
     net::SocketAddr,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use super::{
     access::{self, AccessRecord, ConnTotals, Party},
     log::{LogError, LogHandle, Logging},
+    refusals::Refusals,
 };
 use crate::protocols::{
     addr::HboneAddr,
@@ -81,6 +82,7 @@ fn record(reporter: Reporter) -> AccessRecord<'static> {
         },
         hbone_addr: None,
         service: None,
+        left_out: 0,
     }
 }
 
@@ -134,11 +136,34 @@ fn a_tunnelled_connection_that_failed_has_every_field() {
 }
 
 #[test]
+fn a_flood_of_refusals_is_a_few_lines_and_a_count() {
+    let failed = Outcome::from(Failure::Tls(Cause::from("alert")));
+    let lines = logged(LogFormat::Plain, "info", |_| {
+        let refusals = Refusals::default();
+        for port in 1..=1_000 {
+            let ends = (SocketAddr::from(([1, 2, 3, 4], port)), addr("[::1]:15008"));
+            access::refused(&refusals, Reporter::Destination, ends, &failed);
+        }
+        refusals.sweep(Instant::now());
+    });
+    let (last, lines) = lines.split_last().unwrap();
+    let field = |line: &str, name: &str| -> u64 {
+        let rest = line.split_once(&format!("{name}=")).map_or("0", |(_, rest)| rest);
+        rest.split(' ').next().unwrap().parse().unwrap()
+    };
+    assert!((10..20).contains(&lines.len()), "{lines:?}");
+    let told = lines.iter().map(|line| 1 + field(line, "left_out")).sum::<u64>() + field(last, "left_out");
+    assert_eq!(told, 1_000, "{last}");
+    assert!(last.contains("refused connections without a line\tsrc.addr=1.2.3.4 "), "{last}");
+}
+
+#[test]
 fn opened_and_refused_lines() {
     let failed = Outcome::from(Failure::Tls(Cause::from("alert")));
     let lines = logged(LogFormat::Plain, "off,access=debug", |_| {
         access::opened(&record(Reporter::Source));
-        access::refused(addr("1.2.3.4:5"), addr("[::1]:15008"), Reporter::Destination, &failed);
+        let ends = (addr("1.2.3.4:5"), addr("[::1]:15008"));
+        access::refused(&Refusals::default(), Reporter::Destination, ends, &failed);
         tracing::error!("filtered");
     });
     let columns: Vec<_> = lines.iter().map(|line| columns(line).join("|")).collect();
