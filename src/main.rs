@@ -18,7 +18,10 @@ use warren::{
     },
     command_line, help_heading,
     protocols::config::{self, Config, Inputs, MESH_FILE},
-    sys::limits,
+    sys::{
+        confinement::{self, ConfinementError},
+        limits,
+    },
     telemetry::{export::Export, log::Logging},
 };
 
@@ -212,6 +215,8 @@ fn proxy() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    // No thread has been started, so all of them inherit it.
+    let confined = confinement::confine(config.process.seccomp);
     let run = || -> Result<u8, String> {
         let log = &config.process.log;
         let export = Export::start(&config.process.otlp, &config.node, Arc::new(CollectorDialer))
@@ -220,7 +225,7 @@ fn proxy() -> ExitCode {
             Logging::install(log.format, log.filter.clone(), export).map_err(|e| format!("logging: {e}"))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|e| format!("runtime: {e}"))?;
-        Ok(runtime.block_on(serve(&config, &logging)))
+        Ok(runtime.block_on(serve(&config, &logging, confined)))
     };
     let code = run().unwrap_or_else(|error| {
         eprintln!("Error: {error}");
@@ -244,12 +249,15 @@ fn settings() -> Result<Config, Vec<config::Invalid>> {
     })
 }
 
-async fn serve(config: &Config, logging: &Logging) -> u8 {
+async fn serve(config: &Config, logging: &Logging, confined: Result<(), Vec<ConfinementError>>) -> u8 {
     tracing::info!(target: "main", version = env!("CARGO_PKG_VERSION"), revision = env!("WARREN_GIT_REVISION"), "warren");
     for warning in &config.warnings {
         tracing::warn!(target: "main", "{warning}");
     }
     tracing::info!(target: "main", "settings:\n{}", config.summary());
+    for error in confined.err().into_iter().flatten() {
+        tracing::warn!(target: "main", %error, "the process keeps privileges that it does not need");
+    }
     match limits::raise_open_files() {
         Ok(limit) => tracing::info!(target: "main", limit, "open files"),
         Err(error) => tracing::warn!(target: "main", %error, "cannot raise the limit of open files"),

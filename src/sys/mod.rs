@@ -1,6 +1,7 @@
 //! System calls, among them those for network namespaces and sockets. Only this module contains unsafe code.
 #![allow(unsafe_code)]
 
+pub mod confinement;
 pub(crate) mod cputime;
 pub mod fdpass;
 pub(crate) mod handed_socket;
@@ -15,6 +16,7 @@ pub(crate) mod pacing;
 pub(crate) mod privileges;
 pub(crate) mod probe;
 pub(crate) mod rule_events;
+mod seccomp;
 pub(crate) mod shared_socket;
 pub(crate) mod socket;
 pub(crate) mod splice;

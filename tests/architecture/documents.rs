@@ -8,7 +8,7 @@ use super::{
 };
 
 /// The documents that are kept short, and the most bytes of each.
-const SIZES: [(&str, usize); 19] = [
+const SIZES: [(&str, usize); 20] = [
     ("README.md", 9_000),
     ("ARCHITECTURE.md", 15_000),
     ("CONTRIBUTING.md", 6_000),
@@ -22,6 +22,7 @@ const SIZES: [(&str, usize); 19] = [
     ("docs/faq.md", 8_000),
     ("docs/comparison.md", 8_000),
     ("docs/decisions.md", 10_000),
+    ("docs/security.md", 10_000),
     ("docs/differences.md", 10_000),
     ("docs/glossary.md", 2_000),
     ("docs/performance.md", 10_000),
@@ -31,7 +32,7 @@ const SIZES: [(&str, usize); 19] = [
 ];
 
 /// The documents whose names in backquotes have to be names of the source.
-const NAMING: [&str; 12] = [
+const NAMING: [&str; 13] = [
     "README.md",
     "ARCHITECTURE.md",
     "CONTRIBUTING.md",
@@ -41,6 +42,7 @@ const NAMING: [&str; 12] = [
     "docs/lab.md",
     "docs/operations.md",
     "docs/decisions.md",
+    "docs/security.md",
     "docs/differences.md",
     "docs/glossary.md",
     "tests/README.md",

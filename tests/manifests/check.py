@@ -222,7 +222,7 @@ class Contract(unittest.TestCase):
             },
             "warren": {
                 "ISTIO_META_ISTIO_VERSION": "1.30.3", "WARREN_LOCAL_JOIN": "false",
-                "WARREN_MISSING_POLICY": "deny", "WARREN_CHAOS": "true",
+                "WARREN_MISSING_POLICY": "deny", "WARREN_SECCOMP": "log", "WARREN_CHAOS": "true",
                 "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector.observability:4318",
                 "OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.1",
                 "OTEL_LOGS_EXPORTER": "otlp", "OTEL_METRICS_EXPORTER": "otlp",
@@ -470,6 +470,8 @@ class Refusals(unittest.TestCase):
         ("warren.localJoin=false,env.WARREN_LOCAL_JOIN=true", "/env"),
         ("warren.missingPolicy=deny,env.WARREN_MISSING_POLICY=ignore", "/env"),
         ("warren.missingPolicy=allow", "/warren/missingPolicy"),
+        ("warren.seccomp=log,env.WARREN_SECCOMP=off", "/env"),
+        ("warren.seccomp=kill", "/warren/seccomp"),
         ("warren.istioVersion=1.30.3,env.ISTIO_META_ISTIO_VERSION=1", "/env"),
         ("warren.tracing.logs=true", "/warren/tracing"), ("warren.tracing.endpoint=collector:4317", "/warren/tracing/endpoint"),
         ("warren.tracing.endpoint=http://a,warren.tracing.samplerArg=0.5", "/warren/tracing"),

@@ -11,6 +11,7 @@ use warren::{
 mod audit;
 mod capture;
 mod certs;
+mod confined;
 mod diag;
 mod dns;
 mod dns_only;
@@ -48,6 +49,7 @@ mod zds;
 use audit::*;
 use capture::*;
 use certs::*;
+use confined::*;
 use dns::*;
 use dns_only::*;
 use dump::*;
@@ -156,6 +158,8 @@ fn main() -> ExitCode {
         what_is_no_connection_of_the_node_is_refused_by_name_and_stays_where_it_was,
         a_connection_that_policies_forbid_by_now_is_cut_before_a_byte_moves,
         a_missing_privilege_ends_the_start_and_is_named,
+        every_thread_of_a_proxy_has_the_privileges_it_needs_and_no_other,
+        without_the_filter_the_other_privileges_are_given_up_all_the_same,
         a_removed_server_pod_takes_its_connections_along,
         a_lost_control_plane_costs_no_connection_and_hears_what_is_known_already,
         a_mute_control_plane_costs_nothing,

@@ -23,6 +23,7 @@ mod policy;
 mod pool;
 mod proxy_config;
 mod reader;
+mod seccomp;
 mod shard;
 mod socket;
 mod summary;
@@ -55,6 +56,7 @@ pub use self::{
     policy::{MissingPolicy, PolicyConfig},
     pool::PoolConfig,
     reader::{Invalid, Origin},
+    seccomp::SeccompMode,
     shard::ShardConfig,
     socket::{Keepalive, SocketConfig},
     timeout::TimeoutConfig,
@@ -131,6 +133,8 @@ pub struct ProcessConfig {
     pub shards: ShardConfig,
     /// Breaking things on purpose.
     pub chaos: ChaosConfig,
+    /// What becomes of system calls that the proxy does not need.
+    pub seccomp: SeccompMode,
     /// Traces, logs and metrics for a collector.
     pub otlp: OtlpConfig,
 }
@@ -213,8 +217,9 @@ impl ProcessConfig {
         r.section("Process");
         let (log, admin) = (LogConfig::read(r), AdminConfig::read(r, proxy));
         let (shards, chaos) = (ShardConfig::read(r, proxy), ChaosConfig::read(r));
+        let seccomp = SeccompMode::read(r);
         r.section("Traces, logs and metrics");
-        Self { log, admin, shards, chaos, otlp: OtlpConfig::read(r) }
+        Self { log, admin, shards, chaos, seccomp, otlp: OtlpConfig::read(r) }
     }
 }
 

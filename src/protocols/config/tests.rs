@@ -79,7 +79,7 @@ fn without_any_variable_everything_has_the_contracts_default() {
             "log": {"filter": "ractor=off,info", "format": "Plain", "policy_info": false},
             "admin": {"admin_port": 15000, "stats_port": 15020, "readiness_port": 15021},
             "shards": {"count": 2},
-            "chaos": {"enabled": false},
+            "chaos": {"enabled": false}, "seccomp": "enforce",
             "otlp": {"traces": null, "logs": null, "metrics": null, "resource": []},
         },
     });
@@ -181,6 +181,7 @@ pub(super) fn good() -> Vec<(&'static str, &'static str, &'static str, Value)> {
         ("ISTIO_META_DNS_PROXY_ADDR", "127.0.0.2:53", "/dns/address", json!("127.0.0.2:53")),
         ("ISTIO_META_DNS_PROXY_ADDR", "localhost:53", "/dns/address", json!("localhost:53")),
         ("WARREN_CHAOS", "true", "/process/chaos/enabled", json!(true)),
+        ("WARREN_SECCOMP", "log", "/process/seccomp", json!("log")),
         ("WARREN_EARLY_DATA", "false", "/tunnel/http2/early_data", json!(false)),
         ("WARREN_MISSING_POLICY", "deny", "/policy/missing", json!("deny")),
         ("WARREN_LOCAL_JOIN", "false", "/tunnel/join/enabled", json!(false)),
@@ -257,6 +258,7 @@ const BAD: &[(&str, &[&str])] = &[
     ("TLS12_ENABLED", &["", "no"]),
     ("ISTIO_META_DNS_PROXY_ADDR", &["15053", "localhost:x", "host:53", "127.0.0.1"]),
     ("WARREN_CHAOS", &["", "yes"]),
+    ("WARREN_SECCOMP", &["on", "Enforce"]),
     ("OTEL_SDK_DISABLED", &["", "1"]),
     ("OTEL_TRACES_EXPORTER", &["zipkin", "console"]),
     (
