@@ -1,6 +1,7 @@
 //! The embedded mesh: nodes and pods as network namespaces on one machine, with nothing installed.
 
 pub mod apps;
+pub mod attack;
 mod bench;
 pub mod chaos;
 pub mod cli;

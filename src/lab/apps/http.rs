@@ -17,7 +17,7 @@ use crate::lab::net::Namespace;
 /// The longest head of a request or an answer.
 pub(super) const HEAD_BYTES: usize = 8 * 1024;
 /// The longest body that [`get`] takes.
-const BODY_BYTES: usize = 64 * 1024;
+const BODY_BYTES: usize = 4 << 20;
 
 /// What a server answered.
 #[derive(Clone, Debug, PartialEq, Eq)]

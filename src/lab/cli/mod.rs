@@ -5,6 +5,7 @@ use std::{error::Error, process::ExitCode};
 use clap::{Args, Subcommand};
 
 use super::{
+    attack::{self, AttackArgs},
     bench::{self, BenchArgs},
     chaos::{self, ChaosArgs},
     demo,
@@ -45,7 +46,7 @@ const EXEC_EXAMPLES: &str = concat!(
 #[derive(Clone, Debug, PartialEq, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct LabArgs {
-    /// The lab's name, for more than one at a time [default: lab; or demo, bench, chaos]
+    /// The lab's name, for more than one at a time [default: lab; or demo, bench, chaos, attack]
     #[arg(long, global = true, value_name = "NAME")]
     name: Option<String>,
     #[command(subcommand)]
@@ -76,6 +77,8 @@ enum LabCommand {
     Bench(BenchArgs),
     /// Break every kind of actor in every way under traffic, and show what that cost
     Chaos(ChaosArgs),
+    /// Attack a proxy in every known way beside a victim, and show what that cost
+    Attack(AttackArgs),
 }
 
 /// Runs `warren lab`. Call this function first in `main`, while the process has one thread: it may run this program
@@ -93,6 +96,7 @@ pub fn run(args: LabArgs, source: impl MeshSource) -> ExitCode {
         LabCommand::Down => join::down(&name),
         LabCommand::Bench(bench) => bench::run(&name, bench),
         LabCommand::Chaos(chaos) => chaos::run(&name, &chaos),
+        LabCommand::Attack(attack) => attack::run(&name, &attack),
     };
     done.unwrap_or_else(|error: Box<dyn Error>| {
         eprintln!("Error: {error}");
@@ -109,6 +113,7 @@ impl LabArgs {
             LabCommand::Demo => "demo",
             LabCommand::Bench(_) => "bench",
             LabCommand::Chaos(_) => "chaos",
+            LabCommand::Attack(_) => "attack",
             LabCommand::Up(_) | LabCommand::Status | LabCommand::Exec { .. } | LabCommand::Down => {
                 DEFAULT_NAME
             }
