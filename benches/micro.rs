@@ -134,15 +134,20 @@ fn routes(mesh: &Mesh) {
         [("route, to a workload", "10.128.10.10:8080"), ("route, to a service", "10.200.0.0:80")]
     {
         let to = OrigDst::new(to.parse().unwrap());
-        let route =
-            outbound(mesh, &source, to, &mut Pick { rng: &mut rng, excluded: &[], suspicion: None }).unwrap();
+        let route = outbound(
+            mesh,
+            &source,
+            to,
+            &mut Pick { rng: &mut rng, excluded: &[], suspicion: None, recorder: () },
+        )
+        .unwrap();
         assert!(route.destination.is_some(), "{name}");
         repeat(name, || {
             outbound(
                 black_box(mesh),
                 &source,
                 black_box(to),
-                &mut Pick { rng: &mut rng, excluded: &[], suspicion: None },
+                &mut Pick { rng: &mut rng, excluded: &[], suspicion: None, recorder: () },
             )
         });
     }

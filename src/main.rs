@@ -50,6 +50,7 @@ const EXAMPLES: &str = concat!(
     "  warren lab demo                           see a mesh work, break and recover, in seconds 
   warren lab up deploy/lab/two-nodes.yaml   raise a mesh and keep it until Ctrl-C
   warren tree --watch                       watch the actors of the proxy on this node
+  warren why shop/cart-1 shop/db:5432       say why a connection gets through or not
   warren completions bash > /etc/bash_completion.d/warren
 
 Settings of the proxy are environment variables; docs/settings.md lists them."
@@ -58,6 +59,7 @@ Settings of the proxy are environment variables; docs/settings.md lists them."
 const EXAMPLES: &str = concat!(
     help_heading!("Examples"),
     "  warren tree --watch                       watch the actors of the proxy on this node
+  warren why shop/cart-1 shop/db:5432       say why a connection gets through or not
   warren completions bash > /etc/bash_completion.d/warren
 
 Settings of the proxy are environment variables; docs/settings.md lists them."
@@ -68,7 +70,7 @@ Settings of the proxy are environment variables; docs/settings.md lists them."
 #[command(name = "warren", bin_name = "warren", version = VERSION, styles = command_line::STYLES)]
 #[command(after_help = EXAMPLES)]
 struct CommandLine {
-    /// For tree, crashes, quarantine and chaos: the proxy's admin server [default: 127.0.0.1:15000]
+    /// For commands that ask a running proxy: the proxy's admin server [default: 127.0.0.1:15000]
     #[arg(long, value_name = "ADDR")]
     admin: Option<SocketAddr>,
     #[command(subcommand)]
@@ -137,7 +139,7 @@ fn main() -> ExitCode {
     match command {
         Some(Command::Admin(command)) => cli::run(&command, admin),
         _ if admin.is_some() => {
-            let message = "--admin is for tree, crashes, quarantine and chaos";
+            let message = "--admin is for commands that ask a running proxy";
             let mut definition = CommandLine::command();
             let error = definition.error(ErrorKind::ArgumentConflict, message);
             command_line::refuse(&error, &definition, &args)

@@ -2,15 +2,18 @@
 
 pub mod admin;
 pub(crate) mod config_dump;
+mod console;
 pub(crate) mod control;
 pub(crate) mod crl;
 pub(crate) mod handover;
 pub(crate) mod health;
+mod live;
 pub(crate) mod pods;
 pub(crate) mod quarantine;
 pub(crate) mod shards;
 pub mod telemetry;
 pub mod tree;
+mod why;
 
 use std::time::Duration;
 

@@ -16,8 +16,9 @@ use tokio::time::Instant;
 
 use super::HUNG_AFTER;
 use crate::{
-    supervisor::{Actor, ActorRef, Address, ChildSpec, Described, EventKind},
+    supervisor::{self, Actor, ActorRef, Address, ChildSpec, Described, EventKind},
     telemetry::{
+        events::{self, Events},
         metrics::{ActorMetrics, Metrics},
         queue::LogQueue,
     },
@@ -47,6 +48,15 @@ pub fn count_event(metrics: &ActorMetrics, kind: &'static str, what: &EventKind)
         }
         EventKind::Finished | EventKind::Quarantined { .. } | EventKind::Killed { .. } => {}
     }
+}
+
+/// Tells what a tree's observer was told in the events of the process.
+pub fn tell_event(events: &Events, event: &supervisor::Event) {
+    let kind = match &event.kind {
+        EventKind::Quarantined { .. } => events::EventKind::Quarantine,
+        _ => events::EventKind::Actor,
+    };
+    events.tell(kind, None, || format!("{} {}", event.path, event.kind));
 }
 
 struct Telemetry {

@@ -1,11 +1,6 @@
 //! The supervision tree of the process, as one function that reads like the drawing in ARCHITECTURE.md.
 
-use std::{
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::PathBuf,
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{mpsc, watch},
@@ -16,16 +11,11 @@ use tokio::{
 use super::control::certs::FakeIssuer;
 use super::{
     admin::{
-        AdminAddrs, AdminServers,
-        actors::{of_tree, quarantined},
-        chaos::Chaos,
-        console::Console,
-        crashes,
-        dump::Dump,
+        AdminServers,
         readiness::{DNS_PROXY, PROXY, Readiness, ReadyTask},
         server::HttpServer,
     },
-    config_dump::DumpSources,
+    console::{Shown, TreeAccess, admin_addrs, console},
     control::{
         certs::{CaIssuer, Certs, CertsConfig, Issuer},
         grpc::{AuthHeaders, GrpcError, GrpcTarget},
@@ -39,7 +29,7 @@ use super::{
     health::{Health, HealthSources},
     pods::{EnrolmentSources, Pods, node::Node, unhealthy::UnhealthyPods},
     quarantine::Quarantine,
-    telemetry::{Outages, count_event, of_actors, panics},
+    telemetry::{Outages, count_event, of_actors, panics, tell_event},
 };
 use crate::{
     dataplane::{
@@ -66,12 +56,12 @@ use crate::{
     sys::{
         netns::NetNs,
         privileges::{self, Unprivileged},
-        socket::wildcard,
     },
     telemetry::{
+        events::EventKind,
         log::Logging,
         metrics::{Metrics, MetricsError, Termination},
-        shards, state_gauge,
+        pod_series, shards, state_gauge,
         trace::span::trace_of,
     },
 };
@@ -172,17 +162,6 @@ enum Served {
     Workload(WorkloadInfo),
 }
 
-/// What the admin port reaches of the running tree.
-#[derive(Clone)]
-struct TreeAccess {
-    /// A message asks the process to end.
-    quit: mpsc::Sender<()>,
-    /// Set once the tree has started.
-    handle: Arc<OnceLock<TreeHandle>>,
-    /// The notes that the tree is shown with.
-    readiness: Readiness,
-}
-
 /// Starts the proxy on the current runtime.
 ///
 /// # Errors
@@ -199,6 +178,7 @@ pub async fn boot(config: &Config, logging: &Logging) -> Result<Proxy, BootError
     let (metrics, outages, pods) = (parts.metrics.clone(), Outages::default(), parts.pods.clone());
     let on_event = move |event: &Event| {
         count_event(&metrics.actors, event.kind_label, &event.kind);
+        tell_event(&metrics.events, event);
         outages.observe(event);
         pods.heard(event);
     };
@@ -308,7 +288,7 @@ fn parts(config: &Config, logging: &Logging, access: TreeAccess) -> Result<Parts
     let mesh = Mesh::new(local_node(config));
     let quarantine = Quarantine::default();
     let revocations = config.tunnel.tls.crl_path.as_ref().map(|_| Arc::<Revocations>::default());
-    let certs = certs(config, quarantine.clone(), revocations.clone())?;
+    let certs = certs(config, quarantine.clone(), revocations.clone(), &metrics)?;
     let tables = MeshTables::new(mesh.clone(), certs.clone(), quarantine.clone());
     let xds = xds(config, &metrics)?;
     let shards = Shards::new(config.process.shards.count);
@@ -348,13 +328,8 @@ fn parts(config: &Config, logging: &Logging, access: TreeAccess) -> Result<Parts
     };
     let health = Health::new(sources, gate, &readiness, &metrics);
     let pods = Pods::new(node.clone(), enrolment(config, xds.as_ref(), served.zds()));
-    let shown = DumpSources {
-        mesh: node.mesh.tables().clone(),
-        certs: certs.clone(),
-        pods: pods.clone(),
-        zds: served.zds().map(Zds::status),
-    };
-    let console = console(config, logging, &quarantine, shown.dump(config), access);
+    let shown = Shown::of(config, &pods, &certs, served.zds());
+    let console = console(config, logging, &quarantine, shown, access);
     let admin = AdminServers::new(admin_addrs(config), &readiness, &metrics, console);
     count(&metrics, &certs, &pods, served.zds())?;
     let crl = crl(config, revocations, &pods, &metrics);
@@ -417,7 +392,11 @@ fn missing_policies(
 /// Has certificates and pods counted by their states.
 fn count(metrics: &Metrics, certs: &Certs, pods: &Pods, zds: Option<&Zds>) -> Result<(), BootError> {
     let certs = certs.clone();
+    let timed = certs.clone();
+    metrics.register(state_gauge::of_certificate_times(move || timed.times())?)?;
     metrics.register(state_gauge::of_certificates(move || certs.by_state())?)?;
+    let served = pods.clone();
+    metrics.register(pod_series::of_pods(move || served.readings())?)?;
     let (pods, hand_over) = (pods.clone(), zds.map(Zds::status));
     let pending = move || hand_over.as_ref().map_or(0, |hand_over| hand_over.borrow().session.counts.pending);
     metrics.register(state_gauge::of_pods(move || pods.by_state(pending()))?)?;
@@ -441,9 +420,10 @@ fn certs(
     config: &Config,
     quarantine: Quarantine,
     revocations: Option<Arc<Revocations>>,
+    metrics: &Metrics,
 ) -> Result<Certs, BootError> {
     let certs = CertsConfig::new(config.control.ca.secret_ttl, config.tunnel.tls.clone());
-    let certs = CertsConfig { revocations, ..certs };
+    let certs = CertsConfig { revocations, events: metrics.events.clone(), ..certs };
     let Some(upstream) = &config.control.ca.upstream else {
         return Ok(Certs::new(certs, fake_issuer()?, quarantine));
     };
@@ -494,40 +474,6 @@ fn headers(config: &Config, upstream: &Upstream) -> Result<AuthHeaders, GrpcErro
     AuthHeaders::new(&config.control.token, &config.node.cluster_id, &upstream.headers)
 }
 
-fn console(
-    config: &Config,
-    logging: &Logging,
-    quarantine: &Quarantine,
-    config_dump: Dump,
-    TreeAccess { quit, handle, readiness }: TreeAccess,
-) -> Console {
-    Console {
-        log: logging.handle(),
-        config_dump,
-        actors: of_tree(handle.clone(), readiness),
-        crashes: crashes::of_tree(handle.clone()),
-        quarantine: quarantined(quarantine.clone(), handle.clone()),
-        chaos: Chaos::new(config.process.chaos.enabled, handle),
-        // Asked twice is asked once.
-        quit: Arc::new(move || {
-            let _ = quit.try_send(());
-        }),
-    }
-}
-
-fn admin_addrs(config: &Config) -> AdminAddrs {
-    let (ports, ipv6) = (&config.process.admin, config.listen.ipv6_enabled);
-    let mut console = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, ports.admin_port))];
-    if ipv6 {
-        console.push(SocketAddr::from((Ipv6Addr::LOCALHOST, ports.admin_port)));
-    }
-    AdminAddrs {
-        readiness: vec![wildcard(ipv6, ports.readiness_port)],
-        stats: vec![wildcard(ipv6, ports.stats_port)],
-        console,
-    }
-}
-
 // === impl Served ===
 
 impl Served {
@@ -565,16 +511,34 @@ fn own_pod(config: &Config) -> Option<WorkloadInfo> {
 /// Counts what the discovery stream reports.
 struct XdsCounter(Arc<Metrics>);
 
+impl XdsCounter {
+    fn tell(&self, says: impl FnOnce() -> String) {
+        self.0.events.tell(EventKind::Push, None, says);
+    }
+}
+
+/// The last part of a type's URL.
+fn short(type_url: &str) -> &str {
+    type_url.rsplit('.').next().unwrap_or(type_url)
+}
+
 impl XdsMetrics for XdsCounter {
     fn message(&self, type_url: &str, bytes: usize) {
         self.0.xds.message(type_url, bytes as u64);
+        self.tell(|| format!("push of {}, {bytes} bytes", short(type_url)));
+    }
+
+    fn applied(&self, type_url: &str, time: Duration) {
+        self.0.xds.applied(type_url, time);
     }
 
     fn rejected(&self, type_url: &str, resources: usize) {
         self.0.xds.rejected(type_url, resources as u64);
+        self.tell(|| format!("{resources} resources of {} are refused", short(type_url)));
     }
 
     fn terminated(&self, reason: backoff::Termination) {
+        self.tell(|| format!("the stream of the control plane has ended: {reason:?}"));
         self.0.xds.terminated(match reason {
             backoff::Termination::ConnectionError => Termination::ConnectionError,
             backoff::Termination::Error => Termination::Error,

@@ -1,5 +1,7 @@
 //! The connection to a pod's application, on behalf of a client that policies let in.
 
+use std::time::Instant;
+
 use http::StatusCode;
 use tokio::io::AsyncWriteExt as _;
 
@@ -12,12 +14,16 @@ use super::{
 };
 use crate::{
     protocols::{
-        outcome::{Cause, Failure, Outcome},
+        outcome::{Cause, Denial, Failure, Outcome},
         proxy_protocol,
         route::Inbound,
     },
     sys::pacing::PathScope,
-    telemetry::trace::span::{self, SpanKind, Step},
+    telemetry::{
+        events::EventKind,
+        setup::SetupStep,
+        trace::span::{self, SpanKind, Step},
+    },
 };
 
 /// The reason why the application is not reached.
@@ -41,16 +47,34 @@ pub(crate) async fn connect<N: Network>(
     let info = report.info();
     let denied = |denial| {
         report.denied(&ctx.metrics);
+        tell(ctx, info, &denial);
         Refused { status: StatusCode::UNAUTHORIZED, outcome: Outcome::from(denial) }
     };
     authorize(ctx, info).await.map_err(denied)?;
     report.authorized();
     let (to, source) = (inbound.dial, ctx.network.source_towards(info.src.ip(), inbound.dial.ip()));
+    let began = Instant::now();
     let connecting = ctx.network.connect(to, source, PathScope::Host);
     let connected = Step::run("application connect", SpanKind::Client, connecting)
         .describe(|span, connected| _ = span.addr(span::PEER, to).result("connect", connected))
         .await;
+    if connected.is_ok() {
+        ctx.metrics.setup.observe(
+            report.shard(),
+            SetupStep::Application,
+            began.elapsed(),
+            span::current_trace(),
+        );
+    }
     connected.map_err(|error| unavailable(Failure::Dial(Cause::of(error))))
+}
+
+/// Tells of a denial in the events.
+fn tell<N: Network>(ctx: &InboundContext<N>, info: &ConnInfo, denial: &Denial) {
+    ctx.metrics.events.tell(EventKind::Denial, Some(&ctx.pod.id.name()), || {
+        let client = info.identity.as_ref().map_or_else(|| info.src.ip().to_string(), ToString::to_string);
+        format!("{client} to {}: {denial}", info.dst)
+    });
 }
 
 /// Sends a PROXY protocol header with the client's address to the application, if `inbound` asks for the header.

@@ -15,7 +15,7 @@ use super::{
     movable::{self, now_us},
     outbound_context::OutboundContext,
     pod::{
-        conns::{ConnInfo, cut},
+        conns::{Carried, ConnInfo, NextHop, cut},
         departure::Departure,
     },
     report::{ConnMeta, ConnReport, Past},
@@ -110,11 +110,15 @@ impl ArrivalPods {
             }
             _ => None,
         };
+        if let Some(there) = &there {
+            [&here, there].into_iter().for_each(|side| side.info().carried.is_joined());
+        }
         Some(Admitted { here, there })
     }
 }
 
 fn info(side: &Side, reporter: Reporter) -> ConnInfo {
+    let hop = NextHop { addr: side.dialled, protocol: if side.mtls { "HBONE" } else { "TCP" } };
     ConnInfo {
         reporter,
         src: side.client,
@@ -122,8 +126,9 @@ fn info(side: &Side, reporter: Reporter) -> ConnInfo {
         dst: side.destination,
         waits: false.into(),
         host: side.host.clone(),
-        next_hop: None.into(),
+        next_hop: (reporter == Reporter::Source).then_some(hop).into(),
         departure: Departure::default(),
+        carried: Carried::default(),
     }
 }
 

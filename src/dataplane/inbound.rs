@@ -21,7 +21,7 @@ use super::{
     application::{self, Refused},
     inbound_context::InboundContext,
     pod::{
-        conns::{ConnInfo, PeerTunnel, cut},
+        conns::{Carried, ConnInfo, PeerTunnel, cut},
         departure::Departure,
         network::Network,
         panics,
@@ -60,6 +60,7 @@ use crate::{
     },
     telemetry::{
         access,
+        events::EventKind,
         trace::span::{self, Spans},
     },
 };
@@ -144,6 +145,7 @@ async fn set_up<N: Network>(
         })?,
         Err(_) => return Err(Failure::Tls("handshake timed out".into()).into()),
     };
+    ctx.metrics.handshake(Reporter::Destination, peer.group, peer.cipher);
     // A client that offers no protocol at all is let through by the handshake.
     if peer.alpn.as_deref() != Some(ALPN_H2) {
         return Err(Failure::Tls("peer does not speak h2".into()).into());
@@ -156,6 +158,10 @@ async fn set_up<N: Network>(
     if !member.info().of.keep(chain, &ctx.metrics.crl, Reporter::Destination) {
         return Err(Cut::Revoked.into());
     }
+    member.info().of.set_up(Some(identity.clone()));
+    ctx.metrics.events.tell(EventKind::Tunnel, Some(&ctx.pod.id.name()), || {
+        format!("tunnel of {identity} from {client} is set up")
+    });
     let tunnel =
         Tunnel { client, dst, identity: Some(identity), member: member.clone(), revoked: false.into() };
     let (io, mut flush) = coalesced(stream, Role::Server);
@@ -356,6 +362,7 @@ async fn open<N: Network>(
         host: this.connect.host.as_deref().map(Box::from),
         next_hop: None.into(),
         departure: Departure::default(),
+        carried: Carried::default(),
     };
     // The connection is registered before policies are asked, so that a policy change in between is not missed.
     let Ok(conn) = ctx.conns.live.admit(shard.index(), info) else {

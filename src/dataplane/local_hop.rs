@@ -17,7 +17,11 @@ use super::{
     inbound_context::InboundContext,
     movable::Facts,
     outbound_context::OutboundContext,
-    pod::{conns::ConnInfo, departure::Departure, network::Network},
+    pod::{
+        conns::{Carried, ConnInfo},
+        departure::Departure,
+        network::Network,
+    },
     report::{ConnMeta, ConnReport},
     stream::AppStream,
     tracked_hop::TrackedHop,
@@ -205,6 +209,7 @@ impl<'a, N: Network> LocalHop<'a, N> {
             host: None,
             next_hop: None.into(),
             departure: Departure::default(),
+            carried: Carried::locally(),
         };
         // The connection is registered before policies are asked, so that a policy change in between is not missed.
         let admitted = self.there.conns.live.admit(shard.index(), info);

@@ -75,6 +75,14 @@ impl MissingPolicies {
         Standing::Absent
     }
 
+    /// Whether the policy `key`, which the tables of `mesh` do not hold, is known to be none. Unlike
+    /// [`Self::standing`], the call remembers nothing.
+    pub(crate) fn is_absent(&self, mesh: &Mesh, key: &str) -> bool {
+        let is_answered =
+            self.setting == MissingPolicy::Ignore && (self.open)().is_some() && mesh.has_answered(key);
+        is_answered || self.known.read().get(key).is_some_and(|missing| missing.absent)
+    }
+
     /// Forgets the missing policies that have come since, or that are not among `named`.
     pub(crate) fn retain(&self, mesh: &Mesh, named: impl Fn(&str) -> bool) {
         if self.known.read().is_empty() {

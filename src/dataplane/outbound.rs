@@ -15,7 +15,7 @@ use super::{
     movable,
     outbound_context::OutboundContext,
     pod::{
-        conns::{ConnInfo, NextHop, cut},
+        conns::{Carried, ConnInfo, NextHop, cut},
         departure::Departure,
         network::Network,
     },
@@ -52,6 +52,7 @@ use crate::{
     sys::pacing::PathScope,
     telemetry::{
         metrics::GaugeGuard,
+        setup::SetupStep,
         trace::span::{self, SpanKind, Spans, Step},
     },
 };
@@ -198,6 +199,7 @@ async fn open<N: Network>(
         host: None,
         next_hop: None.into(),
         departure: Departure::default(),
+        carried: Carried::default(),
     };
     let conn = ctx.conns.live.admit(shard.index(), info).ok()?;
     drop((arriving, capture));
@@ -287,6 +289,7 @@ impl<N: Network> Outbound<'_, N> {
                 let key = TunnelKey { to, identity: identity.clone(), sans };
                 match LocalHop::find(self.ctx, self.shard, self.client, &key, report.meta()) {
                     Some(hop) => {
+                        self.conn.info().carried.is_joined();
                         let peer = hop.reach(self.shard, self.conn).await;
                         peer.inspect(|peer| report.beside(&peer.conn)).map(Reached::Local)
                     }
@@ -312,14 +315,17 @@ impl<N: Network> Outbound<'_, N> {
 
     /// Connects without a tunnel.
     async fn direct(&self, to: SocketAddr, trying: Trying<'_>) -> Result<Reached<N::Stream>, AttemptError> {
-        let after = trying.attempt.slow_after;
+        let (after, began) = (trying.attempt.slow_after, Instant::now());
         let connecting = self.ctx.network.connect(to, None, PathScope::Network);
         let connecting = trying.unless_replaced(connecting, to, || WaitingFor::Endpoint);
         let connected = Step::run("tcp connect", SpanKind::Client, connecting)
             .describe(|span, connected| _ = span.addr(span::PEER, to).timed_result("connect", connected))
             .await;
         match connected {
-            Some(Ok(stream)) => Ok(Reached::Tcp(stream)),
+            Some(Ok(stream)) => {
+                self.took(SetupStep::Dial, began);
+                Ok(Reached::Tcp(stream))
+            }
             Some(Err(error)) => Err(error.of_attempt()),
             None => Err(AttemptError::SlowConnect { to, after }),
         }
@@ -365,11 +371,15 @@ impl<N: Network> Outbound<'_, N> {
         let step = Step::new("CONNECT", SpanKind::Client);
         // The peer's spans become children of this step's span.
         request.trace = step.trace_parent().unwrap_or(request.trace);
+        let began = Instant::now();
         let asking = client::connect(lease.send_request(), request, along);
         let answered = timeout(after, step.within(asking)).await;
         step.describe(|span| trying::describe(span.addr(span::PEER, key.to), &answered));
         match answered {
-            Ok(Ok((side, _))) => Ok(side),
+            Ok(Ok((side, _))) => {
+                self.took(SetupStep::Connect, began);
+                Ok(side)
+            }
             Ok(Err(error)) => Err(AttemptError::Request { error, sent_along }),
             Err(_) => Err(AttemptError::NoAnswer { to: key.to, after, sent_along }),
         }

@@ -5,7 +5,11 @@ use super::{
     application::{self, Refused},
     inbound_context::InboundContext,
     movable,
-    pod::{conns::ConnInfo, departure::Departure, network::Network},
+    pod::{
+        conns::{Carried, ConnInfo},
+        departure::Departure,
+        network::Network,
+    },
     report::{ConnMeta, ConnReport},
     stream::{self, AppStream},
 };
@@ -87,6 +91,7 @@ async fn open<N: Network>(
         host: None,
         next_hop: None.into(),
         departure: Departure::default(),
+        carried: Carried::default(),
     };
     // The connection is registered before policies are asked, so that a policy change in between is not missed.
     let conn = ctx.conns.live.admit(shard.index(), info).ok()?;

@@ -72,8 +72,6 @@ pub(crate) struct ConnReport {
     traffic: OnceCell<Traffic>,
     /// The metrics in which a peer that describes itself is counted once policies have let the peer in.
     describes_itself: Option<Arc<Metrics>>,
-    forward: Cell<u64>,
-    backward: Cell<u64>,
     outcome: RefCell<Option<Outcome>>,
     /// Whether the access log gets a line of the connection.
     sample: Cell<Sample>,
@@ -139,8 +137,6 @@ impl ConnReport {
             other: None,
             traffic,
             describes_itself,
-            forward: Cell::new(0),
-            backward: Cell::new(0),
             outcome: RefCell::new(None),
             sample: Cell::new(Sample::Written { left_out: 0 }),
             trace,
@@ -172,6 +168,11 @@ impl ConnReport {
     /// connections are refused.
     pub(crate) fn denied(&self, metrics: &Metrics) {
         self.sample.set(metrics.refusals.sample(self.info().src.ip(), Instant::now()));
+    }
+
+    /// The shard that the connection lives on.
+    pub(crate) fn shard(&self) -> usize {
+        self.conn.id().shard
     }
 
     /// The description of the connection.
@@ -237,7 +238,7 @@ impl ConnReport {
         if let Some(traffic) = report.traffic.get_mut() {
             traffic.adopt();
         }
-        (report.forward, report.backward) = (Cell::new(past.bytes.0), Cell::new(past.bytes.1));
+        conn.info().carried.begin_with(past.bytes);
         report
     }
 
@@ -260,7 +261,7 @@ impl ConnReport {
             service: service.map(|service| (service.namespace().to_owned(), service.hostname().to_owned())),
             authority: meta.authority.clone(),
             mtls: meta.mtls,
-            bytes: (self.forward.get(), self.backward.get()),
+            bytes: (info.carried.received(), info.carried.sent()),
             age_us: u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX),
             trace: self.trace.as_ref().and_then(|trace| trace.trace_parent()),
         }
@@ -318,6 +319,7 @@ impl ConnReport {
         match self.conn.cut_reason() {
             Some(cut::POLICY) => Cut::PolicyChange.into(),
             Some(cut::REVOKED) => Cut::Revoked.into(),
+            Some(cut::OPERATOR) => Cut::Operator.into(),
             None if other == Some(cut::REVOKED) => Cut::Revoked.into(),
             _ if std::thread::panicking() => Failure::Io("connection task panicked".into()).into(),
             // The other side was cut. A separate proxy would have cancelled the stream, which counts as a normal end.
@@ -331,7 +333,7 @@ impl Meter for ConnReport {
     fn forward(&self, n: usize) {
         if n > 0 {
             let n = n as u64;
-            self.forward.set(self.forward.get() + n);
+            self.conn.info().carried.forward(n);
             self.traffic.get().inspect(|traffic| traffic.received(n));
         }
     }
@@ -339,7 +341,7 @@ impl Meter for ConnReport {
     fn backward(&self, n: usize) {
         if n > 0 {
             let n = n as u64;
-            self.backward.set(self.backward.get() + n);
+            self.conn.info().carried.backward(n);
             self.traffic.get().inspect(|traffic| traffic.sent(n));
         }
     }
@@ -347,6 +349,12 @@ impl Meter for ConnReport {
 
 impl Drop for ConnReport {
     fn drop(&mut self) {
+        // An attempt that another one follows has carried nothing.
+        let carried = &self.conn.info().carried;
+        let (received, sent) = (carried.received(), carried.sent());
+        self.conn.leave_behind([received, sent]);
+        // What is left behind is counted once, also while the connection is still in its set.
+        carried.begin_with((0, 0));
         let refused = |metrics: Arc<Metrics>| {
             metrics.traffic(&labels(self.conn.info().reporter, &self.meta, Words::IdentityAlone))
         };
@@ -360,11 +368,7 @@ impl Drop for ConnReport {
         let is_wanted =
             level == tracing::Level::ERROR || tracing::enabled!(target: "access", tracing::Level::INFO);
         if is_wanted && self.sample.get() != Sample::LeftOut {
-            let carried = ConnTotals {
-                received: self.forward.get(),
-                sent: self.backward.get(),
-                duration: self.started.elapsed(),
-            };
+            let carried = ConnTotals { received, sent, duration: self.started.elapsed() };
             let said = || access::complete(&self.record(), &carried, &outcome);
             match &self.trace {
                 Some(trace) => trace.within(said),
@@ -372,7 +376,7 @@ impl Drop for ConnReport {
             }
         }
         if let Some(trace) = self.trace.take() {
-            trace.end(&outcome, self.forward.get(), self.backward.get());
+            trace.end(&outcome, received, sent);
         }
     }
 }

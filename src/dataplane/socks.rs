@@ -24,7 +24,10 @@ use super::{
     },
     outbound,
     outbound_context::OutboundContext,
-    pod::{conns::ConnInfo, departure::Departure},
+    pod::{
+        conns::{Carried, ConnInfo},
+        departure::Departure,
+    },
 };
 use crate::{
     protocols::{
@@ -85,6 +88,7 @@ pub(crate) async fn serve(accepted: Accepted<SocksContext, TcpStream>) {
         host: None,
         next_hop: None.into(),
         departure: Departure::default(),
+        carried: Carried::default(),
     };
     let Ok(asking) = ctx.outbound.conns.live.admit(shard.index(), info) else { return };
     let asked = asking.guard(Box::pin(ask(&ctx, &shard, &mut stream))).await;

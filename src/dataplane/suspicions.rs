@@ -54,6 +54,12 @@ impl Suspicions {
         (routed, Trial { of: self, number })
     }
 
+    /// Calls `look` with the suspicions that matter to a connection to `asked`, and begins no trial.
+    pub(crate) fn look(&self, asked: OrigDst, look: &mut dyn FnMut(Option<Suspicion<'_>>)) {
+        let suspects = self.suspects.lock();
+        look(Some(suspects.of(asked, Instant::now().into_std())));
+    }
+
     /// Takes note of what an attempt has taught.
     pub(crate) fn learn(&self, tried: &Tried<'_>, finding: Finding) {
         let failed = matches!(finding, Finding::HopFailed | Finding::DestinationFailed);

@@ -1,6 +1,9 @@
 //! One attempt to reach an endpoint, which another endpoint may replace while it is slow.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use tokio::time::{error::Elapsed, timeout};
 
@@ -18,7 +21,10 @@ use crate::{
         route::failover::{Attempt, AttemptError, TunnelAge, WaitingFor},
     },
     runtime::shard::Shard,
-    telemetry::trace::span::{self, SpanKind, Step},
+    telemetry::{
+        setup::SetupStep,
+        trace::span::{self, SpanKind, Step},
+    },
 };
 
 /// An attempt, and the function that decides whether a slow attempt is given up.
@@ -60,10 +66,14 @@ impl Trying<'_> {
             Some(_) => WaitingFor::Endpoint,
             None => WaitingFor::Certificate,
         };
+        let began = Instant::now();
         let leasing = self.unless_replaced(pool.lease(&ctx.peers.dialer, shard, key), key.to, waiting);
         let leased = Step::run("wait for tunnel", SpanKind::Internal, leasing)
             .describe(|span, leased| _ = span.addr(span::PEER, key.to).timed_result("dial", leased))
             .await;
+        if matches!(leased, Some(Ok(_))) {
+            ctx.metrics.setup.observe(shard.index(), SetupStep::Dial, began.elapsed(), span::current_trace());
+        }
         match leased {
             Some(leased) => leased.map(|lease| (lease, TunnelAge::New)).map_err(|error| error.of_attempt()),
             None => Err(AttemptError::SlowTunnel { to: key.to, after: self.attempt.slow_after }),

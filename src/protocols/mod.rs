@@ -23,5 +23,6 @@ pub mod relay;
 pub mod route;
 pub(crate) mod socks5;
 pub mod tls;
+pub(crate) mod why;
 pub(crate) mod xds;
 pub mod zds;

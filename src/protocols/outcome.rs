@@ -69,6 +69,8 @@ pub enum Cut {
     PolicyChange,
     /// The peer's certificate was revoked.
     Revoked,
+    /// An operator has asked for it.
+    Operator,
 }
 
 /// Why authorization refused a connection.
@@ -275,7 +277,7 @@ impl Outcome {
     /// The `response_flags` label.
     pub fn flag(&self) -> ResponseFlag {
         match self {
-            Self::Complete | Self::Cut(Cut::Drain) => ResponseFlag::Ok,
+            Self::Complete | Self::Cut(Cut::Drain | Cut::Operator) => ResponseFlag::Ok,
             Self::Cut(Cut::PolicyChange) | Self::Denied(_) => ResponseFlag::Deny,
             Self::Cut(Cut::Revoked) => ResponseFlag::CertRevoked,
             Self::Unroutable(_) => ResponseFlag::Connect,
@@ -306,6 +308,7 @@ impl fmt::Display for Outcome {
         match self {
             Self::Complete => f.write_str("complete"),
             Self::Cut(Cut::Drain) => f.write_str("connection closed due to connection drain"),
+            Self::Cut(Cut::Operator) => f.write_str("connection closed by an operator"),
             Self::Cut(Cut::PolicyChange) => f.write_str("connection closed due to policy change"),
             Self::Cut(Cut::Revoked) => f.write_str("connection closed: peer certificate revoked by CRL"),
             Self::Denied(denial) => write!(f, "connection closed due to policy rejection: {denial}"),

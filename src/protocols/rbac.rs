@@ -82,10 +82,31 @@ pub struct DryRun<'a> {
 /// A value of three-valued logic. The order is that of Kleene: a conjunction is the least value, a disjunction the
 /// greatest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Truth {
+pub enum Truth {
+    /// It does not hold.
     False,
+    /// A value that could not be decoded decides.
     Unknown,
+    /// It holds.
     True,
+}
+
+/// Hears what a match of a policy depends on. `()` hears nothing and costs nothing: the compiler leaves the calls out.
+pub trait RuleRecorder {
+    /// Hears whether a test holds that belongs to a clause of a rule; both are indexes from 0. A test is heard of only
+    /// if the value of its rule depends on it.
+    fn test(&mut self, place: (usize, usize), test: &Test, truth: Truth);
+
+    /// Hears whether a rule holds, by its index from 0. Rules behind the first that holds are not heard of.
+    fn rule(&mut self, rule: usize, truth: Truth);
+}
+
+impl RuleRecorder for () {
+    #[inline]
+    fn test(&mut self, _: (usize, usize), _: &Test, _: Truth) {}
+
+    #[inline]
+    fn rule(&mut self, _: usize, _: Truth) {}
 }
 
 /// The result of the walk over all policies, which evaluates DENY rules only.
@@ -107,8 +128,7 @@ pub fn evaluate<'a, S: AsRef<str>>(
     absent: &dyn Fn(&str) -> bool,
     log: &mut dyn FnMut(DryRun<'_>),
 ) -> Verdict<'a> {
-    // Policies hold plain IPv4 networks, so an IPv4-mapped IPv6 address has to become IPv4 before the comparison.
-    let flow = &Flow { src: canonical(flow.src), dst: canonical(flow.dst), ..*flow };
+    let flow = &flow.canonical();
     let denials = denials(table, destination, flow, absent, log);
     if let Some(reason) = denials.denied {
         return Verdict::Deny(reason);
@@ -133,13 +153,13 @@ fn denials<'a, S: AsRef<str>>(
     let mut look = |policy: &Arc<Policy>| match (policy.action(), policy.is_dry_run()) {
         (Action::Allow, _) => found.any_allow = true,
         (Action::Deny, true) => {
-            if matching_rule(policy, flow).0 > Truth::False {
+            if matching_rule(policy, flow, &mut ()).0 > Truth::False {
                 log(DryRun { policy, matched: true });
             }
         }
         (Action::Deny, false) => {
             if found.denied.is_none()
-                && let (truth @ (Truth::Unknown | Truth::True), rule) = matching_rule(policy, flow)
+                && let (truth @ (Truth::Unknown | Truth::True), rule) = matching_rule(policy, flow, &mut ())
             {
                 let certain = truth == Truth::True;
                 found.denied = Some(DenyReason::Explicit { policy: policy.clone(), rule, certain });
@@ -171,11 +191,11 @@ fn allowances<'a, S: AsRef<str>>(
         match (policy.action(), policy.is_dry_run()) {
             (Action::Deny, _) => {}
             (Action::Allow, true) => {
-                log(DryRun { policy, matched: matching_rule(policy, flow).0 == Truth::True });
+                log(DryRun { policy, matched: matching_rule(policy, flow, &mut ()).0 == Truth::True });
             }
             (Action::Allow, false) => {
                 enforced = true;
-                allowed = allowed || matching_rule(policy, flow).0 == Truth::True;
+                allowed = allowed || matching_rule(policy, flow, &mut ()).0 == Truth::True;
             }
         }
     }
@@ -197,12 +217,20 @@ fn covering<'t>(table: &'t PolicyTable, namespace: &str) -> impl Iterator<Item =
     table.of_namespace(namespace).iter().chain(table.global())
 }
 
+/// Whether a rule of `policy` matches `flow`, and the first rule with that value, from 0: what [`evaluate`] finds of
+/// the policy.
+pub fn examine(policy: &Policy, flow: &Flow<'_>, recorder: &mut impl RuleRecorder) -> (Truth, usize) {
+    matching_rule(policy, &flow.canonical(), recorder)
+}
+
 /// Whether a rule of `policy` matches, and the first rule with that value, from 0. The addresses of `flow` are plain
 /// IPv4 or IPv6.
-fn matching_rule(policy: &Policy, flow: &Flow<'_>) -> (Truth, usize) {
+fn matching_rule<R: RuleRecorder>(policy: &Policy, flow: &Flow<'_>, recorder: &mut R) -> (Truth, usize) {
     let mut best = (Truth::False, 0);
     for (index, rule) in policy.rules().iter().enumerate() {
-        let truth = Truth::all(rule.clauses().iter().map(|clause| any_match(clause, flow)));
+        let clauses = rule.clauses().iter().enumerate();
+        let truth = Truth::all(clauses.map(|(at, clause)| any_match(clause, flow, (index, at), recorder)));
+        recorder.rule(index, truth);
         if truth > best.0 {
             best = (truth, index);
         }
@@ -213,19 +241,33 @@ fn matching_rule(policy: &Policy, flow: &Flow<'_>) -> (Truth, usize) {
     best
 }
 
-fn any_match(clause: &Clause, flow: &Flow<'_>) -> Truth {
+fn any_match<R: RuleRecorder>(
+    clause: &Clause,
+    flow: &Flow<'_>,
+    place: (usize, usize),
+    recorder: &mut R,
+) -> Truth {
     if clause.matches().is_empty() {
         return Truth::True;
     }
-    Truth::any(clause.matches().iter().map(|matching| all_tests(matching, flow)))
+    Truth::any(clause.matches().iter().map(|matching| all_tests(matching, flow, place, recorder)))
 }
 
-fn all_tests(matching: &Match, flow: &Flow<'_>) -> Truth {
+fn all_tests<R: RuleRecorder>(
+    matching: &Match,
+    flow: &Flow<'_>,
+    place: (usize, usize),
+    recorder: &mut R,
+) -> Truth {
     // A match without tests says nothing, and must not allow any connection.
     if matching.tests().is_empty() {
         return Truth::False;
     }
-    Truth::all(matching.tests().iter().map(|test| holds(test, flow)))
+    Truth::all(matching.tests().iter().map(|test| {
+        let truth = holds(test, flow);
+        recorder.test(place, test, truth);
+        truth
+    }))
 }
 
 fn holds(test: &Test, flow: &Flow<'_>) -> Truth {
@@ -252,6 +294,16 @@ fn contain(networks: &[IpNet], ip: IpAddr) -> bool {
 
 fn fit(texts: &[Text], text: &str) -> bool {
     texts.iter().any(|pattern| pattern.matches(text))
+}
+
+// === impl Flow ===
+
+impl Flow<'_> {
+    /// The same connection with plain addresses. Policies hold plain IPv4 networks, so an IPv4-mapped IPv6 address has
+    /// to become IPv4 before the comparison.
+    fn canonical(&self) -> Self {
+        Self { src: canonical(self.src), dst: canonical(self.dst), ..*self }
+    }
 }
 
 // === impl Truth ===

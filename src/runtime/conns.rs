@@ -6,9 +6,15 @@
 
 use std::{
     fmt,
+    num::ParseIntError,
     pin::Pin,
-    sync::{Arc, atomic::Ordering},
+    str::FromStr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll, Waker},
+    time::{Duration, Instant},
 };
 
 use pin_project_lite::pin_project;
@@ -19,6 +25,15 @@ use super::sync::{AtomicU16, AtomicWaker, Mutex, Notify};
 /// The reason why a connection was cut. The user of the set gives the number its meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct CutReason(pub u8);
+
+/// The id of a connection in its set. No other connection of the set ever has the same id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ConnId {
+    /// The shard that the connection was admitted on.
+    pub(crate) shard: usize,
+    /// The number of the connection among those of the shard; the first is 1.
+    pub(crate) number: u64,
+}
 
 /// The error of a set that does not admit connections because the set drains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -51,12 +66,17 @@ pin_project! {
 /// One shard's part of a set. The part is aligned so that shards do not share cache lines.
 #[repr(align(128))]
 struct ShardConns<T> {
+    index: usize,
     members: Mutex<Members<T>>,
     emptied: Notify,
+    /// What connections that have ended left behind.
+    left: [AtomicU64; 2],
 }
 
 struct Members<T> {
     open: bool,
+    /// The number of connections that were ever admitted.
+    admitted: u64,
     conns: Slab<Arc<Entry<T>>>,
 }
 
@@ -65,6 +85,8 @@ struct Entry<T> {
     cut: Cut,
     shard: Arc<ShardConns<T>>,
     key: usize,
+    number: u64,
+    since: Instant,
 }
 
 /// The cut of a connection, and the wish to have the connection stand still. The first caller that cuts sets the reason.
@@ -95,11 +117,11 @@ impl<T> Clone for ConnSet<T> {
 impl<T: Send + Sync + 'static> ConnSet<T> {
     /// Makes an empty set that admits connections. `shards`: the number of shards; 0 counts as 1.
     pub(crate) fn new(shards: usize) -> Self {
-        let shard = || {
-            let members = Mutex::new(Members { open: true, conns: Slab::new() });
-            Arc::new(ShardConns { members, emptied: Notify::new() })
+        let shard = |index| {
+            let members = Mutex::new(Members { open: true, admitted: 0, conns: Slab::new() });
+            Arc::new(ShardConns { index, members, emptied: Notify::new(), left: Default::default() })
         };
-        Self((0..shards.max(1)).map(|_| shard()).collect())
+        Self((0..shards.max(1)).map(shard).collect())
     }
 
     /// Admits a connection. `shard`: the index of the caller's shard, taken modulo the number of shards.
@@ -112,11 +134,36 @@ impl<T: Send + Sync + 'static> ConnSet<T> {
         if !members.open {
             return Err(Closed);
         }
+        members.admitted += 1;
+        let (number, since) = (members.admitted, Instant::now());
         let vacant = members.conns.vacant_entry();
         let cut = Cut { state: AtomicU16::new(0), waker: AtomicWaker::new() };
-        let entry = Arc::new(Entry { info, cut, shard: shard.clone(), key: vacant.key() });
+        let entry = Arc::new(Entry { info, cut, shard: shard.clone(), key: vacant.key(), number, since });
         vacant.insert(entry.clone());
         Ok(Conn { entry, owner: true })
+    }
+
+    /// The number of connections that were ever admitted.
+    pub(crate) fn admitted(&self) -> u64 {
+        self.0.iter().map(|shard| shard.members.lock().admitted).sum()
+    }
+
+    /// The sums of what connections that have ended left behind by [`Conn::leave_behind`].
+    pub(crate) fn left_behind(&self) -> (u64, u64) {
+        let sum = |at: usize| {
+            let of = |shard: &Arc<ShardConns<T>>| {
+                shard.left.get(at).map_or(0, |left| left.load(Ordering::Relaxed))
+            };
+            self.0.iter().map(of).sum()
+        };
+        (sum(0), sum(1))
+    }
+
+    /// The live connection of an id.
+    pub(crate) fn find(&self, id: ConnId) -> Option<Conn<T>> {
+        let members = self.0.get(id.shard)?.members.lock();
+        let (_, entry) = members.conns.iter().find(|(_, entry)| entry.number == id.number)?;
+        Some(Conn { entry: entry.clone(), owner: false })
     }
 
     /// The number of live connections.
@@ -185,6 +232,24 @@ impl<T> Conn<T> {
     /// The value that [`ConnSet::admit`] was given with the connection.
     pub(crate) fn info(&self) -> &T {
         &self.entry.info
+    }
+
+    /// The id of the connection.
+    pub(crate) fn id(&self) -> ConnId {
+        ConnId { shard: self.entry.shard.index, number: self.entry.number }
+    }
+
+    /// How long ago the connection was admitted.
+    pub(crate) fn age(&self) -> Duration {
+        self.entry.since.elapsed()
+    }
+
+    /// Adds numbers to the sums of the set's connections that have ended. Only the shard of the connection writes to its
+    /// sums.
+    pub(crate) fn leave_behind(&self, numbers: [u64; 2]) {
+        for (left, number) in self.entry.shard.left.iter().zip(numbers) {
+            left.fetch_add(number, Ordering::Relaxed);
+        }
     }
 
     /// Cuts the connection: its guarded future ends with `why`. A later cut does not change the reason.
@@ -278,6 +343,23 @@ impl<T: fmt::Debug> fmt::Debug for Conn<T> {
             .field("info", self.info())
             .field("cut", &self.cut_reason())
             .finish_non_exhaustive()
+    }
+}
+
+// === impl ConnId ===
+
+impl fmt::Display for ConnId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.shard, self.number)
+    }
+}
+
+impl FromStr for ConnId {
+    type Err = ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, ParseIntError> {
+        let (shard, number) = text.split_once('-').unwrap_or((text, ""));
+        Ok(Self { shard: shard.parse()?, number: number.parse()? })
     }
 }
 

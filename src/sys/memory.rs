@@ -17,6 +17,15 @@ pub(crate) struct Tidy {
     tidied: u64,
 }
 
+/// The memory of this process that is resident, in bytes. `None` if `/proc` cannot be read.
+pub(crate) fn resident() -> Option<u64> {
+    let statm = fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = statm.split_whitespace().nth(1)?.parse().ok()?;
+    // SAFETY: the call reads a constant of the system.
+    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    Some(pages * u64::try_from(page).ok()?)
+}
+
 /// Makes the calling thread's allocator give unused memory back.
 pub(crate) fn give_back() {
     // SAFETY: the call touches only the allocator's state of this thread, and memory that no thread uses.

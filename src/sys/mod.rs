@@ -1,6 +1,7 @@
 //! System calls, among them those for network namespaces and sockets. Only this module contains unsafe code.
 #![allow(unsafe_code)]
 
+pub(crate) mod coarse_clock;
 pub mod confinement;
 pub(crate) mod cputime;
 pub mod fdpass;
@@ -20,3 +21,4 @@ mod seccomp;
 pub(crate) mod shared_socket;
 pub(crate) mod socket;
 pub(crate) mod splice;
+pub(crate) mod terminal;

@@ -8,7 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::refusals::{Refusals, Sample};
+use super::{
+    refusals::{Refusals, Sample},
+    trace::span,
+};
 use crate::protocols::{
     addr::HboneAddr,
     identity::Identity,
@@ -89,6 +92,7 @@ macro_rules! line {
             direction = $record.reporter.direction(),
             $($($name).+ = $value,)*
             left_out = Some($record.left_out).filter(|count| *count > 0),
+            trace_id = trace_id().as_deref(),
             $message
         )
     };
@@ -162,6 +166,11 @@ pub(crate) fn tried_again(record: &AccessRecord<'_>, outcome: &Outcome) {
         error = outcome.to_string().as_str(),
         "attempt failed, another endpoint is tried"
     );
+}
+
+/// The trace of the connection, if traces are exported and the connection's is.
+fn trace_id() -> Option<String> {
+    span::current_trace().map(|id| format!("{id:032x}"))
 }
 
 /// The value, if it is not empty.

@@ -5,7 +5,10 @@
 //! Families whose label values come from outside are bounded families of this crate, because the registry's families
 //! have neither bound nor sweep.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use prometheus::{
     IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, core::Collector, proto::MetricFamily,
@@ -14,11 +17,13 @@ use prometheus::{
 pub use super::series::{Declaration, MetricsError};
 use super::{
     dns::DnsMetrics,
+    events::Events,
     handover::HandoverMetrics,
     openmetrics::Exposition,
     process,
     refusals::Refusals,
-    series::{Counter, Family, Group, declared, gathered},
+    series::{Counter, Family, Group, Timer, declared, gathered},
+    setup::SetupMetrics,
     traffic::{SERIES_IDLE, Traffic, TrafficTable},
 };
 use crate::protocols::labels::{Endpoint, Reporter, TrafficLabels, or_unknown};
@@ -31,6 +36,11 @@ const MAX_HOSTNAMES: usize = 2000;
 ///
 /// Limit: type URLs with a count of their own, each for an hour: 16; past it: counted as `unknown`.
 const MAX_TYPE_URLS: usize = 16;
+
+/// The number of pairs of key exchange group and cipher suite that have their own count.
+///
+/// Limit: pairs of key exchange group and cipher suite with a count of their own: 64; past it: counted as `unknown`.
+const MAX_HANDSHAKES: usize = 64;
 
 /// The media type of a scrape for a client that asks for OpenMetrics.
 pub const OPENMETRICS: &str = "application/openmetrics-text;charset=utf-8;version=1.0.0";
@@ -59,6 +69,11 @@ pub struct Metrics {
     pub actors: ActorMetrics,
     /// The refused connections that get a line in the access log.
     pub(crate) refusals: Refusals,
+    /// The times of the steps that set connections up.
+    pub setup: SetupMetrics,
+    handshakes: Family<Counter>,
+    /// The last events.
+    pub events: Arc<Events>,
     gauges: ProcessGauges,
 }
 
@@ -98,6 +113,7 @@ pub struct XdsMetrics {
     messages: Family<Counter>,
     message_bytes: Family<Counter>,
     rejections: Family<Counter>,
+    applied: Family<Timer>,
 }
 
 /// The families of revoked certificates.
@@ -176,6 +192,9 @@ impl Metrics {
             pods: PodMetrics::new(r)?,
             actors: ActorMetrics::new(r)?,
             refusals: Refusals::default(),
+            setup: SetupMetrics::default(),
+            handshakes: Family::new(&[declared::HANDSHAKES], MAX_HANDSHAKES),
+            events: Arc::default(),
             gauges: ProcessGauges::new(r)?,
             registry,
         };
@@ -209,6 +228,11 @@ impl Metrics {
         GaugeGuard::new(of_side(&self.sockets, reporter))
     }
 
+    /// Counts a TLS handshake of a tunnel, with the key exchange group and the cipher suite that were agreed on.
+    pub fn handshake(&self, reporter: Reporter, group: Option<&str>, cipher: Option<&str>) {
+        self.handshakes.add(&[reporter.as_str(), or_unknown(group), or_unknown(cipher)], 1);
+    }
+
     /// Counts a live connection that policies were asked about again.
     pub fn policy_rechecked(&self) {
         self.policy_rechecks.inc();
@@ -228,6 +252,7 @@ impl Metrics {
         }
         self.dns.sweep(now, SERIES_IDLE);
         self.refusals.sweep(now);
+        self.xds.applied.sweep(now, SERIES_IDLE);
     }
 
     /// The values of a scrape. Reads `/proc`.
@@ -235,11 +260,13 @@ impl Metrics {
         self.gauges.read(&self.traffic);
         let groups = [self.traffic.group()].into_iter().chain(self.bounded().map(Family::group));
         let groups = groups.chain(self.dns.groups()).chain([self.handover.group()]);
+        let groups = groups.chain([self.setup.group(), self.xds.applied.group()]);
         Snapshot { groups: groups.collect(), gathered: self.registry.gather() }
     }
 
     fn bounded(&self) -> impl Iterator<Item = &Family<Counter>> {
-        [&self.on_demand_dns, &self.xds.messages, &self.xds.message_bytes, &self.xds.rejections].into_iter()
+        let xds = [&self.xds.messages, &self.xds.message_bytes, &self.xds.rejections];
+        [&self.on_demand_dns, &self.handshakes].into_iter().chain(xds)
     }
 
     /// The body of a scrape. Reads `/proc`; encoding takes milliseconds if there are thousands of series.
@@ -349,6 +376,7 @@ impl XdsMetrics {
             messages: Family::new(&[declared::XDS_MESSAGES], MAX_TYPE_URLS),
             message_bytes: Family::new(&[declared::XDS_BYTES], MAX_TYPE_URLS),
             rejections: Family::new(&[declared::XDS_REJECTED], MAX_TYPE_URLS),
+            applied: Family::new(&[declared::XDS_APPLIED], MAX_TYPE_URLS),
         })
     }
 
@@ -361,6 +389,11 @@ impl XdsMetrics {
     pub fn message(&self, type_url: &str, bytes: u64) {
         self.messages.add(&[type_url], 1);
         self.message_bytes.add(&[type_url], bytes);
+    }
+
+    /// Counts the time from the arrival of a response until it is applied.
+    pub fn applied(&self, type_url: &str, time: Duration) {
+        self.applied.observe(&[type_url], time);
     }
 
     /// Counts rejected resources of a response.

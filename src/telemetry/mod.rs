@@ -2,6 +2,7 @@
 
 pub(crate) mod access;
 pub(crate) mod dns;
+pub mod events;
 pub mod export;
 pub(crate) mod filter;
 pub(crate) mod handover;
@@ -10,10 +11,12 @@ pub mod log;
 pub mod metrics;
 pub(crate) mod openmetrics;
 mod otlp;
+pub(crate) mod pod_series;
 mod process;
 pub(crate) mod queue;
 pub(crate) mod refusals;
 pub(crate) mod series;
+pub mod setup;
 pub(crate) mod shards;
 pub(crate) mod state_gauge;
 pub(crate) mod target;

@@ -1,8 +1,8 @@
 //! OpenMetrics text (docs/spec/controlplane.md 5.1; OpenMetrics 1.0).
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, time::SystemTime};
 
-use super::series::{Encoder, Header, Kind, Labels, Sample, Value, unit};
+use super::series::{Encoder, Exemplar, Header, Kind, Labels, Sample, Value, unit};
 
 /// The body of a scrape under construction.
 #[derive(Debug, Default)]
@@ -43,6 +43,19 @@ impl Exposition {
         self.text.push_str(if separator == "," { "} " } else { " " });
     }
 
+    /// Ends a line of a bucket with its count, and with an observation of the bucket.
+    fn bucket(&mut self, count: u64, exemplar: Option<Exemplar>) {
+        // Writing to a String cannot fail.
+        let _ = write!(self.text, "{count}");
+        if let Some(Exemplar { trace, value, at }) = exemplar {
+            let at = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
+            let (seconds, millis) = (at / 1000, at % 1000);
+            let value = number(value);
+            let _ = write!(self.text, " # {{trace_id=\"{trace:032x}\"}} {value} {seconds}.{millis:03}");
+        }
+        self.text.push('\n');
+    }
+
     fn extend(&mut self, parts: &[&str]) {
         for part in parts {
             self.text.push_str(part);
@@ -77,12 +90,13 @@ impl Encoder for Exposition {
                 let _ = writeln!(self.text, "{}", number(*value));
             }
             Value::Histogram(buckets) => {
-                for (bound, count) in &buckets.up_to {
+                let exemplar = |at: usize| buckets.exemplars.get(at).copied().flatten();
+                for (at, (bound, count)) in buckets.up_to.iter().enumerate() {
                     self.line(name, "_bucket", labels, Some(("le", &number(*bound))));
-                    let _ = writeln!(self.text, "{count}");
+                    self.bucket(*count, exemplar(at));
                 }
                 self.line(name, "_bucket", labels, Some(("le", "+Inf")));
-                let _ = writeln!(self.text, "{}", buckets.count);
+                self.bucket(buckets.count, exemplar(buckets.up_to.len()));
                 self.line(name, "_sum", labels, None);
                 let _ = writeln!(self.text, "{}", number(buckets.sum));
                 self.line(name, "_count", labels, None);

@@ -3,7 +3,7 @@
 
 use super::series::{
     Computed, Declaration, MetricsError,
-    declared::{CERTIFICATES, PODS, POLICIES_MISSING, QUARANTINED_ACTORS},
+    declared::{CERTIFICATE_AGE, CERTIFICATE_LEFT, CERTIFICATES, PODS, POLICIES_MISSING, QUARANTINED_ACTORS},
 };
 
 /// The count of each state or kind. Every state and kind is listed, even with a count of zero.
@@ -25,6 +25,22 @@ pub(crate) fn of_certificates(
     count: impl Fn() -> Counts + Send + Sync + 'static,
 ) -> Result<Computed, MetricsError> {
     by_state(&[CERTIFICATES], CERTIFICATES, count)
+}
+
+/// The gauges of the oldest certificate's age and of the time until the next one expires. There are none without a
+/// certificate.
+///
+/// # Errors
+/// The errors are those of [`of_pods`].
+pub(crate) fn of_certificate_times(
+    read: impl Fn() -> Option<(f64, f64)> + Send + Sync + 'static,
+) -> Result<Computed, MetricsError> {
+    Computed::new(&[CERTIFICATE_AGE, CERTIFICATE_LEFT], move |readings| {
+        if let Some((age, left)) = read() {
+            readings.put(CERTIFICATE_AGE, &[], age);
+            readings.put(CERTIFICATE_LEFT, &[], left);
+        }
+    })
 }
 
 /// The gauge of quarantined actors by kind.

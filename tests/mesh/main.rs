@@ -11,6 +11,7 @@ use warren::{
 mod audit;
 mod capture;
 mod certs;
+mod commands;
 mod confined;
 mod diag;
 mod dns;
@@ -49,6 +50,7 @@ mod zds;
 use audit::*;
 use capture::*;
 use certs::*;
+use commands::*;
 use confined::*;
 use dns::*;
 use dns_only::*;
@@ -172,6 +174,8 @@ fn main() -> ExitCode {
         tunnels_to_near_peers_are_not_paced_and_those_to_far_ones_are_as_the_host_has_it,
         a_dump_shows_the_mesh_its_certificates_and_live_connections,
         a_dump_shows_a_part_and_names_what_there_is,
+        tables_show_what_is_live_and_a_connection_can_be_cut,
+        why_says_what_connections_get,
         a_service_on_two_networks_loses_no_connection_by_address_or_name_of_its_gateway,
         a_waypoint_on_another_network_serves,
         an_endpoint_whose_gateway_nobody_knows_is_left_alone,

@@ -1,26 +1,34 @@
-//! `warren tree`, `warren crashes`, `warren quarantine` and `warren chaos`: what operators ask a running proxy for from a
-//! shell.
+//! `warren tree`, `warren why` and their kin: what operators ask a running proxy for from a shell.
+
+mod events;
+mod request;
+mod screen;
+mod table;
+mod tables;
+mod why;
 
 use std::{
-    io::{self, IsTerminal, Write},
+    io,
     net::{Ipv4Addr, SocketAddr},
     process::ExitCode,
-    time::Duration,
 };
 
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 use tokio::time::sleep;
 
+use self::{
+    events::EventsArgs,
+    request::{AdminPort, CommandError, REDRAW_INTERVAL, asked},
+    screen::{Screen, print},
+    tables::{ConnectionsCommand, Table, TableArgs},
+    why::WhyArgs,
+};
 use super::{
-    client::{AskError, ask, encode},
+    client::{encode, encode_value},
     crashes,
     draw::{QuarantinedInput, ShownNode, draw, list},
 };
-use crate::help_heading;
-
-/// How often a watched tree is drawn.
-/// Limit: time between two drawings of `warren tree --watch`: 1 s; past it: the tree is drawn again.
-const REDRAW_INTERVAL: Duration = Duration::from_secs(1);
+use crate::{command_line::WRONG_USAGE, help_heading};
 
 const CHAOS_EXAMPLES: &str = concat!(
     help_heading!("Examples"),
@@ -30,6 +38,16 @@ const CHAOS_EXAMPLES: &str = concat!(
   warren chaos panic-task tunnel/dial        let the next dial of a tunnel panic
 
 The proxy must have been started with WARREN_CHAOS=true."
+);
+
+const WHY_EXAMPLES: &str = concat!(
+    help_heading!("Examples"),
+    "  warren why shop/cart-1 shop/db:5432           from a pod to a service
+  warren why shop/cart-1 db.shop:5432           the same by its name
+  warren why 10.0.0.9 10.244.1.7:80             from one address to another
+  warren why shop/cart-1 shop/db --to ADDR      let the destination's proxy say what it decides
+
+The status is 0 for a connection that gets through, 1 for one that is refused, and 2 where that is not known."
 );
 
 /// What is asked of a running proxy.
@@ -56,6 +74,41 @@ pub enum AdminCommand {
         #[command(flatten)]
         admin: AdminPort,
     },
+    /// Show which pods carry how much now
+    Top(TableArgs),
+    /// List the pods of a running proxy
+    Pods(TableArgs),
+    /// List live connections, or cut one
+    #[command(args_conflicts_with_subcommands = true)]
+    Connections {
+        #[command(subcommand)]
+        command: Option<ConnectionsCommand>,
+        #[command(flatten)]
+        table: TableArgs,
+    },
+    /// List the tunnels of pods
+    Tunnels(TableArgs),
+    /// List certificates and how long they are valid
+    Certs(TableArgs),
+    /// List the services that the proxy knows
+    Services(TableArgs),
+    /// List the policies that the proxy knows
+    Policies(TableArgs),
+    /// Show what has happened, and what happens
+    Events(EventsArgs),
+    /// Show the log levels of a running proxy, or change them
+    Log {
+        /// LEVEL or TARGET=LEVEL, such as debug or access=debug
+        levels: Vec<String>,
+        /// Go back to the levels of the start first
+        #[arg(long)]
+        reset: bool,
+        #[command(flatten)]
+        admin: AdminPort,
+    },
+    /// Explain what becomes of a connection, without sending a packet
+    #[command(after_help = WHY_EXAMPLES)]
+    Why(WhyArgs),
     /// Break something in a running proxy, on purpose
     #[command(after_help = CHAOS_EXAMPLES)]
     Chaos {
@@ -65,14 +118,6 @@ pub enum AdminCommand {
         #[arg(long = "admin", value_name = "ADDR", global = true)]
         admin: Option<SocketAddr>,
     },
-}
-
-/// Where a proxy is asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Args)]
-pub struct AdminPort {
-    /// Address and port of the proxy's admin server [default: 127.0.0.1:15000]
-    #[arg(long, value_name = "ADDR")]
-    admin: Option<SocketAddr>,
 }
 
 /// What is broken, and how.
@@ -127,21 +172,6 @@ pub enum ChaosCommand {
     Tasks,
 }
 
-/// Why the command failed.
-#[derive(Debug, thiserror::Error)]
-enum CommandError {
-    #[error(transparent)]
-    Ask(#[from] AskError),
-    #[error("the proxy refuses: {0}")]
-    Refused(String),
-    #[error("there is no crash report {0}, or it is no longer kept")]
-    NoReport(u64),
-    #[error("the proxy's answer makes no sense: {0}")]
-    Answer(#[from] serde_json::Error),
-    #[error("cannot write: {0}")]
-    Write(#[from] io::Error),
-}
-
 /// Asks what the command line says, at the address that it gives or at `default`.
 pub fn run(command: &AdminCommand, default: Option<SocketAddr>) -> ExitCode {
     let admin = command.admin().or(default).unwrap_or((Ipv4Addr::LOCALHOST, 15000).into());
@@ -151,62 +181,76 @@ pub fn run(command: &AdminCommand, default: Option<SocketAddr>) -> ExitCode {
         .map_err(CommandError::Write)
         .and_then(|runtime| runtime.block_on(perform(command, admin)));
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => ExitCode::from(code),
         // Whoever read has seen enough.
         Err(CommandError::Write(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("Error: {error}");
-            ExitCode::FAILURE
+            match (command, error) {
+                (AdminCommand::Why(_), _) | (_, CommandError::NotThere(_)) => ExitCode::from(WRONG_USAGE),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }
 
-async fn perform(command: &AdminCommand, admin: SocketAddr) -> Result<(), CommandError> {
+async fn perform(command: &AdminCommand, admin: SocketAddr) -> Result<u8, CommandError> {
     match command {
+        AdminCommand::Why(args) => return why::perform(args, admin).await,
+        AdminCommand::Top(args) => tables::perform(Table::Top, args, admin).await?,
+        AdminCommand::Pods(args) => tables::perform(Table::Pods, args, admin).await?,
+        AdminCommand::Connections { command: Some(ConnectionsCommand::Cut { id, yes, .. }), .. } => {
+            tables::cut(id, *yes, admin).await?;
+        }
+        AdminCommand::Connections { command: None, table } => {
+            tables::perform(Table::Connections, table, admin).await?;
+        }
+        AdminCommand::Tunnels(args) => tables::perform(Table::Tunnels, args, admin).await?,
+        AdminCommand::Certs(args) => tables::perform(Table::Certs, args, admin).await?,
+        AdminCommand::Services(args) => tables::perform(Table::Services, args, admin).await?,
+        AdminCommand::Policies(args) => tables::perform(Table::Policies, args, admin).await?,
+        AdminCommand::Events(args) => events::perform(args, admin).await?,
+        AdminCommand::Log { levels, reset, .. } => {
+            print(&asked(admin, "POST", &logging(levels, *reset)).await?)?;
+        }
         AdminCommand::Crashes { number, .. } => {
             let shown = serde_json::from_str(&asked(admin, "GET", "/crashes").await?)?;
             let none = || CommandError::NoReport(number.unwrap_or_default());
-            print(&crashes::draw(&shown, *number).ok_or_else(none)?)
+            print(&crashes::draw(&shown, *number).ok_or_else(none)?)?;
         }
         AdminCommand::Quarantine { .. } => {
             let aside: Vec<QuarantinedInput> =
                 serde_json::from_str(&asked(admin, "GET", "/quarantine").await?)?;
-            print(&list(&aside))
+            print(&list(&aside))?;
         }
         AdminCommand::Chaos { fault, .. } => {
             let (method, target) = fault.request();
-            print(&asked(admin, method, &target).await?)
+            print(&asked(admin, method, &target).await?)?;
         }
-        AdminCommand::Tree { watch: false, .. } => print(&tree(admin).await?),
+        AdminCommand::Tree { watch: false, .. } => print(&tree(admin).await?)?,
         AdminCommand::Tree { watch: true, .. } => loop {
             // A proxy that is away is what somebody who watches wants to see.
             let shown = tree(admin).await.unwrap_or_else(|error| format!("{error}\n"));
-            let clear = if io::stdout().is_terminal() { "\x1b[H\x1b[2J" } else { "" };
-            print(&format!("{clear}{shown}"))?;
+            print(&format!("{}{shown}", Screen::of_stdout().clear()))?;
             sleep(REDRAW_INTERVAL).await;
         },
     }
+    Ok(0)
+}
+
+/// The request that shows or changes log levels.
+fn logging(levels: &[String], reset: bool) -> String {
+    let mut query = Vec::new();
+    query.extend(reset.then(|| "reset".to_owned()));
+    if !levels.is_empty() {
+        query.push(format!("level={}", encode_value(&levels.join(","))));
+    }
+    if query.is_empty() { "/logging".to_owned() } else { format!("/logging?{}", query.join("&")) }
 }
 
 async fn tree(admin: SocketAddr) -> Result<String, CommandError> {
     let roots: Vec<ShownNode> = serde_json::from_str(&asked(admin, "GET", "/actors").await?)?;
-    Ok(draw(&roots, io::stdout().is_terminal()))
-}
-
-/// The text of an answer that is no refusal.
-async fn asked(admin: SocketAddr, method: &str, path: &str) -> Result<String, CommandError> {
-    match ask(admin, method, path).await? {
-        (200, text) => Ok(text),
-        (status, text) if text.trim().is_empty() => Err(CommandError::Refused(format!("status {status}"))),
-        (_, text) => Err(CommandError::Refused(text.trim_end().to_owned())),
-    }
-}
-
-/// Unlike `print!`, lets a closed pipe be an error.
-fn print(text: &str) -> Result<(), CommandError> {
-    let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    Ok(out.flush()?)
+    Ok(draw(&roots, Screen::of_stdout().colours))
 }
 
 // === impl AdminCommand ===
@@ -218,6 +262,17 @@ impl AdminCommand {
                 admin.admin
             }
             Self::Chaos { admin, .. } => *admin,
+            Self::Why(args) => args.admin,
+            Self::Connections { command: Some(ConnectionsCommand::Cut { admin, .. }), .. } => admin.admin,
+            Self::Top(args)
+            | Self::Pods(args)
+            | Self::Connections { table: args, .. }
+            | Self::Tunnels(args)
+            | Self::Certs(args)
+            | Self::Services(args)
+            | Self::Policies(args) => args.admin.admin,
+            Self::Events(args) => args.admin.admin,
+            Self::Log { admin, .. } => admin.admin,
         }
     }
 }

@@ -47,8 +47,22 @@ pub(crate) enum AskError {
 /// # Errors
 /// See [`AskError`]; an answer of any status is none.
 pub(crate) async fn ask(admin: SocketAddr, method: &str, target: &str) -> Result<(u16, String), AskError> {
+    ask_within(admin, method, target, ADMIN_ANSWER_WITHIN).await
+}
+
+/// Sends a request as [`ask`] does, with another bound of the answer's time.
+///
+/// # Errors
+/// See [`AskError`]; an answer of any status is none.
+pub(crate) async fn ask_within(
+    admin: SocketAddr,
+    method: &str,
+    target: &str,
+    within: Duration,
+) -> Result<(u16, String), AskError> {
+    // HTTP/1.0, so that a body whose length is not known ahead comes without chunks.
     let head = format!(
-        "{method} {target} HTTP/1.1\r\nhost: {admin}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+        "{method} {target} HTTP/1.0\r\nhost: {admin}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
     );
     let exchange = async {
         let mut stream = TcpStream::connect(admin).await?;
@@ -57,9 +71,9 @@ pub(crate) async fn ask(admin: SocketAddr, method: &str, target: &str) -> Result
         stream.take(ADMIN_ANSWER_BYTES).read_to_end(&mut answer).await?;
         Ok(answer)
     };
-    let answer = timeout(ADMIN_ANSWER_WITHIN, exchange)
+    let answer = timeout(within, exchange)
         .await
-        .map_err(|_| AskError::Silent { admin, after: ADMIN_ANSWER_WITHIN })?
+        .map_err(|_| AskError::Silent { admin, after: within })?
         .map_err(|error| AskError::Connection { admin, error })?;
     if answer.is_empty() {
         let error = io::ErrorKind::UnexpectedEof.into();
@@ -82,6 +96,11 @@ pub(crate) fn encode(path: &str) -> String {
     path.bytes()
         .map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
         .collect()
+}
+
+/// Encodes a value of a query.
+pub(crate) fn encode_value(value: &str) -> String {
+    encode(value).replace('/', "%2F").replace(':', "%3A")
 }
 
 #[cfg(test)]

@@ -7,8 +7,11 @@ use serde_json::{Value, json};
 
 use super::{
     chaos::Chaos,
+    cut::Cutter,
     dump::Dump,
+    events::EventsPage,
     http::{Answer, Handler, JSON, body, empty, handler, query, text},
+    why::Why,
 };
 use crate::{
     protocols::config::FilterError,
@@ -45,6 +48,14 @@ pub struct Console {
     pub crashes: Provider,
     /// What `/quarantine` shows.
     pub quarantine: Provider,
+    /// What `/live` shows.
+    pub live: Dump,
+    /// What `/events` shows.
+    pub events: EventsPage,
+    /// What ends connections on request.
+    pub cutter: Cutter,
+    /// What explains connections.
+    pub why: Why,
     /// What breaks the process on request.
     pub chaos: Chaos,
     /// Begins the shutdown; called by `/quitquitquit`, perhaps more than once.
@@ -91,6 +102,9 @@ impl Console {
             "/actors" => dump(&self.actors).await,
             "/crashes" => dump(&self.crashes).await,
             "/quarantine" => dump(&self.quarantine).await,
+            "/live" => self.live.answer(&request).await,
+            "/events" => self.events.answer(&request).await,
+            "/why" => self.why.answer(&request).await,
             "/logging" => logging(&self.log, &request),
             "/quitquitquit" if request.method == Method::POST => {
                 tracing::info!(target: "admin", "shutdown asked for by /quitquitquit");
@@ -98,7 +112,10 @@ impl Console {
                 text(StatusCode::OK, "shutdown now\n")
             }
             "/quitquitquit" => text(StatusCode::METHOD_NOT_ALLOWED, "usage: POST /quitquitquit\n"),
-            _ => self.chaos.answer(&request).unwrap_or_else(|| empty(StatusCode::NOT_FOUND)),
+            _ => {
+                let answer = self.cutter.answer(&request).or_else(|| self.chaos.answer(&request));
+                answer.unwrap_or_else(|| empty(StatusCode::NOT_FOUND))
+            }
         }
     }
 }
@@ -125,11 +142,14 @@ fn check_origin(headers: &HeaderMap) -> Result<(), &'static str> {
 }
 
 fn index() -> Answer {
-    const ROWS: [(&str, &str); 7] = [
+    const ROWS: [(&str, &str); 10] = [
         ("config_dump", "what this proxy knows: workloads, services, policies, certificates, settings"),
         ("actors", "the supervision tree: states, restarts, last exits"),
         ("crashes", "reports of what died: messages, backtraces"),
         ("quarantine", "input and actors that are quarantined for crashing, and when they are tried again"),
+        ("live", "pods, connections and tunnels as they are now"),
+        ("events", "the last events"),
+        ("why", "why a connection gets through or not"),
         ("tasks", "kinds of tasks, to be broken where that is enabled"),
         ("logging", "query or change the log filter (POST)"),
         ("quitquitquit", "shut down gracefully (POST)"),

@@ -35,6 +35,8 @@ const TURN_WITHIN: Duration = Duration::from_secs(20);
 pub(crate) struct DumpFilter {
     /// `namespace/name` of the only workload to show, with what concerns it.
     pub(crate) workload: Option<String>,
+    /// A part of the name, address or identity of the only peers to show, where a section has peers.
+    pub(crate) peer: Option<String>,
 }
 
 /// The content of a section. Lists and maps are made while they are written.
@@ -96,7 +98,7 @@ impl Dump {
             let found = parameters.iter().find(|(name, value)| name == wanted && !value.is_empty());
             found.map(|(_, value)| value.clone())
         };
-        let filter = DumpFilter { workload: find("workload") };
+        let filter = DumpFilter { workload: find("workload"), peer: find("peer") };
         let sections = match self.chosen(find("only").as_deref()) {
             Ok(sections) => sections,
             Err(unknown) => return text(StatusCode::NOT_FOUND, unknown),

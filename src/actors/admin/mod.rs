@@ -7,14 +7,17 @@ pub(crate) mod client;
 mod clients;
 pub(crate) mod console;
 pub(crate) mod crashes;
+pub(crate) mod cut;
 pub(crate) mod draw;
 pub(crate) mod dump;
+pub(crate) mod events;
 pub(crate) mod http;
 pub(crate) mod readiness;
 pub(crate) mod server;
 pub(crate) mod stats;
 #[cfg(test)]
 mod tests;
+pub(crate) mod why;
 
 use std::{net::SocketAddr, sync::Arc};
 

@@ -21,10 +21,13 @@ use super::{
     AdminAddrs, AdminServers,
     chaos::Chaos,
     console::{Console, ProviderError, provider, version},
+    cut::Cutter,
     dump::{Content, Dump},
+    events::EventsPage,
     http::{Handler, handler, text},
     readiness::{PROXY, Readiness, STATE_MANAGER},
     server::{HttpServer, ServerLimits},
+    why::{Question, Why},
 };
 use crate::{
     protocols::config::LogFormat,
@@ -69,6 +72,13 @@ async fn world_with(chaos: bool) -> World {
         actors: provider(|| async { Err(ProviderError("the tree is not up".to_owned())) }),
         crashes: super::crashes::of_tree(seen.clone()),
         quarantine: provider(|| async { Ok(serde_json::json!([])) }),
+        live: Dump::new(vec![("pods", Arc::new(|_| Content::Value(json!([]))))], Arc::new(|_| None)),
+        events: EventsPage::new(metrics.events.clone()),
+        cutter: Cutter::new(chaos, Arc::new(|_| None)),
+        why: Why::new(Arc::new(|question| match question {
+            Question::Connection { source, .. } if source == "nobody" => Err("no pod \"nobody\"".to_owned()),
+            asked => Ok(json!(format!("{asked:?}"))),
+        })),
         chaos: Chaos::new(chaos, seen.clone()),
         quit: Arc::new(move || {
             counted.fetch_add(1, Relaxed);

@@ -12,6 +12,7 @@ mod tunnel;
 pub(crate) mod unhealthy;
 
 use std::{
+    collections::BTreeMap,
     os::fd::OwnedFd,
     sync::{
         Arc,
@@ -29,7 +30,7 @@ use self::{
     node::Node,
     pod::Pod,
     table::PodTable,
-    unhealthy::{Reason, Unhealthy},
+    unhealthy::{Named, Reason, Unhealthy},
 };
 use super::{
     control::zds::{self, PodSpec},
@@ -40,10 +41,10 @@ use crate::{
     protocols::{mesh::WorkloadInfo, zds::NetnsId},
     runtime::conns::ConnSet,
     supervisor::{
-        ChildSpec, DynamicChildren, DynamicSpec, Event, EventKind, Intensity, StartError, Strategy,
-        SupervisorSpec,
+        self, ChildSpec, DynamicChildren, DynamicSpec, Event, Intensity, StartError, Strategy, SupervisorSpec,
     },
     sys::netns::NetNs,
+    telemetry::{events::EventKind, pod_series::PodReading},
 };
 
 /// The number of pods that a node may serve, far above a kubelet's limit.
@@ -94,6 +95,11 @@ impl Pods {
         Self { node, table, supervisor, closing: Arc::default(), audits }
     }
 
+    /// The values that all pods share.
+    pub(crate) fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+
     /// The supervisor of the pods' supervisors.
     pub(crate) fn spec(&self) -> DynamicSpec {
         DynamicSpec::new("pods", &self.supervisor).intensity(CHILD_RESTARTS).stop_within(POD_STOP_WITHIN * 2)
@@ -116,7 +122,7 @@ impl Pods {
 
     /// Notes a pod whose supervisor is quarantined.
     pub(crate) fn heard(&self, event: &Event) {
-        let EventKind::Quarantined { retry_in } = event.kind else { return };
+        let supervisor::EventKind::Quarantined { retry_in } = event.kind else { return };
         let uid = event.path.strip_prefix("root/dataplane/pods/");
         if let Some(pod) = uid.and_then(|uid| self.find(uid)) {
             let detail = format!("its actors failed too often; next try in {retry_in:?}");
@@ -143,6 +149,21 @@ impl Pods {
             *number += 1;
         }
         vec![("up", up), ("unhealthy", unhealthy), ("pending", pending)]
+    }
+
+    /// The pods that are out of the mesh, by uid.
+    pub(crate) fn unhealthy(&self) -> BTreeMap<Arc<str>, Named> {
+        self.node.unhealthy.now().borrow().clone()
+    }
+
+    /// What each pod has done since it is served, for metrics.
+    pub(crate) fn readings(&self) -> Vec<PodReading> {
+        self.all().iter().map(|pod| pod.reading()).collect()
+    }
+
+    /// Tells of a pod in the events.
+    fn tell<T: Into<String>>(&self, pod: &str, says: impl FnOnce() -> T) {
+        self.node.metrics.events.tell(EventKind::Pod, Some(pod), says);
     }
 
     /// Stops accepting for all pods at once, once new connections go to the next process, and waits for the live connections until `deadline`. The remaining
@@ -232,6 +253,7 @@ impl Pods {
             Ok(()) => {
                 self.node.hops.directory.add(&pod.inbound);
                 self.node.metrics.pods.started();
+                self.tell(&pod.id.name(), || "pod is served");
                 Ok(())
             }
             Err(error) => {
@@ -296,6 +318,7 @@ impl zds::Pods for Pods {
         let started = self.begin(spec).await;
         if let Err(error) = &started {
             tracing::warn!(target: "pods", uid = &*uid, pod = name, error, "pod cannot be served");
+            self.tell(&name, || format!("pod cannot be served: {error}"));
         }
         started
     }
@@ -305,6 +328,7 @@ impl zds::Pods for Pods {
             self.end(&pod).await;
             self.node.metrics.pods.stopped();
             tracing::info!(target: "pods", uid, pod = %pod.id.name(), "pod no longer served");
+            self.tell(&pod.id.name(), || "pod is no longer served");
         }
     }
 

@@ -29,6 +29,7 @@ use crate::{
         netns::{self, NetNs},
         socket,
     },
+    telemetry::pod_series::{PodReading, PodTotals},
 };
 
 /// A pod whose traffic this process carries. The value outlives restarts of the pod's actors.
@@ -125,6 +126,20 @@ impl Pod {
     /// The pod's network.
     pub(crate) fn network(&self) -> &Arc<PodNetwork> {
         &self.inbound.network
+    }
+
+    /// What the pod has done since it is served.
+    pub(crate) fn reading(&self) -> PodReading {
+        let conns = self.conns();
+        let (mut received, mut sent) = conns.live.left_behind();
+        conns.live.for_each(|conn| {
+            let carried = &conn.info().carried;
+            received += carried.received();
+            sent += carried.sent();
+        });
+        let handshakes = conns.dialled.admitted() + conns.peers.admitted();
+        let totals = PodTotals { connections: conns.live.admitted(), received, sent, handshakes };
+        PodReading { serial: self.id.serial, name: self.id.name().to_string(), totals }
     }
 
     /// The kinds of listeners that the pod has.

@@ -1,6 +1,6 @@
 //! Which attempts a connection makes until its next hop is reached, and what is reported of them.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Instant};
 
 use super::{Outbound, Own, Reached, Trying};
 use crate::{
@@ -20,7 +20,10 @@ use crate::{
             suspects::Tried,
         },
     },
-    telemetry::trace::span::{self, SpanKind, Step},
+    telemetry::{
+        setup::SetupStep,
+        trace::span::{self, SpanKind, Step},
+    },
 };
 
 /// A failed attempt. It becomes the connection's end if no other attempt follows.
@@ -49,6 +52,9 @@ impl<N: Network> Outbound<'_, N> {
                     return None;
                 }
             };
+            if attempt.number == 1 {
+                self.took(SetupStep::Route, self.started);
+            }
             self.try_again(failed.take());
             let replaces_slow = |to: SocketAddr, waiting: WaitingFor| {
                 let route = |excluded: &[SocketAddr]| self.route(&source.workload, excluded, None);
@@ -77,6 +83,11 @@ impl<N: Network> Outbound<'_, N> {
                 }
             }
         }
+    }
+
+    /// Counts the time of a step that began at `since`.
+    pub(super) fn took(&self, step: SetupStep, since: Instant) {
+        self.ctx.metrics.setup.observe(self.shard.index(), step, since.elapsed(), span::current_trace());
     }
 
     /// Reports an attempt after which another one is made.
@@ -158,7 +169,7 @@ impl<N: Network> Outbound<'_, N> {
     ) -> Result<Route, RouteError> {
         let source = Source { workload, client: self.client.ip() };
         let mut rng = self.shard.rng.borrow_mut();
-        let mut pick = Pick { rng: &mut *rng, excluded, suspicion };
+        let mut pick = Pick { rng: &mut *rng, excluded, suspicion, recorder: () };
         route::outbound(self.ctx.pod.mesh.tables(), &source, self.dst, &mut pick)
     }
 }

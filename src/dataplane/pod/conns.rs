@@ -19,6 +19,7 @@ use tokio::{
 use crate::{
     protocols::{identity::Identity, labels::Reporter, tls::PeerChain},
     runtime::conns::ConnSet,
+    sys::coarse_clock,
     telemetry::metrics::CrlMetrics,
 };
 
@@ -36,6 +37,8 @@ pub(crate) mod cut {
     pub(crate) const OWNER: CutReason = CutReason(4);
     /// A certificate of the peer was revoked.
     pub(crate) const REVOKED: CutReason = CutReason(5);
+    /// An operator has asked for it.
+    pub(crate) const OPERATOR: CutReason = CutReason(6);
 }
 
 /// The live connections of a pod.
@@ -88,6 +91,8 @@ pub(crate) struct TunnelInfo {
     pub(crate) peer: SocketAddr,
     /// The peer's certificates, once the handshake is done and if revocation lists are configured.
     chain: OnceLock<Box<PeerChain>>,
+    /// The peer's identity as far as it is known, once the tunnel is set up.
+    up: OnceLock<Option<Identity>>,
 }
 
 /// The description of a live connection, for policies and for display.
@@ -109,6 +114,20 @@ pub(crate) struct ConnInfo {
     pub(crate) next_hop: Mutex<Option<NextHop>>,
     /// Where the connection goes while somebody wants to move it to another process.
     pub(crate) departure: Departure,
+    /// What the connection has carried.
+    pub(crate) carried: Carried,
+}
+
+/// What a live connection has carried, for display. The connection's shard alone writes, so no write needs to be atomic
+/// as a whole.
+#[derive(Debug, Default)]
+pub(crate) struct Carried {
+    received: AtomicU64,
+    sent: AtomicU64,
+    /// When bytes were passed on last, in milliseconds of the coarse clock; 0 before the first.
+    active_ms: AtomicU64,
+    /// Whether this process serves both sides, and no tunnel carries the connection.
+    is_local: AtomicBool,
 }
 
 /// The next hop of a live connection, for display.
@@ -208,12 +227,85 @@ impl PodConns {
     }
 }
 
+// === impl Carried ===
+
+impl Carried {
+    /// Of the connection's side that a local hop ends at.
+    pub(crate) fn locally() -> Self {
+        Self { is_local: true.into(), ..Self::default() }
+    }
+
+    /// Notes that this process serves both sides.
+    pub(crate) fn is_joined(&self) {
+        self.is_local.store(true, Ordering::Relaxed);
+    }
+
+    /// Begins with these numbers of bytes: from client to server, and from server to client.
+    pub(crate) fn begin_with(&self, (received, sent): (u64, u64)) {
+        self.received.store(received, Ordering::Relaxed);
+        self.sent.store(sent, Ordering::Relaxed);
+    }
+
+    /// Adds bytes that went from client to server.
+    pub(crate) fn forward(&self, bytes: u64) {
+        self.received.store(self.received() + bytes, Ordering::Relaxed);
+        self.touch();
+    }
+
+    /// Adds bytes that went from server to client.
+    pub(crate) fn backward(&self, bytes: u64) {
+        self.sent.store(self.sent() + bytes, Ordering::Relaxed);
+        self.touch();
+    }
+
+    /// The bytes that went from client to server.
+    pub(crate) fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    /// The bytes that went from server to client.
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Whether this process serves both sides.
+    pub(crate) fn is_local(&self) -> bool {
+        self.is_local.load(Ordering::Relaxed)
+    }
+
+    /// How long before `now`, a time of the coarse clock, bytes were passed on last. `None` if none ever were.
+    pub(crate) fn idle(&self, now: Duration) -> Option<Duration> {
+        let active = self.active_ms.load(Ordering::Relaxed);
+        (active > 0).then(|| now.saturating_sub(Duration::from_millis(active)))
+    }
+
+    fn touch(&self) {
+        let now = u64::try_from(coarse_clock::now().as_millis()).unwrap_or(u64::MAX);
+        self.active_ms.store(now, Ordering::Relaxed);
+    }
+}
+
 // === impl TunnelInfo ===
 
 impl TunnelInfo {
     /// A tunnel whose handshake is not done.
     pub(crate) fn new(peer: SocketAddr) -> Self {
-        Self { peer, chain: OnceLock::new() }
+        Self { peer, chain: OnceLock::new(), up: OnceLock::new() }
+    }
+
+    /// Notes that the tunnel is set up, with the peer's identity if only one is possible.
+    pub(crate) fn set_up(&self, identity: Option<Identity>) {
+        self.up.get_or_init(|| identity);
+    }
+
+    /// Whether the tunnel is set up.
+    pub(crate) fn is_up(&self) -> bool {
+        self.up.get().is_some()
+    }
+
+    /// The peer's identity, once the tunnel is set up and if the identity is known.
+    pub(crate) fn identity(&self) -> Option<&Identity> {
+        self.up.get()?.as_ref()
     }
 
     /// The peer's certificates, if revocation lists are configured.

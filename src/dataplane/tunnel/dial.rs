@@ -1,6 +1,11 @@
 //! The task that dials and drives a tunnel. The task runs on the shard whose streams the tunnel carries.
 
-use std::{fmt::Display, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    fmt::Display,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use h2::{Ping, PingPong, client::Connection};
@@ -41,8 +46,10 @@ use crate::{
     },
     sys::pacing::PathScope,
     telemetry::{
+        events::EventKind,
         metrics::Metrics,
-        trace::span::{SpanKind, Step},
+        setup::SetupStep,
+        trace::span::{self, SpanKind, Step},
     },
 };
 
@@ -126,11 +133,15 @@ async fn carry<N: Network>(
         Ok(established) => established,
         Err(error) => {
             tracing::debug!(target: "tunnel", to = %key.to, error = %Clipped::<_>(&error), "dial failed");
+            tell(ctx, || format!("no tunnel to {}: {}", key.to, Clipped::<_>(&error)));
             ready(Err(Arc::new(error)));
             return false;
         }
     };
     let _counted = (shard.count_tunnel(), ctx.metrics.pods.tunnel());
+    let mut expected = key.sans.iter();
+    member.info().set_up(expected.next().filter(|_| expected.next().is_none()).cloned());
+    tell(ctx, || format!("tunnel to {} is set up", key.to));
     let tunnel = pool.peer(key).add(send, ctx.config.tunnel.pool.max_streams);
     let delay = pool.backlog().flush_delay();
     let listed = Listed { pool, key, tunnel };
@@ -149,7 +160,13 @@ async fn carry<N: Network>(
         let _ = Box::pin(member.guard(farewell)).await;
     }
     tracing::debug!(target: "tunnel", to = %key.to, ended, "tunnel ended");
+    tell(ctx, || format!("tunnel to {} has ended: {ended}", key.to));
     true
+}
+
+/// Tells of a tunnel of the pod in the events.
+fn tell<N: Network>(ctx: &DialContext<N>, says: impl FnOnce() -> String) {
+    ctx.metrics.events.tell(EventKind::Tunnel, Some(&ctx.id.name()), says);
 }
 
 /// Takes the tunnel out of the pool when its driver ends, also by a panic.
@@ -172,7 +189,7 @@ async fn establish<N: Network>(
     key: &TunnelKey,
     member: &Conn<TunnelInfo>,
 ) -> Result<Established<N::Stream>, DialError> {
-    let cert = certificate(ctx, key).await?;
+    let cert = certificate(shard, ctx, key).await?;
     let connecting = ctx.network.connect(key.to, None, PathScope::Network);
     let stream = Step::run("tcp connect", SpanKind::Client, connecting)
         .describe(|span, connected| _ = span.result("connect", connected))
@@ -193,16 +210,19 @@ async fn establish<N: Network>(
 
 /// The pod's certificate, which is awaited if no certificate is held yet.
 async fn certificate<N: Network>(
+    shard: &Shard,
     ctx: &DialContext<N>,
     key: &TunnelKey,
 ) -> Result<Arc<WorkloadCert>, DialError> {
     if let Some(cert) = ctx.certs.current(&key.identity) {
         return Ok(cert);
     }
+    let began = Instant::now();
     let holding = ctx.certs.hold(&key.identity, ctx.config.timeouts.certificate);
     let held = Step::run("wait for certificate", SpanKind::Internal, holding)
         .describe(|span, held| _ = span.result("certificate", held))
         .await;
+    ctx.metrics.setup.observe(shard.index(), SetupStep::Certificate, began.elapsed(), span::current_trace());
     held.map_err(|error| DialError::Certificate(error.to_string()))
 }
 
@@ -228,6 +248,7 @@ async fn secure<N: Network>(
         })?,
         Err(_) => return Err(DialError::TlsTimedOut { to: key.to, after }),
     };
+    ctx.metrics.handshake(Reporter::Source, peer.group, peer.cipher);
     if peer.alpn.as_deref() != Some(ALPN_H2) {
         return Err(DialError::Alpn { to: key.to });
     }

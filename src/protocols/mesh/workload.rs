@@ -185,6 +185,11 @@ impl Workload {
         self.uid.get(at..at + len).unwrap_or_default()
     }
 
+    /// `namespace/name`.
+    pub fn full_name(&self) -> String {
+        format!("{}/{}", self.namespace(), self.name())
+    }
+
     /// The namespace.
     pub fn namespace(&self) -> &str {
         self.template.identity.namespace()

@@ -4,10 +4,11 @@ use super::*;
 fn every_end_has_its_flag_and_text() {
     use ResponseFlag::*;
     let cause = || Cause::from("why");
-    let table: [(Outcome, ResponseFlag, &str); 27] = [
+    let table: [(Outcome, ResponseFlag, &str); 28] = [
         (Cut::Drain.into(), Ok, "connection closed due to connection drain"),
         (Cut::PolicyChange.into(), Deny, "connection closed due to policy change"),
         (Cut::Revoked.into(), CertRevoked, "connection closed: peer certificate revoked by CRL"),
+        (Cut::Operator.into(), Ok, "connection closed by an operator"),
         (
             Denial::Explicit("ns/name".into()).into(),
             Deny,

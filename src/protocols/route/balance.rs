@@ -12,6 +12,7 @@ use rand::Rng;
 
 use super::{
     hop::{HBONE_PORT, Sans, Upstream},
+    recorder::{Examined, Fact, PassedOver, RouteRecorder},
     request::Pick,
 };
 use crate::protocols::mesh::{
@@ -46,8 +47,7 @@ pub(super) enum Standing {
 }
 
 /// A choice among endpoints.
-#[derive(Clone, Copy)]
-pub(super) struct Wanted<'a> {
+pub(super) struct Wanted<'a, R> {
     pub(super) source: &'a Workload,
     /// The address asked for, which an endpoint may own, or else has the better family.
     pub(super) hint: IpAddr,
@@ -55,7 +55,7 @@ pub(super) struct Wanted<'a> {
     pub(super) port: u16,
     pub(super) purpose: Purpose,
     /// The standing of a gateway of another network.
-    pub(super) standing: &'a dyn Fn(&Gateway, &Pick<'_>) -> Standing,
+    pub(super) standing: &'a dyn Fn(&Gateway, &Pick<'_, R>) -> Standing,
 }
 
 /// The workload to go to, by way of a service or not.
@@ -115,14 +115,18 @@ impl Chosen {
 
 /// Chooses an endpoint. `None` if none may be used. An endpoint whose gateway may not be used is chosen only if there
 /// is no other one, so that the caller can name the gateway.
-pub(super) fn choose(
+pub(super) fn choose<R: RouteRecorder>(
     mesh: &Mesh,
     service: &Arc<Service>,
-    wanted: &Wanted<'_>,
-    pick: &mut Pick<'_>,
+    wanted: &Wanted<'_, R>,
+    pick: &mut Pick<'_, R>,
 ) -> Option<Chosen> {
+    pick.recorder.hear(Fact::Choice(service, wanted.port));
     let endpoints = mesh.endpoints(service)?;
     let choice = Choice { service, wanted, any_gateway: false };
+    if R::HEARS {
+        choice.tell(&endpoints, pick);
+    }
     let last_resort = Choice { any_gateway: true, ..choice };
     let (workload, Eligible { port, dial_target }) = match service.balancing().mode {
         BalancingMode::Passthrough => return None,
@@ -131,15 +135,24 @@ pub(super) fn choose(
         }
         BalancingMode::Strict | BalancingMode::Failover => choice.weigh_all(&endpoints, pick),
     }
-    .or_else(|| last_resort.weigh_all(&endpoints, pick))?;
+    .or_else(|| {
+        pick.recorder.hear(Fact::LastResort);
+        last_resort.weigh_all(&endpoints, pick)
+    })?;
+    pick.recorder.hear(Fact::Chosen(workload, port));
     Some(Chosen { workload: Arc::clone(workload), service: Some(Arc::clone(service)), port, dial_target })
 }
 
 /// The standing of the endpoints of a gateway's service: that of the best one [`choose`] may choose.
-pub(super) fn standing(mesh: &Mesh, service: &Service, wanted: &Wanted<'_>, pick: &Pick<'_>) -> Standing {
+pub(super) fn standing<R: RouteRecorder>(
+    mesh: &Mesh,
+    service: &Service,
+    wanted: &Wanted<'_, R>,
+    pick: &Pick<'_, R>,
+) -> Standing {
     let choice = Choice { service, wanted, any_gateway: false };
     let of = |workload: &Arc<Workload>| {
-        let eligible = choice.eligible(workload, pick)?;
+        let eligible = choice.eligible(workload, pick).ok()?;
         choice.rank(workload.place())?;
         let suspect = choice.is_suspect(workload, &eligible, pick);
         Some(if suspect { Standing::Suspect } else { Standing::Trusted })
@@ -159,23 +172,22 @@ struct Drawing<'e> {
     drawn: Option<(&'e Arc<Workload>, Eligible)>,
 }
 
-#[derive(Clone, Copy)]
-struct Choice<'a> {
+struct Choice<'a, R> {
     service: &'a Service,
-    wanted: &'a Wanted<'a>,
+    wanted: &'a Wanted<'a, R>,
     /// Whether endpoints count whose gateway may not be used.
     any_gateway: bool,
 }
 
 // === impl Choice ===
 
-impl Choice<'_> {
+impl<R: RouteRecorder> Choice<'_, R> {
     /// Draws a bounded number of endpoints at random until a usable endpoint without suspicion comes up. The capacity of
     /// an endpoint decides its probability, and most endpoints are never looked at.
     fn draw<'e>(
         &self,
         endpoints: &'e Endpoints,
-        pick: &mut Pick<'_>,
+        pick: &mut Pick<'_, R>,
     ) -> Option<(&'e Arc<Workload>, Eligible)> {
         let (all, top) = (endpoints.workloads(), endpoints.top_capacity());
         if all.is_empty() || top == 0 {
@@ -187,7 +199,7 @@ impl Choice<'_> {
             if capacity < top && pick.rng.random_range(0..top) >= capacity {
                 continue;
             }
-            if let Some(eligible) = self.eligible(workload, pick)
+            if let Ok(eligible) = self.eligible(workload, pick)
                 && !self.is_suspect(workload, &eligible, pick)
             {
                 return Some((workload, eligible));
@@ -201,7 +213,7 @@ impl Choice<'_> {
     fn weigh_all<'e>(
         &self,
         endpoints: &'e Endpoints,
-        pick: &mut Pick<'_>,
+        pick: &mut Pick<'_, R>,
     ) -> Option<(&'e Arc<Workload>, Eligible)> {
         let (mut best, mut trusted, mut suspects) = (0, Drawing::default(), Drawing::default());
         for workload in endpoints.workloads().iter().filter(|workload| workload.capacity() > 0) {
@@ -209,7 +221,7 @@ impl Choice<'_> {
             if rank < best {
                 continue;
             }
-            let Some(eligible) = self.eligible(workload, pick) else { continue };
+            let Ok(eligible) = self.eligible(workload, pick) else { continue };
             if rank > best {
                 (best, trusted, suspects) = (rank, Drawing::default(), Drawing::default());
             }
@@ -220,7 +232,7 @@ impl Choice<'_> {
         trusted.drawn.or(suspects.drawn)
     }
 
-    fn is_suspect(&self, workload: &Arc<Workload>, eligible: &Eligible, pick: &Pick<'_>) -> bool {
+    fn is_suspect(&self, workload: &Arc<Workload>, eligible: &Eligible, pick: &Pick<'_, R>) -> bool {
         if self.is_beyond(workload) {
             return self.behind(workload, pick) == Standing::Suspect;
         }
@@ -266,22 +278,48 @@ impl Choice<'_> {
         Some(rank + bonus)
     }
 
-    fn eligible(&self, workload: &Workload, pick: &Pick<'_>) -> Option<Eligible> {
-        if !self.service.admits(workload) {
-            return None;
+    /// Tells the recorder of each endpoint. The random number generator is left alone, so the choice is what it is
+    /// without a recorder.
+    fn tell(&self, endpoints: &Endpoints, pick: &mut Pick<'_, R>) {
+        for workload in endpoints.workloads() {
+            let examined = self.examine(workload, pick).unwrap_or_else(Examined::PassedOver);
+            pick.recorder.hear(Fact::Endpoint(workload, &examined));
         }
-        let port = self.target_port(workload)?;
+    }
+
+    fn examine(&self, workload: &Arc<Workload>, pick: &Pick<'_, R>) -> Result<Examined, PassedOver> {
+        if workload.capacity() == 0 {
+            return Err(PassedOver::NoCapacity);
+        }
+        let rank = self.rank(workload.place()).ok_or(PassedOver::TooFar)?;
+        let eligible = self.eligible(workload, pick)?;
+        let suspect = self.is_suspect(workload, &eligible, pick);
+        let port = self.dialled_port(workload, eligible.port);
+        let Eligible { dial_target, .. } = eligible;
+        let chosen = Chosen::direct(Arc::clone(workload), port, dial_target);
+        let to = chosen.upstream(port, self.wanted.hint).filter(|_| !self.is_beyond(workload));
+        Ok(Examined::Eligible { rank, to, suspect })
+    }
+
+    fn eligible(&self, workload: &Workload, pick: &Pick<'_, R>) -> Result<Eligible, PassedOver> {
+        if !self.service.admits(workload) {
+            return Err(PassedOver::NotReady);
+        }
+        let port = self.target_port(workload).ok_or(PassedOver::NoPort)?;
         let beyond = self.is_beyond(workload);
         let dial_target = dial_target(workload, self.wanted.hint, Some(self.service));
-        let dial_target = dial_target.filter(|dial_target| beyond || *dial_target != DialTarget::Gateway)?;
-        let is_usable = if beyond {
-            self.any_gateway || self.behind(workload, pick) > Standing::Unusable
-        } else if let DialTarget::Ip(ip) = dial_target {
-            !pick.excludes(SocketAddr::new(ip, self.dialled_port(workload, port)))
-        } else {
-            true
-        };
-        is_usable.then_some(Eligible { port, dial_target })
+        let dial_target = dial_target.filter(|dial_target| beyond || *dial_target != DialTarget::Gateway);
+        let dial_target = dial_target.ok_or(PassedOver::NoAddress)?;
+        if beyond {
+            if !self.any_gateway && self.behind(workload, pick) == Standing::Unusable {
+                return Err(PassedOver::NoGateway);
+            }
+        } else if let DialTarget::Ip(ip) = dial_target
+            && pick.excludes(SocketAddr::new(ip, self.dialled_port(workload, port)))
+        {
+            return Err(PassedOver::Failed);
+        }
+        Ok(Eligible { port, dial_target })
     }
 
     /// Whether `workload` is reached through a gateway. A gateway is dialled itself, whatever network it is on.
@@ -290,7 +328,7 @@ impl Choice<'_> {
     }
 
     /// The standing of the gateway before `workload`.
-    fn behind(&self, workload: &Workload, pick: &Pick<'_>) -> Standing {
+    fn behind(&self, workload: &Workload, pick: &Pick<'_, R>) -> Standing {
         let gateway = workload.network_gateway();
         gateway.map_or(Standing::Unusable, |gateway| (self.wanted.standing)(gateway, pick))
     }
@@ -323,7 +361,12 @@ impl Choice<'_> {
 // === impl Drawing ===
 
 impl<'e> Drawing<'e> {
-    fn offer(&mut self, workload: &'e Arc<Workload>, eligible: Eligible, pick: &mut Pick<'_>) {
+    fn offer<R: RouteRecorder>(
+        &mut self,
+        workload: &'e Arc<Workload>,
+        eligible: Eligible,
+        pick: &mut Pick<'_, R>,
+    ) {
         let capacity = u64::from(workload.capacity());
         self.sum += capacity;
         if pick.rng.random_range(0..self.sum) < capacity {

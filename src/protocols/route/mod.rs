@@ -10,6 +10,7 @@ mod local;
 mod missing;
 mod outbound;
 mod ports;
+mod recorder;
 mod request;
 pub(crate) mod suspects;
 #[cfg(test)]
@@ -24,6 +25,7 @@ pub use self::{
     local::{is_at_destination, is_between_pods},
     outbound::{asked_service, outbound},
     ports::check_outbound,
+    recorder::{Examined, Fact, PassedOver, RouteRecorder},
     request::{Pick, Source},
     suspects::{Finding, Suspicion},
 };

@@ -9,6 +9,7 @@ use super::{
     balance::{self, Chosen, DialTarget, Purpose, Wanted},
     error::RouteError,
     hop::{HBONE_PORT, Hop, Route, Upstream},
+    recorder::{Fact, RouteRecorder},
     request::{Pick, Source},
     waypoint::{self, Found, Reference},
 };
@@ -22,17 +23,18 @@ use crate::protocols::{
 ///
 /// # Errors
 /// The destination is known, but may or can not be reached: see [`RouteError`]. An unknown one is passed through.
-pub fn outbound(
+pub fn outbound<R: RouteRecorder>(
     mesh: &Mesh,
     src: &Source<'_>,
     dst: OrigDst,
-    pick: &mut Pick<'_>,
+    pick: &mut Pick<'_, R>,
 ) -> Result<Route, RouteError> {
     let call = Call { mesh, src, dst };
     let service = call.classify();
     if let Some(service) = &service
         && let Some(waypoint) = waypoint::of_service(service, pick)
     {
+        pick.recorder.hear(Fact::ServiceWaypoint(service, waypoint));
         return call.service_waypoint(service, waypoint, pick);
     }
     match call.resolve(pick)? {
@@ -69,11 +71,11 @@ impl Call<'_> {
     }
 
     /// The route by way of a service.
-    fn service_waypoint(
+    fn service_waypoint<R: RouteRecorder>(
         &self,
         service: &Arc<Service>,
         gateway: &Gateway,
-        pick: &mut Pick<'_>,
+        pick: &mut Pick<'_, R>,
     ) -> Result<Route, RouteError> {
         let chosen = self.waypoint(gateway, pick)?;
         if chosen.workload.network() != self.src.workload.network() {
@@ -82,24 +84,28 @@ impl Call<'_> {
         self.through(chosen, gateway, Some(Arc::clone(service)), pick)
     }
 
-    fn waypoint(&self, gateway: &Gateway, pick: &mut Pick<'_>) -> Result<Chosen, RouteError> {
+    fn waypoint<R: RouteRecorder>(
+        &self,
+        gateway: &Gateway,
+        pick: &mut Pick<'_, R>,
+    ) -> Result<Chosen, RouteError> {
         let reference = Reference { gateway, hint: self.dst.ip(), purpose: Purpose::Waypoint };
         waypoint::resolve(self.mesh, self.src, reference, pick)
             .ok_or_else(|| self.nothing_left(pick, RouteError::UnknownWaypoint(gateway.to_string())))
     }
 
     /// The error for a choice that came out empty: `otherwise`, unless endpoints were excluded.
-    fn nothing_left(&self, pick: &Pick<'_>, otherwise: RouteError) -> RouteError {
+    fn nothing_left<R: RouteRecorder>(&self, pick: &Pick<'_, R>, otherwise: RouteError) -> RouteError {
         if pick.excluded.is_empty() { otherwise } else { RouteError::NoHealthyUpstream(self.dst) }
     }
 
     /// HBONE to a waypoint of the same network, asking it for the original destination.
-    fn through(
+    fn through<R: RouteRecorder>(
         &self,
         waypoint: Chosen,
         gateway: &Gateway,
         service: Option<Arc<Service>>,
-        pick: &Pick<'_>,
+        pick: &Pick<'_, R>,
     ) -> Result<Route, RouteError> {
         let to = waypoint
             .upstream(waypoint.port, self.dst.ip())
@@ -109,13 +115,17 @@ impl Call<'_> {
     }
 
     /// The workload to go to; nothing if nothing is known, or it is to be passed through.
-    fn resolve(&self, pick: &mut Pick<'_>) -> Result<Option<Chosen>, RouteError> {
+    fn resolve<R: RouteRecorder>(&self, pick: &mut Pick<'_, R>) -> Result<Option<Chosen>, RouteError> {
         let source = self.src.workload;
         let (ip, port) = (self.dst.ip(), self.dst.port());
         match waypoint::find(self.mesh, source.network(), ip, source.namespace(), Sight::Client) {
-            Some(Found::Service(service)) if waypoint::is_passthrough(&service) => Ok(None),
+            Some(Found::Service(service)) if waypoint::is_passthrough(&service) => {
+                pick.recorder.hear(Fact::Passthrough(&service));
+                Ok(None)
+            }
             Some(Found::Service(service)) => {
-                let standing = |gateway: &Gateway, pick: &Pick<'_>| {
+                pick.recorder.hear(Fact::OfService(&service));
+                let standing = |gateway: &Gateway, pick: &Pick<'_, R>| {
                     waypoint::gateway_standing(self.mesh, source, (gateway, ip), pick)
                 };
                 let purpose = Purpose::Destination;
@@ -123,17 +133,23 @@ impl Call<'_> {
                 let chosen = balance::choose(self.mesh, &service, &wanted, pick);
                 chosen.map(Some).ok_or(RouteError::NoHealthyUpstream(self.dst))
             }
-            Some(Found::Workload(workload)) => Ok(Some(Chosen::direct(workload, port, DialTarget::Ip(ip)))),
-            None => Ok(None),
+            Some(Found::Workload(workload)) => {
+                pick.recorder.hear(Fact::OfWorkload(&workload));
+                Ok(Some(Chosen::direct(workload, port, DialTarget::Ip(ip))))
+            }
+            None => {
+                pick.recorder.hear(Fact::OfNobody);
+                Ok(None)
+            }
         }
     }
 
     /// The route to a workload: through its waypoint, by HBONE, or directly.
-    fn deliver(
+    fn deliver<R: RouteRecorder>(
         &self,
         chosen: &Chosen,
         classified: Option<Arc<Service>>,
-        pick: &mut Pick<'_>,
+        pick: &mut Pick<'_, R>,
     ) -> Result<Route, RouteError> {
         let workload = &chosen.workload;
         let service = classified.or_else(|| chosen.service.clone());
@@ -143,8 +159,9 @@ impl Call<'_> {
         }
         if service.is_none()
             && let Some(gateway) = workload.waypoint()
-            && !waypoint::is_source(self.mesh, gateway, self.src)
+            && !self.comes_from(gateway, pick)
         {
+            pick.recorder.hear(Fact::WorkloadWaypoint(workload, gateway));
             let waypoint = self.waypoint(gateway, pick)?;
             if waypoint.workload.network() != self.src.workload.network() {
                 return Err(RouteError::OtherNetwork(waypoint.workload.uid().into()));
@@ -168,10 +185,25 @@ impl Call<'_> {
         self.route(hop, Some(Arc::clone(workload)), service, pick)
     }
 
+    /// Whether the client itself is the waypoint that `gateway` refers to.
+    fn comes_from<R: RouteRecorder>(&self, gateway: &Gateway, pick: &mut Pick<'_, R>) -> bool {
+        let is_source = waypoint::is_source(self.mesh, gateway, self.src);
+        if is_source {
+            pick.recorder.hear(Fact::ClientIsWaypoint(gateway));
+        }
+        is_source
+    }
+
     /// Through the gateway of the network `far` is on, which is a destination or a waypoint.
-    fn double(&self, far: &Chosen, service: Arc<Service>, pick: &mut Pick<'_>) -> Result<Route, RouteError> {
+    fn double<R: RouteRecorder>(
+        &self,
+        far: &Chosen,
+        service: Arc<Service>,
+        pick: &mut Pick<'_, R>,
+    ) -> Result<Route, RouteError> {
         let gateway =
             far.workload.network_gateway().ok_or_else(|| RouteError::NoGateway(far.workload.uid().into()))?;
+        pick.recorder.hear(Fact::NetworkGateway(&far.workload, gateway));
         let unknown = || RouteError::UnknownGateway(gateway.to_string());
         let reference = Reference { gateway, hint: self.dst.ip(), purpose: Purpose::Gateway };
         let near = waypoint::resolve(self.mesh, self.src, reference, pick)
@@ -186,16 +218,16 @@ impl Call<'_> {
     }
 
     /// The route that would be taken if there was no mesh.
-    fn passthrough(&self, pick: &Pick<'_>) -> Result<Route, RouteError> {
+    fn passthrough<R: RouteRecorder>(&self, pick: &Pick<'_, R>) -> Result<Route, RouteError> {
         self.route(Hop::Tcp { to: Upstream::Ip(self.dst.addr()) }, None, None, pick)
     }
 
-    fn route(
+    fn route<R: RouteRecorder>(
         &self,
         hop: Hop,
         destination: Option<Arc<Workload>>,
         service: Option<Arc<Service>>,
-        pick: &Pick<'_>,
+        pick: &Pick<'_, R>,
     ) -> Result<Route, RouteError> {
         match hop.upstream() {
             Upstream::Ip(addr) if pick.excludes(*addr) => Err(RouteError::NoHealthyUpstream(self.dst)),

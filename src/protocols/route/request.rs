@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use super::suspects::Suspicion;
+use super::{recorder::RouteRecorder, suspects::Suspicion};
 use crate::protocols::mesh::Workload;
 
 /// The pod that opens a connection.
@@ -18,7 +18,7 @@ pub struct Source<'a> {
 }
 
 /// The inputs of a choice among endpoints besides the mesh.
-pub struct Pick<'a> {
+pub struct Pick<'a, R = ()> {
     /// The random number generator.
     pub rng: &'a mut dyn rand::RngCore,
     /// Addresses that no route may lead to, as endpoints there have failed. If nothing else is left,
@@ -26,11 +26,13 @@ pub struct Pick<'a> {
     pub excluded: &'a [SocketAddr],
     /// Next hops that failed lately. Among endpoints of the same rank they are the last choice.
     pub suspicion: Option<Suspicion<'a>>,
+    /// Hears what the route depends on.
+    pub recorder: R,
 }
 
 // === impl Pick ===
 
-impl Pick<'_> {
+impl<R: RouteRecorder> Pick<'_, R> {
     /// Whether `addr` must not be chosen.
     pub(super) fn excludes(&self, addr: SocketAddr) -> bool {
         self.excluded.contains(&addr)

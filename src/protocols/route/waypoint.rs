@@ -9,6 +9,7 @@ use rand::Rng;
 
 use super::{
     balance::{self, Chosen, DialTarget, Purpose, Standing, Wanted},
+    recorder::{Fact, RouteRecorder},
     request::{Pick, Source},
 };
 use crate::protocols::mesh::{
@@ -62,7 +63,10 @@ pub(super) fn service_of_address(
 }
 
 /// The waypoint of a connection to `service`: one of the weighted ones, else the only one.
-pub(super) fn of_service<'s>(service: &'s Service, pick: &mut Pick<'_>) -> Option<&'s Gateway> {
+pub(super) fn of_service<'s, R: RouteRecorder>(
+    service: &'s Service,
+    pick: &mut Pick<'_, R>,
+) -> Option<&'s Gateway> {
     let weighted = service.weighted_waypoints();
     let sum: u64 = weighted.iter().map(|waypoint| u64::from(waypoint.weight)).sum();
     if sum == 0 {
@@ -79,11 +83,11 @@ pub(super) fn of_service<'s>(service: &'s Service, pick: &mut Pick<'_>) -> Optio
 }
 
 /// The workload behind a reference. `None` if nothing is known by it, or nothing that may be used.
-pub(super) fn resolve(
+pub(super) fn resolve<R: RouteRecorder>(
     mesh: &Mesh,
     source: &Source<'_>,
     Reference { gateway, hint, purpose }: Reference<'_>,
-    pick: &mut Pick<'_>,
+    pick: &mut Pick<'_, R>,
 ) -> Option<Chosen> {
     let port = gateway.hbone_port;
     let source = source.workload;
@@ -91,7 +95,7 @@ pub(super) fn resolve(
     match found {
         Found::Service(service) => {
             let standing =
-                |gateway: &Gateway, pick: &Pick<'_>| gateway_standing(mesh, source, (gateway, hint), pick);
+                |gateway: &Gateway, pick: &Pick<'_, R>| gateway_standing(mesh, source, (gateway, hint), pick);
             let wanted = Wanted { source, hint, port, purpose, standing: &standing };
             balance::choose(mesh, &service, &wanted, pick)
         }
@@ -100,6 +104,7 @@ pub(super) fn resolve(
             let dial_target = balance::dial_target(&workload, hint, None);
             let dial_target =
                 dial_target.filter(|dial_target| beyond || *dial_target != DialTarget::Gateway)?;
+            pick.recorder.hear(Fact::Chosen(&workload, port));
             Some(Chosen::direct(workload, port, dial_target))
         }
     }
@@ -107,11 +112,11 @@ pub(super) fn resolve(
 
 /// The standing of a gateway of another network. A gateway is unusable if it leads nowhere but to excluded addresses.
 /// The second part of `gateway` is the address dialled, whose family is preferred.
-pub(super) fn gateway_standing(
+pub(super) fn gateway_standing<R: RouteRecorder>(
     mesh: &Mesh,
     source: &Workload,
     (gateway, hint): (&Gateway, IpAddr),
-    pick: &Pick<'_>,
+    pick: &Pick<'_, R>,
 ) -> Standing {
     let port = gateway.hbone_port;
     let Some((found, hint)) = look_up(mesh, source, gateway, hint) else { return Standing::Unusable };

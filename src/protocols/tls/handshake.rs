@@ -11,7 +11,7 @@ use std::{
 
 use bytes::{Buf, BytesMut};
 use rustls::{
-    AlertDescription, ClientConfig, ServerConfig,
+    AlertDescription, ClientConfig, CommonState, ServerConfig,
     client::{ClientConnectionData, UnbufferedClientConnection},
     pki_types::{CertificateDer, ServerName},
     server::{ServerConnectionData, UnbufferedServerConnection},
@@ -91,6 +91,10 @@ pub struct Peer {
     pub certificates: Vec<CertificateDer<'static>>,
     /// The negotiated application protocol.
     pub alpn: Option<Vec<u8>>,
+    /// The name of the key exchange group.
+    pub group: Option<&'static str>,
+    /// The name of the cipher suite.
+    pub cipher: Option<&'static str>,
 }
 
 /// The turns of the handshakes that share a thread. A step of a handshake costs up to some milliseconds of processor
@@ -137,10 +141,7 @@ pub async fn connect_in_turn<Io: AsyncRead + AsyncWrite + Unpin>(
     // The key share is made here.
     let mut conn = turns.take(|| UnbufferedClientConnection::new(config, name)).await?;
     let received = drive(&mut io, &mut conn, turns).await?;
-    let peer = Peer {
-        certificates: conn.peer_certificates().map(owned).unwrap_or_default(),
-        alpn: conn.alpn_protocol().map(<[u8]>::to_vec),
-    };
+    let peer = Peer::of(&conn);
     let (secrets, kernel) = conn.dangerous_into_kernel_connection()?;
     Ok((TlsStream::new(io, Keys::new(secrets, kernel.into())?, received, buffers), peer))
 }
@@ -169,12 +170,23 @@ pub async fn accept_in_turn<Io: AsyncRead + AsyncWrite + Unpin>(
 ) -> Result<(TlsStream<Io>, Peer), HandshakeError> {
     let mut conn = UnbufferedServerConnection::new(config)?;
     let received = drive(&mut io, &mut conn, turns).await?;
-    let peer = Peer {
-        certificates: conn.peer_certificates().map(owned).unwrap_or_default(),
-        alpn: conn.alpn_protocol().map(<[u8]>::to_vec),
-    };
+    let peer = Peer::of(&conn);
     let (secrets, kernel) = conn.dangerous_into_kernel_connection()?;
     Ok((TlsStream::new(io, Keys::new(secrets, kernel.into())?, received, buffers), peer))
+}
+
+// === impl Peer ===
+
+impl Peer {
+    /// What both sides have agreed on.
+    fn of(conn: &CommonState) -> Self {
+        Self {
+            certificates: conn.peer_certificates().map(owned).unwrap_or_default(),
+            alpn: conn.alpn_protocol().map(<[u8]>::to_vec),
+            group: conn.negotiated_key_exchange_group().and_then(|group| group.name().as_str()),
+            cipher: conn.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()),
+        }
+    }
 }
 
 fn owned(chain: &[CertificateDer<'_>]) -> Vec<CertificateDer<'static>> {

@@ -204,3 +204,24 @@ fn a_connection_that_is_wanted_wakes_its_task_and_a_cut_keeps_its_reason() {
     wanted.want();
     assert_eq!(poll(pin!(wanted.guard(async {})), &counter), Poll::Ready(Ok(())));
 }
+
+#[test]
+fn a_connection_is_found_by_an_id_that_no_other_one_ever_has() {
+    let set = ConnSet::new(2);
+    let (a, b) = (set.admit(0, "a").unwrap(), set.admit(1, "b").unwrap());
+    let id = b.id();
+    assert_eq!(id.to_string(), "1-1");
+    assert_eq!("1-1".parse::<ConnId>(), Ok(id));
+    assert_eq!(set.find(id).map(|found| *found.info()), Some("b"));
+    a.leave_behind([3, 4]);
+    b.leave_behind([10, 20]);
+    drop(b);
+    // The place in the set is taken again, the id is not.
+    let c = set.admit(1, "c").unwrap();
+    assert!(set.find(id).is_none() && set.find(ConnId { shard: 9, number: 1 }).is_none());
+    assert_eq!(set.find(c.id()).map(|found| *found.info()), Some("c"));
+    assert_eq!((set.admitted(), set.len(), set.left_behind()), (3, 2, (13, 24)));
+    for wrong in ["", "1", "1-", "-1", "a-1"] {
+        assert!(wrong.parse::<ConnId>().is_err(), "{wrong}");
+    }
+}

@@ -96,6 +96,6 @@ impl Cell for Timer {
             up_to.extend(self.bounds.get(at).map(|bound| (*bound, count)));
         }
         let sum = Duration::from_nanos(self.nanos.load(Relaxed)).as_secs_f64();
-        emit(None, Value::Histogram(Buckets { up_to, count, sum }));
+        emit(None, Value::Histogram(Buckets { up_to, count, sum, exemplars: Vec::new() }));
     }
 }

@@ -16,6 +16,11 @@ macro_rules! declare {
 
 const COUNTER: Kind = Kind::Counter;
 const GAUGE: Kind = Kind::Gauge;
+/// Upper bounds of the times in which a push is applied, in seconds.
+const PUSH_SECONDS: Kind = Kind::Histogram(&[0.001, 0.01, 0.1, 1.0, 10.0, 60.0]);
+/// Upper bounds of the times of the steps that set a connection up, in seconds.
+pub(crate) const SETUP_BOUNDS: [f64; 9] = [0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 1.0, 5.0];
+const SETUP_SECONDS: Kind = Kind::Histogram(&SETUP_BOUNDS);
 /// Upper bounds of the times of name servers, in seconds.
 const DNS_SECONDS: Kind = Kind::Histogram(&[0.0005, 0.001, 0.01, 0.1, 1.0, 5.0]);
 
@@ -53,6 +58,10 @@ declare! {
         "Connections counted as unknown for want of room for their labels";
     TRAFFIC_UNDESCRIBED = "warren_traffic_undescribed_connections", GAUGE, &[],
         "Connections counted under their peer's identity alone, as the peer describes itself in too many ways";
+    SETUP = "warren_connection_setup_seconds", SETUP_SECONDS, &["step"],
+        "Time that a step of setting a connection up took";
+    HANDSHAKES = "warren_handshakes_total", COUNTER, &["reporter", "group", "cipher"],
+        "TLS handshakes of tunnels by key exchange group and cipher suite";
     TUNNELS = "warren_tunnels", GAUGE, &[], "Tunnels to peers";
     CRL_REJECTED = "istio_crl_policy_rejections_total", COUNTER, &["reporter"],
         "Peers refused, and tunnels cut, for a revoked certificate";
@@ -71,6 +80,8 @@ declare! {
     XDS_BYTES = "istio_xds_message_bytes_total", COUNTER, &["url"], "Bytes of resources of the control plane";
     XDS_REJECTED = "warren_xds_rejected_resources_total", COUNTER, &["url"], "Resources that could not be applied";
 
+    XDS_APPLIED = "warren_xds_apply_seconds", PUSH_SECONDS, &["url"],
+        "Time from the arrival of a push until it is applied";
     POLICIES_MISSING = "warren_policies_missing", GAUGE, &[],
         "Policies that workloads name and the control plane does not have";
     POLICY_RECHECKS = "warren_policy_rechecks_total", COUNTER, &[],
@@ -93,7 +104,19 @@ declare! {
     PODS = "warren_pods", GAUGE, &["state"], "Pods by state";
     UNHEALTHY = "warren_pods_unhealthy", GAUGE, &["reason"], "Pods that fell out of the mesh";
     REPAIRS = "warren_pod_repairs_total", COUNTER, &["what"], "What audits of pods have put right";
+    POD_CONNECTIONS = "warren_pod_connections_total", COUNTER, &["pod"],
+        "Connections of a pod; the pods that carry the least are counted as rest";
+    POD_RECEIVED = "warren_pod_received_bytes_total", COUNTER, &["pod"],
+        "Bytes from clients to servers over connections of a pod";
+    POD_SENT = "warren_pod_sent_bytes_total", COUNTER, &["pod"],
+        "Bytes from servers to clients over connections of a pod";
+    POD_HANDSHAKES = "warren_pod_handshakes_total", COUNTER, &["pod"],
+        "Tunnels of a pod that were begun, by either end";
     CERTIFICATES = "warren_certificates", GAUGE, &["state"], "Certificates by state";
+    CERTIFICATE_AGE = "warren_certificate_oldest_age_seconds", GAUGE, &[],
+        "Age of the oldest certificate in use";
+    CERTIFICATE_LEFT = "warren_certificate_soonest_expiry_seconds", GAUGE, &[],
+        "Time until the next certificate in use expires; below zero once it has";
 
     // Actors and shards.
     RESTARTS = "warren_actor_restarts_total", COUNTER, &["kind"], "Actors started again";

@@ -15,6 +15,6 @@ pub(super) use self::{
     cell::{Cell, Counter, Timer},
     declaration::unit,
     family::{Family, Set},
-    labels::{Labels, Values},
-    sample::{Encoder, Group, Header, Sample, Sampled, Value, gathered},
+    labels::{Labels, SetLabels, Values},
+    sample::{Buckets, Encoder, Exemplar, Group, Header, Sample, Sampled, Value, gathered},
 };

@@ -1,6 +1,6 @@
 //! Families and their samples on their way to an encoder.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
 use prometheus::proto::{Metric, MetricFamily, MetricType};
 
@@ -53,6 +53,19 @@ pub(crate) struct Buckets {
     pub(crate) count: u64,
     /// The sum of the observations.
     pub(crate) sum: f64,
+    /// An observation of each bucket, the one without a bound last. There are none where no traces are exported.
+    pub(crate) exemplars: Vec<Option<Exemplar>>,
+}
+
+/// An observation whose trace is known.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Exemplar {
+    /// The trace.
+    pub(crate) trace: u128,
+    /// The observed value.
+    pub(crate) value: f64,
+    /// The time of the observation.
+    pub(crate) at: SystemTime,
 }
 
 /// A label set whose samples can be read.
@@ -110,5 +123,6 @@ fn buckets(metric: &Metric) -> Buckets {
         up_to: finite.map(|bucket| (bucket.upper_bound(), bucket.cumulative_count())).collect(),
         count: histogram.get_sample_count(),
         sum: histogram.get_sample_sum(),
+        exemplars: Vec::new(),
     }
 }

@@ -106,6 +106,11 @@ pub fn current() -> Option<Span> {
     Some(Span::current()).filter(|span| span.metadata().is_some_and(|meta| meta.target() == TRACE_TARGET))
 }
 
+/// The trace of the current span, if traces are exported and the span is part of one.
+pub fn current_trace() -> Option<u128> {
+    if is_on() { trace_of(&Span::current()) } else { None }
+}
+
 /// The id of the trace of `span`, if the span is one of this module.
 pub fn trace_of(span: &Span) -> Option<u128> {
     span.metadata().filter(|meta| meta.target() == TRACE_TARGET)?;

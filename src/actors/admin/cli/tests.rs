@@ -79,3 +79,36 @@ fn mistakes_are_named() {
         assert!(said.contains(error), "{line}: {said}");
     }
 }
+
+#[test]
+fn levels_of_the_log_become_a_request() {
+    for (line, target) in [
+        ("log", "/logging"),
+        ("log debug access=info", "/logging?level=debug%2Caccess%3Dinfo"),
+        ("log --reset", "/logging?reset"),
+        ("log --reset debug", "/logging?reset&level=debug"),
+    ] {
+        let AdminCommand::Log { levels, reset, .. } = parse(line).unwrap() else { panic!("{line}") };
+        assert_eq!(logging(&levels, reset), target, "{line}");
+    }
+}
+
+#[test]
+fn tables_take_filters_and_connections_can_be_cut() {
+    for line in [
+        "connections",
+        "connections --pod ns/a --peer 10.0.0.1 --sort age --watch -o wide",
+        "pods -o yaml",
+        "tunnels --pod ns/a",
+        "events --follow --kind denial -o json",
+        "connections cut 1-0-7 --yes --admin [::1]:1",
+        "why ns/a web:80 --to 127.0.0.1:1 -o json",
+    ] {
+        parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+    }
+    let cut = parse("connections cut 1-0-7 --admin [::1]:1").unwrap();
+    assert_eq!(cut.admin(), Some("[::1]:1".parse().unwrap()));
+    for line in ["connections cut", "connections --pod ns/a cut 1", "pods -o html", "why ns/a"] {
+        assert!(parse(line).is_err(), "{line}");
+    }
+}

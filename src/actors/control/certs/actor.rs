@@ -23,7 +23,10 @@ use crate::{
         tls::WorkloadCert,
     },
     supervisor::{Actor, ActorRef, Described, OwnedTask, TaskExit},
-    telemetry::trace::span::{SpanKind, Step},
+    telemetry::{
+        events::EventKind,
+        trace::span::{SpanKind, Step},
+    },
 };
 
 pub(super) type Reply = RpcReplyPort<Result<Arc<WorkloadCert>, CertError>>;
@@ -215,6 +218,7 @@ impl State {
                 // is down.
                 if before.failure.is_none() {
                     tracing::warn!(identity = %id, %reason, kept, "cannot renew certificate");
+                    self.tell(|| format!("no certificate for {id}: {reason}"));
                 } else {
                     tracing::debug!(identity = %id, %reason, kept, "still cannot renew certificate");
                 }
@@ -225,9 +229,15 @@ impl State {
                     tracing::warn!(identity = %id, unusable_roots, "left out roots that cannot verify anybody");
                 }
                 tracing::info!(identity = %id, serial = cert.serial(), "new certificate");
+                self.tell(|| format!("new certificate for {id}"));
             }
             (None, None) => {}
         }
+    }
+
+    /// Tells of a certificate in the events.
+    fn tell(&self, says: impl FnOnce() -> String) {
+        self.shared.config.events.tell(EventKind::Certificate, None, says);
     }
 
     /// Forgets the removed identities, including identities that were removed while no actor was running.

@@ -192,6 +192,12 @@ impl Certs {
         self.shared.store.lacking(self.shared.wall())
     }
 
+    /// The age of the oldest certificate and the time until the next one expires, in seconds. `None` without a
+    /// certificate.
+    pub(crate) fn times(&self) -> Option<(f64, f64)> {
+        self.shared.store.times(self.shared.wall())
+    }
+
     /// The number of identities in each state.
     pub(crate) fn by_state(&self) -> Vec<(&'static str, u64)> {
         self.shared.store.by_state(self.shared.wall()).to_vec()

@@ -11,6 +11,7 @@ use super::{issuer::Issuer, store::Store};
 use crate::{
     actors::quarantine::Quarantine,
     protocols::{ca::schedule::Limits, config::TlsConfig, identity::Identity, tls::Revocations},
+    telemetry::events::Events,
 };
 
 /// The time that one request to the authority may take, the connect included.
@@ -36,6 +37,8 @@ pub(crate) struct CertsConfig {
     pub revocations: Option<Arc<Revocations>>,
     /// The bounds of the schedule.
     pub limits: Limits,
+    /// Where new certificates and failures are told.
+    pub events: Arc<Events>,
     /// The wall clock: [`SystemTime::now`] except in tests.
     pub wall: Arc<dyn Fn() -> SystemTime + Send + Sync>,
 }
@@ -62,6 +65,7 @@ impl CertsConfig {
             tls,
             revocations: None,
             limits: Limits::default(),
+            events: Arc::default(),
             wall: Arc::new(SystemTime::now),
         }
     }

@@ -85,6 +85,18 @@ impl Store {
         lacking
     }
 
+    /// The age of the oldest certificate and the time until the next one expires, in seconds. `None` without a
+    /// certificate.
+    pub(super) fn times(&self, wall: SystemTime) -> Option<(f64, f64)> {
+        let since = |past: SystemTime| match wall.duration_since(past) {
+            Ok(since) => since.as_secs_f64(),
+            Err(ahead) => -ahead.duration().as_secs_f64(),
+        };
+        let held = self.entries.iter().filter_map(|entry| entry.value().cert.clone());
+        let times = held.map(|cert| (since(cert.not_before()), -since(cert.not_after())));
+        times.reduce(|(age, left), (other_age, other_left)| (age.max(other_age), left.min(other_left)))
+    }
+
     pub(super) fn by_state(&self, wall: SystemTime) -> [(&'static str, u64); 3] {
         let (mut available, mut unavailable, mut initializing) = (0, 0, 0);
         for entry in &self.entries {

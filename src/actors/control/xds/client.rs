@@ -58,6 +58,8 @@ pub(crate) struct XdsStatus {
 pub(crate) trait XdsMetrics: Send + Sync + 'static {
     /// Counts a response of this type with `bytes` bytes of payload.
     fn message(&self, type_url: &str, bytes: usize);
+    /// Counts the time from the arrival of a response of this type until it is applied.
+    fn applied(&self, type_url: &str, time: Duration);
     /// Counts rejected resources of one response. The call is not made for zero resources.
     fn rejected(&self, type_url: &str, resources: usize);
     /// Counts the end of a stream or of an attempt to open a stream.

@@ -321,6 +321,8 @@ impl XdsMetrics for Counts {
         self.messages.lock().push((type_url.to_owned(), bytes));
     }
 
+    fn applied(&self, _: &str, _: Duration) {}
+
     fn rejected(&self, _: &str, resources: usize) {
         self.rejected.lock().push(resources);
     }

@@ -157,7 +157,9 @@ impl<S: Sink> Conversation<'_, S> {
         bytes: usize,
     ) -> Result<DeltaDiscoveryRequest, End> {
         let (kind, updates, removals) = (apply.kind, apply.resources.len(), apply.removed.len());
+        let began = Instant::now();
         let rejected = self.put(apply).await?;
+        self.xds.0.metrics.applied(kind.type_url(), began.elapsed());
         let answer = self.delta.applied(pending, &rejected, Instant::now().into_std());
         tracing::debug!(target: "xds", %kind, updates, removals, bytes, rejected = rejected.len(), "applied");
         self.refused(kind, updates, rejected);

@@ -57,7 +57,7 @@ fn key(bed: &TestBed, pod: &TestPod) -> TunnelKey {
     let workload = pod.outbound.pod.now().unwrap();
     let source = Source { workload: &workload, client: addr("10.0.0.1:1").ip() };
     let mut rng = bed.shard.rng.borrow_mut();
-    let mut pick = Pick { rng: &mut *rng, excluded: &[], suspicion: None };
+    let mut pick = Pick { rng: &mut *rng, excluded: &[], suspicion: None, recorder: () };
     let dst = crate::protocols::addr::OrigDst::new(addr("10.0.0.2:80"));
     let Route { hop: Hop::Hbone { sans, .. }, .. } =
         route::outbound(pod.outbound.pod.mesh.tables(), &source, dst, &mut pick).unwrap()

@@ -30,7 +30,7 @@ fn call(t: &TestMesh, dst: &str, seed: u64, excluded: &[SocketAddr]) -> Result<R
         &t.mesh,
         &source,
         OrigDst::new(addr(dst)),
-        &mut Pick { rng: &mut rng, excluded, suspicion: None },
+        &mut Pick { rng: &mut rng, excluded, suspicion: None, recorder: () },
     )
 }
 
@@ -362,7 +362,7 @@ fn a_suspect_is_chosen_only_if_its_rank_has_no_other_endpoint() {
         for seed in 0..100 {
             let mut rng = SmallRng::seed_from_u64(seed);
             let suspicion = Some(ledger.of(dst, now));
-            let mut pick = Pick { rng: &mut rng, excluded: &[], suspicion };
+            let mut pick = Pick { rng: &mut rng, excluded: &[], suspicion, recorder: () };
             let route = outbound(&t.mesh, &source, dst, &mut pick).unwrap();
             got.insert(format!("{:?}", route.hop.upstream()));
         }

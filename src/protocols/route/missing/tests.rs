@@ -120,7 +120,7 @@ fn routes(t: &TestMesh, dst: &str) -> BTreeSet<String> {
     let source = Source { workload: &workload, client: ip(CLIENT) };
     let route = |seed| {
         let mut rng = SmallRng::seed_from_u64(seed);
-        let mut pick = Pick { rng: &mut rng, excluded: &[], suspicion: None };
+        let mut pick = Pick { rng: &mut rng, excluded: &[], suspicion: None, recorder: () };
         match outbound(&t.mesh, &source, OrigDst::new(addr(dst)), &mut pick) {
             Ok(route) => format!("{:?} {:?}", route.hop, route.destination.map(|w| w.uid().to_owned())),
             Err(error) => error.to_string(),

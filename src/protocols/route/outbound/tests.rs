@@ -22,7 +22,7 @@ fn route_from(t: &TestMesh, source: &str, client: &str, dst: &str) -> Result<Rou
         &t.mesh,
         &source,
         OrigDst::new(addr(dst)),
-        &mut Pick { rng: &mut rng, excluded: &[], suspicion: None },
+        &mut Pick { rng: &mut rng, excluded: &[], suspicion: None, recorder: () },
     )
 }
 
@@ -260,4 +260,12 @@ fn calls_to_the_proxys_own_ports_are_refused_on_loopback_and_on_own_addresses() 
         assert_eq!(verdict, if refused { Err(RouteError::Recursive) } else { Ok(()) }, "{dst}");
     }
     assert_eq!(RouteError::Recursive.to_string(), "attempted recursive call to ourselves");
+}
+
+/// The data path hands out no more than before there were recorders.
+#[test]
+fn a_recorder_that_hears_nothing_takes_no_room() {
+    type Bare<'a> =
+        (&'a mut dyn rand::RngCore, &'a [std::net::SocketAddr], Option<super::super::Suspicion<'a>>);
+    assert_eq!(size_of::<Pick<'_>>(), size_of::<Bare<'_>>());
 }

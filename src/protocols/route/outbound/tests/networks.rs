@@ -45,7 +45,7 @@ fn routes(t: &TestMesh, dst: &str, excluded: &[&str]) -> BTreeMap<String, usize>
     let mut counts = BTreeMap::new();
     for seed in 0..100 {
         let mut rng = SmallRng::seed_from_u64(seed);
-        let mut pick = Pick { rng: &mut rng, excluded: &excluded, suspicion: None };
+        let mut pick = Pick { rng: &mut rng, excluded: &excluded, suspicion: None, recorder: () };
         let route = outbound(&t.mesh, &source, OrigDst::new(addr(dst)), &mut pick);
         *counts.entry(text(route)).or_default() += 1;
     }
@@ -128,7 +128,8 @@ fn an_endpoint_behind_a_suspect_gateway_comes_after_the_others() {
         let source = Source { workload: &workload, client: ip(CLIENT) };
         let route = |seed| {
             let mut rng = SmallRng::seed_from_u64(seed);
-            let mut pick = Pick { rng: &mut rng, excluded: &[], suspicion: Some(ledger.of(dst, now)) };
+            let mut pick =
+                Pick { rng: &mut rng, excluded: &[], suspicion: Some(ledger.of(dst, now)), recorder: () };
             text(outbound(&t.mesh, &source, dst, &mut pick))
         };
         (0..100).map(route).collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>()
@@ -254,7 +255,7 @@ fn a_gateway_is_itself_dialled_whatever_network_it_is_on() {
     for seed in 0..20 {
         let mut rng = SmallRng::seed_from_u64(seed);
         let excluded = [addr("10.9.0.1:15008")];
-        let mut pick = Pick { rng: &mut rng, excluded: &excluded, suspicion: None };
+        let mut pick = Pick { rng: &mut rng, excluded: &excluded, suspicion: None, recorder: () };
         let route = outbound(&t.mesh, &source, OrigDst::new(addr("10.1.0.1:80")), &mut pick);
         assert_eq!(text(route), "double 10.9.0.2:15008 [sa-gw2] web:80 [] to gw2 for web");
     }
