@@ -17,8 +17,9 @@ use warren::{
         tree::{self, Proxy},
     },
     command_line, help_heading,
-    protocols::config::{self, Config, Inputs, MESH_FILE},
+    protocols::config::{self, Config, Inputs, MESH_FILE, Memory},
     sys::{
+        cgroup,
         confinement::{self, ConfinementError},
         limits,
     },
@@ -245,10 +246,16 @@ fn settings() -> Result<Config, Vec<config::Invalid>> {
         vars: &vars,
         mesh_file: mesh_file.as_deref(),
         cores: std::thread::available_parallelism().map_or(1, usize::from),
+        memory: memory(),
         file_exists: &|path| Path::new(path).exists(),
         // The lab is in test builds only.
         fake_ca_allowed: cfg!(feature = "lab"),
     })
+}
+
+/// The memory that this process can have.
+fn memory() -> Memory {
+    Memory { limit: cgroup::memory_limit(), machine: cgroup::machine_memory().unwrap_or_default() }
 }
 
 async fn serve(config: &Config, logging: &Logging, confined: Result<(), Vec<ConfinementError>>) -> u8 {

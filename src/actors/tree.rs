@@ -58,6 +58,7 @@ use crate::{
         privileges::{self, Unprivileged},
     },
     telemetry::{
+        buffers,
         events::EventKind,
         log::Logging,
         metrics::{Metrics, MetricsError, Termination},
@@ -296,6 +297,7 @@ fn parts(config: &Config, logging: &Logging, access: TreeAccess) -> Result<Parts
     let home = NetNs::current().map_err(BootError::Namespace)?;
     let name_servers = dns_config::name_servers(config);
     let settings = Arc::new(DataPlaneConfig::new(config, DnsProxyConfig::new(config, &name_servers)));
+    metrics.register(buffers::of_buffers(settings.buffers.clone())?)?;
     let missing = missing_policies(&settings, xds.as_ref(), &metrics)?;
     let hops = NextHops {
         joined: ConnSet::new(shards.count()),

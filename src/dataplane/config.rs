@@ -1,8 +1,11 @@
 //! The settings that the data plane reads.
 
+use std::sync::Arc;
+
 use super::dns_config::DnsProxyConfig;
-use crate::protocols::config::{
-    Config, InpodConfig, ListenConfig, MissingPolicy, SocketConfig, TimeoutConfig, TunnelConfig,
+use crate::protocols::{
+    config::{Config, InpodConfig, ListenConfig, MissingPolicy, SocketConfig, TimeoutConfig, TunnelConfig},
+    hbone::budget::BufferBudget,
 };
 
 /// The sections of the settings that connections read (docs/spec/dataplane.md 1 and 2). A process has one value.
@@ -20,6 +23,8 @@ pub(crate) struct DataPlaneConfig {
     pub(crate) listen: ListenConfig,
     /// Tunnels between proxies.
     pub(crate) tunnel: TunnelConfig,
+    /// Memory for bytes that wait for their readers.
+    pub(crate) buffers: Arc<BufferBudget>,
     /// TCP options of sockets.
     pub(crate) socket: SocketConfig,
     /// The timeouts.
@@ -40,6 +45,10 @@ impl DataPlaneConfig {
             inpod: config.inpod.clone(),
             listen: config.listen.clone(),
             tunnel: config.tunnel.clone(),
+            buffers: BufferBudget::new(
+                usize::try_from(config.tunnel.buffers.budget).unwrap_or(usize::MAX),
+                config.process.shards.count,
+            ),
             socket: config.socket.clone(),
             timeouts: config.timeouts.clone(),
             dns,

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use h2::client::SendRequest;
 use http::HeaderValue;
 use tokio::time::timeout;
 
@@ -25,7 +24,7 @@ use super::{
 use crate::{
     protocols::{
         hbone::{
-            client::{self, ConnectRequest},
+            client::{self, ConnectRequest, Opener},
             headers::Baggage,
             side::StreamSide,
         },
@@ -208,7 +207,7 @@ impl<N: Network> GatewayHop<'_, N> {
     /// Asks the gateway for the way to the destination.
     async fn outer_stream(
         &self,
-        send: SendRequest<Bytes>,
+        send: Opener,
         mut request: ConnectRequest,
     ) -> Result<StreamSide, AttemptError> {
         // A gateway answers before the destination is reached, so it needs no longer than a handshake.

@@ -1,14 +1,6 @@
 //! HBONE from peers: tunnels accepted on 15008, and the streams on them (docs/spec/dataplane.md 4.1).
 
-use std::{
-    future::Future,
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{cell::Cell, future::Future, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream, server::SendResponse};
@@ -29,7 +21,7 @@ use super::{
     report::{ConnMeta, ConnReport},
     stream::{AppStream, tunnel_addrs},
     timed_relay::timed,
-    tunnel::{keepalive, now},
+    tunnel::{keepalive, now, windows},
 };
 use crate::{
     protocols::{
@@ -37,9 +29,10 @@ use crate::{
         hbone::{
             frames::Role,
             headers::{Baggage, TraceParent},
-            io::{Coalesced, Flush, coalesced},
+            io::{Coalesced, Flush, coalesced_within},
             server::{self, BadRequest, Connect},
             side::{Received, StreamSide},
+            windows::Windows,
         },
         identity::Identity,
         labels::Reporter,
@@ -86,15 +79,17 @@ struct Tunnel {
     identity: Option<Identity>,
     /// The tunnel's place in the pod's set.
     member: Conn<PeerTunnel>,
+    /// The windows of the tunnel's streams.
+    windows: Windows,
     /// Whether the tunnel ends because a certificate of the peer was revoked.
-    revoked: AtomicBool,
+    revoked: Cell<bool>,
 }
 
 /// A tunnel that is set up.
 struct Established<S> {
     connection: Connection<S>,
     flush: Flush<TlsStream<S>>,
-    tunnel: Arc<Tunnel>,
+    tunnel: Rc<Tunnel>,
 }
 
 /// Serves a connection accepted on 15008 until the peer closes the connection or the pod is gone.
@@ -162,17 +157,24 @@ async fn set_up<N: Network>(
     ctx.metrics.events.tell(EventKind::Tunnel, Some(&ctx.pod.id.name()), || {
         format!("tunnel of {identity} from {client} is set up")
     });
-    let tunnel =
-        Tunnel { client, dst, identity: Some(identity), member: member.clone(), revoked: false.into() };
-    let (io, mut flush) = coalesced(stream, Role::Server);
-    let shake = flush.drive(now, server::handshake(io, &ctx.config.tunnel.http2));
+    let tunnel = Tunnel {
+        client,
+        dst,
+        identity: Some(identity),
+        member: member.clone(),
+        windows: windows(&ctx.config, shard),
+        revoked: Cell::new(false),
+    };
+    let (io, mut flush) = coalesced_within(stream, Role::Server, &tunnel.windows);
+    let shake = server::handshake_within(io, &ctx.config.tunnel.http2, Some(&tunnel.windows));
+    let shake = flush.drive(now, shake);
     let connection = match timeout(timeouts.h2_settings, shake).await {
         Ok(Ok(Ok(connection))) => Box::new(connection),
         Ok(Ok(Err(error))) => return Err(Failure::H2Handshake(Cause::of(error)).into()),
         Ok(Err(error)) => return Err(Failure::Io(Cause::of(error)).into()),
         Err(_) => return Err(Failure::H2Handshake("timed out".into()).into()),
     };
-    Ok(Established { connection, flush, tunnel: Arc::new(tunnel) })
+    Ok(Established { connection, flush, tunnel: Rc::new(tunnel) })
 }
 
 /// The pod's certificate. The peer waits in its handshake meanwhile, so one bound covers the wait for the workload and
@@ -209,7 +211,7 @@ async fn streams<N: Network>(
             tokio::select! {
                 biased;
                 accepted = connection.accept() => match accepted {
-                    Some(Ok((_, mut respond))) if Arc::strong_count(&tunnel) > MAX_STREAMS => {
+                    Some(Ok((_, mut respond))) if Rc::strong_count(&tunnel) > MAX_STREAMS => {
                         respond.send_reset(Reason::REFUSED_STREAM);
                     }
                     Some(Ok((request, respond))) => {
@@ -232,6 +234,7 @@ async fn streams<N: Network>(
                         connection.graceful_shutdown();
                     }
                 }
+                window = tunnel.windows.changed() => connection.set_target_window_size(window),
                 changed = draining.wait_for(|draining| *draining), if !told => {
                     drop(changed);
                     told = true;
@@ -253,7 +256,7 @@ async fn streams<N: Network>(
         }
         Err(cut::REVOKED) => {
             // The streams report why they end.
-            tunnel.revoked.store(true, Ordering::Relaxed);
+            tunnel.revoked.set(true);
             // The box keeps the future of the live tunnel small.
             Box::pin(farewell::<N>(connection, flush)).await;
         }
@@ -284,13 +287,13 @@ struct Open<S> {
     peer: StreamSide,
     app: S,
     /// Held as long as the stream is, because the streams of a tunnel are counted by it.
-    tunnel: Arc<Tunnel>,
+    tunnel: Rc<Tunnel>,
 }
 
 fn stream<N: Network>(
     ctx: Arc<InboundContext<N>>,
     shard: Shard,
-    tunnel: Arc<Tunnel>,
+    tunnel: Rc<Tunnel>,
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
 ) -> impl Future<Output = ()> {
@@ -303,7 +306,7 @@ fn stream<N: Network>(
         report.relaying();
         let relay = timed(relay(peer, app.into_side(), &*report, &shard.buffers));
         match conn.guard(relay).await {
-            Ok(_) if tunnel.revoked.load(Ordering::Relaxed) => report.end(Cut::Revoked),
+            Ok(_) if tunnel.revoked.get() => report.end(Cut::Revoked),
             Ok(relayed) => report.relayed(relayed),
             Err(_) => {}
         }
@@ -322,7 +325,7 @@ fn spans<N: Network>(ctx: &InboundContext<N>, tunnel: &Tunnel, request: &Request
 async fn open<N: Network>(
     ctx: Arc<InboundContext<N>>,
     shard: Shard,
-    tunnel: Arc<Tunnel>,
+    tunnel: Rc<Tunnel>,
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
 ) -> Option<Open<N::Stream>> {
@@ -344,7 +347,7 @@ async fn open<N: Network>(
         }
     };
     let (head, body) = request.into_parts();
-    let mut received = Received::new(body);
+    let mut received = Received::within(body, Some(&tunnel.windows));
     let this = InboundStream { ctx: &ctx, tunnel: &tunnel, connect, headers: &head.headers };
     let (workload, inbound) = match received.beside(this.route()).await {
         Ok(routed) => routed,

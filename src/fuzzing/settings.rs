@@ -25,8 +25,14 @@ pub fn settings(data: &[u8]) {
         .map(|(name, value)| (name.to_owned(), value.replace("\\n", "\n")))
         .collect();
     let file_exists = |path: &str| path == "/exists";
-    let inputs =
-        Inputs { vars: &vars, mesh_file, cores: 4, file_exists: &file_exists, fake_ca_allowed: false };
+    let inputs = Inputs {
+        vars: &vars,
+        mesh_file,
+        cores: 4,
+        memory: Default::default(),
+        file_exists: &file_exists,
+        fake_ca_allowed: false,
+    };
     match (parse(&inputs), parse(&inputs)) {
         (Ok(config), Ok(again)) => {
             let summary = config.summary();

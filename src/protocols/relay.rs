@@ -25,6 +25,9 @@ const FIRST_CHUNK: usize = 16 * 1024;
 /// Largest chunk.
 /// Limit: chunk of a relay: 512 KiB; past it: the rest is read later.
 const MAX_CHUNK: usize = 512 * 1024;
+/// Bytes that are copied when their destination takes no more for the time being.
+/// Limit: bytes of a relay that are copied while they wait: 64 KiB; past it: they keep their part of a buffer.
+const COPIED_WAITING_BYTES: usize = 64 * 1024;
 /// Bytes a direction moves before other tasks of the shard get their turn.
 /// Limit: bytes that a direction moves in one turn: 1 MiB; past it: other tasks of the shard go first.
 const TURN_BYTES: usize = 1024 * 1024;
@@ -350,6 +353,8 @@ pub enum Progress {
 struct Direction<S> {
     shortcut: S,
     pending: Bytes,
+    /// Whether `pending` has been looked at while its destination takes no bytes.
+    settled: bool,
     /// Bytes passed on in this turn.
     moved: usize,
     chunk: u32,
@@ -370,7 +375,18 @@ impl<S: Shortcut> Direction<S> {
     fn new(shortcut: S) -> Self {
         let (pending, state) = (Bytes::new(), Progress::Open);
         let (gone, unsent, blocked) = (false, false, false);
-        Self { shortcut, pending, moved: 0, chunk: 0, state, gone, unsent, blocked, fault: None }
+        Self {
+            shortcut,
+            pending,
+            settled: false,
+            moved: 0,
+            chunk: 0,
+            state,
+            gone,
+            unsent,
+            blocked,
+            fault: None,
+        }
     }
 
     fn ended(&self) -> bool {
@@ -438,6 +454,7 @@ impl<S: Shortcut> Direction<S> {
                         self.source_ended(end);
                     }
                     self.pending = chunk;
+                    self.settled = false;
                 }
                 Err(end) => self.source_ended(end),
             }
@@ -503,7 +520,17 @@ impl<S: Shortcut> Direction<S> {
             from.passed(n);
             self.moved += n;
         }
+        if written.is_pending() && !std::mem::replace(&mut self.settled, true) {
+            self.settle();
+        }
         written
+    }
+
+    /// Copies bytes that may wait for long. They would keep the whole buffer that they are a part of.
+    fn settle(&mut self) {
+        if self.pending.len() <= COPIED_WAITING_BYTES {
+            self.pending = Bytes::copy_from_slice(&self.pending);
+        }
     }
 
     /// Waits for the source. The direction ends if its destination is gone meanwhile.

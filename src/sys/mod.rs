@@ -3,6 +3,7 @@
 
 pub(crate) mod coarse_clock;
 pub mod confinement;
+pub mod cgroup;
 pub(crate) mod cputime;
 pub mod fdpass;
 pub(crate) mod handed_socket;

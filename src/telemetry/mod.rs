@@ -1,6 +1,7 @@
 //! Metrics, the access log, the log, traces, and the export of all of them.
 
 pub(crate) mod access;
+pub(crate) mod buffers;
 pub(crate) mod dns;
 pub mod events;
 pub mod export;

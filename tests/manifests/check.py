@@ -222,7 +222,8 @@ class Contract(unittest.TestCase):
             },
             "warren": {
                 "ISTIO_META_ISTIO_VERSION": "1.30.3", "WARREN_LOCAL_JOIN": "false",
-                "WARREN_MISSING_POLICY": "deny", "WARREN_SECCOMP": "log", "WARREN_CHAOS": "true",
+                "WARREN_MISSING_POLICY": "deny", "WARREN_SECCOMP": "log", "WARREN_BUFFER_BUDGET": "134217728",
+                "WARREN_CHAOS": "true",
                 "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector.observability:4318",
                 "OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.1",
                 "OTEL_LOGS_EXPORTER": "otlp", "OTEL_METRICS_EXPORTER": "otlp",
@@ -472,6 +473,8 @@ class Refusals(unittest.TestCase):
         ("warren.missingPolicy=allow", "/warren/missingPolicy"),
         ("warren.seccomp=log,env.WARREN_SECCOMP=off", "/env"),
         ("warren.seccomp=kill", "/warren/seccomp"),
+        ("warren.bufferBudget=67108864,env.WARREN_BUFFER_BUDGET=67108864", "/env"),
+        ("warren.bufferBudget=64Mi", "/warren/bufferBudget"), ("warren.bufferBudget=1000", "/warren/bufferBudget"),
         ("warren.istioVersion=1.30.3,env.ISTIO_META_ISTIO_VERSION=1", "/env"),
         ("warren.tracing.logs=true", "/warren/tracing"), ("warren.tracing.endpoint=collector:4317", "/warren/tracing/endpoint"),
         ("warren.tracing.endpoint=http://a,warren.tracing.samplerArg=0.5", "/warren/tracing"),

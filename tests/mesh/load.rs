@@ -83,7 +83,7 @@ async fn one(to: SocketAddr, (seed, bytes): (usize, usize), everybody: Arc<Barri
     Ok(())
 }
 
-fn resident(lab: &Lab, node: &str) -> u64 {
+pub(crate) fn resident(lab: &Lab, node: &str) -> u64 {
     let (_, process) = lab.proxies().find(|(name, _)| *name == node).unwrap();
     process.usage().unwrap().resident_bytes
 }

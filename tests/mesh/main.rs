@@ -42,6 +42,7 @@ mod revocation;
 mod shards;
 mod socks;
 mod strangers;
+mod stopped_readers;
 mod support;
 mod tunnel;
 mod words;
@@ -77,6 +78,7 @@ use revocation::*;
 use shards::*;
 use socks::*;
 use strangers::*;
+use stopped_readers::*;
 use words::*;
 use zds::*;
 
@@ -222,6 +224,7 @@ fn main() -> ExitCode {
         what_is_no_socks_is_turned_down_in_bounded_time_and_stops_nobody,
         a_socks_client_that_asks_for_long_ends_with_its_pod,
         without_proxying_names_are_answered_and_nobody_listens_for_connections,
+        two_thousand_stopped_readers_hold_no_more_than_the_budget_and_stop_nobody,
         a_thousand_joined_connections_carry_every_byte_and_leave_nothing_behind,
         a_thousand_connections_carry_every_byte_and_leave_no_memory_behind,
     ];

@@ -64,6 +64,7 @@ the kubelet would take that one, and server-side apply refuses lists with two of
   (list "WARREN_LOCAL_JOIN" (hasKey $w "localJoin" | ternary $w.localJoin ""))
   (list "WARREN_MISSING_POLICY" $w.missingPolicy)
   (list "WARREN_SECCOMP" (kindIs "bool" $w.seccomp | ternary "off" $w.seccomp))
+  (list "WARREN_BUFFER_BUDGET" $w.bufferBudget)
   (list "WARREN_CHAOS" ($w.chaos | ternary true ""))
   (list "OTEL_EXPORTER_OTLP_ENDPOINT" $t.endpoint)
   (list "OTEL_EXPORTER_OTLP_PROTOCOL" $t.protocol)

@@ -16,6 +16,7 @@ use super::{
     dialer::{DialError, TunnelKey},
     now,
     pool::{PodPool, Tunnel},
+    windows,
 };
 use crate::{
     dataplane::{
@@ -30,9 +31,9 @@ use crate::{
     },
     protocols::{
         hbone::{
-            client,
+            client::{self, Opener},
             frames::Role,
-            io::{Coalesced, Flush, coalesced},
+            io::{Coalesced, Flush, coalesced_within},
         },
         labels::Reporter,
         peer_text::Clipped,
@@ -94,7 +95,7 @@ type Http2<S> = Box<Connection<Coalesced<TlsStream<S>>, Bytes>>;
 
 /// A tunnel that is established and not driven yet.
 struct Established<S> {
-    send: h2::client::SendRequest<Bytes>,
+    opener: Opener,
     connection: Http2<S>,
     flush: Flush<TlsStream<S>>,
 }
@@ -129,7 +130,7 @@ async fn carry<N: Network>(
     let dialled = step.within(Box::pin(establish(shard, ctx, key, member))).await;
     step.describe(|span| _ = span.result("dial", &dialled));
     drop(step);
-    let Established { send, mut connection, mut flush } = match dialled {
+    let Established { opener, mut connection, mut flush } = match dialled {
         Ok(established) => established,
         Err(error) => {
             tracing::debug!(target: "tunnel", to = %key.to, error = %Clipped::<_>(&error), "dial failed");
@@ -142,7 +143,7 @@ async fn carry<N: Network>(
     let mut expected = key.sans.iter();
     member.info().set_up(expected.next().filter(|_| expected.next().is_none()).cloned());
     tell(ctx, || format!("tunnel to {} is set up", key.to));
-    let tunnel = pool.peer(key).add(send, ctx.config.tunnel.pool.max_streams);
+    let tunnel = pool.peer(key).add(opener, ctx.config.tunnel.pool.max_streams);
     let delay = pool.backlog().flush_delay();
     let listed = Listed { pool, key, tunnel };
     ready(Ok(()));
@@ -203,7 +204,7 @@ async fn establish<N: Network>(
         let error = rustls::Error::from(rustls::CertificateError::Revoked).into();
         return Err(DialError::Tls { to: key.to, error });
     }
-    Step::run("http2 handshake", SpanKind::Client, begin(&ctx.config, key, secured))
+    Step::run("http2 handshake", SpanKind::Client, begin(shard, &ctx.config, key, secured))
         .describe(|span, begun| _ = span.result("http2", begun))
         .await
 }
@@ -256,17 +257,23 @@ async fn secure<N: Network>(
 }
 
 async fn begin<S: AppStream>(
+    shard: &Shard,
     config: &DataPlaneConfig,
     key: &TunnelKey,
     stream: TlsStream<S>,
 ) -> Result<Established<S>, DialError> {
     let failed =
         |error: &dyn Display| DialError::Http2 { to: key.to, error: Clipped::<_>(error).to_string() };
-    let (io, mut flush) = coalesced(stream, Role::Client);
+    let windows = windows(config, shard);
+    let (io, mut flush) = coalesced_within(stream, Role::Client, &windows);
     let streams = config.tunnel.pool.max_streams;
-    let shake = flush.drive(now, client::handshake_for(io, &config.tunnel.http2, streams));
+    let shake = client::handshake_within(io, &config.tunnel.http2, streams, Some(&windows));
+    let shake = flush.drive(now, shake);
     match timeout(config.timeouts.h2_settings, shake).await {
-        Ok(Ok(Ok((send, connection)))) => Ok(Established { send, connection: Box::new(connection), flush }),
+        Ok(Ok(Ok((send, connection)))) => {
+            let opener = Opener::new(send, windows);
+            Ok(Established { opener, connection: Box::new(connection), flush })
+        }
         Ok(Ok(Err(error))) => Err(failed(&error)),
         Ok(Err(error)) => Err(failed(&error)),
         Err(_) => Err(failed(&"timed out")),
@@ -284,11 +291,16 @@ async fn drive<S: AppStream>(
     let (pings, below) = (connection.ping_pong(), flush.below());
     let worn = || below.look(TlsStream::is_worn);
     let work = async {
-        tokio::select! {
-            biased;
-            ended = &mut *connection => if ended.is_ok() { "closed" } else { "failed" },
-            () = keepalive(config, pings, tunnel, worn) => "no answer to a PING",
-            () = unused(config.tunnel.pool.unused_release, tunnel) => UNUSED,
+        let mut silent = std::pin::pin!(keepalive(config, pings, tunnel, worn));
+        let mut unused = std::pin::pin!(unused(config.tunnel.pool.unused_release, tunnel));
+        loop {
+            tokio::select! {
+                biased;
+                ended = &mut *connection => return if ended.is_ok() { "closed" } else { "failed" },
+                window = tunnel.opener().window_changed() => connection.set_target_window_size(window),
+                () = &mut silent => return "no answer to a PING",
+                () = &mut unused => return UNUSED,
+            }
         }
     };
     let driven = flush.drive_behind(now, || delay.waits(), work).await;

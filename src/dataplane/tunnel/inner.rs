@@ -11,11 +11,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use h2::client::{Connection, SendRequest};
+use h2::client::Connection;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio::time::timeout;
 
-use super::{keepalive, now};
+use super::{keepalive, now, windows};
 use crate::{
     dataplane::{
         config::DataPlaneConfig,
@@ -26,9 +26,9 @@ use crate::{
     },
     protocols::{
         hbone::{
-            client,
+            client::{self, Opener},
             frames::Role,
-            io::{Coalesced, Flush, coalesced},
+            io::{Coalesced, Flush, coalesced_within},
             nested::{InnerTls, StreamIo},
             side::StreamSide,
         },
@@ -89,7 +89,7 @@ pub(crate) struct Inner {
     /// The tunnel, which works only while it is driven.
     pub(crate) tunnel: InnerTunnel,
     /// The handle for the one stream.
-    pub(crate) send: SendRequest<Bytes>,
+    pub(crate) send: Opener,
     /// The identity of the other end, by mutual TLS.
     pub(crate) identity: Option<Identity>,
 }
@@ -175,7 +175,8 @@ pub(crate) async fn establish(dial: &InnerDial<'_>, outer: StreamSide) -> Result
     if peer.alpn.as_deref() != Some(ALPN_H2) {
         return Err(InnerError::Alpn { gateway });
     }
-    let (io, mut flush) = coalesced(InnerTls::new(stream), Role::Client);
+    let windows = windows(dial.config, dial.shard);
+    let (io, mut flush) = coalesced_within(InnerTls::new(stream), Role::Client, &windows);
     let failed = |error: String| InnerError::Http2 { gateway, error };
     let begun = flush.drive(now, client::inner_handshake(io, &dial.config.tunnel.http2));
     let (send, mut connection) = match timeout(dial.config.timeouts.h2_settings, begun).await {
@@ -188,7 +189,7 @@ pub(crate) async fn establish(dial: &InnerDial<'_>, outer: StreamSide) -> Result
     let watched = watch(dial, peer.certificates)?;
     let silent = Box::pin(keepalive::silent(dial.config.clone(), connection.ping_pong()));
     let tunnel = InnerTunnel { connection: Some(Box::new(connection)), flush, silent, watched };
-    Ok(Inner { tunnel, send, identity })
+    Ok(Inner { tunnel, send: Opener::new(send, windows), identity })
 }
 
 /// Has revocation lists cut the tunnel to a server with these certificates, if revocation lists are configured.

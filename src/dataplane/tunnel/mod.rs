@@ -9,7 +9,15 @@ pub(crate) mod pool;
 
 use std::time::Instant;
 
+use super::config::DataPlaneConfig;
+use crate::{protocols::hbone::windows::Windows, runtime::shard::Shard};
+
 /// The time, for the drivers of tunnels.
 pub(crate) fn now() -> Instant {
     tokio::time::Instant::now().into_std()
+}
+
+/// The windows of a new tunnel of `shard`.
+pub(crate) fn windows(config: &DataPlaneConfig, shard: &Shard) -> Windows {
+    Windows::new(config.buffers.of(shard.index()), &config.tunnel.http2, now)
 }

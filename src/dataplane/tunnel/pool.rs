@@ -13,9 +13,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use foldhash::{HashMap, HashSet};
-use h2::client::SendRequest;
 use tokio::{
     sync::oneshot,
     time::{Instant, timeout},
@@ -23,7 +21,10 @@ use tokio::{
 use tracing::Instrument;
 
 use super::dialer::{DialError, Dialer, TunnelKey};
-use crate::runtime::{fair_queue::Backlog, shard::Shard};
+use crate::{
+    protocols::hbone::client::Opener,
+    runtime::{fair_queue::Backlog, shard::Shard},
+};
 
 /// The number of dials to one peer at a time on one shard.
 /// Limit: dials to a peer at a time, on each shard: 16, or 1 before the first tunnel; past it: streams wait for a dial.
@@ -76,7 +77,7 @@ struct Asking {
 
 /// An established tunnel on this shard.
 pub(crate) struct Tunnel {
-    send: SendRequest<Bytes>,
+    send: Opener,
     max_streams: usize,
     peer: Weak<Peer>,
     active: Cell<usize>,
@@ -319,9 +320,9 @@ impl Peer {
     }
 
     /// Adds an established tunnel, whose places go to the streams in line.
-    pub(crate) fn add(self: &Rc<Self>, send: SendRequest<Bytes>, max_streams: usize) -> Rc<Tunnel> {
+    pub(crate) fn add(self: &Rc<Self>, send: impl Into<Opener>, max_streams: usize) -> Rc<Tunnel> {
         let tunnel = Rc::new(Tunnel {
-            send,
+            send: send.into(),
             max_streams,
             peer: Rc::downgrade(self),
             active: Cell::new(0),
@@ -368,6 +369,11 @@ impl Tunnel {
     /// The number of streams that the tunnel takes at a time.
     fn limit(&self) -> usize {
         self.max_streams.min(self.send.current_max_send_streams()).max(1)
+    }
+
+    /// What opens the tunnel's streams.
+    pub(crate) fn opener(&self) -> &Opener {
+        &self.send
     }
 
     /// Whether the tunnel has carried a stream.
@@ -442,7 +448,7 @@ impl Lease {
     }
 
     /// A handle to open the stream with.
-    pub(crate) fn send_request(&self) -> SendRequest<Bytes> {
+    pub(crate) fn send_request(&self) -> Opener {
         self.0.send.clone()
     }
 

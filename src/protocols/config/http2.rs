@@ -10,12 +10,14 @@ use super::{
 const STREAM_WINDOW: Var = Var::number(
     "HTTP2_STREAM_WINDOW_SIZE",
     "4194304",
-    "Bytes that a peer may send on a stream before they are taken.",
+    "Bytes that a peer may send on a stream before they are taken, at most. A stream begins with less, and gets more as its \
+     reader reads and `WARREN_BUFFER_BUDGET` has room.",
 );
 const CONNECTION_WINDOW: Var = Var::number(
     "HTTP2_CONNECTION_WINDOW_SIZE",
     "16777216",
-    "The same for all streams of a tunnel together. What the windows of all streams need is taken if that is more.",
+    "The same for all streams of a tunnel together. What waits for readers that do not read comes on top, so it stops no \
+     other stream.",
 );
 const FRAME_SIZE: Var =
     Var::number("HTTP2_FRAME_SIZE", "1048576", "The largest frame that is accepted, in bytes.");

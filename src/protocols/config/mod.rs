@@ -4,6 +4,7 @@
 //! not know are named `WARREN_…`.
 
 mod admin;
+mod buffer;
 mod ca;
 mod chaos;
 mod dns;
@@ -39,6 +40,7 @@ use serde::Serialize;
 
 pub use self::{
     admin::AdminConfig,
+    buffer::BufferConfig,
     ca::CaConfig,
     chaos::ChaosConfig,
     dns::{DnsAddr, DnsConfig},
@@ -46,7 +48,7 @@ pub use self::{
     export::{LogExport, MetricExport, OtlpConfig},
     http2::Http2Config,
     inpod::InpodConfig,
-    inputs::{Inputs, MESH_FILE},
+    inputs::{Inputs, MESH_FILE, Memory},
     join::JoinConfig,
     listen::{ListenConfig, Ports},
     log::{LogConfig, LogFormat},
@@ -114,6 +116,8 @@ pub struct ControlConfig {
 pub struct TunnelConfig {
     /// Flow control, and what is sent ahead.
     pub http2: Http2Config,
+    /// Memory for bytes that wait for their readers.
+    pub buffers: BufferConfig,
     /// How tunnels are shared.
     pub pool: PoolConfig,
     /// What is negotiated and who is refused.
@@ -205,6 +209,7 @@ impl TunnelConfig {
     fn read(r: &mut Reader<'_>) -> Self {
         Self {
             http2: Http2Config::read(r),
+            buffers: BufferConfig::read(r),
             pool: PoolConfig::read(r),
             tls: TlsConfig::read(r),
             join: JoinConfig::read(r),

@@ -246,8 +246,14 @@ pub(super) fn defaults<T>(read: impl FnOnce(&mut Reader<'_>) -> T) -> T {
 /// What `read` makes of an empty environment, and the variables it asks for.
 pub(super) fn with_defaults<T>(read: impl FnOnce(&mut Reader<'_>) -> T) -> (T, Vec<Section>) {
     let vars = BTreeMap::new();
-    let inputs =
-        Inputs { vars: &vars, mesh_file: None, cores: 1, file_exists: &|_| false, fake_ca_allowed: false };
+    let inputs = Inputs {
+        vars: &vars,
+        mesh_file: None,
+        cores: 1,
+        memory: Default::default(),
+        file_exists: &|_| false,
+        fake_ca_allowed: false,
+    };
     let mut r = Reader::new(&inputs);
     let read = read(&mut r);
     (read, r.into_asked())

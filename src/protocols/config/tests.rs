@@ -22,7 +22,14 @@ fn read_with(
     file_exists: &dyn Fn(&str) -> bool,
 ) -> Result<Config, Vec<Invalid>> {
     let vars = vars.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-    parse(&Inputs { vars: &vars, mesh_file, cores: 8, file_exists, fake_ca_allowed: false })
+    parse(&Inputs {
+        vars: &vars,
+        mesh_file,
+        cores: 8,
+        memory: Default::default(),
+        file_exists,
+        fake_ca_allowed: false,
+    })
 }
 
 fn at(config: &Config, path: &str) -> Value {
@@ -62,7 +69,7 @@ fn without_any_variable_everything_has_the_contracts_default() {
                 "stream_window": 4_194_304, "connection_window": 16_777_216, "frame_size": 1_048_576,
                 "early_data": true,
             },
-            "pool": {"max_streams": 100, "unused_release": "5m"}, "join": {"enabled": true},
+            "buffers": {"budget": 67_108_864}, "pool": {"max_streams": 100, "unused_release": "5m"}, "join": {"enabled": true},
             "tls": {"tls12": false, "compliance": null, "crl_path": null, "crl_required": false},
         },
         "policy": {"missing": "ignore"},
@@ -155,6 +162,7 @@ pub(super) fn good() -> Vec<(&'static str, &'static str, &'static str, Value)> {
         ("POOL_MAX_STREAMS_PER_CONNECTION", "1", "/tunnel/pool/max_streams", json!(1)),
         ("POOL_UNUSED_RELEASE_TIMEOUT", "0", "/tunnel/pool/unused_release", json!("0s")),
         ("HTTP2_STREAM_WINDOW_SIZE", "2147483647", "/tunnel/http2/stream_window", json!(2_147_483_647)),
+        ("WARREN_BUFFER_BUDGET", "1048576", "/tunnel/buffers/budget", json!(1_048_576)),
         ("HTTP2_CONNECTION_WINDOW_SIZE", "65535", "/tunnel/http2/connection_window", json!(65_535)),
         ("HTTP2_FRAME_SIZE", "16384", "/tunnel/http2/frame_size", json!(16_384)),
         ("KEEPALIVE_ENABLED", "false", "/socket/keepalive", json!(null)),
@@ -241,6 +249,7 @@ const BAD: &[(&str, &[&str])] = &[
     ("POOL_MAX_STREAMS_PER_CONNECTION", &["", "0", "65536", "many"]),
     ("POOL_UNUSED_RELEASE_TIMEOUT", &["", "x", "2d"]),
     ("HTTP2_STREAM_WINDOW_SIZE", &["", "0", "2147483648", "1e6"]),
+    ("WARREN_BUFFER_BUDGET", &["", "1048575", "64Mi", "-1"]),
     ("HTTP2_CONNECTION_WINDOW_SIZE", &["", "65534", "2147483648"]),
     ("HTTP2_FRAME_SIZE", &["", "16383", "16777216"]),
     ("KEEPALIVE_ENABLED", &["", "no"]),
@@ -535,6 +544,7 @@ fn only_some_builds_have_a_fake_authority() {
         vars: &vars,
         mesh_file: None,
         cores: 1,
+        memory: Default::default(),
         file_exists: &|_| false,
         fake_ca_allowed,
     };
@@ -574,6 +584,7 @@ proptest! {
             vars: &vars,
             mesh_file: mesh.as_deref(),
             cores,
+            memory: Default::default(),
             file_exists: &|_| exists,
             fake_ca_allowed: exists,
         };

@@ -1,6 +1,9 @@
 //! The client's end of a tunnel: opening it, and opening streams on it.
 
-use std::future::poll_fn;
+use std::{
+    future::{Future, poll_fn},
+    task::Poll,
+};
 
 use bytes::Bytes;
 use h2::{
@@ -11,10 +14,11 @@ use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, uri::Author
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
-    CLIENT_HEADER_LIST, INNER_SEND_BUFFER, MAX_PENDING_RESETS, MAX_RESET_STREAMS, SEND_BUFFER,
+    CLIENT_HEADER_LIST, INNER_SEND_BUFFER, MAX_FRAME_OVERHEAD, MAX_PENDING_RESETS, MAX_RESET_STREAMS,
+    SEND_BUFFER, believed_windows,
     headers::{BAGGAGE, FORWARDED, FORWARDED_NETWORK, TRACEPARENT, TraceParent},
     side::{Received, StreamSide},
-    uncoupled_window,
+    windows::{LARGEST, Windows},
 };
 use crate::protocols::{addr::HboneAddr, config::Http2Config};
 
@@ -36,6 +40,13 @@ pub struct ConnectRequest {
     pub trace: TraceParent,
     /// The own network, which only the inner tunnel of a double HBONE carries.
     pub network: Option<HeaderValue>,
+}
+
+/// Opens the streams of a tunnel.
+#[derive(Clone, Debug)]
+pub struct Opener {
+    send: SendRequest<Bytes>,
+    windows: Option<Windows>,
 }
 
 /// Why a stream was not opened.
@@ -66,20 +77,23 @@ pub async fn handshake<Io: AsyncRead + AsyncWrite + Unpin>(
     io: Io,
     config: &Http2Config,
 ) -> Result<(SendRequest<Bytes>, Connection<Io, Bytes>), h2::Error> {
-    handshake_for(io, config, INITIAL_STREAMS).await
+    handshake_within(io, config, INITIAL_STREAMS, None).await
 }
 
-/// Works like [`handshake`]. At most `initial_streams` streams are opened before the peer's settings are known.
+/// Works like [`handshake`], with these windows if `io` has the peer told of them. At most `initial_streams` streams are
+/// opened before the peer's settings are known.
 ///
 /// # Errors
 /// The connection broke.
-pub async fn handshake_for<Io: AsyncRead + AsyncWrite + Unpin>(
+pub async fn handshake_within<Io: AsyncRead + AsyncWrite + Unpin>(
     io: Io,
     config: &Http2Config,
     initial_streams: usize,
+    windows: Option<&Windows>,
 ) -> Result<(SendRequest<Bytes>, Connection<Io, Bytes>), h2::Error> {
-    builder(config)
-        .initial_connection_window_size(uncoupled_window(config))
+    let (stream, connection) = believed_windows(config, windows);
+    builder(config, stream)
+        .initial_connection_window_size(connection)
         .initial_max_send_streams(initial_streams)
         .max_concurrent_reset_streams(MAX_RESET_STREAMS)
         .max_send_buffer_size(SEND_BUFFER)
@@ -87,8 +101,8 @@ pub async fn handshake_for<Io: AsyncRead + AsyncWrite + Unpin>(
         .await
 }
 
-/// Starts HTTP/2 as a client of an inner tunnel over `io`. An inner tunnel carries one stream, whose window is that of
-/// the connection too.
+/// Starts HTTP/2 as a client of an inner tunnel over `io`, which has the peer told of the tunnel's windows. An inner
+/// tunnel carries one stream, so its connection needs no window of its own.
 ///
 /// # Errors
 /// The connection broke.
@@ -96,8 +110,8 @@ pub async fn inner_handshake<Io: AsyncRead + AsyncWrite + Unpin>(
     io: Io,
     config: &Http2Config,
 ) -> Result<(SendRequest<Bytes>, Connection<Io, Bytes>), h2::Error> {
-    builder(config)
-        .initial_connection_window_size(config.stream_window)
+    builder(config, LARGEST)
+        .initial_connection_window_size(config.stream_window.saturating_mul(2).min(LARGEST))
         .initial_max_send_streams(1)
         .max_send_buffer_size(INNER_SEND_BUFFER)
         .handshake(io)
@@ -105,13 +119,14 @@ pub async fn inner_handshake<Io: AsyncRead + AsyncWrite + Unpin>(
 }
 
 /// The settings that all tunnels share.
-fn builder(config: &Http2Config) -> h2::client::Builder {
+fn builder(config: &Http2Config, stream_window: u32) -> h2::client::Builder {
     let mut builder = h2::client::Builder::new();
     builder
-        .initial_window_size(config.stream_window)
+        .initial_window_size(stream_window)
         .max_frame_size(config.frame_size)
         .max_header_list_size(CLIENT_HEADER_LIST)
         .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+        .data_frame_budget(MAX_FRAME_OVERHEAD)
         .enable_push(false);
     builder
 }
@@ -122,10 +137,11 @@ fn builder(config: &Http2Config) -> h2::client::Builder {
 /// # Errors
 /// See [`ConnectError`]. There is no timeout: the caller sets the deadline.
 pub async fn connect(
-    mut tunnel: SendRequest<Bytes>,
+    tunnel: impl Into<Opener>,
     request: ConnectRequest,
     early_data: Bytes,
 ) -> Result<(StreamSide, HeaderMap), ConnectError> {
+    let Opener { send: mut tunnel, windows } = tunnel.into();
     let request = request.into_http()?;
     poll_fn(|cx| tunnel.poll_ready(cx)).await.map_err(unsent)?;
     let (response, mut send) = tunnel.send_request(request, false).map_err(unsent)?;
@@ -139,7 +155,7 @@ pub async fn connect(
         return Err(ConnectError::PeerStatus(response.status()));
     }
     let (head, body) = response.into_parts();
-    Ok((StreamSide::new(send, Received::new(body)), head.headers))
+    Ok((StreamSide::new(send, Received::within(body, windows.as_ref())), head.headers))
 }
 
 fn unsent(error: h2::Error) -> ConnectError {
@@ -153,6 +169,38 @@ fn unanswered(error: h2::Error) -> ConnectError {
     let refused = error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM);
     let unprocessed = error.is_remote() && (error.is_go_away() || refused);
     ConnectError::Tunnel { error, unprocessed }
+}
+
+// === impl Opener ===
+
+impl Opener {
+    /// Opens streams with these windows.
+    pub fn new(send: SendRequest<Bytes>, windows: Windows) -> Self {
+        Self { send, windows: Some(windows) }
+    }
+
+    /// Waits until the window of the connection has to change, and returns the new one.
+    pub fn window_changed(&self) -> impl Future<Output = u32> {
+        poll_fn(|cx| self.windows.as_ref().map_or(Poll::Pending, |windows| windows.poll_changed(cx)))
+    }
+
+    /// The handle of HTTP/2, once it may open a stream.
+    #[cfg(test)]
+    pub(crate) async fn ready(self) -> Result<SendRequest<Bytes>, h2::Error> {
+        self.send.ready().await
+    }
+
+    /// The number of streams that the peer permits.
+    pub fn current_max_send_streams(&self) -> usize {
+        self.send.current_max_send_streams()
+    }
+}
+
+/// Streams with the windows that HTTP/2 believes in.
+impl From<SendRequest<Bytes>> for Opener {
+    fn from(send: SendRequest<Bytes>) -> Self {
+        Self { send, windows: None }
+    }
 }
 
 // === impl ConnectRequest ===

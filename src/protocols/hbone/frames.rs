@@ -2,11 +2,14 @@
 //!
 //! Only the headers of frames are read. HTTP/2 itself checks them.
 
-use std::time::{Duration, Instant};
+use std::{
+    io,
+    time::{Duration, Instant},
+};
 
 /// The length of a frame header (RFC 9113 section 4.1).
 /// No limit: a length of the wire.
-const HEADER_BYTES: usize = 9;
+pub(super) const HEADER_BYTES: usize = 9;
 /// The length of the client's connection preface (RFC 9113 section 3.4).
 /// No limit: a length of the wire.
 const PREFACE_BYTES: u32 = 24;
@@ -35,8 +38,12 @@ const PADDING_BYTES: u32 = 256;
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const PRIORITY: u8 = 2;
+const SETTINGS: u8 = 4;
+const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
+const ACK: u8 = 1;
 const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
 const PADDED: u8 = 8;
 
 /// The end of a tunnel that this process has.
@@ -58,13 +65,19 @@ struct Header {
 }
 
 /// Finds the frame headers in a byte stream that arrives in any pieces.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Headers {
     /// The bytes of the next header that have passed.
     head: [u8; HEADER_BYTES],
     have: usize,
     /// The bytes before the next header.
     skip: u32,
+    /// Whether the frames of a header list have begun and not ended.
+    in_headers: bool,
+    /// The stream of the DATA whose first byte, which comes next, is the length of its padding.
+    padded: Option<u32>,
+    /// The streams of padded DATA, and how much of it was no payload.
+    padding: Vec<(u32, u32)>,
 }
 
 /// What has passed through a tunnel.
@@ -93,9 +106,12 @@ struct Turn {
 // === impl Headers ===
 
 impl Headers {
-    /// Calls `each` with the frame headers that end in `bytes`.
-    fn pass(&mut self, mut bytes: &[u8], mut each: impl FnMut(Header)) {
-        while !bytes.is_empty() {
+    /// Calls `each` with the frame headers that end in `bytes`, and with the number of bytes behind each header.
+    fn pass(&mut self, mut bytes: &[u8], mut each: impl FnMut(Header, usize)) {
+        while let Some(first) = bytes.first() {
+            if let Some(stream) = self.padded.take() {
+                self.padding.push((stream, u32::from(*first) + 1));
+            }
             let skipped = bytes.len().min(self.skip as usize);
             self.skip -= u32::try_from(skipped).unwrap_or(self.skip);
             bytes = bytes.get(skipped..).unwrap_or_default();
@@ -108,14 +124,18 @@ impl Headers {
             if self.have == HEADER_BYTES {
                 let header = Header::of(self.head);
                 (self.have, self.skip) = (0, header.payload);
-                each(header);
+                if matches!(header.kind, HEADERS | CONTINUATION) {
+                    self.in_headers = header.flags & END_HEADERS == 0;
+                }
+                self.padded = header.is_padded_data().then_some(header.stream);
+                each(header, bytes.len());
             }
         }
     }
 
-    /// Whether the next byte begins a frame.
+    /// Whether another frame may be put in before the next byte.
     fn is_between_frames(&self) -> bool {
-        self.have == 0 && self.skip == 0
+        self.have == 0 && self.skip == 0 && !self.in_headers
     }
 }
 
@@ -125,6 +145,20 @@ impl Header {
     fn of([l0, l1, l2, kind, flags, s0, s1, s2, s3]: [u8; HEADER_BYTES]) -> Self {
         let payload = u32::from_be_bytes([0, l0, l1, l2]);
         Self { payload, kind, flags, stream: u32::from_be_bytes([s0 & 0x7f, s1, s2, s3]) }
+    }
+
+    /// Whether the frame says something about the windows of streams.
+    fn is_about_streams_windows(self) -> bool {
+        match self.kind {
+            SETTINGS => self.flags & ACK == 0,
+            WINDOW_UPDATE => self.stream != 0,
+            _ => false,
+        }
+    }
+
+    /// Whether the frame is DATA whose payload begins with the length of its padding (RFC 9113 section 6.1).
+    fn is_padded_data(self) -> bool {
+        self.kind == DATA && self.flags & PADDED != 0 && self.payload > 0
     }
 
     /// Whether a received frame moves no byte of a stream and opens none. Another frame may have asked for it.
@@ -181,7 +215,7 @@ impl Frames {
     /// Counts received bytes.
     pub fn received(&mut self, bytes: &[u8]) {
         let (mut frames, mut hollow, mut asked, mut last) = (0u32, self.hollow, 0u32, self.last_stream);
-        self.received.pass(bytes, |header| {
+        self.received.pass(bytes, |header, _| {
             frames += 1;
             if header.is_hollow() {
                 hollow = hollow.saturating_add(1);
@@ -200,8 +234,35 @@ impl Frames {
     /// Counts sent bytes.
     pub fn sent(&mut self, bytes: &[u8]) {
         let mut asked = 0u32;
-        self.sent.pass(bytes, |header| asked += header.asks_for());
+        self.sent.pass(bytes, |header, _| asked += header.asks_for());
         self.hollow = self.hollow.saturating_sub(asked);
+    }
+
+    /// What was received of streams and was padding, since the last call. It counts against their windows, and nobody
+    /// reads it.
+    pub fn padding(&mut self) -> Vec<(u32, u32)> {
+        std::mem::take(&mut self.received.padding)
+    }
+
+    /// Whether another frame may be sent now.
+    pub fn may_insert(&self) -> bool {
+        self.sent.is_between_frames()
+    }
+
+    /// The first frame that begins in `bufs`, which are to be sent next, and says something about the windows of streams:
+    /// its place, and its length with the header.
+    pub fn about_windows(&self, bufs: &[io::IoSlice<'_>]) -> Option<(usize, usize)> {
+        let (mut headers, mut before, mut found) = (self.sent.clone(), 0, None);
+        for buf in bufs {
+            before += buf.len();
+            headers.pass(buf, |header, rest| {
+                let start = (before - rest).checked_sub(HEADER_BYTES);
+                if let Some(start) = start.filter(|_| found.is_none() && header.is_about_streams_windows()) {
+                    found = Some((start, HEADER_BYTES + header.payload as usize));
+                }
+            });
+        }
+        found
     }
 
     /// Whether the peer sends more frames that move nothing than any honest peer. `now` is only called after many of

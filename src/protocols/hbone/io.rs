@@ -5,6 +5,8 @@
 //!
 //! HTTP/2 also handles frames as long as there are any. [`Coalesced`] counts the frames that pass and ends the turn of
 //! a tunnel that has many. The driver ends a tunnel whose peer sends nothing but frames that move nothing.
+//!
+//! What HTTP/2 says about the windows of streams is replaced on its way out, where a tunnel has [`Windows`].
 
 use std::{
     cell::RefCell,
@@ -18,7 +20,11 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::frames::{Frames, Role};
+use super::{
+    frames::{Frames, Role},
+    outgoing::{Next, Outgoing},
+    windows::Windows,
+};
 
 /// The error of a tunnel whose peer sends too many frames that move nothing.
 #[derive(Debug, thiserror::Error)]
@@ -41,11 +47,21 @@ pub struct Below<Io>(Rc<RefCell<Counted<Io>>>);
 struct Counted<Io> {
     io: Io,
     frames: Frames,
+    outgoing: Option<Outgoing>,
 }
 
 /// Splits `io` into the part HTTP/2 uses and the part its driver flushes. `role`: the end that this process has.
 pub fn coalesced<Io>(io: Io, role: Role) -> (Coalesced<Io>, Flush<Io>) {
-    let io = Rc::new(RefCell::new(Counted { io, frames: Frames::new(role) }));
+    split(io, role, None)
+}
+
+/// Works like [`coalesced`], and has the peer told of `windows`, where HTTP/2 believes in the largest ones.
+pub fn coalesced_within<Io>(io: Io, role: Role, windows: &Windows) -> (Coalesced<Io>, Flush<Io>) {
+    split(io, role, Some(Outgoing::new(windows.clone())))
+}
+
+fn split<Io>(io: Io, role: Role, outgoing: Option<Outgoing>) -> (Coalesced<Io>, Flush<Io>) {
+    let io = Rc::new(RefCell::new(Counted { io, frames: Frames::new(role), outgoing }));
     (Coalesced(io.clone()), Flush(io))
 }
 
@@ -68,11 +84,61 @@ impl<Io: AsyncRead + Unpin> Counted<Io> {
             _ => ready!(Pin::new(&mut self.io).poll_read(cx, buf))?,
         }
         self.frames.received(buf.filled().get(before..).unwrap_or_default());
+        let padding = self.frames.padding();
+        if let Some(outgoing) = &self.outgoing {
+            outgoing.windows().return_padding(padding);
+        }
         Poll::Ready(Ok(()))
     }
 }
 
 impl<Io: AsyncWrite + Unpin> Counted<Io> {
+    /// Sends what has to go out before any other byte.
+    fn poll_unsent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(outgoing) = &mut self.outgoing else { return Poll::Ready(Ok(())) };
+        loop {
+            let unsent = outgoing.unsent(&self.frames);
+            if unsent.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            let n = ready!(Pin::new(&mut self.io).poll_write(cx, unsent))?;
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.frames.sent(unsent.get(..n).unwrap_or_default());
+            outgoing.sent(n);
+        }
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        ready!(self.poll_unsent(cx))?;
+        let next = match &mut self.outgoing {
+            Some(outgoing) => outgoing.next(&self.frames, bufs)?,
+            None => Next::All,
+        };
+        match next {
+            Next::All => self.poll_send(cx, bufs),
+            Next::First(first) => self.poll_send(cx, &first),
+            Next::Replaced(n) => Poll::Ready(Ok(n)),
+        }
+    }
+
+    fn poll_send(&mut self, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let n = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, bufs))?;
+        let mut left = n;
+        for buf in bufs {
+            let written = left.min(buf.len());
+            self.frames.sent(buf.get(..written).unwrap_or_default());
+            left -= written;
+        }
+        Poll::Ready(Ok(n))
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_unsent(cx))?;
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
     /// Tells the peer why the tunnel ends, if the connection takes the words at once.
     fn say_goodbye(&mut self, cx: &mut Context<'_>) {
         if let Some(goaway) = self.frames.goaway()
@@ -95,10 +161,7 @@ impl<Io: AsyncRead + Unpin> AsyncRead for Coalesced<Io> {
 
 impl<Io: AsyncWrite + Unpin> AsyncWrite for Coalesced<Io> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let this = &mut *self.0.borrow_mut();
-        let n = ready!(Pin::new(&mut this.io).poll_write(cx, buf))?;
-        this.frames.sent(buf.get(..n).unwrap_or_default());
-        Poll::Ready(Ok(n))
+        self.0.borrow_mut().poll_write(cx, &[io::IoSlice::new(buf)])
     }
 
     fn poll_write_vectored(
@@ -106,15 +169,7 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Coalesced<Io> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let this = &mut *self.0.borrow_mut();
-        let n = ready!(Pin::new(&mut this.io).poll_write_vectored(cx, bufs))?;
-        let mut left = n;
-        for buf in bufs {
-            let written = left.min(buf.len());
-            this.frames.sent(buf.get(..written).unwrap_or_default());
-            left -= written;
-        }
-        Poll::Ready(Ok(n))
+        self.0.borrow_mut().poll_write(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -126,7 +181,9 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Coalesced<Io> {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0.borrow_mut().io).poll_shutdown(cx)
+        let this = &mut *self.0.borrow_mut();
+        ready!(this.poll_unsent(cx))?;
+        Pin::new(&mut this.io).poll_shutdown(cx)
     }
 }
 
@@ -169,7 +226,7 @@ impl<Io: AsyncWrite + Unpin> Flush<Io> {
     /// # Errors
     /// The connection below broke.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0.borrow_mut().io).poll_flush(cx)
+        self.0.borrow_mut().poll_flush(cx)
     }
 
     /// Runs `work`, which makes `connection` progress, and flushes after each of its turns. `now` tells the time.
@@ -211,7 +268,12 @@ impl<Io: AsyncWrite + Unpin> Flush<Io> {
         cx: &mut Context<'_>,
         work: impl FnOnce(&mut Context<'_>) -> Poll<T>,
     ) -> Poll<io::Result<T>> {
-        self.0.borrow_mut().frames.begin_turn();
+        let mut this = self.0.borrow_mut();
+        this.frames.begin_turn();
+        if let Some(outgoing) = &this.outgoing {
+            outgoing.windows().register(cx);
+        }
+        drop(this);
         let done = work(cx);
         if done.is_pending() && self.0.borrow_mut().frames.are_too_many(now) {
             self.0.borrow_mut().say_goodbye(cx);

@@ -9,9 +9,10 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
-    MAX_PEER_STREAMS, MAX_PENDING_RESETS, MAX_RESET_STREAMS, SEND_BUFFER, SERVER_HEADER_LIST,
+    MAX_FRAME_OVERHEAD, MAX_PEER_STREAMS, MAX_PENDING_RESETS, MAX_RESET_STREAMS, SEND_BUFFER,
+    SERVER_HEADER_LIST, believed_windows,
     headers::{self, BAGGAGE, FORWARDED_NETWORK},
-    uncoupled_window,
+    windows::Windows,
 };
 use crate::protocols::{
     addr::{AuthorityError, HboneAddr},
@@ -53,15 +54,29 @@ pub async fn handshake<Io: AsyncRead + AsyncWrite + Unpin>(
     io: Io,
     config: &Http2Config,
 ) -> Result<Connection<Io, Bytes>, h2::Error> {
+    handshake_within(io, config, None).await
+}
+
+/// Works like [`handshake`], with these windows if `io` has the peer told of them.
+///
+/// # Errors
+/// As [`handshake`].
+pub async fn handshake_within<Io: AsyncRead + AsyncWrite + Unpin>(
+    io: Io,
+    config: &Http2Config,
+    windows: Option<&Windows>,
+) -> Result<Connection<Io, Bytes>, h2::Error> {
+    let (stream, connection) = believed_windows(config, windows);
     h2::server::Builder::new()
-        .initial_window_size(config.stream_window)
-        .initial_connection_window_size(uncoupled_window(config))
+        .initial_window_size(stream)
+        .initial_connection_window_size(connection)
         .max_frame_size(config.frame_size)
         .max_header_list_size(SERVER_HEADER_LIST)
         .max_concurrent_streams(MAX_PEER_STREAMS)
         .max_concurrent_reset_streams(MAX_RESET_STREAMS)
         .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
         .max_local_error_reset_streams(Some(MAX_LOCAL_RESETS))
+        .data_frame_budget(MAX_FRAME_OVERHEAD)
         .max_send_buffer_size(SEND_BUFFER)
         .handshake(io)
         .await

@@ -3,20 +3,23 @@
 use std::{
     collections::VecDeque,
     future::Future,
+    io,
     task::{Context, Poll, ready},
 };
 
 use bytes::{Bytes, BytesMut};
 use h2::{Reason, RecvStream, SendStream};
 
-use super::super::{
+use super::windows::{StreamWindow, Windows};
+use crate::protocols::{
     relay::{End, RelayError, Side},
     tls::buffer::Buffers,
 };
 
-/// Payloads up to this size are copied together while they wait. Each payload that HTTP/2 keeps costs some 500 bytes.
-/// Limit: payload of a frame that is copied while it waits: 4 KiB; past it: the payload keeps its part of a buffer.
-const COPIED_PAYLOAD_BYTES: usize = 4 * 1024;
+/// Payloads up to this size are copied together while they wait. Each payload that HTTP/2 keeps costs some 500 bytes,
+/// and keeps the buffer that it was read into, whatever else was in the buffer.
+/// Limit: payload of a frame that is copied while it waits: 64 KiB; past it: the payload keeps its part of a buffer.
+const COPIED_PAYLOAD_BYTES: usize = 64 * 1024;
 /// The size of the pieces that small payloads are copied into.
 /// Limit: piece of small payloads that wait: 32 KiB; past it: another piece is begun.
 const PIECE_BYTES: usize = 32 * 1024;
@@ -37,6 +40,8 @@ pub struct Received {
     recv: RecvStream,
     /// Whether the peer has sent its last byte. From then on only the sending half reports the stream's end.
     drained: bool,
+    /// The stream's window, if HTTP/2 believes in another one.
+    window: Option<Box<StreamWindow>>,
     /// What has been taken out of HTTP/2 while nobody takes the stream's bytes. The peer's window counts these bytes
     /// until they are passed on.
     waiting: Option<Box<Waiting>>,
@@ -84,7 +89,13 @@ impl Waiting {
 impl Received {
     /// Makes the receiving half of a stream.
     pub fn new(recv: RecvStream) -> Self {
-        Self { recv, drained: false, waiting: None }
+        Self::within(recv, None)
+    }
+
+    /// Makes the receiving half of a stream of a tunnel with these windows.
+    pub fn within(recv: RecvStream, windows: Option<&Windows>) -> Self {
+        let window = windows.map(|windows| Box::new(windows.of(recv.stream_id().into())));
+        Self { recv, drained: false, window, waiting: None }
     }
 
     /// Runs `work`, and takes what arrives meanwhile out of HTTP/2, where each small payload costs much.
@@ -103,12 +114,16 @@ impl Received {
     /// Takes all that has arrived out of HTTP/2. Ready when receiving has ended.
     fn poll_take(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.drained {
+            self.wait();
             return Poll::Ready(());
         }
         let waiting = self.waiting.get_or_insert_default();
         while waiting.end.is_none() {
             match self.recv.poll_data(cx) {
-                Poll::Ready(Some(Ok(payload))) => waiting.push(payload),
+                Poll::Ready(Some(Ok(payload))) => match received(&mut self.window, payload.len()) {
+                    Ok(()) => waiting.push(payload),
+                    Err(overrun) => waiting.end = Some(overrun),
+                },
                 Poll::Ready(Some(Err(error))) => waiting.end = Some(End::Gone(fault(error))),
                 Poll::Ready(None) => {
                     waiting.end = Some(End::Finished);
@@ -118,11 +133,20 @@ impl Received {
                     if waiting.is_empty() {
                         self.waiting = None;
                     }
+                    self.wait();
                     return Poll::Pending;
                 }
             }
         }
+        self.wait();
         Poll::Ready(())
+    }
+
+    /// Counts what was received and not passed on as waiting.
+    fn wait(&mut self) {
+        if let Some(window) = &mut self.window {
+            window.waits();
+        }
     }
 
     /// The bytes and the end that wait. `None`: nothing waits.
@@ -144,7 +168,7 @@ impl Received {
             return Poll::Ready(match ready!(self.recv.poll_data(cx)) {
                 // An empty frame moves nothing. The number of frames that h2 holds bounds the loop.
                 Some(Ok(chunk)) if chunk.is_empty() => continue,
-                Some(Ok(chunk)) => Ok(chunk),
+                Some(Ok(chunk)) => received(&mut self.window, chunk.len()).map(|()| chunk),
                 None => Err(End::Finished),
                 Some(Err(error)) => Err(End::Gone(fault(error))),
             });
@@ -155,6 +179,9 @@ impl Received {
     pub(super) fn release(&mut self, n: usize) {
         // The release fails only if `n` exceeds the number of received bytes.
         let _ = self.recv.flow_control().release_capacity(n);
+        if let Some(window) = &mut self.window {
+            window.taken(n, self.drained);
+        }
     }
 
     /// How receiving has ended, if nothing waits.
@@ -271,6 +298,14 @@ impl Side for StreamSide {
         }
         Poll::Ready(())
     }
+}
+
+/// Counts received bytes. The error is the end of a stream whose peer sends more than the stream's window.
+fn received(window: &mut Option<Box<StreamWindow>>, bytes: usize) -> Result<(), End> {
+    let Some(window) = window else { return Ok(()) };
+    let overran =
+        |error| End::Gone(Some(RelayError::Receive(io::Error::new(io::ErrorKind::InvalidData, error))));
+    window.received(bytes).map_err(overran)
 }
 
 /// Translates an HTTP/2 error for a relayed connection. NO_ERROR, CANCEL and STREAM_CLOSED only mean that the peer went

@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use h2::{RecvStream, client::SendRequest, server::SendResponse};
+use h2::{RecvStream, server::SendResponse};
 use http::{Request, Response};
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use tokio::{
@@ -21,12 +21,14 @@ use tokio::{
 };
 
 use super::{
-    client::{self, ConnectRequest},
+    budget::BufferBudget,
+    client::{self, ConnectRequest, Opener},
     frames::Role,
     headers::TraceParent,
-    io::coalesced,
+    io::coalesced_within,
     server,
     side::{Received, StreamSide},
+    windows::Windows,
 };
 use crate::protocols::{
     config::Http2Config,
@@ -44,26 +46,49 @@ impl Meter for Uncounted {
     fn backward(&self, _: usize) {}
 }
 
-type Accepted = (Request<RecvStream>, SendResponse<Bytes>);
+type Accepted = (Request<RecvStream>, SendResponse<Bytes>, Windows);
 type Relayed = JoinHandle<Result<(), RelayError>>;
 
-async fn opener(io: DuplexStream, settings: &Http2Config) -> SendRequest<Bytes> {
-    let (io, mut flush) = coalesced(io, Role::Client);
-    let (send, connection) =
-        flush.drive(Instant::now, client::handshake(io, settings)).await.unwrap().unwrap();
-    spawn_local(async move { flush.drive(Instant::now, connection).await });
-    send
+fn windows(settings: &Http2Config) -> Windows {
+    Windows::new(BufferBudget::new(64 << 20, 1).of(0), settings, Instant::now)
+}
+
+async fn opener(io: DuplexStream, settings: &Http2Config) -> Opener {
+    let windows = windows(settings);
+    let (io, mut flush) = coalesced_within(io, Role::Client, &windows);
+    let shake = client::handshake_within(io, settings, 100, Some(&windows));
+    let (send, mut connection) = flush.drive(Instant::now, shake).await.unwrap().unwrap();
+    let opener = Opener::new(send, windows.clone());
+    spawn_local(async move {
+        let work = async {
+            loop {
+                tokio::select! {
+                    ended = &mut connection => return ended,
+                    window = windows.changed() => connection.set_target_window_size(window),
+                }
+            }
+        };
+        flush.drive(Instant::now, work).await
+    });
+    opener
 }
 
 async fn acceptor(io: DuplexStream, settings: Http2Config) -> mpsc::Receiver<Accepted> {
     let (tell, accepted) = mpsc::channel(200);
     spawn_local(async move {
-        let (io, mut flush) = coalesced(io, Role::Server);
-        let mut connection =
-            flush.drive(Instant::now, server::handshake(io, &settings)).await.unwrap().unwrap();
+        let windows = windows(&settings);
+        let (io, mut flush) = coalesced_within(io, Role::Server, &windows);
+        let shake = server::handshake_within(io, &settings, Some(&windows));
+        let mut connection = flush.drive(Instant::now, shake).await.unwrap().unwrap();
         let work = async {
-            while let Some(Ok(stream)) = connection.accept().await {
-                tell.send(stream).await.unwrap();
+            loop {
+                tokio::select! {
+                    stream = connection.accept() => {
+                        let Some(Ok((request, respond))) = stream else { return };
+                        tell.send((request, respond, windows.clone())).await.unwrap();
+                    }
+                    window = windows.changed() => connection.set_target_window_size(window),
+                }
             }
         };
         let _ = flush.drive(Instant::now, work).await;
@@ -72,7 +97,7 @@ async fn acceptor(io: DuplexStream, settings: Http2Config) -> mpsc::Receiver<Acc
 }
 
 /// A tunnel with small windows through a narrow pipe.
-async fn tunnel() -> (SendRequest<Bytes>, mpsc::Receiver<Accepted>) {
+async fn tunnel() -> (Opener, mpsc::Receiver<Accepted>) {
     let settings =
         Http2Config { stream_window: 100_000, connection_window: 100_000, ..Http2Config::default() };
     let (near, far) = duplex(50_000);
@@ -80,7 +105,7 @@ async fn tunnel() -> (SendRequest<Bytes>, mpsc::Receiver<Accepted>) {
     (opener(near, &settings).await, accepted)
 }
 
-async fn open(send: &SendRequest<Bytes>) -> StreamSide {
+async fn open(send: &Opener) -> StreamSide {
     let addr: SocketAddr = "10.0.0.1:80".parse().unwrap();
     let request = ConnectRequest {
         authority: addr.to_string().parse().unwrap(),
@@ -97,13 +122,14 @@ fn relayed(side: StreamSide, tcp: TcpStream) -> Relayed {
 }
 
 async fn accept(accepted: &mut mpsc::Receiver<Accepted>) -> StreamSide {
-    let (request, mut respond) = accepted.recv().await.unwrap();
-    StreamSide::new(server::accept(&mut respond, None).unwrap(), Received::new(request.into_body()))
+    let (request, mut respond, windows) = accepted.recv().await.unwrap();
+    let received = Received::within(request.into_body(), Some(&windows));
+    StreamSide::new(server::accept(&mut respond, None).unwrap(), received)
 }
 
 /// A connection through the tunnel: both applications, and the relays between them.
 async fn connection(
-    send: &SendRequest<Bytes>,
+    send: &Opener,
     accepted: &mut mpsc::Receiver<Accepted>,
 ) -> (TcpStream, TcpStream, Relayed, Relayed) {
     let ((client, a), (b, server)) = (tcp().await, tcp().await);
@@ -312,7 +338,7 @@ async fn last_bytes_carry_the_end_of_their_stream() {
                 open(&send).await
             },
             async {
-                let (request, mut respond) = accepted.recv().await.unwrap();
+                let (request, mut respond, _) = accepted.recv().await.unwrap();
                 (request.into_body(), server::accept(&mut respond, None).unwrap())
             }
         );
@@ -332,7 +358,8 @@ async fn many_small_writes_wait_together_and_arrive_and_the_tunnel_goes_on() {
         socket2::SockRef::from(&b).set_send_buffer_size(4096).unwrap();
         let (request, response) =
             (Request::builder().method("CONNECT").uri("10.0.0.1:80"), accept(&mut accepted));
-        let (response_of, mut stream) = send.clone().send_request(request.body(()).unwrap(), false).unwrap();
+        let mut opening = send.clone().ready().await.unwrap();
+        let (response_of, mut stream) = opening.send_request(request.body(()).unwrap(), false).unwrap();
         let (far, answered) = tokio::join!(response, response_of);
         let (far, _answer) = (relayed(far, b), answered.unwrap());
         // Nobody reads yet: one frame for each byte.
@@ -355,7 +382,7 @@ async fn many_small_writes_wait_together_and_arrive_and_the_tunnel_goes_on() {
 }
 
 /// Opens another connection and has a message pass through it.
-async fn open_and_echo(send: &SendRequest<Bytes>, accepted: &mut mpsc::Receiver<Accepted>) {
+async fn open_and_echo(send: &Opener, accepted: &mut mpsc::Receiver<Accepted>) {
     let (mut client, mut server, ..) = connection(send, accepted).await;
     client.write_all(b"still here").await.unwrap();
     let mut got = [0; 10];

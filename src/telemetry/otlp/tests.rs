@@ -77,6 +77,7 @@ fn exported(vars: &[(&str, &str)], filter: &str, work: impl FnOnce(&LogHandle)) 
         vars: &vars,
         mesh_file: None,
         cores: 1,
+        memory: Default::default(),
         file_exists: &|_| false,
         fake_ca_allowed: false,
     });

@@ -62,6 +62,10 @@ declare! {
         "Time that a step of setting a connection up took";
     HANDSHAKES = "warren_handshakes_total", COUNTER, &["reporter", "group", "cipher"],
         "TLS handshakes of tunnels by key exchange group and cipher suite";
+    BUFFER_BYTES = "warren_buffer_bytes", GAUGE, &[], "Bytes from tunnels that wait for readers that do not read";
+    BUFFER_LENT = "warren_buffer_lent_bytes", GAUGE, &[],
+        "Bytes that peers may send beyond the first windows of streams";
+    BUFFER_BUDGET = "warren_buffer_budget_bytes", GAUGE, &[], "Most that the streams of tunnels may hold together";
     TUNNELS = "warren_tunnels", GAUGE, &[], "Tunnels to peers";
     CRL_REJECTED = "istio_crl_policy_rejections_total", COUNTER, &["reporter"],
         "Peers refused, and tunnels cut, for a revoked certificate";

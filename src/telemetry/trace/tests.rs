@@ -109,6 +109,7 @@ pub(crate) fn traced_by(
         vars: &vars,
         mesh_file: None,
         cores: 1,
+        memory: Default::default(),
         file_exists: &|_| false,
         fake_ca_allowed: false,
     });

@@ -1,3 +1,6 @@
+use bytes::Bytes;
+use h2::client::SendRequest;
+
 use super::*;
 use crate::protocols::{config::Http2Config, route::Sans};
 

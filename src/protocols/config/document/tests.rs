@@ -13,6 +13,7 @@ fn every_variable_is_declared_whatever_is_set() {
             vars: &inputs,
             mesh_file: None,
             cores: 8,
+            memory: Default::default(),
             file_exists: &|_| false,
             fake_ca_allowed: true,
         };

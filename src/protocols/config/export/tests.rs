@@ -9,8 +9,14 @@ use crate::protocols::config::{
 fn read(vars: &[(&str, &str)]) -> Result<(OtlpConfig, Vec<Invalid>), Vec<Invalid>> {
     let vars: BTreeMap<String, String> =
         vars.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    let inputs =
-        Inputs { vars: &vars, mesh_file: None, cores: 1, file_exists: &|_| false, fake_ca_allowed: false };
+    let inputs = Inputs {
+        vars: &vars,
+        mesh_file: None,
+        cores: 1,
+        memory: Default::default(),
+        file_exists: &|_| false,
+        fake_ca_allowed: false,
+    };
     let mut r = Reader::new(&inputs);
     let config = OtlpConfig::read(&mut r);
     r.finish().map(|warnings| (config, warnings))

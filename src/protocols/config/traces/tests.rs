@@ -6,8 +6,14 @@ use crate::protocols::config::Inputs;
 fn sampling(vars: &[(&str, &str)]) -> Sampling {
     let vars: BTreeMap<String, String> =
         vars.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    let inputs =
-        Inputs { vars: &vars, mesh_file: None, cores: 1, file_exists: &|_| false, fake_ca_allowed: false };
+    let inputs = Inputs {
+        vars: &vars,
+        mesh_file: None,
+        cores: 1,
+        memory: Default::default(),
+        file_exists: &|_| false,
+        fake_ca_allowed: false,
+    };
     let mut r = Reader::new(&inputs);
     let sampling = Sampling::read(&mut r);
     r.finish().unwrap();

@@ -90,7 +90,14 @@ fn kiali_decodes_the_settings_and_no_secret_is_among_them() {
     ];
     let vars = env.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
     let file_exists = &|_: &str| false;
-    let inputs = Inputs { vars: &vars, mesh_file: None, cores: 2, file_exists, fake_ca_allowed: false };
+    let inputs = Inputs {
+        vars: &vars,
+        mesh_file: None,
+        cores: 2,
+        memory: Default::default(),
+        file_exists,
+        fake_ca_allowed: false,
+    };
     let config = parse(&inputs).unwrap();
     let dump = settings(&config);
     let text = dump.to_string();

@@ -3,9 +3,7 @@ use rand::{Rng, SeedableRng, rngs::SmallRng};
 use super::*;
 
 const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
 const PING: u8 = 6;
-const WINDOW_UPDATE: u8 = 8;
 const UNKNOWN: u8 = 0xbe;
 
 fn frame(kind: u8, flags: u8, stream: u32, payload: usize) -> Vec<u8> {
@@ -28,13 +26,13 @@ fn floods(frames: &mut Frames, frame: &[u8], count: usize) -> bool {
 #[test]
 fn headers_are_found_in_whatever_pieces_they_come() {
     let sizes = [(DATA, 1), (DATA, 0), (HEADERS, 40), (WINDOW_UPDATE, 4), (UNKNOWN, 70_000), (PING, 8)];
-    let all: Vec<u8> = sizes.iter().flat_map(|(kind, len)| frame(*kind, 0, 3, *len)).collect();
+    let all: Vec<u8> = sizes.iter().flat_map(|(kind, len)| frame(*kind, END_HEADERS, 3, *len)).collect();
     for seed in 0..200 {
         let (mut rng, mut headers, mut found) = (SmallRng::seed_from_u64(seed), Headers::default(), vec![]);
         let mut rest = &all[..];
         while !rest.is_empty() {
             let n = rng.random_range(1..20_000usize).min([1, 9, 20_000][seed as usize % 3]).min(rest.len());
-            headers.pass(&rest[..n], |header| found.push((header.kind, header.payload as usize)));
+            headers.pass(&rest[..n], |header, _| found.push((header.kind, header.payload as usize)));
             rest = &rest[n..];
         }
         assert_eq!(found, sizes, "seed {seed}");
@@ -131,4 +129,18 @@ fn the_goaway_names_the_last_stream_of_a_client_and_waits_for_the_end_of_a_frame
     assert_eq!(frames.goaway().unwrap(), [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0xb]);
     frames.sent(&frame(DATA, 0, 1, 100)[..50]);
     assert_eq!(frames.goaway(), None);
+}
+
+#[test]
+fn padding_of_data_is_found_in_whatever_pieces_it_comes() {
+    let mut padded = frame(DATA, PADDED, 5, 40);
+    padded[HEADER_BYTES] = 30;
+    let empty = frame(DATA, PADDED, 7, 0);
+    let all = [frame(DATA, 0, 3, 40), padded, empty, frame(HEADERS, PADDED | END_HEADERS, 9, 20)].concat();
+    for len in 1..all.len() {
+        let mut frames = Frames::new(Role::Client);
+        all.chunks(len).for_each(|piece| frames.received(piece));
+        assert_eq!(frames.padding(), [(5, 31)], "pieces of {len}");
+        assert_eq!(frames.padding(), []);
+    }
 }
