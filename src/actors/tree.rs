@@ -399,6 +399,8 @@ fn count(metrics: &Metrics, certs: &Certs, pods: &Pods, zds: Option<&Zds>) -> Re
     metrics.register(state_gauge::of_certificates(move || certs.by_state())?)?;
     let served = pods.clone();
     metrics.register(pod_series::of_pods(move || served.readings())?)?;
+    let counted = pods.clone();
+    metrics.register(state_gauge::of_descriptors(move || counted.descriptors())?)?;
     let (pods, hand_over) = (pods.clone(), zds.map(Zds::status));
     let pending = move || hand_over.as_ref().map_or(0, |hand_over| hand_over.borrow().session.counts.pending);
     metrics.register(state_gauge::of_pods(move || pods.by_state(pending()))?)?;

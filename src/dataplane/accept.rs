@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     runtime::{fair_queue::Backlog, shard::Shard, spawner::ConnSpawner},
-    sys::shared_socket::Shared,
+    sys::{descriptors, shared_socket::Shared},
     telemetry::metrics::Metrics,
 };
 
@@ -215,9 +215,20 @@ pub(crate) async fn accept(
             return;
         }
         match accepted {
-            Ok((stream, peer)) => begin(&shard, &acceptor, stream, peer),
+            Ok((stream, peer)) => {
+                let short = descriptors::opened(&stream);
+                begin(&shard, &acceptor, stream, peer);
+                if short {
+                    tokio::select! {
+                        biased;
+                        // What the kernel has accepted is served all the same.
+                        _ = draining.wait_for(|draining| *draining) => {}
+                        () = acceptor.conns().may_accept(&id) => {}
+                    }
+                }
+            }
             Err(error) if is_about_one_connection(&error) => {}
-            Err(error) if is_exhaustion(&error) => {
+            Err(error) if descriptors::is_exhaustion(&error) => {
                 tracing::warn!(target: "capture", uid = &*id.uid, pod = %id.name(), kind = kind.name(), %error, "cannot accept");
                 sleep(EXHAUSTED_PAUSE).await;
             }
@@ -288,9 +299,4 @@ fn is_about_one_connection(error: &io::Error) -> bool {
     ];
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted | WouldBlock)
         || error.raw_os_error().is_some_and(|code| network.contains(&code))
-}
-
-fn is_exhaustion(error: &io::Error) -> bool {
-    let codes = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
-    error.raw_os_error().is_some_and(|code| codes.contains(&code))
 }

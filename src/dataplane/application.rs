@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use http::StatusCode;
-use tokio::io::AsyncWriteExt as _;
+use tokio::{io::AsyncWriteExt as _, time::timeout};
 
 use super::{
     authorize::authorize,
@@ -52,6 +52,10 @@ pub(crate) async fn connect<N: Network>(
     };
     authorize(ctx, info).await.map_err(denied)?;
     report.authorized();
+    let after = ctx.config.timeouts.connect;
+    if timeout(after, ctx.conns.may_connect(&ctx.pod.id)).await.is_err() {
+        return Err(unavailable(Failure::Dial("the pod's share of descriptors is used up".into())));
+    }
     let (to, source) = (inbound.dial, ctx.network.source_towards(info.src.ip(), inbound.dial.ip()));
     let began = Instant::now();
     let connecting = ctx.network.connect(to, source, PathScope::Host);

@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout};
 use super::{
     accepted::Accepted,
     application::{self, Refused},
+    handshakes::Handshake,
     inbound_context::InboundContext,
     pod::{
         conns::{Carried, ConnInfo, PeerTunnel, cut},
@@ -128,6 +129,8 @@ async fn set_up<N: Network>(
     (client, dst): (ClientAddr, SocketAddr),
 ) -> Result<Established<N::Stream>, Outcome> {
     let timeouts = &ctx.config.timeouts;
+    let many = || Failure::Tls("too many handshakes of this source are under way".into());
+    let _under_way = Handshake::begin(shard, client.ip()).ok_or_else(many)?;
     let cert = certificate(ctx).await?;
     let turns = SourceTurns::of(shard, Source::Peer(client.ip()));
     let shake = handshake::accept_in_turn(cert.server_config(), stream, shard.buffers.clone(), &turns);

@@ -11,6 +11,7 @@ pub(crate) mod dns;
 pub(crate) mod dns_config;
 pub(crate) mod early_data;
 pub(crate) mod gateway_hop;
+mod handshakes;
 pub(crate) mod inbound;
 pub(crate) mod inbound_context;
 pub(crate) mod listener;

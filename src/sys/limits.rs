@@ -2,7 +2,10 @@
 
 use std::io;
 
+use super::descriptors;
+
 /// Raises the soft limit of open files to the hard limit and returns the new limit.
+/// Connections may have all but the reserve of `descriptors.rs`.
 /// Limit: live connections: the soft limit of open files, raised to the hard one; past it: accepting pauses for 50 ms,
 /// with a warning.
 ///
@@ -19,6 +22,7 @@ pub fn raise_open_files() -> io::Result<u64> {
     if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } != 0 {
         return Err(io::Error::last_os_error());
     }
+    descriptors::limit_to(limit.rlim_cur);
     Ok(limit.rlim_cur)
 }
 

@@ -1,10 +1,11 @@
 //! System calls, among them those for network namespaces and sockets. Only this module contains unsafe code.
 #![allow(unsafe_code)]
 
+pub mod cgroup;
 pub(crate) mod coarse_clock;
 pub mod confinement;
-pub mod cgroup;
 pub(crate) mod cputime;
+pub(crate) mod descriptors;
 pub mod fdpass;
 pub(crate) mod handed_socket;
 pub(crate) mod interface;

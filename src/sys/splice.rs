@@ -12,6 +12,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use tokio::{io::Interest, net::TcpStream};
 
+use super::descriptors;
 use crate::protocols::relay::{Passed, Shortcut};
 
 /// The size of a pipe. A pipe of the kernel's default size costs more in calls than it saves in copies.
@@ -71,7 +72,8 @@ impl Pipes {
         if let Some(pipe) = shelf.free.pop() {
             return Some(pipe);
         }
-        if shelf.refused || shelf.made >= MAX_PIPES {
+        // A pipe takes two descriptors, which connections may need.
+        if shelf.refused || shelf.made >= MAX_PIPES || descriptors::are_short() {
             return None;
         }
         match Pipe::new() {

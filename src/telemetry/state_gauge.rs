@@ -1,9 +1,14 @@
 //! Gauges of pods, certificates and quarantined actors by state. They are counted for each scrape, so that they are
 //! never out of date and never missing.
 
+use std::sync::Arc;
+
 use super::series::{
     Computed, Declaration, MetricsError,
-    declared::{CERTIFICATE_AGE, CERTIFICATE_LEFT, CERTIFICATES, PODS, POLICIES_MISSING, QUARANTINED_ACTORS},
+    declared::{
+        CERTIFICATE_AGE, CERTIFICATE_LEFT, CERTIFICATES, FD_WAITERS, POD_FDS, PODS, POLICIES_MISSING,
+        QUARANTINED_ACTORS,
+    },
 };
 
 /// The count of each state or kind. Every state and kind is listed, even with a count of zero.
@@ -61,6 +66,22 @@ pub(crate) fn of_missing_policies(
     count: impl Fn() -> usize + Send + Sync + 'static,
 ) -> Result<Computed, MetricsError> {
     Computed::new(&[POLICIES_MISSING], move |readings| readings.put(POLICIES_MISSING, &[], count() as f64))
+}
+
+/// The gauges of descriptors: `count` tells those of pods by name, and how many pods wait.
+///
+/// # Errors
+/// The errors are those of [`of_pods`].
+pub(crate) fn of_descriptors(
+    count: impl Fn() -> (Vec<(Arc<str>, usize)>, usize) + Send + Sync + 'static,
+) -> Result<Computed, MetricsError> {
+    Computed::new(&[POD_FDS, FD_WAITERS], move |readings| {
+        let (pods, waiting) = count();
+        for (pod, number) in pods {
+            readings.put(POD_FDS, &[&*pod], number as f64);
+        }
+        readings.put(FD_WAITERS, &[], waiting as f64);
+    })
 }
 
 fn by_state(

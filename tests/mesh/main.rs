@@ -13,6 +13,7 @@ mod capture;
 mod certs;
 mod commands;
 mod confined;
+mod descriptors;
 mod diag;
 mod dns;
 mod dns_only;
@@ -41,8 +42,8 @@ mod quarantine;
 mod revocation;
 mod shards;
 mod socks;
-mod strangers;
 mod stopped_readers;
+mod strangers;
 mod support;
 mod tunnel;
 mod words;
@@ -53,6 +54,7 @@ use capture::*;
 use certs::*;
 use commands::*;
 use confined::*;
+use descriptors::*;
 use dns::*;
 use dns_only::*;
 use dump::*;
@@ -77,8 +79,8 @@ use quarantine::*;
 use revocation::*;
 use shards::*;
 use socks::*;
-use strangers::*;
 use stopped_readers::*;
+use strangers::*;
 use words::*;
 use zds::*;
 
@@ -224,6 +226,7 @@ fn main() -> ExitCode {
         what_is_no_socks_is_turned_down_in_bounded_time_and_stops_nobody,
         a_socks_client_that_asks_for_long_ends_with_its_pod,
         without_proxying_names_are_answered_and_nobody_listens_for_connections,
+        a_pod_whose_connections_are_hoarded_waits_while_others_go_on,
         two_thousand_stopped_readers_hold_no_more_than_the_budget_and_stop_nobody,
         a_thousand_joined_connections_carry_every_byte_and_leave_nothing_behind,
         a_thousand_connections_carry_every_byte_and_leave_no_memory_behind,

@@ -70,6 +70,9 @@ const DNS_ANSWER_WITHIN: Duration = Duration::from_secs(1);
 /// Limit: time between the last new connection of a proxy that stops and the end of its listeners: 50 ms; past it: a
 /// handshake that takes longer is reset.
 const YIELD_FOR: Duration = Duration::from_millis(50);
+/// The number of pods whose descriptors are counted one by one.
+/// Limit: pods whose descriptors metrics show: the 16 with the most; past it: the others are not shown.
+const MAX_COUNTED_PODS: usize = 16;
 /// The time between two checks of a drain whether each connection that the kernel has accepted is served.
 /// Limit: time between two looks of a drain at what is accepted and not yet served: 5 ms; past it: the drain looks
 /// again until its own deadline.
@@ -138,6 +141,17 @@ impl Pods {
     /// All pods.
     pub(crate) fn all(&self) -> Vec<Arc<Pod>> {
         self.table.all()
+    }
+
+    /// The pods with the most descriptors, by name, and how many pods wait for one.
+    pub(crate) fn descriptors(&self) -> (Vec<(Arc<str>, usize)>, usize) {
+        let pods = self.table.all();
+        let mut held: Vec<_> = pods.iter().map(|pod| (pod.conns().descriptors(), pod)).collect();
+        held.retain(|(descriptors, _)| *descriptors > 0);
+        held.sort_unstable_by_key(|(descriptors, _)| std::cmp::Reverse(*descriptors));
+        held.truncate(MAX_COUNTED_PODS);
+        let named = held.iter().map(|(descriptors, pod)| (pod.id.name(), *descriptors)).collect();
+        (named, pods.iter().filter(|pod| pod.conns().waits_for_descriptors()).count())
     }
 
     /// The number of pods in each state. `pending`: the number of pods that are not served yet.

@@ -21,7 +21,7 @@ use crate::{
         query::Query,
         resolvers::Resolvers,
     },
-    sys::pacing::PathScope,
+    sys::{descriptors, pacing::PathScope},
 };
 
 /// The time that all attempts for a query may take together. The client has given up by then.
@@ -140,6 +140,9 @@ async fn by_datagram(
 /// Opens a socket for one query. A separate port for each query is one more value that a forger must guess.
 fn open(mark: Option<u32>, server: SocketAddr) -> io::Result<StdUdpSocket> {
     let socket = Socket::new(Domain::for_address(server), Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
+    if descriptors::is_of_reserve(&socket) {
+        return Err(io::Error::from_raw_os_error(libc::EMFILE));
+    }
     if let Some(mark) = mark {
         socket.set_mark(mark)?;
     }

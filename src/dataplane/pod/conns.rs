@@ -16,6 +16,7 @@ use tokio::{
     time::Instant,
 };
 
+use super::{PodId, descriptors::Waits};
 use crate::{
     protocols::{identity::Identity, labels::Reporter, tls::PeerChain},
     runtime::conns::ConnSet,
@@ -56,6 +57,8 @@ pub(crate) struct PodConns {
     draining: watch::Sender<bool>,
     /// The number of tunnels from peers at which unused ones are looked for next.
     look_at: AtomicUsize,
+    /// Who waits for descriptors.
+    waits: Waits,
     /// The time from which [`PeerTunnel::used`] counts.
     since: Instant,
 }
@@ -76,6 +79,9 @@ pub(crate) struct PeerTunnel {
 /// many.
 /// Limit: tunnels from peers to a pod that are all kept: 8192; past it: those used longest ago take no more streams.
 pub(crate) const KEPT_TUNNELS: usize = 8192;
+/// The descriptors of an application's connection: one for each side.
+/// No limit: a number that is reckoned with.
+const OF_CONNECTION: usize = 2;
 /// The number of tunnels that leave at a time.
 /// Limit: tunnels from peers that make room at a time: 256; past it: the next new tunnel has others leave.
 const LEAVING_AT_ONCE: usize = 256;
@@ -156,6 +162,7 @@ impl PodConns {
             arriving: AtomicUsize::new(0),
             draining: watch::Sender::new(false),
             look_at: AtomicUsize::new(KEPT_TUNNELS),
+            waits: Waits::default(),
             since: Instant::now(),
         })
     }
@@ -204,6 +211,29 @@ impl PodConns {
     pub(crate) fn arriving(self: &Arc<Self>) -> Arriving {
         self.arriving.fetch_add(1, Ordering::Relaxed);
         Arriving(self.clone())
+    }
+
+    /// The number of descriptors that the pod's connections and tunnels are reckoned to have.
+    pub(crate) fn descriptors(&self) -> usize {
+        let sockets = self.live.len() + self.arriving.load(Ordering::Relaxed);
+        OF_CONNECTION * sockets.saturating_sub(self.waits.connecting())
+            + self.peers.len()
+            + self.dialled.len()
+    }
+
+    /// Whether the pod waits for descriptors.
+    pub(crate) fn waits_for_descriptors(&self) -> bool {
+        self.waits.is_any()
+    }
+
+    /// Waits until the pod may accept another connection, if descriptors are short.
+    pub(crate) async fn may_accept(&self, id: &PodId) {
+        self.waits.accept(id, || self.descriptors()).await;
+    }
+
+    /// Waits until the pod may open a socket for a connection that it has, if descriptors are short.
+    pub(crate) async fn may_connect(&self, id: &PodId) {
+        self.waits.connect(id, || self.descriptors()).await;
     }
 
     /// Whether an accepted connection may still be in none of the sets.

@@ -2,6 +2,7 @@
 
 pub(crate) mod conns;
 pub(crate) mod departure;
+mod descriptors;
 pub(crate) mod network;
 pub(crate) mod panics;
 mod source_ports;

@@ -15,7 +15,10 @@ use std::{
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 use socket2::Socket;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    net::TcpStream,
+    time::{sleep, timeout},
+};
 
 use super::{PodId, source_ports::SourcePorts};
 use crate::{
@@ -25,6 +28,7 @@ use crate::{
         route::failover::AttemptError,
     },
     sys::{
+        descriptors,
         netns::NetNs,
         pacing::PathScope,
         socket::{self, Connect, is_taken},
@@ -34,6 +38,9 @@ use crate::{
 /// The number of ports that a connect in a client's name tries before the kernel chooses one.
 /// Limit: ports that a connect in a client's name tries: 4; past it: the kernel chooses the port.
 const PORTS_TRIED: usize = 4;
+/// The pause of a connect for which there is no descriptor but those of the reserve.
+/// Limit: pause of a connect without a descriptor: 50 ms; past it: it tries again, as long as a connect may take.
+const DESCRIPTOR_PAUSE: Duration = Duration::from_millis(50);
 
 /// The reason why a connect failed.
 #[derive(Debug, thiserror::Error)]
@@ -193,8 +200,16 @@ impl PodNetwork {
     }
 
     async fn try_connect(&self, to: SocketAddr, how: &Connect) -> io::Result<TcpStream> {
-        let made = self.netns.enter_sticky(|| socket::connecting(to, how)).and_then(|made| made);
-        established(made?, to).await
+        loop {
+            let made = self.netns.enter_sticky(|| socket::connecting(to, how)).and_then(|made| made);
+            match made {
+                Ok(made) if descriptors::is_of_reserve(&made) => {}
+                Err(error) if descriptors::is_exhaustion(&error) => {}
+                made => return established(made?, to).await,
+            }
+            // The caller bounds the wait.
+            sleep(DESCRIPTOR_PAUSE).await;
+        }
     }
 }
 

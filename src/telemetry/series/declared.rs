@@ -144,6 +144,9 @@ declare! {
 
     // The process and its telemetry.
     BUILD = "istio_build", GAUGE, &["component", "tag"], "Version of the proxy";
+    POD_FDS = "warren_pod_descriptors", GAUGE, &["pod"],
+        "File descriptors reckoned for the connections of the 16 pods with the most";
+    FD_WAITERS = "warren_pods_waiting_for_descriptors", GAUGE, &[], "Pods that wait for file descriptors";
     OPEN_FDS = "process_open_fds", GAUGE, &[], "Number of open file descriptors";
     MAX_FDS = "process_max_fds", GAUGE, &[], "Most file descriptors the process may open";
     LOG_LINES_LOST = "warren_log_lines_lost", GAUGE, &[], "Log lines lost because nobody read them";
