@@ -132,6 +132,36 @@ macro_rules! atomic {
 atomic!(AtomicBool, bool);
 atomic!(AtomicU16, u16);
 
+// === impl AtomicU16 ===
+
+impl AtomicU16 {
+    pub(crate) fn fetch_or(&self, bits: u16, order: Ordering) -> u16 {
+        match self {
+            Self::Real(atomic) => atomic.fetch_or(bits, order),
+            Self::Model(atomic) => atomic.fetch_or(bits, order),
+        }
+    }
+
+    pub(crate) fn fetch_and(&self, bits: u16, order: Ordering) -> u16 {
+        match self {
+            Self::Real(atomic) => atomic.fetch_and(bits, order),
+            Self::Model(atomic) => atomic.fetch_and(bits, order),
+        }
+    }
+
+    pub(crate) fn fetch_update(
+        &self,
+        set: Ordering,
+        fetch: Ordering,
+        next: impl FnMut(u16) -> Option<u16>,
+    ) -> Result<u16, u16> {
+        match self {
+            Self::Real(atomic) => atomic.fetch_update(set, fetch, next),
+            Self::Model(atomic) => atomic.fetch_update(set, fetch, next),
+        }
+    }
+}
+
 // === impl Mutex ===
 
 impl<T> Mutex<T> {
