@@ -32,6 +32,11 @@ const COMMON: &[libc::c_long] = &[
     libc::SYS_getcwd,
     libc::SYS_pipe2,
     libc::SYS_splice,
+    // The socket of the hand-over, which replaces the former process's by a rename (docs/upgrades.md).
+    libc::SYS_fchmodat,
+    libc::SYS_renameat,
+    libc::SYS_renameat2,
+    libc::SYS_unlinkat,
     // Waiting.
     libc::SYS_epoll_create1,
     libc::SYS_epoll_ctl,
@@ -102,14 +107,17 @@ const COMMON: &[libc::c_long] = &[
 const OLDER: &[libc::c_long] = &[
     libc::SYS_access,
     libc::SYS_arch_prctl,
+    libc::SYS_chmod,
     libc::SYS_dup2,
     libc::SYS_epoll_wait,
     libc::SYS_getrlimit,
     libc::SYS_lstat,
     libc::SYS_poll,
     libc::SYS_readlink,
+    libc::SYS_rename,
     libc::SYS_stat,
     libc::SYS_time,
+    libc::SYS_unlink,
 ];
 #[cfg(not(target_arch = "x86_64"))]
 const OLDER: &[libc::c_long] = &[];
@@ -130,7 +138,8 @@ const PRCTL: &[libc::c_int] = &[
     libc::PR_CAPBSET_READ,
 ];
 
-/// The operations of ioctl(2): on descriptors, terminals that the log is written to, and names of interfaces.
+/// The operations of ioctl(2): on descriptors, terminals that the log is written to, names of interfaces, and namespaces
+/// of sockets.
 const IOCTL: &[libc::Ioctl] = &[
     libc::FIONBIO,
     libc::FIOCLEX,
@@ -141,6 +150,7 @@ const IOCTL: &[libc::Ioctl] = &[
     libc::SIOCGIFFLAGS,
     libc::SIOCGIFINDEX,
     libc::SIOCGIFNAME,
+    libc::SIOCGSKNS,
 ];
 
 /// The protocols of netlink: interfaces and addresses, and news of rules.
