@@ -1,8 +1,8 @@
-//! Replays the inputs that are kept for the fuzzer, and inputs of no meaning.
+//! Replays the inputs that are kept for the fuzzer, and inputs that are made of them by chance.
 
 use std::{fs, path::Path};
 
-use rand::{RngCore as _, SeedableRng as _, rngs::SmallRng};
+use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
 
 /// The inputs that are kept for a target.
 fn kept(name: &str) -> Vec<(String, Vec<u8>)> {
@@ -12,20 +12,54 @@ fn kept(name: &str) -> Vec<(String, Vec<u8>)> {
     paths.map(|path| (path.display().to_string(), fs::read(&path).unwrap())).collect()
 }
 
+/// How many inputs are made of the kept ones, for each target, unless [`RUNS`] says otherwise.
+const MADE: usize = 64;
+/// The variable for a longer search without a nightly compiler.
+const RUNS: &str = "WARREN_FUZZ_RUNS";
+
 fn replay(name: &str, target: fn(&[u8])) {
     let inputs = kept(name);
     assert!(!inputs.is_empty(), "fuzz/corpus/{name} is empty");
     for (path, input) in &inputs {
-        // The name of the input is seen if the target panics.
-        println!("{path}");
-        target(input);
+        held(path, input, target);
     }
-    let mut rng = SmallRng::seed_from_u64(1);
-    for round in 0..32 {
-        let mut input = vec![0; round * 8];
-        rng.fill_bytes(&mut input);
-        target(&input);
+    let runs = std::env::var(RUNS).map_or(MADE, |runs| runs.parse().unwrap());
+    let mut rng = SmallRng::seed_from_u64(runs as u64);
+    for _ in 0..runs {
+        let input = changed(&inputs, &mut rng);
+        held("made", &input, target);
     }
+}
+
+/// Runs a target. If a promise is broken, the input is told.
+fn held(origin: &str, input: &[u8], target: fn(&[u8])) {
+    if let Err(panic) = std::panic::catch_unwind(|| target(input)) {
+        let hex: String = input.iter().map(|byte| format!("{byte:02x}")).collect();
+        println!("the input is {origin}, {hex}");
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// A kept input with some changes, which may be parts of others.
+fn changed(inputs: &[(String, Vec<u8>)], rng: &mut SmallRng) -> Vec<u8> {
+    let mut input = inputs[rng.random_range(0..inputs.len())].1.clone();
+    for _ in 0..rng.random_range(1..6) {
+        let at = rng.random_range(0..=input.len());
+        let end = rng.random_range(at..=input.len().min(at + 16));
+        match rng.random_range(0..6) {
+            0 => input.insert(at, rng.random()),
+            1 => drop(input.drain(at..end)),
+            2 => input[at..end].iter_mut().for_each(|byte| *byte = rng.random()),
+            3 => input[at..end].iter_mut().for_each(|byte| *byte = rng.random_range(0..8)),
+            4 => input.extend_from_within(at..end),
+            _ => {
+                let other = &inputs[rng.random_range(0..inputs.len())].1;
+                let from = rng.random_range(0..=other.len());
+                input.splice(at..end, other[from..].iter().copied().take(64));
+            }
+        }
+    }
+    input
 }
 
 macro_rules! replayed {

@@ -9,6 +9,19 @@ fn parts_of_an_identity() {
     );
     assert_eq!(id.principal(), "cluster.local/ns/default/sa/web");
     assert_eq!(id, Identity::new("cluster.local", "default", "web").unwrap());
+    for whole in [id.as_str(), &id.to_string(), &format!("{id:?}")] {
+        assert_eq!(whole, "spiffe://cluster.local/ns/default/sa/web");
+    }
+}
+
+#[test]
+fn each_part_has_its_longest_length() {
+    let new = |td, ns, sa| Identity::new(&"t".repeat(td), &"n".repeat(ns), &"s".repeat(sa));
+    let longest = new(255, 63, 253).unwrap();
+    assert_eq!((longest.namespace().len(), longest.service_account().len()), (63, 253));
+    for longer in [new(256, 63, 253), new(255, 64, 253), new(255, 63, 254)] {
+        assert!(longer.is_err());
+    }
 }
 
 #[test]

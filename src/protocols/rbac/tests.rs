@@ -343,6 +343,21 @@ fn peer_authentication_keeps_plaintext_out() {
 }
 
 #[test]
+fn an_address_of_either_end_may_be_mapped_to_ipv6() {
+    let net = |last| vec![pb::Address { address: vec![10, 0, 0, last], length: 32 }];
+    let both = pb::Match { source_ips: net(1), destination_ips: net(2), ..Default::default() };
+    let table = table(vec![policy("d", pb::Action::Deny, rule(vec![both]))]);
+    for src in ["10.0.0.1:999", "[::ffff:10.0.0.1]:999"] {
+        for dst in ["10.0.0.2:80", "[::ffff:10.0.0.2]:80"] {
+            let flow = Flow { src: src.parse().unwrap(), identity: None, dst: dst.parse().unwrap() };
+            let to = Destination::<&str> { namespace: "a", policies: &[] };
+            let verdict = evaluate(&table, &to, &flow, &|_| false, &mut |_| {});
+            assert!(matches!(verdict, Verdict::Deny(_)), "from {src} to {dst}");
+        }
+    }
+}
+
+#[test]
 fn dry_runs_are_logged_once_and_the_rule_that_denied_is_known() {
     use pb::Action::{Allow, Deny};
     let dry = |name, action, rules| pb::Authorization { dry_run: true, ..policy(name, action, rules) };

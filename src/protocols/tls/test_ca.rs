@@ -1,4 +1,5 @@
 //! An authority for tests: a root, perhaps intermediates, and leaves with any names.
+#![cfg_attr(fuzzing, allow(dead_code, reason = "the fuzzer uses a part"))]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
