@@ -211,6 +211,8 @@ impl XdsState {
     pub(super) fn settle(&self, push: Push, rejected: &[Rejected]) {
         let rejected: HashMap<&str, bool, foldhash::fast::RandomState> =
             rejected.iter().map(|r| (r.name.as_str(), r.applied)).collect();
+        let brought: HashSet<Arc<str>, foldhash::fast::RandomState> =
+            push.entries.iter().map(|entry| entry.name.clone()).collect();
         self.with(push.kind, |book| {
             for Entry { name, version, before } in push.entries {
                 // If a name came twice and was rejected, the name stays doubtful, because its second `before` is doubt.
@@ -226,7 +228,12 @@ impl XdsState {
                 }
             }
             for name in push.removed {
-                book.names.remove(&name);
+                // What a response brings and removes stays. If it was refused, the tables may hold it or not.
+                if !brought.contains(&name) {
+                    book.names.remove(&name);
+                } else if rejected.contains_key(&*name) {
+                    book.names.insert(name, Holding::Doubt);
+                }
             }
         });
     }

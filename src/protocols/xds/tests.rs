@@ -158,6 +158,14 @@ fn a_push_cut_half_way_leaves_names_without_versions() {
 }
 
 #[test]
+fn what_a_response_brings_and_removes_is_still_announced() {
+    let state = XdsState::new();
+    let (mut stream, _) = open(&state, false);
+    push(&mut stream, response(ResourceType::Address, "1", &[("a", "1"), ("b", "1")], &["a", "c"]), &[]);
+    assert_eq!(announced(&state, ResourceType::Address), versions(&[("a", "1"), ("b", "1")]));
+}
+
+#[test]
 fn a_name_sent_twice_and_rejected_is_in_doubt() {
     let state = XdsState::new();
     let (mut stream, _) = open(&state, false);
