@@ -192,7 +192,7 @@ fn inbound_requests_go_where_a_slow_model_of_the_contract_says() {
     let all = (meshes::world(), prop::collection::vec(request, 1..8), option::of(Just(15080_u16)));
     check(1000, &all, |(world, requests, socks5)| {
         let mesh = world.mesh();
-        let ports = Ports { outbound: 15001, plaintext: 15006, hbone: 15008, socks5 };
+        let ports = Ports { outbound: 15001, plaintext: 15006, hbone: 15008, socks5, dns: None };
         let illegal: Vec<u16> = [15001, 15006, 15008].into_iter().chain(socks5).collect();
         let here: Vec<_> = world
             .model
@@ -248,7 +248,7 @@ fn nothing_loops_by_a_slow_model_of_the_contract() {
     let all = (meshes::world(), ip(), ip(), port, option::of(Just(15080_u16)));
     check(400, &all, |(world, ip, client, port, socks5)| {
         let mesh = world.mesh();
-        let ports = Ports { outbound: 15001, plaintext: 15006, hbone: 15008, socks5 };
+        let ports = Ports { outbound: 15001, plaintext: 15006, hbone: 15008, socks5, dns: None };
         let illegal = [15001, 15006, 15008].contains(&port) || (port == 15080 && socks5.is_some());
         let dst = OrigDst::new(SocketAddr::new(ip, port));
         for pb in &world.model.workloads {

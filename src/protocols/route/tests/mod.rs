@@ -61,7 +61,7 @@ fn draw(mesh: &Mesh, call: Call<'_>, draws: u32) -> BTreeMap<String, u32> {
     let dst = OrigDst::new((call.ip, call.port).into());
     let mut seen = BTreeMap::new();
     for _ in 0..draws {
-        let mut pick = Pick { rng: &mut rng, excluded: &[], suspicion: None };
+        let mut pick = Pick { rng: &mut rng, excluded: &[], suspicion: None, recorder: () };
         *seen.entry(told(outbound(mesh, &source, dst, &mut pick))).or_default() += 1;
     }
     seen
