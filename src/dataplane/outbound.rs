@@ -89,11 +89,10 @@ fn serve_any<N: Network>(
         let failure = |relayed: Result<(), RelayError>| relayed.map_err(Failure::from);
         let (relayed, ending) = match reached {
             Reached::Tcp(server) => {
-                let ended = {
-                    let relay = stream::relay_plain(&shard, client.side, server.into_side(), &*report);
-                    movable::relay((&conn, &conn), relay.after(client.said)).await
-                };
-                match ended {
+                let relay = stream::relay_plain(&shard, client.side, server.into_side(), &*report);
+                let relay = movable::relay((&conn, &conn), relay.after(client.said));
+                // The box keeps the future of a connection through a tunnel small.
+                match Box::pin(relay).await {
                     Some(ended) => (ended.map(failure), None),
                     None => return report.handed_over(),
                 }

@@ -106,7 +106,7 @@ impl SeqPacket {
         self.send_all(bytes, fd.as_slice()).await
     }
 
-    /// Sends one packet with at most [`MAX_FDS`] descriptors, as [`SeqPacket::send`] does.
+    /// Sends one packet with at most `MAX_FDS` descriptors, as [`SeqPacket::send`] does.
     ///
     /// # Errors
     /// As for [`SeqPacket::send`]; also too many descriptors.

@@ -2,8 +2,11 @@
 
 use std::{
     fmt::Display,
+    future::poll_fn,
+    pin::Pin,
     rc::Rc,
     sync::Arc,
+    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -140,8 +143,7 @@ async fn carry<N: Network>(
         }
     };
     let _counted = (shard.count_tunnel(), ctx.metrics.pods.tunnel());
-    let mut expected = key.sans.iter();
-    member.info().set_up(expected.next().filter(|_| expected.next().is_none()).cloned());
+    member.info().set_up(key.sans.single().cloned());
     tell(ctx, || format!("tunnel to {} is set up", key.to));
     let tunnel = pool.peer(key).add(opener, ctx.config.tunnel.pool.max_streams);
     let delay = pool.backlog().flush_delay();
@@ -290,17 +292,18 @@ async fn drive<S: AppStream>(
 ) -> &'static str {
     let (pings, below) = (connection.ping_pong(), flush.below());
     let worn = || below.look(TlsStream::is_worn);
+    let serving = poll_fn(|cx| {
+        while let Poll::Ready(window) = tunnel.opener().poll_window_changed(cx) {
+            connection.set_target_window_size(window);
+        }
+        Pin::new(&mut *connection).poll(cx)
+    });
     let work = async {
-        let mut silent = std::pin::pin!(keepalive(config, pings, tunnel, worn));
-        let mut unused = std::pin::pin!(unused(config.tunnel.pool.unused_release, tunnel));
-        loop {
-            tokio::select! {
-                biased;
-                ended = &mut *connection => return if ended.is_ok() { "closed" } else { "failed" },
-                window = tunnel.opener().window_changed() => connection.set_target_window_size(window),
-                () = &mut silent => return "no answer to a PING",
-                () = &mut unused => return UNUSED,
-            }
+        tokio::select! {
+            biased;
+            ended = serving => if ended.is_ok() { "closed" } else { "failed" },
+            () = keepalive(config, pings, tunnel, worn) => "no answer to a PING",
+            () = unused(config.tunnel.pool.unused_release, tunnel) => UNUSED,
         }
     };
     let driven = flush.drive_behind(now, || delay.waits(), work).await;

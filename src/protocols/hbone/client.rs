@@ -1,8 +1,8 @@
 //! The client's end of a tunnel: opening it, and opening streams on it.
 
 use std::{
-    future::{Future, poll_fn},
-    task::Poll,
+    future::poll_fn,
+    task::{Context, Poll},
 };
 
 use bytes::Bytes;
@@ -179,9 +179,9 @@ impl Opener {
         Self { send, windows: Some(windows) }
     }
 
-    /// Waits until the window of the connection has to change, and returns the new one.
-    pub fn window_changed(&self) -> impl Future<Output = u32> {
-        poll_fn(|cx| self.windows.as_ref().map_or(Poll::Pending, |windows| windows.poll_changed(cx)))
+    /// Polls until the window of the connection has to change. The result is the new window in bytes.
+    pub fn poll_window_changed(&self, cx: &Context<'_>) -> Poll<u32> {
+        self.windows.as_ref().map_or(Poll::Pending, |windows| windows.poll_changed(cx))
     }
 
     /// The handle of HTTP/2, once it may open a stream.
