@@ -10,8 +10,8 @@ use super::{
 const STREAM_WINDOW: Var = Var::number(
     "HTTP2_STREAM_WINDOW_SIZE",
     "4194304",
-    "Bytes that a peer may send on a stream before they are taken, at most. A stream begins with less, and gets more as its \
-     reader reads and `WARREN_BUFFER_BUDGET` has room.",
+    "Bytes that a peer may send on a stream before they are taken, at most. While much of `WARREN_BUFFER_BUDGET` is lent, a \
+     stream begins with less, and gets more as its reader reads.",
 );
 const CONNECTION_WINDOW: Var = Var::number(
     "HTTP2_CONNECTION_WINDOW_SIZE",

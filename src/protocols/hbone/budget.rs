@@ -21,6 +21,10 @@ const FIRST_PART: usize = 16;
 /// The part of the budget that is lent to whoever asks first, as a divisor.
 /// Limit: what is lent to windows: half of WARREN_BUFFER_BUDGET; past it: fair shares are lent.
 const LENT_PART: usize = 2;
+/// The part of the budget that is lent to streams before their readers have read, as a divisor. Peers such as Envoy drop
+/// what the window does not let through when their application ends first.
+/// Limit: what is lent to streams that begin: a quarter of WARREN_BUFFER_BUDGET; past it: they have their first windows.
+const BEGIN_PART: usize = 4;
 /// The part of what is free that one stream may have, as a divisor.
 /// Limit: what is lent to a stream: a 32nd of what is free, or a fair share; past it: the window stays.
 const FREE_PART: usize = 32;
@@ -109,6 +113,11 @@ impl BufferBudget {
         share.max(fair)
     }
 
+    /// The most that a stream that begins may have beyond its first window.
+    fn share_to_begin(&self) -> usize {
+        (self.limit / BEGIN_PART).saturating_sub(self.lent.load(Relaxed)) / FREE_PART
+    }
+
     fn chunk(&self) -> usize {
         self.limit / CHUNK_PART
     }
@@ -148,6 +157,17 @@ impl ShardBudget {
         if let Some(part) = self.part() {
             part.held.fetch_sub(bytes, Relaxed);
         }
+    }
+
+    /// What a stream that begins is lent, if it asks for `want`: nothing if that is less than a first window may have.
+    /// It is taken from the budget.
+    pub(super) fn lend_to_begin(&self, want: usize) -> usize {
+        let loan = want.min(self.node.share_to_begin());
+        if loan < want.min(MOST_FIRST) {
+            return 0;
+        }
+        self.borrow(loan);
+        loan
     }
 
     /// What a stream with `loan` bytes may have instead, if it asks for `want`: more, the same, or less while the budget

@@ -49,8 +49,8 @@ struct TunnelWindows {
     held: Cell<usize>,
     /// What the connection's window makes up for.
     made_up: Cell<usize>,
-    /// What streams may send more, until the tunnel's driver says so. A stream has two at most, as each takes half a
-    /// window of bytes.
+    /// What streams may send more, until the tunnel's driver says so. A stream has three at most: the first one, and then
+    /// each takes half a window of bytes.
     updates: RefCell<Vec<(u32, u32)>>,
     driver: RefCell<Option<Waker>>,
     now: fn() -> Instant,
@@ -105,10 +105,18 @@ impl Windows {
 
     /// The window of a stream that begins.
     pub(super) fn of(&self, stream: u32) -> StreamWindow {
+        self.lent(stream, self.0.budget.lend_to_begin(self.0.most - self.0.first))
+    }
+
+    /// The window of a stream that begins with `loan` bytes of the budget. The peer is told of them.
+    pub(super) fn lent(&self, stream: u32, loan: usize) -> StreamWindow {
         self.0.budget.stream(true);
         let (tunnel, told) = (self.0.clone(), (self.0.now)());
-        let credit = tunnel.first;
-        StreamWindow { tunnel, stream, loan: 0, credit, unread: 0, held: 0, waited: false, told }
+        if loan > 0 {
+            tunnel.tell(stream, loan);
+        }
+        let credit = tunnel.first + loan;
+        StreamWindow { tunnel, stream, loan, credit, unread: 0, held: 0, waited: false, told }
     }
 
     /// What streams may send more since the last call: pairs of a stream and a number of bytes.
@@ -185,6 +193,12 @@ impl TunnelWindows {
         self.wake_to_move();
     }
 
+    /// Has the peer told that it may send `more` bytes on a stream.
+    fn tell(&self, stream: u32, more: usize) {
+        self.updates.borrow_mut().push((stream, u32::try_from(more).unwrap_or(LARGEST)));
+        self.wake();
+    }
+
     fn wake_to_move(&self) {
         if self.is_to_move() {
             self.wake();
@@ -233,8 +247,7 @@ impl StreamWindow {
         let owed = self.owed();
         if owed > 0 {
             self.credit += owed;
-            self.tunnel.updates.borrow_mut().push((self.stream, u32::try_from(owed).unwrap_or(LARGEST)));
-            self.tunnel.wake();
+            self.tunnel.tell(self.stream, owed);
         }
     }
 

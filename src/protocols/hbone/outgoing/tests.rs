@@ -97,7 +97,7 @@ fn the_settings_tell_the_first_window_and_windows_of_streams_are_not_told() {
 #[test]
 fn what_streams_may_send_is_told_between_frames_and_not_inside_a_header_list() {
     let (windows, mut frames) = (windows(), Frames::new(Role::Server));
-    let mut stream = windows.of(9);
+    let mut stream = windows.lent(9, 0);
     stream.received(64 * 1024).unwrap();
     stream.taken(64 * 1024, false);
     let mut outgoing = Outgoing::new(windows);

@@ -40,15 +40,32 @@ fn read_all(windows: &Windows, stream: &mut StreamWindow) -> usize {
 #[test]
 fn a_reader_that_reads_gets_a_larger_window_up_to_the_configured_one() {
     let windows = windows(1 << 30);
-    let mut stream = windows.of(1);
+    let mut stream = windows.lent(1, 0);
     let grown: Vec<usize> = (0..8).map(|_| read_all(&windows, &mut stream) / KIB).collect();
     assert_eq!(grown, [128, 256, 512, 1024, 2048, 4096, 4096, 4096]);
 }
 
 #[test]
+fn a_stream_begins_with_the_whole_window_while_little_is_lent_and_the_peer_is_told() {
+    let budget = BufferBudget::new(1 << 30, 1);
+    let windows = Windows::new(budget.of(0), &Http2Config::default(), now);
+    let mut streams: Vec<StreamWindow> = (0..1000).map(|id| windows.of(1 + 2 * id)).collect();
+    assert_eq!((streams[0].window(), streams[0].credit), (4 * MIB, 4 * MIB));
+    assert_eq!(windows.updates()[0], (1, (4 * MIB - 64 * KIB) as u32));
+    // Those that read are still lent a whole window.
+    assert!(budget.lent() <= budget.limit() / 4, "{}", budget.lent());
+    let last = streams.last_mut().unwrap();
+    assert_eq!(last.window(), 64 * KIB);
+    (0..8).for_each(|_| _ = read_all(&windows, last));
+    assert_eq!(last.window(), 4 * MIB);
+    drop(streams);
+    assert_eq!(budget.lent(), 0);
+}
+
+#[test]
 fn a_slow_stream_gets_none_and_gives_back_what_it_has() {
     let windows = windows(1 << 30);
-    let mut stream = windows.of(1);
+    let mut stream = windows.lent(1, 0);
     later(QUICK + Duration::from_millis(1));
     assert_eq!(read_all(&windows, &mut stream), 64 * KIB);
     (0..3).for_each(|_| _ = read_all(&windows, &mut stream));
@@ -63,7 +80,7 @@ fn a_slow_stream_gets_none_and_gives_back_what_it_has() {
 fn bytes_that_wait_keep_the_window_as_it_is_and_are_counted_until_they_are_taken() {
     let budget = BufferBudget::new(1 << 30, 1);
     let windows = Windows::new(budget.of(0), &Http2Config::default(), now);
-    let mut stream = windows.of(1);
+    let mut stream = windows.lent(1, 0);
     stream.received(64 * KIB).unwrap();
     stream.waits();
     assert_eq!((budget.held(), stream.credit), (64 * KIB, 0));
@@ -82,7 +99,7 @@ fn bytes_that_wait_keep_the_window_as_it_is_and_are_counted_until_they_are_taken
 fn the_end_of_a_stream_gives_back_its_loan_and_forgets_what_the_peer_was_to_be_told() {
     let budget = BufferBudget::new(1 << 30, 1);
     let windows = Windows::new(budget.of(0), &Http2Config::default(), now);
-    let (mut one, mut other) = (windows.of(1), windows.of(3));
+    let (mut one, mut other) = (windows.lent(1, 0), windows.lent(3, 0));
     for stream in [&mut one, &mut other] {
         stream.received(64 * KIB).unwrap();
         stream.taken(64 * KIB, false);
@@ -95,7 +112,7 @@ fn the_end_of_a_stream_gives_back_its_loan_and_forgets_what_the_peer_was_to_be_t
 #[test]
 fn a_peer_that_will_send_nothing_more_is_told_nothing() {
     let windows = windows(1 << 30);
-    let mut stream = windows.of(1);
+    let mut stream = windows.lent(1, 0);
     stream.received(64 * KIB).unwrap();
     stream.taken(64 * KIB, true);
     assert_eq!(windows.updates(), []);
@@ -104,7 +121,7 @@ fn a_peer_that_will_send_nothing_more_is_told_nothing() {
 #[test]
 fn a_peer_that_sends_more_than_the_window_is_found_out() {
     let windows = windows(1 << 30);
-    let mut stream = windows.of(1);
+    let mut stream = windows.lent(1, 0);
     stream.received(64 * KIB).unwrap();
     assert!(stream.received(1).is_err());
 }
@@ -113,7 +130,7 @@ fn a_peer_that_sends_more_than_the_window_is_found_out() {
 fn a_window_shrinks_while_the_budget_is_short_and_the_peer_may_send_again_all_the_same() {
     let budget = BufferBudget::new(64 << 20, 1);
     let windows = Windows::new(budget.of(0), &Http2Config::default(), now);
-    let mut stream = windows.of(1);
+    let mut stream = windows.lent(1, 0);
     (0..8).for_each(|_| _ = read_all(&windows, &mut stream));
     assert_eq!(stream.window(), 4 << 20);
     // A thousand streams that read, and then stop.
@@ -121,7 +138,7 @@ fn a_window_shrinks_while_the_budget_is_short_and_the_peer_may_send_again_all_th
     for _ in 0..10 {
         let windows = Windows::new(budget.of(0), &Http2Config::default(), now);
         for id in 0..100 {
-            let mut other = windows.of(1 + 2 * id);
+            let mut other = windows.lent(1 + 2 * id, 0);
             (0..8).for_each(|_| _ = read_all(&windows, &mut other));
             other.received(other.credit).unwrap();
             other.waits();
@@ -139,7 +156,7 @@ fn a_window_shrinks_while_the_budget_is_short_and_the_peer_may_send_again_all_th
 #[tokio::test]
 async fn what_waits_is_made_up_for_in_the_window_of_the_connection() {
     let windows = windows(1 << 30);
-    let mut streams: Vec<StreamWindow> = (0..8).map(|id| windows.of(1 + 2 * id)).collect();
+    let mut streams: Vec<StreamWindow> = (0..8).map(|id| windows.lent(1 + 2 * id, 0)).collect();
     for stream in &mut streams {
         stream.received(64 * KIB).unwrap();
         stream.waits();
