@@ -31,10 +31,7 @@ pub(crate) fn the_commands_draw_break_and_are_refused() {
     assert!(row(&tree, "├─ telemetry").ends_with("Z killed"), "{tree}");
     assert!(warren(&node, &["chaos", "tasks"]).1.contains("tunnel/dial "));
     let (code, _, said) = warren(&node, &["chaos", "kill", "nobody"]);
-    assert_eq!(
-        (code, said.as_str()),
-        (1, "Error: the proxy refuses: no actor is called \"nobody\": see /actors\n")
-    );
+    assert_eq!((code, said.as_str()), (2, "Error: no actor is called \"nobody\": see /actors\n"));
     let (code, _, said) = warren(&node, &["chaos", "kill"]);
     let missing = "Error: the following required arguments were not provided: <ID>\n";
     assert_eq!((code, said), (2, format!("{missing}See `warren chaos kill --help`.\n")));
