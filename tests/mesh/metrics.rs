@@ -57,6 +57,8 @@ pub(crate) fn all_closed(lab: &Lab, node: &str) {
 
 impl Sample {
     fn parse(line: &str) -> Self {
+        // An exemplar follows the value of a bucket.
+        let line = line.split_once(" # {").map_or(line, |(sample, _exemplar)| sample);
         let (series, value) = line.rsplit_once(' ').unwrap();
         let (name, labels) = series.split_once('{').unwrap_or((series, "}"));
         let labels = labels.strip_suffix('}').unwrap();
