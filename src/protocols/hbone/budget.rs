@@ -1,7 +1,8 @@
 //! The budget of a node for bytes that wait for readers that do not read (docs/operations.md).
 //!
-//! Each stream begins with a small window, the smaller the more streams there are. A stream whose reader reads is lent
-//! more, until what is lent reaches seven twelfths of the budget. The rest backs the first windows.
+//! Each stream has a small first window, the smaller the more streams there are. A stream that begins is lent the rest of
+//! its whole window while little is lent. A stream whose reader reads is lent more, until what is lent reaches seven
+//! twelfths of the budget. What is left backs the first windows.
 
 use std::sync::{
     Arc,
