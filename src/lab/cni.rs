@@ -128,9 +128,16 @@ struct Connections {
 
 /// A live request for one connection.
 struct Command {
-    request: Request,
+    say: Say,
     netns: Option<Arc<OwnedFd>>,
     reply: oneshot::Sender<Outcome>,
+}
+
+/// What a connection says.
+enum Say {
+    Request(Request),
+    /// Bytes that need not be a message.
+    Bytes(Vec<u8>),
 }
 
 /// One connection, which its task owns.
@@ -206,7 +213,16 @@ impl Cni {
         let (request, netns) = (pod.request(), pod.netns.clone());
         self.shared.pods.lock().insert(pod.uid.clone(), pod);
         let newest = self.shared.connections.lock().greeted.last_key_value().map(|(_, to)| to.clone());
-        ask(&newest.ok_or(CniError::NoProxy)?, request, netns).await
+        ask(&newest.ok_or(CniError::NoProxy)?, Say::Request(request), netns).await
+    }
+
+    /// Sends the newest proxy one packet of any bytes, as a broken agent would.
+    ///
+    /// # Errors
+    /// No proxy is connected, or the proxy has not acknowledged: it refuses, or hangs up.
+    pub async fn send_bytes(&self, bytes: Vec<u8>) -> Result<(), CniError> {
+        let newest = self.shared.connections.lock().greeted.last_key_value().map(|(_, to)| to.clone());
+        ask(&newest.ok_or(CniError::NoProxy)?, Say::Bytes(bytes), None).await
     }
 
     /// Takes a pod back from every proxy. Without a connected proxy the call succeeds.
@@ -218,7 +234,7 @@ impl Cni {
         let all: Vec<_> = self.shared.connections.lock().greeted.values().cloned().collect();
         let mut result = Ok(());
         for to in all {
-            let asked = ask(&to, Request::Del { uid: uid.into() }, None).await;
+            let asked = ask(&to, Say::Request(Request::Del { uid: uid.into() }), None).await;
             result = result.and(asked);
         }
         result
@@ -254,13 +270,9 @@ impl Drop for Cni {
     }
 }
 
-async fn ask(
-    to: &mpsc::Sender<Command>,
-    request: Request,
-    netns: Option<Arc<OwnedFd>>,
-) -> Result<(), CniError> {
+async fn ask(to: &mpsc::Sender<Command>, say: Say, netns: Option<Arc<OwnedFd>>) -> Result<(), CniError> {
     let (reply, outcome) = oneshot::channel();
-    to.try_send(Command { request, netns, reply }).map_err(|error| match error {
+    to.try_send(Command { say, netns, reply }).map_err(|error| match error {
         mpsc::error::TrySendError::Full(_) => CniError::Busy,
         mpsc::error::TrySendError::Closed(_) => CniError::Failed(Outcome::Lost),
     })?;
@@ -358,8 +370,12 @@ impl Connection {
                     Ok(None) | Err(_) => End::Gone,
                 },
             };
-            let Some(Command { request, netns, reply }) = command else { return End::Gone };
-            match self.exchange(request, netns.as_deref()).await {
+            let Some(Command { say, netns, reply }) = command else { return End::Gone };
+            let outcome = match say {
+                Say::Request(request) => self.exchange(request, netns.as_deref()).await,
+                Say::Bytes(bytes) => self.talk(&bytes, None).await,
+            };
+            match outcome {
                 // The caller that waited for the outcome may have given up.
                 Ok(outcome) => drop(reply.send(outcome)),
                 Err(end) => return end,
@@ -370,9 +386,23 @@ impl Connection {
     /// Sends one request and waits for its answer. After a time-out the connection goes on, as with the real agent. A
     /// late answer then counts as the answer to the next request, or as unasked speech.
     async fn exchange(&self, request: Request, netns: Option<&OwnedFd>) -> Result<Outcome, End> {
+        let outcome = self.talk(&encode_request(&request), netns).await;
+        let noted = outcome.as_ref().map_or(Outcome::Lost, Clone::clone);
+        tracing::debug!(connection = self.number, ?request, ?noted, "exchange with the proxy");
+        self.shared.status.send_modify(|status| {
+            if status.log.len() == LOG {
+                status.log.pop_front();
+            }
+            status.log.push_back(Exchange { connection: self.number, request, outcome: noted });
+        });
+        outcome
+    }
+
+    /// Sends one packet and waits for its answer.
+    async fn talk(&self, packet: &[u8], netns: Option<&OwnedFd>) -> Result<Outcome, End> {
         let fd = netns.map(AsFd::as_fd);
         let talk = async {
-            if self.socket.send(&encode_request(&request), fd).await.is_err() {
+            if self.socket.send(packet, fd).await.is_err() {
                 return Err(End::Gone);
             }
             match self.socket.recv().await {
@@ -384,16 +414,7 @@ impl Connection {
                 Ok(None) | Err(_) => Err(End::Gone),
             }
         };
-        let outcome = timeout(CNI_ANSWER_WITHIN, talk).await.unwrap_or(Ok(Outcome::TimedOut));
-        let noted = outcome.as_ref().map_or(Outcome::Lost, Clone::clone);
-        tracing::debug!(connection = self.number, ?request, ?noted, "exchange with the proxy");
-        self.shared.status.send_modify(|status| {
-            if status.log.len() == LOG {
-                status.log.pop_front();
-            }
-            status.log.push_back(Exchange { connection: self.number, request, outcome: noted });
-        });
-        outcome
+        timeout(CNI_ANSWER_WITHIN, talk).await.unwrap_or(Ok(Outcome::TimedOut))
     }
 }
 

@@ -20,3 +20,4 @@ pub(crate) mod state;
 pub mod testbed;
 pub mod testing;
 pub mod topology;
+pub mod valve;

@@ -11,7 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::net::{Namespace, cell};
+use super::{
+    net::{Namespace, cell},
+    valve::Valve,
+};
 use crate::sys::lab::{self, Bind, OnExec};
 
 const POLL: Duration = Duration::from_millis(2);
@@ -26,6 +29,7 @@ pub struct Program {
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
     log: Option<PathBuf>,
+    valve: Option<Valve>,
     resolv_conf: Option<PathBuf>,
 }
 
@@ -121,7 +125,7 @@ impl Program {
     /// A new program. `name` appears in errors and names the log file.
     pub fn new(name: impl Into<String>, binary: impl Into<PathBuf>) -> Self {
         let (name, binary) = (name.into(), binary.into());
-        Self { name, binary, args: Vec::new(), env: Vec::new(), log: None, resolv_conf: None }
+        Self { name, binary, args: Vec::new(), env: Vec::new(), log: None, valve: None, resolv_conf: None }
     }
 
     /// Adds arguments.
@@ -143,6 +147,12 @@ impl Program {
         self
     }
 
+    /// Puts a valve between the program and its log file.
+    pub fn valve(mut self, valve: Valve) -> Self {
+        self.valve = Some(valve);
+        self
+    }
+
     /// Shows the program this file as /etc/resolv.conf.
     pub fn resolv_conf(mut self, path: impl Into<PathBuf>) -> Self {
         self.resolv_conf = Some(path.into());
@@ -156,8 +166,8 @@ impl Program {
         cell::unmark(&mut command);
         if let Some(path) = &self.log {
             let log = fs::OpenOptions::new().create(true).append(true).open(path);
-            let log = log.and_then(|log| Ok((log.try_clone()?, log)));
-            let (out, err) = log.map_err(|source| self.file(path, source))?;
+            let both = log.and_then(|log| self.outputs(log));
+            let (out, err) = both.map_err(|source| self.file(path, source))?;
             command.stdin(Stdio::null()).stdout(out).stderr(err);
         }
         let failed = |source| ProcessError::Start {
@@ -172,6 +182,17 @@ impl Program {
         let child = command.spawn().map_err(failed)?;
         let proc = proc_of(child.id());
         Ok(Process { name: self.name.clone(), child, log: self.log.clone(), proc })
+    }
+
+    /// Standard output and standard error.
+    fn outputs(&self, log: fs::File) -> io::Result<(Stdio, Stdio)> {
+        match &self.valve {
+            None => Ok((log.try_clone()?.into(), log.into())),
+            Some(valve) => {
+                let writer = valve.pipe(log)?;
+                Ok((writer.try_clone()?.into(), writer.into()))
+            }
+        }
     }
 
     fn binds(&self) -> Result<Vec<Bind>, ProcessError> {

@@ -14,11 +14,13 @@ use super::script::Door;
 use crate::{
     lab::{
         apps::{Route, http},
+        cni::Cni,
         control::mesh_file::Mesh,
         embedded::Embedded,
         net::Namespace,
         node::{Node, wait},
         testbed::{Launch, Options, Testbed},
+        valve::Valve,
     },
     protocols::{
         ca::{chain::Chain, csr},
@@ -54,6 +56,10 @@ pub(super) struct Arena {
     pub(super) testbed: Testbed<Embedded>,
     mesh: Mesh,
     peer: Arc<WorkloadCert>,
+    /// The CNI's agent of the attacked node.
+    pub(super) agent: Arc<Cni>,
+    /// What reads the proxies' logs.
+    pub(super) log: Valve,
 }
 
 impl Arena {
@@ -62,7 +68,9 @@ impl Arena {
         let mesh = Mesh::parse(MESH)?;
         let resolv_conf = directory.join("resolv.conf");
         fs::write(&resolv_conf, RESOLV_CONF)?;
+        let log = Valve::default();
         let launch = Launch::new(program)
+            .valve(log.clone())
             // The victim is on the shard of its attacker.
             .env("ZTUNNEL_WORKER_THREADS", "1")
             .env("WARREN_RESOLV_CONF", resolv_conf.to_string_lossy());
@@ -78,7 +86,8 @@ impl Arena {
         let authority = testbed.services().control()?.authority().clone();
         let chain = Chain::parse(&authority.sign(&request.pem, None, LIFE)?, Some(&identity))?;
         let peer = Arc::new(WorkloadCert::new(chain, &request.key, &TlsConfig::default())?);
-        let arena = Self { testbed, mesh, peer };
+        let agent = testbed.services().cni(ATTACKED)?.clone();
+        let arena = Self { testbed, mesh, peer, agent, log };
         wait(UP, || arena.serves())?;
         Ok(arena)
     }

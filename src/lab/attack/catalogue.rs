@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use super::{
+    agent,
     arena::{Arena, ECHO, MUTE},
     certificates, forged,
     hands::{Attack, hands},
@@ -10,7 +11,10 @@ use super::{
     script::{self, Script, play},
     stranger,
 };
-use crate::lab::apps::Background;
+use crate::lab::{
+    apps::{Background, Stop, background},
+    valve::Valve,
+};
 
 /// The tunnels of a peer that attacks.
 const TUNNELS: usize = 2;
@@ -27,7 +31,21 @@ pub(super) enum Who {
     Peer,
     /// A pod of the node.
     Pod,
+    /// The CNI's agent of the node.
+    Agent,
 }
+
+/// Opens a valve again at the end.
+struct Opens(Valve);
+
+impl Drop for Opens {
+    fn drop(&mut self) {
+        self.0.open();
+    }
+}
+
+/// The rate at which a slow reader takes the log, in bytes a second.
+const SLOW_READER: u64 = 20 << 10;
 
 /// An attack of the catalogue.
 #[derive(Clone, Copy)]
@@ -64,6 +82,7 @@ impl Who {
             Self::Stranger => "stranger",
             Self::Peer => "peer",
             Self::Pod => "pod",
+            Self::Agent => "agent",
         }
     }
 }
@@ -191,6 +210,18 @@ pub(super) const ALL: &[Entry] = &[
     entry!("long-lines", Peer, "requests of 11 bytes whose refusal is a line of 4 KB", |a| {
         peer(a, "target", |_| script::long_lines())
     }),
+    entry!("slow-log-reader", Peer, "the same, while the log is read at 20 KiB a second", |a| {
+        let mut assault = peer(a, "target", |_| script::long_lines())?;
+        let (log, here) = (a.log.clone(), a.node_namespace()?);
+        log.narrow(SLOW_READER);
+        let slow = background(here, move |mut stop: Stop| async move {
+            let _opens = Opens(log);
+            stop.stopped().await;
+            0
+        });
+        assault.helpers.push(slow.map_err(|error| error.to_string())?);
+        Ok(assault)
+    }),
     entry!("baggage", Peer, "requests with 10 KB of baggage, each another one", |a| peer(
         a,
         "target",
@@ -218,6 +249,9 @@ pub(super) const ALL: &[Entry] = &[
     }),
     entry!("dead-ends", Pod, "200 connections to where nobody answers", |a| {
         Ok(pod::dead_ends(a.pod("rogue")?, SocketAddr::from(([10, 77, 9, 9], 80)))?.into())
+    }),
+    entry!("hand-over-garbage", Agent, "packets to the hand-over of pods that are no requests", |a| {
+        Ok(agent::garbage(a)?.into())
     }),
 ];
 

@@ -1,6 +1,7 @@
 //! `warren lab attack`: attacks a proxy in every way that is known to have hurt one, beside a victim on the same shard,
 //! and compares the cost with what it may be (`ceilings`).
 
+mod agent;
 mod arena;
 mod args;
 mod campaign;

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::{
     arena::{ATTACKED, Arena, ECHO, WEB},
-    catalogue::{Assault, Entry},
+    catalogue::{Assault, Entry, Who},
     ceilings::Ceilings,
 };
 use crate::lab::{
@@ -127,7 +127,8 @@ pub(super) fn run(
         Err(left) => outcome.complaints.push(left),
     }
     outcome.take(&flowed);
-    if unready > 0 {
+    // A proxy without its agent is not ready (docs/spec/dataplane.md 6).
+    if unready > 0 && entry.who != Who::Agent {
         outcome.complaints.push(format!("not ready {unready} times"));
     }
     if outcome.blows == 0 {

@@ -12,6 +12,7 @@ use crate::lab::{
     hosts::Host,
     net::Namespace,
     process::Program,
+    valve::Valve,
 };
 
 /// The port on the node where a proxy answers whether it is ready (docs/spec/dataplane.md 1.1).
@@ -31,6 +32,8 @@ pub struct Launch {
     pub env: Vec<(String, String)>,
     /// The log file's name in the testbed's directory, without `.log`; by default `proxy-NODE`.
     pub log: Option<String>,
+    /// The valve before the log file.
+    pub valve: Option<Valve>,
 }
 
 // === impl Launch ===
@@ -39,12 +42,18 @@ impl Launch {
     /// Starts `binary` as the reference is started: with `proxy ztunnel`.
     pub fn new(binary: impl Into<PathBuf>) -> Self {
         let args = vec!["proxy".to_owned(), "ztunnel".to_owned()];
-        Self { binary: binary.into(), args, env: Vec::new(), log: None }
+        Self { binary: binary.into(), args, env: Vec::new(), log: None, valve: None }
     }
 
     /// Adds a setting.
     pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.env.push((name.into(), value.into()));
+        self
+    }
+
+    /// Puts a valve before the log file.
+    pub fn valve(mut self, valve: Valve) -> Self {
+        self.valve = Some(valve);
         self
     }
 
@@ -58,6 +67,9 @@ impl Launch {
         let name = self.log.clone().unwrap_or_else(|| format!("proxy-{}", node.name()));
         let log = directory.join(format!("{name}.log"));
         let mut program = Program::new(name, &self.binary).args(&self.args).log(log);
+        if let Some(valve) = &self.valve {
+            program = program.valve(valve.clone());
+        }
         let settings = [
             ("NODE_NAME", node.name()),
             ("XDS_ADDRESS", &control),
