@@ -2,8 +2,15 @@
 
 use std::{env, error::Error, fs, path::Path, process::Command};
 
-const PROTOS: [&str; 6] =
-    ["ads.proto", "authorization.proto", "ca.proto", "handover.proto", "workload.proto", "zds.proto"];
+const PROTOS: [&str; 7] = [
+    "ads.proto",
+    "authorization.proto",
+    "ca.proto",
+    "handover.proto",
+    "profile.proto",
+    "workload.proto",
+    "zds.proto",
+];
 
 /// The libraries that encrypt, sign and verify.
 const CRYPTO: [&str; 3] = ["aws-lc-rs", "ring", "rustls"];

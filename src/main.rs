@@ -22,12 +22,13 @@ use warren::{
         cgroup,
         confinement::{self, ConfinementError},
         limits,
+        profiler::heap::SampledHeap,
     },
     telemetry::{export::Export, log::Logging},
 };
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: SampledHeap<mimalloc::MiMalloc> = SampledHeap::new(mimalloc::MiMalloc);
 
 /// Exit statuses of the proxy (docs/spec/controlplane.md 8.3).
 const DONE: u8 = 0;

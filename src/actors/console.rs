@@ -18,6 +18,7 @@ use super::{
         cut::Cutter,
         dump::Dump,
         events::EventsPage,
+        profiles::Profiles,
         readiness::Readiness,
         why::Why,
     },
@@ -70,6 +71,7 @@ pub(super) fn console(
         events,
         cutter,
         why,
+        profiles: Profiles::default(),
         chaos: Chaos::new(config.process.chaos.enabled, handle),
         // Asked twice is asked once.
         quit: Arc::new(move || {

@@ -15,6 +15,7 @@ pub mod mesh;
 pub mod outcome;
 pub mod pb;
 pub mod peer_text;
+pub(crate) mod pprof;
 #[cfg(test)]
 pub(crate) mod property;
 pub(crate) mod proxy_protocol;

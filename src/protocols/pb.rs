@@ -23,6 +23,11 @@ pub(crate) mod handover {
     tonic::include_proto!("warren.handover");
 }
 
+/// `perftools.profiles`: what pprof reads.
+pub mod profile {
+    tonic::include_proto!("perftools.profiles");
+}
+
 /// `istio.security`: authorization policies. Beside `workload` because it refers to it.
 pub mod security {
     tonic::include_proto!("istio.security");

@@ -18,6 +18,7 @@ pub(crate) mod netns_fingerprint;
 pub(crate) mod pacing;
 pub(crate) mod privileges;
 pub(crate) mod probe;
+pub mod profiler;
 pub(crate) mod rule_events;
 mod seccomp;
 pub(crate) mod shared_socket;

@@ -38,6 +38,7 @@ mod pacing;
 mod poison;
 mod policy;
 mod ports;
+mod profiles;
 mod quarantine;
 mod revocation;
 mod shards;
@@ -75,6 +76,7 @@ use pacing::*;
 use poison::*;
 use policy::*;
 use ports::*;
+use profiles::*;
 use quarantine::*;
 use revocation::*;
 use shards::*;
@@ -178,6 +180,9 @@ fn main() -> ExitCode {
         tunnels_to_near_peers_are_not_paced_and_those_to_far_ones_are_as_the_host_has_it,
         a_dump_shows_the_mesh_its_certificates_and_live_connections,
         a_dump_shows_a_part_and_names_what_there_is,
+        a_processor_profile_names_functions_of_every_shard_and_traffic_goes_on,
+        a_profile_whose_reader_goes_away_ends_and_the_next_one_is_taken,
+        a_heap_profile_shows_what_a_stopped_reader_holds_once_it_is_active,
         tables_show_what_is_live_and_a_connection_can_be_cut,
         why_says_what_connections_get,
         a_service_on_two_networks_loses_no_connection_by_address_or_name_of_its_gateway,

@@ -11,6 +11,7 @@ use super::{
     dump::Dump,
     events::EventsPage,
     http::{Answer, Handler, JSON, body, empty, handler, query, text},
+    profiles::Profiles,
     why::Why,
 };
 use crate::{
@@ -56,6 +57,8 @@ pub struct Console {
     pub cutter: Cutter,
     /// What explains connections.
     pub why: Why,
+    /// What takes profiles.
+    pub profiles: Profiles,
     /// What breaks the process on request.
     pub chaos: Chaos,
     /// Begins the shutdown; called by `/quitquitquit`, perhaps more than once.
@@ -105,6 +108,7 @@ impl Console {
             "/live" => self.live.answer(&request).await,
             "/events" => self.events.answer(&request).await,
             "/why" => self.why.answer(&request).await,
+            path if path.starts_with("/debug/") => self.profiles.answer(&request).await,
             "/logging" => logging(&self.log, &request),
             "/quitquitquit" if request.method == Method::POST => {
                 tracing::info!(target: "admin", "shutdown asked for by /quitquitquit");
@@ -142,7 +146,7 @@ fn check_origin(headers: &HeaderMap) -> Result<(), &'static str> {
 }
 
 fn index() -> Answer {
-    const ROWS: [(&str, &str); 10] = [
+    const ROWS: [(&str, &str); 13] = [
         ("config_dump", "what this proxy knows: workloads, services, policies, certificates, settings"),
         ("actors", "the supervision tree: states, restarts, last exits"),
         ("crashes", "reports of what died: messages, backtraces"),
@@ -151,6 +155,9 @@ fn index() -> Answer {
         ("events", "the last events"),
         ("why", "why a connection gets through or not"),
         ("tasks", "kinds of tasks, to be broken where that is enabled"),
+        ("debug/pprof/profile", "a profile of processor time, for pprof (?seconds=10&amp;frequency=100)"),
+        ("debug/pprof/heap", "a profile of the memory in use, for pprof, where that is active"),
+        ("debug/pprof/heap/profiling", "whether heap profiling is active (?activate=true or false)"),
         ("logging", "query or change the log filter (POST)"),
         ("quitquitquit", "shut down gracefully (POST)"),
     ];

@@ -12,6 +12,7 @@ pub(crate) mod draw;
 pub(crate) mod dump;
 pub(crate) mod events;
 pub(crate) mod http;
+pub(crate) mod profiles;
 pub(crate) mod readiness;
 pub(crate) mod server;
 pub(crate) mod stats;

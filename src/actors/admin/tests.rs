@@ -25,6 +25,7 @@ use super::{
     dump::{Content, Dump},
     events::EventsPage,
     http::{Handler, handler, text},
+    profiles::Profiles,
     readiness::{PROXY, Readiness, STATE_MANAGER},
     server::{HttpServer, ServerLimits},
     why::{Question, Why},
@@ -79,6 +80,7 @@ async fn world_with(chaos: bool) -> World {
             Question::Connection { source, .. } if source == "nobody" => Err("no pod \"nobody\"".to_owned()),
             asked => Ok(json!(format!("{asked:?}"))),
         })),
+        profiles: Profiles::default(),
         chaos: Chaos::new(chaos, seen.clone()),
         quit: Arc::new(move || {
             counted.fetch_add(1, Relaxed);

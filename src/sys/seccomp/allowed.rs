@@ -208,6 +208,7 @@ pub(super) fn with_arguments() -> Result<Vec<(libc::c_long, Vec<SeccompRule>)>, 
         (libc::SYS_openat, vec![vec![masked(2, WRITES, 0)]]),
         (libc::SYS_prctl, PRCTL.iter().map(|operation| vec![equal(0, *operation)]).collect()),
         (libc::SYS_ioctl, ioctl.collect()),
+        (libc::SYS_setitimer, vec![vec![equal(0, libc::ITIMER_PROF)]]),
         (libc::SYS_prlimit64, vec![vec![equal(0, 0)]]),
         (libc::SYS_tgkill, vec![vec![equal(0, own)]]),
     ];
