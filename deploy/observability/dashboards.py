@@ -118,6 +118,15 @@ CAPACITY = {
         ("Taken", "cps", "Connections and tunnels that shards took.", [
             (rate("warren_shard_taken_total", "pod, shard"), "{{pod}} {{shard}}")]),
     ],
+    "Pods": [
+        ("Busiest pods", "percentunit", "Time that shards spent on the connections and tunnels of a pod.", [
+            (f'topk(10, {rate("warren_pod_busy_seconds_total", "workload_pod")})', "{{workload_pod}}")]),
+        ("Bytes", "Bps", "Bytes over the connections of a pod, both ways.", [
+            (f'topk(10, {rate("warren_pod_received_bytes_total", "workload_pod")}'
+             f' + {rate("warren_pod_sent_bytes_total", "workload_pod")})', "{{workload_pod}}")]),
+        ("Connections", "cps", "Connections of a pod that were opened.", [
+            (f'topk(10, {rate("warren_pod_connections_total", "workload_pod")})', "{{workload_pod}}")]),
+    ],
     "Bounds": [
         ("File descriptors", "percentunit", "The part of the allowed descriptors that is open.", [
             (f"process_open_fds{POD} / process_max_fds{POD}", "{{pod}}")]),

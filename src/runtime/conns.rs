@@ -20,7 +20,10 @@ use std::{
 use pin_project_lite::pin_project;
 use slab::Slab;
 
-use super::sync::{AtomicU16, AtomicWaker, Mutex, Notify};
+use super::{
+    busy::Timed,
+    sync::{AtomicU16, AtomicWaker, Mutex, Notify},
+};
 
 /// The reason why a connection was cut. The user of the set gives the number its meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -59,6 +62,7 @@ pin_project! {
         #[pin]
         future: Option<F>,
         cut: &'a Cut,
+        busy: &'a AtomicU64,
         registered: Option<Waker>,
     }
 }
@@ -71,6 +75,8 @@ struct ShardConns<T> {
     emptied: Notify,
     /// What connections that have ended left behind.
     left: [AtomicU64; 2],
+    /// The nanoseconds that polls of guarded futures took, as far as they are known.
+    busy: AtomicU64,
 }
 
 struct Members<T> {
@@ -119,7 +125,8 @@ impl<T: Send + Sync + 'static> ConnSet<T> {
     pub(crate) fn new(shards: usize) -> Self {
         let shard = |index| {
             let members = Mutex::new(Members { open: true, admitted: 0, conns: Slab::new() });
-            Arc::new(ShardConns { index, members, emptied: Notify::new(), left: Default::default() })
+            let (left, busy) = (Default::default(), AtomicU64::new(0));
+            Arc::new(ShardConns { index, members, emptied: Notify::new(), left, busy })
         };
         Self((0..shards.max(1)).map(shard).collect())
     }
@@ -157,6 +164,12 @@ impl<T: Send + Sync + 'static> ConnSet<T> {
             self.0.iter().map(of).sum()
         };
         (sum(0), sum(1))
+    }
+
+    /// The time that the set's connections have kept their threads busy by guarded futures. The time is reckoned from a
+    /// few polls, and of futures within each other the outer one counts.
+    pub(crate) fn busy(&self) -> Duration {
+        Duration::from_nanos(self.0.iter().map(|shard| shard.busy.load(Ordering::Relaxed)).sum())
     }
 
     /// The live connection of an id.
@@ -286,9 +299,10 @@ impl<T> Conn<T> {
     /// Runs `future` until `future` ends or the connection is cut. A cut drops `future` and returns the reason.
     ///
     /// Poll one guarded future of a connection at a time: a cut wakes only one. The guard costs one atomic load a
-    /// poll.
+    /// poll, and times a few polls.
     pub(crate) fn guard<F: Future>(&self, future: F) -> Guarded<'_, F> {
-        Guarded { future: Some(future), cut: &self.entry.cut, registered: None }
+        let Entry { cut, shard, .. } = &*self.entry;
+        Guarded { future: Some(future), cut, busy: &shard.busy, registered: None }
     }
 
     /// Says whether the connection can be had to stand still. Its task looks at [`Conn::is_wanted`] then.
@@ -388,6 +402,7 @@ impl<F: Future> Future for Guarded<'_, F> {
             this.future.set(None);
             return Poll::Ready(Err(why));
         }
+        let _timed = Timed::begin(this.busy);
         match this.future.as_mut().as_pin_mut() {
             Some(future) => future.poll(cx).map(Ok),
             None => Poll::Pending, // the future was polled after the cut: nothing is left to wait for

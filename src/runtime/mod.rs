@@ -2,6 +2,7 @@
 //! turns of connections. Handshakes have turns of their own.
 
 pub(crate) mod balancer;
+mod busy;
 pub(crate) mod conns;
 pub(crate) mod fair_queue;
 pub mod shard;

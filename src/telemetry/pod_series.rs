@@ -3,13 +3,13 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use parking_lot::Mutex;
 
 use super::series::{
     Computed, MetricsError, Readings,
-    declared::{POD_CONNECTIONS, POD_HANDSHAKES, POD_RECEIVED, POD_SENT},
+    declared::{POD_BUSY, POD_CONNECTIONS, POD_HANDSHAKES, POD_RECEIVED, POD_SENT},
 };
 
 /// Limit: pods that metrics name, those that carry the most: 64; past it: the others are counted as `rest`.
@@ -28,6 +28,8 @@ pub(crate) struct PodTotals {
     pub(crate) sent: u64,
     /// Tunnels that were set up or were to be, by either end.
     pub(crate) handshakes: u64,
+    /// The time that the pod's connections and tunnels kept their shards busy.
+    pub(crate) busy: Duration,
 }
 
 /// A pod and its totals.
@@ -58,7 +60,7 @@ pub(crate) fn of_pods(
     read: impl Fn() -> Vec<PodReading> + Send + Sync + 'static,
 ) -> Result<Computed, MetricsError> {
     let ranking = Mutex::new(Ranking::default());
-    let families = &[POD_CONNECTIONS, POD_RECEIVED, POD_SENT, POD_HANDSHAKES];
+    let families = &[POD_CONNECTIONS, POD_RECEIVED, POD_SENT, POD_HANDSHAKES, POD_BUSY];
     Computed::new(families, move |readings| {
         let mut ranking = ranking.lock();
         for pod in ranking.rank(read()) {
@@ -71,15 +73,16 @@ pub(crate) fn of_pods(
 }
 
 fn put(readings: &mut Readings, pod: &str, totals: &PodTotals) {
-    let PodTotals { connections, received, sent, handshakes } = *totals;
+    let PodTotals { connections, received, sent, handshakes, busy } = *totals;
     let numbers = [
-        (POD_CONNECTIONS, connections),
-        (POD_RECEIVED, received),
-        (POD_SENT, sent),
-        (POD_HANDSHAKES, handshakes),
+        (POD_CONNECTIONS, connections as f64),
+        (POD_RECEIVED, received as f64),
+        (POD_SENT, sent as f64),
+        (POD_HANDSHAKES, handshakes as f64),
+        (POD_BUSY, busy.as_secs_f64()),
     ];
     for (family, number) in numbers {
-        readings.put(family, &[pod], number as f64);
+        readings.put(family, &[pod], number);
     }
 }
 
@@ -112,5 +115,6 @@ impl PodTotals {
         self.received += change(now.received, before.received);
         self.sent += change(now.sent, before.sent);
         self.handshakes += change(now.handshakes, before.handshakes);
+        self.busy += now.busy.saturating_sub(before.busy);
     }
 }

@@ -48,7 +48,7 @@ pub(crate) fn a_pod_whose_connections_are_hoarded_waits_while_others_go_on() {
     let hoard: Vec<TcpStream> = (0..HOARDED).map(|_| dial_from(bare, addr(SERVER)).unwrap()).collect();
     metrics_show(&lab, "two", "pod that waits", |metrics| {
         metrics.sum("warren_pods_waiting_for_descriptors", &[]) == 1.0
-            && metrics.sum("warren_pod_descriptors", &[("pod", "default/server")]) > 20.0
+            && metrics.sum("warren_pod_descriptors", &[("workload_pod", "default/server")]) > 20.0
     });
     is_ready(&lab);
     // Tunnels, plaintext, and the pods of a node among themselves.

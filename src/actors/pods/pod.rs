@@ -138,7 +138,9 @@ impl Pod {
             sent += carried.sent();
         });
         let handshakes = conns.dialled.admitted() + conns.peers.admitted();
-        let totals = PodTotals { connections: conns.live.admitted(), received, sent, handshakes };
+        let busy = conns.live.busy() + conns.dialled.busy() + conns.peers.busy();
+        let connections = conns.live.admitted();
+        let totals = PodTotals { connections, received, sent, handshakes, busy };
         PodReading { serial: self.id.serial, name: self.id.name().to_string(), totals }
     }
 

@@ -3,7 +3,7 @@
 use super::*;
 
 fn reading(serial: u64, received: u64) -> PodReading {
-    let totals = PodTotals { connections: 1, received, ..PodTotals::default() };
+    let totals = PodTotals { connections: 1, received, busy: Duration::from_secs(1), ..PodTotals::default() };
     PodReading { serial, name: format!("ns/p{serial}"), totals }
 }
 
@@ -17,6 +17,7 @@ fn the_busiest_are_named_and_the_rest_only_grows() {
     assert_eq!((named.len(), named[0].serial), (MAX_NAMED, MAX_NAMED as u64 + 1));
     // Pods 0 and 1 have carried 1 and 2 bytes.
     assert_eq!((ranking.rest.received, ranking.rest.connections), (3, 2));
+    assert_eq!(ranking.rest.busy, Duration::from_secs(2));
     ranking.rank(many(11));
     assert_eq!((ranking.rest.received, ranking.rest.connections), (23, 2));
     // One of them becomes busy: it is named, and the rest keeps what it had.

@@ -41,6 +41,9 @@ const ON_DEMAND: &[&str] = &[
     "hostname",
 ];
 
+/// The label of a pod as `namespace/name`. Prometheus has `pod` for the pod that was scraped, which is the proxy's.
+const POD: &[&str] = &["workload_pod"];
+
 declare! {
     // Connections.
     OPENED = "istio_tcp_connections_opened_total", COUNTER, &TRAFFIC, "TCP connections opened";
@@ -108,14 +111,16 @@ declare! {
     PODS = "warren_pods", GAUGE, &["state"], "Pods by state";
     UNHEALTHY = "warren_pods_unhealthy", GAUGE, &["reason"], "Pods that fell out of the mesh";
     REPAIRS = "warren_pod_repairs_total", COUNTER, &["what"], "What audits of pods have put right";
-    POD_CONNECTIONS = "warren_pod_connections_total", COUNTER, &["pod"],
+    POD_CONNECTIONS = "warren_pod_connections_total", COUNTER, POD,
         "Connections of a pod; the pods that carry the least are counted as rest";
-    POD_RECEIVED = "warren_pod_received_bytes_total", COUNTER, &["pod"],
+    POD_RECEIVED = "warren_pod_received_bytes_total", COUNTER, POD,
         "Bytes from clients to servers over connections of a pod";
-    POD_SENT = "warren_pod_sent_bytes_total", COUNTER, &["pod"],
+    POD_SENT = "warren_pod_sent_bytes_total", COUNTER, POD,
         "Bytes from servers to clients over connections of a pod";
-    POD_HANDSHAKES = "warren_pod_handshakes_total", COUNTER, &["pod"],
+    POD_HANDSHAKES = "warren_pod_handshakes_total", COUNTER, POD,
         "Tunnels of a pod that were begun, by either end";
+    POD_BUSY = "warren_pod_busy_seconds_total", COUNTER, POD,
+        "Time that connections and tunnels of a pod kept their shards busy, reckoned from one turn in 64";
     CERTIFICATES = "warren_certificates", GAUGE, &["state"], "Certificates by state";
     CERTIFICATE_AGE = "warren_certificate_oldest_age_seconds", GAUGE, &[],
         "Age of the oldest certificate in use";
@@ -144,7 +149,7 @@ declare! {
 
     // The process and its telemetry.
     BUILD = "istio_build", GAUGE, &["component", "tag"], "Version of the proxy";
-    POD_FDS = "warren_pod_descriptors", GAUGE, &["pod"],
+    POD_FDS = "warren_pod_descriptors", GAUGE, POD,
         "File descriptors reckoned for the connections of the 16 pods with the most";
     FD_WAITERS = "warren_pods_waiting_for_descriptors", GAUGE, &[], "Pods that wait for file descriptors";
     OPEN_FDS = "process_open_fds", GAUGE, &[], "Number of open file descriptors";

@@ -2,18 +2,20 @@
 
 mod args;
 mod columns;
+mod rates;
 mod top;
 
 use std::net::SocketAddr;
 
 use clap::Subcommand;
 use serde_json::Value;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 pub(super) use self::args::TableArgs;
 use self::{
     args::printed,
     columns::{CERTS, CONNECTIONS, PODS, POLICIES, SERVICES, TUNNELS},
+    rates::add_rates,
 };
 use super::{
     request::{AdminPort, CommandError, REDRAW_INTERVAL, asked},
@@ -63,7 +65,7 @@ pub(super) async fn perform(table: Table, args: &TableArgs, admin: SocketAddr) -
         // A proxy that is away is what somebody who watches wants to see.
         let shown = shown.unwrap_or_else(|error| format!("{error}\n"));
         print(&format!("{}{shown}", screen.clear()))?;
-        if table != Table::Top {
+        if !table.has_rates() {
             sleep(REDRAW_INTERVAL).await;
         }
     }
@@ -82,12 +84,19 @@ async fn shown(
     admin: SocketAddr,
     screen: &Screen,
 ) -> Result<String, CommandError> {
-    let mut rows = rows(table, args, admin).await?;
+    let mut shown = rows(table, args, admin).await?;
+    if table.has_rates() {
+        let since = Instant::now();
+        sleep(REDRAW_INTERVAL).await;
+        let before = std::mem::replace(&mut shown, rows(table, args, admin).await?);
+        let seconds = since.elapsed().as_secs_f64();
+        add_rates(&before, &mut shown, ("id", &["received", "sent"]), seconds);
+    }
     let columns = table.columns();
     let by =
         args.sort.as_deref().or_else(|| columns.first().map(|column| column.heading)).unwrap_or_default();
-    sort(columns, &mut rows, by).map_err(CommandError::NotThere)?;
-    printed(columns, rows, args.output, screen)
+    sort(columns, &mut shown, by).map_err(CommandError::NotThere)?;
+    printed(columns, shown, args.output, screen)
 }
 
 /// The rows that a proxy has for a table.
@@ -127,6 +136,11 @@ impl Table {
             Self::Services => (DUMP, "services"),
             Self::Policies => (DUMP, "policies"),
         }
+    }
+
+    /// Whether rows have rates, which takes two looks.
+    fn has_rates(self) -> bool {
+        matches!(self, Self::Top | Self::Connections)
     }
 
     fn columns(self) -> &'static [Column] {

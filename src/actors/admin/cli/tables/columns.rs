@@ -48,6 +48,7 @@ pub(super) const CONNECTIONS: &[Column] = &[
     narrow("IDLE", |row| seconds(row, "idleSeconds")),
     narrow("RECEIVED", |row| volume(row, "received")),
     narrow("SENT", |row| volume(row, "sent")),
+    narrow("BYTES/s", |row| rate_of_bytes(number(row, "receivedPerSecond") + number(row, "sentPerSecond"))),
     narrow("ID", |row| Cell::Text(text(row, "id"))),
     wide("SOURCE", |row| Cell::Text(text(row, "source"))),
     wide("DESTINATION", |row| Cell::Text(text(row, "destination"))),
@@ -179,4 +180,8 @@ fn at(certificate: &Value, field: &str) -> Option<f64> {
 /// The seconds for which the certificate is valid yet.
 fn left(row: &Value) -> Option<f64> {
     Some(at(leaf(row)?, "expirationTime")? - OffsetDateTime::now_utc().unix_timestamp() as f64)
+}
+
+pub(super) fn rate_of_bytes(rate: f64) -> Cell {
+    Cell::Number(bytes(rate), rate)
 }

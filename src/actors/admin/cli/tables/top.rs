@@ -5,12 +5,13 @@ mod tests;
 
 use std::net::SocketAddr;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 use super::{
     args::{TableArgs, TableFormat, printed},
-    columns::{narrow, state},
+    columns::{narrow, rate_of_bytes, state},
+    rates::add_rates,
 };
 use crate::actors::admin::{
     cli::{
@@ -29,6 +30,10 @@ pub(super) const COLUMNS: &[Column] = &[
     narrow("STATE", |row| state(&text(row, "state"))),
     narrow("IN", |row| count(row, "inbound")),
     narrow("OUT", |row| count(row, "outbound")),
+    narrow("BUSY", |row| {
+        let share = number(row, "busySecondsPerSecond") * 100.0;
+        Cell::Number(format!("{share:.1}%"), share)
+    }),
     narrow("OPENED/s", |row| rate(number(row, "openedPerSecond"))),
     narrow(BUSIEST, |row| rate_of_bytes(number(row, "receivedPerSecond"))),
     narrow("SENT/s", |row| rate_of_bytes(number(row, "sentPerSecond"))),
@@ -61,23 +66,8 @@ async fn look(args: &TableArgs, admin: SocketAddr) -> Result<Value, CommandError
 /// The pods of the second look, with what has changed since the first.
 fn rates(before: &Value, now: &Value, seconds: f64) -> Vec<Value> {
     let pods = |look: &Value| look.get("pods").and_then(Value::as_array).cloned().unwrap_or_default();
-    let before = pods(before);
     let mut rows = pods(now);
-    for row in &mut rows {
-        let earlier = before.iter().find(|earlier| earlier.get("uid") == row.get("uid"));
-        let change = |field: &str| {
-            // What was not there before has no rate yet.
-            let earlier = earlier.map_or_else(|| number(row, field), |earlier| number(earlier, field));
-            (number(row, field) - earlier).max(0.0) / seconds
-        };
-        let changes =
-            [("opened", change("opened")), ("received", change("received")), ("sent", change("sent"))];
-        if let Some(fields) = row.as_object_mut() {
-            for (field, change) in changes {
-                fields.insert(format!("{field}PerSecond"), json!(change));
-            }
-        }
-    }
+    add_rates(&pods(before), &mut rows, ("uid", &["opened", "received", "sent", "busySeconds"]), seconds);
     rows
 }
 
@@ -103,8 +93,4 @@ fn process(before: &Value, now: &Value, seconds: f64) -> String {
 
 fn rate(rate: f64) -> Cell {
     Cell::Number(if rate == 0.0 { "0".to_owned() } else { format!("{rate:.1}") }, rate)
-}
-
-fn rate_of_bytes(rate: f64) -> Cell {
-    Cell::Number(bytes(rate), rate)
 }

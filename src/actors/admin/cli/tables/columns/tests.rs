@@ -27,6 +27,7 @@ fn rows_are_shown_in_the_order_of_the_headings() {
         "id": "1-0-2", "pod": "ns/a", "direction": "inbound", "source": "10.0.0.2:99", "destination": "10.0.0.1:80",
         "nextHop": null, "path": "tunnel", "peer": null, "identity": "spiffe://td/ns/b/sa/c", "host": null,
         "shard": 1, "ageSeconds": 61.2, "idleSeconds": 0.5, "received": 1, "sent": 2,
+        "receivedPerSecond": 1000, "sentPerSecond": 500,
     });
     let want = [
         "ns/a",
@@ -37,6 +38,7 @@ fn rows_are_shown_in_the_order_of_the_headings() {
         "0.5s",
         "1 B",
         "2 B",
+        "1.5 kB",
         "1-0-2",
         "10.0.0.2:99",
         "10.0.0.1:80",

@@ -1,5 +1,7 @@
 //! Rates out of two looks.
 
+use serde_json::json;
+
 use super::*;
 
 fn look(received: u64, cpu: f64) -> Value {

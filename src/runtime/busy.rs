@@ -1,0 +1,54 @@
+//! How long the polls of a pod's connections take, reckoned from a few of them.
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    cell::Cell,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Instant,
+};
+
+/// Of so many polls one is timed, by chance, and counts for all of them. The power of two.
+/// No limit: the rate of a sample.
+const ONE_IN_LOG2: u32 = 6;
+
+thread_local! {
+    /// The state of the thread's random numbers, and whether a poll is under way.
+    static TURN: Cell<(u32, bool)> = const { Cell::new((0x9E37_79B9, false)) };
+}
+
+/// A poll under way. Polls within it are part of it and not timed again.
+pub(super) struct Timed<'a> {
+    busy: &'a AtomicU64,
+    since: Option<Instant>,
+    is_outer: bool,
+}
+
+// === impl Timed ===
+
+impl<'a> Timed<'a> {
+    /// Begins. The nanoseconds are added to `busy` when the value is dropped.
+    #[inline]
+    pub(super) fn begin(busy: &'a AtomicU64) -> Self {
+        let (chance, within) = TURN.get();
+        // A linear congruential generator, of which the upper bits are good.
+        let chance = chance.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        TURN.set((chance, true));
+        let is_drawn = !within && chance >> (u32::BITS - ONE_IN_LOG2) == 0;
+        Self { busy, since: is_drawn.then(Instant::now), is_outer: !within }
+    }
+}
+
+impl Drop for Timed<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.is_outer {
+            TURN.set((TURN.get().0, false));
+        }
+        if let Some(since) = self.since {
+            let nanos = u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            self.busy.fetch_add(nanos << ONE_IN_LOG2, Ordering::Relaxed);
+        }
+    }
+}
