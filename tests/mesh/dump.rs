@@ -7,7 +7,10 @@ use std::{
 
 use serde::Deserialize;
 
-use crate::support::{Lab, MESH, SERVER, addr, dial_from, echo, eventually, open, raise};
+use crate::{
+    load::resident,
+    support::{LIMIT, Lab, MESH, SERVER, addr, dial_from, echo, eventually, open, raise},
+};
 
 /// The parts that istioctl binds.
 #[derive(Debug, Deserialize)]
@@ -189,4 +192,36 @@ pub(crate) fn a_dump_shows_a_part_and_names_what_there_is() {
     let (status, said) = ask(&lab, "one", "/config_dump?only=nothing");
     assert_eq!(status, 404);
     assert!(said.contains("workloadState"), "{said}");
+}
+
+/// Workloads beside those of the mesh's pods.
+const MANY: u32 = 50_000;
+/// The most memory that a dump may add.
+const DUMP_BYTES: u64 = 16 << 20;
+
+pub(crate) fn a_dump_of_many_workloads_adds_little_memory() {
+    let mut lab = raise(MESH);
+    lab.services().control().unwrap().set_bulk(MANY);
+    lab.services().settle(4 * LIMIT).unwrap();
+    // What is taken once, such as pages of the program and of a thread, is no part of what a dump adds.
+    assert_eq!(ask(&lab, "one", "/config_dump?only=version").0, 200);
+    let before = resident(&lab, "one");
+    let mut stream = dial_from(lab.node("one").unwrap(), addr("127.0.0.1:15000")).unwrap();
+    write!(stream, "GET /config_dump HTTP/1.0\r\nhost: localhost\r\n\r\n").unwrap();
+    let (mut size, mut most, mut piece, mut end) = (0, before, vec![0; 256 << 10], Vec::new());
+    loop {
+        // The dump waits for its reader, so what it holds now is seen.
+        match stream.read(&mut piece).unwrap() {
+            0 => break,
+            n => {
+                size += n as u64;
+                most = most.max(resident(&lab, "one"));
+                end.extend_from_slice(&piece[..n]);
+                end.drain(..end.len().saturating_sub(2));
+            }
+        }
+    }
+    assert_eq!(end, b"}\n", "the dump is complete");
+    assert!(size > DUMP_BYTES + DUMP_BYTES / 2, "{size} bytes are too few to tell");
+    assert!(most - before <= DUMP_BYTES, "a dump of {size} bytes added {} bytes", most - before);
 }

@@ -180,6 +180,7 @@ fn main() -> ExitCode {
         tunnels_to_near_peers_are_not_paced_and_those_to_far_ones_are_as_the_host_has_it,
         a_dump_shows_the_mesh_its_certificates_and_live_connections,
         a_dump_shows_a_part_and_names_what_there_is,
+        a_dump_of_many_workloads_adds_little_memory,
         a_processor_profile_names_functions_of_every_shard_and_traffic_goes_on,
         a_profile_whose_reader_goes_away_ends_and_the_next_one_is_taken,
         a_heap_profile_shows_what_a_stopped_reader_holds_once_it_is_active,

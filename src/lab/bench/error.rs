@@ -27,6 +27,8 @@ pub(super) enum BenchError {
     Topology(#[from] TopologyError),
     #[error("cannot configure the pair: {0}")]
     Pair(#[source] io::Error),
+    #[error("cannot read a dump: {0}")]
+    Dump(#[source] io::Error),
     #[error("{failures} of {of} failed: {first}")]
     Failed { failures: u64, of: u64, first: String },
     #[error("the mesh has no such pod or proxy")]

@@ -43,7 +43,7 @@ const ENVOY: &[&str] = &["envoy"];
 const PAIRS: &[&str] = &["haproxy", "envoy"];
 
 /// All figures, in the order of the table.
-pub(super) const FIGURES: [Figure; 50] = [
+pub(super) const FIGURES: [Figure; 54] = [
     more("tp1", "1 stream from the client", "Gbit/s", &[Goal::Times(1.1, PAIRS)]),
     more("tp1r", "1 stream to the client", "Gbit/s", &[Goal::Times(1.1, PAIRS)]),
     more("tp8", "8 streams", "Gbit/s", &[Goal::Times(1.15, PAIRS)]),
@@ -70,6 +70,10 @@ pub(super) const FIGURES: [Figure; 50] = [
     less("bulk_cpu", "  processor", "s", &[]),
     less("stall_quiet", "slowest paced echo, quiet", "ms", &[]),
     less("stall_push", "  100k workloads pushed", "ms", &[Goal::MoreThanOwn(2.0, "stall_quiet")]),
+    less("stall_dump", "  100k workloads dumped", "ms", &[Goal::MoreThanOwn(2.0, "stall_quiet")]),
+    less("dump_time", "  the dump", "s", &[]),
+    less("dump_size", "  its size", "MiB", &[]),
+    less("dump_added", "  memory added by it", "MiB", &[Goal::AtMost(16.0)]),
     less("stall_updates", "  1000 updates/s", "ms", &[Goal::MoreThanOwn(2.0, "stall_quiet")]),
     more("updates", "  updates acknowledged", "1/s", &[]),
     more("hot_1", "busy pod: 1 stream", "Gbit/s", &[]),

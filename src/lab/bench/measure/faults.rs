@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{
+    dump,
     kind::{Effort, Measured},
     size::pause,
     traffic::{LIMIT, checked, micros},
@@ -73,8 +74,8 @@ pub(super) fn stalled(bench_mesh: &BenchMesh, time: Duration) -> Result<Measured
     Ok(found)
 }
 
-/// Measures the slowest of many echoes in three situations: a quiet mesh, a push of many workloads, and a stream of
-/// single changes.
+/// Measures the slowest of many echoes in four situations: a quiet mesh, a push of many workloads, a dump of them, and a
+/// stream of single changes.
 pub(super) fn stall(bench_mesh: &mut BenchMesh, effort: &Effort) -> Result<Measured, BenchError> {
     let (route, time, control) =
         (bench_mesh.echo()?, effort.time, bench_mesh.testbed.services().control()?.clone());
@@ -89,6 +90,7 @@ pub(super) fn stall(bench_mesh: &mut BenchMesh, effort: &Effort) -> Result<Measu
     // Work that a push leaves behind belongs to the measurement of the push.
     pause(time.min(Duration::from_secs(1)));
     let push = whole(echoes.finish()?)?;
+    let dumped = if is_mesh { beside_dump(bench_mesh, &route)? } else { Measured::new() };
     control.set_bulk(0);
     if is_mesh {
         bench_mesh.testbed.services().settle(2 * SOON)?;
@@ -104,16 +106,35 @@ pub(super) fn stall(bench_mesh: &mut BenchMesh, effort: &Effort) -> Result<Measu
     let updates = whole(echoes.finish()?)?;
     let proxies = bench_mesh.usage()?.len().max(1) as f64;
     let rate = (acknowledged() - before) as f64 / proxies / begun.elapsed().as_secs_f64();
-    let slowest = |report: &Report| report.latencies.slowest().as_secs_f64() * 1e3;
     let mut found = vec![
         ("stall_quiet", slowest(&quiet)),
         ("stall_push", slowest(&push)),
         ("stall_updates", slowest(&updates)),
     ];
+    found.extend(dumped);
     if is_mesh {
         found.push(("updates", rate));
     }
     Ok(found)
+}
+
+/// Measures the slowest echo while the client's proxy dumps all that it knows, and the dump.
+fn beside_dump(bench_mesh: &BenchMesh, route: &Route) -> Result<Measured, BenchError> {
+    let mut echoes = paced(route, 4 * SOON)?;
+    echoes.wait_until_open();
+    let dump = dump::read(bench_mesh)?;
+    let echoes = whole(echoes.finish()?)?;
+    Ok(vec![
+        ("stall_dump", slowest(&echoes)),
+        ("dump_time", dump.took.as_secs_f64()),
+        ("dump_size", dump.bytes as f64 / MEBIBYTE),
+        ("dump_added", dump.added as f64 / MEBIBYTE),
+    ])
+}
+
+/// The slowest echo in milliseconds.
+fn slowest(report: &Report) -> f64 {
+    report.latencies.slowest().as_secs_f64() * 1e3
 }
 
 /// Changes a workload that nobody calls, [`UPDATES`] times a second.

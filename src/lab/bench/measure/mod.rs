@@ -1,5 +1,6 @@
 //! The measurements: each measurement uses a mesh and returns figures.
 
+mod dump;
 mod faults;
 mod hot;
 mod kind;

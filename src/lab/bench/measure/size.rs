@@ -54,7 +54,8 @@ pub(super) fn bulk(bench_mesh: &BenchMesh) -> Result<Measured, BenchError> {
     Ok(found)
 }
 
-fn first(usage: &[Usage]) -> Result<Usage, BenchError> {
+/// The resources of the client's proxy.
+pub(super) fn first(usage: &[Usage]) -> Result<Usage, BenchError> {
     usage.first().copied().ok_or(BenchError::Layout)
 }
 
