@@ -18,13 +18,15 @@ use super::{
         cut::Cutter,
         dump::Dump,
         events::EventsPage,
+        page::Page,
         profiles::Profiles,
         readiness::Readiness,
         why::Why,
     },
     config_dump::DumpSources,
-    control::{certs::Certs, zds::Zds},
+    control::{certs::Certs, xds::Xds, zds::Zds},
     live::LiveSources,
+    page::{self, PageSources},
     pods::Pods,
     quarantine::Quarantine,
     why::WhySources,
@@ -40,6 +42,7 @@ pub(super) struct Shown {
     events: EventsPage,
     cutter: Cutter,
     why: Why,
+    page: PageSources,
 }
 
 /// What the admin port reaches of the running tree.
@@ -58,10 +61,11 @@ pub(super) fn console(
     config: &Config,
     logging: &Logging,
     quarantine: &Quarantine,
-    Shown { config_dump, live, events, cutter, why }: Shown,
+    Shown { config_dump, live, events, cutter, why, page }: Shown,
     TreeAccess { quit, handle, readiness }: TreeAccess,
 ) -> Console {
     Console {
+        page: Page::new(page.look(handle.clone(), readiness.clone()), why.clone()),
         log: logging.handle(),
         config_dump,
         actors: of_tree(handle.clone(), readiness),
@@ -98,7 +102,13 @@ pub(super) fn admin_addrs(config: &Config) -> AdminAddrs {
 
 impl Shown {
     /// What is shown of these parts.
-    pub(super) fn of(config: &Config, pods: &Pods, certs: &Certs, zds: Option<&Zds>) -> Self {
+    pub(super) fn of(
+        config: &Config,
+        pods: &Pods,
+        certs: &Certs,
+        xds: Option<&Xds>,
+        zds: Option<&Zds>,
+    ) -> Self {
         let node = pods.node();
         let dumped = DumpSources {
             mesh: node.mesh.tables().clone(),
@@ -112,6 +122,12 @@ impl Shown {
             zds: zds.map(Zds::status),
             started: Instant::now(),
         };
+        let page = PageSources {
+            name: page::name_of(&config.node),
+            live: live.clone(),
+            certs: certs.clone(),
+            xds: xds.map(Xds::state),
+        };
         let why = WhySources { mesh: node.mesh.clone(), certs: certs.clone(), pods: pods.clone() };
         Self {
             config_dump: dumped.dump(config),
@@ -119,6 +135,7 @@ impl Shown {
             live: live.dump(),
             events: EventsPage::new(node.metrics.events.clone()),
             why: Why::new(why.explain(&node.config)),
+            page,
         }
     }
 }

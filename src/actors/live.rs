@@ -201,7 +201,8 @@ fn served(pod: &Pod, unhealthy: Option<String>) -> Value {
     })
 }
 
-fn connection(mesh: &Mesh, pod: &Pod, conn: &Conn<ConnInfo>) -> Value {
+/// The row of a connection.
+pub(super) fn connection(mesh: &Mesh, pod: &Pod, conn: &Conn<ConnInfo>) -> Value {
     let (info, hop) = (conn.info(), *conn.info().next_hop.lock());
     let is_tunnelled = hop.is_some_and(|hop| hop.protocol != "TCP") || info.identity.is_some();
     let path = match () {
@@ -236,7 +237,8 @@ fn connection(mesh: &Mesh, pod: &Pod, conn: &Conn<ConnInfo>) -> Value {
     })
 }
 
-fn tunnel<T: AsRef<TunnelInfo>>(mesh: &Mesh, pod: &Pod, conn: &Conn<T>, direction: &str) -> Value {
+/// The row of a tunnel.
+pub(super) fn tunnel<T: AsRef<TunnelInfo>>(mesh: &Mesh, pod: &Pod, conn: &Conn<T>, direction: &str) -> Value {
     let info: &TunnelInfo = conn.info().as_ref();
     json!({
         "pod": &*pod.id.name(),

@@ -8,6 +8,7 @@ pub(crate) mod crl;
 pub(crate) mod handover;
 pub(crate) mod health;
 mod live;
+mod page;
 pub(crate) mod pods;
 pub(crate) mod quarantine;
 pub(crate) mod shards;

@@ -330,7 +330,7 @@ fn parts(config: &Config, logging: &Logging, access: TreeAccess) -> Result<Parts
     };
     let health = Health::new(sources, gate, &readiness, &metrics);
     let pods = Pods::new(node.clone(), enrolment(config, xds.as_ref(), served.zds()));
-    let shown = Shown::of(config, &pods, &certs, served.zds());
+    let shown = Shown::of(config, &pods, &certs, xds.as_ref(), served.zds());
     let console = console(config, logging, &quarantine, shown, access);
     let admin = AdminServers::new(admin_addrs(config), &readiness, &metrics, console);
     count(&metrics, &certs, &pods, served.zds())?;

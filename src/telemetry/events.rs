@@ -161,6 +161,11 @@ impl Events {
         EventsRead { events, missed, last: ring.last }
     }
 
+    /// The last `most` events, the newest first.
+    pub fn newest(&self, most: usize) -> Vec<Event> {
+        self.ring.lock().events.iter().rev().take(most).cloned().collect()
+    }
+
     /// The events after number `after`, once there is one, or after `within`.
     pub async fn wait_after(&self, after: u64, within: Duration) -> EventsRead {
         let mut last = self.last.subscribe();

@@ -35,6 +35,7 @@ mod names;
 mod networks;
 mod on_demand;
 mod pacing;
+mod page;
 mod poison;
 mod policy;
 mod ports;
@@ -73,6 +74,7 @@ use modes::*;
 use networks::*;
 use on_demand::*;
 use pacing::*;
+use page::*;
 use poison::*;
 use policy::*;
 use ports::*;
@@ -179,6 +181,7 @@ fn main() -> ExitCode {
         without_a_control_plane_what_is_known_is_reached_and_the_rest_says_what_it_waits_for,
         tunnels_to_near_peers_are_not_paced_and_those_to_far_ones_are_as_the_host_has_it,
         a_dump_shows_the_mesh_its_certificates_and_live_connections,
+        the_page_shows_what_is_there_and_a_viewer_hears_of_a_pod_that_comes,
         a_dump_shows_a_part_and_names_what_there_is,
         a_dump_of_many_workloads_adds_little_memory,
         a_processor_profile_names_functions_of_every_shard_and_traffic_goes_on,

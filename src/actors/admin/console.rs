@@ -11,6 +11,7 @@ use super::{
     dump::Dump,
     events::EventsPage,
     http::{Answer, Handler, JSON, body, empty, handler, query, text},
+    page::Page,
     profiles::Profiles,
     why::Why,
 };
@@ -39,6 +40,8 @@ pub struct ProviderError(pub String);
 /// What the admin endpoints act on.
 #[derive(Clone)]
 pub struct Console {
+    /// The page for people, at `/`.
+    pub page: Page,
     /// The log that `/logging` changes.
     pub log: LogHandle,
     /// What `/config_dump` shows.
@@ -100,7 +103,9 @@ impl Console {
             return text(StatusCode::FORBIDDEN, refused);
         }
         match request.uri.path() {
-            "/" => index(),
+            "/" | "/page.css" | "/page.js" | "/page.svg" | "/page/updates" | "/page/why" => {
+                self.page.answer(&request).await
+            }
             "/config_dump" => self.config_dump.answer(&request).await,
             "/actors" => dump(&self.actors).await,
             "/crashes" => dump(&self.crashes).await,
@@ -143,33 +148,6 @@ fn check_origin(headers: &HeaderMap) -> Result<(), &'static str> {
         }
         _ => Ok(()),
     }
-}
-
-fn index() -> Answer {
-    const ROWS: [(&str, &str); 13] = [
-        ("config_dump", "what this proxy knows: workloads, services, policies, certificates, settings"),
-        ("actors", "the supervision tree: states, restarts, last exits"),
-        ("crashes", "reports of what died: messages, backtraces"),
-        ("quarantine", "input and actors that are quarantined for crashing, and when they are tried again"),
-        ("live", "pods, connections and tunnels as they are now"),
-        ("events", "the last events"),
-        ("why", "why a connection gets through or not"),
-        ("tasks", "kinds of tasks, to be broken where that is enabled"),
-        ("debug/pprof/profile", "a profile of processor time, for pprof (?seconds=10&amp;frequency=100)"),
-        ("debug/pprof/heap", "a profile of the memory in use, for pprof, where that is active"),
-        ("debug/pprof/heap/profiling", "whether heap profiling is active (?activate=true or false)"),
-        ("logging", "query or change the log filter (POST)"),
-        ("quitquitquit", "shut down gracefully (POST)"),
-    ];
-    let rows: String = ROWS
-        .iter()
-        .map(|(path, what)| format!("<tr><td><a href=\"{path}\">/{path}</a></td><td>{what}</td></tr>\n"))
-        .collect();
-    let page = format!(
-        "<!DOCTYPE html>\n<html><head><title>warren</title></head><body><h1>warren</h1>\n<table>\n{rows}</table>\n\
-         </body></html>\n"
-    );
-    body(StatusCode::OK, "text/html; charset=utf-8", page)
 }
 
 /// Pretty JSON with sorted keys: serde_json's maps are sorted.

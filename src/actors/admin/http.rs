@@ -9,7 +9,9 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Response, StatusCode, header, request::Parts};
 use hyper::body::{Body, Frame, SizeHint};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+
+use crate::supervisor::OwnedTask;
 
 /// An answer.
 pub(crate) type Answer = Response<AnswerBody>;
@@ -21,7 +23,13 @@ pub enum AnswerBody {
     Whole(Option<Bytes>),
     /// A body that is still being written.
     Streamed(mpsc::Receiver<Chunk>),
+    /// A body that a task writes, which ends with the body.
+    Fed(mpsc::Receiver<Chunk>, OwnedTask),
 }
+
+/// Whether the server stops. Requests have it among their extensions.
+#[derive(Clone, Debug)]
+pub(crate) struct Stopping(watch::Receiver<bool>);
 
 /// A piece of a streamed body.
 #[derive(Debug)]
@@ -68,6 +76,13 @@ pub(crate) fn body(status: StatusCode, media_type: &'static str, body: impl Into
 /// An answer whose body is still being written. The body is complete with [`Chunk::End`].
 pub(crate) fn streamed(media_type: &'static str, chunks: mpsc::Receiver<Chunk>) -> Answer {
     let mut answer = Response::new(AnswerBody::Streamed(chunks));
+    answer.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(media_type));
+    answer
+}
+
+/// An answer whose body `task` writes. The task ends with the body, whose reader may have gone.
+pub(crate) fn fed(media_type: &'static str, chunks: mpsc::Receiver<Chunk>, task: OwnedTask) -> Answer {
+    let mut answer = Response::new(AnswerBody::Fed(chunks, task));
     answer.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(media_type));
     answer
 }
@@ -129,6 +144,20 @@ pub(crate) fn percent_decode(text: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
+// === impl Stopping ===
+
+impl Stopping {
+    /// Follows `stop`, which is true once the server stops.
+    pub(crate) fn new(stop: watch::Receiver<bool>) -> Self {
+        Self(stop)
+    }
+
+    /// Resolves when the server stops.
+    pub(crate) async fn wait(&mut self) {
+        let _ = self.0.wait_for(|stop| *stop).await;
+    }
+}
+
 // === impl AnswerBody ===
 
 impl Body for AnswerBody {
@@ -141,7 +170,7 @@ impl Body for AnswerBody {
     ) -> Poll<Option<Result<Frame<Bytes>, CutShort>>> {
         Poll::Ready(match self.get_mut() {
             Self::Whole(body) => body.take().map(|bytes| Ok(Frame::data(bytes))),
-            Self::Streamed(chunks) => match ready!(chunks.poll_recv(cx)) {
+            Self::Streamed(chunks) | Self::Fed(chunks, _) => match ready!(chunks.poll_recv(cx)) {
                 Some(Chunk::Bytes(bytes)) => Some(Ok(Frame::data(bytes))),
                 Some(Chunk::End) => None,
                 None => Some(Err(CutShort)),
@@ -156,7 +185,7 @@ impl Body for AnswerBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Whole(body) => SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64)),
-            Self::Streamed(_) => SizeHint::default(),
+            Self::Streamed(_) | Self::Fed(..) => SizeHint::default(),
         }
     }
 }

@@ -12,8 +12,10 @@ pub(crate) mod draw;
 pub(crate) mod dump;
 pub(crate) mod events;
 pub(crate) mod http;
+pub(crate) mod page;
 pub(crate) mod profiles;
 pub(crate) mod readiness;
+mod rows;
 pub(crate) mod server;
 pub(crate) mod stats;
 #[cfg(test)]

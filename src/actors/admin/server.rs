@@ -19,7 +19,7 @@ use http::{HeaderValue, Request, StatusCode, header};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use ractor::ActorProcessingErr;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{oneshot, watch},
@@ -29,7 +29,7 @@ use tokio::{
 
 use super::{
     clients::{Admission, Clients, Place},
-    http::{Answer, Handler, text},
+    http::{Answer, Handler, Stopping, text},
 };
 use crate::{
     actors::HUNG_AFTER,
@@ -42,8 +42,8 @@ use crate::{
 
 /// Bounds of a server.
 /// Limit: the HTTP servers, each: 64 connections, of one address 16, 64 requests a connection, 2 s for a head, 30 s for
-/// an answer, 600 s for a connection, 3 s for its end; past it: the longest idle connection makes room, a slow head
-/// closes, a slow answer is a 500, and an old connection is closed.
+/// an answer, 10 s without a byte taken, 600 s for a connection, 3 s for its end; past it: the longest idle connection
+/// makes room, a slow head closes, a slow answer is a 500, and a slow reader or old connection is cut.
 #[derive(Clone, Copy, Debug)]
 pub struct ServerLimits {
     /// Most connections at a time and listener. For more, the longest idle one makes room. If none is idle, more wait
@@ -57,6 +57,8 @@ pub struct ServerLimits {
     pub head_within: Duration,
     /// How long an answer may take to be found.
     pub answer_within: Duration,
+    /// How long a client may take nothing of what is written to it.
+    pub taken_within: Duration,
     /// How long a connection may last.
     pub connection_lifetime: Duration,
     /// How long a stop waits for requests under way.
@@ -114,6 +116,7 @@ impl Default for ServerLimits {
             requests: 64,
             head_within: Duration::from_secs(2),
             answer_within: Duration::from_secs(30),
+            taken_within: Duration::from_secs(10),
             connection_lifetime: Duration::from_secs(600),
             drain_within: Duration::from_secs(3),
         }
@@ -257,11 +260,18 @@ impl HttpServer {
 
     async fn serve(self, stream: TcpStream, place: Arc<Place>, mut stop: watch::Receiver<bool>) {
         let limits = self.0.limits;
+        // The kernel cuts a client whose window stays shut. Without it the lifetime still bounds the connection.
+        if let Err(error) = SockRef::from(&stream).set_tcp_user_timeout(Some(limits.taken_within)) {
+            tracing::debug!(target: "admin", server = self.0.name, %error, "slow readers are not cut");
+        }
         let (server, here, asked) = (self.clone(), place.clone(), AtomicUsize::new(0));
+        let stopping = Stopping::new(stop.clone());
         let service = service_fn(move |request: Request<Incoming>| {
             let busy = here.busy();
             let last = asked.fetch_add(1, Ordering::Relaxed) + 1 >= limits.requests;
-            let answering = (server.0.handler)(request.into_parts().0);
+            let mut request = request.into_parts().0;
+            request.extensions.insert(stopping.clone());
+            let answering = (server.0.handler)(request);
             async move {
                 let mut answer: Answer = within(limits.answer_within, answering).await;
                 if last {

@@ -1,5 +1,7 @@
 //! The servers over real sockets, under a real tree.
 
+mod page;
+
 use std::{
     io::Read,
     net::SocketAddr,
@@ -25,6 +27,7 @@ use super::{
     dump::{Content, Dump},
     events::EventsPage,
     http::{Handler, handler, text},
+    page::{Page, samples},
     profiles::Profiles,
     readiness::{PROXY, Readiness, STATE_MANAGER},
     server::{HttpServer, ServerLimits},
@@ -42,6 +45,10 @@ struct World {
     tree: Tree,
     readiness: Readiness,
     quits: Arc<AtomicUsize>,
+    page: Page,
+    /// The number of pods that the page sees, and how often it has looked.
+    pods: Arc<AtomicUsize>,
+    looks: Arc<AtomicUsize>,
     /// The filter can only be changed while somebody uses it.
     _log: (tracing::Dispatch, Logging),
 }
@@ -61,7 +68,21 @@ async fn world_with(chaos: bool) -> World {
     let metrics = Metrics::new("1.30.3").unwrap();
     let quits = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&quits);
+    let why = Why::new(Arc::new(|question| match question {
+        Question::Connection { source, .. } if source == "nobody" => Err("no pod \"nobody\"".to_owned()),
+        asked => Ok(json!(format!("{asked:?}"))),
+    }));
+    let (pods, looks) = (Arc::new(AtomicUsize::new(1)), Arc::new(AtomicUsize::new(0)));
+    let (shown, looked) = (pods.clone(), looks.clone());
+    let look = Arc::new(move || {
+        looked.fetch_add(1, Relaxed);
+        let mut view = samples::well();
+        view.pods = (0..shown.load(Relaxed)).map(|number| samples::pod(&format!("a/pod-{number}"))).collect();
+        view
+    });
+    let page = Page::every(look, why.clone(), Duration::from_millis(20));
     let console = Console {
+        page: page.clone(),
         log: log.handle(),
         config_dump: Dump::new(
             vec![
@@ -76,10 +97,7 @@ async fn world_with(chaos: bool) -> World {
         live: Dump::new(vec![("pods", Arc::new(|_| Content::Value(json!([]))))], Arc::new(|_| None)),
         events: EventsPage::new(metrics.events.clone()),
         cutter: Cutter::new(chaos, Arc::new(|_| None)),
-        why: Why::new(Arc::new(|question| match question {
-            Question::Connection { source, .. } if source == "nobody" => Err("no pod \"nobody\"".to_owned()),
-            asked => Ok(json!(format!("{asked:?}"))),
-        })),
+        why,
         profiles: Profiles::default(),
         chaos: Chaos::new(chaos, seen.clone()),
         quit: Arc::new(move || {
@@ -90,7 +108,7 @@ async fn world_with(chaos: bool) -> World {
     let servers = AdminServers::new(addrs, &readiness, &metrics, console);
     let tree = Tree::start(servers.supervisor()).await.unwrap();
     let _ = seen.set(tree.handle());
-    World { servers, tree, readiness, quits, _log: (dispatch, log) }
+    World { servers, tree, readiness, quits, page, pods, looks, _log: (dispatch, log) }
 }
 
 /// Sends `head` as it is and reads to the end: the answer's head and body.

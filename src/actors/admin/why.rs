@@ -55,12 +55,24 @@ impl Why {
 
     /// Answers a request.
     pub(super) async fn answer(&self, request: &Parts) -> Answer {
-        let question = match Question::parse(request.uri.query().unwrap_or_default()) {
-            Ok(question) => question,
-            Err(wrong) => return text(StatusCode::BAD_REQUEST, format!("{wrong}\n{USAGE}")),
-        };
+        match self.explained(request.uri.query().unwrap_or_default()).await {
+            Ok(explanation) => body(StatusCode::OK, JSON, format!("{explanation:#}\n")),
+            Err((StatusCode::BAD_REQUEST, wrong)) => {
+                text(StatusCode::BAD_REQUEST, format!("{wrong}\n{USAGE}"))
+            }
+            Err((status, wrong)) => text(status, format!("{wrong}\n")),
+        }
+    }
+
+    /// Answers the question of a query.
+    ///
+    /// # Errors
+    /// The status and the words of what is wrong with the question, or with whoever answers.
+    pub(super) async fn explained(&self, asked: &str) -> Result<Value, (StatusCode, String)> {
+        let question = Question::parse(asked).map_err(|wrong| (StatusCode::BAD_REQUEST, wrong))?;
         let Ok(Ok(turn)) = timeout(TURN_WITHIN, self.turns.clone().acquire_owned()).await else {
-            return text(StatusCode::SERVICE_UNAVAILABLE, "others are being answered: try again\n");
+            let busy = "others are being answered: try again".to_owned();
+            return Err((StatusCode::SERVICE_UNAVAILABLE, busy));
         };
         let explain = self.explain.clone();
         let explained = tokio::task::spawn_blocking(move || {
@@ -69,9 +81,8 @@ impl Why {
             explained
         });
         match explained.await {
-            Ok(Ok(explanation)) => body(StatusCode::OK, JSON, format!("{explanation:#}\n")),
-            Ok(Err(unknown)) => text(StatusCode::NOT_FOUND, format!("{unknown}\n")),
-            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+            Ok(explained) => explained.map_err(|unknown| (StatusCode::NOT_FOUND, unknown)),
+            Err(error) => Err((StatusCode::INTERNAL_SERVER_ERROR, error.to_string())),
         }
     }
 }

@@ -116,6 +116,16 @@ impl UnhealthyPods {
 // === impl Named ===
 
 impl Named {
+    /// The name of the pod.
+    pub(crate) fn name(&self) -> &str {
+        &self.pod
+    }
+
+    /// What is wrong, in words.
+    pub(crate) fn detail(&self) -> String {
+        self.unhealthy.detail.to_string()
+    }
+
     /// The reason why the pod is unhealthy.
     pub(crate) fn reason(&self) -> Reason {
         self.unhealthy.reason

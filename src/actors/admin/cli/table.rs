@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::screen::{Colour, Screen};
 use crate::actors::admin::draw::printable;
+pub(super) use crate::actors::admin::rows::{bytes, number, text};
 
 /// Limit: narrowest column of a table that is made to fit: 8 characters; past it: lines are longer than the terminal.
 const LEAST_COLUMN: usize = 8;
@@ -140,40 +141,10 @@ impl Cell {
     }
 }
 
-/// The text of a field of a row, empty if there is none.
-pub(super) fn text(row: &Value, field: &str) -> String {
-    match row.get(field) {
-        Some(Value::String(text)) => text.clone(),
-        Some(Value::Null) | None => String::new(),
-        Some(Value::Array(values)) => {
-            let texts =
-                values.iter().map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned));
-            texts.collect::<Vec<_>>().join(" ")
-        }
-        Some(value) => value.to_string(),
-    }
-}
-
-/// The number of a field of a row, 0 if there is none.
-pub(super) fn number(row: &Value, field: &str) -> f64 {
-    row.get(field).and_then(Value::as_f64).unwrap_or_default()
-}
-
 /// A count.
 pub(super) fn count(row: &Value, field: &str) -> Cell {
     let count = number(row, field);
     Cell::Number(format!("{count:.0}"), count)
-}
-
-/// A number of bytes in the unit that fits it.
-pub(super) fn bytes(bytes: f64) -> String {
-    const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
-    let (mut value, mut unit) = (bytes, 0);
-    while value >= 999.5 && unit + 1 < UNITS.len() {
-        (value, unit) = (value / 1000.0, unit + 1);
-    }
-    let name = UNITS.get(unit).copied().unwrap_or_default();
-    if unit == 0 || value >= 99.5 { format!("{value:.0} {name}") } else { format!("{value:.1} {name}") }
 }
 
 /// A time in the units that fit it.
