@@ -119,8 +119,8 @@ CAPACITY = {
             (rate("warren_shard_taken_total", "pod, shard"), "{{pod}} {{shard}}")]),
     ],
     "Pods": [
-        ("Busiest pods", "percentunit", "Time that shards spent on the connections and tunnels of a pod.", [
-            (f'topk(10, {rate("warren_pod_busy_seconds_total", "workload_pod")})', "{{workload_pod}}")]),
+        ("Busiest pods", "percentunit", "Processor time of the connections and tunnels of a pod.", [
+            (f'topk(10, {rate("warren_pod_cpu_seconds_total", "workload_pod")})', "{{workload_pod}}")]),
         ("Bytes", "Bps", "Bytes over the connections of a pod, both ways.", [
             (f'topk(10, {rate("warren_pod_received_bytes_total", "workload_pod")}'
              f' + {rate("warren_pod_sent_bytes_total", "workload_pod")})', "{{workload_pod}}")]),

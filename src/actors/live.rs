@@ -197,7 +197,7 @@ fn served(pod: &Pod, unhealthy: Option<String>) -> Value {
         "opened": totals.connections,
         "received": totals.received,
         "sent": totals.sent,
-        "busySeconds": totals.busy.as_secs_f64(),
+        "cpuSeconds": totals.busy.as_secs_f64(),
     })
 }
 

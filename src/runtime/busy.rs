@@ -1,4 +1,4 @@
-//! How long the polls of a pod's connections take, reckoned from a few of them.
+//! The processor time of the polls of a pod's connections, reckoned from a few of them.
 
 #[cfg(test)]
 mod tests;
@@ -6,8 +6,10 @@ mod tests;
 use std::{
     cell::Cell,
     sync::atomic::{AtomicU64, Ordering},
-    time::Instant,
+    time::Duration,
 };
+
+use crate::sys::cputime;
 
 /// Of so many polls one is timed, by chance, and counts for all of them. The power of two.
 /// No limit: the rate of a sample.
@@ -18,10 +20,11 @@ thread_local! {
     static TURN: Cell<(u32, bool)> = const { Cell::new((0x9E37_79B9, false)) };
 }
 
-/// A poll under way. Polls within it are part of it and not timed again.
-pub(super) struct Timed<'a> {
+/// A poll under way: the time until the value is dropped. Polls within it are part of it and not timed again.
+#[must_use = "the poll lasts until the value is dropped"]
+pub(crate) struct Timed<'a> {
     busy: &'a AtomicU64,
-    since: Option<Instant>,
+    since: Option<Duration>,
     is_outer: bool,
 }
 
@@ -36,7 +39,7 @@ impl<'a> Timed<'a> {
         let chance = chance.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         TURN.set((chance, true));
         let is_drawn = !within && chance >> (u32::BITS - ONE_IN_LOG2) == 0;
-        Self { busy, since: is_drawn.then(Instant::now), is_outer: !within }
+        Self { busy, since: is_drawn.then(cputime::of_this_thread), is_outer: !within }
     }
 }
 
@@ -47,7 +50,8 @@ impl Drop for Timed<'_> {
             TURN.set((TURN.get().0, false));
         }
         if let Some(since) = self.since {
-            let nanos = u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            let used = cputime::of_this_thread().saturating_sub(since);
+            let nanos = u64::try_from(used.as_nanos()).unwrap_or(u64::MAX);
             self.busy.fetch_add(nanos << ONE_IN_LOG2, Ordering::Relaxed);
         }
     }

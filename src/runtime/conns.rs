@@ -75,7 +75,7 @@ struct ShardConns<T> {
     emptied: Notify,
     /// What connections that have ended left behind.
     left: [AtomicU64; 2],
-    /// The nanoseconds that polls of guarded futures took, as far as they are known.
+    /// The nanoseconds that guarded and timed polls took, as far as they are known.
     busy: AtomicU64,
 }
 
@@ -166,7 +166,7 @@ impl<T: Send + Sync + 'static> ConnSet<T> {
         (sum(0), sum(1))
     }
 
-    /// The time that the set's connections have kept their threads busy by guarded futures. The time is reckoned from a
+    /// The processor time of the set's connections in guarded futures and timed polls. The time is reckoned from a
     /// few polls, and of futures within each other the outer one counts.
     pub(crate) fn busy(&self) -> Duration {
         Duration::from_nanos(self.0.iter().map(|shard| shard.busy.load(Ordering::Relaxed)).sum())
@@ -303,6 +303,11 @@ impl<T> Conn<T> {
     pub(crate) fn guard<F: Future>(&self, future: F) -> Guarded<'_, F> {
         let Entry { cut, shard, .. } = &*self.entry;
         Guarded { future: Some(future), cut, busy: &shard.busy, registered: None }
+    }
+
+    /// Times a poll of the connection that no guard makes, until the value is dropped.
+    pub(crate) fn timed(&self) -> Timed<'_> {
+        Timed::begin(&self.entry.shard.busy)
     }
 
     /// Says whether the connection can be had to stand still. Its task looks at [`Conn::is_wanted`] then.

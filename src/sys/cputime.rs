@@ -2,9 +2,29 @@
 
 use std::{mem, time::Duration};
 
+/// The processor time that this process has used.
+pub(crate) fn of_this_process() -> Duration {
+    time_of(libc::CLOCK_PROCESS_CPUTIME_ID).unwrap_or_default()
+}
+
 /// The clock of a thread's processor time (clock_gettime(2)).
 #[derive(Clone, Copy, Debug)]
 pub struct ThreadTime(libc::clockid_t);
+
+/// The processor time that the calling thread has used since its start.
+pub(crate) fn of_this_thread() -> Duration {
+    time_of(libc::CLOCK_THREAD_CPUTIME_ID).unwrap_or_default()
+}
+
+/// The time of a clock; `None` if there is no such clock.
+fn time_of(clock: libc::clockid_t) -> Option<Duration> {
+    // SAFETY: all zeroes is a valid `timespec`.
+    let mut time: libc::timespec = unsafe { mem::zeroed() };
+    // SAFETY: the call writes to a local variable and returns an error for an invalid clock.
+    let failed = unsafe { libc::clock_gettime(clock, &raw mut time) };
+    let (seconds, nanos) = (u64::try_from(time.tv_sec).ok()?, u32::try_from(time.tv_nsec).ok()?);
+    (failed == 0).then(|| Duration::new(seconds, nanos))
+}
 
 // === impl ThreadTime ===
 
@@ -19,12 +39,7 @@ impl ThreadTime {
 
     /// The processor time that the thread has used since its start; `None` once the thread has ended.
     pub fn used(self) -> Option<Duration> {
-        // SAFETY: all zeroes is a valid `timespec`.
-        let mut time: libc::timespec = unsafe { mem::zeroed() };
-        // SAFETY: the call writes to a local variable and returns an error for an invalid clock.
-        let failed = unsafe { libc::clock_gettime(self.0, &raw mut time) };
-        let (seconds, nanos) = (u64::try_from(time.tv_sec).ok()?, u32::try_from(time.tv_nsec).ok()?);
-        (failed == 0).then(|| Duration::new(seconds, nanos))
+        time_of(self.0)
     }
 }
 

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use super::series::{
     Computed, MetricsError, Readings,
-    declared::{POD_BUSY, POD_CONNECTIONS, POD_HANDSHAKES, POD_RECEIVED, POD_SENT},
+    declared::{POD_CONNECTIONS, POD_CPU, POD_HANDSHAKES, POD_RECEIVED, POD_SENT},
 };
 
 /// Limit: pods that metrics name, those that carry the most: 64; past it: the others are counted as `rest`.
@@ -28,7 +28,7 @@ pub(crate) struct PodTotals {
     pub(crate) sent: u64,
     /// Tunnels that were set up or were to be, by either end.
     pub(crate) handshakes: u64,
-    /// The time that the pod's connections and tunnels kept their shards busy.
+    /// The processor time of the pod's connections and tunnels.
     pub(crate) busy: Duration,
 }
 
@@ -60,7 +60,7 @@ pub(crate) fn of_pods(
     read: impl Fn() -> Vec<PodReading> + Send + Sync + 'static,
 ) -> Result<Computed, MetricsError> {
     let ranking = Mutex::new(Ranking::default());
-    let families = &[POD_CONNECTIONS, POD_RECEIVED, POD_SENT, POD_HANDSHAKES, POD_BUSY];
+    let families = &[POD_CONNECTIONS, POD_RECEIVED, POD_SENT, POD_HANDSHAKES, POD_CPU];
     Computed::new(families, move |readings| {
         let mut ranking = ranking.lock();
         for pod in ranking.rank(read()) {
@@ -79,7 +79,7 @@ fn put(readings: &mut Readings, pod: &str, totals: &PodTotals) {
         (POD_RECEIVED, received as f64),
         (POD_SENT, sent as f64),
         (POD_HANDSHAKES, handshakes as f64),
-        (POD_BUSY, busy.as_secs_f64()),
+        (POD_CPU, busy.as_secs_f64()),
     ];
     for (family, number) in numbers {
         readings.put(family, &[pod], number);

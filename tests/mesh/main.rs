@@ -187,6 +187,7 @@ fn main() -> ExitCode {
         a_processor_profile_names_functions_of_every_shard_and_traffic_goes_on,
         a_profile_whose_reader_goes_away_ends_and_the_next_one_is_taken,
         a_heap_profile_shows_what_a_stopped_reader_holds_once_it_is_active,
+        a_pod_is_busy_by_whichever_path_its_connections_go,
         tables_show_what_is_live_and_a_connection_can_be_cut,
         why_says_what_connections_get,
         a_service_on_two_networks_loses_no_connection_by_address_or_name_of_its_gateway,

@@ -10,7 +10,7 @@ use flate2::read::GzDecoder;
 use prost::Message;
 use warren::protocols::pb::profile::{Profile, Sample};
 
-use crate::support::*;
+use crate::{metrics::metrics, support::*};
 
 /// Asks the proxy of node one. The answer's head is read; the body follows.
 fn begin(lab: &Lab, path: &str) -> (u16, impl Read) {
@@ -150,4 +150,21 @@ pub(crate) fn a_heap_profile_shows_what_a_stopped_reader_holds_once_it_is_active
     // What was allocated while it was on is freed while it is off.
     drop(streams);
     drop(open(&lab, "client", SERVER).unwrap());
+}
+
+pub(crate) fn a_pod_is_busy_by_whichever_path_its_connections_go() {
+    let lab = raise(MESH);
+    let busy = |lab: &Lab| {
+        metrics(lab, "one").sum("warren_pod_cpu_seconds_total", &[("workload_pod", "default/client")])
+    };
+    let message = vec![7; 64 << 10];
+    // Within the node, without a tunnel, and at last through one: a tunnel is busy by itself now and then.
+    for to in [NEAR, BARE, SERVER] {
+        let mut stream = open(&lab, "client", to).unwrap();
+        let before = busy(&lab);
+        eventually(&format!("busy time by connections to {to}"), || {
+            (0..200).for_each(|_| echo(&mut stream, &message).unwrap());
+            (busy(&lab) > before).then_some(())
+        });
+    }
 }

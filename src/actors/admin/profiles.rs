@@ -51,7 +51,8 @@ const PIECE_WITHIN: Duration = Duration::from_secs(10);
 /// The media type of both profiles.
 const PROTOBUF: &str = "application/octet-stream";
 /// The allocator's own functions, which are the innermost of each stack of a heap profile.
-const ALLOCATOR: &str = "(<|)warren::sys::profiler::.*|backtrace::.*|(<|)alloc::alloc::.*|.*__rust_.*alloc.*";
+const ALLOCATOR: &str =
+    "(<|)warren::sys::profiler::.*|backtrace::.*|(<|)alloc::(alloc|raw_vec)::.*|.*__rust_.*alloc.*";
 
 /// What takes profiles. A clone is cheap.
 /// Limit: processor profiles, and answers with a heap profile, at a time: 1; past it: the answer is 409.

@@ -18,6 +18,7 @@ use std::{
 };
 
 use super::stack::{self, STACK_DEPTH};
+use crate::sys::cputime;
 
 /// Limit: samples of a processor profile that wait to be counted: 1024; past it: the sample is lost, and the profile says
 /// how many were.
@@ -122,7 +123,7 @@ impl CpuProfiler {
         stack::prepare();
         let ring = Box::into_raw(Box::new(Ring::new()));
         RING.store(ring, SeqCst);
-        let since = (SystemTime::now(), Instant::now(), process_time());
+        let since = (SystemTime::now(), Instant::now(), cputime::of_this_process());
         // From here on, dropping it ends the profile.
         let profiler = Self { ring, counts: HashMap::new(), lost: 0, since };
         let period = Duration::from_secs(1) / frequency.max(1);
@@ -166,7 +167,7 @@ impl CpuProfiler {
             stacks: stacks.collect(),
             lost: self.lost,
             taken: (taken, begun.elapsed()),
-            used: process_time().saturating_sub(used),
+            used: cputime::of_this_process().saturating_sub(used),
         }
     }
 }
@@ -297,16 +298,6 @@ fn interrupt_every(period: Duration) -> io::Result<()> {
     // SAFETY: the structure lives through the call, which only reads it.
     let done = unsafe { libc::setitimer(libc::ITIMER_PROF, &raw const timer, ptr::null_mut()) };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-/// The processor time that this process has used.
-fn process_time() -> Duration {
-    // SAFETY: all zeroes is a valid `timespec`.
-    let mut time: libc::timespec = unsafe { mem::zeroed() };
-    // SAFETY: the call writes to a local variable, and leaves it alone if there is no such clock.
-    unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time) };
-    let (seconds, nanos) = (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec));
-    Duration::new(seconds.unwrap_or_default(), nanos.unwrap_or_default())
 }
 
 /// The name of the calling thread. `/proc` may have other numbers for threads than the kernel has here.

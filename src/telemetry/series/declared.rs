@@ -119,8 +119,8 @@ declare! {
         "Bytes from servers to clients over connections of a pod";
     POD_HANDSHAKES = "warren_pod_handshakes_total", COUNTER, POD,
         "Tunnels of a pod that were begun, by either end";
-    POD_BUSY = "warren_pod_busy_seconds_total", COUNTER, POD,
-        "Time that connections and tunnels of a pod kept their shards busy, reckoned from one turn in 64";
+    POD_CPU = "warren_pod_cpu_seconds_total", COUNTER, POD,
+        "Processor time of the connections and tunnels of a pod, reckoned from one turn in 64";
     CERTIFICATES = "warren_certificates", GAUGE, &["state"], "Certificates by state";
     CERTIFICATE_AGE = "warren_certificate_oldest_age_seconds", GAUGE, &[],
         "Age of the oldest certificate in use";

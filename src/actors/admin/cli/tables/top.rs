@@ -30,8 +30,8 @@ pub(super) const COLUMNS: &[Column] = &[
     narrow("STATE", |row| state(&text(row, "state"))),
     narrow("IN", |row| count(row, "inbound")),
     narrow("OUT", |row| count(row, "outbound")),
-    narrow("BUSY", |row| {
-        let share = number(row, "busySecondsPerSecond") * 100.0;
+    narrow("CPU", |row| {
+        let share = number(row, "cpuSecondsPerSecond") * 100.0;
         Cell::Number(format!("{share:.1}%"), share)
     }),
     narrow("OPENED/s", |row| rate(number(row, "openedPerSecond"))),
@@ -67,7 +67,7 @@ async fn look(args: &TableArgs, admin: SocketAddr) -> Result<Value, CommandError
 fn rates(before: &Value, now: &Value, seconds: f64) -> Vec<Value> {
     let pods = |look: &Value| look.get("pods").and_then(Value::as_array).cloned().unwrap_or_default();
     let mut rows = pods(now);
-    add_rates(&pods(before), &mut rows, ("uid", &["opened", "received", "sent", "busySeconds"]), seconds);
+    add_rates(&pods(before), &mut rows, ("uid", &["opened", "received", "sent", "cpuSeconds"]), seconds);
     rows
 }
 
