@@ -145,6 +145,7 @@ pub async fn connect(
     let request = request.into_http()?;
     poll_fn(|cx| tunnel.poll_ready(cx)).await.map_err(unsent)?;
     let (response, mut send) = tunnel.send_request(request, false).map_err(unsent)?;
+    let early = early_data.len();
     if !early_data.is_empty() {
         send.send_data(early_data, false).map_err(unsent)?;
     }
@@ -155,7 +156,8 @@ pub async fn connect(
         return Err(ConnectError::PeerStatus(response.status()));
     }
     let (head, body) = response.into_parts();
-    Ok((StreamSide::new(send, Received::within(body, windows.as_ref())), head.headers))
+    let side = StreamSide::new(send, Received::within(body, windows.as_ref())).having_sent(early);
+    Ok((side, head.headers))
 }
 
 fn unsent(error: h2::Error) -> ConnectError {

@@ -7,6 +7,8 @@
 //! a tunnel that has many. The driver ends a tunnel whose peer sends nothing but frames that move nothing.
 //!
 //! What HTTP/2 says about the windows of streams is replaced on its way out, where a tunnel has [`Windows`].
+//!
+//! A tunnel can be made to stand still between two frames, so that another process goes on with it ([`Below::stop`]).
 
 use std::{
     cell::RefCell,
@@ -14,14 +16,17 @@ use std::{
     io,
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Instant,
 };
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use bytes::Bytes;
+
 use super::{
     frames::{Frames, Role},
+    frozen::{FrozenHttp2, FrozenStream, NotStill, snapshot},
     outgoing::{Next, Outgoing},
     windows::Windows,
 };
@@ -35,6 +40,10 @@ struct PeerFloods;
 /// Limit: bytes that are dropped at a time after the end of an inner tunnel: 1 KiB; past it: the rest is dropped next.
 const DROPPED_LEN: usize = 1024;
 
+/// The number of bytes that are held while a tunnel stands still and the connection below takes none.
+/// Limit: bytes of a tunnel that are held when it is handed over: 1 MiB; past it: the tunnel waits until it is written.
+const MAX_HELD: usize = 1024 * 1024;
+
 /// Hands the bytes of `Io` to HTTP/2 and keeps flushes for the [`Flush`] beside it.
 pub struct Coalesced<Io>(Rc<RefCell<Counted<Io>>>);
 
@@ -45,9 +54,42 @@ pub struct Flush<Io>(Rc<RefCell<Counted<Io>>>);
 pub struct Below<Io>(Rc<RefCell<Counted<Io>>>);
 
 struct Counted<Io> {
-    io: Io,
+    sink: Sink<Io>,
     frames: Frames,
     outgoing: Option<Outgoing>,
+    /// What makes HTTP/2 progress.
+    driver: Option<Waker>,
+    stop: Option<Box<Stop>>,
+}
+
+/// The connection below, to which is written.
+struct Sink<Io> {
+    io: Io,
+    /// Bytes that go out before all others.
+    held: Vec<u8>,
+    mode: Mode,
+    /// Whether the last write has to be repeated.
+    blocked: bool,
+}
+
+/// What becomes of bytes that are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    /// They are passed on.
+    Passes,
+    /// What is not taken is held.
+    Holds,
+    /// Nothing is taken any more.
+    Frozen,
+}
+
+/// A tunnel that is to stand still.
+#[derive(Debug, Default)]
+struct Stop {
+    /// Whether HTTP/2 has had a turn since.
+    turned: bool,
+    /// Who waits until the tunnel stands still.
+    waits: Option<Waker>,
 }
 
 /// Splits `io` into the part HTTP/2 uses and the part its driver flushes. `role`: the end that this process has.
@@ -61,11 +103,104 @@ pub fn coalesced_within<Io>(io: Io, role: Role, windows: &Windows) -> (Coalesced
 }
 
 fn split<Io>(io: Io, role: Role, outgoing: Option<Outgoing>) -> (Coalesced<Io>, Flush<Io>) {
-    let io = Rc::new(RefCell::new(Counted { io, frames: Frames::new(role), outgoing }));
+    let (sink, frames) = (Sink::new(io), Frames::new(role));
+    let io = Rc::new(RefCell::new(Counted { sink, frames, outgoing, driver: None, stop: None }));
     (Coalesced(io.clone()), Flush(io))
 }
 
+// === impl Sink ===
+
+impl<Io> Sink<Io> {
+    fn new(io: Io) -> Self {
+        Self { io, held: Vec::new(), mode: Mode::Passes, blocked: false }
+    }
+
+    fn is_frozen(&self) -> bool {
+        self.mode == Mode::Frozen
+    }
+}
+
+impl<Io: AsyncWrite + Unpin> Sink<Io> {
+    /// Writes out what is held.
+    fn poll_held(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.held.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        if self.is_frozen() {
+            return Poll::Pending;
+        }
+        while !self.held.is_empty() {
+            match ready!(Pin::new(&mut self.io).poll_write(cx, &self.held))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                n => drop(self.held.drain(..n)),
+            }
+        }
+        self.held = Vec::new();
+        Poll::Ready(Ok(()))
+    }
+
+    /// Writes to the connection below, or holds what it does not take.
+    fn poll_write(&mut self, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let written = match self.poll_held(cx) {
+            Poll::Ready(Ok(())) if self.is_frozen() => Poll::Pending,
+            Poll::Ready(Ok(())) => Pin::new(&mut self.io).poll_write_vectored(cx, bufs),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => Poll::Pending,
+        };
+        let written =
+            if written.is_pending() && self.mode == Mode::Holds { self.hold(bufs) } else { written };
+        self.blocked = written.is_pending();
+        written
+    }
+
+    fn hold(&mut self, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let before = self.held.len();
+        for buf in bufs {
+            let room = MAX_HELD.saturating_sub(self.held.len());
+            self.held.extend_from_slice(buf.get(..buf.len().min(room)).unwrap_or_default());
+        }
+        match self.held.len() - before {
+            0 => Poll::Pending,
+            n => Poll::Ready(Ok(n)),
+        }
+    }
+}
+
 // === impl Counted ===
+
+impl<Io> Counted<Io> {
+    fn wake_driver(&self) {
+        self.driver.iter().for_each(Waker::wake_by_ref);
+    }
+
+    /// Notes the task that makes HTTP/2 progress.
+    fn register(&mut self, cx: &Context<'_>) {
+        if !self.driver.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            self.driver = Some(cx.waker().clone());
+        }
+    }
+
+    /// Notes the end of a turn of HTTP/2.
+    fn turned(&mut self) {
+        if let Some(stop) = &mut self.stop {
+            stop.turned = true;
+            if self.is_still()
+                && let Some(waits) = self.stop.as_mut().and_then(|stop| stop.waits.take())
+            {
+                waits.wake();
+            }
+        }
+    }
+
+    /// Whether HTTP/2 has had a turn since it was stopped, and nothing is half way.
+    fn is_still(&self) -> bool {
+        self.stop.as_ref().is_some_and(|stop| stop.turned)
+            && self.frames.until_boundary() == 0
+            && self.frames.may_insert()
+            && !self.sink.blocked
+            && self.outgoing.as_ref().is_none_or(Outgoing::is_empty)
+    }
+}
 
 impl<Io: AsyncRead + Unpin> Counted<Io> {
     fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -74,14 +209,19 @@ impl<Io: AsyncRead + Unpin> Counted<Io> {
             return Poll::Pending;
         }
         let before = buf.filled().len();
-        match self.frames.short_read() {
+        let most = match self.stop {
+            None => self.frames.short_read(),
+            Some(_) if self.frames.until_boundary() == 0 => return Poll::Pending,
+            Some(_) => Some(self.frames.until_boundary()),
+        };
+        match most {
             Some(most) if most < buf.remaining() => {
                 let mut short = ReadBuf::new(buf.initialize_unfilled_to(most));
-                ready!(Pin::new(&mut self.io).poll_read(cx, &mut short))?;
+                ready!(Pin::new(&mut self.sink.io).poll_read(cx, &mut short))?;
                 let n = short.filled().len();
                 buf.advance(n);
             }
-            _ => ready!(Pin::new(&mut self.io).poll_read(cx, buf))?,
+            _ => ready!(Pin::new(&mut self.sink.io).poll_read(cx, buf))?,
         }
         self.frames.received(buf.filled().get(before..).unwrap_or_default());
         let padding = self.frames.padding();
@@ -101,7 +241,7 @@ impl<Io: AsyncWrite + Unpin> Counted<Io> {
             if unsent.is_empty() {
                 return Poll::Ready(Ok(()));
             }
-            let n = ready!(Pin::new(&mut self.io).poll_write(cx, unsent))?;
+            let n = ready!(self.sink.poll_write(cx, &[io::IoSlice::new(unsent)]))?;
             if n == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -124,7 +264,7 @@ impl<Io: AsyncWrite + Unpin> Counted<Io> {
     }
 
     fn poll_send(&mut self, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let n = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, bufs))?;
+        let n = ready!(self.sink.poll_write(cx, bufs))?;
         let mut left = n;
         for buf in bufs {
             let written = left.min(buf.len());
@@ -136,17 +276,21 @@ impl<Io: AsyncWrite + Unpin> Counted<Io> {
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_unsent(cx))?;
-        Pin::new(&mut self.io).poll_flush(cx)
+        ready!(self.sink.poll_held(cx))?;
+        if self.sink.is_frozen() {
+            return Poll::Pending;
+        }
+        Pin::new(&mut self.sink.io).poll_flush(cx)
     }
 
     /// Tells the peer why the tunnel ends, if the connection takes the words at once.
     fn say_goodbye(&mut self, cx: &mut Context<'_>) {
         if let Some(goaway) = self.frames.goaway()
-            && Pin::new(&mut self.io).poll_write(cx, &goaway).is_ready()
+            && Pin::new(&mut self.sink.io).poll_write(cx, &goaway).is_ready()
         {
             // The tunnel ends in any case.
-            let _ = Pin::new(&mut self.io).poll_flush(cx);
-            let _ = Pin::new(&mut self.io).poll_shutdown(cx);
+            let _ = Pin::new(&mut self.sink.io).poll_flush(cx);
+            let _ = Pin::new(&mut self.sink.io).poll_shutdown(cx);
         }
     }
 }
@@ -173,7 +317,7 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Coalesced<Io> {
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.0.borrow().io.is_write_vectored()
+        self.0.borrow().sink.io.is_write_vectored()
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -183,7 +327,11 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Coalesced<Io> {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self.0.borrow_mut();
         ready!(this.poll_unsent(cx))?;
-        Pin::new(&mut this.io).poll_shutdown(cx)
+        ready!(this.sink.poll_held(cx))?;
+        if this.sink.is_frozen() {
+            return Poll::Pending;
+        }
+        Pin::new(&mut this.sink.io).poll_shutdown(cx)
     }
 }
 
@@ -192,7 +340,61 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Coalesced<Io> {
 impl<Io> Below<Io> {
     /// What `look` says about the connection below.
     pub fn look<T>(&self, look: impl FnOnce(&Io) -> T) -> T {
-        look(&self.0.borrow().io)
+        look(&self.0.borrow().sink.io)
+    }
+
+    /// What `work` makes of the connection below. It may not let HTTP/2 go on.
+    pub fn with<T>(&self, work: impl FnOnce(&mut Io) -> T) -> T {
+        work(&mut self.0.borrow_mut().sink.io)
+    }
+
+    /// Has the tunnel stand still at the next place between two frames: nothing beyond it is read, and what the
+    /// connection below does not take is held, up to a bound. HTTP/2 has to be driven meanwhile.
+    pub fn stop(&self) {
+        let mut this = self.0.borrow_mut();
+        this.stop.get_or_insert_default();
+        this.sink.mode = Mode::Holds;
+        this.wake_driver();
+    }
+
+    /// Waits until the tunnel stands still. There is no timeout: the caller sets the deadline.
+    pub fn poll_still(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut this = self.0.borrow_mut();
+        if this.is_still() {
+            return Poll::Ready(());
+        }
+        if let Some(stop) = &mut this.stop {
+            stop.waits = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// The HTTP/2 connection, whose streams are these, as it stands. From now on no byte passes, until [`Below::go_on`].
+    ///
+    /// # Errors
+    /// See [`NotStill`]. The tunnel may go on then, or wait for longer.
+    pub fn freeze(&self, streams: &[FrozenStream]) -> Result<FrozenHttp2, NotStill> {
+        let mut this = self.0.borrow_mut();
+        if !this.is_still() {
+            return Err(NotStill::Moving);
+        }
+        let ledger = snapshot(this.frames.ledger(), streams, true)?;
+        this.sink.mode = Mode::Frozen;
+        Ok(FrozenHttp2 { ledger, unread: Bytes::new(), unsent: Bytes::copy_from_slice(&this.sink.held) })
+    }
+
+    /// Has the tunnel go on as if it had never stood still.
+    pub fn go_on(&self) {
+        let mut this = self.0.borrow_mut();
+        this.stop = None;
+        this.sink.mode = Mode::Passes;
+        this.wake_driver();
+    }
+}
+
+impl<Io> Clone for Below<Io> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
     }
 }
 
@@ -211,7 +413,7 @@ impl<Io: AsyncRead + Unpin> Flush<Io> {
         let mut space = [0; DROPPED_LEN];
         loop {
             let mut space = ReadBuf::new(&mut space);
-            match Pin::new(&mut self.0.borrow_mut().io).poll_read(cx, &mut space) {
+            match Pin::new(&mut self.0.borrow_mut().sink.io).poll_read(cx, &mut space) {
                 Poll::Ready(Ok(())) if !space.filled().is_empty() => {}
                 Poll::Ready(_) => return Poll::Ready(()),
                 Poll::Pending => return Poll::Pending,
@@ -270,6 +472,7 @@ impl<Io: AsyncWrite + Unpin> Flush<Io> {
     ) -> Poll<io::Result<T>> {
         let mut this = self.0.borrow_mut();
         this.frames.begin_turn();
+        this.register(cx);
         if let Some(outgoing) = &this.outgoing {
             outgoing.windows().register(cx);
         }
@@ -279,7 +482,11 @@ impl<Io: AsyncWrite + Unpin> Flush<Io> {
             self.0.borrow_mut().say_goodbye(cx);
             return Poll::Ready(Err(io::Error::other(PeerFloods)));
         }
-        match (self.poll(cx), done) {
+        let flushed = self.poll(cx);
+        if done.is_pending() {
+            self.0.borrow_mut().turned();
+        }
+        match (flushed, done) {
             (Poll::Ready(Err(error)), _) => Poll::Ready(Err(error)),
             (_, Poll::Ready(done)) => Poll::Ready(Ok(done)),
             (_, Poll::Pending) => Poll::Pending,

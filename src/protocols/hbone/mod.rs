@@ -1,15 +1,19 @@
 //! HBONE: TCP streams as HTTP/2 CONNECT over mutual TLS (docs/spec/dataplane.md 2).
 
+pub mod adopted;
 pub mod budget;
 pub mod client;
 pub mod frames;
+pub mod frozen;
 pub mod headers;
 pub mod io;
+pub mod ledger;
 pub mod nested;
 mod outgoing;
 pub mod server;
 pub mod side;
 pub mod windows;
+mod wire;
 
 #[cfg(test)]
 mod tests;

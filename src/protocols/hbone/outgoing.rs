@@ -3,8 +3,9 @@
 use std::io;
 
 use super::{
-    frames::{Frames, HEADER_BYTES},
+    frames::Frames,
     windows::Windows,
+    wire::{HEADER_BYTES, INITIAL_WINDOW, SETTING_BYTES, WINDOW_UPDATE},
 };
 
 /// The most bytes of a frame that is replaced.
@@ -13,13 +14,6 @@ const MAX_REPLACED: usize = 256;
 /// The number of pieces that one write takes, such as the headers and the payloads of two frames.
 /// Limit: pieces of a write to a tunnel: 8; past it: the rest is written next.
 const PIECES: usize = 8;
-
-const WINDOW_UPDATE: u8 = 8;
-/// SETTINGS_INITIAL_WINDOW_SIZE (RFC 9113 section 6.5.2).
-const INITIAL_WINDOW: [u8; 2] = [0, 4];
-/// The length of a setting: an identifier and a value.
-/// No limit: a length of the wire.
-const SETTING_BYTES: usize = 6;
 
 /// What is sent besides the bytes of HTTP/2, or instead of them.
 #[derive(Debug)]
@@ -49,6 +43,11 @@ impl Outgoing {
     /// The windows of the tunnel.
     pub(super) fn windows(&self) -> &Windows {
         &self.windows
+    }
+
+    /// Whether nothing waits that has to go out before any other byte.
+    pub(super) fn is_empty(&self) -> bool {
+        self.unsent.is_empty()
     }
 
     /// What has to go out now, before any other byte. `frames` has seen all bytes that went out.
@@ -99,8 +98,8 @@ impl Outgoing {
             let first = self.windows.first().to_be_bytes();
             let settings = self.unsent.get_mut(HEADER_BYTES..).unwrap_or_default();
             for setting in settings.chunks_exact_mut(SETTING_BYTES) {
-                if let Some((id, value)) = setting.split_at_mut_checked(INITIAL_WINDOW.len())
-                    && *id == INITIAL_WINDOW
+                if let Some((id, value)) = setting.split_at_mut_checked(2)
+                    && *id == INITIAL_WINDOW.to_be_bytes()
                 {
                     value.copy_from_slice(&first);
                 }

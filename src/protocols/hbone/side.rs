@@ -10,7 +10,10 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use h2::{Reason, RecvStream, SendStream};
 
-use super::windows::{StreamWindow, Windows};
+use super::{
+    frozen::{Freeze, FrozenStream},
+    windows::{StreamWindow, Windows},
+};
 use crate::protocols::{
     relay::{End, RelayError, Side},
     tls::buffer::Buffers,
@@ -32,6 +35,8 @@ pub struct StreamSide {
     finished: bool,
     /// Whether this stream has reserved capacity for sending.
     reserved: bool,
+    /// The number of bytes that HTTP/2 has got to send, without what is beyond 32 bits.
+    sent: u32,
 }
 
 /// The receiving half of a stream.
@@ -49,7 +54,7 @@ pub struct Received {
 
 /// Received bytes that wait, and how receiving ended.
 #[derive(Debug, Default)]
-struct Waiting {
+pub(super) struct Waiting {
     pieces: VecDeque<Bytes>,
     /// Small payloads behind the pieces.
     small: BytesMut,
@@ -59,7 +64,8 @@ struct Waiting {
 // === impl Waiting ===
 
 impl Waiting {
-    fn push(&mut self, payload: Bytes) {
+    /// Adds the payload of a frame.
+    pub(super) fn push(&mut self, payload: Bytes) {
         if payload.len() <= COPIED_PAYLOAD_BYTES {
             self.small.extend_from_slice(&payload);
             if self.small.len() < PIECE_BYTES {
@@ -73,14 +79,28 @@ impl Waiting {
         self.pieces.push_back(payload);
     }
 
-    fn pop(&mut self) -> Option<Result<Bytes, End>> {
+    /// Takes the next bytes.
+    pub(super) fn pop_bytes(&mut self) -> Option<Bytes> {
         let piece = self.pieces.pop_front();
-        let piece = piece.or_else(|| (!self.small.is_empty()).then(|| self.small.split().freeze()));
-        piece.map(Ok).or_else(|| self.end.take().map(Err))
+        piece.or_else(|| (!self.small.is_empty()).then(|| self.small.split().freeze()))
     }
 
-    fn is_empty(&self) -> bool {
+    fn pop(&mut self) -> Option<Result<Bytes, End>> {
+        self.pop_bytes().map(Ok).or_else(|| self.end.take().map(Err))
+    }
+
+    /// Whether no bytes wait.
+    pub(super) fn is_empty(&self) -> bool {
         self.pieces.is_empty() && self.small.is_empty()
+    }
+
+    /// A copy of the bytes that wait.
+    pub(super) fn copy(&self) -> Bytes {
+        let mut all =
+            BytesMut::with_capacity(self.pieces.iter().map(Bytes::len).sum::<usize>() + self.small.len());
+        self.pieces.iter().for_each(|piece| all.extend_from_slice(piece));
+        all.extend_from_slice(&self.small);
+        all.freeze()
     }
 }
 
@@ -199,7 +219,12 @@ impl Received {
 impl StreamSide {
     /// Makes a side of a stream that was answered with 200.
     pub fn new(send: SendStream<Bytes>, received: Received) -> Self {
-        Self { send, received, finished: false, reserved: false }
+        Self { send, received, finished: false, reserved: false, sent: 0 }
+    }
+
+    /// The side of a stream that has sent so many bytes already.
+    pub fn having_sent(self, bytes: usize) -> Self {
+        Self { sent: counted(bytes), ..self }
     }
 
     /// Both halves of the stream, for whoever uses the stream otherwise than in a relay.
@@ -214,6 +239,19 @@ impl StreamSide {
         if self.send.poll_reset(cx).is_ready() {
             cx.waker().wake_by_ref();
         }
+    }
+}
+
+impl Freeze for StreamSide {
+    fn freeze(&mut self, cx: &mut Context<'_>) -> Option<FrozenStream> {
+        let ended = self.received.poll_take(cx).is_ready();
+        let waiting = self.received.waiting.as_deref();
+        if waiting.is_some_and(|waiting| matches!(waiting.end, Some(End::Gone(_) | End::Failed(_)))) {
+            return None;
+        }
+        let received = waiting.map(Waiting::copy).unwrap_or_default();
+        let id = self.send.stream_id().into();
+        Some(FrozenStream { id, received, ended, finished: self.finished, sent: self.sent })
     }
 }
 
@@ -286,6 +324,7 @@ impl Side for StreamSide {
         last: bool,
     ) -> Poll<Result<(), Option<RelayError>>> {
         self.finished |= last;
+        self.sent = self.sent.wrapping_add(counted(chunk.len()));
         let sent = self.send.send_data(std::mem::take(chunk), last);
         Poll::Ready(sent.map_err(fault))
     }
@@ -298,6 +337,11 @@ impl Side for StreamSide {
         }
         Poll::Ready(())
     }
+}
+
+/// A number of bytes as it is counted. HTTP/2 never holds as much as is left out.
+fn counted(bytes: usize) -> u32 {
+    u32::try_from(bytes & u32::MAX as usize).unwrap_or(0)
 }
 
 /// Counts received bytes. The error is the end of a stream whose peer sends more than the stream's window.

@@ -119,6 +119,18 @@ impl Windows {
         StreamWindow { tunnel, stream, loan, credit, unread: 0, held: 0, waited: false, told }
     }
 
+    /// The window of a stream whose peer may still send `credit` bytes, and of which `unread` bytes have not been passed
+    /// on. The peer knows of all of them.
+    pub(super) fn resumed(&self, stream: u32, credit: usize, unread: usize) -> StreamWindow {
+        let tunnel = self.0.clone();
+        tunnel.budget.stream(true);
+        let beyond =
+            (credit + unread).saturating_sub(tunnel.first).min(tunnel.most.saturating_sub(tunnel.first));
+        let loan = if beyond > 0 { tunnel.budget.lend(0, beyond) } else { 0 };
+        let told = (tunnel.now)();
+        StreamWindow { tunnel, stream, loan, credit, unread, held: 0, waited: false, told }
+    }
+
     /// What streams may send more since the last call: pairs of a stream and a number of bytes.
     pub(super) fn updates(&self) -> Vec<(u32, u32)> {
         self.0.updates.take()

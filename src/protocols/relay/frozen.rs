@@ -69,6 +69,11 @@ impl<'a, A, B, M, S> Relay<'a, A, B, M, S> {
     pub fn sides(&self) -> (&A, &B) {
         (&self.a, &self.b)
     }
+
+    /// Both sides, of a relay that stands still.
+    pub fn sides_mut(&mut self) -> (&mut A, &mut B) {
+        (&mut self.a, &mut self.b)
+    }
 }
 
 // === impl Direction ===
