@@ -9,6 +9,7 @@
     reason = "a panic is how a target says that a promise is broken"
 )]
 
+mod adopted;
 mod certs;
 mod connect;
 mod dns;
@@ -27,6 +28,7 @@ mod xds;
 mod zds;
 
 pub use self::{
+    adopted::adopted,
     certs::{certificates, crl},
     connect::connect,
     dns::{dns_answer, dns_query},

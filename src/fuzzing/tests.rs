@@ -85,6 +85,7 @@ macro_rules! replayed {
 }
 
 replayed!(
+    adopted,
     certificates,
     connect,
     crl,
