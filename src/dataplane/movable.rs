@@ -120,6 +120,8 @@ impl<A: Side + Unpin, B: Side + Unpin, M: Facts> Future for MovableRelay<'_, A, 
             if !this.here.is_wanted() {
                 return Poll::Pending;
             }
+            // The wish has taken the waker that it woke.
+            this.here.register(cx.waker());
             this.here.let_go();
             this.offered = this.offer();
         }
