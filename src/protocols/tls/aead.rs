@@ -14,7 +14,7 @@ pub(super) const TAG_LEN: usize = 16;
 
 /// The ciphers that are offered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Cipher {
+pub(crate) enum Cipher {
     /// AES-128-GCM.
     Aes128,
     /// AES-256-GCM.
@@ -31,6 +31,26 @@ pub(super) enum Key {
     Ring(ring::LessSafeKey),
 }
 
+// === impl Cipher ===
+
+impl Cipher {
+    /// The length of a key in bytes.
+    pub(super) fn key_len(self) -> usize {
+        match self {
+            Self::Aes128 => 16,
+            Self::Aes256 => 32,
+        }
+    }
+
+    /// The length of a traffic secret of TLS 1.3 in bytes, which is that of the suite's hash.
+    pub(super) fn secret_len(self) -> usize {
+        match self {
+            Self::Aes128 => 32,
+            Self::Aes256 => 48,
+        }
+    }
+}
+
 // === impl Key ===
 
 impl Key {
@@ -43,7 +63,7 @@ impl Key {
         Self::aws(cipher, bytes)
     }
 
-    fn aws(cipher: Cipher, bytes: &[u8]) -> Option<Self> {
+    pub(super) fn aws(cipher: Cipher, bytes: &[u8]) -> Option<Self> {
         let algorithm = match cipher {
             Cipher::Aes128 => &aws::AES_128_GCM,
             Cipher::Aes256 => &aws::AES_256_GCM,
@@ -52,7 +72,7 @@ impl Key {
     }
 
     #[cfg(target_arch = "x86_64")]
-    fn ring(cipher: Cipher, bytes: &[u8]) -> Option<Self> {
+    pub(super) fn ring(cipher: Cipher, bytes: &[u8]) -> Option<Self> {
         let algorithm = match cipher {
             Cipher::Aes128 => &ring::AES_128_GCM,
             Cipher::Aes256 => &ring::AES_256_GCM,

@@ -89,6 +89,19 @@ impl Buffers {
 // === impl Window ===
 
 impl Window {
+    /// A window with `bytes` unread, which fit a buffer.
+    pub(super) fn holding(bytes: &[u8], buffers: &Buffers) -> Self {
+        let mut window = Self::default();
+        if let Some(space) = (!bytes.is_empty())
+            .then(|| window.space(buffers, bytes.len()))
+            .and_then(|s| s.get_mut(..bytes.len()))
+        {
+            space.copy_from_slice(bytes);
+            window.extend(bytes.len());
+        }
+        window
+    }
+
     /// The unread bytes.
     pub fn filled(&mut self) -> &mut [u8] {
         self.buf.get_mut(self.start..self.end).unwrap_or_default()

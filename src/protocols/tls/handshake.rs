@@ -21,8 +21,9 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use super::{
     buffer::Buffers,
+    keys::Heard,
     record::RecordError,
-    stream::{Keys, Received, TlsStream},
+    stream::{End, Keys, Received, TlsStream},
 };
 
 /// The number of bytes that the peer may send before the handshake is complete. The largest genuine flight has six
@@ -138,12 +139,14 @@ pub async fn connect_in_turn<Io: AsyncRead + AsyncWrite + Unpin>(
     buffers: Buffers,
     turns: &impl Turns,
 ) -> Result<(TlsStream<Io>, Peer), HandshakeError> {
+    let (heard, listens) = client_heard(&config);
     // The key share is made here.
-    let mut conn = turns.take(|| UnbufferedClientConnection::new(config, name)).await?;
+    let mut conn = turns.take(|| UnbufferedClientConnection::new(listens, name)).await?;
     let received = drive(&mut io, &mut conn, turns).await?;
     let peer = Peer::of(&conn);
     let (secrets, kernel) = conn.dangerous_into_kernel_connection()?;
-    Ok((TlsStream::new(io, Keys::new(secrets, kernel.into())?, received, buffers), peer))
+    let keys = Keys::new(&secrets, kernel.protocol_version(), End::Client, heard.take())?;
+    Ok((TlsStream::new(io, keys, received, buffers), peer))
 }
 
 /// Makes the server's side of a handshake over `io`, and takes each step at once.
@@ -168,11 +171,27 @@ pub async fn accept_in_turn<Io: AsyncRead + AsyncWrite + Unpin>(
     buffers: Buffers,
     turns: &impl Turns,
 ) -> Result<(TlsStream<Io>, Peer), HandshakeError> {
-    let mut conn = UnbufferedServerConnection::new(config)?;
+    let (heard, listens) = server_heard(&config);
+    let mut conn = UnbufferedServerConnection::new(listens)?;
     let received = drive(&mut io, &mut conn, turns).await?;
     let peer = Peer::of(&conn);
     let (secrets, kernel) = conn.dangerous_into_kernel_connection()?;
-    Ok((TlsStream::new(io, Keys::new(secrets, kernel.into())?, received, buffers), peer))
+    let keys = Keys::new(&secrets, kernel.protocol_version(), End::Server, heard.take())?;
+    Ok((TlsStream::new(io, keys, received, buffers), peer))
+}
+
+/// A configuration for one handshake, whose traffic secrets are heard.
+fn client_heard(config: &ClientConfig) -> (Arc<Heard>, Arc<ClientConfig>) {
+    let (heard, mut config) = (Arc::new(Heard::default()), config.clone());
+    config.key_log = heard.clone();
+    (heard, config.into())
+}
+
+/// Like [`client_heard`], of a server.
+fn server_heard(config: &ServerConfig) -> (Arc<Heard>, Arc<ServerConfig>) {
+    let (heard, mut config) = (Arc::new(Heard::default()), config.clone());
+    config.key_log = heard.clone();
+    (heard, config.into())
 }
 
 // === impl Peer ===

@@ -1,17 +1,19 @@
 //! TLS of workloads (docs/spec/dataplane.md 2.1). The modules verify peers and build the rustls configurations once for
 //! each certificate. rustls makes the handshakes, and this crate seals and opens records in its own buffers.
 
-mod aead;
+pub(crate) mod aead;
 pub mod buffer;
 mod cert;
 mod client;
 mod fault;
 pub mod handshake;
+pub(crate) mod keys;
 mod options;
 mod peer_chain;
 pub(crate) mod record;
 mod revocation;
 mod server;
+pub(crate) mod session;
 pub mod stream;
 mod verify;
 

@@ -38,6 +38,16 @@ impl PeerChain {
             .is_ok_and(|leaf| self.trust.is_revoked(&leaf, others, self.at, self.usage))
     }
 
+    /// The certificates that the peer presented, leaf first.
+    pub(crate) fn presented(&self) -> Vec<Vec<u8>> {
+        self.certs.iter().map(|cert| cert.to_vec()).collect()
+    }
+
+    /// When the certificates were verified, in seconds since 1970.
+    pub(crate) fn verified_at(&self) -> u64 {
+        self.at.as_secs()
+    }
+
     /// Whether every certificate can be read. A list may name one that cannot, and nobody would notice.
     pub fn is_legible(&self) -> bool {
         self.certs.iter().all(|der| EndEntityCert::try_from(der).is_ok())

@@ -8,6 +8,7 @@ use rustls::ConnectionTrafficSecrets;
 use super::{
     aead::{Cipher, Key, TAG_LEN},
     buffer::copy,
+    keys::{DirectionKeys, IV_LEN, KeySource, SALT_LEN, SecretBytes},
 };
 
 /// Most plaintext bytes in a record.
@@ -29,6 +30,9 @@ pub(crate) const DATA: u8 = 23;
 
 /// No limit: a length that TLS fixes.
 const EXPLICIT_NONCE_LEN: usize = 8;
+/// The number of times that a key may have been replaced before this crate takes over.
+/// Limit: key updates behind the last message of a handshake: 16; past it: the handshake fails.
+const EARLY_KEY_UPDATES: usize = 16;
 /// Longest protected part a record may have (RFC 8446 section 5.2; TLS 1.2 allows more, which nobody sends).
 /// Limit: sealed bytes of a TLS record: 16,640; past it: the connection ends.
 const MAX_PROTECTED: usize = MAX_FRAGMENT + 256;
@@ -68,9 +72,9 @@ pub enum RecordError {
 /// The keys of one direction.
 pub(crate) struct Protection {
     key: Key,
-    iv: [u8; 12],
-    sequence: u64,
+    iv: [u8; IV_LEN],
     version: Version,
+    keys: DirectionKeys,
 }
 
 /// The header of the record at the start of a buffer.
@@ -115,37 +119,95 @@ impl RecordHead {
     }
 }
 
+// === impl Version ===
+
+impl Version {
+    /// The version whose keys are made of `source`.
+    pub(crate) fn of(source: &KeySource) -> Self {
+        match source {
+            KeySource::Traffic(_) => Self::Tls13,
+            KeySource::Fixed { .. } => Self::Tls12,
+        }
+    }
+}
+
 // === impl Protection ===
 
 impl Protection {
-    /// Takes over the keys of one direction from the handshake.
+    /// Takes over the keys of one direction from a handshake of TLS 1.2.
     ///
     /// # Errors
     /// The cipher is not AES-GCM.
-    pub(crate) fn new(
+    pub(crate) fn fixed(sequence: u64, secrets: &ConnectionTrafficSecrets) -> Result<Self, RecordError> {
+        let (cipher, key, iv) = aes_gcm(secrets)?;
+        let salt: [u8; SALT_LEN] = *iv.first_chunk().ok_or(RecordError::Cipher)?;
+        let source = KeySource::Fixed { key: SecretBytes::new(key), salt };
+        Self::of(DirectionKeys { cipher, source, sequence })
+    }
+
+    /// Takes over the keys of one direction from a handshake of TLS 1.3. `first`: the direction's first traffic secret.
+    ///
+    /// # Errors
+    /// The cipher is not AES-GCM, or the secret is not that of the key.
+    pub(crate) fn replaceable(
         sequence: u64,
-        secrets: ConnectionTrafficSecrets,
-        version: Version,
+        secrets: &ConnectionTrafficSecrets,
+        first: SecretBytes,
     ) -> Result<Self, RecordError> {
-        let (cipher, key, iv) = match &secrets {
-            ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (Cipher::Aes128, key, iv),
-            ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (Cipher::Aes256, key, iv),
-            _ => return Err(RecordError::Cipher),
-        };
-        let key = Key::new(cipher, key.as_ref()).ok_or(RecordError::Cipher)?;
-        let iv = iv.as_ref().try_into().map_err(|_| RecordError::Cipher)?;
-        Ok(Self { key, iv, sequence, version })
+        let (cipher, key, iv) = aes_gcm(secrets)?;
+        let mut source = KeySource::Traffic(first);
+        // A peer may replace its key right behind the handshake, and rustls has followed already.
+        for _ in 0..=EARLY_KEY_UPDATES {
+            let (made, made_iv) = source.key(cipher).ok_or(RecordError::Cipher)?;
+            if made.expose() == key && made_iv == *iv {
+                return Self::of(DirectionKeys { cipher, source, sequence });
+            }
+            source = source.next(cipher).ok_or(RecordError::Cipher)?;
+        }
+        Err(RecordError::PeerMalformed)
+    }
+
+    /// Goes on with the keys of one direction.
+    ///
+    /// # Errors
+    /// The keys do not fit the cipher.
+    pub(crate) fn of(keys: DirectionKeys) -> Result<Self, RecordError> {
+        let (key, iv) = keys.source.key(keys.cipher).ok_or(RecordError::Cipher)?;
+        let key = Key::new(keys.cipher, key.expose()).ok_or(RecordError::Cipher)?;
+        Ok(Self { key, iv, version: Version::of(&keys.source), keys })
+    }
+
+    /// The keys as a value.
+    pub(crate) fn keys(&self) -> &DirectionKeys {
+        &self.keys
+    }
+
+    /// The keys that follow these (RFC 8446 section 7.2).
+    ///
+    /// # Errors
+    /// The version is TLS 1.2, which cannot replace keys.
+    pub(crate) fn next(&self) -> Result<Self, RecordError> {
+        let cipher = self.keys.cipher;
+        let source = self.keys.source.next(cipher).ok_or(RecordError::Cipher)?;
+        Self::of(DirectionKeys { cipher, source, sequence: 0 })
     }
 
     /// Records sealed or opened with this key so far.
     pub(crate) fn sequence(&self) -> u64 {
-        self.sequence
+        self.keys.sequence
     }
 
     /// Continues as if `sequence` records had been sealed or opened.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn age(&mut self, sequence: u64) {
-        self.sequence = sequence;
+        self.keys.sequence = sequence;
+    }
+
+    /// Continues with the key that `make` makes, such as that of another library.
+    #[cfg(test)]
+    pub(super) fn remake(&mut self, make: fn(Cipher, &[u8]) -> Option<Key>) {
+        let (key, _) = self.keys.source.key(self.keys.cipher).unwrap_or_else(|| unreachable!());
+        self.key = make(self.keys.cipher, key.expose()).unwrap_or_else(|| unreachable!());
     }
 
     /// Seals `head` followed by `tail`, together at most [`MAX_FRAGMENT`] bytes, as one record of type `content`
@@ -174,7 +236,7 @@ impl Protection {
         header.copy_from_slice(&[outer, 3, 3, high, low]);
         let (explicit, body) = body.split_at_mut(before);
         let (text, tag) = body.split_at_mut(len + after);
-        let sequence = self.sequence;
+        let sequence = self.keys.sequence;
         if !tls13 {
             explicit.copy_from_slice(&sequence.to_be_bytes());
         }
@@ -187,7 +249,7 @@ impl Protection {
         copy(second, tail);
         inner.fill(content);
         self.key.seal(nonce, aad, text, tag).ok_or(RecordError::LocalSeal)?;
-        self.sequence = sequence.checked_add(1).ok_or(RecordError::LocalSeal)?;
+        self.keys.sequence = sequence.checked_add(1).ok_or(RecordError::LocalSeal)?;
         Ok(HEADER_LEN + protected)
     }
 
@@ -210,7 +272,7 @@ impl Protection {
 
     /// Strips the padding and the inner content type of TLS 1.3, and counts the record.
     fn opened(&mut self, outer: u8, text: &[u8], start: usize) -> Result<Opened, RecordError> {
-        self.sequence = self.sequence.checked_add(1).ok_or(RecordError::PeerMalformed)?;
+        self.keys.sequence = self.keys.sequence.checked_add(1).ok_or(RecordError::PeerMalformed)?;
         if self.version == Version::Tls12 {
             return Ok(Opened { content: outer, start, len: text.len() });
         }
@@ -224,7 +286,7 @@ impl Protection {
 
     fn opening_nonce(&self, body: &[u8]) -> Result<[u8; 12], RecordError> {
         match self.version {
-            Version::Tls13 => Ok(self.nonce(self.sequence)),
+            Version::Tls13 => Ok(self.nonce(self.keys.sequence)),
             Version::Tls12 => {
                 let explicit = body.first_chunk::<EXPLICIT_NONCE_LEN>().ok_or(RecordError::PeerMalformed)?;
                 Ok(self.nonce(u64::from_be_bytes(*explicit)))
@@ -233,7 +295,7 @@ impl Protection {
     }
 
     /// TLS 1.3: the IV with the sequence number XORed in. TLS 1.2: four bytes of salt, then the explicit part.
-    fn nonce(&self, explicit: u64) -> [u8; 12] {
+    fn nonce(&self, explicit: u64) -> [u8; IV_LEN] {
         let mut nonce = self.iv;
         let explicit = explicit.to_be_bytes();
         for (byte, number) in nonce.iter_mut().skip(4).zip(explicit) {
@@ -250,10 +312,21 @@ impl Protection {
         }
         let [high, low] = u16::try_from(len).unwrap_or(u16::MAX).to_be_bytes();
         let (sequence, rest) = space.split_at_mut(8);
-        sequence.copy_from_slice(&self.sequence.to_be_bytes());
+        sequence.copy_from_slice(&self.keys.sequence.to_be_bytes());
         rest.copy_from_slice(&[content, 3, 3, high, low]);
         space
     }
+}
+
+/// The cipher, the key and the IV that a handshake has made.
+fn aes_gcm(secrets: &ConnectionTrafficSecrets) -> Result<(Cipher, &[u8], &[u8; IV_LEN]), RecordError> {
+    let (cipher, key, iv) = match secrets {
+        ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (Cipher::Aes128, key, iv),
+        ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (Cipher::Aes256, key, iv),
+        _ => return Err(RecordError::Cipher),
+    };
+    let iv = iv.as_ref().try_into().map_err(|_| RecordError::Cipher)?;
+    Ok((cipher, key.as_ref(), iv))
 }
 
 #[cfg(test)]

@@ -11,18 +11,19 @@ use std::{
 };
 
 use bytes::{Buf, BytesMut};
-use rustls::{
-    ConnectionTrafficSecrets, ExtractedSecrets, ProtocolVersion, client::ClientConnectionData,
-    kernel::KernelConnection, server::ServerConnectionData,
-};
+use rustls::{ExtractedSecrets, ProtocolVersion};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+#[cfg(test)]
+use super::aead::{Cipher, Key};
 use super::{
-    buffer::{Buffers, Window, append},
+    buffer::{BUFFER_LEN, Buffers, Window, append},
+    keys::{FirstSecrets, SecretBytes},
     record::{
         ALERT, DATA, HANDSHAKE, HEADER_LEN, MAX_FRAGMENT, OVERHEAD, Opened, Protection, RecordError,
         RecordHead, Version,
     },
+    session::{Session, SessionError},
 };
 
 /// The number of records after which a sending key is replaced, well below the limit of AES-GCM (RFC 8446 section 5.5).
@@ -65,12 +66,18 @@ pub struct TlsStream<Io> {
     idle_records: u8,
 }
 
-/// The keys of both directions, and the key schedule that replaces them.
+/// The keys of both directions.
 pub(super) struct Keys {
     seal: Protection,
     open: Protection,
-    schedule: Schedule,
     version: Version,
+}
+
+/// The end of a session that this process has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    Client,
+    Server,
 }
 
 /// The bytes that had arrived after the handshake when the handshake completed.
@@ -82,63 +89,37 @@ pub(super) struct Received {
     pub(super) plaintext: BytesMut,
 }
 
-/// rustls' key schedule of an established connection.
-pub(super) enum Schedule {
-    Client(Box<KernelConnection<ClientConnectionData>>),
-    Server(Box<KernelConnection<ServerConnectionData>>),
-}
-
 // === impl Keys ===
 
-impl From<KernelConnection<ClientConnectionData>> for Schedule {
-    fn from(kernel: KernelConnection<ClientConnectionData>) -> Self {
-        Self::Client(Box::new(kernel))
-    }
-}
-
-impl From<KernelConnection<ServerConnectionData>> for Schedule {
-    fn from(kernel: KernelConnection<ServerConnectionData>) -> Self {
-        Self::Server(Box::new(kernel))
-    }
-}
-
-impl Schedule {
-    fn version(&self) -> ProtocolVersion {
-        match self {
-            Self::Client(kernel) => kernel.protocol_version(),
-            Self::Server(kernel) => kernel.protocol_version(),
-        }
-    }
-
-    fn next_sending(&mut self) -> Result<(u64, ConnectionTrafficSecrets), rustls::Error> {
-        match self {
-            Self::Client(kernel) => kernel.update_tx_secret(),
-            Self::Server(kernel) => kernel.update_tx_secret(),
-        }
-    }
-
-    fn next_receiving(&mut self) -> Result<(u64, ConnectionTrafficSecrets), rustls::Error> {
-        match self {
-            Self::Client(kernel) => kernel.update_rx_secret(),
-            Self::Server(kernel) => kernel.update_rx_secret(),
-        }
-    }
-}
-
 impl Keys {
-    pub(super) fn new(secrets: ExtractedSecrets, schedule: Schedule) -> Result<Self, RecordError> {
-        let version = match schedule.version() {
-            ProtocolVersion::TLSv1_3 => Version::Tls13,
-            ProtocolVersion::TLSv1_2 => Version::Tls12,
-            _ => return Err(RecordError::Cipher),
-        };
-        let ((seal_sequence, seal), (open_sequence, open)) = (secrets.tx, secrets.rx);
-        Ok(Self {
-            seal: Protection::new(seal_sequence, seal, version)?,
-            open: Protection::new(open_sequence, open, version)?,
-            schedule,
-            version,
-        })
+    /// Takes over the keys that a handshake has made. `heard`: the traffic secrets of a handshake of TLS 1.3.
+    pub(super) fn new(
+        secrets: &ExtractedSecrets,
+        version: ProtocolVersion,
+        end: End,
+        heard: FirstSecrets,
+    ) -> Result<Self, RecordError> {
+        let ((seal_sequence, seal), (open_sequence, open)) = (&secrets.tx, &secrets.rx);
+        match version {
+            ProtocolVersion::TLSv1_3 => {
+                let (own, peer) = match end {
+                    End::Client => (heard.client, heard.server),
+                    End::Server => (heard.server, heard.client),
+                };
+                let of = |first: Option<SecretBytes>| first.ok_or(RecordError::Cipher);
+                Ok(Self {
+                    seal: Protection::replaceable(*seal_sequence, seal, of(own)?)?,
+                    open: Protection::replaceable(*open_sequence, open, of(peer)?)?,
+                    version: Version::Tls13,
+                })
+            }
+            ProtocolVersion::TLSv1_2 => Ok(Self {
+                seal: Protection::fixed(*seal_sequence, seal)?,
+                open: Protection::fixed(*open_sequence, open)?,
+                version: Version::Tls12,
+            }),
+            _ => Err(RecordError::Cipher),
+        }
     }
 }
 
@@ -146,15 +127,8 @@ impl Keys {
 
 impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
     pub(super) fn new(io: Io, keys: Keys, received: Received, buffers: Buffers) -> Self {
-        let mut incoming = Window::default();
-        if !received.ciphertext.is_empty() {
-            // The handshake leaves at most half a buffer of bytes.
-            let space = incoming.space(&buffers, received.ciphertext.len());
-            if let Some(space) = space.get_mut(..received.ciphertext.len()) {
-                space.copy_from_slice(&received.ciphertext);
-            }
-            incoming.extend(received.ciphertext.len());
-        }
+        // The handshake leaves at most half a buffer of bytes.
+        let incoming = Window::holding(&received.ciphertext, &buffers);
         let (early, outgoing) = (received.plaintext, Window::default());
         let (read_closed, write_closed) = (false, false);
         let (rekey_due, idle_records, opened) = (false, 0, (0, 0));
@@ -171,6 +145,46 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
             rekey_due,
             idle_records,
         }
+    }
+
+    /// The session as a value. The stream goes on unless somebody else goes on with the value: whoever has given the
+    /// value away must only drop the stream.
+    ///
+    /// The result is `None` if either end has closed the session, which ends soon.
+    pub(crate) fn session(&mut self) -> Option<Session> {
+        if self.read_closed || self.write_closed {
+            return None;
+        }
+        let (opened, behind) = self.opened;
+        let (unread, unopened) = self.incoming.filled().split_at_checked(opened).unwrap_or_default();
+        Some(Session {
+            seal: self.keys.seal.keys().clone(),
+            open: self.keys.open.keys().clone(),
+            rekey_due: self.rekey_due,
+            idle_records: self.idle_records,
+            unread: [&self.early, unread].concat(),
+            unopened: unopened.get(behind..).unwrap_or_default().to_vec(),
+            unsent: self.outgoing.filled().to_vec(),
+        })
+    }
+
+    /// Goes on with a session over `io`. Nobody else may go on with it.
+    ///
+    /// # Errors
+    /// See [`SessionError`].
+    pub(crate) fn resume(io: Io, session: Session, buffers: Buffers) -> Result<Self, SessionError> {
+        let version = session.version().ok_or(SessionError::Keys)?;
+        let longest = session.unopened.len().max(session.unsent.len());
+        if longest > BUFFER_LEN {
+            return Err(SessionError::TooLong(longest));
+        }
+        let Session { seal, open, rekey_due, idle_records, unread, unopened, unsent } = session;
+        let keys = Keys { seal: Protection::of(seal)?, open: Protection::of(open)?, version };
+        let received = Received { ciphertext: unopened[..].into(), plaintext: unread[..].into() };
+        let mut stream = Self::new(io, keys, received, buffers);
+        stream.outgoing = Window::holding(&unsent, &stream.buffers);
+        (stream.rekey_due, stream.idle_records) = (rekey_due, idle_records);
+        Ok(stream)
     }
 
     /// The connection below.
@@ -249,9 +263,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
             // Any other alert ends the connection (RFC 8446 section 6.2).
             (ALERT, &[_, alert]) => return Err(RecordError::PeerUnexpected(alert)),
             (HANDSHAKE, &[KEY_UPDATE, 0, 0, 1, requested]) if self.keys.version == Version::Tls13 => {
-                let (sequence, secrets) =
-                    self.keys.schedule.next_receiving().map_err(|_| RecordError::PeerMalformed)?;
-                self.keys.open = Protection::new(sequence, secrets, Version::Tls13)?;
+                self.keys.open = self.keys.open.next()?;
                 // The key is replaced later, because the outgoing buffer may have no room for a key update now.
                 self.rekey_due |= requested == 1;
             }
@@ -275,6 +287,13 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
         self.keys.open.age(sequence);
     }
 
+    /// Continues with the keys of another library.
+    #[cfg(test)]
+    pub(super) fn remake_keys(&mut self, make: fn(Cipher, &[u8]) -> Option<Key>) {
+        self.keys.seal.remake(make);
+        self.keys.open.remake(make);
+    }
+
     /// Seals a record that a correct peer would never send.
     #[cfg(any(test, fuzzing))]
     #[allow(clippy::unwrap_used, reason = "tests leave room for the record")]
@@ -286,8 +305,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
     fn rekey(&mut self) -> Result<(), RecordError> {
         self.seal(HANDSHAKE, &[], &REQUESTLESS_KEY_UPDATE)?;
         self.rekey_due = false;
-        let (sequence, secrets) = self.keys.schedule.next_sending().map_err(|_| RecordError::LocalSeal)?;
-        self.keys.seal = Protection::new(sequence, secrets, Version::Tls13)?;
+        self.keys.seal = self.keys.seal.next()?;
         Ok(())
     }
 

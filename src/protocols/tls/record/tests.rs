@@ -3,9 +3,14 @@ use proptest::prelude::*;
 
 fn pair(version: Version, bits: usize) -> (Protection, Protection) {
     let make = || {
-        let cipher = if bits == 128 { Cipher::Aes128 } else { Cipher::Aes256 };
-        let key = Key::new(cipher, &vec![7; bits / 8]).unwrap();
-        Protection { key, iv: [9; 12], sequence: 0, version }
+        let (cipher, len) = if bits == 128 { (Cipher::Aes128, 32) } else { (Cipher::Aes256, 48) };
+        let source = match version {
+            Version::Tls12 => {
+                KeySource::Fixed { key: SecretBytes::new(&vec![7; bits / 8]), salt: [9; SALT_LEN] }
+            }
+            Version::Tls13 => KeySource::Traffic(SecretBytes::new(&vec![7; len])),
+        };
+        Protection::of(DirectionKeys { cipher, source, sequence: 0 }).unwrap()
     };
     (make(), make())
 }
