@@ -20,7 +20,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=build.rs");
     let descriptors = protox::compile(PROTOS, ["proto"])?;
     let mut config = prost_build::Config::new();
-    config.bytes([".envoy.service.discovery.v3.Resource", ".warren.handover.Direction"]);
+    config.bytes([
+        ".envoy.service.discovery.v3.Resource",
+        ".warren.handover.Direction",
+        ".warren.handover.Http2",
+        ".warren.handover.Stream",
+    ]);
+    // Secrets, which are in no log.
+    config.skip_debug([".warren.handover.TlsKeys"]);
     let lab = env::var_os("CARGO_FEATURE_LAB").is_some();
     tonic_prost_build::configure().build_server(lab).compile_fds_with_config(descriptors, config)?;
 

@@ -117,7 +117,8 @@ impl ArrivalPods {
     }
 }
 
-fn info(side: &Side, reporter: Reporter) -> ConnInfo {
+/// The description of one side of a connection that was handed over.
+pub(super) fn info(side: &Side, reporter: Reporter) -> ConnInfo {
     let hop = NextHop { addr: side.dialled, protocol: if side.mtls { "HBONE" } else { "TCP" } };
     ConnInfo {
         reporter,
@@ -282,7 +283,7 @@ async fn open(
 }
 
 /// Whether policies let the connection go on, as they stand now. If not, the connection is cut.
-async fn is_let_in(ctx: &InboundContext, conn: &Conn<ConnInfo>) -> bool {
+pub(super) async fn is_let_in(ctx: &InboundContext, conn: &Conn<ConnInfo>) -> bool {
     let asked = async { ctx.pod.wait().await.is_ok() && authorize(ctx, conn.info()).await.is_ok() };
     let let_in = conn.guard(asked).await == Ok(true);
     if !let_in {
@@ -292,7 +293,13 @@ async fn is_let_in(ctx: &InboundContext, conn: &Conn<ConnInfo>) -> bool {
     let_in
 }
 
-fn report(mesh: &Mesh, metrics: &Arc<Metrics>, conn: &Conn<ConnInfo>, side: &Side) -> Box<ConnReport> {
+/// Opens the report of one side of a connection that was handed over.
+pub(super) fn report(
+    mesh: &Mesh,
+    metrics: &Arc<Metrics>,
+    conn: &Conn<ConnInfo>,
+    side: &Side,
+) -> Box<ConnReport> {
     let workload = |uid: &Option<String>| mesh.workload(uid.as_deref()?);
     let service = side.service.as_ref();
     let meta = ConnMeta {
@@ -303,6 +310,7 @@ fn report(mesh: &Mesh, metrics: &Arc<Metrics>, conn: &Conn<ConnInfo>, side: &Sid
         service: service.and_then(|(namespace, host)| mesh.service(namespace, host)),
         authority: side.authority.clone(),
         mtls: side.mtls,
+        source_baggage: side.baggage.clone(),
         ..ConnMeta::default()
     };
     let past = Past { age: Duration::from_micros(side.age_us), bytes: side.bytes };

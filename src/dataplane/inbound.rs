@@ -1,6 +1,6 @@
 //! HBONE from peers: tunnels accepted on 15008, and the streams on them (docs/spec/dataplane.md 4.1).
 
-use std::{cell::Cell, future::Future, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+use std::{cell::Cell, future::Future, net::SocketAddr, pin::pin, rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream, server::SendResponse};
@@ -22,11 +22,18 @@ use super::{
     report::{ConnMeta, ConnReport},
     stream::{AppStream, tunnel_addrs},
     timed_relay::timed,
-    tunnel::{keepalive, now, windows},
+    tunnel::{
+        keepalive,
+        movable::{MovableTunnel, OwnTunnel},
+        now,
+        streams::{self, Streams},
+        windows,
+    },
 };
 use crate::{
     protocols::{
         addr::ClientAddr,
+        handover::record::Kind,
         hbone::{
             frames::Role,
             headers::{Baggage, TraceParent},
@@ -84,6 +91,7 @@ struct Tunnel {
     windows: Windows,
     /// Whether the tunnel ends because a certificate of the peer was revoked.
     revoked: Cell<bool>,
+    streams: Rc<Streams>,
 }
 
 /// A tunnel that is set up.
@@ -167,6 +175,7 @@ async fn set_up<N: Network>(
         member: member.clone(),
         windows: windows(&ctx.config, shard),
         revoked: Cell::new(false),
+        streams: Rc::default(),
     };
     let (io, mut flush) = coalesced_within(stream, Role::Server, &tunnel.windows);
     let shake = server::handshake_within(io, &ctx.config.tunnel.http2, Some(&tunnel.windows));
@@ -219,7 +228,8 @@ async fn streams<N: Network>(
                     }
                     Some(Ok((request, respond))) => {
                         ctx.conns.uses(tunnel.member.info());
-                        let work = stream(ctx.clone(), shard.clone(), tunnel.clone(), request, respond);
+                        let place = StreamPlace::new(&tunnel);
+                        let work = stream(ctx.clone(), shard.clone(), place, request, respond);
                         spawner.begin("inbound", work);
                     }
                     Some(Err(error)) => {
@@ -252,18 +262,25 @@ async fn streams<N: Network>(
     };
     // A broken connection ends its streams, and the streams report the end.
     let mut delay = backlog.flush_delay();
-    match tunnel.member.guard(flush.drive_behind(now, || delay.waits(), work)).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => {
+    let ended = {
+        let below = flush.below();
+        let driving = pin!(flush.drive_behind(now, || delay.waits(), work));
+        let driver = OwnTunnel { driving, below, stops: || {} };
+        MovableTunnel::new(Kind::InboundTunnel, &tunnel.member, &tunnel.streams, driver).await
+    };
+    match ended {
+        // Another process has the tunnel, or it has ended.
+        None | Some(Ok(Ok(()))) => {}
+        Some(Ok(Err(error))) => {
             tracing::info!(target: "tunnel", client = %tunnel.client.addr(), error = %Clipped::<_>(&error), "inbound tunnel broke");
         }
-        Err(cut::REVOKED) => {
+        Some(Err(cut::REVOKED)) => {
             // The streams report why they end.
             tunnel.revoked.set(true);
             // The box keeps the future of the live tunnel small.
             Box::pin(farewell::<N>(connection, flush)).await;
         }
-        Err(_) => {}
+        Some(Err(_)) => {}
     }
 }
 
@@ -290,28 +307,49 @@ struct Open<S> {
     peer: StreamSide,
     app: S,
     /// Held as long as the stream is, because the streams of a tunnel are counted by it.
-    tunnel: Rc<Tunnel>,
+    place: StreamPlace,
+}
+
+/// The place of a stream on its tunnel.
+struct StreamPlace(Rc<Tunnel>);
+
+// === impl StreamPlace ===
+
+impl StreamPlace {
+    fn new(tunnel: &Rc<Tunnel>) -> Self {
+        tunnel.streams.begin();
+        Self(tunnel.clone())
+    }
+}
+
+impl Drop for StreamPlace {
+    fn drop(&mut self) {
+        self.0.streams.end();
+    }
 }
 
 fn stream<N: Network>(
     ctx: Arc<InboundContext<N>>,
     shard: Shard,
-    tunnel: Rc<Tunnel>,
+    place: StreamPlace,
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
 ) -> impl Future<Output = ()> {
-    let spans = spans(&ctx, &tunnel, &request);
+    let spans = spans(&ctx, &place.0, &request);
     // The opening is boxed as for outbound connections. The box is made outside the async block so that the task's
     // future does not hold the arguments as well.
-    let opening = Box::pin(spans.around(open(ctx, shard.clone(), tunnel, request, respond)));
+    let opening = Box::pin(spans.around(open(ctx, shard.clone(), place, request, respond)));
     async move {
-        let Some(Open { conn, counted: _counted, report, peer, app, tunnel }) = opening.await else { return };
+        let Some(Open { conn: _conn, counted: _counted, report, peer, app, place }) = opening.await else {
+            return;
+        };
         report.relaying();
         let relay = timed(relay(peer, app.into_side(), &*report, &shard.buffers));
-        match conn.guard(relay).await {
-            Ok(_) if tunnel.revoked.get() => report.end(Cut::Revoked),
-            Ok(relayed) => report.relayed(relayed),
-            Err(_) => {}
+        match streams::inbound(&place.0.streams, relay).await {
+            Some(Ok(_)) if place.0.revoked.get() => report.end(Cut::Revoked),
+            Some(Ok(relayed)) => report.relayed(relayed),
+            Some(Err(_)) => {}
+            None => return report.handed_over(),
         }
         shard.relayed();
     }
@@ -328,10 +366,11 @@ fn spans<N: Network>(ctx: &InboundContext<N>, tunnel: &Tunnel, request: &Request
 async fn open<N: Network>(
     ctx: Arc<InboundContext<N>>,
     shard: Shard,
-    tunnel: Rc<Tunnel>,
+    place: StreamPlace,
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
 ) -> Option<Open<N::Stream>> {
+    let tunnel = &place.0;
     let refuse = |respond: &mut SendResponse<Bytes>, Refused { status, outcome }: Refused| {
         server::refuse(respond, status);
         span::refused(&outcome);
@@ -351,7 +390,7 @@ async fn open<N: Network>(
     };
     let (head, body) = request.into_parts();
     let mut received = Received::within(body, Some(&tunnel.windows));
-    let this = InboundStream { ctx: &ctx, tunnel: &tunnel, connect, headers: &head.headers };
+    let this = InboundStream { ctx: &ctx, tunnel, connect, headers: &head.headers };
     let (workload, inbound) = match received.beside(this.route()).await {
         Ok(routed) => routed,
         Err(refused) => {
@@ -380,7 +419,7 @@ async fn open<N: Network>(
     let reached = conn.guard(this.reach(&conn, workload, inbound, &mut respond));
     let (report, app, send) = received.beside(reached).await.ok()??;
     let peer = StreamSide::new(send, received);
-    Some(Open { conn, counted, report, peer, app, tunnel })
+    Some(Open { conn, counted, report, peer, app, place })
 }
 
 fn bad_request(error: BadRequest) -> Refused {

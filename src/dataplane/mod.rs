@@ -2,6 +2,7 @@
 
 pub(crate) mod accept;
 pub(crate) mod accepted;
+pub(crate) mod adopted_tunnel;
 pub(crate) mod application;
 pub(crate) mod arrival;
 pub(crate) mod authorize;

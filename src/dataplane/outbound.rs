@@ -24,7 +24,7 @@ use super::{
     stream::{self, AppStream},
     timed_relay::timed,
     trying::{self, Trying},
-    tunnel::{dialer::TunnelKey, pool::Lease},
+    tunnel::{dialer::TunnelKey, pool::Lease, streams},
 };
 use crate::{
     protocols::{
@@ -98,13 +98,14 @@ fn serve_any<N: Network>(
                 }
             }
             Reached::Stream(server, lease, _) => {
-                let relay = timed(relay(client.side, server, &*report, &shard.buffers));
-                let relayed = match conn.guard(relay.after(client.said)).await.map(failure) {
-                    Ok(_) if lease.is_revoked() => {
+                let relay = timed(relay(client.side, server, &*report, &shard.buffers)).after(client.said);
+                let relayed = match streams::outbound(lease.streams(), relay).await {
+                    Some(Ok(_)) if lease.is_revoked() => {
                         report.end(Cut::Revoked);
                         Err(cut::REVOKED)
                     }
-                    relayed => relayed,
+                    Some(relayed) => relayed.map(failure),
+                    None => return report.handed_over(),
                 };
                 (relayed, None)
             }

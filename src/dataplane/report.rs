@@ -73,6 +73,8 @@ pub(crate) struct ConnReport {
     /// The metrics in which a peer that describes itself is counted once policies have let the peer in.
     describes_itself: Option<Arc<Metrics>>,
     outcome: RefCell<Option<Outcome>>,
+    /// Whether another process has opened the connection, and counted it.
+    adopted: bool,
     /// Whether the access log gets a line of the connection.
     sample: Cell<Sample>,
     trace: Option<Box<Connection>>,
@@ -138,6 +140,7 @@ impl ConnReport {
             traffic,
             describes_itself,
             outcome: RefCell::new(None),
+            adopted: false,
             sample: Cell::new(Sample::Written { left_out: 0 }),
             trace,
         })
@@ -158,10 +161,10 @@ impl ConnReport {
             return;
         };
         let labels = |words| labels(self.conn.info().reporter, &self.meta, words);
-        let described = || {
-            metrics.described_traffic(identity.as_str(), &labels(Words::Known), &labels(Words::IdentityAlone))
-        };
-        self.traffic.get_or_init(described);
+        let (known, alone) = (labels(Words::Known), labels(Words::IdentityAlone));
+        self.traffic.get_or_init(|| {
+            counted(self.adopted, metrics.described_traffic(identity.as_str(), &known, &alone))
+        });
     }
 
     /// Tells that policies do not let the connection in. The access log has no line of it if too many of the client's
@@ -173,6 +176,11 @@ impl ConnReport {
     /// The shard that the connection lives on.
     pub(crate) fn shard(&self) -> usize {
         self.conn.id().shard
+    }
+
+    /// The connection in its set.
+    pub(crate) fn conn(&self) -> &Conn<ConnInfo> {
+        &self.conn
     }
 
     /// The description of the connection.
@@ -235,6 +243,7 @@ impl ConnReport {
         let now = Instant::now();
         let started = now.checked_sub(past.age).unwrap_or(now);
         let mut report = Self::begin(metrics, conn, dialled, meta, started);
+        report.adopted = true;
         if let Some(traffic) = report.traffic.get_mut() {
             traffic.adopt();
         }
@@ -264,6 +273,7 @@ impl ConnReport {
             bytes: (info.carried.received(), info.carried.sent()),
             age_us: u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX),
             trace: self.trace.as_ref().and_then(|trace| trace.trace_parent()),
+            baggage: meta.source_baggage.clone(),
         }
     }
 
@@ -356,7 +366,8 @@ impl Drop for ConnReport {
         // What is left behind is counted once, also while the connection is still in its set.
         carried.begin_with((0, 0));
         let refused = |metrics: Arc<Metrics>| {
-            metrics.traffic(&labels(self.conn.info().reporter, &self.meta, Words::IdentityAlone))
+            let labels = labels(self.conn.info().reporter, &self.meta, Words::IdentityAlone);
+            counted(self.adopted, metrics.begun(&labels))
         };
         let traffic = self.traffic.take().or_else(|| self.describes_itself.take().map(refused));
         // Without counters the report was that of an attempt which another one follows.
@@ -402,6 +413,16 @@ pub(crate) fn unroutable(
         left_out: 0,
     };
     access::unroutable(&metrics.refusals, record, outcome);
+}
+
+/// Counts a connection as opened, by this process or by the one that has handed it over.
+fn counted(adopted: bool, mut traffic: Traffic) -> Traffic {
+    if adopted {
+        traffic.adopt();
+    } else {
+        traffic.open();
+    }
+    traffic
 }
 
 /// Describes a connection in a trace once the next hop is known.

@@ -3,6 +3,7 @@
 use std::{
     io::{self, ErrorKind, Read as _},
     net::SocketAddr,
+    os::fd::{AsFd, BorrowedFd},
     time::Duration,
 };
 
@@ -50,6 +51,11 @@ pub(crate) trait AppStream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
 
     /// Makes the drop reset the connection rather than close it.
     fn reset_on_drop(&self);
+
+    /// The descriptor of the connection's socket, which another process can take over.
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
 }
 
 // === impl TcpStream ===
@@ -81,6 +87,10 @@ impl AppStream for TcpStream {
     fn reset_on_drop(&self) {
         // A socket that refuses the option is reset already.
         let _ = SockRef::from(self).set_linger(Some(Duration::ZERO));
+    }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.as_fd())
     }
 }
 

@@ -93,6 +93,11 @@ impl<'a, A, B, M, S> TimedRelay<'a, A, B, M, S> {
     pub(crate) fn sides(&self) -> (&A, &B) {
         self.relay.sides()
     }
+
+    /// Both sides, to be changed.
+    pub(crate) fn sides_mut(&mut self) -> (&mut A, &mut B) {
+        self.relay.sides_mut()
+    }
 }
 
 impl<A: Side, B: Side, M: Meter, S: Shortcut> TimedRelay<'_, A, B, M, S> {

@@ -21,6 +21,20 @@ pub(crate) mod ca {
 /// `warren.handover`: how a process hands live connections to the next one.
 pub(crate) mod handover {
     tonic::include_proto!("warren.handover");
+
+    impl Drop for TlsKeys {
+        /// Wipes the secret.
+        fn drop(&mut self) {
+            zeroize::Zeroize::zeroize(&mut self.secret);
+        }
+    }
+
+    impl std::fmt::Debug for TlsKeys {
+        /// Leaves the secret out.
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.debug_struct("TlsKeys").field("sequence", &self.sequence).finish_non_exhaustive()
+        }
+    }
 }
 
 /// `perftools.profiles`: what pprof reads.

@@ -20,10 +20,10 @@ use tokio::io::{Interest, unix::AsyncFd};
 /// Limit: a packet of the hand-over as the socket reads it: 1024 bytes; past it: the connection is closed.
 pub const MAX_PACKET_BYTES: usize = 1024;
 
-/// The most descriptors that are taken from one packet. One is legal; the room for more lets the error name the
-/// cause.
-/// Limit: descriptors in a packet: 8; past it: all are closed, and so is the connection.
-const MAX_FDS: usize = 8;
+/// The most descriptors that are taken from one packet. The agent may send one; a packet of a hand-over of connections
+/// has as many.
+/// Limit: descriptors in a packet: 64; past it: all are closed, and so is the connection.
+const MAX_FDS: usize = 64;
 
 /// The number of connections that may wait to be accepted.
 /// Limit: connections that wait in a socket for a hand-over: 16; past it: the kernel refuses them.

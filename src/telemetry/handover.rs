@@ -53,13 +53,14 @@ impl HandoverMetrics {
         Ok(Self { connections: declared::HANDOVER.counters(r)?, stall })
     }
 
-    /// Counts a connection that was offered. `kind` is `None` if the record does not tell.
-    pub(crate) fn moved(&self, moved: Moved, kind: Option<Kind>) {
+    /// Counts connections that were offered together, such as those of a tunnel. `kind` is `None` if the record does not
+    /// tell.
+    pub(crate) fn moved(&self, moved: Moved, kind: Option<Kind>, count: usize) {
         let kind = kind.map_or("unknown", Kind::as_str);
-        self.connections.with_label_values(&[moved.as_str(), kind]).inc();
+        self.connections.with_label_values(&[moved.as_str(), kind]).inc_by(count as u64);
     }
 
-    /// Records how long a connection stood still.
+    /// Records how long a connection or tunnel stood still.
     pub(crate) fn stalled(&self, kind: Kind, time: Duration) {
         self.stall.observe(&[kind.as_str()], time);
     }

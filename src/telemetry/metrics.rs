@@ -220,7 +220,7 @@ impl Metrics {
         labels: &TrafficLabels<'_>,
         alone: &TrafficLabels<'_>,
     ) -> Traffic {
-        self.traffic.open_described(identity, labels, alone)
+        self.traffic.begin_described(identity, labels, alone)
     }
 
     /// Counts an accepted socket as open for as long as the value lives.

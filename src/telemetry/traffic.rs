@@ -92,9 +92,9 @@ impl TrafficTable {
         self.sets.with(|set| put(set, labels), |set| put(set, &unknown), Traffic::begin)
     }
 
-    /// Counts a connection as opened whose source describes itself, and returns its counters. Past the quota of the
-    /// source's `identity` the connection counts by the labels of the identity `alone`.
-    pub fn open_described(
+    /// The counters of a connection whose source describes itself, which may be opened. Past the quota of the source's
+    /// `identity` the connection counts by the labels of the identity `alone`.
+    pub fn begin_described(
         &self,
         identity: &str,
         labels: &TrafficLabels<'_>,
@@ -103,7 +103,7 @@ impl TrafficTable {
         let source = &labels.source;
         let [a, b, c, d, e, f, g, h] = source.values();
         let words = [a, b, c, d, e, f, g, h, or_unknown(source.region), or_unknown(source.zone)];
-        self.open(if self.quota.admits(identity, &words) { labels } else { alone })
+        self.begin(if self.quota.admits(identity, &words) { labels } else { alone })
     }
 
     /// The number of connections that counted by their identity alone, past its quota.

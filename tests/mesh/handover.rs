@@ -13,12 +13,12 @@ use crate::{lifecycle::ends_well, logs::line_of, support::*};
 
 /// [`MESH`], and a node without pods. In a cluster each proxy pod has a network of its own; here the second process of
 /// node one runs in the network of that node.
-fn mesh() -> String {
+pub(crate) fn mesh() -> String {
     MESH.replace("nodes: {one: 10.77.0.1,", "nodes: {one: 10.77.0.1, spare: 10.77.0.3,")
 }
 
 /// Raises the mesh, and ends the proxy of the spare node.
-fn raise_spare() -> Lab {
+pub(crate) fn raise_spare() -> Lab {
     let settings = [("CONNECTION_TERMINATION_DEADLINE", "60s")];
     let mut lab = raise_with(&mesh(), &settings, Default::default());
     let mut spare = lab.take_proxy("spare").unwrap();
@@ -29,26 +29,31 @@ fn raise_spare() -> Lab {
 
 /// A further process of node one, in the network of `place`.
 fn next_of_one(lab: &Lab, place: &str, number: usize) -> Process {
-    let of_one = |name: &str| lab.directory().join(name).display().to_string();
-    let launch = Launch { log: Some(format!("proxy-one-{number}")), ..launch() };
+    next_of(lab, "one", place, number)
+}
+
+/// A further process of a node, in the network of `place`.
+pub(crate) fn next_of(lab: &Lab, node: &str, place: &str, number: usize) -> Process {
+    let of_node = |name: &str| lab.directory().join(format!("{name}-{node}.sock")).display().to_string();
+    let launch = Launch { log: Some(format!("proxy-{node}-{number}")), ..launch() };
     let launch = launch
         .env("CONNECTION_TERMINATION_DEADLINE", "60s")
-        .env("NODE_NAME", "one")
-        .env("INPOD_UDS", of_one("zds-one.sock"))
-        .env("WARREN_HANDOVER_UDS", of_one("handover-one.sock"));
+        .env("NODE_NAME", node)
+        .env("INPOD_UDS", of_node("zds"))
+        .env("WARREN_HANDOVER_UDS", of_node("handover"));
     let mut process = lab.launch(place, &launch).unwrap();
     lab.wait_ready_of(place, &mut process).unwrap();
     process
 }
 
 /// Has the process hand over to the next one, and waits for its end.
-fn upgrade(mut old: Process) {
+pub(crate) fn upgrade(mut old: Process) {
     old.signal(libc::SIGTERM).unwrap();
     ends_well(&mut old);
 }
 
 /// The samples of the proxy that runs in the network of `place`.
-fn moved(lab: &Lab, place: &str, result: &str, kind: &str) -> f64 {
+pub(crate) fn moved(lab: &Lab, place: &str, result: &str, kind: &str) -> f64 {
     let now = crate::metrics::metrics(lab, place);
     now.sum("warren_handover_connections_total", &[("result", result), ("kind", kind)])
 }
@@ -194,7 +199,7 @@ pub(crate) fn without_a_next_process_connections_stay_until_the_deadline() {
     echo(&mut kept, &vec![7; 100_000]).unwrap();
 }
 
-struct OnDrop<'a>(&'a AtomicBool);
+pub(crate) struct OnDrop<'a>(pub(crate) &'a AtomicBool);
 
 impl Drop for OnDrop<'_> {
     fn drop(&mut self) {
@@ -203,7 +208,7 @@ impl Drop for OnDrop<'_> {
 }
 
 /// Sends a pattern to an echoing server and holds what comes back to it.
-fn stream_until(over: &AtomicBool, (from, to): (&Namespace, &str), seed: u8, echoed: &AtomicU64) {
+pub(crate) fn stream_until(over: &AtomicBool, (from, to): (&Namespace, &str), seed: u8, echoed: &AtomicU64) {
     let mut stream = dial_from(from, addr(to)).unwrap();
     let mut sent = vec![0; 192 * 1024];
     let mut turn = u64::from(seed);
@@ -229,7 +234,7 @@ fn stream_until(over: &AtomicBool, (from, to): (&Namespace, &str), seed: u8, ech
 }
 
 /// Writes a pattern until nobody takes more of it. Returns the number of bytes.
-fn fill(stream: &mut TcpStream) -> usize {
+pub(crate) fn fill(stream: &mut TcpStream) -> usize {
     stream.set_nonblocking(true).unwrap();
     let (mut written, mut idle) = (0, 0);
     while idle < 30 {
@@ -246,6 +251,6 @@ fn fill(stream: &mut TcpStream) -> usize {
     written
 }
 
-fn is_pattern(bytes: &[u8]) -> bool {
+pub(crate) fn is_pattern(bytes: &[u8]) -> bool {
     bytes.iter().enumerate().all(|(at, byte)| *byte == (at % 251) as u8)
 }

@@ -24,6 +24,7 @@ mod endpoint_names;
 mod failover;
 mod flood;
 mod handover;
+mod handover_tunnels;
 mod hbone;
 mod lifecycle;
 mod load;
@@ -66,6 +67,7 @@ use endpoint_names::*;
 use failover::*;
 use flood::*;
 use handover::*;
+use handover_tunnels::*;
 use hbone::*;
 use lifecycle::*;
 use load::*;
@@ -165,6 +167,11 @@ fn main() -> ExitCode {
         busy_connections_go_on_over_several_upgrades_and_no_new_one_is_refused,
         a_thousand_idle_connections_move_and_each_is_the_one_it_was,
         without_a_next_process_connections_stay_until_the_deadline,
+        live_tunnels_go_on_in_the_next_process_of_either_node,
+        the_next_process_tells_of_the_end_of_what_a_tunnel_carried,
+        busy_tunnels_go_on_over_several_upgrades_and_no_new_connection_is_refused,
+        what_a_tunnel_carries_and_a_policy_forbids_meanwhile_is_cut,
+        five_hundred_streams_move_and_each_is_the_one_it_was,
         what_is_no_connection_of_the_node_is_refused_by_name_and_stays_where_it_was,
         a_connection_that_policies_forbid_by_now_is_cut_before_a_byte_moves,
         a_missing_privilege_ends_the_start_and_is_named,

@@ -13,6 +13,7 @@ use crate::{
         addr::canonical,
         handover::record::{BadRecord, Kind, PodPlace, Record, SOCKETS},
     },
+    runtime::shard::{Shard, Shards},
     sys::handed_socket::connected_tcp,
 };
 
@@ -42,11 +43,19 @@ pub(super) async fn prepare(
     let sockets = sockets(fds, &pod, there.as_deref().unwrap_or(&pod), &record)?;
     let shards = &pod.node.shards;
     let home = usize::try_from(number).unwrap_or_default() % shards.count();
+    let arrival = Arrival { to, record, sockets };
+    begin(shards, shards.balance().connection(home), move |shard, gate| arrival.begin(shard, gate)).await
+}
+
+/// Has shard `index` make something ready by `place`. What was made begins once the returned sender is used.
+pub(super) async fn begin(
+    shards: &Shards,
+    index: usize,
+    place: impl FnOnce(&Shard, Gate) + Send + 'static,
+) -> Result<oneshot::Sender<()>, Refusal> {
     let (ready, made) = oneshot::channel();
     let (go, begins) = oneshot::channel();
-    let arrival = Arrival { to, record, sockets };
-    let place = move |shard: &_| arrival.begin(shard, Gate { ready, go: begins });
-    shards.run_on(shards.balance().connection(home), place).map_err(refusal)?;
+    shards.run_on(index, move |shard| place(shard, Gate { ready, go: begins })).map_err(refusal)?;
     match timeout(READY_WITHIN, made).await {
         Ok(Ok(Ok(()))) => Ok(go),
         Ok(Ok(Err(why))) => Err(Refusal(why)),
@@ -55,12 +64,12 @@ pub(super) async fn prepare(
     }
 }
 
-fn refusal(error: impl ToString) -> Refusal {
+pub(super) fn refusal(error: impl ToString) -> Refusal {
     Refusal(error.to_string())
 }
 
 /// The pod of a connection.
-fn find(shared: &Shared, PodPlace { uid, netns }: &PodPlace) -> Result<Arc<Pod>, Refusal> {
+pub(super) fn find(shared: &Shared, PodPlace { uid, netns }: &PodPlace) -> Result<Arc<Pod>, Refusal> {
     let pod = shared.pods.find(uid).filter(|pod| pod.id.is_handed_over());
     let pod = pod.ok_or_else(|| Refusal(format!("pod {uid:?} is not served here")))?;
     if pod.network().netns.id() != *netns {

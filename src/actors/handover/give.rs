@@ -19,15 +19,15 @@ use super::{
 use crate::{
     actors::pods::pod::Pod,
     dataplane::pod::{
-        conns::ConnInfo,
-        departure::{Answer, Offer},
+        conns::{ConnInfo, TunnelInfo},
+        departure::{Answer, Departure, Offer, TunnelOffer},
     },
     protocols::handover::{
-        message::{Message, Verdict, encode_record},
+        message::{Hello, Message, Verdict, encode_record, encode_tunnel},
         packets::MAX_MESSAGE,
-        record::{PodPlace, Record},
+        record::{Kind, PodPlace, Record},
     },
-    runtime::conns::Conn,
+    runtime::conns::{Conn, ConnSet},
     sys::fdpass::SeqPacket,
     telemetry::handover::Moved,
 };
@@ -49,6 +49,15 @@ struct Round {
     kept: u64,
     /// The last reason of a refusal.
     reason: Option<String>,
+}
+
+/// What the givers of a link share.
+struct Session<'a> {
+    shared: &'a Shared,
+    link: Link,
+    successor: Hello,
+    /// The number of the last offer.
+    number: u64,
 }
 
 /// An offer that is under way. However it ends, the connection's task hears who has the connection.
@@ -81,11 +90,13 @@ pub(super) async fn run(shared: Arc<Shared>) {
 async fn session(shared: &Shared) -> Result<std::convert::Infallible, LinkError> {
     let mut link = Link::new(SeqPacket::connect(&shared.path)?)?;
     let successor = link.greet(&shared.hello, true).await?;
-    tracing::info!(target: "handover", program = successor.program, instance = successor.instance, "connections go to the next process");
-    let (mut number, mut refused) = (0, None);
+    let tunnels = successor.takes.contains(&Kind::InboundTunnel);
+    tracing::info!(target: "handover", program = successor.program, instance = successor.instance, tunnels, "connections go to the next process");
+    let mut session = Session { shared, link, successor, number: 0 };
+    let mut refused = None;
     loop {
         let (began, mut round) = (Instant::now(), Round::default());
-        let ended = give_all(shared, &mut link, &mut number, &mut round).await;
+        let ended = session.give_all(&mut round).await;
         let Round { given, kept, reason } = round;
         if given > 0 || reason != refused {
             let took = began.elapsed();
@@ -97,74 +108,124 @@ async fn session(shared: &Shared) -> Result<std::convert::Infallible, LinkError>
     }
 }
 
-/// Offers each connection that can be moved now.
-async fn give_all(
-    shared: &Shared,
-    link: &mut Link,
-    number: &mut u64,
-    round: &mut Round,
-) -> Result<(), LinkError> {
-    for pod in shared.pods.all().iter().filter(|pod| pod.id.is_handed_over()) {
-        let mut conns: Vec<Conn<ConnInfo>> = Vec::new();
-        pod.conns().live.for_each(|conn| {
-            if conn.is_movable() {
-                conns.push(conn.clone());
-            }
-        });
-        for conn in &conns {
-            let Some(offer) = stand_still(conn).await else { continue };
-            *number += 1;
-            let kind = offer.record.kind;
-            let verdict = exchange(shared, pod, link, (*number, offer)).await;
-            let taken = matches!(verdict, Ok(Ok(())));
-            shared.metrics.handover.moved(if taken { Moved::Given } else { Moved::Kept }, Some(kind));
-            round.given += u64::from(taken);
-            round.kept += u64::from(!taken);
-            if let Err(reason) = verdict? {
-                tracing::debug!(target: "handover", src = %conn.info().src, dst = %conn.info().dst, reason, "connection stays");
-                round.reason = Some(reason);
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Has a connection stand still. The result is `None` if it has ended, cannot be moved, or its shard is busy.
-async fn stand_still(conn: &Conn<ConnInfo>) -> Option<Offer> {
-    let offered = conn.info().departure.open();
+/// Has a connection or tunnel stand still. The result is `None` if it has ended, cannot be moved, or its shard is busy.
+async fn stand_still<T, O>(conn: &Conn<T>, departure: &Departure<O>) -> Option<O> {
+    let offered = departure.open();
     conn.want();
     let offer = timeout(STILL_WITHIN, offered).await;
     conn.let_go();
-    drop(conn.info().departure.take());
+    drop(departure.take());
     offer.ok()?.ok()
 }
 
-/// Offers a connection of `pod`. The inner result is the peer's answer.
-async fn exchange(
-    shared: &Shared,
-    pod: &Pod,
-    link: &mut Link,
-    (number, offer): (u64, Offer),
-) -> Result<Result<(), String>, LinkError> {
-    let Offer { mut record, sockets, answer } = offer;
-    // A drop of the answer says that the connection stays.
-    if let Err(reason) = fill_in(shared, pod, &mut record) {
-        return Ok(Err(reason));
+/// The members of a set that can be had to stand still.
+fn movable<T: Send + Sync + 'static>(set: &ConnSet<T>) -> Vec<Conn<T>> {
+    let mut found = Vec::new();
+    set.for_each(|conn| {
+        if conn.is_movable() {
+            found.push(conn.clone());
+        }
+    });
+    found
+}
+
+// === impl Session ===
+
+impl Session<'_> {
+    /// Offers each connection and tunnel that can be moved now.
+    async fn give_all(&mut self, round: &mut Round) -> Result<(), LinkError> {
+        for pod in self.shared.pods.all().iter().filter(|pod| pod.id.is_handed_over()) {
+            for conn in &movable(&pod.conns().live) {
+                self.give(pod, conn, round).await?;
+            }
+            if self.successor.takes.contains(&Kind::InboundTunnel) {
+                self.give_tunnels(pod, &pod.conns().peers, round).await?;
+            }
+            if self.successor.takes.contains(&Kind::OutboundTunnel) {
+                self.give_tunnels(pod, &pod.conns().dialled, round).await?;
+            }
+        }
+        Ok(())
     }
-    Exchange { link, number, answer: Some(answer) }.run(record, &sockets).await
+
+    /// Offers a connection of `pod`, if it stands still.
+    async fn give(&mut self, pod: &Pod, conn: &Conn<ConnInfo>, round: &mut Round) -> Result<(), LinkError> {
+        let Some(offer) = stand_still(conn, &conn.info().departure).await else { return Ok(()) };
+        let Offer { mut record, sockets, answer } = offer;
+        let kind = record.kind;
+        // A drop of the answer says that the connection stays.
+        let verdict = match fill_in(self.shared, pod, &mut record) {
+            Ok(()) => {
+                let exchange = self.exchange(answer);
+                let message = encode_record(exchange.number, record);
+                exchange.run(&message, &sockets).await
+            }
+            Err(reason) => Ok(Err(reason)),
+        };
+        self.tell(round, kind, 1, &verdict);
+        if let Err(reason) = verdict? {
+            tracing::debug!(target: "handover", src = %conn.info().src, dst = %conn.info().dst, reason, "connection stays");
+        }
+        Ok(())
+    }
+
+    /// Offers the tunnels of a set of `pod` that stand still.
+    async fn give_tunnels<T: AsRef<TunnelInfo> + Send + Sync + 'static>(
+        &mut self,
+        pod: &Pod,
+        tunnels: &ConnSet<T>,
+        round: &mut Round,
+    ) -> Result<(), LinkError> {
+        for conn in &movable(tunnels) {
+            let info = conn.info().as_ref();
+            let Some(offer) = stand_still(conn, &info.departure).await else { continue };
+            let TunnelOffer { mut record, sockets, answer } = offer;
+            record.pod = place(pod);
+            let (kind, streams) = (record.kind, record.streams.len());
+            let exchange = self.exchange(answer);
+            let message = encode_tunnel(exchange.number, record);
+            let verdict = exchange.run(&message, &sockets).await;
+            self.tell(round, kind, streams, &verdict);
+            if let Err(reason) = verdict? {
+                tracing::debug!(target: "handover", peer = %info.peer, streams, reason, "tunnel stays");
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins an offer, of whose end `answer` hears.
+    fn exchange(&mut self, answer: oneshot::Sender<Answer>) -> Exchange<'_> {
+        self.number += 1;
+        Exchange { link: &mut self.link, number: self.number, answer: Some(answer) }
+    }
+
+    /// Counts an offer of so many connections of this kind.
+    fn tell(
+        &self,
+        round: &mut Round,
+        kind: Kind,
+        count: usize,
+        verdict: &Result<Result<(), String>, LinkError>,
+    ) {
+        let taken = matches!(verdict, Ok(Ok(())));
+        self.shared.metrics.handover.moved(if taken { Moved::Given } else { Moved::Kept }, Some(kind), count);
+        *(if taken { &mut round.given } else { &mut round.kept }) += count as u64;
+        if let Ok(Err(reason)) = verdict {
+            round.reason = Some(reason.clone());
+        }
+    }
 }
 
 // === impl Exchange ===
 
 impl Exchange<'_> {
-    /// Offers a connection. The inner result is the peer's answer.
-    async fn run(mut self, record: Record, sockets: &[OwnedFd]) -> Result<Result<(), String>, LinkError> {
-        let message = encode_record(self.number, record);
+    /// Makes the offer. The inner result is the peer's answer.
+    async fn run(mut self, message: &[u8], sockets: &[OwnedFd]) -> Result<Result<(), String>, LinkError> {
         if message.len() > MAX_MESSAGE {
-            return Ok(self.kept(format!("the connection is {} bytes", message.len())));
+            return Ok(self.kept(format!("what moves is {} bytes", message.len())));
         }
         let fds: Vec<BorrowedFd<'_>> = sockets.iter().map(AsFd::as_fd).collect();
-        self.link.send(&message, &fds).await?;
+        self.link.send(message, &fds).await?;
         match self.link.recv(STEP_WITHIN).await?.ok_or(LinkError::Closed)? {
             (Message::Verdict(Verdict { number, taken: Ok(()) }), _) if number == self.number => {
                 self.tell(Answer::Taken);
@@ -199,9 +260,13 @@ impl Drop for Exchange<'_> {
     }
 }
 
+/// The pod, as another process knows it.
+fn place(pod: &Pod) -> PodPlace {
+    PodPlace { uid: pod.id.uid.to_string(), netns: pod.network().netns.id() }
+}
+
 /// Names the pods of the connection.
 fn fill_in(shared: &Shared, pod: &Pod, record: &mut Record) -> Result<(), String> {
-    let place = |pod: &Pod| PodPlace { uid: pod.id.uid.to_string(), netns: pod.network().netns.id() };
     record.side.pod = place(pod);
     if let Some(beside) = &mut record.beside {
         let there = shared.pods.find(&beside.pod.uid);

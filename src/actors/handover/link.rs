@@ -7,11 +7,12 @@ use std::{
 };
 
 use tokio::time::timeout;
+use zeroize::Zeroizing;
 
 use crate::{
     protocols::handover::{
         message::{BadMessage, Hello, Message, encode_hello},
-        packets::{Assembly, BadPacket, MAX_PACKET, split},
+        packets::{Assembly, BadPacket, MAX_MESSAGE_FDS, MAX_PACKET, MAX_PACKET_FDS, split},
     },
     sys::fdpass::{self, RecvError, SeqPacket},
 };
@@ -19,14 +20,11 @@ use crate::{
 /// The time for a step of a link: to write a message, or to have one answered.
 /// Limit: a step of the hand-over of connections: 2 s; past it: the link is closed, and the connection stays where it was.
 pub(super) const STEP_WITHIN: Duration = Duration::from_secs(2);
-/// The most descriptors of a message. Fewer are legal; the room for more lets the error name the cause.
-/// Limit: descriptors in a message of the hand-over of connections: 8; past it: the link is closed.
-const MAX_DESCRIPTORS: usize = 8;
-
 /// A link to another process of the same user.
 pub(super) struct Link {
     socket: SeqPacket,
-    room: Box<[u8]>,
+    /// What a packet is received into. It is wiped when it is dropped.
+    room: Zeroizing<Box<[u8]>>,
 }
 
 /// Why a link is of no use.
@@ -53,7 +51,7 @@ pub(super) enum LinkError {
     #[error("{0}")]
     Message(#[from] BadMessage),
     /// The peer sent too many descriptors.
-    #[error("the peer sent more than {MAX_DESCRIPTORS} descriptors")]
+    #[error("the peer sent more than {MAX_MESSAGE_FDS} descriptors")]
     PeerDescriptors,
     /// The peer did not take or send a message in time.
     #[error("no progress within {STEP_WITHIN:?}")]
@@ -75,7 +73,7 @@ impl Link {
     /// The other end belongs to another user, or the kernel does not say.
     pub(super) fn new(socket: SeqPacket) -> Result<Self, LinkError> {
         check_user(socket.peer_user()?, fdpass::own_user())?;
-        Ok(Self { socket, room: vec![0; MAX_PACKET].into() })
+        Ok(Self { socket, room: Zeroizing::new(vec![0; MAX_PACKET].into()) })
     }
 
     /// Exchanges greetings. `first`: this end speaks first.
@@ -97,16 +95,17 @@ impl Link {
         Ok(hello)
     }
 
-    /// Sends a message, with `fds` in its first packet. A message of one packet is sent whole or not at all.
+    /// Sends a message, with `fds` in its first packets. A message of one packet is sent whole or not at all.
     ///
     /// # Errors
     /// The link is of no use.
     pub(super) async fn send(&self, message: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), LinkError> {
         let all = async {
             let mut fds = fds;
-            for packet in split(message) {
-                self.socket.send_all(&packet, fds).await?;
-                fds = &[];
+            for packet in split(message, fds.len()) {
+                let (now, later) = fds.split_at(fds.len().min(MAX_PACKET_FDS));
+                self.socket.send_all(&packet, now).await?;
+                fds = later;
             }
             io::Result::Ok(())
         };
@@ -128,10 +127,11 @@ impl Link {
         let (mut assembly, mut fds) = (Assembly::default(), Vec::new());
         while let Some(mut packet) = self.socket.recv_into(&mut self.room).await? {
             fds.append(&mut packet.fds);
-            if fds.len() > MAX_DESCRIPTORS {
+            if fds.len() > MAX_MESSAGE_FDS {
                 return Err(LinkError::PeerDescriptors);
             }
-            if let Some(message) = assembly.push(&packet.bytes)? {
+            let bytes = Zeroizing::new(std::mem::take(&mut packet.bytes));
+            if let Some(message) = assembly.push(&bytes)? {
                 return Ok(Some((Message::decode(&message)?, fds)));
             }
         }

@@ -7,6 +7,7 @@
 
 mod actor;
 mod admit;
+mod admit_tunnel;
 mod give;
 mod handle;
 mod link;

@@ -6,6 +6,7 @@ use tokio::time::sleep;
 
 use super::{
     admit::{self, Refusal},
+    admit_tunnel,
     link::{Link, LinkError},
     shared::Shared,
 };
@@ -113,9 +114,19 @@ async fn take_all(shared: &Shared, socket: SeqPacket, sum: &mut Sum) -> Result<S
     let mut link = Link::new(socket)?;
     let former = link.greet(&shared.hello, false).await?;
     while let Some((message, fds)) = link.recv(SILENT_FOR).await? {
-        let Message::Record(number, record) = message else { return Err(LinkError::NotDue) };
-        let kind = record.as_ref().ok().map(|record| record.kind);
-        let (moved, counted) = match admit::prepare(shared, number, record, fds).await {
+        let (number, kind, count, prepared) = match message {
+            Message::Record(number, record) => {
+                let kind = record.as_ref().ok().map(|record| record.kind);
+                (number, kind, 1, admit::prepare(shared, number, record, fds).await)
+            }
+            Message::Tunnel(number, tunnel) => {
+                let kind = tunnel.as_ref().ok().map(|tunnel| tunnel.kind);
+                let count = tunnel.as_ref().map_or(1, |tunnel| tunnel.streams.len());
+                (number, kind, count, admit_tunnel::prepare(shared, number, tunnel, fds).await)
+            }
+            Message::Hello(_) | Message::Verdict(_) => return Err(LinkError::NotDue),
+        };
+        let (moved, counted) = match prepared {
             Ok(go) => {
                 link.send(&encode_verdict(&Verdict { number, taken: Ok(()) }), &[]).await?;
                 // The connection is this process's. A shard that was lost meanwhile has lost its connections.
@@ -128,8 +139,8 @@ async fn take_all(shared: &Shared, socket: SeqPacket, sum: &mut Sum) -> Result<S
                 (Moved::Refused, &mut sum.refused)
             }
         };
-        *counted += 1;
-        shared.metrics.handover.moved(moved, kind);
+        *counted += count as u64;
+        shared.metrics.handover.moved(moved, kind, count);
     }
     Ok(former.program)
 }

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::departure::Departure;
+use super::departure::{Departure, TunnelOffer};
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, watch},
@@ -99,6 +99,8 @@ pub(crate) struct TunnelInfo {
     chain: OnceLock<Box<PeerChain>>,
     /// The peer's identity as far as it is known, once the tunnel is set up.
     up: OnceLock<Option<Identity>>,
+    /// Where the tunnel goes while somebody wants to move it to another process.
+    pub(crate) departure: Departure<TunnelOffer>,
 }
 
 /// The description of a live connection, for policies and for display.
@@ -320,7 +322,7 @@ impl Carried {
 impl TunnelInfo {
     /// A tunnel whose handshake is not done.
     pub(crate) fn new(peer: SocketAddr) -> Self {
-        Self { peer, chain: OnceLock::new(), up: OnceLock::new() }
+        Self { peer, chain: OnceLock::new(), up: OnceLock::new(), departure: Departure::default() }
     }
 
     /// Notes that the tunnel is set up, with the peer's identity if only one is possible.

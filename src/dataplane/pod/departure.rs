@@ -6,7 +6,10 @@ use std::os::fd::OwnedFd;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use crate::protocols::handover::record::{Record, SOCKETS};
+use crate::protocols::handover::{
+    record::{Record, SOCKETS},
+    tunnel::TunnelRecord,
+};
 
 /// A connection that stands still and is offered to another process.
 #[derive(Debug)]
@@ -19,6 +22,17 @@ pub(crate) struct Offer {
     pub(crate) answer: oneshot::Sender<Answer>,
 }
 
+/// A tunnel that stands still and is offered to another process.
+#[derive(Debug)]
+pub(crate) struct TunnelOffer {
+    /// The tunnel as a value. The pod is left out.
+    pub(crate) record: TunnelRecord,
+    /// The sockets of the tunnel and of the streams' applications, under descriptors of their own.
+    pub(crate) sockets: Vec<OwnedFd>,
+    /// The answer, for which the tunnel waits. A drop is [`Answer::Kept`].
+    pub(crate) answer: oneshot::Sender<Answer>,
+}
+
 /// What became of an offer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
@@ -28,22 +42,28 @@ pub(crate) enum Answer {
     Kept,
 }
 
-/// The place where the task of a connection finds to whom it offers the connection.
-#[derive(Debug, Default)]
-pub(crate) struct Departure(Mutex<Option<oneshot::Sender<Offer>>>);
+/// The place where the task of a connection or tunnel finds to whom it makes its offer.
+#[derive(Debug)]
+pub(crate) struct Departure<O = Offer>(Mutex<Option<oneshot::Sender<O>>>);
 
 // === impl Departure ===
 
-impl Departure {
+impl<O> Departure<O> {
     /// Has the next offer go to the returned receiver. A receiver that is dropped is offered nothing.
-    pub(crate) fn open(&self) -> oneshot::Receiver<Offer> {
+    pub(crate) fn open(&self) -> oneshot::Receiver<O> {
         let (offers, offered) = oneshot::channel();
         *self.0.lock() = Some(offers);
         offered
     }
 
     /// Where the offer goes, once.
-    pub(crate) fn take(&self) -> Option<oneshot::Sender<Offer>> {
+    pub(crate) fn take(&self) -> Option<oneshot::Sender<O>> {
         self.0.lock().take()
+    }
+}
+
+impl<O> Default for Departure<O> {
+    fn default() -> Self {
+        Self(Mutex::new(None))
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     fmt::Display,
     future::poll_fn,
-    pin::Pin,
+    pin::{Pin, pin},
     rc::Rc,
     sync::Arc,
     task::Poll,
@@ -17,6 +17,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{
     dialer::{DialError, TunnelKey},
+    movable::{MovableTunnel, OwnTunnel},
     now,
     pool::{PodPool, Tunnel},
     windows,
@@ -33,6 +34,7 @@ use crate::{
         stream::AppStream,
     },
     protocols::{
+        handover::record::Kind,
         hbone::{
             client::{self, Opener},
             frames::Role,
@@ -149,8 +151,18 @@ async fn carry<N: Network>(
     let delay = pool.backlog().flush_delay();
     let listed = Listed { pool, key, tunnel };
     ready(Ok(()));
-    let driving = drive(&ctx.config, (&mut connection, &mut flush), &listed.tunnel, delay);
-    let ended = member.guard(driving).await.unwrap_or_else(|_| {
+    let ended = {
+        let below = flush.below();
+        let driving = pin!(drive(&ctx.config, (&mut connection, &mut flush), &listed.tunnel, delay));
+        // New connections go to the next process already.
+        let driver = OwnTunnel { driving, below, stops: || listed.tunnel.retire() };
+        MovableTunnel::new(Kind::OutboundTunnel, member, listed.tunnel.streams(), driver).await
+    };
+    let Some(ended) = ended else {
+        tell(ctx, || format!("tunnel to {} goes on in the next process", key.to));
+        return true;
+    };
+    let ended = ended.unwrap_or_else(|_| {
         // The streams report why they end.
         listed.tunnel.revoke();
         "certificate revoked"

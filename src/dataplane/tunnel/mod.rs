@@ -1,11 +1,13 @@
 //! Tunnels to peers on the shards: the tunnel pool of a pod, the tasks that dial and drive
-//! tunnels, and tunnels inside tunnels.
+//! tunnels, tunnels inside tunnels, and tunnels that move to another process.
 
 pub(crate) mod dial;
 pub(crate) mod dialer;
 pub(crate) mod inner;
 pub(crate) mod keepalive;
+pub(crate) mod movable;
 pub(crate) mod pool;
+pub(crate) mod streams;
 
 use std::time::Instant;
 

@@ -20,7 +20,10 @@ use tokio::{
 };
 use tracing::Instrument;
 
-use super::dialer::{DialError, Dialer, TunnelKey};
+use super::{
+    dialer::{DialError, Dialer, TunnelKey},
+    streams::Streams,
+};
 use crate::{
     protocols::hbone::client::Opener,
     runtime::{fair_queue::Backlog, shard::Shard},
@@ -98,6 +101,7 @@ pub(crate) struct Tunnel {
     tells_empty: Cell<bool>,
     /// Whether a certificate of the peer was revoked.
     revoked: Cell<bool>,
+    streams: Rc<Streams>,
 }
 
 /// A place for one stream on a tunnel.
@@ -335,6 +339,7 @@ impl Peer {
             driver: RefCell::new(None),
             tells_empty: Cell::new(false),
             revoked: Cell::new(false),
+            streams: Rc::default(),
         });
         self.tunnels.borrow_mut().push(tunnel.clone());
         self.hand_out();
@@ -374,6 +379,11 @@ impl Tunnel {
     /// What opens the tunnel's streams.
     pub(crate) fn opener(&self) -> &Opener {
         &self.send
+    }
+
+    /// The streams of the tunnel.
+    pub(crate) fn streams(&self) -> &Rc<Streams> {
+        &self.streams
     }
 
     /// Whether the tunnel has carried a stream.
@@ -444,6 +454,7 @@ impl Lease {
     fn new(tunnel: Rc<Tunnel>) -> Self {
         tunnel.active.set(tunnel.active.get() + 1);
         tunnel.used.set(true);
+        tunnel.streams.begin();
         Self(tunnel)
     }
 
@@ -471,6 +482,11 @@ impl Lease {
 }
 
 impl Lease {
+    /// The streams of the tunnel.
+    pub(crate) fn streams(&self) -> &Rc<Streams> {
+        &self.0.streams
+    }
+
     /// Whether the tunnel has ended because a certificate of the peer was revoked.
     pub(crate) fn is_revoked(&self) -> bool {
         self.0.revoked.get()
@@ -480,6 +496,7 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.0.active.set(self.0.active.get().saturating_sub(1));
+        self.0.streams.end();
         if let Some(peer) = self.0.peer.upgrade() {
             peer.hand_out();
         }

@@ -1,10 +1,12 @@
 //! The messages of a link between two processes.
 
 use prost::Message as _;
+use zeroize::Zeroizing;
 
 use super::{
     PROTOCOL,
-    record::{BadRecord, Record},
+    record::{BadRecord, Kind, Record},
+    tunnel::TunnelRecord,
 };
 use crate::protocols::pb::handover as pb;
 
@@ -19,6 +21,8 @@ pub(crate) enum Message {
     Hello(Hello),
     /// A connection that is offered, or what is wrong with its record. The number is that of the answer.
     Record(u64, Result<Box<Record>, BadRecord>),
+    /// A tunnel that is offered, or what is wrong with its record.
+    Tunnel(u64, Result<Box<TunnelRecord>, BadRecord>),
     /// The answer to a record.
     Verdict(Verdict),
 }
@@ -32,6 +36,8 @@ pub(crate) struct Hello {
     pub(crate) program: String,
     /// A text that tells processes apart.
     pub(crate) instance: String,
+    /// The kinds that the process takes.
+    pub(crate) takes: Vec<Kind>,
 }
 
 /// Whether a connection was taken.
@@ -68,7 +74,16 @@ pub(crate) enum BadMessage {
 impl Hello {
     /// The greeting of this process.
     pub(crate) fn new(program: &str, instance: &str) -> Self {
-        Self { protocol: PROTOCOL, program: program.to_owned(), instance: instance.to_owned() }
+        let (program, instance) = (program.to_owned(), instance.to_owned());
+        Self { protocol: PROTOCOL, program, instance, takes: Kind::ALL.to_vec() }
+    }
+
+    fn decode(hello: pb::Hello) -> Self {
+        let pb::Hello { protocol, program, instance, takes } = hello;
+        // Kinds of later versions are of no use here.
+        let named: Vec<Kind> = takes.iter().filter_map(|kind| Kind::decode(*kind).ok()).collect();
+        let takes = if takes.is_empty() { Kind::PLAIN.to_vec() } else { named };
+        Self { protocol, program, instance, takes }
     }
 
     /// Checks the greeting of a peer of the process `own`.
@@ -96,11 +111,12 @@ impl Message {
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, BadMessage> {
         let message = pb::Message::decode(bytes).map_err(BadMessage::Undecodable)?;
         Ok(match message.body.ok_or(BadMessage::Unknown)? {
-            pb::message::Body::Hello(pb::Hello { protocol, program, instance }) => {
-                Self::Hello(Hello { protocol, program, instance })
-            }
+            pb::message::Body::Hello(hello) => Self::Hello(Hello::decode(hello)),
             pb::message::Body::Record(record) => {
                 Self::Record(record.number, Record::decode(record).map(Box::new))
+            }
+            pb::message::Body::Tunnel(tunnel) => {
+                Self::Tunnel(tunnel.number, TunnelRecord::decode(tunnel).map(Box::new))
             }
             pb::message::Body::Verdict(pb::Verdict { number, taken, reason }) => {
                 let cut = reason.floor_char_boundary(MAX_REASON);
@@ -113,13 +129,19 @@ impl Message {
 
 /// The bytes of a greeting.
 pub(crate) fn encode_hello(hello: &Hello) -> Vec<u8> {
-    let Hello { protocol, program, instance } = hello.clone();
-    encode(pb::message::Body::Hello(pb::Hello { protocol, program, instance }))
+    let Hello { protocol, program, instance, takes } = hello.clone();
+    let takes = takes.into_iter().map(Kind::encode).collect();
+    encode(pb::message::Body::Hello(pb::Hello { protocol, program, instance, takes }))
 }
 
 /// The bytes of the offer of a connection under this number.
 pub(crate) fn encode_record(number: u64, record: Record) -> Vec<u8> {
     encode(pb::message::Body::Record(record.encode(number)))
+}
+
+/// The bytes of the offer of a tunnel under this number. They are wiped when they are dropped.
+pub(crate) fn encode_tunnel(number: u64, tunnel: TunnelRecord) -> Zeroizing<Vec<u8>> {
+    Zeroizing::new(encode(pb::message::Body::Tunnel(tunnel.encode(number))))
 }
 
 /// The bytes of an answer.

@@ -3,6 +3,7 @@
 pub(crate) mod message;
 pub(crate) mod packets;
 pub(crate) mod record;
+pub(crate) mod tunnel;
 
 /// The version of the protocol. It changes when an older process would misread a message.
 /// No limit: a version.

@@ -2,9 +2,14 @@
 
 use std::{net::SocketAddr, str::FromStr};
 
+use http::HeaderValue;
+
 use crate::protocols::{
     addr::HboneAddr,
-    hbone::headers::TraceParent,
+    hbone::{
+        headers::{Baggage, TraceParent},
+        ledger::BadSnapshot,
+    },
     identity::Identity,
     pb::handover as pb,
     relay::{
@@ -26,6 +31,10 @@ pub(crate) enum Kind {
     Plaintext,
     /// A connection between two pods of the node.
     Local,
+    /// A tunnel that a pod has opened to a peer, with its streams.
+    OutboundTunnel,
+    /// A tunnel that a peer has opened to a pod, with its streams.
+    InboundTunnel,
 }
 
 /// A connection that stands still.
@@ -78,6 +87,8 @@ pub(crate) struct Side {
     pub(crate) age_us: u64,
     /// The trace context of the connection.
     pub(crate) trace: Option<TraceParent>,
+    /// The client's workload, as its proxy describes it.
+    pub(crate) baggage: Option<Box<Baggage>>,
 }
 
 /// A pod, and its network namespace.
@@ -98,6 +109,15 @@ pub(crate) enum BadRecord {
     /// The number of sides does not fit the kind.
     #[error("a connection with {0} sides")]
     Sides(usize),
+    /// A tunnel has no streams, or too many.
+    #[error("a tunnel with {0} streams")]
+    Streams(usize),
+    /// The state of an HTTP/2 connection is none that HTTP/2 allows.
+    #[error("an HTTP/2 connection with {0}")]
+    Http2(BadSnapshot),
+    /// A part of a tunnel is missing, or says what this version does not know.
+    #[error("a tunnel whose {0} this version does not understand")]
+    Part(&'static str),
     /// A direction is missing, or says what this version does not know.
     #[error("a direction that this version does not understand")]
     Direction,
@@ -114,9 +134,11 @@ pub(crate) enum BadRecord {
 // === impl Kind ===
 
 impl Kind {
+    /// The kinds of connections that no tunnel carries. Every version takes them.
+    pub(crate) const PLAIN: [Self; 3] = [Self::Outbound, Self::Plaintext, Self::Local];
     /// All kinds.
-    #[cfg(test)]
-    pub(crate) const ALL: [Self; 3] = [Self::Outbound, Self::Plaintext, Self::Local];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Outbound, Self::Plaintext, Self::Local, Self::OutboundTunnel, Self::InboundTunnel];
 
     /// The value of the metric's label.
     pub(crate) fn as_str(self) -> &'static str {
@@ -124,23 +146,29 @@ impl Kind {
             Self::Outbound => "outbound",
             Self::Plaintext => "plaintext",
             Self::Local => "local",
+            Self::OutboundTunnel => "outbound_tunnel",
+            Self::InboundTunnel => "inbound_tunnel",
         }
     }
 
-    fn decode(kind: i32) -> Result<Self, BadRecord> {
+    pub(super) fn decode(kind: i32) -> Result<Self, BadRecord> {
         match pb::Kind::try_from(kind) {
             Ok(pb::Kind::Outbound) => Ok(Self::Outbound),
             Ok(pb::Kind::Plaintext) => Ok(Self::Plaintext),
             Ok(pb::Kind::Local) => Ok(Self::Local),
+            Ok(pb::Kind::OutboundTunnel) => Ok(Self::OutboundTunnel),
+            Ok(pb::Kind::InboundTunnel) => Ok(Self::InboundTunnel),
             Ok(pb::Kind::Unknown) | Err(_) => Err(BadRecord::Kind(kind)),
         }
     }
 
-    fn encode(self) -> i32 {
+    pub(super) fn encode(self) -> i32 {
         match self {
             Self::Outbound => pb::Kind::Outbound,
             Self::Plaintext => pb::Kind::Plaintext,
             Self::Local => pb::Kind::Local,
+            Self::OutboundTunnel => pb::Kind::OutboundTunnel,
+            Self::InboundTunnel => pb::Kind::InboundTunnel,
         }
         .into()
     }
@@ -151,6 +179,9 @@ impl Kind {
 impl Record {
     pub(super) fn decode(record: pb::Record) -> Result<Self, BadRecord> {
         let kind = Kind::decode(record.kind)?;
+        if !Kind::PLAIN.contains(&kind) {
+            return Err(BadRecord::Kind(record.kind));
+        }
         let count = record.sides.len();
         let mut sides = record.sides.into_iter().map(Side::decode);
         let (Some(side), beside) = (sides.next(), sides.next()) else { return Err(BadRecord::Sides(count)) };
@@ -179,7 +210,7 @@ impl Record {
     }
 }
 
-fn direction(direction: Option<pb::Direction>) -> Result<FrozenDirection, BadRecord> {
+pub(super) fn direction(direction: Option<pb::Direction>) -> Result<FrozenDirection, BadRecord> {
     let pb::Direction { pending, progress } = direction.ok_or(BadRecord::Direction)?;
     let progress = match pb::Progress::try_from(progress) {
         Ok(pb::Progress::Open) => Progress::Open,
@@ -190,7 +221,7 @@ fn direction(direction: Option<pb::Direction>) -> Result<FrozenDirection, BadRec
     Ok(FrozenDirection { pending, progress })
 }
 
-fn encode_direction(FrozenDirection { pending, progress }: FrozenDirection) -> pb::Direction {
+pub(super) fn encode_direction(FrozenDirection { pending, progress }: FrozenDirection) -> pb::Direction {
     let progress = match progress {
         Progress::Open => pb::Progress::Open,
         Progress::Finishing => pb::Progress::Finishing,
@@ -202,7 +233,7 @@ fn encode_direction(FrozenDirection { pending, progress }: FrozenDirection) -> p
 // === impl Side ===
 
 impl Side {
-    fn decode(side: pb::Side) -> Result<Self, BadRecord> {
+    pub(super) fn decode(side: pb::Side) -> Result<Self, BadRecord> {
         let identity = |text| optional("identity", text);
         let service = (side.service_namespace, side.service_host);
         Ok(Self {
@@ -222,16 +253,21 @@ impl Side {
             bytes: (side.received, side.sent),
             age_us: side.age_us,
             trace: TraceParent::from_text(&side.trace),
+            baggage: Baggage::from_text(&side.baggage).map(Box::new),
         })
     }
 
-    fn encode(self) -> pb::Side {
+    pub(super) fn encode(self) -> pb::Side {
         let text = |value: Option<&dyn ToString>| value.map(ToString::to_string).unwrap_or_default();
         let identity = |identity: &Option<Identity>| text(identity.as_ref().map(|id| id as _));
         let (identity, source_identity, destination_identity) =
             (identity(&self.identity), identity(&self.source_identity), identity(&self.destination_identity));
         let (service_namespace, service_host) = self.service.unwrap_or_default();
         let trace = self.trace.map(TraceParent::encode);
+        let baggage = self.baggage.and_then(|baggage| baggage.encode("pod"));
+        let header = |value: Option<HeaderValue>| {
+            value.as_ref().and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
+        };
         pb::Side {
             pod_uid: self.pod.uid,
             netns_dev: self.pod.netns.0,
@@ -252,7 +288,8 @@ impl Side {
             received: self.bytes.0,
             sent: self.bytes.1,
             age_us: self.age_us,
-            trace: trace.as_ref().and_then(|trace| trace.to_str().ok()).unwrap_or_default().to_owned(),
+            trace: header(trace),
+            baggage: header(baggage),
         }
     }
 }
@@ -261,11 +298,11 @@ fn some(text: String) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
-fn required<T: FromStr>(field: &'static str, text: &str) -> Result<T, BadRecord> {
+pub(super) fn required<T: FromStr>(field: &'static str, text: &str) -> Result<T, BadRecord> {
     text.parse().map_err(|_| BadRecord::Field { field, text: text.chars().take(64).collect() })
 }
 
-fn optional<T: FromStr>(field: &'static str, text: &str) -> Result<Option<T>, BadRecord> {
+pub(super) fn optional<T: FromStr>(field: &'static str, text: &str) -> Result<Option<T>, BadRecord> {
     if text.is_empty() { Ok(None) } else { required(field, text).map(Some) }
 }
 

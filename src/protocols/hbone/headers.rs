@@ -63,9 +63,17 @@ impl Baggage {
 
     /// Reads all baggage lines of `headers`; unknown keys and unreadable lines are ignored.
     pub fn parse(headers: &HeaderMap) -> Option<Self> {
+        Self::from_lines(headers.get_all(BAGGAGE).into_iter().filter_map(|line| line.to_str().ok()))
+    }
+
+    /// Reads the text of one line.
+    pub(crate) fn from_text(line: &str) -> Option<Self> {
+        Self::from_lines(std::iter::once(line))
+    }
+
+    fn from_lines<'a>(lines: impl Iterator<Item = &'a str>) -> Option<Self> {
         let mut baggage = Self::default();
         let mut any = false;
-        let lines = headers.get_all(BAGGAGE).into_iter().filter_map(|line| line.to_str().ok());
         for part in lines.flat_map(|line| line.split(',')) {
             let mut fields = part.split('=');
             let (Some(key), Some(value)) = (fields.next(), fields.next()) else { continue };

@@ -25,7 +25,8 @@ async fn offer(
     let (mut link, socket) = pair();
     let (answer, answered) = oneshot::channel();
     let exchange = Exchange { link: &mut link, number: 7, answer: Some(answer) };
-    let (verdict, ()) = tokio::join!(exchange.run(record(Kind::Outbound), &[]), peer(socket));
+    let message = encode_record(7, record(Kind::Outbound));
+    let (verdict, ()) = tokio::join!(exchange.run(&message, &[]), peer(socket));
     (verdict, answered.await)
 }
 
@@ -92,7 +93,8 @@ async fn dropped(peer: impl AsyncFnOnce(&SeqPacket)) -> Answer {
     let (answer, mut answered) = oneshot::channel();
     let exchange = Exchange { link: &mut link, number: 7, answer: Some(answer) };
     {
-        let mut running = Box::pin(exchange.run(record(Kind::Outbound), &[]));
+        let message = encode_record(7, record(Kind::Outbound));
+        let mut running = Box::pin(exchange.run(&message, &[]));
         tokio::select! {
             ended = &mut running => panic!("{ended:?}"),
             () = heard(&socket) => {}

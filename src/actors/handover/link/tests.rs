@@ -58,9 +58,14 @@ async fn descriptors_come_with_their_message_and_too_many_are_refused() {
     for count in [2, 0] {
         assert_eq!(one.recv(STEP_WITHIN).await.unwrap().unwrap().1.len(), count);
     }
-    // Nobody sends descriptors with a later packet of a message.
-    for packet in [&[1, 0][..], &[0, 0]] {
-        two.socket.send_all(packet, &[file.as_fd(); 5]).await.unwrap();
+    // As many as a tunnel has streams, and itself.
+    let files = vec![file.as_fd(); MAX_MESSAGE_FDS];
+    let long = encode_verdict(&Verdict { number: 1, taken: Err("no".repeat(100)) });
+    let (sent, received) = tokio::join!(two.send(&long, &files), one.recv(STEP_WITHIN));
+    sent.unwrap();
+    assert_eq!(received.unwrap().unwrap().1.len(), MAX_MESSAGE_FDS);
+    for _ in 0..=MAX_MESSAGE_FDS / MAX_PACKET_FDS {
+        two.socket.send_all(&[1, 0], &[file.as_fd(); MAX_PACKET_FDS]).await.unwrap();
     }
     assert!(matches!(one.recv(STEP_WITHIN).await, Err(LinkError::PeerDescriptors)));
 }

@@ -3,7 +3,10 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::protocols::handover::record::{Kind, tests::record};
+use crate::protocols::{
+    handover::{record::tests::record, tunnel::tests::tunnel},
+    tls::aead::Cipher,
+};
 
 #[test]
 fn a_message_comes_out_of_its_bytes_as_it_was() {
@@ -12,6 +15,9 @@ fn a_message_comes_out_of_its_bytes_as_it_was() {
     let offered = record(Kind::Local);
     let decoded = Message::decode(&encode_record(9, offered.clone()));
     assert_eq!(decoded, Ok(Message::Record(9, Ok(Box::new(offered)))));
+    let offered = tunnel(Kind::InboundTunnel, true, Cipher::Aes256);
+    let decoded = Message::decode(&encode_tunnel(9, offered.clone()));
+    assert_eq!(decoded, Ok(Message::Tunnel(9, Ok(Box::new(offered)))));
     for taken in [Ok(()), Err("no such pod".to_owned())] {
         let verdict = Verdict { number: 4, taken };
         assert_eq!(Message::decode(&encode_verdict(&verdict)), Ok(Message::Verdict(verdict)));
@@ -27,6 +33,20 @@ fn a_record_that_cannot_be_taken_keeps_its_number() {
     broken.kind = 77;
     let decoded = Message::decode(&encode(pb::message::Body::Record(broken)));
     assert_eq!(decoded, Ok(Message::Record(5, Err(BadRecord::Kind(77)))));
+}
+
+#[test]
+fn a_process_that_says_nothing_of_kinds_takes_those_without_tunnels() {
+    let hello = |takes: &[i32]| {
+        let hello = pb::Hello { protocol: PROTOCOL, takes: takes.to_vec(), ..Default::default() };
+        let Ok(Message::Hello(hello)) = Message::decode(&encode(pb::message::Body::Hello(hello))) else {
+            panic!("no greeting")
+        };
+        hello.takes
+    };
+    assert_eq!(hello(&[]), Kind::PLAIN);
+    assert_eq!(hello(&[3, 5, 99]), [Kind::Local, Kind::InboundTunnel]);
+    assert_eq!(Hello::new("1", "own").takes, Kind::ALL);
 }
 
 #[test]

@@ -1,0 +1,297 @@
+//! Tunnels that another process can take over. The relays of the streams stand still, then HTTP/2 between two frames; the
+//! tunnel is offered as a value with its sockets, and goes on here unless the offer is taken.
+
+use std::{
+    future::Future,
+    io,
+    os::fd::OwnedFd,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, Waker, ready},
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    sync::oneshot,
+    time::{Sleep, sleep},
+};
+
+use super::streams::{AboutToEnd, StillStream, Streams};
+use crate::{
+    dataplane::{
+        movable::now_us,
+        pod::{
+            conns::TunnelInfo,
+            departure::{Answer, TunnelOffer},
+        },
+        stream::AppStream,
+    },
+    protocols::{
+        handover::{
+            record::{Kind, PodPlace},
+            tunnel::{MAX_STREAMS, TunnelRecord},
+        },
+        hbone::{
+            frozen::{FrozenHttp2, FrozenStream},
+            io::Below,
+        },
+        tls::{session::Session, stream::TlsStream},
+    },
+    runtime::conns::{Conn, CutReason},
+};
+
+/// The time for a tunnel to stand still. A frame that is half way is waited for as long.
+/// Limit: time for a tunnel to stand still for its move: 100 ms; past it: the tunnel goes on, and is asked again.
+const STILL_WITHIN: Duration = Duration::from_millis(100);
+/// The time for a peer to have heard that it may open no more streams. A stream that the peer opens before that is served
+/// here.
+/// Limit: time for the last GOAWAY of a tunnel before the tunnel is handed over: 1 s; past it: it is handed over.
+const GOODBYE_WITHIN: Duration = Duration::from_secs(1);
+/// The last stream of a GOAWAY that others follow (RFC 9113 section 6.8).
+/// No limit: a number of the wire.
+const NOT_THE_LAST: u32 = (1 << 31) - 1;
+
+/// A tunnel as its driver has it.
+pub(crate) trait TunnelDriver {
+    /// How the tunnel has ended.
+    type Ended;
+
+    /// Drives the tunnel until it has ended.
+    fn poll_drive(&mut self, cx: &mut Context<'_>) -> Poll<Self::Ended>;
+    /// Has the tunnel stand still, while it is driven, and opens no more streams on it.
+    fn stop(&mut self);
+    /// Waits until the tunnel stands still.
+    fn poll_still(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+    /// The tunnel as it stands, if these are all of its streams and it is whole. No byte passes from then on.
+    fn freeze(&mut self, streams: &[FrozenStream]) -> Option<StillTunnel>;
+    /// Has the tunnel go on as if it had never stood still.
+    fn go_on(&mut self);
+}
+
+/// A tunnel that stands still, without its streams.
+pub(crate) struct StillTunnel {
+    /// The TLS session.
+    pub(crate) tls: Session,
+    /// The HTTP/2 connection.
+    pub(crate) http2: FrozenHttp2,
+    /// The tunnel's socket, under a descriptor of its own.
+    pub(crate) socket: OwnedFd,
+}
+
+/// A tunnel that this process has set up. `stops` is called when the tunnel may open no more streams.
+pub(crate) struct OwnTunnel<'a, F, S, C> {
+    /// What drives the tunnel.
+    pub(crate) driving: Pin<&'a mut F>,
+    /// The connection below HTTP/2.
+    pub(crate) below: Below<TlsStream<S>>,
+    /// Called when the tunnel may open no more streams.
+    pub(crate) stops: C,
+}
+
+/// Drives a tunnel until it has ended, is cut, or another process has taken it over.
+///
+/// In the last case it completes with `None`: all that belongs to the tunnel may only be dropped then.
+#[must_use = "futures do nothing unless polled"]
+pub(crate) struct MovableTunnel<'a, T, D> {
+    kind: Kind,
+    member: &'a Conn<T>,
+    streams: &'a Rc<Streams>,
+    driver: D,
+    state: State,
+    registered: Option<Waker>,
+    /// When the tunnel was wanted first.
+    wanted: Option<Instant>,
+}
+
+enum State {
+    /// The tunnel goes on.
+    Goes,
+    /// The tunnel comes to stand still.
+    Stops(Box<Stopping>),
+    /// The tunnel is offered to another process.
+    Offered(oneshot::Receiver<Answer>),
+}
+
+struct Stopping {
+    offers: oneshot::Sender<TunnelOffer>,
+    deadline: Pin<Box<Sleep>>,
+    /// Whether the relays say how they stand.
+    freezes: bool,
+}
+
+// === impl OwnTunnel ===
+
+impl<F: Future, S: AppStream, C: FnMut()> TunnelDriver for OwnTunnel<'_, F, S, C> {
+    type Ended = F::Output;
+
+    fn poll_drive(&mut self, cx: &mut Context<'_>) -> Poll<F::Output> {
+        self.driving.as_mut().poll(cx)
+    }
+
+    fn stop(&mut self) {
+        (self.stops)();
+        self.below.stop();
+    }
+
+    fn poll_still(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.below.poll_still(cx)
+    }
+
+    fn freeze(&mut self, streams: &[FrozenStream]) -> Option<StillTunnel> {
+        let socket = self.below.look(|tls| duplicate(tls.io())).ok()?;
+        let http2 = self.below.freeze(streams).ok()?;
+        let tls = self.below.with(TlsStream::session)?;
+        Some(StillTunnel { tls, http2, socket })
+    }
+
+    fn go_on(&mut self) {
+        self.below.go_on();
+    }
+}
+
+/// Another descriptor of a tunnel's socket.
+///
+/// # Errors
+/// There is none left, or the tunnel is not on a socket.
+pub(crate) fn duplicate(stream: &impl AppStream) -> io::Result<OwnedFd> {
+    stream.descriptor().ok_or(io::ErrorKind::Unsupported)?.try_clone_to_owned()
+}
+
+// === impl MovableTunnel ===
+
+impl<'a, T: AsRef<TunnelInfo>, D: TunnelDriver> MovableTunnel<'a, T, D> {
+    /// Drives a tunnel of this kind, whose place in its set is `member`.
+    pub(crate) fn new(kind: Kind, member: &'a Conn<T>, streams: &'a Rc<Streams>, driver: D) -> Self {
+        member.set_movable(true);
+        Self { kind, member, streams, driver, state: State::Goes, registered: None, wanted: None }
+    }
+
+    /// Has the tunnel stand still, if somebody wants it and no stream is being set up.
+    fn stop(&mut self) {
+        self.member.let_go();
+        self.wanted.get_or_insert_with(Instant::now);
+        let offers = self.member.info().as_ref().departure.take();
+        let Some(offers) = offers.filter(|_| self.streams.are_relayed()) else { return };
+        self.driver.stop();
+        self.streams.stop();
+        let deadline = Box::pin(sleep(STILL_WITHIN));
+        self.state = State::Stops(Box::new(Stopping { offers, deadline, freezes: false }));
+    }
+
+    fn go_on(&mut self) {
+        if matches!(self.state, State::Goes) {
+            return;
+        }
+        self.state = State::Goes;
+        self.driver.go_on();
+        self.streams.go_on();
+    }
+
+    /// Waits until the tunnel and all of its streams stand still. The error: they do not, or not in time.
+    fn poll_stopped(&mut self, cx: &mut Context<'_>) -> Poll<Result<Vec<StillStream>, AboutToEnd>> {
+        let State::Stops(stopping) = &mut self.state else { return Poll::Ready(Err(AboutToEnd)) };
+        if stopping.offers.is_closed() || stopping.deadline.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(AboutToEnd));
+        }
+        if !stopping.freezes {
+            if !self.streams.are_still(cx) {
+                return Poll::Pending;
+            }
+            ready!(self.driver.poll_still(cx));
+            stopping.freezes = true;
+            self.streams.freeze();
+        }
+        self.streams.frozen(cx).map_or(Poll::Pending, Poll::Ready)
+    }
+
+    /// Offers the tunnel with these streams. `None`: it cannot move now, or nobody wants it any more.
+    fn offer(&mut self, streams: Vec<StillStream>) -> Option<()> {
+        let frozen: Vec<FrozenStream> = streams.iter().map(|still| still.record.stream.clone()).collect();
+        let StillTunnel { tls, http2, socket } = self.driver.freeze(&frozen)?;
+        let last = http2.ledger.goaway_sent.is_some_and(|last| last != NOT_THE_LAST);
+        let is_patient = self.wanted.is_some_and(|wanted| wanted.elapsed() < GOODBYE_WITHIN);
+        if self.kind == Kind::InboundTunnel && !last && is_patient {
+            return None;
+        }
+        if streams.len() > MAX_STREAMS {
+            return None;
+        }
+        let info = self.member.info().as_ref();
+        let mut sockets = vec![socket];
+        let streams = streams.into_iter().map(|StillStream { record, app }| {
+            sockets.push(app);
+            record
+        });
+        let record = TunnelRecord {
+            kind: self.kind,
+            pod: PodPlace::default(),
+            peer: info.peer,
+            peer_identity: info.identity().cloned(),
+            certificates: info.chain().map(|chain| (chain.presented(), chain.verified_at())),
+            tls,
+            http2,
+            streams: streams.collect(),
+            frozen_at_us: now_us(),
+        };
+        let (answer, answered) = oneshot::channel();
+        let State::Stops(stopping) = std::mem::replace(&mut self.state, State::Offered(answered)) else {
+            return None;
+        };
+        self.streams.offered();
+        stopping.offers.send(TunnelOffer { record, sockets, answer }).ok()
+    }
+}
+
+impl<T: AsRef<TunnelInfo>, D: TunnelDriver + Unpin> Future for MovableTunnel<'_, T, D> {
+    type Output = Option<Result<D::Ended, CutReason>>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        // A wish takes the waker that it wakes.
+        let is_registered = this.registered.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
+        if !is_registered || this.member.is_wanted() {
+            this.member.register(cx.waker());
+            this.registered = Some(cx.waker().clone());
+        }
+        loop {
+            if let State::Offered(answered) = &mut this.state {
+                if ready!(Pin::new(answered).poll(cx)) == Ok(Answer::Taken) {
+                    this.streams.given();
+                    return Poll::Ready(None);
+                }
+                this.go_on();
+            }
+            if let Some(why) = this.member.cut_reason() {
+                this.go_on();
+                return Poll::Ready(Some(Err(why)));
+            }
+            if let Poll::Ready(ended) = this.driver.poll_drive(cx) {
+                this.go_on();
+                return Poll::Ready(Some(Ok(ended)));
+            }
+            match &this.state {
+                State::Goes if this.member.is_wanted() => {
+                    this.stop();
+                    if matches!(this.state, State::Goes) {
+                        return Poll::Pending;
+                    }
+                }
+                State::Goes => return Poll::Pending,
+                State::Stops(_) => {
+                    let offered = ready!(this.poll_stopped(cx)).ok().and_then(|streams| this.offer(streams));
+                    if offered.is_none() {
+                        this.go_on();
+                    }
+                }
+                // The next turn waits for the answer.
+                State::Offered(_) => {}
+            }
+        }
+    }
+}
+
+impl<T, D> Drop for MovableTunnel<'_, T, D> {
+    fn drop(&mut self) {
+        self.member.set_movable(false);
+    }
+}
