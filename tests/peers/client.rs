@@ -11,8 +11,8 @@ use crate::{
     bootstrap::Bootstrap,
     envoy::{Envoy, id},
     logs::line,
-    metrics::metrics_show,
-    support::{LIMIT, Lab, addr, ask, eventually, is_turned_away, launch, open, raise},
+    metrics::{metrics, metrics_show},
+    support::{LIMIT, Lab, addr, ask, echo as echo_back, eventually, is_turned_away, launch, open, raise},
     traffic::{end_first, move_bytes},
 };
 
@@ -177,4 +177,34 @@ pub(crate) fn an_envoy_goes_over_to_the_successor_of_our_proxy_without_an_error(
     more("hundred connections after");
     let report = clients.finish().unwrap();
     assert_eq!(report.failures, 0, "{report:?}");
+}
+
+pub(crate) fn an_envoy_keeps_its_tunnels_when_our_proxy_goes_over_to_its_successor() {
+    let mesh = MESH.replace("two: 10.77.0.2}", "two: 10.77.0.2, next: 10.77.0.3}");
+    let mut lab = raise(&mesh);
+    let envoy = envoy(&mut lab, &["10.77.2.1:9000"], &[]);
+    let mut kept: Vec<_> = (0..20).map(|_| open(&lab, "envoy", "127.0.0.1:7000").unwrap()).collect();
+    let lost = || envoy.stat("cluster.server.upstream_cx_destroy_with_active_rq");
+    drop(lab.take_proxy("next").unwrap());
+    let of_two = |name: &str| lab.directory().join(format!("{name}-two.sock")).to_string_lossy().into_owned();
+    let successor = launch()
+        .env("NODE_NAME", "two")
+        .env("INPOD_UDS", of_two("zds"))
+        .env("WARREN_HANDOVER_UDS", of_two("handover"));
+    let successor = Launch { log: Some("successor".to_owned()), ..successor };
+    let mut new = lab.launch("next", &successor).unwrap();
+    lab.wait_ready_of("next", &mut new).unwrap();
+    let mut old = lab.take_proxy("two").unwrap();
+    old.signal(libc::SIGTERM).unwrap();
+    old.wait(LIMIT).unwrap();
+    for (number, stream) in kept.iter_mut().enumerate() {
+        let echoed = echo_back(stream, &vec![7; 200_000]);
+        echoed.unwrap_or_else(|error| panic!("connection {number}: {error}\n{}", new.log_text()));
+    }
+    assert_eq!(lost(), 0);
+    // New ones get new tunnels.
+    open(&lab, "envoy", "127.0.0.1:7000").unwrap();
+    let taken = metrics(&lab, "next")
+        .sum("warren_handover_connections_total", &[("result", "taken"), ("kind", "inbound_tunnel")]);
+    assert_eq!(taken, 20.0, "{}", new.log_text());
 }

@@ -11,6 +11,7 @@ use warren::lab::{
         load::{self, Plan, Report},
     },
     control::ca::CaOptions,
+    testbed::Launch,
 };
 
 use crate::{
@@ -184,4 +185,32 @@ pub(crate) fn a_gateway_that_is_restarted_in_place_costs_no_client_an_error() {
     }
     spell(&lab);
     assert!(new.stat("http.hbone.downstream_rq_total") > 0);
+}
+
+pub(crate) fn a_waypoint_keeps_its_clients_when_their_proxy_goes_over_to_its_successor() {
+    let mesh = MESH.replace("two: 10.77.0.2}", "two: 10.77.0.2, next: 10.77.0.3}");
+    let mut lab = raise(&mesh.replace("WAYPOINT", "old"));
+    let bootstrap = Bootstrap::new(lab.directory(), "old").waypoint(&[], &SERVED);
+    let envoy = Envoy::start(&mut lab, "old", &bootstrap);
+    let mut kept: Vec<TcpStream> = (0..20).map(|_| open(&lab, "client", WEB_ECHO).unwrap()).collect();
+    let streams = || envoy.stat("http.hbone.downstream_rq_active");
+    assert_eq!(streams(), 20);
+    drop(lab.take_proxy("next").unwrap());
+    let of_one = |name: &str| lab.directory().join(format!("{name}-one.sock")).to_string_lossy().into_owned();
+    let successor = launch()
+        .env("NODE_NAME", "one")
+        .env("INPOD_UDS", of_one("zds"))
+        .env("WARREN_HANDOVER_UDS", of_one("handover"));
+    let successor = Launch { log: Some("successor".to_owned()), ..successor };
+    let mut new = lab.launch("next", &successor).unwrap();
+    lab.wait_ready_of("next", &mut new).unwrap();
+    let mut gone = lab.take_proxy("one").unwrap();
+    gone.signal(libc::SIGTERM).unwrap();
+    gone.wait(LIMIT).unwrap();
+    for (number, stream) in kept.iter_mut().enumerate() {
+        let echoed = echo(stream, &vec![7; 200_000]);
+        echoed.unwrap_or_else(|error| panic!("connection {number}: {error}\n{}", new.log_text()));
+    }
+    assert_eq!(streams(), 20);
+    open(&lab, "client", WEB_ECHO).unwrap();
 }

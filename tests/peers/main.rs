@@ -43,6 +43,8 @@ fn main() -> ExitCode {
         an_envoy_is_answered_by_the_table_of_statuses,
         an_envoy_opens_as_many_tunnels_as_its_connections_need,
         an_envoy_goes_over_to_the_successor_of_our_proxy_without_an_error,
+        an_envoy_keeps_its_tunnels_when_our_proxy_goes_over_to_its_successor,
+        a_waypoint_keeps_its_clients_when_their_proxy_goes_over_to_its_successor,
         applications_behind_an_envoy_are_reached_and_told_who_asks,
         what_an_envoy_refuses_ends_the_connection_with_its_flag,
         more_connections_than_a_tunnel_of_an_envoy_takes_are_all_served,
