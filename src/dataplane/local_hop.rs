@@ -163,17 +163,48 @@ impl VerifiedPairs {
 impl<'a, N: Network> LocalHop<'a, N> {
     /// The local hop that replaces a tunnel to `key`. The result is `None` if the connection ends elsewhere, or if the
     /// two pods would not accept each other. The caller then takes a tunnel, and any error shows in the tunnel.
-    pub(crate) fn find(
+    ///
+    /// Certificates that are not there yet are waited for, as a tunnel would. The first connections of a new pod
+    /// often last longest, and in a tunnel they could not move to another process.
+    ///
+    /// # Errors
+    /// The client's certificate does not come.
+    pub(crate) async fn find(
         ctx: &OutboundContext<N>,
         shard: &Shard,
         client: ClientAddr,
         key: &TunnelKey,
         meta: &'a ConnMeta,
-    ) -> Option<Self> {
+    ) -> Result<Option<Self>, AttemptError> {
+        let Some((there, workload, own)) = Self::neighbour(ctx, client, key, meta) else { return Ok(None) };
+        let (certs, within) = (&*ctx.hops.certs, ctx.config.timeouts.certificate);
+        if certs.current(&key.identity).is_none() {
+            let held = certs.hold(&key.identity, within).await;
+            held.map_err(|error| AttemptError::NoTunnel(Failure::Identity(Cause::of(error))))?;
+        }
+        if certs.current(&own).is_none() && certs.hold(&own, within).await.is_err() {
+            return Ok(None);
+        }
+        let pair = Pair { client: ctx.pod.id.serial, server: there.pod.id.serial, sans: key.sans.clone() };
+        let verified = shard.local::<VerifiedPairs>();
+        let Some(identity) = verified.identity(certs, pair, &key.identity, &own) else { return Ok(None) };
+        let Some(authority) = meta.authority.as_ref() else { return Ok(None) };
+        let chains = chains(certs, &key.identity, &own);
+        let tracked = chains.map(|chains| (ctx.hops.joined.clone(), chains));
+        Ok(Some(Self { there, workload, client, identity, to: key.to, authority, meta, tracked }))
+    }
+
+    /// The pod of this process at the end of a tunnel to `key`, with its workload and identity, if there is such a pod.
+    fn neighbour(
+        ctx: &OutboundContext<N>,
+        client: ClientAddr,
+        key: &TunnelKey,
+        meta: &ConnMeta,
+    ) -> Option<(Arc<InboundContext<N>>, Arc<Workload>, Identity)> {
         let (Some(source), Some(destination)) = (&meta.source, &meta.destination) else { return None };
-        let authority = meta.authority.as_ref()?;
         let source = Source { workload: source, client: client.ip() };
-        if !ctx.config.tunnel.join.enabled || !is_between_pods(&source, destination, key.to, authority) {
+        let join = ctx.config.tunnel.join.enabled;
+        if !join || !is_between_pods(&source, destination, key.to, meta.authority.as_ref()?) {
             return None;
         }
         let there = ctx.hops.directory.find(destination)?;
@@ -182,12 +213,7 @@ impl<'a, N: Network> LocalHop<'a, N> {
             return None;
         }
         let own = there.pod.identity(&workload).ok()?;
-        let pair = Pair { client: ctx.pod.id.serial, server: there.pod.id.serial, sans: key.sans.clone() };
-        let verified = shard.local::<VerifiedPairs>();
-        let identity = verified.identity(&*ctx.hops.certs, pair, &key.identity, &own)?;
-        let chains = chains(&*ctx.hops.certs, &key.identity, &own);
-        let tracked = chains.map(|chains| (ctx.hops.joined.clone(), chains));
-        Some(Self { there, workload, client, identity, to: key.to, authority, meta, tracked })
+        Some((there, workload, own))
     }
 
     /// Connects to the destination's application, if the destination's policies allow. `near` is the client's half.

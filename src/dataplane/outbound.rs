@@ -287,16 +287,17 @@ impl<N: Network> Outbound<'_, N> {
             Hop::Tcp { .. } => self.direct(to, trying).await,
             Hop::Hbone { authority, sans, .. } => {
                 let key = TunnelKey { to, identity: identity.clone(), sans };
-                match LocalHop::find(self.ctx, self.shard, self.client, &key, report.meta()) {
-                    Some(hop) => {
+                match LocalHop::find(self.ctx, self.shard, self.client, &key, report.meta()).await {
+                    Ok(Some(hop)) => {
                         self.conn.info().carried.is_joined();
                         let peer = hop.reach(self.shard, self.conn).await;
                         peer.inspect(|peer| report.beside(&peer.conn)).map(Reached::Local)
                     }
-                    None => {
+                    Ok(None) => {
                         let request = self.request(workload, authority, report.meta().service.as_deref());
                         self.stream(&key, request, trying).await
                     }
+                    Err(error) => Err(error),
                 }
             }
             Hop::DoubleHbone { authority, gateway_sans, sans, .. } => {

@@ -235,7 +235,30 @@ fn a_certificate_that_is_replaced_is_verified_anew() {
         join(bed, &client, &server).await;
         bed.certs.put(&client.identity, TestCa::new("other").workload(&client.identity));
         takes_a_tunnel(bed, &client, CLIENT).await;
-        bed.certs.withdraw(&client.identity);
+    });
+}
+
+#[test]
+fn the_first_connection_of_a_pod_waits_for_the_certificates_and_is_joined() {
+    run(mesh(), async |bed| {
+        let (client, server) = pods(bed);
+        for identity in [&client.identity, &server.identity] {
+            bed.certs.withdraw(identity);
+        }
+        let mut conn = bed.connect(&client, CLIENT, APP);
+        conn.app.say("hello").await;
+        bed.certs.issue(&client.identity);
+        bed.certs.issue(&server.identity);
+        server.network.accepted(APP).await.hears("hello").await;
+        assert!(client.peers.dialled().is_empty(), "{:?}", client.peers.dialled());
+    });
+}
+
+#[test]
+fn without_the_destinations_certificate_a_tunnel_is_taken_in_the_end() {
+    run(mesh(), async |bed| {
+        let (client, server) = pods(bed);
+        bed.certs.withdraw(&server.identity);
         takes_a_tunnel(bed, &client, CLIENT).await;
     });
 }
