@@ -16,7 +16,7 @@ const USAGE: &str = "\
 serve PORT            answers every request with `NAME CLIENT`
 load URL RATE         RATE requests a second, each on a connection of its own
 hold URL RATE [N]     N kept connections, each with RATE requests a second
-get URL [SECONDS]     one request; fails with the reason
+get URL [N]           N requests, a line for each answer; fails with the first reason
 resolve NAME          the addresses of a name
 swarm HOST:PORT N     opens N connections and holds them for a minute
 kill POD-UID NAME     kills the node's process NAME of a pod, from a privileged pod with the node's processes
@@ -33,8 +33,8 @@ fn main() -> ExitCode {
         ["load", url, rate] => load(url, rate),
         ["hold", url, rate] => hold(url, rate, "1"),
         ["hold", url, rate, count] => hold(url, rate, count),
-        ["get", url] => get(url, "5"),
-        ["get", url, seconds] => get(url, seconds),
+        ["get", url] => get(url, "1"),
+        ["get", url, count] => get(url, count),
         ["resolve", name] => resolve(name),
         ["swarm", to, count] => swarm(to, count),
         ["kill", uid, name] => kill(uid, name),
@@ -206,11 +206,12 @@ fn summaries() -> Shared {
     shared
 }
 
-fn get(url: &str, seconds: &str) -> Result<(), String> {
-    let (url, limit) = (Url::new(url)?, Duration::from_secs(number(seconds)?));
-    let mut stream = url.connect(limit)?;
-    stream.set_read_timeout(Some(limit)).map_err(text)?;
-    print!("{}", url.ask(&mut stream, true)?);
+fn get(url: &str, count: &str) -> Result<(), String> {
+    let url = Url::new(url)?;
+    for _ in 0..number(count)? {
+        let mut stream = url.connect(REQUEST_LIMIT)?;
+        print!("{}", url.ask(&mut stream, true)?);
+    }
     Ok(())
 }
 

@@ -50,15 +50,14 @@ pub(crate) fn connections_between_and_within_nodes_are_mutual_tls_with_both_iden
 pub(crate) fn a_namespace_enters_the_mesh_by_its_label_and_leaves_it(cluster: &Cluster) {
     let (caller, outsider) = (&callers(cluster)[0], &outsiders(cluster)[1]);
     let url = format!("http://{}:8080/", outsider.ip);
+    // In plaintext nobody has an identity, so that the caller is told by its name.
     let counted = |security: &str| {
         let labels = [
             ("reporter", "source"),
-            ("source_principal", identity("caller").as_str()),
+            ("source_workload", "caller"),
             ("destination_workload_namespace", OUTSIDE),
             ("connection_security_policy", security),
-        ]
-        .map(|(key, value)| (key.to_owned(), value.to_owned()));
-        let labels: Vec<(&str, &str)> = labels.iter().map(|(key, value)| (&**key, &**value)).collect();
+        ];
         metrics_on(cluster, &caller.node).sum(OPENED, &labels)
     };
     let goes_by = |security: &str| {

@@ -246,7 +246,9 @@ impl Cluster {
         let words = [&["-n", namespace, "exec", pod, "-c", container, "--", APP], arguments].concat();
         let mut ended = self.kubectl(&words);
         // kubectl adds a line of its own after a failure.
-        ended.output = ended.output.lines().filter(|line| !line.starts_with("command terminated")).collect();
+        let lines: Vec<&str> =
+            ended.output.lines().filter(|line| !line.starts_with("command terminated")).collect();
+        ended.output = lines.join("\n");
         ended
     }
 

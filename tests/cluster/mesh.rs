@@ -38,7 +38,7 @@ pub(crate) fn put_back(cluster: &Cluster, before: &Before) {
     match &before.0 {
         None => drop(cluster.helm(&["uninstall", RELEASE, "--wait"])),
         Some(revision) => {
-            let back = cluster.helm(&["rollback", RELEASE, revision]);
+            let back = cluster.helm(&["rollback", RELEASE, revision, "--history-max=0"]);
             if back.ok {
                 cluster.one_on_each_node(SYSTEM, PROXIES);
             } else {
@@ -69,7 +69,8 @@ pub(crate) fn try_deploy(cluster: &Cluster, chart: Chart, set: &[&str]) -> Ended
     let file = env::temp_dir().join(format!("warren-tests-{}.yaml", std::process::id()));
     fs::write(&file, text).unwrap();
     let (folder, file) = (folder.to_string_lossy(), file.to_string_lossy());
-    let mut words = vec!["upgrade", "--install", RELEASE, &folder, "-f", &file];
+    // The revision that was there before the tests is needed at their end.
+    let mut words = vec!["upgrade", "--install", RELEASE, &folder, "--history-max=0", "-f", &file];
     if let Some(values) = &cluster.setup.values {
         words.extend(["-f", values]);
     }
@@ -157,7 +158,7 @@ pub(crate) fn uninstall(cluster: &Cluster) {
 
 /// Goes back to an earlier revision.
 pub(crate) fn rollback(cluster: &Cluster, revision: &str) {
-    cluster.helm_ok(&["rollback", RELEASE, revision]);
+    cluster.helm_ok(&["rollback", RELEASE, revision, "--history-max=0"]);
 }
 
 // === pods ===

@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// Enough that two endpoints are not left out by chance (1 in a million).
-const REQUESTS: usize = 20;
+const REQUESTS: &str = "20";
 
 const HEADLESS: &str = "
 apiVersion: v1
@@ -28,7 +28,9 @@ pub(crate) fn a_headless_service_and_its_pods_are_reached_by_name(cluster: &Clus
             let found: BTreeSet<String> = found.split_whitespace().map(str::to_owned).collect();
             if found == wanted { Ok(()) } else { Err(format!("{found:?} is not {wanted:?}")) }
         });
-        answered_by(cluster, &caller, "http://headless.warren-tests:8080/", &servers(cluster));
+        // The caller's C library prefers the address that is nearest to its own, so that one pod answers.
+        let answer = cluster.get(MESHED, &caller.name, "http://headless.warren-tests:8080/").unwrap();
+        assert!(servers(cluster).iter().any(|server| answer.starts_with(&server.name)), "{answer}");
     }
     cluster.delete(HEADLESS);
 }
@@ -170,18 +172,12 @@ pub(crate) fn a_name_that_nobody_has_is_not_found(cluster: &Cluster) {
 fn answered_by(cluster: &Cluster, caller: &PodOn, url: &str, pods: &[PodOn]) {
     let wanted: BTreeSet<String> = pods.iter().map(|pod| pod.name.clone()).collect();
     eventually(&format!("answers to {} from {wanted:?} by {url}", caller.name), LIMIT, || {
-        let mut found = BTreeSet::new();
-        for _ in 0..REQUESTS {
-            let answer = cluster.get(MESHED, &caller.name, url)?;
-            found.extend(answer.split(' ').next().map(str::to_owned));
-            if !found.is_subset(&wanted) {
-                break;
-            }
-            // One pod has to answer all of them; of several, each has to answer once.
-            if wanted.len() > 1 && found == wanted {
-                return Ok(());
-            }
+        let ended = cluster.app(MESHED, &caller.name, &["get", url, REQUESTS]);
+        if !ended.ok {
+            return Err(ended.output);
         }
+        let first = |line: &str| line.split(' ').next().unwrap_or_default().to_owned();
+        let found: BTreeSet<String> = ended.output.lines().map(first).collect();
         if found == wanted { Ok(()) } else { Err(format!("it was {found:?}")) }
     });
 }

@@ -33,9 +33,11 @@ pub(crate) struct Cost {
 /// The costs of all steps, for the table at the end.
 static COSTS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-/// Does `step` under the clients' traffic, and says what it cost them. All clients are served again at the end.
+/// Does `step` under the clients' traffic, and says what it cost them. All clients are new at the beginning, and served
+/// again at the end.
 #[track_caller]
 pub(crate) fn during(cluster: &Cluster, what: &str, step: impl FnOnce()) -> Cost {
+    renew(cluster);
     served(cluster);
     let before = tallies(cluster);
     step();
@@ -57,6 +59,13 @@ pub(crate) fn during(cluster: &Cluster, what: &str, step: impl FnOnce()) -> Cost
     println!("{}", cost.told());
     COSTS.lock().push(cost.row());
     cost
+}
+
+/// Has all clients begin anew. Their kept connections lead to any node then: those that an earlier step cut were made
+/// again while some of the nodes could not serve.
+fn renew(cluster: &Cluster) {
+    cluster.kubectl_ok(&["-n", MESHED, "delete", "pods", "-l", "app=client", "--wait=true"]);
+    cluster.one_on_each_node(MESHED, "app=client");
 }
 
 /// The table of all costs.
