@@ -16,6 +16,9 @@ use crate::protocols::hbone::{
 /// as much.
 /// Limit: bytes that wait in a tunnel that was taken over: twice 256 KiB; past it: the streams' relays wait.
 const MAX_OUTPUT: usize = 256 * 1024;
+/// The bytes of frames that carry no bytes of streams, such as answers, that wait before nothing more is received.
+/// Limit: answers that wait in a tunnel that was taken over: 64 KiB; past it: the peer's frames wait.
+const MAX_ANSWERS: usize = 64 * 1024;
 /// The payload of a PING of this end.
 /// No limit: a value of the wire.
 pub(super) const PING_PAYLOAD: [u8; 8] = *b"warrenup";
@@ -32,6 +35,9 @@ pub struct Adopted {
     pub(super) events: VecDeque<Event>,
     output: VecDeque<Bytes>,
     output_len: usize,
+    /// Which pieces of the output carry no bytes of streams.
+    answers: VecDeque<bool>,
+    answers_len: usize,
     /// What the peer may send on the connection while nothing is unread.
     target: i64,
     /// What was received and not released.
@@ -71,6 +77,8 @@ impl Adopted {
             events: VecDeque::new(),
             output: VecDeque::new(),
             output_len: 0,
+            answers: VecDeque::new(),
+            answers_len: 0,
             target: i64::from(target).min(LARGEST_WINDOW),
             unread: 0,
         };
@@ -88,6 +96,7 @@ impl Adopted {
         if !unsent.is_empty() {
             self.output_len += unsent.len();
             self.output.push_front(unsent);
+            self.answers.push_front(false);
         }
     }
 
@@ -107,9 +116,15 @@ impl Adopted {
         self.pace.is_too_fast(now)
     }
 
-    /// Whether so much waits to be sent that nothing should be received.
-    pub fn is_full(&self) -> bool {
+    /// Whether so much waits to be sent that no stream has room.
+    pub(super) fn is_full(&self) -> bool {
         self.output_len >= MAX_OUTPUT
+    }
+
+    /// Whether so many answers wait to be sent that nothing should be received. Bytes of streams do not count: two ends
+    /// that both have many of them would wait for each other.
+    pub fn is_clogged(&self) -> bool {
+        self.answers_len >= MAX_ANSWERS
     }
 
     /// The open streams.
@@ -132,7 +147,9 @@ impl Adopted {
 
     /// The number of bytes that may be sent on a stream now.
     pub fn room(&self, stream: u32) -> usize {
-        let Standing::Open(open) = self.ledger.standing(stream) else { return 0 };
+        let Standing::Open(open) = self.ledger.standing(stream) else {
+            return 0;
+        };
         if open.sent_all || self.is_full() {
             return 0;
         }
@@ -152,8 +169,7 @@ impl Adopted {
             let payload = u32::try_from(piece.len()).unwrap_or(0);
             let flags = if ended { END_STREAM } else { 0 };
             self.header(Header { payload, kind: DATA, flags, stream });
-            self.output_len += piece.len();
-            self.output.push_back(piece);
+            self.push(piece, false);
         }
         let is_open = matches!(self.ledger.standing(stream), Standing::Open(open) if !open.sent_all);
         if bytes.is_empty() && end && !ended && is_open {
@@ -235,15 +251,20 @@ impl Adopted {
         let header = Header { payload: len, kind, flags, stream };
         self.count(header);
         let frame = [&header.encode(), payload].concat();
-        self.output_len += frame.len();
-        self.output.push_back(frame.into());
+        self.push(frame.into(), true);
     }
 
     fn header(&mut self, header: Header) {
         self.count(header);
         let bytes = Bytes::copy_from_slice(&header.encode());
+        self.push(bytes, false);
+    }
+
+    fn push(&mut self, bytes: Bytes, answer: bool) {
         self.output_len += bytes.len();
+        self.answers_len += if answer { bytes.len() } else { 0 };
         self.output.push_back(bytes);
+        self.answers.push_back(answer);
     }
 
     fn count(&mut self, header: Header) {
@@ -263,9 +284,15 @@ impl Adopted {
         while let Some(first) = self.output.front_mut() {
             if first.len() > n {
                 let _ = first.split_to(n);
+                if self.answers.front() == Some(&true) {
+                    self.answers_len = self.answers_len.saturating_sub(n);
+                }
                 break;
             }
             n -= first.len();
+            if self.answers.pop_front() == Some(true) {
+                self.answers_len = self.answers_len.saturating_sub(first.len());
+            }
             self.output.pop_front();
         }
         was_full && !self.is_full()

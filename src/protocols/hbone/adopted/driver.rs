@@ -91,7 +91,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
                 return Poll::Pending;
             }
             // What waits is written first. The end of that wakes this task.
-            if !stops && this.core.is_full() {
+            if !stops && this.core.is_clogged() {
                 return Poll::Pending;
             }
             match ready!(self.poll_read(cx)) {
@@ -118,6 +118,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
 
     /// Writes out what there is.
     fn poll_send(&mut self, cx: &mut Context<'_>, this: &mut Shared) -> Poll<io::Result<()>> {
+        let clogged = this.core.is_clogged();
         while !this.core.output().is_empty() {
             let mut pieces = [io::IoSlice::new(&[]); PIECES];
             for (piece, bytes) in pieces.iter_mut().zip(this.core.output()) {
@@ -125,12 +126,12 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
             }
             match ready!(Pin::new(&mut self.io).poll_write_vectored(cx, &pieces))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                n if this.core.sent(n) => {
-                    this.wake_crowded();
-                    // The peer's bytes were left alone meanwhile.
-                    cx.waker().wake_by_ref();
-                }
+                n if this.core.sent(n) => this.wake_crowded(),
                 _ => {}
+            }
+            if clogged && !this.core.is_clogged() {
+                // The peer's bytes were left alone meanwhile.
+                cx.waker().wake_by_ref();
             }
         }
         Pin::new(&mut self.io).poll_flush(cx)

@@ -161,7 +161,7 @@ impl Shared {
     pub(super) fn take_in(&mut self, all: bool) -> Result<(), Reason> {
         let mut unread = std::mem::take(&mut self.unread);
         let taken = loop {
-            if all && (self.core.is_turn_over() || self.core.is_full()) {
+            if all && (self.core.is_turn_over() || self.core.is_clogged()) {
                 break Ok(());
             }
             let next =

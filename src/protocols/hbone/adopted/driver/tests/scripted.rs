@@ -146,3 +146,85 @@ async fn a_ping_ends_with_its_answer() {
     assert!(turn(&mut driver, &mut far).await.0.is_pending());
     ping.await;
 }
+
+/// One end of a tunnel with one stream, both ends of which were taken over.
+fn bulk_end(role: Role, io: DuplexStream) -> (Driver<DuplexStream>, AdoptedSide) {
+    const WINDOW: i64 = 1 << 30;
+    let (last_own, last_peer) = if role == Role::Client { (1, 0) } else { (0, 1) };
+    let stream =
+        StreamSnapshot { id: 1, send: WINDOW, receive: WINDOW, sent_all: false, received_all: false };
+    let ledger = Snapshot {
+        role,
+        send: WINDOW,
+        receive: WINDOW,
+        peer: PeerSettings { initial_window: 65_535, max_frame: MAX_FRAME },
+        own_initial: 65_535,
+        own_pending: vec![],
+        acks_owed: 0,
+        last_own,
+        last_peer,
+        goaway_sent: None,
+        goaway_received: None,
+        streams: vec![stream],
+        reset: vec![],
+    };
+    let frozen_http2 = FrozenHttp2 { ledger, unread: Bytes::new(), unsent: Bytes::new() };
+    let place = Place { windows: windows(1 << 20).0, max_frame: MAX_FRAME, now: Instant::now };
+    let (tunnel, driver) = adopt(io, frozen_http2, place).unwrap();
+    (driver, tunnel.side(frozen(1), 0).unwrap())
+}
+
+#[tokio::test]
+async fn two_ends_that_both_send_without_end_do_not_wait_for_each_other() {
+    const BYTES: usize = 4 << 20;
+    let (near, far) = duplex(5_000);
+    let [(mut near, first), (mut far, second)] = [bulk_end(Role::Client, near), bulk_end(Role::Server, far)];
+    let mut ends = [(first, 0, 0), (second, 0, 0)];
+    let all = poll_fn(|cx| {
+        for (side, sent, got) in &mut ends {
+            while *sent < BYTES
+                && let Poll::Ready(room) = side.poll_room(cx, BYTES - *sent)
+            {
+                let mut bytes = Bytes::from(vec![7; room.unwrap()]);
+                *sent += bytes.len();
+                assert!(side.poll_write(cx, &mut bytes, *sent == BYTES).is_ready());
+            }
+            while let Poll::Ready(Ok(bytes)) = side.poll_chunk(cx, BYTES, &Buffers::default()) {
+                *got += bytes.len();
+                side.passed(bytes.len());
+            }
+        }
+        let driven = [Pin::new(&mut near).poll(cx), Pin::new(&mut far).poll(cx)];
+        if driven.iter().all(Poll::is_ready) { Poll::Ready(driven) } else { Poll::Pending }
+    });
+    let done = timeout(STUCK_AFTER, all).await.expect("stuck");
+    assert_eq!(done, [Poll::Ready(Ok(())), Poll::Ready(Ok(()))]);
+    for (side, _, got) in &mut ends {
+        while let Poll::Ready(Ok(bytes)) = chunk(side) {
+            *got += bytes.len();
+        }
+    }
+    assert_eq!(ends.map(|(_, sent, got)| (sent, got)), [(BYTES, BYTES); 2]);
+}
+
+#[tokio::test]
+async fn a_peer_that_asks_and_reads_no_answers_is_left_alone_until_it_reads() {
+    let (tunnel, mut driver, mut far) = scripted();
+    let _sides = [tunnel.side(frozen(1), 0).unwrap(), tunnel.side(frozen(3), 0).unwrap()];
+    // SETTINGS, each of which has to be acknowledged. The answers do not fit between both ends.
+    let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0].repeat(4_000);
+    let mut sent = 0;
+    let mut stuck = 0;
+    while stuck < 10 {
+        let mut cx = Context::from_waker(Waker::noop());
+        let at = sent % settings.len();
+        stuck += 1;
+        if let Poll::Ready(Ok(n)) = Pin::new(&mut far).poll_write(&mut cx, &settings[at..]) {
+            (sent, stuck) = (sent + n, 0);
+        }
+        let ended = poll_fn(|cx| Poll::Ready(Pin::new(&mut driver).poll(cx))).await;
+        assert!(ended.is_pending(), "{ended:?}");
+    }
+    // What is on the way to the peer, what waits, and what is on the way from it.
+    assert!(sent < 400_000, "{sent} bytes of questions were taken");
+}
