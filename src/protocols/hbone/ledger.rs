@@ -225,7 +225,11 @@ impl Ledger {
             }
             HEADERS if id > self.last_peer && !self.role.opens(id) => {
                 self.last_peer = id;
-                self.open(id);
+                match self.goaway_sent {
+                    // HTTP/2 ignores what the peer has opened before it knew of the last GOAWAY.
+                    Some(last) if id > last => self.remember(id),
+                    _ => self.open(id),
+                }
             }
             RST_STREAM => self.close(id),
             SETTINGS if header.has(ACK) => {
@@ -319,11 +323,16 @@ impl Ledger {
         let received_all = self.stream(id).is_none_or(|stream| stream.received_all);
         self.close(id);
         if !received_all {
-            if self.reset.len() >= MAX_RESET {
-                self.reset.pop_front();
-            }
-            self.reset.push_back(id);
+            self.remember(id);
         }
+    }
+
+    /// Notes a stream that does not go on, and of which frames may still come.
+    fn remember(&mut self, id: u32) {
+        if self.reset.len() >= MAX_RESET {
+            self.reset.pop_front();
+        }
+        self.reset.push_back(id);
     }
 
     fn place(&self, id: u32) -> Result<usize, usize> {

@@ -85,7 +85,8 @@ impl Adopted {
         for _ in 0..snapshot.acks_owed {
             this.write(SETTINGS, ACK, 0, &[]);
         }
-        if snapshot.role == Role::Server && snapshot.goaway_sent != Some(snapshot.last_peer) {
+        let is_told = snapshot.goaway_sent.is_some_and(|last| last <= snapshot.last_peer);
+        if snapshot.role == Role::Server && !is_told {
             this.goaway(Reason::NO_ERROR);
         }
         Ok(this)
@@ -185,6 +186,11 @@ impl Adopted {
         }
     }
 
+    /// Refuses a stream that the peer has just opened.
+    pub(super) fn refuse_stream(&mut self, stream: u32) {
+        self.write(RST_STREAM, 0, stream, &u32::from(Reason::REFUSED_STREAM).to_be_bytes());
+    }
+
     /// Lets the peer send so many bytes more on a stream, unless it has ended its half.
     pub fn grant(&mut self, stream: u32, more: u32) {
         if let Standing::Open(open) = self.ledger.standing(stream)
@@ -235,7 +241,9 @@ impl Adopted {
 
     /// Tells the peer that no further stream is accepted, and why.
     pub fn goaway(&mut self, reason: Reason) {
-        let last = self.ledger.last_peer();
+        // The last stream of a GOAWAY may not rise (RFC 9113 section 6.8).
+        let before = self.ledger.goaways().0.unwrap_or(u32::MAX);
+        let last = self.ledger.last_peer().min(before);
         let payload = (u64::from(last) << 32 | u64::from(u32::from(reason))).to_be_bytes();
         self.write(GOAWAY, 0, 0, &payload);
         self.ledger.sent(Passed::GoAway(last));

@@ -247,7 +247,7 @@ impl Adopted {
         if self.input.refused > MAX_REFUSED {
             return Err(Reason::ENHANCE_YOUR_CALM);
         }
-        self.reset(stream, Reason::REFUSED_STREAM);
+        self.refuse_stream(stream);
         Ok(())
     }
 

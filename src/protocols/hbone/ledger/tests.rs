@@ -24,7 +24,7 @@ use tokio::{
 };
 
 use super::*;
-use crate::protocols::hbone::wire::Headers;
+use crate::protocols::hbone::wire::{END_HEADERS, Headers};
 
 /// Far beyond what any of this takes.
 const STUCK_AFTER: Duration = Duration::from_secs(60);
@@ -411,4 +411,25 @@ fn what_no_connection_can_be_like_is_refused() {
     );
     assert_eq!(changed(|s| s.reset = vec![1; 2000]), Err(BadSnapshot::TooMany("streams that were reset")));
     assert_eq!(changed(|s| s.acks_owed = 5), Err(BadSnapshot::TooMany("settings")));
+}
+
+#[test]
+fn a_stream_beyond_the_last_goaway_is_none_that_goes_on() {
+    let mut ledger = Ledger::new(Role::Server);
+    let headers = |stream| Passed::Frame(Header { payload: 4, kind: HEADERS, flags: END_HEADERS, stream });
+    let data = |stream| Passed::Frame(Header { payload: 10, kind: DATA, flags: 0, stream });
+    ledger.received(headers(1));
+    // The first goodbye names no last stream yet.
+    ledger.sent(Passed::GoAway(u32::MAX >> 1));
+    ledger.received(headers(3));
+    ledger.sent(Passed::GoAway(3));
+    ledger.received(headers(5));
+    ledger.received(data(5));
+    let open: Vec<u32> = ledger.streams().iter().map(|stream| stream.id).collect();
+    assert_eq!(open, [1, 3]);
+    assert!(matches!(ledger.standing(5), Standing::Closed { reset: true }));
+    let snapshot = ledger.snapshot().unwrap();
+    snapshot.check().unwrap();
+    assert_eq!((snapshot.last_peer, snapshot.goaway_sent, &snapshot.reset[..]), (5, Some(3), &[5][..]));
+    assert_eq!(snapshot.receive, 65_535 - 10);
 }

@@ -304,6 +304,16 @@ fn a_server_that_has_not_said_goodbye_says_so_first_and_acknowledges_what_is_due
 }
 
 #[test]
+fn what_a_server_has_said_of_its_last_stream_never_rises() {
+    // A peer had opened a stream before it knew of the goodbye, and HTTP/2 ignores it.
+    let said = Snapshot { goaway_sent: Some(7), last_peer: 9, ..snapshot(Role::Server) };
+    let mut adopted = Adopted::new(&said, 20_000, 40_000).unwrap();
+    assert_eq!(output(&mut adopted), b"");
+    adopted.goaway(Reason::NO_ERROR);
+    assert_eq!(output(&mut adopted), frame(GOAWAY, 0, 0, &[0, 0, 0, 7, 0, 0, 0, 0]));
+}
+
+#[test]
 fn bytes_are_sent_as_far_as_both_windows_and_the_frame_size_allow() {
     let mut tunnel = adopted(Role::Client);
     let mut bytes = Bytes::from(vec![7; 1500]);
