@@ -247,6 +247,7 @@ impl<T: AsRef<TunnelInfo>, D: TunnelDriver + Unpin> Future for MovableTunnel<'_,
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
+        let _timed = this.member.timed();
         // A wish takes the waker that it wakes.
         let is_registered = this.registered.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
         if !is_registered || this.member.is_wanted() {

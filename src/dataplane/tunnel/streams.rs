@@ -319,6 +319,7 @@ impl<A: Side + Unpin, B: Side + Unpin, E: StreamEnd<A, B>> Future for StreamRela
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
+        let _timed = this.conn().timed();
         this.register(cx);
         match this.streams.step.get() {
             step @ (Step::Goes | Step::Stops) => {

@@ -113,6 +113,8 @@ struct Run {
     faults: BTreeMap<usize, &'static str>,
     /// What may have cost others their lives since all was well.
     causes: BTreeSet<usize>,
+    /// Who was starting as a relative failed: such a start is given up, and its failure counts for nothing.
+    given_up: BTreeSet<usize>,
     failures: BTreeMap<Counter, Vec<Instant>>,
     /// Who has counted too many, and must not restart anybody.
     exhausted: BTreeSet<Counter>,
@@ -253,6 +255,7 @@ impl Run {
             seen: 0,
             faults: BTreeMap::new(),
             causes: BTreeSet::new(),
+            given_up: BTreeSet::new(),
             failures: BTreeMap::new(),
             exhausted: BTreeSet::new(),
             gave_up: BTreeSet::new(),
@@ -312,7 +315,10 @@ impl Run {
                 }
                 EventKind::StartFailed { reason } => {
                     assert!(!reason.contains("in use"), "two incarnations of {} at once", event.path);
-                    self.failed(place, at);
+                    match self.given_up.remove(&place) {
+                        true => drop(self.causes.insert(place)),
+                        false => self.failed(place, at),
+                    }
                 }
                 EventKind::GaveUp { .. } => {
                     let due = self.exhausted.contains(&Counter::Family(place));
@@ -329,6 +335,7 @@ impl Run {
                     self.quarantined.insert(place);
                 }
                 EventKind::Restarted { restarts } => {
+                    self.given_up.remove(&place);
                     let counter = self.shape.counter(place);
                     assert!(!self.exhausted.contains(&counter), "{} is restarted past the limit", event.path);
                     let before = self.restarts.insert(place, restarts).unwrap_or(0);
@@ -356,6 +363,9 @@ impl Run {
         self.waiting.remove(&place);
         let all = 0..self.shape.0.len();
         let lost: Vec<usize> = all.filter(|&other| self.shape.costs(place, other)).collect();
+        let nodes = self.nodes();
+        let starts = |at: &usize| nodes.get(at).is_some_and(|node| node.state == NodeState::Starting);
+        self.given_up.extend(lost.iter().copied().filter(|at| *at != place).filter(starts));
         for other in lost.into_iter().filter(|&other| other != place) {
             // What was sent to them has died with them.
             self.faults.remove(&other);
@@ -496,8 +506,9 @@ impl Run {
         let children = self.dynamic[&self.shape.0[at].parent].clone();
         children.stop(self.shape.0[at].id).await.expect("stops in time");
         assert!(began.elapsed() <= STOPS_WITHIN, "a stop took {:?}", began.elapsed());
-        self.faults.retain(|&place, _| !self.shape.is_below(place, at));
+        // One that hung may have been told of while it was stopped.
         self.look();
+        self.faults.retain(|&place, _| !self.shape.is_below(place, at));
     }
 
     /// A question is answered by the incarnation that runs, or fails in its time.
