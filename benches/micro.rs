@@ -31,7 +31,7 @@ use warren::{
         config::{Http2Config, TlsConfig},
         hbone::{
             client::{self, ConnectRequest},
-            frames::Role,
+            frames::{Frames, Role},
             headers::TraceParent,
             io::coalesced,
             server,
@@ -82,6 +82,9 @@ fn main() {
     if wanted("metrics") {
         metrics();
     }
+    if wanted("account") {
+        accounts();
+    }
     if wanted("supervision") {
         supervision();
     }
@@ -98,6 +101,42 @@ fn main() {
             relays(name, joined);
         }
     }
+}
+
+/// What it takes to keep account of the frames of a tunnel with 100 open streams.
+fn accounts() {
+    const HEADERS: (u8, u8) = (1, 4);
+    const DATA: (u8, u8) = (0, 0);
+    const LAST: (u8, u8) = (0, 1);
+    let frame = |(kind, flags): (u8, u8), stream: u32| {
+        let [_, l0, l1, l2] = (MESSAGE as u32).to_be_bytes();
+        let mut frame = vec![l0, l1, l2, kind, flags];
+        frame.extend_from_slice(&stream.to_be_bytes());
+        frame.resize(frame.len() + MESSAGE, 0);
+        frame
+    };
+    let mut frames = Frames::new(Role::Client);
+    // The client's preface.
+    frames.sent(&[0; 24]);
+    for stream in (1..200).step_by(2) {
+        frames.sent(&frame(HEADERS, stream));
+        frames.received(&frame(HEADERS, stream));
+    }
+    let (request, answer) = (frame(DATA, 99), frame(DATA, 99));
+    repeat("account, a request, an answer", || {
+        frames.begin_turn();
+        frames.sent(&request);
+        frames.received(&answer);
+    });
+    let mut stream = 199;
+    repeat("account, a connection", || {
+        stream += 2;
+        frames.begin_turn();
+        for kind in [HEADERS, DATA, LAST] {
+            frames.sent(&frame(kind, stream));
+            frames.received(&frame(kind, stream));
+        }
+    });
 }
 
 /// A large mesh, decoded and applied as it comes from the control plane.

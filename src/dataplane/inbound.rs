@@ -389,7 +389,7 @@ async fn open<N: Network>(
         }
     };
     let (head, body) = request.into_parts();
-    let mut received = Received::within(body, Some(&tunnel.windows));
+    let mut received = Received::within(body, &tunnel.windows);
     let this = InboundStream { ctx: &ctx, tunnel, connect, headers: &head.headers };
     let (workload, inbound) = match received.beside(this.route()).await {
         Ok(routed) => routed,

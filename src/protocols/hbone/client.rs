@@ -145,6 +145,8 @@ pub async fn connect(
     let request = request.into_http()?;
     poll_fn(|cx| tunnel.poll_ready(cx)).await.map_err(unsent)?;
     let (response, mut send) = tunnel.send_request(request, false).map_err(unsent)?;
+    // The peer is told of the window with the request.
+    let window = windows.map(|windows| Box::new(windows.of(send.stream_id().into())));
     let early = early_data.len();
     if !early_data.is_empty() {
         send.send_data(early_data, false).map_err(unsent)?;
@@ -156,7 +158,7 @@ pub async fn connect(
         return Err(ConnectError::PeerStatus(response.status()));
     }
     let (head, body) = response.into_parts();
-    let side = StreamSide::new(send, Received::within(body, windows.as_ref())).having_sent(early);
+    let side = StreamSide::new(send, Received::with(body, window)).having_sent(early);
     Ok((side, head.headers))
 }
 

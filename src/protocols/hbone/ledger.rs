@@ -348,8 +348,15 @@ impl Ledger {
         if let Some(stream) = self.place(id).ok().and_then(|at| self.streams.get(at)) {
             return Standing::Open(*stream);
         }
-        let last = if self.role.opens(id) { self.last_own } else { self.last_peer };
-        if id > last { Standing::Idle } else { Standing::Closed { reset: self.reset.contains(&id) } }
+        if !self.has_begun(id) {
+            return Standing::Idle;
+        }
+        Standing::Closed { reset: self.reset.contains(&id) }
+    }
+
+    /// Whether somebody has opened the stream.
+    pub(super) fn has_begun(&self, id: u32) -> bool {
+        id <= if self.role.opens(id) { self.last_own } else { self.last_peer }
     }
 
     /// The end that the process has.

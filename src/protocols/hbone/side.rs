@@ -109,12 +109,17 @@ impl Waiting {
 impl Received {
     /// Makes the receiving half of a stream.
     pub fn new(recv: RecvStream) -> Self {
-        Self::within(recv, None)
+        Self::with(recv, None)
     }
 
     /// Makes the receiving half of a stream of a tunnel with these windows.
-    pub fn within(recv: RecvStream, windows: Option<&Windows>) -> Self {
-        let window = windows.map(|windows| Box::new(windows.of(recv.stream_id().into())));
+    pub fn within(recv: RecvStream, windows: &Windows) -> Self {
+        let window = windows.of(recv.stream_id().into());
+        Self::with(recv, Some(Box::new(window)))
+    }
+
+    /// Makes the receiving half of a stream, which may have a window of its own.
+    pub(super) fn with(recv: RecvStream, window: Option<Box<StreamWindow>>) -> Self {
         Self { recv, drained: false, window, waiting: None }
     }
 

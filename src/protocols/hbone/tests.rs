@@ -123,7 +123,7 @@ fn relayed(side: StreamSide, tcp: TcpStream) -> Relayed {
 
 async fn accept(accepted: &mut mpsc::Receiver<Accepted>) -> StreamSide {
     let (request, mut respond, windows) = accepted.recv().await.unwrap();
-    let received = Received::within(request.into_body(), Some(&windows));
+    let received = Received::within(request.into_body(), &windows);
     StreamSide::new(server::accept(&mut respond, None).unwrap(), received)
 }
 

@@ -70,6 +70,8 @@ pub(super) struct StreamWindow {
     held: usize,
     /// Whether bytes have waited since the peer was told of a window.
     waited: bool,
+    /// Whether the loan of the beginning waits for another frame to go out with.
+    rides: bool,
     /// When the peer was told of a window.
     told: Instant,
 }
@@ -108,15 +110,17 @@ impl Windows {
         self.lent(stream, self.0.budget.lend_to_begin(self.0.most - self.0.first))
     }
 
-    /// The window of a stream that begins with `loan` bytes of the budget. The peer is told of them.
+    /// The window of a stream that begins with `loan` bytes of the budget. The peer is told of them with the next frame
+    /// that goes out, or once it has sent half of the first window: a frame of their own would cost a write.
     pub(super) fn lent(&self, stream: u32, loan: usize) -> StreamWindow {
         self.0.budget.stream(true);
         let (tunnel, told) = (self.0.clone(), (self.0.now)());
-        if loan > 0 {
-            tunnel.tell(stream, loan);
+        let rides = loan > 0;
+        if rides {
+            tunnel.note(stream, loan);
         }
         let credit = tunnel.first + loan;
-        StreamWindow { tunnel, stream, loan, credit, unread: 0, held: 0, waited: false, told }
+        StreamWindow { tunnel, stream, loan, credit, unread: 0, held: 0, waited: false, rides, told }
     }
 
     /// The window of a stream whose peer may still send `credit` bytes, and of which `unread` bytes have not been passed
@@ -128,12 +132,17 @@ impl Windows {
             (credit + unread).saturating_sub(tunnel.first).min(tunnel.most.saturating_sub(tunnel.first));
         let loan = if beyond > 0 { tunnel.budget.lend(0, beyond) } else { 0 };
         let told = (tunnel.now)();
-        StreamWindow { tunnel, stream, loan, credit, unread, held: 0, waited: false, told }
+        StreamWindow { tunnel, stream, loan, credit, unread, held: 0, waited: false, rides: false, told }
     }
 
-    /// What streams may send more since the last call: pairs of a stream and a number of bytes.
-    pub(super) fn updates(&self) -> Vec<(u32, u32)> {
-        self.0.updates.take()
+    /// What the streams that are `open` may send more since the last call: pairs of a stream and a number of bytes.
+    /// A stream whose request has not gone out cannot be spoken of.
+    pub(super) fn updates(&self, mut open: impl FnMut(u32) -> bool) -> Vec<(u32, u32)> {
+        let mut updates = self.0.updates.borrow_mut();
+        if updates.iter().all(|(stream, _)| open(*stream)) {
+            return std::mem::take(&mut updates);
+        }
+        updates.extract_if(.., |(stream, _)| open(*stream)).collect()
     }
 
     /// Lets the peer send as much as was padding, which no reader takes: pairs of a stream and a number of bytes.
@@ -207,8 +216,13 @@ impl TunnelWindows {
 
     /// Has the peer told that it may send `more` bytes on a stream.
     fn tell(&self, stream: u32, more: usize) {
-        self.updates.borrow_mut().push((stream, u32::try_from(more).unwrap_or(LARGEST)));
+        self.note(stream, more);
         self.wake();
+    }
+
+    /// Has the peer told the same when something goes out.
+    fn note(&self, stream: u32, more: usize) {
+        self.updates.borrow_mut().push((stream, u32::try_from(more).unwrap_or(LARGEST)));
     }
 
     fn wake_to_move(&self) {
@@ -232,6 +246,10 @@ impl StreamWindow {
     pub(super) fn received(&mut self, bytes: usize) -> Result<(), PeerOverran> {
         self.unread += bytes;
         self.credit = self.credit.checked_sub(bytes).ok_or(PeerOverran)?;
+        if self.rides && self.credit < self.loan + self.tunnel.first / 2 {
+            self.rides = false;
+            self.tunnel.wake();
+        }
         Ok(())
     }
 

@@ -156,7 +156,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
         {
             this.end(ended);
         }
-        for (stream, more) in this.windows.updates() {
+        for (stream, more) in this.windows.updates(|_| true) {
             this.core.grant(stream, more);
         }
         let is_done = this.core.is_unused() && this.core.is_between_frames() && this.still == Still::No;

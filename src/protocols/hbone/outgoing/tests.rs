@@ -101,6 +101,10 @@ fn what_streams_may_send_is_told_between_frames_and_not_inside_a_header_list() {
     stream.received(64 * 1024).unwrap();
     stream.taken(64 * 1024, false);
     let mut outgoing = Outgoing::new(windows);
+    // A stream that the peer has not opened yet is not spoken of.
+    assert!(outgoing.unsent(&frames).is_empty());
+    frames.received(&[0; 24]);
+    frames.received(&frame(HEADERS, END_HEADERS, 9, &[]));
     let header = frame(HEADERS, 0, 3, &[1; 10]);
     frames.sent(&header[..4]);
     assert!(outgoing.unsent(&frames).is_empty());

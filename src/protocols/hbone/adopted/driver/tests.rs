@@ -346,7 +346,7 @@ async fn client_end(near: DuplexStream, far: DuplexStream, plan: &Plan) -> Began
             let request = Request::builder().method("CONNECT").uri("10.0.0.1:80").body(()).unwrap();
             poll_fn(|cx| send.poll_ready(cx)).await.unwrap();
             let (response, stream) = send.send_request(request, false).unwrap();
-            let received = Received::within(response.await.unwrap().into_body(), Some(&windows));
+            let received = Received::within(response.await.unwrap().into_body(), &windows);
             pumps.push(Pump::new(StreamSide::new(stream, received), at, *up));
         }
     };
@@ -408,7 +408,7 @@ async fn server_end(near: DuplexStream, far: DuplexStream, plan: &Plan) -> Began
     let accepting = async {
         for (at, (up, _)) in plan.streams.iter().enumerate() {
             let (request, mut respond) = accepted.recv().await.unwrap();
-            let received = Received::within(request.into_body(), Some(&windows));
+            let received = Received::within(request.into_body(), &windows);
             let send = server::accept(&mut respond, None).unwrap();
             pumps.push(Pump::new(StreamSide::new(send, received), at, *up));
         }
