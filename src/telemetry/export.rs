@@ -32,6 +32,8 @@ pub struct Export {
     counts: Vec<Counts>,
     close: Option<watch::Sender<()>>,
     ended: std_mpsc::Receiver<()>,
+    /// How long the drop waits for the export of the remaining telemetry.
+    flush_within: Duration,
 }
 
 /// The error of an export that cannot start.
@@ -112,7 +114,14 @@ impl Export {
         drop(entered);
         let ended = spawn(runtime, exports)?;
         let (records, metrics) = (Mutex::new(records), Mutex::new(metrics));
-        Ok(Some(Self { tracer, records, metrics, counts, close: Some(close), ended }))
+        let flush_within = EXPORT_FLUSH_WITHIN;
+        Ok(Some(Self { tracer, records, metrics, counts, close: Some(close), ended, flush_within }))
+    }
+
+    /// Replaces the time that the drop waits, so that a test on a busy machine loses nothing.
+    #[cfg(test)]
+    pub(super) fn set_flush_within(&mut self, within: Duration) {
+        self.flush_within = within;
     }
 
     /// The maker of spans, if traces are exported.
@@ -145,7 +154,7 @@ impl Drop for Export {
     fn drop(&mut self) {
         drop((self.close.take(), self.metrics.lock().take()));
         // The thread sends nothing: it drops its end of the channel.
-        let _ = self.ended.recv_timeout(EXPORT_FLUSH_WITHIN);
+        let _ = self.ended.recv_timeout(self.flush_within);
     }
 }
 

@@ -57,13 +57,14 @@ fn answering(statuses: &'static [u16], answer: Vec<u8>) -> (String, mpsc::Receiv
                 }
             };
             let status = statuses.next().unwrap_or(200);
+            // Before the answer: with the answer the export ends, and the test looks at what was taken.
+            if status == 200 && took.send(body).is_err() {
+                return;
+            }
             let length = answer.len();
             write!(stream, "HTTP/1.1 {status} x\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n")
                 .unwrap();
             stream.write_all(&answer).unwrap();
-            if status == 200 && took.send(body).is_err() {
-                return;
-            }
         }
     });
     (endpoint, taken)
@@ -82,7 +83,8 @@ fn exported(vars: &[(&str, &str)], filter: &str, work: impl FnOnce(&LogHandle)) 
         fake_ca_allowed: false,
     });
     let config = config.unwrap();
-    let export = Export::start(&config.process.otlp, &config.node, Arc::new(NoTls)).unwrap().unwrap();
+    let mut export = Export::start(&config.process.otlp, &config.node, Arc::new(NoTls)).unwrap().unwrap();
+    export.set_flush_within(Duration::from_secs(60));
     let metrics = Metrics::new("x").unwrap();
     export.attach(&metrics).unwrap();
     let made = Logging::with(std::io::sink(), LogFormat::Plain, filter.parse().unwrap(), Some(export));
