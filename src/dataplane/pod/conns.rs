@@ -325,7 +325,7 @@ impl TunnelInfo {
         Self { peer, chain: OnceLock::new(), up: OnceLock::new(), departure: Departure::default() }
     }
 
-    /// Notes that the tunnel is set up, with the peer's identity if only one is possible.
+    /// Notes that the tunnel is set up, with the identity by which the peer was admitted.
     pub(crate) fn set_up(&self, identity: Option<Identity>) {
         self.up.get_or_init(|| identity);
     }

@@ -40,6 +40,7 @@ use crate::{
             frames::Role,
             io::{Coalesced, Flush, coalesced_within},
         },
+        identity::Identity,
         labels::Reporter,
         peer_text::Clipped,
         tls::{ALPN_H2, WorkloadCert, handshake, stream::TlsStream},
@@ -98,11 +99,16 @@ pub(crate) type Ready = Box<dyn FnOnce(Result<(), Arc<DialError>>) + Send>;
 /// An HTTP/2 connection, boxed to keep the futures that hold the connection small.
 type Http2<S> = Box<Connection<Coalesced<TlsStream<S>>, Bytes>>;
 
+/// The start of HTTP/2: the handle for streams, the connection, and what flushes the connection.
+type Begun<S> = (Opener, Http2<S>, Flush<TlsStream<S>>);
+
 /// A tunnel that is established and not driven yet.
 struct Established<S> {
     opener: Opener,
     connection: Http2<S>,
     flush: Flush<TlsStream<S>>,
+    /// The identity of the peer, by mutual TLS.
+    identity: Option<Identity>,
 }
 
 /// Dials `key` and, if the dial succeeds, drives the tunnel until the tunnel ends. Returns whether the dial succeeded.
@@ -135,7 +141,7 @@ async fn carry<N: Network>(
     let dialled = step.within(Box::pin(establish(shard, ctx, key, member))).await;
     step.describe(|span| _ = span.result("dial", &dialled));
     drop(step);
-    let Established { opener, mut connection, mut flush } = match dialled {
+    let Established { opener, mut connection, mut flush, identity } = match dialled {
         Ok(established) => established,
         Err(error) => {
             tracing::debug!(target: "tunnel", to = %key.to, error = %Clipped::<_>(&error), "dial failed");
@@ -145,7 +151,7 @@ async fn carry<N: Network>(
         }
     };
     let _counted = (shard.count_tunnel(), ctx.metrics.pods.tunnel());
-    member.info().set_up(key.sans.single().cloned());
+    member.info().set_up(identity);
     tell(ctx, || format!("tunnel to {} is set up", key.to));
     let tunnel = pool.peer(key).add(opener, ctx.config.tunnel.pool.max_streams);
     let delay = pool.backlog().flush_delay();
@@ -213,14 +219,17 @@ async fn establish<N: Network>(
         Step::run("tls handshake", SpanKind::Client, secure(shard, ctx, key, &cert, stream))
             .describe(|span, secured| _ = span.result("tls", secured))
             .await?;
+    let identity = WorkloadCert::server_identity(&certs, &key.sans.to_vec());
     let chain = cert.server_chain(certs, UnixTime::now());
     if !member.info().keep(chain, &ctx.metrics.crl, Reporter::Source) {
         let error = rustls::Error::from(rustls::CertificateError::Revoked).into();
         return Err(DialError::Tls { to: key.to, error });
     }
-    Step::run("http2 handshake", SpanKind::Client, begin(shard, &ctx.config, key, secured))
-        .describe(|span, begun| _ = span.result("http2", begun))
-        .await
+    let (opener, connection, flush) =
+        Step::run("http2 handshake", SpanKind::Client, begin(shard, &ctx.config, key, secured))
+            .describe(|span, begun| _ = span.result("http2", begun))
+            .await?;
+    Ok(Established { opener, connection, flush, identity })
 }
 
 /// The pod's certificate, which is awaited if no certificate is held yet.
@@ -275,7 +284,7 @@ async fn begin<S: AppStream>(
     config: &DataPlaneConfig,
     key: &TunnelKey,
     stream: TlsStream<S>,
-) -> Result<Established<S>, DialError> {
+) -> Result<Begun<S>, DialError> {
     let failed =
         |error: &dyn Display| DialError::Http2 { to: key.to, error: Clipped::<_>(error).to_string() };
     let windows = windows(config, shard);
@@ -284,10 +293,7 @@ async fn begin<S: AppStream>(
     let shake = client::handshake_within(io, &config.tunnel.http2, streams, Some(&windows));
     let shake = flush.drive(now, shake);
     match timeout(config.timeouts.h2_settings, shake).await {
-        Ok(Ok(Ok((send, connection)))) => {
-            let opener = Opener::new(send, windows);
-            Ok(Established { opener, connection: Box::new(connection), flush })
-        }
+        Ok(Ok(Ok((send, connection)))) => Ok((Opener::new(send, windows), Box::new(connection), flush)),
         Ok(Ok(Err(error))) => Err(failed(&error)),
         Ok(Err(error)) => Err(failed(&error)),
         Err(_) => Err(failed(&"timed out")),

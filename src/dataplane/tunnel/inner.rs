@@ -187,6 +187,9 @@ pub(crate) async fn establish(dial: &InnerDial<'_>, outer: StreamSide) -> Result
     };
     let identity = WorkloadCert::server_identity(&peer.certificates, &sans);
     let watched = watch(dial, peer.certificates)?;
+    if let Some(watched) = &watched {
+        watched.info().set_up(identity.clone());
+    }
     let silent = Box::pin(keepalive::silent(dial.config.clone(), connection.ping_pong()));
     let tunnel = InnerTunnel { connection: Some(Box::new(connection)), flush, silent, watched };
     Ok(Inner { tunnel, send: Opener::new(send, windows), identity })

@@ -133,12 +133,6 @@ impl Sans {
         self.service.iter().flat_map(|list| list.iter()).chain(&self.own)
     }
 
-    /// The identity of the peer, if only one is possible.
-    pub fn single(&self) -> Option<&Identity> {
-        let mut all = self.iter();
-        all.next().filter(|_| all.next().is_none())
-    }
-
     /// Whether a peer may be `identity`.
     pub fn contains(&self, identity: &Identity) -> bool {
         self.iter().any(|expected| expected == identity)

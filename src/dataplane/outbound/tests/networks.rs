@@ -354,7 +354,15 @@ fn a_connection_whose_destination_is_revoked_is_cut() {
         let pod = client(bed);
         check_revocations(bed, &pod);
         let (mut conn, far, stream) = established(bed, &pod).await;
-        assert_eq!(pod.conns.dialled.len(), 1, "the inner tunnel is watched");
+        let mut watched = Vec::new();
+        pod.conns
+            .dialled
+            .for_each(|conn| watched.push((conn.info().is_up(), conn.info().identity().cloned())));
+        assert_eq!(
+            watched,
+            [(true, Some(identity("far")))],
+            "the inner tunnel is watched, and known by its end"
+        );
         pod.conns.dialled.cut_all(cut::REVOKED);
         conn.done().await;
         far.ended().await;

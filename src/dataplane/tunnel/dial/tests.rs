@@ -15,7 +15,7 @@ use crate::{
     protocols::{
         config::Http2Config,
         hbone::server,
-        mesh::fixtures::{TestMesh, addr, pod},
+        mesh::fixtures::{TestMesh, addr, pod, service},
         outcome::{Outcome, ResponseFlag},
         route::{self, Hop, Pick, Route, Source},
         tls::{RevocationLists, Revocations, buffer::Buffers},
@@ -54,11 +54,16 @@ struct Dial {
 
 /// The key of the tunnels from "client" to "server".
 fn key(bed: &TestBed, pod: &TestPod) -> TunnelKey {
+    key_for(bed, pod, "10.0.0.2:80")
+}
+
+/// The key of the tunnels from "client" to the one endpoint behind `dst`.
+fn key_for(bed: &TestBed, pod: &TestPod, dst: &str) -> TunnelKey {
     let workload = pod.outbound.pod.now().unwrap();
     let source = Source { workload: &workload, client: addr("10.0.0.1:1").ip() };
     let mut rng = bed.shard.rng.borrow_mut();
     let mut pick = Pick { rng: &mut *rng, excluded: &[], suspicion: None, recorder: () };
-    let dst = crate::protocols::addr::OrigDst::new(addr("10.0.0.2:80"));
+    let dst = crate::protocols::addr::OrigDst::new(addr(dst));
     let Route { hop: Hop::Hbone { sans, .. }, .. } =
         route::outbound(pod.outbound.pod.mesh.tables(), &source, dst, &mut pick).unwrap()
     else {
@@ -68,11 +73,15 @@ fn key(bed: &TestBed, pod: &TestPod) -> TunnelKey {
 }
 
 fn dial(bed: &TestBed, pod: &TestPod) -> Dial {
+    dial_for(bed, pod, key(bed, pod))
+}
+
+fn dial_for(bed: &TestBed, pod: &TestPod, key: TunnelKey) -> Dial {
     let result = Arc::new(Mutex::new(None));
     let told = result.clone();
     let ready: Ready = Box::new(move |dialled| *told.lock() = Some(dialled));
     let step = Step::new("dial", SpanKind::Internal);
-    let task = spawn(run(bed.shard.clone(), pod.dial.clone(), key(bed, pod), step, ready));
+    let task = spawn(run(bed.shard.clone(), pod.dial.clone(), key, step, ready));
     Dial { task, result }
 }
 
@@ -100,8 +109,12 @@ type Peer = ServerConnection<TlsStream<TestEnd>, Bytes>;
 
 /// The peer of a tunnel, and the tunnel.
 async fn established(bed: &TestBed, pod: &TestPod) -> (Dial, Peer) {
+    established_for(bed, pod, key(bed, pod)).await
+}
+
+async fn established_for(bed: &TestBed, pod: &TestPod, key: TunnelKey) -> (Dial, Peer) {
     pod.network.plan(SERVER, Plan::Accept);
-    let dial = dial(bed, pod);
+    let dial = dial_for(bed, pod, key);
     let tls = secured(bed, pod.network.accepted(SERVER).await).await;
     let mut peer = server::handshake(tls, &Http2Config::default()).await.unwrap();
     let quiet = timeout(Duration::from_millis(10), peer.accept()).await;
@@ -129,6 +142,24 @@ fn a_tunnel_is_in_the_pool_while_it_lives() {
         assert!(dial.task.await.unwrap());
         assert!(pool.ready(&key(bed, &pod)).is_none());
         assert_eq!((pod.conns.dialled.len(), tunnels(bed)), (0, 0));
+    });
+}
+
+#[test]
+fn a_tunnel_tells_the_identity_by_which_its_peer_was_admitted() {
+    // A service may have identities of its own, and then several are possible.
+    let other = identity("other").to_string();
+    let web = service("web", "10.9.0.1").sans(&[&other]);
+    let server = pod("server", "10.0.0.2").hbone().of("web", &[]);
+    let mesh = TestMesh::new().with(pod("client", "10.0.0.1").hbone().local()).with(server).with(web);
+    testing::run(mesh, async |bed| {
+        let pod = bed.pod("client", "10.0.0.1");
+        let key = key_for(bed, &pod, "10.9.0.1:80");
+        assert_eq!(key.sans.to_vec(), [identity("other"), identity("server")]);
+        let (_dial, _peer) = established_for(bed, &pod, key).await;
+        let mut told = Vec::new();
+        pod.conns.dialled.for_each(|conn| told.push((conn.info().is_up(), conn.info().identity().cloned())));
+        assert_eq!(told, [(true, Some(identity("server")))]);
     });
 }
 
