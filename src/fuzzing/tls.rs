@@ -5,16 +5,8 @@ use std::{
     time::Duration,
 };
 
-use rustls::{
-    ClientConfig, DigitallySignedStruct, SignatureScheme,
-    client::{
-        UnbufferedClientConnection,
-        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    },
-    unbuffered::ConnectionState,
-    version::TLS12,
-};
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, client::UnbufferedClientConnection, unbuffered::ConnectionState, version::TLS12};
+use rustls_pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, duplex},
     time::timeout,
@@ -29,6 +21,7 @@ use crate::protocols::{
     identity::Identity,
     tls::{
         ALPN_H2, WorkloadCert,
+        any_server::client_of_any_server,
         buffer::Buffers,
         handshake::{self, Peer},
         stream::TlsStream,
@@ -63,52 +56,8 @@ static ENDS: LazyLock<Ends> = LazyLock::new(|| {
 
 /// A client with the certificate of `like` that speaks TLS 1.2 alone and trusts any server.
 fn old(like: &ClientConfig) -> Arc<ClientConfig> {
-    #[derive(Debug)]
-    struct Anyone(Vec<SignatureScheme>);
-
-    impl ServerCertVerifier for Anyone {
-        fn verify_server_cert(
-            &self,
-            _: &CertificateDer<'_>,
-            _: &[CertificateDer<'_>],
-            _: &ServerName<'_>,
-            _: &[u8],
-            _: UnixTime,
-        ) -> Result<ServerCertVerified, rustls::Error> {
-            Ok(ServerCertVerified::assertion())
-        }
-
-        fn verify_tls12_signature(
-            &self,
-            _: &[u8],
-            _: &CertificateDer<'_>,
-            _: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, rustls::Error> {
-            Ok(HandshakeSignatureValid::assertion())
-        }
-
-        fn verify_tls13_signature(
-            &self,
-            _: &[u8],
-            _: &CertificateDer<'_>,
-            _: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, rustls::Error> {
-            Ok(HandshakeSignatureValid::assertion())
-        }
-
-        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-            self.0.clone()
-        }
-    }
-
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let schemes = provider.signature_verification_algorithms.supported_schemes();
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&TLS12])
-        .unwrap()
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anyone(schemes)))
-        .with_client_cert_resolver(like.client_auth_cert_resolver.clone());
+    let resolver = like.client_auth_cert_resolver.clone();
+    let mut config = client_of_any_server(&TLS12).unwrap().with_client_cert_resolver(resolver);
     config.alpn_protocols = vec![ALPN_H2.to_vec()];
     config.enable_sni = false;
     config.enable_secret_extraction = true;
