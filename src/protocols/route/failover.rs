@@ -5,11 +5,16 @@
 //! tried again. What other connections may learn from a failure is its [`Finding`].
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::{net::SocketAddr, time::Duration};
 
-use super::{error::RouteError, hop::Route, local::is_at_destination, suspects::Finding};
+use super::{
+    error::RouteError,
+    hop::{Hop, Route, Upstream},
+    local::is_at_destination,
+    suspects::Finding,
+};
 use crate::protocols::{
     addr::HboneAddr,
     hbone::client::ConnectError,
@@ -248,14 +253,23 @@ impl Failover {
     }
 
     fn attempt(&self, route: &Route) -> Attempt {
+        // Without a service there is one endpoint, but the waypoint before it may have several instances.
+        let has_others = route.service.is_some() || is_by_waypoint(&route.hop);
         Attempt {
             number: self.attempts,
-            // Without a service there is one endpoint.
-            is_last: self.attempts >= self.limits.endpoints || route.service.is_none(),
+            is_last: self.attempts >= self.limits.endpoints || !has_others,
             slow_after: self.limits.slow_after,
             tunnels_left: self.limits.tunnels,
             kept_tunnels_left: self.limits.kept_tunnels,
         }
+    }
+}
+
+/// Whether the hop leads to a waypoint at a known address, and not to the destination itself.
+fn is_by_waypoint(hop: &Hop) -> bool {
+    match hop {
+        Hop::Hbone { to: Upstream::Ip(to), authority, .. } => !is_at_destination(*to, authority),
+        _ => false,
     }
 }
 

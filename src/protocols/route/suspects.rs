@@ -78,6 +78,9 @@ pub(crate) struct TrialNumber(u64);
 /// The subject of a suspicion: the way to a next hop, or a destination that was asked for there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Key {
+    /// The place of the workload in memory, which no other workload takes while the entry holds a reference. Several
+    /// workloads may share a next hop.
+    workload: usize,
     hop: SocketAddr,
     asked: Option<SocketAddr>,
 }
@@ -98,10 +101,12 @@ impl Suspects {
         self.entries.is_empty()
     }
 
-    /// Forgets suspicions that are over, and suspicions of workloads that no longer exist.
+    /// Forgets suspicions that are over and that nobody tries, and suspicions of workloads that no longer exist.
     pub(crate) fn tidy(&mut self, now: Instant) {
         self.entries.retain(|_, entry| {
-            entry.workload.strong_count() > 0 && now.saturating_duration_since(entry.until) < REMEMBERED_FOR
+            let is_over =
+                entry.trial.is_none() && now.saturating_duration_since(entry.until) >= REMEMBERED_FOR;
+            entry.workload.strong_count() > 0 && !is_over
         });
     }
 
@@ -117,8 +122,8 @@ impl Suspects {
         };
         let number = TrialNumber(self.trials);
         let mut begun = None;
-        for key in Key::both(*hop, asked.addr()) {
-            if let Some(entry) = self.entries.get_mut(&key).filter(|entry| entry.is_of(workload))
+        for key in Key::both(workload, *hop, asked.addr()) {
+            if let Some(entry) = self.entries.get_mut(&key)
                 && entry.may_be_tried(now)
             {
                 entry.trial = Some(number);
@@ -138,7 +143,7 @@ impl Suspects {
 
     /// Takes note of what an attempt has taught.
     pub(crate) fn learn(&mut self, tried: &Tried<'_>, finding: Finding, now: Instant) {
-        let [way, destination] = Key::both(tried.hop, tried.asked.addr());
+        let [way, destination] = Key::both(tried.workload, tried.hop, tried.asked.addr());
         match finding {
             Finding::Reached => {
                 self.entries.remove(&way);
@@ -160,8 +165,7 @@ impl Suspects {
     }
 
     fn failed(&mut self, key: Key, workload: &Arc<Workload>, now: Instant) {
-        let known = self.entries.get(&key).filter(|entry| entry.is_of(workload));
-        let length = match known {
+        let length = match self.entries.get(&key) {
             // The connection began before the suspicion, or had no other endpoint.
             Some(entry) if now < entry.until => return,
             Some(entry) => entry.length.saturating_mul(2).min(SUSPECT_AT_MOST),
@@ -181,30 +185,25 @@ impl Suspects {
 impl Suspicion<'_> {
     /// Whether `workload`, dialled at `hop`, is passed over while there is another choice.
     pub(super) fn falls_on(&self, workload: &Arc<Workload>, hop: SocketAddr) -> bool {
-        let is_suspect = |key: Key| {
-            let entry = self.suspects.entries.get(&key).filter(|entry| entry.is_of(workload));
-            entry.is_some_and(|entry| !entry.may_be_tried(self.now))
-        };
-        Key::both(hop, self.asked).into_iter().any(is_suspect)
+        let is_suspect =
+            |key: Key| self.suspects.entries.get(&key).is_some_and(|entry| !entry.may_be_tried(self.now));
+        Key::both(workload, hop, self.asked).into_iter().any(is_suspect)
     }
 }
 
 // === impl Key ===
 
 impl Key {
-    /// The way to `hop`, and the destination `asked` behind it.
-    fn both(hop: SocketAddr, asked: SocketAddr) -> [Self; 2] {
-        [Self { hop, asked: None }, Self { hop, asked: Some(asked) }]
+    /// The way to `workload` at `hop`, and the destination `asked` there.
+    fn both(workload: &Arc<Workload>, hop: SocketAddr, asked: SocketAddr) -> [Self; 2] {
+        let workload = Arc::as_ptr(workload).addr();
+        [Self { workload, hop, asked: None }, Self { workload, hop, asked: Some(asked) }]
     }
 }
 
 // === impl Entry ===
 
 impl Entry {
-    fn is_of(&self, workload: &Arc<Workload>) -> bool {
-        std::ptr::eq(self.workload.as_ptr(), Arc::as_ptr(workload))
-    }
-
     fn may_be_tried(&self, now: Instant) -> bool {
         now >= self.until && self.trial.is_none()
     }

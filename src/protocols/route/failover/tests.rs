@@ -1,9 +1,15 @@
 //! Each decision on trying again, one a line, with its reason.
 
-use std::{io, sync::Arc};
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
 
 use h2::Reason;
 use http::StatusCode;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::*;
 use crate::protocols::{
@@ -67,6 +73,67 @@ fn status(status: StatusCode, sent_along: bool) -> AttemptError {
     AttemptError::Request { error: ConnectError::PeerStatus(status), sent_along }
 }
 
+/// A peer that has said something in HTTP/2, and then ended or broken the connection.
+struct Said {
+    left: &'static [u8],
+    breaks: bool,
+}
+
+impl AsyncRead for Said {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.left.is_empty() && self.breaks {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
+        into.put_slice(std::mem::take(&mut self.left));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Said {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// How a tunnel ends whose peer has said `left`.
+fn end_of(left: &'static [u8], breaks: bool) -> h2::Error {
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut ending =
+        std::pin::pin!(async move { h2::client::handshake(Said { left, breaks }).await?.1.await });
+    loop {
+        if let Poll::Ready(ended) = ending.as_mut().poll(&mut cx) {
+            return ended.unwrap_err();
+        }
+    }
+}
+
+/// The error of a tunnel that broke.
+pub(in crate::protocols::route) fn broken() -> h2::Error {
+    let error = end_of(&[], true);
+    assert!(error.is_io() && !error.is_go_away());
+    error
+}
+
+/// The error of a tunnel whose peer took its leave: SETTINGS, and GOAWAY with ENHANCE_YOUR_CALM.
+pub(in crate::protocols::route) fn left() -> h2::Error {
+    let said = b"\0\0\0\x04\0\0\0\0\0\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\x0b";
+    let error = end_of(said, false);
+    assert!(error.is_go_away() && !error.is_io());
+    error
+}
+
 /// The endpoints that a connection tries while each fails with `refused`, and how it ends.
 fn tries(endpoints: &Endpoints) -> (Vec<String>, Result<AfterFailure, NoAttempt>) {
     let (mut failover, mut tried) = (Failover::new(LIMITS), Vec::new());
@@ -102,13 +169,44 @@ fn endpoints_are_tried_in_this_order() {
 }
 
 #[test]
-fn a_route_without_a_service_is_tried_once() {
-    let only = addr("10.0.0.1:80");
-    let mut failover = Failover::new(LIMITS);
-    let (attempt, _) = failover.next(|_| Ok(to(only))).unwrap();
-    assert!(attempt.is_last, "without a service there is one endpoint");
-    assert!(!failover.replaces_slow(&attempt, only, WaitingFor::Endpoint, |_| Ok(to(only))));
-    assert_eq!(failover.failed(&attempt, only, &refused()), AfterFailure::GiveUp);
+fn a_route_without_a_service_is_tried_once_unless_there_is_another_waypoint() {
+    let pod = HboneAddr::Ip(addr("10.0.0.9:80"));
+    let hbone = |to: SocketAddr| Hop::Hbone {
+        to: Upstream::Ip(to),
+        authority: pod.clone(),
+        sans: Default::default(),
+    };
+    let tcp = |to: SocketAddr| Hop::Tcp { to: Upstream::Ip(to) };
+    let named = |_: SocketAddr| Hop::Tcp {
+        to: Upstream::Host { host: "waypoint.example".into(), port: 15008, prefer_v6: false },
+    };
+    let waypoints = ["10.0.0.1:15008", "10.0.0.2:15008"];
+    type Row<'a> = (&'a dyn Fn(SocketAddr) -> Hop, &'a [&'a str], usize, &'a str);
+    let table: [Row<'_>; 5] = [
+        (&tcp, &["10.0.0.9:80"], 1, "an address of no service"),
+        (&hbone, &["10.0.0.9:15008"], 1, "a workload's own proxy"),
+        (&hbone, &waypoints, 2, "each instance of a workload's waypoint"),
+        (&hbone, &waypoints[..1], 1, "the only instance of a waypoint"),
+        (&named, &waypoints, 1, "a waypoint that has only a name"),
+    ];
+    for (hop, hops, want, why) in table {
+        let route = |excluded: &[SocketAddr]| {
+            let free = hops.iter().map(|hop| addr(hop)).find(|hop| !excluded.contains(hop));
+            let route = |to| Route { hop: hop(to), destination: None, service: None };
+            free.map(route).ok_or_else(nothing_left)
+        };
+        let (mut failover, mut tried) = (Failover::new(LIMITS), 0);
+        while let Ok((attempt, _)) = failover.next(route) {
+            let to = addr(hops[tried]);
+            tried += 1;
+            let is_replaced = failover.replaces_slow(&attempt, to, WaitingFor::Endpoint, route);
+            assert_eq!(is_replaced, tried < want, "{why}");
+            if failover.failed(&attempt, to, &refused()) == AfterFailure::GiveUp {
+                break;
+            }
+        }
+        assert_eq!(tried, want, "{why}");
+    }
 }
 
 #[test]
@@ -244,6 +342,67 @@ fn each_error_blames_what_failed_and_nobody_else() {
     ];
     for (error, want, why) in table {
         assert_eq!(error.finding(), want, "{error:?}: {why}");
+    }
+}
+
+#[test]
+fn a_tunnel_that_broke_or_goes_away_gets_no_more_streams_and_is_to_blame() {
+    let request = |error, unprocessed| AttemptError::Request {
+        error: ConnectError::Tunnel { error, unprocessed },
+        sent_along: true,
+    };
+    let stream = || h2::Error::from(Reason::REFUSED_STREAM);
+    for (error, health, finding) in [
+        (broken(), TunnelHealth::Ending, Finding::HopFailed),
+        (left(), TunnelHealth::Ending, Finding::HopFailed),
+        (stream(), TunnelHealth::Doubtful, Finding::DestinationFailed),
+    ] {
+        let error = request(error, true);
+        assert_eq!((error.tunnel_health(), error.finding()), (health, finding), "{error:?}");
+        let error = error.of_gateway();
+        assert_eq!((error.tunnel_health(), error.finding()), (health, finding), "{error:?}");
+    }
+    // A kept tunnel on its way out is no failure of the peer: as many are tried as the pool may hold.
+    let endpoints = Endpoints::new(&["10.0.0.1:80"]);
+    for (age, error, want) in [
+        (TunnelAge::Kept, left as fn() -> h2::Error, [true, true, true, false]),
+        (TunnelAge::Kept, broken, [true, true, true, false]),
+        (TunnelAge::New, left, [true, false, false, false]),
+        (TunnelAge::Kept, stream, [true, false, false, false]),
+    ] {
+        let (mut attempt, _) = Failover::new(LIMITS).next(|excluded| endpoints.route(excluded)).unwrap();
+        let takes = |()| attempt.takes_another_tunnel(&request(error(), true), age);
+        assert_eq!([(); 4].map(takes), want, "{age:?} {:?}", error());
+    }
+    let (mut attempt, _) = Failover::new(LIMITS).next(|excluded| endpoints.route(excluded)).unwrap();
+    assert!(
+        !attempt.takes_another_tunnel(&request(left(), false), TunnelAge::Kept),
+        "it may have been heard"
+    );
+}
+
+#[test]
+fn each_error_has_a_reason_for_metrics() {
+    let (to, after) = (addr("10.0.0.1:15008"), Duration::from_secs(1));
+    let request = |error: ConnectError| AttemptError::Request { error, sent_along: false };
+    for (error, want) in [
+        (AttemptError::Unresolved(Unroutable::NoAddresses("h".into())), "name"),
+        (AttemptError::Inner(Failure::Tls("x".into())), "inner_tunnel"),
+        (refused(), "connect"),
+        (AttemptError::SlowConnect { to, after }, "slow"),
+        (AttemptError::SlowTunnel { to, after }, "slow"),
+        (AttemptError::Tunnel(Failure::Tls("x".into())), "tunnel"),
+        (AttemptError::NoTunnel(Failure::Identity("none".into())), "own_fault"),
+        (own_fault(), "own_fault"),
+        (AttemptError::Refused(503), "status"),
+        (request(ConnectError::LocalAuthority("x".into())), "authority"),
+        (status(StatusCode::FORBIDDEN, false), "status"),
+        (status(StatusCode::FORBIDDEN, false).of_gateway(), "status"),
+        (tunnel_failed(false, false), "stream"),
+        (AttemptError::NoAnswer { to, after, sent_along: false }, "no_answer"),
+        (AttemptError::Cut, "cut"),
+    ] {
+        assert_eq!(error.reason(), want, "{error:?}");
     }
 }
 

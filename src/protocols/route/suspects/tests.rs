@@ -1,5 +1,7 @@
 //! How long a suspicion lasts, whom it concerns, and what ends it.
 
+mod model;
+
 use super::*;
 use crate::protocols::{
     mesh::fixtures::{addr, pod},
@@ -46,7 +48,7 @@ impl Ledger {
 
     /// How long the suspicion of [`HOP`] lasts from now on, in milliseconds.
     fn length(&self) -> u128 {
-        let entry = self.suspects.entries.get(&Key { hop: addr(HOP), asked: None }).unwrap();
+        let entry = self.suspects.entries.get(&Key::both(&self.workload, addr(HOP), addr(ASKED))[0]).unwrap();
         entry.until.saturating_duration_since(self.now).as_millis()
     }
 }
