@@ -37,7 +37,7 @@ pub struct OwnedTask {
 pub enum TaskExit {
     /// Its future completed.
     Done,
-    /// Its future report_panic.
+    /// Its future panicked.
     Panicked {
         /// The panic's message.
         message: String,
@@ -146,7 +146,7 @@ impl<F: Future> Future for WatchPanics<F> {
             Ok(Poll::Ready(output)) => Ok(output),
             Err(payload) => Err(panic_message(payload)),
         };
-        // What a future report_panic over may panic again when dropped.
+        // A future that has panicked may panic again when it is dropped.
         let dropped = catch_unwind(AssertUnwindSafe(|| future.set(None)));
         Poll::Ready(match (output, dropped) {
             (Ok(_), Err(payload)) => Err(panic_message(payload)),
@@ -192,7 +192,7 @@ impl<R: FnOnce(TaskExit)> Drop for Report<R> {
 
 /// Logs, reports and counts the panic of a task.
 pub(super) fn report_panic(name: &str, message: &str) {
-    tracing::error!(target: "supervisor", task = name, reason = message, "task report_panic");
+    tracing::error!(target: "supervisor", task = name, reason = message, "task panicked");
     report_task_panic(name, name, message);
     let observer = OBSERVER.lock().clone();
     if let Some(observer) = observer {
