@@ -296,3 +296,6 @@ impl<T, D> Drop for MovableTunnel<'_, T, D> {
         self.member.set_movable(false);
     }
 }
+
+#[cfg(test)]
+mod tests;
