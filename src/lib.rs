@@ -10,6 +10,7 @@ pub mod command_line;
 pub(crate) mod dataplane;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+pub mod keeper;
 #[cfg(feature = "lab")]
 pub mod lab;
 pub mod protocols;

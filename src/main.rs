@@ -17,7 +17,7 @@ use warren::{
         tree::{self, Proxy},
     },
     command_line, help_heading,
-    protocols::config::{self, Config, Inputs, MESH_FILE, Memory},
+    protocols::config::{self, Config, Inputs, KeeperSettings, MESH_FILE, Memory},
     sys::{
         cgroup,
         confinement::{self, ConfinementError},
@@ -89,6 +89,9 @@ enum Command {
         #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
         ignored: Vec<OsString>,
     },
+    /// Hold live connections while the proxy of this node restarts in place
+    #[command(after_help = "All settings are environment variables.")]
+    Keeper,
     #[command(flatten)]
     Admin(AdminCommand),
     #[cfg(feature = "lab")]
@@ -147,6 +150,7 @@ fn main() -> ExitCode {
             command_line::refuse(&error, &definition, &args)
         }
         None | Some(Command::Proxy { .. }) => proxy(),
+        Some(Command::Keeper) => keep(),
         #[cfg(feature = "lab")]
         Some(Command::Lab(args)) => warren::lab::cli::run(args, warren::lab::cli::MeshFile),
         Some(Command::Completions { shell }) => completions(shell),
@@ -210,15 +214,7 @@ fn done(written: std::io::Result<()>, into: &str) -> ExitCode {
 
 /// Runs the node proxy.
 fn proxy() -> ExitCode {
-    let config = match settings() {
-        Ok(config) => config,
-        Err(invalid) => {
-            for invalid in invalid {
-                eprintln!("Error: {invalid}");
-            }
-            return ExitCode::FAILURE;
-        }
-    };
+    let Some(config) = settings(config::parse) else { return ExitCode::FAILURE };
     // No thread has been started, so all of them inherit it.
     let confined = confinement::confine(config.process.seccomp);
     let run = || -> Result<u8, String> {
@@ -239,11 +235,24 @@ fn proxy() -> ExitCode {
     limits::exit(code)
 }
 
-fn settings() -> Result<Config, Vec<config::Invalid>> {
+/// Holds connections for the next proxy.
+fn keep() -> ExitCode {
+    let Some(settings) = settings(KeeperSettings::parse) else { return ExitCode::FAILURE };
+    match warren::keeper::run(&settings, env!("WARREN_GIT_REVISION")) {
+        Ok(()) => limits::exit(DONE),
+        Err(error) => {
+            eprintln!("Error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What `parse` makes of the environment. What is wrong with it has been printed.
+fn settings<T>(parse: impl FnOnce(&Inputs<'_>) -> Result<T, Vec<config::Invalid>>) -> Option<T> {
     let text = |value: std::ffi::OsString| value.to_string_lossy().into_owned();
     let vars: BTreeMap<String, String> = std::env::vars_os().map(|(k, v)| (text(k), text(v))).collect();
     let mesh_file = std::fs::read_to_string(MESH_FILE).ok();
-    config::parse(&Inputs {
+    let parsed = parse(&Inputs {
         vars: &vars,
         mesh_file: mesh_file.as_deref(),
         cores: std::thread::available_parallelism().map_or(1, usize::from),
@@ -251,7 +260,13 @@ fn settings() -> Result<Config, Vec<config::Invalid>> {
         file_exists: &|path| Path::new(path).exists(),
         // The lab is in test builds only.
         fake_ca_allowed: cfg!(feature = "lab"),
-    })
+    });
+    let tell = |invalid| {
+        for invalid in invalid {
+            eprintln!("Error: {invalid}");
+        }
+    };
+    parsed.map_err(tell).ok()
 }
 
 /// The memory that this process can have.

@@ -24,7 +24,7 @@ const MEDIAN_LINES: usize = 250;
 const FUNCTION_LINES: usize = 70;
 
 /// The layers, and the layers each may know besides itself. What is not in a layer (`main.rs`, `lib.rs`) may know all.
-const LAYERS: [(&str, &[&str]); 8] = [
+const LAYERS: [(&str, &[&str]); 9] = [
     ("protocols", &[]),
     ("supervisor", &[]),
     ("sys", &["protocols"]),
@@ -32,6 +32,7 @@ const LAYERS: [(&str, &[&str]); 8] = [
     ("telemetry", &["runtime", "sys", "protocols"]),
     ("dataplane", &["telemetry", "runtime", "sys", "protocols"]),
     ("actors", &["dataplane", "telemetry", "runtime", "sys", "protocols", "supervisor"]),
+    ("keeper", &["actors", "dataplane", "telemetry", "runtime", "sys", "protocols", "supervisor"]),
     ("lab", &["actors", "dataplane", "telemetry", "runtime", "sys", "protocols", "supervisor"]),
 ];
 

@@ -25,7 +25,7 @@ use super::{
         zds::Zds,
     },
     crl::Crl,
-    handover::Handover,
+    handover::{Handover, Places},
     health::{Health, HealthSources},
     pods::{EnrolmentSources, Pods, node::Node, unhealthy::UnhealthyPods},
     quarantine::Quarantine,
@@ -335,7 +335,7 @@ fn parts(config: &Config, logging: &Logging, access: TreeAccess) -> Result<Parts
     let admin = AdminServers::new(admin_addrs(config), &readiness, &metrics, console);
     count(&metrics, &certs, &pods, served.zds())?;
     let crl = crl(config, revocations, &pods, &metrics);
-    let handover = handover(config, &pods, &served, &metrics);
+    let handover = handover(config, &pods, &served, (&metrics, &readiness));
     Ok(Parts { metrics, certs, crl, tables, xds, shards, pods, served, handover, complete, health, admin })
 }
 
@@ -408,9 +408,16 @@ fn count(metrics: &Metrics, certs: &Certs, pods: &Pods, zds: Option<&Zds>) -> Re
 }
 
 /// The hand-over of live connections, if it is configured.
-fn handover(config: &Config, pods: &Pods, served: &Served, metrics: &Arc<Metrics>) -> Option<Handover> {
+fn handover(
+    config: &Config,
+    pods: &Pods,
+    served: &Served,
+    (metrics, readiness): (&Arc<Metrics>, &Readiness),
+) -> Option<Handover> {
     let (path, zds) = (config.inpod.handover_uds.as_ref()?, served.zds()?.status());
-    Some(Handover::new(PathBuf::from(path), pods.clone(), zds, metrics.clone()))
+    let keeper = config.keeper.uds.as_ref().map(PathBuf::from);
+    let places = Places { next: PathBuf::from(path), keeper, deadline: config.drain.deadline };
+    Some(Handover::new(places, pods.clone(), zds, metrics.clone(), readiness))
 }
 
 /// The revocation lists, if a file of them is configured.

@@ -328,7 +328,8 @@ async fn go_on<T: AsRef<TunnelInfo> + Send + Sync + 'static>(shared: Rc<Shared>,
     }
     metrics.handover.stalled(facts.kind, Duration::from_micros(now_us().saturating_sub(facts.frozen_at_us)));
     let spawner = to.acceptor().spawner(shard);
-    for made in streams {
+    for mut made in streams {
+        made.side.grow_older(now_us().saturating_sub(facts.frozen_at_us));
         spawner.begin(to.acceptor().kind().name(), stream(shared.clone(), made, barred));
     }
     let ended = match barred {

@@ -179,7 +179,9 @@ async fn go_on(
     record: Record,
     (Admitted { here, there }, client, server): (Admitted, TcpStream, TcpStream),
 ) {
-    let Record { kind, side, beside, relay, frozen_at_us } = record;
+    let Record { kind, mut side, mut beside, relay, frozen_at_us } = record;
+    let stood = now_us().saturating_sub(frozen_at_us);
+    [Some(&mut side), beside.as_mut()].into_iter().flatten().for_each(|side| side.grow_older(stood));
     let _counted = (shard.count_conn(), to.metrics().socket(here.info().reporter));
     let logged =
         tracing::debug_span!(target: "conn", "handover", kind = kind.as_str(), client = %side.client);

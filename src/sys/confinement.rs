@@ -31,8 +31,20 @@ pub enum ConfinementError {
 /// # Errors
 /// The steps that the kernel refuses; the others are taken.
 pub fn confine(mode: SeccompMode) -> Result<(), Vec<ConfinementError>> {
+    confine_to(&KEPT, mode)
+}
+
+/// As [`confine`], and drops all capabilities.
+///
+/// # Errors
+/// As for [`confine`].
+pub fn confine_wholly(mode: SeccompMode) -> Result<(), Vec<ConfinementError>> {
+    confine_to(&[], mode)
+}
+
+fn confine_to(kept: &[Capability], mode: SeccompMode) -> Result<(), Vec<ConfinementError>> {
     let steps = [
-        drop_capabilities().map_err(ConfinementError::from),
+        drop_capabilities(kept).map_err(ConfinementError::from),
         seccomp::forbid_new_privileges().map_err(ConfinementError::from),
         seccomp::install(mode).map_err(ConfinementError::from),
     ];
@@ -40,9 +52,9 @@ pub fn confine(mode: SeccompMode) -> Result<(), Vec<ConfinementError>> {
     if refused.is_empty() { Ok(()) } else { Err(refused) }
 }
 
-fn drop_capabilities() -> Result<(), CapsError> {
+fn drop_capabilities(kept: &[Capability]) -> Result<(), CapsError> {
     let held = caps::read(None, CapSet::Permitted)?;
-    let kept: CapsHashSet = KEPT.into_iter().filter(|capability| held.contains(capability)).collect();
+    let kept: CapsHashSet = kept.iter().copied().filter(|capability| held.contains(capability)).collect();
     caps::clear(None, CapSet::Ambient)?;
     caps::clear(None, CapSet::Inheritable)?;
     caps::set(None, CapSet::Effective, &kept)?;

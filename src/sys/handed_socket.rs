@@ -4,6 +4,7 @@ use std::{
     io,
     net::TcpStream,
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    time::Duration,
 };
 
 use socket2::{Protocol, SockRef};
@@ -30,12 +31,12 @@ pub(crate) enum BadSocket {
     Unknown(#[from] io::Error),
 }
 
-/// Takes `fd` as a connected TCP socket of the network namespace `netns`. Nothing is done to the socket.
+/// Checks that `fd` is a connected TCP socket, of whichever network namespace. Nothing is done to the socket.
 ///
 /// # Errors
-/// See [`BadSocket`]. To find out the namespace takes the capability NET_ADMIN there.
-pub(crate) fn connected_tcp(fd: OwnedFd, netns: &NetNs) -> Result<TcpStream, BadSocket> {
-    let socket = SockRef::from(&fd);
+/// See [`BadSocket`].
+pub(crate) fn check_connected(fd: &OwnedFd) -> Result<(), BadSocket> {
+    let socket = SockRef::from(fd);
     if !matches!(socket.protocol(), Ok(Some(Protocol::TCP))) {
         return Err(BadSocket::NotTcp);
     }
@@ -45,6 +46,21 @@ pub(crate) fn connected_tcp(fd: OwnedFd, netns: &NetNs) -> Result<TcpStream, Bad
     if socket.peer_addr().is_err() {
         return Err(BadSocket::NotConnected);
     }
+    Ok(())
+}
+
+/// Closes the TCP socket `fd` with a reset, so that its peer does not take the end for a clean one.
+pub(crate) fn reset(fd: OwnedFd) {
+    // A socket that refuses the option is reset already.
+    let _ = SockRef::from(&fd).set_linger(Some(Duration::ZERO));
+}
+
+/// Takes `fd` as a connected TCP socket of the network namespace `netns`. Nothing is done to the socket.
+///
+/// # Errors
+/// See [`BadSocket`]. To find out the namespace takes the capability NET_ADMIN there.
+pub(crate) fn connected_tcp(fd: OwnedFd, netns: &NetNs) -> Result<TcpStream, BadSocket> {
+    check_connected(&fd)?;
     if namespace_of(&fd)? != *netns {
         return Err(BadSocket::OtherNamespace);
     }

@@ -57,8 +57,8 @@ def pod(rendered):
     return daemonset(rendered)["spec"]["template"]
 
 
-def container(rendered):
-    (one,) = pod(rendered)["spec"]["containers"]
+def container(rendered, name="istio-proxy"):
+    (one,) = (one for one in pod(rendered)["spec"]["containers"] if one["name"] == name)
     return one
 
 
@@ -343,6 +343,28 @@ class Contract(unittest.TestCase):
             (scope,) = quota["spec"]["scopeSelector"]["matchExpressions"]
             self.assertEqual(scope, {"scopeName": "PriorityClass", "operator": "In", "values": ["system-node-critical"]})
 
+    def test_the_keeper_is_a_second_container_only_where_it_is_asked_for_and_has_the_least_privilege(self):
+        for name in SETS:
+            names = [one["name"] for one in pod(of_set(name))["spec"]["containers"]]
+            self.assertEqual(names, ["istio-proxy", "keeper"] if name == "warren" else ["istio-proxy"], name)
+        keeper = container(of_set("warren"), "keeper")
+        self.assertEqual(keeper["image"], container(of_set("warren"))["image"])
+        self.assertEqual(keeper["args"], ["keeper"])
+        self.assertEqual(keeper["securityContext"], {
+            "privileged": False, "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True, "runAsUser": 0, "runAsGroup": 1337, "runAsNonRoot": False,
+            "seccompProfile": {"type": "RuntimeDefault"}})
+        self.assertEqual(keeper["volumeMounts"], [{"name": "cni-ztunnel-sock-dir", "mountPath": "/var/run/ztunnel"}])
+        self.assertEqual({one["name"]: one["value"] for one in keeper["env"]}, {
+            "RUST_LOG": "info", "RUST_BACKTRACE": "1", "WARREN_SECCOMP": "log", "WARREN_KEEPER_HOLD": "10s"})
+
+    def test_the_keeper_looks_for_sockets_where_the_proxy_does(self):
+        paths = {"INPOD_UDS": "/a/b.sock", "WARREN_HANDOVER_UDS": "/a/c.sock", "WARREN_KEEPER_UDS": "/a/d.sock"}
+        sets = [part for name, path in paths.items() for part in ("--set", f"env.{name}={path}")]
+        rendered = render("--set", f"image={IMAGE},warren.keeper.enabled=true,warren.istioVersion=1.30.3", *sets)
+        env = {one["name"]: one["value"] for one in container(rendered, "keeper")["env"]}
+        self.assertEqual(env, {"RUST_LOG": "info", "RUST_BACKTRACE": "1", **paths})
+
     def test_pod_monitor_scrapes_the_port_of_the_container(self):
         monitor = of_set("warren")[("PodMonitor", "ztunnel-warren")]
         self.assertEqual(monitor["metadata"]["labels"]["release"], "prometheus")
@@ -473,6 +495,8 @@ class Refusals(unittest.TestCase):
         ("warren.missingPolicy=allow", "/warren/missingPolicy"),
         ("warren.seccomp=log,env.WARREN_SECCOMP=off", "/env"),
         ("warren.seccomp=kill", "/warren/seccomp"),
+        ("warren.keeper.hold=61s", "/warren/keeper/hold"), ("warren.keeper.on=true", "/warren/keeper"),
+        ("warren.keeper.hold=9s,env.WARREN_KEEPER_HOLD=8s", "warren.keeper.hold"),
         ("warren.bufferBudget=67108864,env.WARREN_BUFFER_BUDGET=67108864", "/env"),
         ("warren.bufferBudget=64Mi", "/warren/bufferBudget"), ("warren.bufferBudget=1000", "/warren/bufferBudget"),
         ("warren.istioVersion=1.30.3,env.ISTIO_META_ISTIO_VERSION=1", "/env"),
@@ -548,6 +572,14 @@ class Kustomizations(unittest.TestCase):
         self.assertEqual(patch["spec"]["updateStrategy"], {"type": "OnDelete", "rollingUpdate": None})
         affinity = patch["spec"]["template"]["spec"]["affinity"]
         self.assertEqual(self.nodes(affinity), {"key": "node-proxy", "operator": "NotIn", "values": ["warren"]})
+
+    def test_the_keeper_of_its_own_pods_is_that_of_the_chart(self):
+        ours, chart = self.build("keeper"), render("--set", f"image={IMAGE},warren.keeper.enabled=true")
+        self.assertEqual(container(ours, "keeper"), container(chart, "keeper"))
+        for key in ("nodeSelector", "tolerations", "priorityClassName", "automountServiceAccountToken"):
+            self.assertEqual(pod(ours)["spec"][key], pod(chart)["spec"][key])
+        mounted = [one for one in pod(chart)["spec"]["volumes"] if one["name"] == "cni-ztunnel-sock-dir"]
+        self.assertEqual(pod(ours)["spec"]["volumes"], mounted)
 
     def nodes(self, affinity):
         (term,) = affinity["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]

@@ -9,7 +9,7 @@ use std::{
 
 use warren::lab::{net::Namespace, process::Process, testbed::Launch};
 
-use crate::{lifecycle::ends_well, logs::line_of, support::*};
+use crate::{lifecycle::ends_well, logs::line_of, quarantine::admin, support::*};
 
 /// [`MESH`], and a node without pods. In a cluster each proxy pod has a network of its own; here the second process of
 /// node one runs in the network of that node.
@@ -190,6 +190,9 @@ pub(crate) fn without_a_next_process_connections_stay_until_the_deadline() {
     eventually("search for the next process", || {
         old.log_text().contains("no next process takes connections").then_some(())
     });
+    // A connection between two pods of the node counts at each.
+    let tree = admin(&lab, "one", "GET /actors");
+    assert!(tree.contains("hand-over: connections left: 2; no process takes them yet"), "{tree}");
     for _ in 0..20 {
         echo(&mut kept, &vec![7; 100_000]).unwrap();
     }

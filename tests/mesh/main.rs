@@ -26,6 +26,7 @@ mod flood;
 mod handover;
 mod handover_tunnels;
 mod hbone;
+mod keeper;
 mod lifecycle;
 mod load;
 mod local;
@@ -69,6 +70,7 @@ use flood::*;
 use handover::*;
 use handover_tunnels::*;
 use hbone::*;
+use keeper::*;
 use lifecycle::*;
 use load::*;
 use local::*;
@@ -167,6 +169,14 @@ fn main() -> ExitCode {
         busy_connections_go_on_over_several_upgrades_and_no_new_one_is_refused,
         a_thousand_idle_connections_move_and_each_is_the_one_it_was,
         without_a_next_process_connections_stay_until_the_deadline,
+        live_connections_of_each_kind_outlive_a_restart_in_place,
+        busy_connections_of_each_kind_outlive_several_restarts_in_place,
+        what_no_proxy_takes_in_time_is_reset_and_counted,
+        a_keeper_that_is_told_to_stop_hands_on_what_it_holds_and_takes_nothing_more,
+        a_keeper_that_is_killed_costs_what_it_holds_and_nothing_else,
+        what_a_keeper_without_descriptors_refuses_stays_where_it_was,
+        a_keeper_of_another_user_is_given_nothing,
+        every_thread_of_the_keeper_has_no_privilege,
         live_tunnels_go_on_in_the_next_process_of_either_node,
         the_next_process_tells_of_the_end_of_what_a_tunnel_carried,
         busy_tunnels_go_on_over_several_upgrades_and_no_new_connection_is_refused,

@@ -81,6 +81,17 @@ the kubelet would take that one, and server-side apply refuses lists with two of
 {{- toYaml $all -}}
 {{- end -}}
 
+{{/* The variables of the keeper: those of the proxy that it knows, too, and how long it holds connections. */}}
+{{- define "warren.env.keeper" -}}
+{{- $known := list "RUST_LOG" "RUST_BACKTRACE" "LOG_FORMAT" "INPOD_UDS" "WARREN_HANDOVER_UDS" "WARREN_KEEPER_UDS" "WARREN_KEEPER_HOLD" "WARREN_SECCOMP" -}}
+{{- $kept := list -}}
+{{- range $one := include "warren.env" . | fromYamlArray -}}
+{{- if has $one.name $known }}{{ $kept = append $kept $one }}{{ end -}}
+{{- end -}}
+{{- with .Values.warren.keeper.hold }}{{ $kept = append $kept (dict "name" "WARREN_KEEPER_HOLD" "value" .) }}{{ end -}}
+{{- toYaml $kept -}}
+{{- end -}}
+
 {{/* Requests and limits without those that are set to nothing; nothing if none is left. */}}
 {{- define "warren.resources" -}}
 {{- $all := dict -}}

@@ -29,6 +29,9 @@ and what the user set at the top. `.Values` is replaced by the outcome, once, wh
 {{- if and $v.warren.chaos (hasKey $v.env "WARREN_CHAOS") -}}
 {{- fail "warren.chaos: env.WARREN_CHAOS is set too. Set one of them." -}}
 {{- end -}}
+{{- if and $v.warren.keeper.hold (hasKey $v.env "WARREN_KEEPER_HOLD") -}}
+{{- fail "warren.keeper.hold: env.WARREN_KEEPER_HOLD is set too. Set one of them." -}}
+{{- end -}}
 {{- if not (has $v.resourceScope (list "all" "cluster" "namespace")) -}}
 {{- fail (printf "resourceScope: %v is none of all, cluster and namespace." $v.resourceScope) -}}
 {{- end -}}

@@ -25,6 +25,9 @@ pub(crate) const OUT_OF_THE_MESH: &str = "out of the mesh";
 /// The heading of identities without a certificate.
 pub(crate) const WITHOUT_CERTIFICATE: &str = "without a certificate";
 
+/// The heading of live connections that are left while they move to the next process.
+pub(crate) const HAND_OVER: &str = "hand-over";
+
 /// The tasks that must be done for the proxy to be ready. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Readiness(Arc<Mutex<Tasks>>);

@@ -1,30 +1,23 @@
 //! The process that stops: it offers its connections to the next process, one by one, until none is left or the process
 //! ends.
 
-use std::{
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use tokio::{
-    sync::oneshot,
-    time::{Instant, sleep, timeout},
-};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{
-    link::{Link, LinkError, STEP_WITHIN},
+    exchange::{Exchange, LOOK_INTERVAL, REFUSED_PAUSE},
+    link::{Link, LinkError},
     shared::Shared,
 };
 use crate::{
-    actors::pods::pod::Pod,
+    actors::{admin::readiness::HAND_OVER, pods::pod::Pod},
     dataplane::pod::{
         conns::{ConnInfo, TunnelInfo},
-        departure::{Answer, Departure, Offer, TunnelOffer},
+        departure::{Departure, Offer, TunnelOffer},
     },
     protocols::handover::{
-        message::{Hello, Message, Verdict, encode_record, encode_tunnel},
-        packets::MAX_MESSAGE,
+        message::{Hello, encode_record, encode_tunnel},
         record::{Kind, PodPlace, Record},
     },
     runtime::conns::{Conn, ConnSet},
@@ -32,15 +25,18 @@ use crate::{
     telemetry::handover::Moved,
 };
 
-/// The time between two looks for the next process, and for connections that can be moved.
-/// Limit: time between two looks for the next process and for connections to move: 50 ms; past it: the process looks again.
-const LOOK_INTERVAL: Duration = Duration::from_millis(50);
-/// The pause after a connection was refused, which is offered again then.
-/// Limit: time until connections that were refused are offered again: 500 ms; past it: they are.
-const REFUSED_PAUSE: Duration = Duration::from_millis(500);
 /// The time for a connection to stand still. A connection whose shard is busy is left to a later round.
 /// Limit: time for a connection to stand still for its move: 250 ms; past it: the connection goes on, and is asked again.
 const STILL_WITHIN: Duration = Duration::from_millis(250);
+/// How long a process that stops looks for the next one alone. A keeper that is told to stop as well is gone by then.
+/// Limit: time until a process that stops without a next one asks the keeper: 1 s; past it: the keeper is asked as well.
+const KEEPER_AFTER: Duration = Duration::from_secs(1);
+
+/// A process that may take connections.
+struct Target {
+    socket: SeqPacket,
+    is_keeper: bool,
+}
 
 /// What a round has done.
 #[derive(Debug, Default)]
@@ -60,38 +56,58 @@ struct Session<'a> {
     number: u64,
 }
 
-/// An offer that is under way. However it ends, the connection's task hears who has the connection.
-struct Exchange<'a> {
-    link: &'a mut Link,
-    number: u64,
-    answer: Option<oneshot::Sender<Answer>>,
-}
-
 /// Waits until the process stops, and gives its connections away from then on.
 pub(super) async fn run(shared: Arc<Shared>) {
     let mut leaves = shared.leaves.subscribe();
     if leaves.wait_for(|leaves| *leaves).await.is_err() {
         return;
     }
-    let mut told = None;
+    let (since, mut told) = (Instant::now(), None);
     loop {
-        let Err(error) = session(&shared).await;
-        let error = error.to_string();
+        let mut target = find(&shared, since.elapsed());
+        let error = loop {
+            match target {
+                Ok(found) => target = session(&shared, found).await,
+                Err(error) => break error.to_string(),
+            }
+        };
+        note(&shared, "no process takes them yet");
         // A failure that repeats is told once.
         if told.as_ref() != Some(&error) {
-            tracing::info!(target: "handover", path = %shared.path.display(), "no next process takes connections: {error}");
+            tracing::info!(target: "handover", path = %shared.places.next.display(), "no next process takes connections: {error}");
             told = Some(error);
         }
         sleep(LOOK_INTERVAL).await;
     }
 }
 
-/// Gives connections to one process, until that fails.
-async fn session(shared: &Shared) -> Result<std::convert::Infallible, LinkError> {
-    let mut link = Link::new(SeqPacket::connect(&shared.path)?)?;
+/// Says how many connections are left, to whoever looks at the tree.
+fn note(shared: &Shared, who: &str) {
+    let left: usize = shared.pods.all().iter().map(|pod| pod.conns().live.len()).sum();
+    let text = if left == 0 { String::new() } else { format!("connections left: {left}; {who}") };
+    shared.readiness.note(HAND_OVER, &text);
+}
+
+/// Looks for the next process, or for a keeper `after` this process was told to stop.
+fn find(shared: &Shared, after: Duration) -> Result<Target, LinkError> {
+    let error = match SeqPacket::connect(&shared.places.next) {
+        Ok(socket) => return Ok(Target { socket, is_keeper: false }),
+        Err(error) => error,
+    };
+    // Within a short deadline as well.
+    let is_time = after >= KEEPER_AFTER.min(shared.places.deadline / 2);
+    let keeper = shared.places.keeper.as_deref().filter(|_| is_time);
+    let keeper = keeper.and_then(|path| SeqPacket::connect(path).ok());
+    Ok(Target { socket: keeper.ok_or(error)?, is_keeper: true })
+}
+
+/// Gives connections to one process, until that fails or there is a better one.
+async fn session(shared: &Shared, Target { socket, is_keeper }: Target) -> Result<Target, LinkError> {
+    let mut link = Link::new(socket)?;
     let successor = link.greet(&shared.hello, true).await?;
     let tunnels = successor.takes.contains(&Kind::InboundTunnel);
-    tracing::info!(target: "handover", program = successor.program, instance = successor.instance, tunnels, "connections go to the next process");
+    let to = if is_keeper { "the keeper" } else { "the next process" };
+    tracing::info!(target: "handover", program = successor.program, instance = successor.instance, tunnels, "connections go to {to}");
     let mut session = Session { shared, link, successor, number: 0 };
     let mut refused = None;
     loop {
@@ -104,7 +120,11 @@ async fn session(shared: &Shared) -> Result<std::convert::Infallible, LinkError>
         }
         refused = reason;
         ended?;
+        note(shared, &format!("{to} takes them"));
         sleep(if refused.is_some() { REFUSED_PAUSE } else { LOOK_INTERVAL }).await;
+        if is_keeper && let Ok(socket) = SeqPacket::connect(&shared.places.next) {
+            return Ok(Target { socket, is_keeper: false });
+        }
     }
 }
 
@@ -156,9 +176,9 @@ impl Session<'_> {
         // A drop of the answer says that the connection stays.
         let verdict = match fill_in(self.shared, pod, &mut record) {
             Ok(()) => {
-                let exchange = self.exchange(answer);
-                let message = encode_record(exchange.number, record);
-                exchange.run(&message, &sockets).await
+                self.number += 1;
+                let message = encode_record(self.number, record);
+                Exchange::new(&mut self.link, self.number, answer).run(&message, &sockets).await
             }
             Err(reason) => Ok(Err(reason)),
         };
@@ -182,8 +202,9 @@ impl Session<'_> {
             let TunnelOffer { mut record, sockets, answer } = offer;
             record.pod = place(pod);
             let (kind, streams) = (record.kind, record.streams.len());
-            let exchange = self.exchange(answer);
-            let message = encode_tunnel(exchange.number, record);
+            self.number += 1;
+            let message = encode_tunnel(self.number, record);
+            let exchange = Exchange::new(&mut self.link, self.number, answer);
             let verdict = exchange.run(&message, &sockets).await;
             self.tell(round, kind, streams, &verdict);
             if let Err(reason) = verdict? {
@@ -191,12 +212,6 @@ impl Session<'_> {
             }
         }
         Ok(())
-    }
-
-    /// Begins an offer, of whose end `answer` hears.
-    fn exchange(&mut self, answer: oneshot::Sender<Answer>) -> Exchange<'_> {
-        self.number += 1;
-        Exchange { link: &mut self.link, number: self.number, answer: Some(answer) }
     }
 
     /// Counts an offer of so many connections of this kind.
@@ -216,50 +231,6 @@ impl Session<'_> {
     }
 }
 
-// === impl Exchange ===
-
-impl Exchange<'_> {
-    /// Makes the offer. The inner result is the peer's answer.
-    async fn run(mut self, message: &[u8], sockets: &[OwnedFd]) -> Result<Result<(), String>, LinkError> {
-        if message.len() > MAX_MESSAGE {
-            return Ok(self.kept(format!("what moves is {} bytes", message.len())));
-        }
-        let fds: Vec<BorrowedFd<'_>> = sockets.iter().map(AsFd::as_fd).collect();
-        self.link.send(message, &fds).await?;
-        match self.link.recv(STEP_WITHIN).await?.ok_or(LinkError::Closed)? {
-            (Message::Verdict(Verdict { number, taken: Ok(()) }), _) if number == self.number => {
-                self.tell(Answer::Taken);
-                Ok(Ok(()))
-            }
-            (Message::Verdict(Verdict { number, taken: Err(reason) }), _) if number == self.number => {
-                Ok(self.kept(reason))
-            }
-            _ => Err(LinkError::NotDue),
-        }
-    }
-
-    fn kept(mut self, reason: String) -> Result<(), String> {
-        self.tell(Answer::Kept);
-        Err(reason)
-    }
-
-    fn tell(&mut self, answer: Answer) {
-        // A task that has ended meanwhile has no connection any more.
-        let _ = self.answer.take().map(|waits| waits.send(answer));
-    }
-}
-
-impl Drop for Exchange<'_> {
-    fn drop(&mut self) {
-        if self.answer.is_none() {
-            return;
-        }
-        // The exchange failed, or was given up at any point.
-        let taken = self.link.close_and_see(self.number);
-        self.tell(if taken { Answer::Taken } else { Answer::Kept });
-    }
-}
-
 /// The pod, as another process knows it.
 fn place(pod: &Pod) -> PodPlace {
     PodPlace { uid: pod.id.uid.to_string(), netns: pod.network().netns.id() }
@@ -274,6 +245,3 @@ fn fill_in(shared: &Shared, pod: &Pod, record: &mut Record) -> Result<(), String
     }
     Ok(())
 }
-
-#[cfg(test)]
-mod tests;

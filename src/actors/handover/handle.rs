@@ -1,15 +1,15 @@
 //! The handle of the hand-over of connections.
 
-use std::{path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
 use tokio::sync::watch;
 
 use super::{
     actor::{HandoverActor, Msg},
-    shared::Shared,
+    shared::{Places, Shared},
 };
 use crate::{
-    actors::{HUNG_AFTER, control::zds::ZdsStatus, pods::Pods},
+    actors::{HUNG_AFTER, admin::readiness::Readiness, control::zds::ZdsStatus, pods::Pods},
     protocols::handover::message::Hello,
     supervisor::{Address, ChildSpec},
     telemetry::metrics::Metrics,
@@ -25,17 +25,18 @@ pub(crate) struct Handover {
 // === impl Handover ===
 
 impl Handover {
-    /// Makes the hand-over at the Unix socket `path` of the connections of `pods`.
+    /// Makes the hand-over of the connections of `pods`.
     pub(crate) fn new(
-        path: PathBuf,
+        places: Places,
         pods: Pods,
         zds: watch::Receiver<ZdsStatus>,
         metrics: Arc<Metrics>,
+        readiness: &Readiness,
     ) -> Self {
         let instance = format!("{:032x}", rand::random::<u128>());
         let hello = Hello::new(env!("CARGO_PKG_VERSION"), &instance);
         let leaves = watch::Sender::new(false);
-        let shared = Shared { path, hello, pods, zds, metrics, leaves };
+        let shared = Shared { places, hello, pods, zds, metrics, readiness: readiness.clone(), leaves };
         Self { shared: Arc::new(shared), address: Address::new("handover") }
     }
 

@@ -19,9 +19,13 @@ use crate::{
 
 /// The time for a step of a link: to write a message, or to have one answered.
 /// Limit: a step of the hand-over of connections: 2 s; past it: the link is closed, and the connection stays where it was.
-pub(super) const STEP_WITHIN: Duration = Duration::from_secs(2);
+pub(crate) const STEP_WITHIN: Duration = Duration::from_secs(2);
+/// The longest silence of a process that hands over.
+/// Limit: silence of a process that hands connections over: 60 s; past it: the link is closed, and can be made anew.
+pub(crate) const SILENT_FOR: Duration = Duration::from_secs(60);
+
 /// A link to another process of the same user.
-pub(super) struct Link {
+pub(crate) struct Link {
     socket: SeqPacket,
     /// What a packet is received into. It is wiped when it is dropped.
     room: Zeroizing<Box<[u8]>>,
@@ -29,7 +33,7 @@ pub(super) struct Link {
 
 /// Why a link is of no use.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum LinkError {
+pub(crate) enum LinkError {
     /// The process at the other end is another user's.
     #[error("the process at the other end belongs to user {peer}, and this one to user {own}")]
     PeerUser {
@@ -71,7 +75,7 @@ impl Link {
     ///
     /// # Errors
     /// The other end belongs to another user, or the kernel does not say.
-    pub(super) fn new(socket: SeqPacket) -> Result<Self, LinkError> {
+    pub(crate) fn new(socket: SeqPacket) -> Result<Self, LinkError> {
         check_user(socket.peer_user()?, fdpass::own_user())?;
         Ok(Self { socket, room: Zeroizing::new(vec![0; MAX_PACKET].into()) })
     }
@@ -80,7 +84,7 @@ impl Link {
     ///
     /// # Errors
     /// The peer is of no use, or does not answer.
-    pub(super) async fn greet(&mut self, own: &Hello, first: bool) -> Result<Hello, LinkError> {
+    pub(crate) async fn greet(&mut self, own: &Hello, first: bool) -> Result<Hello, LinkError> {
         if first {
             self.send(&encode_hello(own), &[]).await?;
         }
@@ -99,7 +103,7 @@ impl Link {
     ///
     /// # Errors
     /// The link is of no use.
-    pub(super) async fn send(&self, message: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), LinkError> {
+    pub(crate) async fn send(&self, message: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), LinkError> {
         let all = async {
             let mut fds = fds;
             for packet in split(message, fds.len()) {
@@ -116,14 +120,27 @@ impl Link {
     ///
     /// # Errors
     /// The link is of no use.
-    pub(super) async fn recv(
+    pub(crate) async fn recv(
         &mut self,
         within: Duration,
     ) -> Result<Option<(Message, Vec<OwnedFd>)>, LinkError> {
+        let Some((message, fds)) = self.recv_bytes(within).await? else { return Ok(None) };
+        Ok(Some((Message::decode(&message)?, fds)))
+    }
+
+    /// Receives the bytes of the next message and its descriptors, as [`Link::recv`] does. The bytes are wiped when they
+    /// are dropped.
+    ///
+    /// # Errors
+    /// The link is of no use.
+    pub(crate) async fn recv_bytes(
+        &mut self,
+        within: Duration,
+    ) -> Result<Option<(Zeroizing<Vec<u8>>, Vec<OwnedFd>)>, LinkError> {
         timeout(within, self.next()).await.map_err(|_| LinkError::TimedOut)?
     }
 
-    async fn next(&mut self) -> Result<Option<(Message, Vec<OwnedFd>)>, LinkError> {
+    async fn next(&mut self) -> Result<Option<(Zeroizing<Vec<u8>>, Vec<OwnedFd>)>, LinkError> {
         let (mut assembly, mut fds) = (Assembly::default(), Vec::new());
         while let Some(mut packet) = self.socket.recv_into(&mut self.room).await? {
             fds.append(&mut packet.fds);
@@ -132,7 +149,7 @@ impl Link {
             }
             let bytes = Zeroizing::new(std::mem::take(&mut packet.bytes));
             if let Some(message) = assembly.push(&bytes)? {
-                return Ok(Some((Message::decode(&message)?, fds)));
+                return Ok(Some((message, fds)));
             }
         }
         Ok(None)
@@ -140,7 +157,7 @@ impl Link {
 
     /// Gives the link up, and tells whether the peer has answered before that it has taken the record `number`. The
     /// answer is exact: the peer can send nothing any more.
-    pub(super) fn close_and_see(&mut self, number: u64) -> bool {
+    pub(crate) fn close_and_see(&mut self, number: u64) -> bool {
         self.socket.refuse_more();
         while let Ok(Some(packet)) = self.socket.recv_now(&mut self.room) {
             // An answer is one packet.

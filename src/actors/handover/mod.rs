@@ -8,10 +8,12 @@
 mod actor;
 mod admit;
 mod admit_tunnel;
+pub(crate) mod exchange;
 mod give;
 mod handle;
-mod link;
+pub(crate) mod link;
+pub(crate) mod listen;
 mod shared;
 mod take;
 
-pub(crate) use handle::Handover;
+pub(crate) use self::{handle::Handover, shared::Places};

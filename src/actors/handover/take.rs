@@ -1,32 +1,19 @@
 //! The process that goes on: it listens for a process that stops, and takes its connections.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
-
-use tokio::time::sleep;
+use std::sync::Arc;
 
 use super::{
     admit::{self, Refusal},
     admit_tunnel,
-    link::{Link, LinkError},
+    link::{Link, LinkError, SILENT_FOR},
+    listen,
     shared::Shared,
 };
 use crate::{
     protocols::handover::message::{Message, Verdict, encode_verdict},
-    supervisor::OwnedTask,
-    sys::fdpass::{SeqListener, SeqPacket},
+    sys::fdpass::SeqPacket,
     telemetry::handover::Moved,
 };
-
-/// The number of processes that may hand over at a time. A rollout has one.
-/// Limit: processes that hand connections over at a time: 4; past it: a further process is turned away, and tries again.
-const MAX_LINKS: usize = 4;
-/// The longest silence of a process that hands over.
-/// Limit: silence of a process that hands connections over: 60 s; past it: the link is closed, and can be made anew.
-const SILENT_FOR: Duration = Duration::from_secs(60);
-/// The pause after the socket could not be opened.
-/// Limit: time until a socket for the hand-over of connections that could not be opened is tried again: 5 s; past it: it
-/// is.
-const BIND_AGAIN: Duration = Duration::from_secs(5);
 
 /// What a link has brought.
 #[derive(Debug, Default)]
@@ -53,46 +40,9 @@ async fn listen(shared: &Arc<Shared>) {
     if zds.wait_for(|status| status.session.ready).await.is_err() {
         return;
     }
-    let mut told = false;
-    loop {
-        match SeqListener::replace(&shared.path, &beside(shared)) {
-            Ok(listener) => accept(shared, &listener).await,
-            Err(error) if !told => {
-                tracing::warn!(target: "handover", path = %shared.path.display(), %error, "no connections can be taken over");
-                told = true;
-            }
-            Err(_) => {}
-        }
-        sleep(BIND_AGAIN).await;
-    }
-}
-
-/// The path that the socket has for a moment.
-fn beside(shared: &Shared) -> PathBuf {
-    let mut path = shared.path.clone().into_os_string();
-    path.push(".");
-    path.push(shared.hello.instance.get(..8).unwrap_or_default());
-    path.into()
-}
-
-/// Accepts links until the socket fails.
-async fn accept(shared: &Arc<Shared>, listener: &SeqListener) {
-    let mut links: Vec<OwnedTask> = Vec::new();
-    loop {
-        let socket = match listener.accept().await {
-            Ok(socket) => socket,
-            Err(error) => {
-                return tracing::warn!(target: "handover", %error, "no further process can hand over");
-            }
-        };
-        links.retain(|link| !link.is_finished());
-        if links.len() < MAX_LINKS {
-            // A panic has its own report, and costs its link only.
-            links.push(OwnedTask::spawn("handover/link", serve(shared.clone(), socket), |_| ()));
-        } else {
-            tracing::warn!(target: "handover", "{MAX_LINKS} processes hand over already: another one is turned away");
-        }
-    }
+    let serving = shared.clone();
+    listen::run(&shared.places.next, &shared.hello.instance, move |socket| serve(serving.clone(), socket))
+        .await;
 }
 
 /// Takes the connections of one process.

@@ -92,6 +92,7 @@ impl Launch {
             ("AUTH_TOKEN", access.token.clone()),
             ("INPOD_UDS", socket(directory, node.name())),
             ("WARREN_HANDOVER_UDS", directory.join(format!("handover-{}.sock", node.name()))),
+            ("WARREN_KEEPER_UDS", directory.join(format!("keeper-{}.sock", node.name()))),
         ];
         for (name, path) in files {
             program = program.env(name, path);

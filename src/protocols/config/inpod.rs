@@ -48,15 +48,7 @@ pub struct InpodConfig {
 
 impl InpodConfig {
     pub(super) fn read(r: &mut Reader<'_>, mode: &ProxyMode) -> Self {
-        let uds = r.parse_or_default(&INPOD_UDS, path).unwrap_or_default();
-        let handover_uds = match (r.raw(&HANDOVER_UDS), mode) {
-            (_, ProxyMode::Dedicated(_)) | (Some(""), _) => None,
-            (Some(_), _) => r.parse(&HANDOVER_UDS, path),
-            (None, _) => {
-                let folder = uds.rsplit_once('/').map(|(folder, _)| format!("{folder}/"));
-                Some(folder.unwrap_or_default() + HANDOVER_NAME).filter(|path| self::path(path).is_ok())
-            }
-        };
+        let (uds, handover_uds) = sockets(r, mode);
         if let (Some(uds), ProxyMode::Dedicated(_)) = (r.raw(&INPOD_UDS), mode) {
             r.warn(INPOD_UDS.name, uds, "no effect: the dedicated mode has no istio-cni".into());
         }
@@ -70,7 +62,24 @@ impl InpodConfig {
     }
 }
 
-fn path(path: &str) -> Result<String, String> {
+/// istio-cni's socket, and that at which the next process takes connections over.
+pub(super) fn sockets(r: &mut Reader<'_>, mode: &ProxyMode) -> (String, Option<String>) {
+    let uds = r.parse_or_default(&INPOD_UDS, path).unwrap_or_default();
+    let handover_uds = match (r.raw(&HANDOVER_UDS), mode) {
+        (_, ProxyMode::Dedicated(_)) | (Some(""), _) => None,
+        (Some(_), _) => r.parse(&HANDOVER_UDS, path),
+        (None, _) => beside(&uds, HANDOVER_NAME),
+    };
+    (uds, handover_uds)
+}
+
+/// The path of the socket `name` in the folder of `other`, unless the path is too long.
+pub(super) fn beside(other: &str, name: &str) -> Option<String> {
+    let folder = other.rsplit_once('/').map(|(folder, _)| format!("{folder}/"));
+    path(&(folder.unwrap_or_default() + name)).ok()
+}
+
+pub(super) fn path(path: &str) -> Result<String, String> {
     if path.len() <= UDS_PATH_BYTES && !path.contains('\0') {
         Ok(path.to_owned())
     } else {

@@ -15,6 +15,7 @@ mod http2;
 mod inpod;
 mod inputs;
 mod join;
+mod keeper;
 mod listen;
 mod log;
 mod log_filter;
@@ -50,6 +51,7 @@ pub use self::{
     inpod::InpodConfig,
     inputs::{Inputs, MESH_FILE, Memory},
     join::JoinConfig,
+    keeper::{KeeperConfig, KeeperSettings},
     listen::{ListenConfig, Ports},
     log::{LogConfig, LogFormat},
     log_filter::{FilterError, LogFilter},
@@ -89,6 +91,8 @@ pub struct Config {
     pub socket: SocketConfig,
     /// How the proxy stops.
     pub drain: DrainConfig,
+    /// Who holds live connections while no proxy runs.
+    pub keeper: KeeperConfig,
     /// The DNS proxy.
     pub dns: DnsConfig,
     /// How long the proxy waits for anything.
@@ -187,6 +191,7 @@ fn read(r: &mut Reader<'_>) -> Config {
     let timeouts = TimeoutConfig::read(r);
     r.section("Stopping");
     let drain = DrainConfig::read(r);
+    let keeper = KeeperConfig::read(r, inpod.handover_uds.as_deref());
     let process = ProcessConfig::read(r, &proxy);
     if control.xds.on_demand && dns.enabled {
         let reason = "the DNS proxy needs every service: set ISTIO_META_DNS_CAPTURE=false";
@@ -202,7 +207,21 @@ fn read(r: &mut Reader<'_>) -> Config {
         r.reject(&listen::ENABLE_PROXY, "the DNS proxy is off too, so nothing would run");
     }
     let warnings = Vec::new();
-    Config { node, control, inpod, listen, tunnel, policy, socket, drain, dns, timeouts, process, warnings }
+    Config {
+        node,
+        control,
+        inpod,
+        listen,
+        tunnel,
+        policy,
+        socket,
+        drain,
+        keeper,
+        dns,
+        timeouts,
+        process,
+        warnings,
+    }
 }
 
 impl TunnelConfig {

@@ -1,8 +1,7 @@
 mod contradictions;
 mod ports;
+mod stopping;
 mod tolerated;
-
-use std::time::Duration;
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -77,6 +76,7 @@ fn without_any_variable_everything_has_the_contracts_default() {
             "keepalive": {"time": "3m", "interval": "3m", "retries": 9, "user_timeout": null}, "unpaced_rtt": "1ms",
         },
         "drain": {"deadline": "5s"},
+        "keeper": {"uds": "/var/run/ztunnel/keeper.sock", "hold": "15s"},
         "dns": {"enabled": true, "address": "localhost:15053", "preferred_namespace": null, "resolv_conf": "/etc/resolv.conf"},
         "timeouts": {
             "connect": "10s", "tls_handshake": "5s", "h2_settings": "5s", "connect_response": "20s",
@@ -151,6 +151,11 @@ pub(super) fn good() -> Vec<(&'static str, &'static str, &'static str, Value)> {
         ("INPOD_UDS", "s", "/inpod/handover_uds", json!("warren.sock")),
         ("WARREN_HANDOVER_UDS", "/h", "/inpod/handover_uds", json!("/h")),
         ("WARREN_HANDOVER_UDS", "", "/inpod/handover_uds", json!(null)),
+        ("WARREN_HANDOVER_UDS", "/h/s", "/keeper/uds", json!("/h/keeper.sock")),
+        ("WARREN_HANDOVER_UDS", "", "/keeper/uds", json!(null)),
+        ("WARREN_KEEPER_UDS", "/k", "/keeper/uds", json!("/k")),
+        ("WARREN_KEEPER_UDS", "", "/keeper/uds", json!(null)),
+        ("WARREN_KEEPER_HOLD", "1m", "/keeper/hold", json!("1m")),
         ("INPOD_PORT_REUSE", "false", "/inpod/port_reuse", json!(false)),
         ("PACKET_MARK", "7", "/inpod/packet_mark", json!(7)),
         ("ENABLE_ORIG_SRC", "true", "/listen/orig_src", json!(true)),
@@ -258,6 +263,7 @@ const BAD: &[(&str, &[&str])] = &[
     ("KEEPALIVE_RETRIES", &["", "0", "128"]),
     ("USER_TIMEOUT_ENABLED", &["", "no"]),
     ("CONNECTION_TERMINATION_DEADLINE", &["", "soon", "366d"]),
+    ("WARREN_KEEPER_HOLD", &["", "0s", "61s", "soon"]),
     ("TERMINATION_GRACE_PERIOD_SECONDS", &["", "30s", "-1"]),
     ("ZTUNNEL_WORKER_THREADS", &["", "x", "0%", "101%", "-1", "1025", "%"]),
     ("ZTUNNEL_RESOURCE_CPU_LIMIT", &["", "x", "-1", "1k"]),
@@ -377,14 +383,6 @@ fn tokens_and_roots_are_files_when_they_exist() {
     let config = read_with(&[("XDS_ROOT_CA", "SYSTEM")], None, &everything).unwrap();
     assert_eq!(config.control.token, TokenSource::File("./var/run/secrets/tokens/istio-token".into()));
     assert_eq!(config.control.xds.upstream.unwrap().roots, RootSource::File("SYSTEM".into()));
-}
-
-#[test]
-fn a_deadline_wins_over_the_grace_period_but_excuses_no_bad_one() {
-    let deadline = ("CONNECTION_TERMINATION_DEADLINE", "7s");
-    let config = read(&[deadline, ("TERMINATION_GRACE_PERIOD_SECONDS", "30")]).unwrap();
-    assert_eq!(config.drain.deadline, Duration::from_secs(7));
-    assert!(read(&[deadline, ("TERMINATION_GRACE_PERIOD_SECONDS", "x")]).is_err());
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! How a process hands its live connections to the next process of its node: the messages, and how they are packed.
 
 pub(crate) mod message;
+pub(crate) mod outline;
 pub(crate) mod packets;
 pub(crate) mod record;
 pub(crate) mod tunnel;

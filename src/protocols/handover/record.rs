@@ -233,6 +233,11 @@ pub(super) fn encode_direction(FrozenDirection { pending, progress }: FrozenDire
 // === impl Side ===
 
 impl Side {
+    /// Notes that the connection stood still for so long, in microseconds.
+    pub(crate) fn grow_older(&mut self, by_us: u64) {
+        self.age_us = self.age_us.saturating_add(by_us);
+    }
+
     pub(super) fn decode(side: pb::Side) -> Result<Self, BadRecord> {
         let identity = |text| optional("identity", text);
         let service = (side.service_namespace, side.service_host);

@@ -1,11 +1,14 @@
 //! However an offer ends, exactly one process has the connection, and its task knows.
 
-use tokio::sync::oneshot::error::TryRecvError;
+use tokio::{sync::oneshot::error::TryRecvError, time::sleep};
 
 use super::*;
-use crate::protocols::handover::{
-    message::{Hello, encode_hello, encode_verdict},
-    record::{Kind, tests::record},
+use crate::{
+    protocols::handover::{
+        message::{Hello, encode_hello, encode_record, encode_verdict},
+        record::{Kind, tests::record},
+    },
+    sys::fdpass::SeqPacket,
 };
 
 fn pair() -> (Link, SeqPacket) {
@@ -24,7 +27,7 @@ async fn offer(
 ) -> (Result<Result<(), String>, LinkError>, Result<Answer, oneshot::error::RecvError>) {
     let (mut link, socket) = pair();
     let (answer, answered) = oneshot::channel();
-    let exchange = Exchange { link: &mut link, number: 7, answer: Some(answer) };
+    let exchange = Exchange::new(&mut link, 7, answer);
     let message = encode_record(7, record(Kind::Outbound));
     let (verdict, ()) = tokio::join!(exchange.run(&message, &[]), peer(socket));
     (verdict, answered.await)
@@ -91,7 +94,7 @@ async fn an_answer_to_another_offer_ends_the_link() {
 async fn dropped(peer: impl AsyncFnOnce(&SeqPacket)) -> Answer {
     let (mut link, socket) = pair();
     let (answer, mut answered) = oneshot::channel();
-    let exchange = Exchange { link: &mut link, number: 7, answer: Some(answer) };
+    let exchange = Exchange::new(&mut link, 7, answer);
     {
         let message = encode_record(7, record(Kind::Outbound));
         let mut running = Box::pin(exchange.run(&message, &[]));
