@@ -17,11 +17,16 @@ serve PORT            answers every request with `NAME CLIENT`
 load URL RATE         RATE requests a second, each on a connection of its own
 hold URL RATE [N]     N kept connections, each with RATE requests a second
 get URL [N]           N requests, a line for each answer; fails with the first reason
+try URL N             N requests, each on a connection of its own and for a minute at most; a line for each
+stay URL              one request, and then waits for the connection's end, for a minute at most
 resolve NAME          the addresses of a name
 swarm HOST:PORT N     opens N connections and holds them for a minute
-kill POD-UID NAME     kills the node's process NAME of a pod, from a privileged pod with the node's processes
+kill POD-UID NAME [SIGNAL]
+                      kills the node's process NAME of a pod, from a privileged pod with the node's processes
 idle                  does nothing";
 const REQUEST_LIMIT: Duration = Duration::from_secs(5);
+/// Longer than any proxy may leave a client without an answer.
+const PATIENCE: Duration = Duration::from_secs(60);
 const SUMMARY_INTERVAL: Duration = Duration::from_millis(500);
 const HELD_BY_SWARM: Duration = Duration::from_secs(60);
 
@@ -37,7 +42,10 @@ fn main() -> ExitCode {
         ["get", url, count] => get(url, count),
         ["resolve", name] => resolve(name),
         ["swarm", to, count] => swarm(to, count),
-        ["kill", uid, name] => kill(uid, name),
+        ["try", url, count] => try_all(url, count),
+        ["stay", url] => stay(url),
+        ["kill", uid, name] => kill(uid, name, "9"),
+        ["kill", uid, name, signal] => kill(uid, name, signal),
         ["idle"] => loop {
             thread::sleep(REQUEST_LIMIT);
         },
@@ -107,6 +115,8 @@ struct Counts {
     failed: u64,
     /// Kept connections that ended; their request was sent again on another one.
     cut: u64,
+    /// Kept connections that are open.
+    open: u64,
     by: BTreeMap<String, u64>,
 }
 
@@ -152,7 +162,8 @@ fn hold_one(shared: &Shared, url: &Url, pause: Duration) {
             answer = url.ask(stream, false);
             if let Err(why) = &answer {
                 say(start, &format!("CUT {why}"));
-                shared.lock().unwrap().cut += 1;
+                let mut counts = shared.lock().unwrap();
+                (counts.cut, counts.open) = (counts.cut + 1, counts.open - 1);
                 kept = None;
             }
         }
@@ -160,6 +171,7 @@ fn hold_one(shared: &Shared, url: &Url, pause: Duration) {
             answer = url.connect(REQUEST_LIMIT).and_then(|mut stream| {
                 let answer = url.ask(&mut stream, false)?;
                 kept = Some(stream);
+                shared.lock().unwrap().open += 1;
                 Ok(answer)
             });
         }
@@ -197,8 +209,8 @@ fn summaries() -> Shared {
         loop {
             {
                 let counts = printed.lock().unwrap();
-                let Counts { ok, failed, cut, by } = &*counts;
-                println!("ok={ok} failed={failed} cut={cut} by={by:?}");
+                let Counts { ok, failed, cut, open, by } = &*counts;
+                println!("ok={ok} failed={failed} cut={cut} open={open} by={by:?}");
             }
             thread::sleep(SUMMARY_INTERVAL);
         }
@@ -212,6 +224,29 @@ fn get(url: &str, count: &str) -> Result<(), String> {
         let mut stream = url.connect(REQUEST_LIMIT)?;
         print!("{}", url.ask(&mut stream, true)?);
     }
+    Ok(())
+}
+
+fn try_all(url: &str, count: &str) -> Result<(), String> {
+    let url = Url::new(url)?;
+    for _ in 0..number(count)? {
+        let start = Instant::now();
+        let answer = url.connect(PATIENCE).and_then(|mut stream| url.ask(&mut stream, true));
+        match answer {
+            Ok(body) => println!("{} after {} ms", body.trim(), start.elapsed().as_millis()),
+            Err(why) => say(start, &format!("FAILED {why}")),
+        }
+    }
+    Ok(())
+}
+
+fn stay(url: &str) -> Result<(), String> {
+    let url = Url::new(url)?;
+    let mut stream = url.connect(PATIENCE)?;
+    print!("{}", url.ask(&mut stream, false)?);
+    let start = Instant::now();
+    let end = io::Read::read(&mut stream, &mut [0; 1]);
+    say(start, &format!("{end:?}"));
     Ok(())
 }
 
@@ -258,8 +293,8 @@ impl Url {
         let stream =
             TcpStream::connect_timeout(&address, limit).map_err(|error| format!("connect: {error}"))?;
         stream.set_nodelay(true).map_err(text)?;
-        stream.set_read_timeout(Some(REQUEST_LIMIT)).map_err(text)?;
-        stream.set_write_timeout(Some(REQUEST_LIMIT)).map_err(text)?;
+        stream.set_read_timeout(Some(limit)).map_err(text)?;
+        stream.set_write_timeout(Some(limit)).map_err(text)?;
         Ok(stream)
     }
 
@@ -296,8 +331,8 @@ impl Url {
 
 // === killer ===
 
-/// Kills the process `name` of the pod `uid`. The node's shell does it: this pod sees the node's processes.
-fn kill(uid: &str, name: &str) -> Result<(), String> {
+/// Sends a signal to the process `name` of the pod `uid`. The node's shell does it: this pod sees the node's processes.
+fn kill(uid: &str, name: &str, signal: &str) -> Result<(), String> {
     let with_underscores = uid.replace('-', "_");
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").map_err(text)?.flatten() {
@@ -312,7 +347,7 @@ fn kill(uid: &str, name: &str) -> Result<(), String> {
     }
     std::os::unix::fs::chroot("/proc/1/root").map_err(text)?;
     env::set_current_dir("/").map_err(text)?;
-    let script = format!("kill -9 {}", found.join(" "));
+    let script = format!("kill -{signal} {}", found.join(" "));
     let status = Command::new("/bin/sh").args(["-c", &script]).status().map_err(text)?;
     println!("{script}: {status}");
     if status.success() { Ok(()) } else { Err("the shell failed".to_owned()) }

@@ -292,6 +292,14 @@ pub(crate) fn is_ready(pod: &Pod) -> bool {
     conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
+/// Since when a pod is ready, in seconds of Unix time.
+pub(crate) fn ready_since(pod: &Pod) -> Option<f64> {
+    let conditions = pod.status.clone()?.conditions?;
+    let ready =
+        conditions.into_iter().find(|condition| condition.type_ == "Ready" && condition.status == "True")?;
+    Some(ready.last_transition_time?.0.as_second() as f64)
+}
+
 /// A pod with what it waits for.
 pub(crate) fn state(pod: &Pod) -> String {
     let status = pod.status.clone().unwrap_or_default();
