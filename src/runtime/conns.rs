@@ -30,7 +30,7 @@ use super::{
 pub(crate) struct CutReason(pub u8);
 
 /// The id of a connection in its set. No other connection of the set ever has the same id.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct ConnId {
     /// The shard that the connection was admitted on.
     pub(crate) shard: usize,

@@ -1,7 +1,7 @@
 //! The process that stops: it offers its connections to the next process, one by one, until none is left or the process
 //! ends.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep, timeout};
 
@@ -20,7 +20,7 @@ use crate::{
         message::{Hello, encode_record, encode_tunnel},
         record::{Kind, PodPlace, Record},
     },
-    runtime::conns::{Conn, ConnSet},
+    runtime::conns::{Conn, ConnId, ConnSet},
     sys::fdpass::SeqPacket,
     telemetry::handover::Moved,
 };
@@ -38,6 +38,17 @@ struct Target {
     is_keeper: bool,
 }
 
+/// The pause after a connection's offer has ended the link, doubling with each time. Others are offered meanwhile.
+/// Limit: time until a connection is offered again whose offer has ended the link: 1 s, doubling to 8 s; past it: it is.
+const SETBACK: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(8)];
+
+/// A connection or tunnel: the uid of its pod, the kind of its set, and its id there.
+type Key = (String, &'static str, ConnId);
+
+/// The connections and tunnels whose offers have ended a link. One that brings every link down holds up no other.
+#[derive(Debug, Default)]
+struct Setbacks(HashMap<Key, (Instant, Duration)>);
+
 /// What a round has done.
 #[derive(Debug, Default)]
 struct Round {
@@ -50,6 +61,7 @@ struct Round {
 /// What the givers of a link share.
 struct Session<'a> {
     shared: &'a Shared,
+    setbacks: &'a mut Setbacks,
     link: Link,
     successor: Hello,
     /// The number of the last offer.
@@ -62,12 +74,12 @@ pub(super) async fn run(shared: Arc<Shared>) {
     if leaves.wait_for(|leaves| *leaves).await.is_err() {
         return;
     }
-    let (since, mut told) = (Instant::now(), None);
+    let (since, mut told, mut setbacks) = (Instant::now(), None, Setbacks::default());
     loop {
         let mut target = find(&shared, since.elapsed());
         let error = loop {
             match target {
-                Ok(found) => target = session(&shared, found).await,
+                Ok(found) => target = session(&shared, &mut setbacks, found).await,
                 Err(error) => break error.to_string(),
             }
         };
@@ -102,13 +114,17 @@ fn find(shared: &Shared, after: Duration) -> Result<Target, LinkError> {
 }
 
 /// Gives connections to one process, until that fails or there is a better one.
-async fn session(shared: &Shared, Target { socket, is_keeper }: Target) -> Result<Target, LinkError> {
+async fn session(
+    shared: &Shared,
+    setbacks: &mut Setbacks,
+    Target { socket, is_keeper }: Target,
+) -> Result<Target, LinkError> {
     let mut link = Link::new(socket)?;
     let successor = link.greet(&shared.hello, true).await?;
     let tunnels = successor.takes.contains(&Kind::InboundTunnel);
     let to = if is_keeper { "the keeper" } else { "the next process" };
     tracing::info!(target: "handover", program = successor.program, instance = successor.instance, tunnels, "connections go to {to}");
-    let mut session = Session { shared, link, successor, number: 0 };
+    let mut session = Session { shared, setbacks, link, successor, number: 0 };
     let mut refused = None;
     loop {
         let (began, mut round) = (Instant::now(), Round::default());
@@ -159,10 +175,10 @@ impl Session<'_> {
                 self.give(pod, conn, round).await?;
             }
             if self.successor.takes.contains(&Kind::InboundTunnel) {
-                self.give_tunnels(pod, &pod.conns().peers, round).await?;
+                self.give_tunnels(pod, ("peers", &pod.conns().peers), round).await?;
             }
             if self.successor.takes.contains(&Kind::OutboundTunnel) {
-                self.give_tunnels(pod, &pod.conns().dialled, round).await?;
+                self.give_tunnels(pod, ("dialled", &pod.conns().dialled), round).await?;
             }
         }
         Ok(())
@@ -170,6 +186,10 @@ impl Session<'_> {
 
     /// Offers a connection of `pod`, if it stands still.
     async fn give(&mut self, pod: &Pod, conn: &Conn<ConnInfo>, round: &mut Round) -> Result<(), LinkError> {
+        let key = (pod.id.uid.to_string(), "live", conn.id());
+        if self.setbacks.has(&key, Instant::now()) {
+            return Ok(());
+        }
         let Some(offer) = stand_still(conn, &conn.info().departure).await else { return Ok(()) };
         let Offer { mut record, sockets, answer } = offer;
         let kind = record.kind;
@@ -183,6 +203,7 @@ impl Session<'_> {
             Err(reason) => Ok(Err(reason)),
         };
         self.tell(round, kind, 1, &verdict);
+        self.setbacks.note(key, Instant::now(), verdict.is_ok());
         if let Err(reason) = verdict? {
             tracing::debug!(target: "handover", src = %conn.info().src, dst = %conn.info().dst, reason, "connection stays");
         }
@@ -193,11 +214,15 @@ impl Session<'_> {
     async fn give_tunnels<T: AsRef<TunnelInfo> + Send + Sync + 'static>(
         &mut self,
         pod: &Pod,
-        tunnels: &ConnSet<T>,
+        (set, tunnels): (&'static str, &ConnSet<T>),
         round: &mut Round,
     ) -> Result<(), LinkError> {
         for conn in &movable(tunnels) {
             let info = conn.info().as_ref();
+            let key = (pod.id.uid.to_string(), set, conn.id());
+            if self.setbacks.has(&key, Instant::now()) {
+                continue;
+            }
             let Some(offer) = stand_still(conn, &info.departure).await else { continue };
             let TunnelOffer { mut record, sockets, answer } = offer;
             record.pod = place(pod);
@@ -207,6 +232,7 @@ impl Session<'_> {
             let exchange = Exchange::new(&mut self.link, self.number, answer);
             let verdict = exchange.run(&message, &sockets).await;
             self.tell(round, kind, streams, &verdict);
+            self.setbacks.note(key, Instant::now(), verdict.is_ok());
             if let Err(reason) = verdict? {
                 tracing::debug!(target: "handover", peer = %info.peer, streams, reason, "tunnel stays");
             }
@@ -231,6 +257,28 @@ impl Session<'_> {
     }
 }
 
+// === impl Setbacks ===
+
+impl Setbacks {
+    /// Whether this one is not to be offered yet.
+    fn has(&self, key: &Key, now: Instant) -> bool {
+        self.0.get(key).is_some_and(|(until, _)| now < *until)
+    }
+
+    /// Notes how an offer went: whether the link can still be used.
+    fn note(&mut self, key: Key, now: Instant, went_well: bool) {
+        let [first, most] = SETBACK;
+        // Those that have ended are forgotten with time.
+        self.0.retain(|_, (until, _)| now < *until + most);
+        if went_well {
+            self.0.remove(&key);
+            return;
+        }
+        let pause = self.0.get(&key).map_or(first, |(_, pause)| (*pause * 2).min(most));
+        self.0.insert(key, (now + pause, pause));
+    }
+}
+
 /// The pod, as another process knows it.
 fn place(pod: &Pod) -> PodPlace {
     PodPlace { uid: pod.id.uid.to_string(), netns: pod.network().netns.id() }
@@ -245,3 +293,6 @@ fn fill_in(shared: &Shared, pod: &Pod, record: &mut Record) -> Result<(), String
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,9 +17,13 @@ use crate::{
     sys::fdpass::{self, RecvError, SeqPacket},
 };
 
-/// The time for a step of a link: to write a message, or to have one answered.
+/// The time for a step of a link: to write a packet of a message, or to have a message answered.
 /// Limit: a step of the hand-over of connections: 2 s; past it: the link is closed, and the connection stays where it was.
 pub(crate) const STEP_WITHIN: Duration = Duration::from_secs(2);
+/// The time to write a whole message, whose packets the peer takes one after the other.
+/// Limit: writing a message of the hand-over of connections: 8 s; past it: the link is closed, and the connection stays where
+/// it was.
+const MESSAGE_WITHIN: Duration = Duration::from_secs(8);
 /// The longest silence of a process that hands over.
 /// Limit: silence of a process that hands connections over: 60 s; past it: the link is closed, and can be made anew.
 pub(crate) const SILENT_FOR: Duration = Duration::from_secs(60);
@@ -108,12 +112,13 @@ impl Link {
             let mut fds = fds;
             for packet in split(message, fds.len()) {
                 let (now, later) = fds.split_at(fds.len().min(MAX_PACKET_FDS));
-                self.socket.send_all(&packet, now).await?;
+                let sent = timeout(STEP_WITHIN, self.socket.send_all(&packet, now)).await;
+                sent.map_err(|_| LinkError::TimedOut)??;
                 fds = later;
             }
-            io::Result::Ok(())
+            Ok(())
         };
-        Ok(timeout(STEP_WITHIN, all).await.map_err(|_| LinkError::TimedOut)??)
+        timeout(MESSAGE_WITHIN, all).await.map_err(|_| LinkError::TimedOut)?
     }
 
     /// Receives the next message and its descriptors; `None` once the peer has closed the link.

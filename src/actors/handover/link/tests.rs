@@ -69,3 +69,38 @@ async fn descriptors_come_with_their_message_and_too_many_are_refused() {
     }
     assert!(matches!(one.recv(STEP_WITHIN).await, Err(LinkError::PeerDescriptors)));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_long_message_may_take_longer_than_a_step_as_long_as_its_packets_are_taken() {
+    let long = encode_verdict(&Verdict { number: 1, taken: Err("no".repeat(1 << 20)) });
+    // The peer takes a packet now and then. Each wait is shorter than a step, and all of them are longer.
+    let (one, two) = pair();
+    let slow = async |pause: Duration, packets: usize| {
+        let mut room = vec![0; MAX_PACKET];
+        for _ in 0..packets {
+            tokio::time::sleep(pause).await;
+            two.socket.recv_into(&mut room).await.unwrap().unwrap();
+        }
+    };
+    let count = split(&long, 0).count();
+    let begun = tokio::time::Instant::now();
+    let (sent, ()) = tokio::join!(one.send(&long, &[]), slow(Duration::from_millis(80), count));
+    sent.unwrap();
+    assert!(begun.elapsed() > STEP_WITHIN && begun.elapsed() < MESSAGE_WITHIN, "{:?}", begun.elapsed());
+    // One that takes no packet within a step is given up, and so is one that takes all of them too slowly.
+    let begun = tokio::time::Instant::now();
+    assert!(matches!(one.send(&long, &[]).await, Err(LinkError::TimedOut)));
+    assert_eq!(begun.elapsed().as_secs(), STEP_WITHIN.as_secs());
+    let (one, two) = pair();
+    let slow = async {
+        let mut room = vec![0; MAX_PACKET];
+        for _ in 0..count {
+            tokio::time::sleep(Duration::from_millis(1_500)).await;
+            let _ = two.socket.recv_into(&mut room).await;
+        }
+    };
+    tokio::select! {
+        sent = one.send(&long, &[]) => assert!(matches!(sent, Err(LinkError::TimedOut)), "{sent:?}"),
+        () = slow => panic!("all of it was taken"),
+    }
+}
