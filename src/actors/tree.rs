@@ -417,7 +417,8 @@ fn handover(
     let (path, zds) = (config.inpod.handover_uds.as_ref()?, served.zds()?.status());
     let keeper = config.keeper.uds.as_ref().map(PathBuf::from);
     let places = Places { next: PathBuf::from(path), keeper, deadline: config.drain.deadline };
-    Some(Handover::new(places, pods.clone(), zds, metrics.clone(), readiness))
+    let fault = config.process.chaos.handover_fault;
+    Some(Handover::new(places, pods.clone(), zds, metrics.clone(), readiness, fault))
 }
 
 /// The revocation lists, if a file of them is configured.

@@ -20,4 +20,5 @@ pub(crate) mod state;
 pub mod testbed;
 pub mod testing;
 pub mod topology;
+pub mod upgrade;
 pub mod valve;

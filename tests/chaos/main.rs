@@ -16,6 +16,7 @@ mod matrix;
 mod names;
 mod support;
 mod tasks;
+mod upgrades;
 
 use actors::*;
 use command::*;
@@ -23,6 +24,7 @@ use crashes::*;
 use matrix::*;
 use names::*;
 use tasks::*;
+use upgrades::*;
 
 fn main() -> ExitCode {
     let tests = lab_tests![
@@ -41,6 +43,10 @@ fn main() -> ExitCode {
         a_panic_of_any_other_task_is_repaired_and_costs_no_connection,
         the_commands_draw_break_and_are_refused,
         panics_of_admin_connections_and_failed_starts_are_reported,
+        streams_of_every_kind_outlive_upgrades_of_either_node,
+        a_policy_that_comes_during_a_hand_over_cuts_its_streams_alone,
+        what_is_lost_with_a_process_that_dies_in_a_hand_over_is_what_it_had,
+        a_successor_that_does_not_answer_or_has_no_room_costs_no_stream,
     ];
     let programs = [Needs { name: "warren", path: env!("CARGO_BIN_EXE_warren") }];
     run(&Suite { tests, users: Users::Root, programs: &programs })

@@ -7,12 +7,18 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use super::link::{Link, LinkError, STEP_WITHIN};
+use super::{
+    fault::Breaker,
+    link::{Link, LinkError, STEP_WITHIN},
+};
 use crate::{
     dataplane::pod::departure::Answer,
-    protocols::handover::{
-        message::{Message, Verdict},
-        packets::MAX_MESSAGE,
+    protocols::{
+        config::HandoverStep,
+        handover::{
+            message::{Message, Verdict},
+            packets::MAX_MESSAGE,
+        },
     },
 };
 
@@ -26,6 +32,7 @@ pub(crate) const REFUSED_PAUSE: Duration = Duration::from_millis(500);
 /// An offer that is under way. However it ends, the connection's task hears who has the connection.
 pub(crate) struct Exchange<'a> {
     link: &'a mut Link,
+    breaker: Option<&'a Breaker>,
     number: u64,
     /// `None` once the answer was passed on.
     answer: Option<oneshot::Sender<Answer>>,
@@ -36,7 +43,13 @@ pub(crate) struct Exchange<'a> {
 impl<'a> Exchange<'a> {
     /// Begins the offer `number`, of whose end `answer` hears.
     pub(crate) fn new(link: &'a mut Link, number: u64, answer: oneshot::Sender<Answer>) -> Self {
-        Self { link, number, answer: Some(answer) }
+        Self { link, breaker: None, number, answer: Some(answer) }
+    }
+
+    /// Has the exchange broken on purpose where `breaker` says so.
+    pub(super) fn breaking(mut self, breaker: &'a Breaker) -> Self {
+        self.breaker = Some(breaker);
+        self
     }
 
     /// Makes the offer. The inner result is the peer's answer.
@@ -52,8 +65,12 @@ impl<'a> Exchange<'a> {
             return Ok(self.kept(format!("what moves is {} bytes", message.len())));
         }
         let fds: Vec<BorrowedFd<'_>> = sockets.iter().map(AsFd::as_fd).collect();
+        self.reached(HandoverStep::OldStill).await;
         self.link.send(message, &fds).await?;
-        match self.link.recv(STEP_WITHIN).await?.ok_or(LinkError::Closed)? {
+        self.reached(HandoverStep::OldOffered).await;
+        let answer = self.link.recv(STEP_WITHIN).await?.ok_or(LinkError::Closed)?;
+        self.reached(HandoverStep::OldAnswered).await;
+        match answer {
             (Message::Verdict(Verdict { number, taken: Ok(()) }), _) if number == self.number => {
                 self.tell(Answer::Taken);
                 Ok(Ok(()))
@@ -62,6 +79,12 @@ impl<'a> Exchange<'a> {
                 Ok(self.kept(reason))
             }
             _ => Err(LinkError::NotDue),
+        }
+    }
+
+    async fn reached(&self, step: HandoverStep) {
+        if let Some(breaker) = self.breaker {
+            breaker.reached(step).await;
         }
     }
 

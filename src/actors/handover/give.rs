@@ -16,9 +16,12 @@ use crate::{
         conns::{ConnInfo, TunnelInfo},
         departure::{Departure, Offer, TunnelOffer},
     },
-    protocols::handover::{
-        message::{Hello, encode_record, encode_tunnel},
-        record::{Kind, PodPlace, Record},
+    protocols::{
+        config::HandoverStep,
+        handover::{
+            message::{Hello, encode_record, encode_tunnel},
+            record::{Kind, PodPlace, Record},
+        },
     },
     runtime::conns::{Conn, ConnId, ConnSet},
     sys::fdpass::SeqPacket,
@@ -121,6 +124,7 @@ async fn session(
 ) -> Result<Target, LinkError> {
     let mut link = Link::new(socket)?;
     let successor = link.greet(&shared.hello, true).await?;
+    shared.breaker.reached(HandoverStep::OldGreeted).await;
     let tunnels = successor.takes.contains(&Kind::InboundTunnel);
     let to = if is_keeper { "the keeper" } else { "the next process" };
     tracing::info!(target: "handover", program = successor.program, instance = successor.instance, tunnels, "connections go to {to}");
@@ -198,7 +202,8 @@ impl Session<'_> {
             Ok(()) => {
                 self.number += 1;
                 let message = encode_record(self.number, record);
-                Exchange::new(&mut self.link, self.number, answer).run(&message, &sockets).await
+                let exchange = Exchange::new(&mut self.link, self.number, answer);
+                exchange.breaking(&self.shared.breaker).run(&message, &sockets).await
             }
             Err(reason) => Ok(Err(reason)),
         };
@@ -230,7 +235,7 @@ impl Session<'_> {
             self.number += 1;
             let message = encode_tunnel(self.number, record);
             let exchange = Exchange::new(&mut self.link, self.number, answer);
-            let verdict = exchange.run(&message, &sockets).await;
+            let verdict = exchange.breaking(&self.shared.breaker).run(&message, &sockets).await;
             self.tell(round, kind, streams, &verdict);
             self.setbacks.note(key, Instant::now(), verdict.is_ok());
             if let Err(reason) = verdict? {

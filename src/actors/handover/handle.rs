@@ -6,11 +6,12 @@ use tokio::sync::watch;
 
 use super::{
     actor::{HandoverActor, Msg},
+    fault::Breaker,
     shared::{Places, Shared},
 };
 use crate::{
     actors::{HUNG_AFTER, admin::readiness::Readiness, control::zds::ZdsStatus, pods::Pods},
-    protocols::handover::message::Hello,
+    protocols::{config::HandoverFault, handover::message::Hello},
     supervisor::{Address, ChildSpec},
     telemetry::metrics::Metrics,
 };
@@ -25,18 +26,20 @@ pub(crate) struct Handover {
 // === impl Handover ===
 
 impl Handover {
-    /// Makes the hand-over of the connections of `pods`.
+    /// Makes the hand-over of the connections of `pods`, which `fault` may break.
     pub(crate) fn new(
         places: Places,
         pods: Pods,
         zds: watch::Receiver<ZdsStatus>,
         metrics: Arc<Metrics>,
         readiness: &Readiness,
+        fault: Option<HandoverFault>,
     ) -> Self {
         let instance = format!("{:032x}", rand::random::<u128>());
         let hello = Hello::new(env!("CARGO_PKG_VERSION"), &instance);
         let leaves = watch::Sender::new(false);
-        let shared = Shared { places, hello, pods, zds, metrics, readiness: readiness.clone(), leaves };
+        let (readiness, breaker) = (readiness.clone(), Breaker::new(fault));
+        let shared = Shared { places, hello, pods, zds, metrics, readiness, breaker, leaves };
         Self { shared: Arc::new(shared), address: Address::new("handover") }
     }
 

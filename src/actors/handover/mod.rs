@@ -9,6 +9,7 @@ mod actor;
 mod admit;
 mod admit_tunnel;
 pub(crate) mod exchange;
+mod fault;
 mod give;
 mod handle;
 pub(crate) mod link;

@@ -4,6 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::sync::watch;
 
+use super::fault::Breaker;
 use crate::{
     actors::{admin::readiness::Readiness, control::zds::ZdsStatus, pods::Pods},
     protocols::handover::message::Hello,
@@ -31,6 +32,8 @@ pub(super) struct Shared {
     pub(super) metrics: Arc<Metrics>,
     /// Where the state of the hand-over is told.
     pub(super) readiness: Readiness,
+    /// Where the hand-over is broken on purpose.
+    pub(super) breaker: Breaker,
     /// Whether this process stops, and gives its connections away.
     pub(super) leaves: watch::Sender<bool>,
 }

@@ -10,7 +10,10 @@ use super::{
     shared::Shared,
 };
 use crate::{
-    protocols::handover::message::{Message, Verdict, encode_verdict},
+    protocols::{
+        config::HandoverStep,
+        handover::message::{Message, Verdict, encode_verdict},
+    },
     sys::fdpass::SeqPacket,
     telemetry::handover::Moved,
 };
@@ -63,7 +66,9 @@ async fn serve(shared: Arc<Shared>, socket: SeqPacket) {
 async fn take_all(shared: &Shared, socket: SeqPacket, sum: &mut Sum) -> Result<String, LinkError> {
     let mut link = Link::new(socket)?;
     let former = link.greet(&shared.hello, false).await?;
+    shared.breaker.reached(HandoverStep::NewGreeted).await;
     while let Some((message, fds)) = link.recv(SILENT_FOR).await? {
+        shared.breaker.reached(HandoverStep::NewReceived).await;
         let (number, kind, count, prepared) = match message {
             Message::Record(number, record) => {
                 let kind = record.as_ref().ok().map(|record| record.kind);
@@ -78,9 +83,12 @@ async fn take_all(shared: &Shared, socket: SeqPacket, sum: &mut Sum) -> Result<S
         };
         let (moved, counted) = match prepared {
             Ok(go) => {
+                shared.breaker.reached(HandoverStep::NewPrepared).await;
                 link.send(&encode_verdict(&Verdict { number, taken: Ok(()) }), &[]).await?;
+                shared.breaker.reached(HandoverStep::NewAnswered).await;
                 // The connection is this process's. A shard that was lost meanwhile has lost its connections.
                 let _ = go.send(());
+                shared.breaker.reached(HandoverStep::NewBegun).await;
                 (Moved::Taken, &mut sum.taken)
             }
             Err(Refusal(reason)) => {

@@ -22,6 +22,7 @@ pub mod capture;
 mod checksum;
 pub mod echo;
 pub mod http;
+pub(crate) mod lasting;
 mod latency;
 pub mod load;
 pub(crate) mod requests;

@@ -9,6 +9,7 @@ use super::{
     bench::{self, BenchArgs},
     chaos::{self, ChaosArgs},
     demo,
+    upgrade::{self, UpgradeArgs},
 };
 use crate::{command_line::WRONG_USAGE, help_heading};
 
@@ -46,7 +47,7 @@ const EXEC_EXAMPLES: &str = concat!(
 #[derive(Clone, Debug, PartialEq, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct LabArgs {
-    /// The lab's name, for more than one at a time [default: lab; or demo, bench, chaos, attack]
+    /// The lab's name, for more than one at a time [default: lab; or demo, bench, chaos, attack, upgrade]
     #[arg(long, global = true, value_name = "NAME")]
     name: Option<String>,
     #[command(subcommand)]
@@ -79,6 +80,8 @@ enum LabCommand {
     Chaos(ChaosArgs),
     /// Attack a proxy in every known way beside a victim, and show what that cost
     Attack(AttackArgs),
+    /// Upgrade proxies under streams of every kind, break hand-overs, and show what that cost
+    Upgrade(UpgradeArgs),
 }
 
 /// Runs `warren lab`. Call this function first in `main`, while the process has one thread: it may run this program
@@ -97,6 +100,7 @@ pub fn run(args: LabArgs, source: impl MeshSource) -> ExitCode {
         LabCommand::Bench(bench) => bench::run(&name, bench),
         LabCommand::Chaos(chaos) => chaos::run(&name, &chaos),
         LabCommand::Attack(attack) => attack::run(&name, &attack),
+        LabCommand::Upgrade(upgrade) => upgrade::run(&name, &upgrade),
     };
     done.unwrap_or_else(|error: Box<dyn Error>| {
         eprintln!("Error: {error}");
@@ -114,6 +118,7 @@ impl LabArgs {
             LabCommand::Bench(_) => "bench",
             LabCommand::Chaos(_) => "chaos",
             LabCommand::Attack(_) => "attack",
+            LabCommand::Upgrade(_) => "upgrade",
             LabCommand::Up(_) | LabCommand::Status | LabCommand::Exec { .. } | LabCommand::Down => {
                 DEFAULT_NAME
             }

@@ -48,6 +48,7 @@ fn a_lab_is_called_as_its_command_unless_a_name_is_given() {
         ("demo", "demo"),
         ("bench", "bench"),
         ("chaos --seed 7 --soak", "chaos"),
+        ("upgrade --streams 8 --only mixed,mute --seconds 0", "upgrade"),
         ("down", "lab"),
         ("status --name y", "y"),
         ("--name z demo", "z"),
@@ -70,6 +71,7 @@ fn wrong_lines_are_said_to_be_wrong_where_they_are() {
         ("demo --seed 3", "unexpected argument '--seed' found"),
         ("chaos --seed x", "invalid value 'x' for '--seed <N>'"),
         ("chaos --json", "a value is required for '--json <FILE>'"),
+        ("upgrade --streams 7", "7 is not in 8..=4000"),
         ("down --name", "a value is required for '--name <NAME>'"),
         ("exec web", "the following required arguments were not provided:\n  <COMMAND>..."),
     ] {

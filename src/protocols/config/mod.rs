@@ -43,7 +43,7 @@ pub use self::{
     admin::AdminConfig,
     buffer::BufferConfig,
     ca::CaConfig,
-    chaos::ChaosConfig,
+    chaos::{ChaosConfig, HandoverFault, HandoverStep},
     dns::{DnsAddr, DnsConfig},
     drain::DrainConfig,
     export::{LogExport, MetricExport, OtlpConfig},

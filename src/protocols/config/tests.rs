@@ -86,7 +86,7 @@ fn without_any_variable_everything_has_the_contracts_default() {
             "log": {"filter": "ractor=off,info", "format": "Plain", "policy_info": false},
             "admin": {"admin_port": 15000, "stats_port": 15020, "readiness_port": 15021},
             "shards": {"count": 2},
-            "chaos": {"enabled": false}, "seccomp": "enforce",
+            "chaos": {"enabled": false, "handover_fault": null}, "seccomp": "enforce",
             "otlp": {"traces": null, "logs": null, "metrics": null, "resource": []},
         },
     });
@@ -194,6 +194,7 @@ pub(super) fn good() -> Vec<(&'static str, &'static str, &'static str, Value)> {
         ("ISTIO_META_DNS_PROXY_ADDR", "127.0.0.2:53", "/dns/address", json!("127.0.0.2:53")),
         ("ISTIO_META_DNS_PROXY_ADDR", "localhost:53", "/dns/address", json!("localhost:53")),
         ("WARREN_CHAOS", "true", "/process/chaos/enabled", json!(true)),
+        ("WARREN_HANDOVER_FAULT", "old:offered", "/process/chaos/handover_fault", json!(null)),
         ("WARREN_SECCOMP", "log", "/process/seccomp", json!("log")),
         ("WARREN_EARLY_DATA", "false", "/tunnel/http2/early_data", json!(false)),
         ("WARREN_MISSING_POLICY", "deny", "/policy/missing", json!("deny")),
@@ -351,8 +352,7 @@ fn a_value_is_shown_on_one_line_and_shortened() {
 
 #[test]
 fn a_secret_is_in_no_error_debug_or_summary() {
-    let vars =
-        [("AUTH_TOKEN", "hush-token"), ("XDS_HEADER_Authorization", "hush-header"), ("CA_HEADER_x", "hush")];
+    let vars = [("AUTH_TOKEN", "hush-token"), ("XDS_HEADER_Auth", "hush-header"), ("CA_HEADER_x", "hush")];
     let more = [
         ("ISTIO_META_KEY", "hush-meta"),
         ("ISTIO_METAJSON_KEY2", "{\"a\":\"hush\"}"),

@@ -1,0 +1,97 @@
+//! The longest time that each stream stood still in each of several windows of time.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use crate::lab::apps::Latencies;
+
+/// Windows of time, such as the upgrades of a run. A clone is the same windows.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Windows(Arc<AtomicU64>);
+
+/// What one stream has felt in each window.
+#[derive(Debug)]
+pub(super) struct Meter {
+    windows: Windows,
+    /// The window of `longest`.
+    window: u64,
+    longest: Duration,
+    stalls: Latencies,
+}
+
+/// The beginning of a time in which a stream waits.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wait {
+    since: Instant,
+    period: u64,
+}
+
+// === impl Windows ===
+
+impl Windows {
+    /// Opens the next window.
+    pub(crate) fn open(&self) {
+        self.0.fetch_or(1, Relaxed);
+    }
+
+    /// Closes the window that is open.
+    pub(crate) fn close(&self) {
+        self.0.fetch_add(self.0.load(Relaxed) & 1, Relaxed);
+    }
+
+    /// The number of the period: odd in a window, even between two windows.
+    fn period(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+// === impl Meter ===
+
+impl Meter {
+    pub(super) fn new(windows: &Windows) -> Self {
+        Self { windows: windows.clone(), window: 0, longest: Duration::ZERO, stalls: Latencies::new() }
+    }
+
+    /// The stream waits from now on.
+    pub(super) fn begin(&self) -> Wait {
+        Wait { since: Instant::now(), period: self.windows.period() }
+    }
+
+    /// The stream goes on.
+    pub(super) fn end(&mut self, wait: Wait) {
+        self.note(wait, self.windows.period(), wait.since.elapsed());
+    }
+
+    /// The stalls so far: the longest one of each window in which the stream has waited.
+    pub(super) fn finish(mut self) -> Latencies {
+        self.flush();
+        self.stalls
+    }
+
+    fn note(&mut self, wait: Wait, now: u64, waited: Duration) {
+        let window = wait.period | 1;
+        if window > now {
+            return;
+        }
+        if window != self.window {
+            self.flush();
+            self.window = window;
+        }
+        self.longest = self.longest.max(waited);
+    }
+
+    fn flush(&mut self) {
+        if self.window != 0 {
+            self.stalls.record(std::mem::take(&mut self.longest));
+            self.window = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
