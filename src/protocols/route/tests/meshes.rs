@@ -223,7 +223,8 @@ pub(super) fn world() -> impl Strategy<Value = World> {
     (local, resources(), before, vec(any::<u16>(), 40)).prop_map(
         |(network, (mut workloads, services), before, order)| {
             workloads.push(known_gateway());
-            let model = Model { network: network.into(), workloads, services, open: Cell::new(false) };
+            let (network, suspects) = (network.into(), vec![]);
+            let model = Model { network, workloads, services, suspects, open: Cell::new(false) };
             World { model, before, order }
         },
     )
@@ -299,6 +300,7 @@ pub(super) fn one_service() -> impl Strategy<Value = World> {
             network: String::new(),
             workloads: [vec![source], endpoints, vec![known_gateway()]].concat(),
             services: vec![service],
+            suspects: vec![],
             open: Cell::new(false),
         },
         before: vec![],

@@ -1,5 +1,6 @@
 //! Routes against slow models, which were written from the contract alone, in random meshes.
 
+mod failover;
 mod inbound;
 mod meshes;
 mod model;

@@ -14,6 +14,8 @@ pub(super) struct Model {
     pub(super) network: String,
     pub(super) workloads: Vec<pb::Workload>,
     pub(super) services: Vec<pb::Service>,
+    /// The workloads whose addresses the caller's pod has found to fail lately.
+    pub(super) suspects: Vec<String>,
     /// Whether the contract left a choice open: of two that are equal either may be taken.
     pub(super) open: Cell<bool>,
 }
@@ -267,6 +269,17 @@ impl Model {
             && w.network_gateway.as_ref().is_none_or(|g| self.resolve(g, Purpose::Gateway, call).is_empty())
     }
 
+    /// Whether what would be dialled for it failed lately: itself, or each gateway that leads to it.
+    fn is_suspect(&self, chosen: &Chosen<'_>, purpose: Purpose, call: Call<'_>) -> bool {
+        let is_suspect = |w: &pb::Workload| self.suspects.contains(&w.uid);
+        let w = chosen.workload;
+        if purpose == Purpose::Gateway || w.network == call.source.network {
+            return is_suspect(w);
+        }
+        let gateways = w.network_gateway.as_ref().map(|g| self.resolve(g, Purpose::Gateway, call));
+        gateways.is_some_and(|all| !all.is_empty() && all.iter().all(|(_, g)| is_suspect(g.workload)))
+    }
+
     /// How many preferences an endpoint meets in a row, and the rank that follows.
     fn rank(prefer: &[lb::Scope], w: &pb::Workload, source: &pb::Workload) -> (usize, usize) {
         let text = |w: &pb::Workload, scope: &lb::Scope| {
@@ -315,6 +328,7 @@ impl Model {
         }
         let all = best(all, |c| !self.is_cut_off(c, want.1, call));
         let all = if mode(service) == lb::Mode::UnspecifiedMode { all } else { best(all, |c| rank(c).1) };
+        let all = best(all, |c| !self.is_suspect(c, want.1, call));
         let weigh = |c: &Chosen<'_>| f64::from(c.workload.capacity.unwrap_or(1));
         let sum: f64 = all.iter().map(weigh).sum();
         all.into_iter().map(|c| (weigh(&c) / sum, c)).collect()
