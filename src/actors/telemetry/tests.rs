@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     protocols::labels::{Reporter, TrafficLabels},
     supervisor::{Strategy, SupervisorSpec, Tree},
-    telemetry::queue::QueueLimits,
+    telemetry::{queue::QueueLimits, refusals::Sample},
 };
 
 #[tokio::test(start_paused = true)]
@@ -31,4 +31,18 @@ async fn idle_series_are_forgotten_and_a_kill_forgets_nothing_else() {
     tokio::time::sleep(Duration::from_secs(300)).await;
     assert!(!has_traffic());
     tree.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn at_its_end_no_refused_connection_is_left_that_the_log_was_not_told_of() {
+    let metrics = Metrics::new("x").unwrap();
+    let log = LogQueue::start(std::io::sink(), QueueLimits::default()).unwrap();
+    let spec = SupervisorSpec::new("root", Strategy::OneForOne).child(child(&metrics, &log));
+    let tree = Tree::start(spec).await.unwrap();
+    let (peer, now) = ("10.0.0.1".parse().unwrap(), Instant::now().into_std());
+    while metrics.refusals.sample(peer, now) != Sample::LeftOut {}
+    tree.stop().await;
+    // The next line of this client would have their number.
+    let later = now + Duration::from_secs(60);
+    assert_eq!(metrics.refusals.sample(peer, later), Sample::Written { left_out: 0 });
 }

@@ -127,6 +127,23 @@ fn what_a_policy_denies_is_closed() {
 }
 
 #[test]
+fn a_client_that_policies_refuse_again_and_again_gets_a_few_lines() {
+    run(mesh(), async |bed| {
+        let pod = server(bed);
+        bed.push_policy(policy("p", Action::Deny, Some(plaintext())));
+        for port in 1..=100 {
+            let mut conn = bed.connect_plain(&pod, &format!("10.0.0.1:{port}"), APP);
+            conn.app.end().await;
+            conn.done().await;
+        }
+        // The real clock allows one more in a second.
+        let lines = bed.lines().len();
+        assert!((10..50).contains(&lines), "{lines} lines");
+        assert_eq!(bed.closed("destination"), [("DENY", 100)], "all are counted");
+    });
+}
+
+#[test]
 fn a_policy_that_is_named_and_unknown_is_waited_for() {
     let bound = pod("server", "10.0.0.2").hbone().local();
     let bound = bound.edit(|pb| pb.authorization_policies = vec!["ns1/later".into()]);

@@ -9,6 +9,7 @@ use super::*;
 use crate::{
     dataplane::{
         config::DataPlaneConfig,
+        handshakes::MAX_OF_SOURCE,
         pod::conns::KEPT_TUNNELS,
         testing::{identity, policy, principal, run_with, stream::TestEnd},
     },
@@ -45,6 +46,28 @@ async fn refusal(bed: &TestBed, pod: &TestPod, config: Arc<ClientConfig>) -> Str
     assert!(pod.network.made().is_empty() && pod.conns.peers.is_empty());
     let [line] = bed.lines().try_into().unwrap();
     line
+}
+
+#[test]
+fn a_source_with_too_many_handshakes_is_closed_and_another_one_is_served() {
+    run(mesh(), async |bed| {
+        let pod = server(bed);
+        let most = usize::try_from(MAX_OF_SOURCE).unwrap();
+        let mut mute: Vec<_> = (0..most).map(|_| bed.connect_peer(&pod, CLIENT.1)).collect();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(bed.lines(), [""; 0]);
+        let mut conn = bed.connect_peer(&pod, CLIENT.1);
+        assert_eq!(conn.app.end().await, finished(""));
+        conn.done().await;
+        let why = "tls error: too many handshakes of this source are under way";
+        assert_eq!(bed.lines(), [format!("inbound 10.0.0.2:15008 refused: {why}")]);
+        let other = bed.tunnel(&pod, ("client", "10.0.0.3:50000")).await;
+        let (status, ..) = ask(&other.send, (http::Method::CONNECT, APP), &[]).await.unwrap();
+        assert_eq!(status, 200);
+        mute.pop();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        bed.tunnel(&pod, CLIENT).await;
+    });
 }
 
 #[test]
