@@ -25,7 +25,7 @@ use super::{
         zds::Zds,
     },
     crl::Crl,
-    handover::{Handover, Places},
+    handover::{Handover, Terms},
     health::{Health, HealthSources},
     pods::{EnrolmentSources, Pods, node::Node, unhealthy::UnhealthyPods},
     quarantine::Quarantine,
@@ -416,9 +416,9 @@ fn handover(
 ) -> Option<Handover> {
     let (path, zds) = (config.inpod.handover_uds.as_ref()?, served.zds()?.status());
     let keeper = config.keeper.uds.as_ref().map(PathBuf::from);
-    let places = Places { next: PathBuf::from(path), keeper, deadline: config.drain.deadline };
     let fault = config.process.chaos.handover_fault;
-    Some(Handover::new(places, pods.clone(), zds, metrics.clone(), readiness, fault))
+    let terms = Terms { next: PathBuf::from(path), keeper, deadline: config.drain.deadline, fault };
+    Some(Handover::new(terms, pods.clone(), zds, metrics.clone(), readiness))
 }
 
 /// The revocation lists, if a file of them is configured.

@@ -89,7 +89,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
         note(&shared, "no process takes them yet");
         // A failure that repeats is told once.
         if told.as_ref() != Some(&error) {
-            tracing::info!(target: "handover", path = %shared.places.next.display(), "no next process takes connections: {error}");
+            tracing::info!(target: "handover", path = %shared.terms.next.display(), "no next process takes connections: {error}");
             told = Some(error);
         }
         sleep(LOOK_INTERVAL).await;
@@ -105,13 +105,13 @@ fn note(shared: &Shared, who: &str) {
 
 /// Looks for the next process, or for a keeper `after` this process was told to stop.
 fn find(shared: &Shared, after: Duration) -> Result<Target, LinkError> {
-    let error = match SeqPacket::connect(&shared.places.next) {
+    let error = match SeqPacket::connect(&shared.terms.next) {
         Ok(socket) => return Ok(Target { socket, is_keeper: false }),
         Err(error) => error,
     };
     // Within a short deadline as well.
-    let is_time = after >= KEEPER_AFTER.min(shared.places.deadline / 2);
-    let keeper = shared.places.keeper.as_deref().filter(|_| is_time);
+    let is_time = after >= KEEPER_AFTER.min(shared.terms.deadline / 2);
+    let keeper = shared.terms.keeper.as_deref().filter(|_| is_time);
     let keeper = keeper.and_then(|path| SeqPacket::connect(path).ok());
     Ok(Target { socket: keeper.ok_or(error)?, is_keeper: true })
 }
@@ -142,7 +142,7 @@ async fn session(
         ended?;
         note(shared, &format!("{to} takes them"));
         sleep(if refused.is_some() { REFUSED_PAUSE } else { LOOK_INTERVAL }).await;
-        if is_keeper && let Ok(socket) = SeqPacket::connect(&shared.places.next) {
+        if is_keeper && let Ok(socket) = SeqPacket::connect(&shared.terms.next) {
             return Ok(Target { socket, is_keeper: false });
         }
     }

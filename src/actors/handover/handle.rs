@@ -7,11 +7,11 @@ use tokio::sync::watch;
 use super::{
     actor::{HandoverActor, Msg},
     fault::Breaker,
-    shared::{Places, Shared},
+    shared::{Shared, Terms},
 };
 use crate::{
     actors::{HUNG_AFTER, admin::readiness::Readiness, control::zds::ZdsStatus, pods::Pods},
-    protocols::{config::HandoverFault, handover::message::Hello},
+    protocols::handover::message::Hello,
     supervisor::{Address, ChildSpec},
     telemetry::metrics::Metrics,
 };
@@ -26,20 +26,19 @@ pub(crate) struct Handover {
 // === impl Handover ===
 
 impl Handover {
-    /// Makes the hand-over of the connections of `pods`, which `fault` may break.
+    /// Makes the hand-over of the connections of `pods`.
     pub(crate) fn new(
-        places: Places,
+        terms: Terms,
         pods: Pods,
         zds: watch::Receiver<ZdsStatus>,
         metrics: Arc<Metrics>,
         readiness: &Readiness,
-        fault: Option<HandoverFault>,
     ) -> Self {
         let instance = format!("{:032x}", rand::random::<u128>());
         let hello = Hello::new(env!("CARGO_PKG_VERSION"), &instance);
         let leaves = watch::Sender::new(false);
-        let (readiness, breaker) = (readiness.clone(), Breaker::new(fault));
-        let shared = Shared { places, hello, pods, zds, metrics, readiness, breaker, leaves };
+        let (readiness, breaker) = (readiness.clone(), Breaker::new(terms.fault));
+        let shared = Shared { terms, hello, pods, zds, metrics, readiness, breaker, leaves };
         Self { shared: Arc::new(shared), address: Address::new("handover") }
     }
 

@@ -17,4 +17,4 @@ pub(crate) mod listen;
 mod shared;
 mod take;
 
-pub(crate) use self::{handle::Handover, shared::Places};
+pub(crate) use self::{handle::Handover, shared::Terms};

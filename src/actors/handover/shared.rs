@@ -7,23 +7,25 @@ use tokio::sync::watch;
 use super::fault::Breaker;
 use crate::{
     actors::{admin::readiness::Readiness, control::zds::ZdsStatus, pods::Pods},
-    protocols::handover::message::Hello,
+    protocols::{config::HandoverFault, handover::message::Hello},
     telemetry::metrics::Metrics,
 };
 
-/// To whom connections go.
-pub(crate) struct Places {
+/// To whom connections go, and how.
+pub(crate) struct Terms {
     /// The Unix socket at which the newest process listens.
     pub(crate) next: PathBuf,
     /// The Unix socket of a keeper, which takes connections while there is no next process.
     pub(crate) keeper: Option<PathBuf>,
     /// How long connections may go on after the order to stop.
     pub(crate) deadline: Duration,
+    /// Where the hand-over is broken on purpose.
+    pub(crate) fault: Option<HandoverFault>,
 }
 
 /// The state that outlives the actor.
 pub(super) struct Shared {
-    pub(super) places: Places,
+    pub(super) terms: Terms,
     /// What this process says of itself.
     pub(super) hello: Hello,
     pub(super) pods: Pods,

@@ -44,7 +44,7 @@ async fn listen(shared: &Arc<Shared>) {
         return;
     }
     let serving = shared.clone();
-    listen::run(&shared.places.next, &shared.hello.instance, move |socket| serve(serving.clone(), socket))
+    listen::run(&shared.terms.next, &shared.hello.instance, move |socket| serve(serving.clone(), socket))
         .await;
 }
 
