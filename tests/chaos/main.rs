@@ -40,6 +40,7 @@ fn main() -> ExitCode {
         a_panic_in_a_connection_closes_it_alone_and_is_said,
         a_panic_in_a_tunnel_closes_its_streams_alone,
         a_lost_shard_is_replaced_and_everything_is_placed_again,
+        a_panic_of_a_viewers_task_ends_that_stream_alone_and_frees_its_place,
         a_panic_of_any_other_task_is_repaired_and_costs_no_connection,
         the_commands_draw_break_and_are_refused,
         panics_of_admin_connections_and_failed_starts_are_reported,

@@ -1,3 +1,8 @@
+use std::{
+    io::{Read, Write},
+    net::{Ipv4Addr, TcpStream},
+};
+
 use warren::lab::control::mesh_file::Mesh;
 
 use crate::support::*;
@@ -136,6 +141,71 @@ pub(crate) fn a_panic_of_any_other_task_is_repaired_and_costs_no_connection() {
             lab.update(Mesh::parse(MESH).unwrap(), false).unwrap();
         }
     }
+}
+
+/// Somebody who follows the page of node "one".
+struct Viewer {
+    stream: TcpStream,
+    read: String,
+}
+
+impl Viewer {
+    /// Asks for a path of the page, as a browser does.
+    fn ask(lab: &Lab, path: &str) -> Self {
+        let connect = || TcpStream::connect((Ipv4Addr::LOCALHOST, 15000));
+        let mut stream = lab.node("one").unwrap().run(connect).unwrap().unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
+        Self { stream, read: String::new() }
+    }
+
+    /// Follows the page; returns with the first event.
+    fn follow(lab: &Lab) -> Self {
+        let mut viewer = Self::ask(lab, "/page/updates");
+        assert!(viewer.hears_more(), "no event: {}", viewer.read);
+        viewer
+    }
+
+    /// All of an answer that ends.
+    fn whole(mut self) -> String {
+        self.stream.read_to_string(&mut self.read).unwrap();
+        self.read
+    }
+
+    /// Reads until another event has begun. Returns `false` at the end of the stream.
+    fn hears_more(&mut self) -> bool {
+        let events = |read: &str| read.matches("\ndata: ").count();
+        let (before, mut buffer) = (events(&self.read), [0; 4096]);
+        while events(&self.read) == before {
+            match self.stream.read(&mut buffer).unwrap() {
+                0 => return false,
+                bytes => self.read.push_str(&String::from_utf8_lossy(&buffer[..bytes])),
+            }
+        }
+        true
+    }
+}
+
+pub(crate) fn a_panic_of_a_viewers_task_ends_that_stream_alone_and_frees_its_place() {
+    let lab = raise();
+    let mut wires = wires(&lab);
+    // As many as may follow at a time.
+    let mut viewers: Vec<Viewer> = (0..8).map(|_| Viewer::follow(&lab)).collect();
+    let refused = || Viewer::ask(&lab, "/page/updates").whole().starts_with("HTTP/1.1 503");
+    assert!(refused(), "there is no place left");
+    chaos(&lab, "one", "/tasks/page/viewer/panic");
+    eventually("a panic", || (panics(&lab, "one", "page/viewer") == 1).then_some(()));
+    // Two more events each: the first may have been on its way.
+    viewers.retain_mut(|viewer| viewer.hears_more() && viewer.hears_more());
+    assert_eq!(viewers.len(), 7, "one stream has ended");
+    viewers.push(Viewer::follow(&lab));
+    assert!(viewers.iter_mut().all(Viewer::hears_more));
+    assert!(refused(), "and no other place is free");
+    let page = Viewer::ask(&lab, "/").whole();
+    assert!(page.starts_with("HTTP/1.1 200") && page.contains("default/client"), "{page}");
+    assert_eq!(panics(&lab, "one", "page/viewer"), 1);
+    assert!(actors(&lab, "one").iter().all(|actor| actor.state == "up" && actor.restarts == 0));
+    assert_open(&mut wires, "a panic of a viewer's task");
 }
 
 fn add_late(lab: &mut Lab) {

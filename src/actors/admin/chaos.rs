@@ -16,7 +16,7 @@ use crate::supervisor::{
 };
 
 /// The tasks of the process that can be made to panic, and what each does.
-pub(crate) const TASKS: [(&str, &str); 25] = [
+pub(crate) const TASKS: [(&str, &str); 26] = [
     ("admin/accept", "accepts connections of an admin, stats or readiness server"),
     ("audit/look", "audits the pods"),
     ("capture/accept", "accepts connections of a pod on a shard"),
@@ -26,6 +26,7 @@ pub(crate) const TASKS: [(&str, &str); 25] = [
     ("http", "serves a connection of an admin, stats or readiness server"),
     ("inbound", "serves a stream of a peer's tunnel"),
     ("outbound", "serves a captured outbound connection"),
+    ("page/viewer", "tells one who follows the page what changes"),
     ("plaintext", "serves a captured inbound connection without a tunnel"),
     ("policy/watch", "has live connections re-checked when policies change"),
     ("shard/thread", "the thread of a shard itself: its connections go with it"),

@@ -158,7 +158,8 @@ impl<'a> Missing<'a> {
         for endpoint in endpoints.workloads() {
             // Endpoints of one network mostly follow each other and have one gateway.
             let gateway = endpoint.network_gateway();
-            if gateway != last {
+            // An endpoint of this network needs none.
+            if endpoint.network() != self.network && gateway != last {
                 self.network_of(endpoint, references);
                 last = gateway;
             }

@@ -4,8 +4,12 @@ mod failover;
 mod inbound;
 mod meshes;
 mod model;
+mod on_demand;
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
 
 use model::{Call, Chances, ips};
 use proptest::prelude::*;
