@@ -97,7 +97,8 @@ impl<A: Side + Unpin, B: Side + Unpin, M: Facts> Future for MovableRelay<'_, A, 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
         let _timed = this.here.timed();
-        if !this.registered.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+        let is_registered = this.registered.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
+        if !is_registered || this.here.needs_waker() {
             this.here.register(cx.waker());
             this.beside.register(cx.waker());
             this.registered = Some(cx.waker().clone());

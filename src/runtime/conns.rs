@@ -111,6 +111,9 @@ const MOVABLE: u16 = 0x8000;
 /// Whether the connection is to stand still.
 /// No limit: a bit of a state.
 const WANTED: u16 = 0x4000;
+/// Whether a wish has come and gone, which may have used up the waker.
+/// No limit: a bit of a state.
+const WISHED: u16 = 0x2000;
 
 // === impl ConnSet ===
 
@@ -286,9 +289,11 @@ impl<T> Conn<T> {
         self.entry.cut.waker.wake();
     }
 
-    /// Takes back [`Conn::want`].
+    /// Takes back [`Conn::want`]. The wish may have used up the waker, so the task registers again at its next poll.
     pub(crate) fn let_go(&self) {
-        self.entry.cut.state.fetch_and(!WANTED, Ordering::AcqRel);
+        let gone = |state| Some((state & !WANTED) | WISHED);
+        // The closure always has a value.
+        let _ = self.entry.cut.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, gone);
     }
 
     /// The reason of the cut, if the connection is cut.
@@ -325,9 +330,15 @@ impl<T> Conn<T> {
         self.entry.cut.state.load(Ordering::Acquire) & WANTED != 0
     }
 
+    /// Whether a wish may have used up the waker that is registered.
+    pub(crate) fn needs_waker(&self) -> bool {
+        self.entry.cut.state.load(Ordering::Acquire) & (WANTED | WISHED) != 0
+    }
+
     /// Has `waker` woken when the connection is cut or is to stand still, in the place of an earlier waker. Register before
     /// looking, or a change in between wakes no task.
     pub(crate) fn register(&self, waker: &Waker) {
+        self.entry.cut.state.fetch_and(!WISHED, Ordering::AcqRel);
         self.entry.cut.waker.register(waker);
     }
 }

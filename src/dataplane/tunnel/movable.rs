@@ -250,7 +250,7 @@ impl<T: AsRef<TunnelInfo>, D: TunnelDriver + Unpin> Future for MovableTunnel<'_,
         let _timed = this.member.timed();
         // A wish takes the waker that it wakes.
         let is_registered = this.registered.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
-        if !is_registered || this.member.is_wanted() {
+        if !is_registered || this.member.needs_waker() {
             this.member.register(cx.waker());
             this.registered = Some(cx.waker().clone());
         }

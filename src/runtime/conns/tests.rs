@@ -206,6 +206,23 @@ fn a_connection_that_is_wanted_wakes_its_task_and_a_cut_keeps_its_reason() {
 }
 
 #[test]
+fn a_wish_that_has_gone_before_the_task_was_polled_is_noticed_at_the_next_poll() {
+    let set = ConnSet::new(1);
+    let conn = set.admit(0, ()).expect("open");
+    let counter = Arc::<WakeCounter>::default();
+    conn.register(&counter.clone().into());
+    assert!(!conn.needs_waker());
+    conn.want();
+    conn.let_go();
+    // The waker is used up: another wish, or a cut, would wake nobody.
+    assert!(conn.needs_waker() && !conn.is_wanted());
+    conn.register(&counter.clone().into());
+    assert!(!conn.needs_waker());
+    conn.cut(CutReason(3));
+    assert_eq!(counter.0.load(Ordering::SeqCst), 2);
+}
+
+#[test]
 fn a_connection_is_found_by_an_id_that_no_other_one_ever_has() {
     let set = ConnSet::new(2);
     let (a, b) = (set.admit(0, "a").unwrap(), set.admit(1, "b").unwrap());
