@@ -215,6 +215,21 @@ fn a_named_policy_that_is_missing_leaves_it_open_unless_a_deny_matches() {
 const UNSURE: &str = "explicitly denied by: a/d (a value could not be decoded)";
 
 #[test]
+fn the_rule_that_decides_is_the_first_of_its_value() {
+    let unset =
+        || rule(vec![pb::Match { namespaces: vec![pb::StringMatch { match_type: None }], ..port(80) }]);
+    let decides = |rules: Vec<Vec<pb::Rule>>| {
+        let (policy, _) = Policy::decode("a/d", policy("d", pb::Action::Deny, rules.concat()));
+        let (src, dst) = ("10.0.0.1:999".parse().unwrap(), "10.0.0.2:80".parse().unwrap());
+        examine(&policy, &Flow { src, identity: None, dst }, &mut ())
+    };
+    let (no, yes) = (|| rule(vec![port(81)]), || rule(vec![port(80)]));
+    assert_eq!(decides(vec![no(), unset(), unset(), no()]), (Truth::Unknown, 1));
+    assert_eq!(decides(vec![unset(), yes(), yes()]), (Truth::True, 1));
+    assert_eq!(decides(vec![no(), no()]), (Truth::False, 0));
+}
+
+#[test]
 fn a_deny_matches_what_is_unknown_and_an_allow_does_not() {
     use pb::Action::{Allow, Deny};
     let none = pb::Match::default;

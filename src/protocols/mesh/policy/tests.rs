@@ -196,7 +196,7 @@ fn the_table_indexes_by_key_namespace_and_mesh() {
     assert_eq!(keys(table.of_namespace("root")), Vec::<&str>::new());
     assert_eq!(keys(table.global()), ["root/all"]);
     assert_eq!(table.get("b/pick").unwrap().key(), "b/pick");
-    assert_eq!((table.len(), table.iter().count()), (4, 4));
+    assert_eq!((table.len(), table.iter().count(), table.is_empty()), (4, 4, false));
 }
 
 #[test]
