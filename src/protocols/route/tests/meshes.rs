@@ -322,11 +322,6 @@ fn change(resource: pb::address::Type) -> Change {
     }
 }
 
-/// The tables of a proxy that was told just this.
-pub(super) fn mesh_of(model: Model) -> Mesh {
-    World { model, before: vec![], order: vec![0] }.mesh()
-}
-
 impl World {
     /// The tables after all pushes.
     pub(super) fn mesh(&self) -> Mesh {

@@ -4,12 +4,8 @@ mod failover;
 mod inbound;
 mod meshes;
 mod model;
-mod on_demand;
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, SocketAddr},
-};
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use model::{Call, Chances, ips};
 use proptest::prelude::*;
