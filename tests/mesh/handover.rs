@@ -109,6 +109,8 @@ pub(crate) fn busy_connections_go_on_over_several_upgrades_and_no_new_one_is_ref
     const UPGRADES: usize = 4;
     const STREAMS: usize = 4;
     let mut lab = raise_spare();
+    let _logs = LogsOfFailure::of(&lab);
+    let _logs = LogsOfFailure::of(&lab);
     let mut current = lab.take_proxy("one").unwrap();
     let (client, bare) = (lab.pod("client").unwrap(), lab.pod("bare").unwrap());
     let (over, echoed, opened) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
@@ -200,6 +202,27 @@ pub(crate) fn without_a_next_process_connections_stay_until_the_deadline() {
     let _next = next_of_one(&lab, "spare", 2);
     ends_well(&mut old);
     echo(&mut kept, &vec![7; 100_000]).unwrap();
+}
+
+/// Prints the logs of all proxies when the test fails.
+pub(crate) struct LogsOfFailure(std::path::PathBuf);
+
+impl LogsOfFailure {
+    pub(crate) fn of(lab: &Lab) -> Self {
+        Self(lab.directory().to_owned())
+    }
+}
+
+impl Drop for LogsOfFailure {
+    fn drop(&mut self) {
+        if !thread::panicking() {
+            return;
+        }
+        let files = std::fs::read_dir(&self.0).into_iter().flatten().flatten().map(|entry| entry.path());
+        for file in files.filter(|path| path.extension().is_some_and(|name| name == "log")) {
+            println!("{}:\n{}", file.display(), std::fs::read_to_string(&file).unwrap_or_default());
+        }
+    }
 }
 
 pub(crate) struct OnDrop<'a>(pub(crate) &'a AtomicBool);

@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    handover::{OnDrop, fill, is_pattern, moved, next_of, raise_spare, stream_until, upgrade},
+    handover::{LogsOfFailure, OnDrop, fill, is_pattern, moved, next_of, raise_spare, stream_until, upgrade},
     logs::line_of,
     policy::deny,
     support::*,
@@ -88,6 +88,7 @@ pub(crate) fn busy_tunnels_go_on_over_several_upgrades_and_no_new_connection_is_
     const UPGRADES: usize = 4;
     const STREAMS: usize = 4;
     let mut lab = raise_spare();
+    let _logs = LogsOfFailure::of(&lab);
     let mut current = lab.take_proxy("one").unwrap();
     let ways = WAYS.map(|(pod, to)| (lab.pod(pod).unwrap(), to));
     let (over, echoed, opened) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));

@@ -5,8 +5,9 @@
 
 use std::collections::VecDeque;
 
-use super::wire::{
-    ACK, DATA, HEADERS, Header, INITIAL_WINDOW, MAX_FRAME, Passed, RST_STREAM, Role, SETTINGS,
+use super::{
+    windows::Mention,
+    wire::{ACK, DATA, HEADERS, Header, INITIAL_WINDOW, MAX_FRAME, Passed, RST_STREAM, Role, SETTINGS},
 };
 
 /// The window with which streams and connections begin (RFC 9113 section 6.9.2).
@@ -59,6 +60,8 @@ pub(super) struct Stream {
     pub(super) receive: i64,
     /// The number of bytes that this end has sent, without what is beyond 32 bits.
     pub(super) sent: u32,
+    /// Whether the peer has sent HEADERS.
+    pub(super) headed: bool,
     /// Whether this end has ended its half.
     pub(super) sent_all: bool,
     /// Whether the peer has ended its half.
@@ -228,9 +231,10 @@ impl Ledger {
                 match self.goaway_sent {
                     // HTTP/2 ignores what the peer has opened before it knew of the last GOAWAY.
                     Some(last) if id > last => self.remember(id),
-                    _ => self.open(id),
+                    _ => self.open(id, true),
                 }
             }
+            HEADERS => self.stream(id).into_iter().for_each(|stream| stream.headed = true),
             RST_STREAM => self.close(id),
             SETTINGS if header.has(ACK) => {
                 if let Some(Some(window)) = self.own_pending.pop_front() {
@@ -281,7 +285,7 @@ impl Ledger {
             }
             HEADERS if id > self.last_own && self.role.opens(id) => {
                 self.last_own = id;
-                self.open(id);
+                self.open(id, false);
             }
             RST_STREAM => self.reset(id),
             SETTINGS if header.has(ACK) => self.acks_owed = self.acks_owed.saturating_sub(1),
@@ -292,13 +296,13 @@ impl Ledger {
         self.end(header, true);
     }
 
-    fn open(&mut self, id: u32) {
+    fn open(&mut self, id: u32, headed: bool) {
         if self.streams.len() >= MAX_STREAMS {
             self.lost = true;
             return;
         }
         let (send, receive) = (self.peer.initial_window.into(), self.own_initial.into());
-        let stream = Stream { id, send, receive, sent: 0, sent_all: false, received_all: false };
+        let stream = Stream { id, send, receive, sent: 0, headed, sent_all: false, received_all: false };
         let at = self.streams.partition_point(|other| other.id < id);
         self.streams.insert(at, stream);
     }
@@ -354,8 +358,19 @@ impl Ledger {
         Standing::Closed { reset: self.reset.contains(&id) }
     }
 
+    /// When a WINDOW_UPDATE of this end may name the stream. A peer whose GOAWAY is on its way ignores HEADERS of a new
+    /// stream, and takes the stream for idle then: a WINDOW_UPDATE would be the end of the tunnel (RFC 9113 section 5.1).
+    /// So a stream of this end must have been answered.
+    pub(super) fn may_update(&self, id: u32) -> Mention {
+        match self.standing(id) {
+            Standing::Open(stream) if stream.headed => Mention::Now,
+            Standing::Idle | Standing::Open(_) => Mention::Later,
+            Standing::Closed { .. } => Mention::Never,
+        }
+    }
+
     /// Whether somebody has opened the stream.
-    pub(super) fn has_begun(&self, id: u32) -> bool {
+    fn has_begun(&self, id: u32) -> bool {
         id <= if self.role.opens(id) { self.last_own } else { self.last_peer }
     }
 
@@ -427,7 +442,8 @@ impl Ledger {
     pub(super) fn restore(snapshot: &Snapshot) -> Result<Self, BadSnapshot> {
         snapshot.check()?;
         let stream = |&StreamSnapshot { id, send, receive, sent_all, received_all }: &StreamSnapshot| {
-            Stream { id, send, receive, sent: 0, sent_all, received_all }
+            // A stream that moves was answered.
+            Stream { id, send, receive, sent: 0, headed: true, sent_all, received_all }
         };
         Ok(Self {
             role: snapshot.role,

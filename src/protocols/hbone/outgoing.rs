@@ -53,7 +53,7 @@ impl Outgoing {
     /// What has to go out now, before any other byte. `frames` has seen all bytes that went out.
     pub(super) fn unsent(&mut self, frames: &Frames) -> &[u8] {
         if self.unsent.is_empty() && frames.may_insert() {
-            for (stream, more) in self.windows.updates(|stream| frames.ledger().has_begun(stream)) {
+            for (stream, more) in self.windows.updates(|stream| frames.ledger().may_update(stream)) {
                 self.unsent.extend_from_slice(&[0, 0, 4, WINDOW_UPDATE, 0]);
                 self.unsent.extend_from_slice(&stream.to_be_bytes());
                 self.unsent.extend_from_slice(&more.to_be_bytes());

@@ -76,6 +76,17 @@ pub(super) struct StreamWindow {
     told: Instant,
 }
 
+/// When the peer can be told what a stream may send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mention {
+    /// The peer knows the stream.
+    Now,
+    /// The peer may not know the stream yet.
+    Later,
+    /// The stream has ended.
+    Never,
+}
+
 /// The error of a peer that has sent more than a stream's window.
 #[derive(Debug, thiserror::Error)]
 #[error("the peer has sent more than the stream's window")]
@@ -135,14 +146,15 @@ impl Windows {
         StreamWindow { tunnel, stream, loan, credit, unread, held: 0, waited: false, rides: false, told }
     }
 
-    /// What the streams that are `open` may send more since the last call: pairs of a stream and a number of bytes.
-    /// A stream whose request has not gone out cannot be spoken of.
-    pub(super) fn updates(&self, mut open: impl FnMut(u32) -> bool) -> Vec<(u32, u32)> {
+    /// What streams may send more since the last call: pairs of a stream and a number of bytes. `when` tells of a stream
+    /// whether the peer can be told now.
+    pub(super) fn updates(&self, mut when: impl FnMut(u32) -> Mention) -> Vec<(u32, u32)> {
         let mut updates = self.0.updates.borrow_mut();
-        if updates.iter().all(|(stream, _)| open(*stream)) {
+        if updates.iter().all(|(stream, _)| when(*stream) == Mention::Now) {
             return std::mem::take(&mut updates);
         }
-        updates.extract_if(.., |(stream, _)| open(*stream)).collect()
+        updates.retain(|(stream, _)| when(*stream) != Mention::Never);
+        updates.extract_if(.., |(stream, _)| when(*stream) == Mention::Now).collect()
     }
 
     /// Lets the peer send as much as was padding, which no reader takes: pairs of a stream and a number of bytes.

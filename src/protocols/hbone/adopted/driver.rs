@@ -15,7 +15,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::tunnel::{AdoptedTunnel, Ended, Shared, Still};
 use crate::protocols::{
-    hbone::{frozen::FrozenHttp2, ledger::BadSnapshot, windows::Windows},
+    hbone::{
+        frozen::FrozenHttp2,
+        ledger::BadSnapshot,
+        windows::{Mention, Windows},
+    },
     relay::{End, broken},
 };
 
@@ -156,7 +160,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<Io> {
         {
             this.end(ended);
         }
-        for (stream, more) in this.windows.updates(|_| true) {
+        for (stream, more) in this.windows.updates(|_| Mention::Now) {
             this.core.grant(stream, more);
         }
         let is_done = this.core.is_unused() && this.core.is_between_frames() && this.still == Still::No;

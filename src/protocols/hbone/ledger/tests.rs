@@ -362,6 +362,25 @@ fn an_initial_window_counts_once_it_is_acknowledged_and_may_leave_a_debt() {
 }
 
 #[test]
+fn a_stream_of_this_end_is_named_once_it_is_answered_and_one_of_the_peer_at_once() {
+    use Mention::{Later, Never, Now};
+    let mut ledger = Ledger::new(Role::Client);
+    let told = |ledger: &Ledger| [1, 2, 3, 5].map(|id| ledger.may_update(id));
+    assert_eq!(told(&ledger), [Later; 4]);
+    [1, 3, 5].into_iter().for_each(|id| ledger.sent(header(HEADERS, 4, id, 10)));
+    ledger.received(header(HEADERS, 4, 2, 10));
+    assert_eq!(told(&ledger), [Later, Now, Later, Later]);
+    ledger.received(header(HEADERS, 4, 3, 10));
+    assert_eq!(told(&ledger), [Later, Now, Now, Later]);
+    ledger.received(header(RST_STREAM, 0, 1, 4));
+    // The peer has ignored the last stream.
+    ledger.received(Passed::GoAway(3));
+    assert_eq!(told(&ledger), [Never, Now, Now, Never]);
+    let restored = Ledger::restore(&ledger.snapshot().unwrap()).unwrap();
+    assert_eq!(told(&restored), [Never, Now, Now, Never]);
+}
+
+#[test]
 fn a_ledger_past_its_bounds_has_no_snapshot() {
     let mut ledger = Ledger::new(Role::Client);
     for at in 0..MAX_STREAMS as u32 {

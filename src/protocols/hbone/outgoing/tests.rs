@@ -114,6 +114,19 @@ fn what_streams_may_send_is_told_between_frames_and_not_inside_a_header_list() {
     assert_eq!(outgoing.unsent(&frames), frame(WINDOW_UPDATE, 0, 9, &(128u32 * 1024).to_be_bytes()));
 }
 
+/// HTTP/2 at the other end ends the tunnel if a stream is named that has crossed its GOAWAY.
+#[test]
+fn a_client_names_no_stream_that_its_server_has_not_answered() {
+    let (windows, mut frames) = (windows(), Frames::new(Role::Client));
+    let _streams = [1, 3].map(|id| windows.lent(id, 64 * 1024));
+    let mut outgoing = Outgoing::new(windows);
+    frames.sent(&[0; 24]);
+    [1, 3].into_iter().for_each(|id| frames.sent(&frame(HEADERS, END_HEADERS, id, &[])));
+    assert!(outgoing.unsent(&frames).is_empty());
+    frames.received(&frame(HEADERS, END_HEADERS, 3, &[]));
+    assert_eq!(outgoing.unsent(&frames), frame(WINDOW_UPDATE, 0, 3, &(64u32 * 1024).to_be_bytes()));
+}
+
 #[test]
 fn settings_that_come_in_parts_are_refused() {
     let settings = frame(SETTINGS, 0, 0, &[0; 60]);

@@ -32,7 +32,7 @@ fn read_all(windows: &Windows, stream: &mut StreamWindow) -> usize {
     let sent = stream.credit;
     stream.received(sent).unwrap();
     stream.taken(sent, false);
-    let told: usize = windows.updates(|_| true).iter().map(|(_, more)| *more as usize).sum();
+    let told: usize = windows.updates(|_| Mention::Now).iter().map(|(_, more)| *more as usize).sum();
     assert_eq!(told, stream.credit, "the peer has to be told of all that it may send");
     stream.credit
 }
@@ -51,7 +51,7 @@ fn a_stream_begins_with_the_whole_window_while_little_is_lent_and_the_peer_is_to
     let windows = Windows::new(budget.of(0), &Http2Config::default(), now);
     let mut streams: Vec<StreamWindow> = (0..1000).map(|id| windows.of(1 + 2 * id)).collect();
     assert_eq!((streams[0].window(), streams[0].credit), (4 * MIB, 4 * MIB));
-    assert_eq!(windows.updates(|_| true)[0], (1, (4 * MIB - 64 * KIB) as u32));
+    assert_eq!(windows.updates(|_| Mention::Now)[0], (1, (4 * MIB - 64 * KIB) as u32));
     // Those that read are still lent a whole window.
     assert!(budget.lent() <= budget.limit() / 4, "{}", budget.lent());
     let last = streams.last_mut().unwrap();
@@ -86,8 +86,14 @@ fn the_loan_of_the_beginning_rides_with_another_frame_or_goes_once_half_of_the_f
     one.received(KIB).unwrap();
     assert_eq!(woken(), 1);
     // The request of stream 3 has not gone out.
-    assert_eq!(windows.updates(|stream| stream < 3), [(1, (4 * MIB - 64 * KIB) as u32)]);
-    assert_eq!(windows.updates(|_| true), [(3, (4 * MIB - 64 * KIB) as u32)]);
+    assert_eq!(
+        windows.updates(|stream| if stream < 3 { Mention::Now } else { Mention::Later }),
+        [(1, (4 * MIB - 64 * KIB) as u32)]
+    );
+    assert_eq!(windows.updates(|_| Mention::Now), [(3, (4 * MIB - 64 * KIB) as u32)]);
+    windows.return_padding(vec![(1, 100), (3, 200)]);
+    assert_eq!(windows.updates(|stream| if stream < 3 { Mention::Never } else { Mention::Later }), []);
+    assert_eq!(windows.updates(|_| Mention::Now), [(3, 200)]);
 }
 
 #[test]
@@ -114,9 +120,9 @@ fn bytes_that_wait_keep_the_window_as_it_is_and_are_counted_until_they_are_taken
     assert_eq!((budget.held(), stream.credit), (64 * KIB, 0));
     later(QUICK_THOUGH_WAITED + Duration::from_millis(1));
     stream.taken(10 * KIB, false);
-    assert_eq!((budget.held(), windows.updates(|_| true)), (54 * KIB, vec![]));
+    assert_eq!((budget.held(), windows.updates(|_| Mention::Now)), (54 * KIB, vec![]));
     stream.taken(54 * KIB, false);
-    assert_eq!((budget.held(), windows.updates(|_| true)), (0, vec![(1, 64 * 1024)]));
+    assert_eq!((budget.held(), windows.updates(|_| Mention::Now)), (0, vec![(1, 64 * 1024)]));
     stream.received(5).unwrap();
     stream.waits();
     drop(stream);
@@ -134,7 +140,7 @@ fn the_end_of_a_stream_gives_back_its_loan_and_forgets_what_the_peer_was_to_be_t
     }
     assert_eq!(budget.lent(), 2 * 64 * KIB);
     drop(one);
-    assert_eq!((budget.lent(), windows.updates(|_| true)), (64 * KIB, vec![(3, 128 * 1024)]));
+    assert_eq!((budget.lent(), windows.updates(|_| Mention::Now)), (64 * KIB, vec![(3, 128 * 1024)]));
 }
 
 #[test]
@@ -143,7 +149,7 @@ fn a_peer_that_will_send_nothing_more_is_told_nothing() {
     let mut stream = windows.lent(1, 0);
     stream.received(64 * KIB).unwrap();
     stream.taken(64 * KIB, true);
-    assert_eq!(windows.updates(|_| true), []);
+    assert_eq!(windows.updates(|_| Mention::Now), []);
 }
 
 #[test]
