@@ -7,10 +7,14 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use ractor::{ActorCell, ActorId, ActorStatus, Message, MessagingErr, RpcReplyPort};
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::timeout};
 use tracing::Span;
 
 use super::{diagnostics::MailboxGauge, faults::Fault};
+
+/// How long a reply may come after the end of its actor, which may have passed the reply port on.
+/// Limit: reply after the end of the actor that was asked: 1 s; past it: the caller gets `Lost`.
+const ANSWERS_AFTER_END: Duration = Duration::from_secs(1);
 
 /// Reaches one incarnation of an actor. Clones are the same; it goes stale when the actor ends.
 pub struct ActorRef<M> {
@@ -98,7 +102,22 @@ impl<M: Message> ActorRef<M> {
     ) -> Result<T, Gone> {
         let (port, reply) = oneshot::channel();
         self.cast(message(port.into()))?;
-        reply.await.map_err(|_| Gone)
+        self.answer(reply).await
+    }
+
+    /// Waits for the reply to a message that was sent. A message that meets the end of its actor can stay in the closed
+    /// queue, with its reply port, so the end is waited for, too.
+    ///
+    /// # Errors
+    /// The actor has ended without a reply, or has dropped the reply port.
+    pub(super) async fn answer<T>(&self, mut reply: oneshot::Receiver<T>) -> Result<T, Gone> {
+        let actor = self.cell();
+        let answered = tokio::select! {
+            biased;
+            answered = &mut reply => answered,
+            _ = actor.wait(None) => timeout(ANSWERS_AFTER_END, reply).await.map_err(|_| Gone)?,
+        };
+        answered.map_err(|_| Gone)
     }
 
     /// Sends a message every `period`, until the actor ends.

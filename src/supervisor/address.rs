@@ -12,7 +12,7 @@ use std::{
 use ractor::{ActorId, Message, RpcReplyPort};
 use tokio::sync::{oneshot, watch};
 
-use super::actor_ref::ActorRef;
+use super::actor_ref::{ActorRef, Gone};
 
 /// Reaches the actor that is behind it now. An [`ActorRef`] goes stale when its actor is restarted; this does not.
 ///
@@ -123,9 +123,9 @@ impl<M: Message> Address<M> {
         let message = message((port, timeout).into());
         let mut delivered = false;
         let answered = tokio::time::timeout(timeout, async {
-            self.deliver(message).await?;
+            let actor = self.deliver(message).await?;
             delivered = true;
-            reply.await.map_err(|_| AddressError::Lost { name: self.name.clone() })
+            actor.answer(reply).await.map_err(|Gone| AddressError::Lost { name: self.name.clone() })
         })
         .await;
         match answered {
@@ -135,13 +135,13 @@ impl<M: Message> Address<M> {
         }
     }
 
-    async fn deliver(&self, mut message: M) -> Result<(), AddressError> {
+    async fn deliver(&self, mut message: M) -> Result<ActorRef<M>, AddressError> {
         let mut incarnations = self.current.subscribe();
         loop {
             let actor = incarnations.borrow_and_update().clone();
             if let Some(actor) = actor {
                 match actor.send(message) {
-                    Ok(()) => return Ok(()),
+                    Ok(()) => return Ok(actor),
                     Err(Some(undelivered)) => message = undelivered,
                     Err(None) => return Err(self.down()),
                 }

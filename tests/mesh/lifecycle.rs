@@ -4,6 +4,7 @@ use std::{
     io::{Read, Write},
     net::Shutdown,
     process::Command,
+    thread,
     time::Duration,
 };
 
@@ -13,7 +14,7 @@ use warren::{
 };
 
 use crate::{
-    logs::line,
+    logs::{access, line},
     metrics::{all_closed, metrics, metrics_show},
     support::*,
 };
@@ -267,4 +268,35 @@ pub(crate) fn a_mute_control_plane_costs_nothing() {
     eventually("refusal of plaintext", || {
         is_turned_away(&ask(lab.pod("bare").unwrap(), addr(SERVER))).then_some(())
     });
+}
+
+pub(crate) fn each_connection_to_a_peer_that_is_gone_is_told_so() {
+    const CLIENTS: usize = 16;
+    const EACH: usize = 200;
+    let mut lab = raise(MESH);
+    drop(open_at_last(&lab, "server", NEAR));
+    let mut gone = lab.take_proxy("one").unwrap();
+    gone.signal(libc::SIGKILL).unwrap();
+    gone.wait(LIMIT).unwrap();
+    // The actor of the peer ends with each dial, while other connections ask for it.
+    let server = lab.pod("server").unwrap();
+    thread::scope(|scope| {
+        for _ in 0..CLIENTS {
+            scope.spawn(|| {
+                for _ in 0..EACH {
+                    let mut stream = dial_from(server, addr(NEAR)).unwrap();
+                    assert!(echo(&mut stream, b"hello").is_err());
+                }
+            });
+        }
+    });
+    let told = eventually("lines of all connections", || {
+        let lines = access(&lab, "two");
+        let failed =
+            lines.into_iter().filter(|line| line.has(&[("direction", "outbound"), ("bytes_recv", "0")]));
+        let told: Vec<String> = failed.map(|line| line.field("error").to_owned()).collect();
+        (told.len() >= CLIENTS * EACH).then_some(told)
+    });
+    let odd: Vec<&String> = told.iter().filter(|error| !error.contains("Connection refused")).collect();
+    assert!(odd.is_empty(), "{odd:#?}");
 }

@@ -161,6 +161,7 @@ fn main() -> ExitCode {
         open_connections_outlive_the_order_to_stop_and_the_proxy_ends_with_them,
         what_had_connected_before_the_order_to_stop_is_served,
         what_is_open_at_the_deadline_is_cut_and_the_proxy_ends,
+        each_connection_to_a_peer_that_is_gone_is_told_so,
         a_proxy_without_connections_ends_at_once_however_it_is_told,
         a_proxy_that_never_heard_of_its_mesh_ends_when_told,
         the_proxys_own_pod_is_served_only_once_the_state_is_there,

@@ -4,7 +4,6 @@
 //! tunnels that it dialled: a killed tunnel actor closes its peer's streams and no others.
 
 use std::{
-    hash::BuildHasher as _,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -51,6 +50,9 @@ const RELEASED_AT_ONCE: usize = 256;
 /// How long a shard may take to tell about its tunnels.
 /// Limit: answer of a shard about its tunnels: 1 s; past it: the shard's tunnels are kept.
 const SHARD_ANSWERS_WITHIN: Duration = Duration::from_secs(1);
+/// The number of actors that are asked for a tunnel, one after the other, if each of them ends meanwhile.
+/// Limit: actors of a peer that are asked for a tunnel: 4; past it: the connection fails.
+const ACTORS_ASKED: usize = 4;
 /// The number of parts of a pod's map of tunnel actors. Only a missed tunnel takes the lock of a part.
 /// No limit: parts of a map, each with a lock of its own.
 const PEER_MAP_SHARDS: usize = 2;
@@ -62,6 +64,8 @@ pub(crate) struct Tunnels {
     ctx: Arc<DialContext>,
     shards: Shards,
     quarantine: Quarantine,
+    /// The number of actors that were ever made.
+    made: AtomicUsize,
     /// The number of peers at which unused tunnels are looked for next.
     look_at: AtomicUsize,
     looking: Mutex<()>,
@@ -76,11 +80,14 @@ enum Msg {
     Open(usize, Reply),
     /// A placed dial or driver has ended. Each placed task sends at most one.
     Ended(u64, TaskExit),
+    /// The actor has left the map, and what was asked of it before is under way. At most one a placed task.
+    Rest,
 }
 
 struct TunnelActor {
     tunnels: Arc<Tunnels>,
     key: TunnelKey,
+    address: Address<Msg>,
 }
 
 struct TunnelState {
@@ -96,7 +103,16 @@ impl Tunnels {
         let supervisor = DynamicChildren::new(&format!("pod/{}/tunnels", ctx.id.uid));
         let actors = DashMap::with_hasher_and_shard_amount(Default::default(), PEER_MAP_SHARDS);
         let (look_at, looking) = (AtomicUsize::new(KEPT_PEERS), Mutex::default());
-        Arc::new(Self { actors, supervisor, ctx, shards, quarantine, look_at, looking })
+        Arc::new(Self {
+            actors,
+            supervisor,
+            ctx,
+            shards,
+            quarantine,
+            made: AtomicUsize::new(1),
+            look_at,
+            looking,
+        })
     }
 
     /// The supervisor of the tunnel actors.
@@ -115,11 +131,11 @@ impl Tunnels {
         let within =
             timeouts.certificate + timeouts.connect + timeouts.client_handshake() + timeouts.h2_settings;
         // The actor may have ended, idle or killed, while the message was on its way. The next actor is asked then.
-        for last in [false, true] {
+        for asked in 1..=ACTORS_ASKED {
             let address = self.actor(key).await.map_err(Arc::new)?;
             match address.call(within, |reply| Msg::Open(index, reply)).await {
                 Ok(dialled) => return dialled,
-                Err(AddressError::Lost { .. } | AddressError::Down { .. }) if !last => {
+                Err(AddressError::Lost { .. } | AddressError::Down { .. }) if asked < ACTORS_ASKED => {
                     span::actor_lost("tunnel")
                 }
                 Err(error) => return Err(Arc::new(DialError::Lost(Box::new(error)))),
@@ -139,27 +155,14 @@ impl Tunnels {
         if known.is_none() {
             self.make_room().await?;
         }
-        let id: Arc<str> = actor_id(key).into();
-        let mut fresh = false;
-        let new = || {
-            fresh = true;
-            Address::new(&id)
-        };
+        // Each address has an actor of its own name, so a former actor that has left the map may take its time to end.
+        let new = || Address::new(&format!("{}-{}", key.to, self.made.fetch_add(1, Relaxed)));
         let address = self.actors.entry(key.clone()).or_insert_with(new).clone();
-        let spec = self.spec(key, &id, &address);
-        let mut started = self.supervisor.start(spec.clone()).await;
-        if fresh && matches!(started, Err(StartError::Duplicate { .. })) {
-            // The key's former actor has left the map and is ending. The former actor has another address, so no
-            // actor would ever serve this address.
-            let _ = self.supervisor.stop(&id).await;
-            started = self.supervisor.start(spec).await;
-        }
-        match started {
-            Ok(()) => Ok(address),
-            // Another caller starts the actor just now, or the supervisor restarts the actor.
-            Err(StartError::Duplicate { .. }) if !fresh => Ok(address),
+        match self.supervisor.start(self.spec(key, &address)).await {
+            // A duplicate: another caller starts the actor just now, or the supervisor restarts the actor.
+            Ok(()) | Err(StartError::Duplicate { .. }) => Ok(address),
             Err(error) => {
-                self.actors.remove_if(key, |_, held| held.actor_id() == address.actor_id());
+                self.forget(key, &address);
                 Err(DialError::Refused(error.to_string()))
             }
         }
@@ -222,10 +225,18 @@ impl Tunnels {
         format!("{} from {}", key.to, self.ctx.id.name())
     }
 
-    fn spec(self: &Arc<Self>, key: &TunnelKey, id: &Arc<str>, address: &Address<Msg>) -> ChildSpec {
-        let (tunnels, key) = (self.clone(), key.clone());
-        let make = move || (TunnelActor { tunnels: tunnels.clone(), key: key.clone() }, ());
-        ChildSpec::actor(id.clone(), address, make).restart(Restart::Transient).kind_label("tunnel")
+    /// Has the next caller start another actor in the place of the one at `address`.
+    fn forget(&self, key: &TunnelKey, address: &Address<Msg>) {
+        self.actors.remove_if(key, |_, held| held.name() == address.name());
+    }
+
+    fn spec(self: &Arc<Self>, key: &TunnelKey, address: &Address<Msg>) -> ChildSpec {
+        let (tunnels, key, own) = (self.clone(), key.clone(), address.clone());
+        let make =
+            move || (TunnelActor { tunnels: tunnels.clone(), key: key.clone(), address: own.clone() }, ());
+        ChildSpec::actor(address.name().clone(), address, make)
+            .restart(Restart::Transient)
+            .kind_label("tunnel")
     }
 }
 
@@ -273,11 +284,6 @@ fn refused(key: &TunnelKey, quarantined: &InQuarantine) -> Arc<DialError> {
     Arc::new(DialError::Quarantined { to: key.to, why: quarantined.to_string() })
 }
 
-/// The name of the actor of `key`: the peer's address and a hash of the whole key.
-fn actor_id(key: &TunnelKey) -> String {
-    format!("{}-{:016x}", key.to, foldhash::fast::FixedState::default().hash_one(key))
-}
-
 fn is_up(address: &Address<Msg>) -> bool {
     address.current().is_some_and(|actor| actor.is_up())
 }
@@ -289,6 +295,7 @@ impl Described for Msg {
         match self {
             Self::Open(..) => "open",
             Self::Ended(..) => "ended",
+            Self::Rest => "rest",
         }
     }
 }
@@ -318,16 +325,16 @@ impl Actor for TunnelActor {
                 }
                 if state.placed.is_empty() {
                     // The actor owns no tunnel any more and leaves the map. The next caller starts another actor.
-                    if let Some((_, address)) = self.tunnels.actors.remove(&self.key)
-                        && address.actor_id() == Some(myself.id())
-                    {
-                        // Without this call, a caller that has just read the address would wait for a restart that
-                        // never comes.
-                        address.retire();
-                    }
-                    myself.stop(Some("no tunnel left".into()));
+                    self.tunnels.forget(&self.key, &self.address);
+                    // Without this call, a caller that has just read the address would wait for a restart that never
+                    // comes.
+                    self.address.retire();
+                    // Whoever has asked meanwhile is served first. The cast fails only if the actor has ended already.
+                    let _ = myself.cast(Msg::Rest);
                 }
             }
+            Msg::Rest if state.placed.is_empty() => myself.stop(Some("no tunnel left".into())),
+            Msg::Rest => {}
         }
         Ok(())
     }

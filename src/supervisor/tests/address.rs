@@ -1,7 +1,9 @@
 //! Calls through an address.
 
+use tokio::sync::oneshot;
+
 use super::support::*;
-use crate::supervisor::{Address, AddressError, Strategy};
+use crate::supervisor::{Address, AddressError, Strategy, actor_ref::Gone};
 
 #[tokio::test(start_paused = true)]
 async fn a_call_says_whether_its_message_was_delivered() {
@@ -59,4 +61,19 @@ async fn nobody_waits_at_an_address_whose_actor_has_ended_for_good() {
     let (waited, ()) = tokio::join!(early.call(SECOND, Msg::Ping), async { early.retire() });
     assert_eq!(waited, down);
     assert!(begun.elapsed().is_zero());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_a_reply_hears_of_the_end_of_the_actor_though_the_port_is_left_somewhere() {
+    let world = World::default();
+    let a = world.worker("a");
+    let tree = world.start(root(Strategy::OneForOne).child(a.spec())).await;
+    let actor = a.address.current().expect("is up");
+    let (left, reply) = oneshot::channel::<u32>();
+    let (answered, ()) = tokio::join!(actor.answer(reply), tree.stop());
+    assert_eq!(answered, Err(Gone));
+    let (passed_on, reply) = oneshot::channel();
+    passed_on.send(7).expect("is waited for");
+    assert_eq!(actor.answer(reply).await, Ok(7));
+    drop(left);
 }
