@@ -440,6 +440,11 @@ impl<K: Future<Output = ()>> TunnelDriver for AdoptedDriver<'_, K> {
         self.silent.as_mut().poll(cx).map(|()| Err(Ended::Closed))
     }
 
+    fn has_said_goodbye(&self) -> bool {
+        // No stream is opened on it.
+        true
+    }
+
     fn stop(&mut self) {
         self.tunnel.stop();
     }

@@ -8,7 +8,7 @@ use tokio::{
 use super::{held::Held, shared::Keeper};
 use crate::{
     actors::handover::{
-        exchange::{Exchange, LOOK_INTERVAL, REFUSED_PAUSE},
+        exchange::{Desk, LOOK_INTERVAL, REFUSED_PAUSE},
         link::{Link, LinkError},
     },
     dataplane::pod::departure::Answer,
@@ -97,7 +97,9 @@ async fn give_all(
 /// Makes one offer. The inner result is the proxy's answer.
 async fn offer(keeper: &Keeper, link: &mut Link, held: Held) -> Result<Result<(), String>, LinkError> {
     let (answer, answered) = oneshot::channel();
-    let verdict = Exchange::new(link, held.number, answer).run(&held.message, &held.sockets).await;
+    let (desk, answers) = Desk::open(link);
+    let verdict =
+        answers.beside(&desk, desk.offer(held.number, answer).run(&held.message, &held.sockets)).await;
     // The exchange is over, so the answer is there.
     match answered.await {
         Ok(Answer::Taken) => keeper.store.forget(held),

@@ -1,15 +1,20 @@
-//! One offer and its answer. However it ends, exactly one of the two processes has the connection.
+//! Offers and their answers. However an offer ends, exactly one of the two processes has the connection.
+//!
+//! Several offers may be under way on one link. A [`Desk`] sends their messages one by one, and [`Answers`] hands each
+//! answer to its offer.
 
 use std::{
+    collections::{HashMap, HashSet},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     time::Duration,
 };
 
-use tokio::sync::oneshot;
+use parking_lot::Mutex;
+use tokio::{sync::oneshot, task::yield_now, time::timeout};
 
 use super::{
     fault::Breaker,
-    link::{Link, LinkError, STEP_WITHIN},
+    link::{Link, LinkError, LinkSender, SILENT_FOR, STEP_WITHIN},
 };
 use crate::{
     dataplane::pod::departure::Answer,
@@ -29,23 +34,99 @@ pub(crate) const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// Limit: time until connections that were refused are offered again: 500 ms; past it: they are.
 pub(crate) const REFUSED_PAUSE: Duration = Duration::from_millis(500);
 
+/// The offers that are under way on a link.
+pub(crate) struct Desk {
+    link: LinkSender,
+    /// Held while a message goes out, of which others must not be in the middle.
+    sends: tokio::sync::Mutex<()>,
+    waiting: Mutex<HashMap<u64, oneshot::Sender<Heard>>>,
+    /// The offers that were taken, of those whose answers nobody had received when the link was closed.
+    taken: Mutex<Option<HashSet<u64>>>,
+}
+
+/// The peer's answers.
+pub(crate) struct Answers<'a>(&'a mut Link);
+
+/// What the peer says of an offer. The error: why it is refused.
+type Heard = Result<(), String>;
+
 /// An offer that is under way. However it ends, the connection's task hears who has the connection.
 pub(crate) struct Exchange<'a> {
-    link: &'a mut Link,
+    desk: &'a Desk,
     breaker: Option<&'a Breaker>,
     number: u64,
+    hears: oneshot::Receiver<Heard>,
+    /// What the peer has said, if it was received.
+    heard: Option<Heard>,
     /// `None` once the answer was passed on.
     answer: Option<oneshot::Sender<Answer>>,
+}
+
+// === impl Desk ===
+
+impl Desk {
+    /// A desk on a link whose greetings are over.
+    pub(crate) fn open(link: &mut Link) -> (Self, Answers<'_>) {
+        let (sends, waiting, taken) = Default::default();
+        (Self { link: link.sender(), sends, waiting, taken }, Answers(link))
+    }
+
+    /// Begins the offer `number`, of whose end `answer` hears.
+    pub(crate) fn offer(&self, number: u64, answer: oneshot::Sender<Answer>) -> Exchange<'_> {
+        let (tells, hears) = oneshot::channel();
+        self.waiting.lock().insert(number, tells);
+        Exchange { desk: self, breaker: None, number, hears, heard: None, answer: Some(answer) }
+    }
+
+    /// Gives the link up, and tells whether the peer has said before that it has taken the offer `number`.
+    fn close_and_see(&self, number: u64) -> bool {
+        self.taken.lock().get_or_insert_with(|| self.link.close_and_see()).contains(&number)
+    }
+}
+
+// === impl Answers ===
+
+impl Answers<'_> {
+    /// Does `work`, whose offers at `desk` are answered meanwhile.
+    ///
+    /// # Errors
+    /// That of `work`, or the link is of no use any more.
+    pub(crate) async fn beside<T>(
+        mut self,
+        desk: &Desk,
+        work: impl Future<Output = Result<T, LinkError>>,
+    ) -> Result<T, LinkError> {
+        tokio::select! {
+            biased;
+            done = work => done,
+            error = self.hand_out(desk) => Err(error),
+        }
+    }
+
+    /// Hands each answer to its offer, until the link is of no use any more.
+    async fn hand_out(&mut self, desk: &Desk) -> LinkError {
+        loop {
+            let answer = match self.0.recv(SILENT_FOR).await {
+                Ok(Some((Message::Verdict(answer), _))) => answer,
+                Ok(Some(_)) => return LinkError::NotDue,
+                Ok(None) => return LinkError::Closed,
+                // Each offer has its own time.
+                Err(LinkError::TimedOut) => continue,
+                Err(error) => return error,
+            };
+            let Verdict { number, taken } = answer;
+            let Some(waits) = desk.waiting.lock().remove(&number) else { return LinkError::NotDue };
+            // An offer that was given up looks into the link itself.
+            let _ = waits.send(taken);
+            // The offer has a turn before anything else happens to the link.
+            yield_now().await;
+        }
+    }
 }
 
 // === impl Exchange ===
 
 impl<'a> Exchange<'a> {
-    /// Begins the offer `number`, of whose end `answer` hears.
-    pub(crate) fn new(link: &'a mut Link, number: u64, answer: oneshot::Sender<Answer>) -> Self {
-        Self { link, breaker: None, number, answer: Some(answer) }
-    }
-
     /// Has the exchange broken on purpose where `breaker` says so.
     pub(super) fn breaking(mut self, breaker: &'a Breaker) -> Self {
         self.breaker = Some(breaker);
@@ -56,41 +137,30 @@ impl<'a> Exchange<'a> {
     ///
     /// # Errors
     /// The link is of no use any more.
-    pub(crate) async fn run(
-        mut self,
-        message: &[u8],
-        sockets: &[OwnedFd],
-    ) -> Result<Result<(), String>, LinkError> {
+    pub(crate) async fn run(mut self, message: &[u8], sockets: &[OwnedFd]) -> Result<Heard, LinkError> {
         if message.len() > MAX_MESSAGE {
-            return Ok(self.kept(format!("what moves is {} bytes", message.len())));
+            self.tell(Answer::Kept);
+            return Ok(Err(format!("what moves is {} bytes", message.len())));
         }
         let fds: Vec<BorrowedFd<'_>> = sockets.iter().map(AsFd::as_fd).collect();
-        self.reached(HandoverStep::OldStill).await;
-        self.link.send(message, &fds).await?;
-        self.reached(HandoverStep::OldOffered).await;
-        let answer = self.link.recv(STEP_WITHIN).await?.ok_or(LinkError::Closed)?;
-        self.reached(HandoverStep::OldAnswered).await;
-        match answer {
-            (Message::Verdict(Verdict { number, taken: Ok(()) }), _) if number == self.number => {
-                self.tell(Answer::Taken);
-                Ok(Ok(()))
-            }
-            (Message::Verdict(Verdict { number, taken: Err(reason) }), _) if number == self.number => {
-                Ok(self.kept(reason))
-            }
-            _ => Err(LinkError::NotDue),
+        {
+            let _sends = self.desk.sends.lock().await;
+            self.reached(HandoverStep::OldStill).await;
+            self.desk.link.send(message, &fds).await?;
         }
+        self.reached(HandoverStep::OldOffered).await;
+        let heard = timeout(STEP_WITHIN, &mut self.hears).await.map_err(|_| LinkError::TimedOut)?;
+        self.heard = Some(heard.map_err(|_| LinkError::Closed)?);
+        self.reached(HandoverStep::OldAnswered).await;
+        let heard = self.heard.take().ok_or(LinkError::Closed)?;
+        self.tell(if heard.is_ok() { Answer::Taken } else { Answer::Kept });
+        Ok(heard)
     }
 
     async fn reached(&self, step: HandoverStep) {
         if let Some(breaker) = self.breaker {
             breaker.reached(step).await;
         }
-    }
-
-    fn kept(mut self, reason: String) -> Result<(), String> {
-        self.tell(Answer::Kept);
-        Err(reason)
     }
 
     fn tell(&mut self, answer: Answer) {
@@ -101,11 +171,13 @@ impl<'a> Exchange<'a> {
 
 impl Drop for Exchange<'_> {
     fn drop(&mut self) {
+        self.desk.waiting.lock().remove(&self.number);
         if self.answer.is_none() {
             return;
         }
         // The exchange failed, or was given up at any point.
-        let taken = self.link.close_and_see(self.number);
+        let heard = self.heard.take().or_else(|| self.hears.try_recv().ok());
+        let taken = heard.map_or_else(|| self.desk.close_and_see(self.number), |heard| heard.is_ok());
         self.tell(if taken { Answer::Taken } else { Answer::Kept });
     }
 }

@@ -1,12 +1,21 @@
-//! The process that stops: it offers its connections to the next process, one by one, until none is left or the process
-//! ends.
+//! The process that stops: it offers its connections to the next process, a few at a time, until none is left or the
+//! process ends.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
+use futures_util::{TryStreamExt, stream};
+use parking_lot::Mutex;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{
-    exchange::{Exchange, LOOK_INTERVAL, REFUSED_PAUSE},
+    exchange::{Desk, LOOK_INTERVAL, REFUSED_PAUSE},
     link::{Link, LinkError},
     shared::Shared,
 };
@@ -45,10 +54,19 @@ struct Target {
 /// Limit: time until a connection is offered again whose offer has ended the link: 1 s, doubling to 8 s; past it: it is.
 const SETBACK: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(8)];
 
+/// The number of connections that stand still for their moves at a time. Each waits for turns of two busy shards, so
+/// several wait together.
+/// Limit: connections that are offered to the next process at a time: 8; past it: the next ones go on meanwhile.
+const CONNECTIONS_AT_ONCE: usize = 8;
+/// The same for tunnels, each of which has many connections.
+/// Limit: tunnels that are offered to the next process at a time: 2; past it: the next ones go on meanwhile.
+const TUNNELS_AT_ONCE: usize = 2;
+
 /// A connection or tunnel: the uid of its pod, the kind of its set, and its id there.
 type Key = (String, &'static str, ConnId);
 
-/// The connections and tunnels whose offers have ended a link. One that brings every link down holds up no other.
+/// The connections and tunnels whose offers have ended a link. One that brings every link down holds up no other: it is
+/// offered alone from then on.
 #[derive(Debug, Default)]
 struct Setbacks(HashMap<Key, (Instant, Duration)>);
 
@@ -61,15 +79,38 @@ struct Round {
     reason: Option<String>,
 }
 
-/// What the givers of a link share.
+/// The state of the giving that outlives a link.
+#[derive(Default)]
+struct Giver {
+    setbacks: Mutex<Setbacks>,
+    round: Mutex<Round>,
+    /// The number of the last offer.
+    number: AtomicU64,
+}
+
+/// What offers on a link share.
 struct Session<'a> {
     shared: &'a Shared,
-    setbacks: &'a mut Setbacks,
-    link: Link,
-    successor: Hello,
-    /// The number of the last offer.
-    number: u64,
+    giver: &'a Giver,
+    desk: &'a Desk,
 }
+
+/// An offer, of which is told however it ends.
+struct Offering<'a> {
+    session: &'a Session<'a>,
+    key: Option<Key>,
+    kind: Kind,
+    count: usize,
+}
+
+/// The wish that a connection or tunnel stand still. A drop takes the wish back.
+struct Wish<'a, T, O> {
+    conn: &'a Conn<T>,
+    departure: &'a Departure<O>,
+}
+
+/// Members of sets with their pods.
+type Members<T> = Vec<(Arc<Pod>, Conn<T>)>;
 
 /// Waits until the process stops, and gives its connections away from then on.
 pub(super) async fn run(shared: Arc<Shared>) {
@@ -77,12 +118,12 @@ pub(super) async fn run(shared: Arc<Shared>) {
     if leaves.wait_for(|leaves| *leaves).await.is_err() {
         return;
     }
-    let (since, mut told, mut setbacks) = (Instant::now(), None, Setbacks::default());
+    let (since, mut told, giver) = (Instant::now(), None, Giver::default());
     loop {
         let mut target = find(&shared, since.elapsed());
         let error = loop {
             match target {
-                Ok(found) => target = session(&shared, &mut setbacks, found).await,
+                Ok(found) => target = session(&shared, &giver, found).await,
                 Err(error) => break error.to_string(),
             }
         };
@@ -119,7 +160,7 @@ fn find(shared: &Shared, after: Duration) -> Result<Target, LinkError> {
 /// Gives connections to one process, until that fails or there is a better one.
 async fn session(
     shared: &Shared,
-    setbacks: &mut Setbacks,
+    giver: &Giver,
     Target { socket, is_keeper }: Target,
 ) -> Result<Target, LinkError> {
     let mut link = Link::new(socket)?;
@@ -128,12 +169,13 @@ async fn session(
     let tunnels = successor.takes.contains(&Kind::InboundTunnel);
     let to = if is_keeper { "the keeper" } else { "the next process" };
     tracing::info!(target: "handover", program = successor.program, instance = successor.instance, tunnels, "connections go to {to}");
-    let mut session = Session { shared, setbacks, link, successor, number: 0 };
     let mut refused = None;
     loop {
-        let (began, mut round) = (Instant::now(), Round::default());
-        let ended = session.give_all(&mut round).await;
-        let Round { given, kept, reason } = round;
+        let began = Instant::now();
+        let (desk, answers) = Desk::open(&mut link);
+        let session = Session { shared, giver, desk: &desk };
+        let ended = answers.beside(&desk, session.give_all(&successor)).await;
+        let Round { given, kept, reason } = std::mem::take(&mut *giver.round.lock());
         if given > 0 || reason != refused {
             let took = began.elapsed();
             tracing::info!(target: "handover", given, kept, ?took, reason, "live connections handed over");
@@ -151,21 +193,23 @@ async fn session(
 /// Has a connection or tunnel stand still. The result is `None` if it has ended, cannot be moved, or its shard is busy.
 async fn stand_still<T, O>(conn: &Conn<T>, departure: &Departure<O>) -> Option<O> {
     let offered = departure.open();
+    let wish = Wish { conn, departure };
     conn.want();
     let offer = timeout(STILL_WITHIN, offered).await;
-    conn.let_go();
-    drop(departure.take());
+    drop(wish);
     offer.ok()?.ok()
 }
 
-/// The members of a set that can be had to stand still.
-fn movable<T: Send + Sync + 'static>(set: &ConnSet<T>) -> Vec<Conn<T>> {
+/// The members of the pods' sets that can be had to stand still.
+fn movable<T: Send + Sync + 'static>(pods: &[Arc<Pod>], set: impl Fn(&Pod) -> &ConnSet<T>) -> Members<T> {
     let mut found = Vec::new();
-    set.for_each(|conn| {
-        if conn.is_movable() {
-            found.push(conn.clone());
-        }
-    });
+    for pod in pods.iter().filter(|pod| pod.id.is_handed_over()) {
+        set(pod).for_each(|conn| {
+            if conn.is_movable() {
+                found.push((pod.clone(), conn.clone()));
+            }
+        });
+    }
     found
 }
 
@@ -173,92 +217,131 @@ fn movable<T: Send + Sync + 'static>(set: &ConnSet<T>) -> Vec<Conn<T>> {
 
 impl Session<'_> {
     /// Offers each connection and tunnel that can be moved now.
-    async fn give_all(&mut self, round: &mut Round) -> Result<(), LinkError> {
-        for pod in self.shared.pods.all().iter().filter(|pod| pod.id.is_handed_over()) {
-            for conn in &movable(&pod.conns().live) {
-                self.give(pod, conn, round).await?;
-            }
-            if self.successor.takes.contains(&Kind::InboundTunnel) {
-                self.give_tunnels(pod, ("peers", &pod.conns().peers), round).await?;
-            }
-            if self.successor.takes.contains(&Kind::OutboundTunnel) {
-                self.give_tunnels(pod, ("dialled", &pod.conns().dialled), round).await?;
-            }
+    async fn give_all(&self, successor: &Hello) -> Result<(), LinkError> {
+        let pods = self.shared.pods.all();
+        let (live, alone) = self.split("live", movable(&pods, |pod| &pod.conns().live));
+        for (members, at_once) in [(live, CONNECTIONS_AT_ONCE), (alone, 1)] {
+            let members = stream::iter(members.into_iter().map(Ok));
+            let give = |(pod, conn): (Arc<Pod>, Conn<ConnInfo>)| async move { self.give(&pod, &conn).await };
+            members.try_for_each_concurrent(at_once, give).await?;
+        }
+        if successor.takes.contains(&Kind::InboundTunnel) {
+            self.give_tunnels("peers", movable(&pods, |pod| &pod.conns().peers)).await?;
+        }
+        if successor.takes.contains(&Kind::OutboundTunnel) {
+            self.give_tunnels("dialled", movable(&pods, |pod| &pod.conns().dialled)).await?;
         }
         Ok(())
     }
 
+    /// Those that can be offered together, and those to be offered alone. Some are to be offered later.
+    fn split<T>(&self, set: &'static str, members: Members<T>) -> (Members<T>, Members<T>) {
+        let (setbacks, now) = (self.giver.setbacks.lock(), Instant::now());
+        let due = members.into_iter().filter(|(pod, conn)| !setbacks.has(&key(pod, set, conn), now));
+        due.partition(|(pod, conn)| !setbacks.knows(&key(pod, set, conn)))
+    }
+
     /// Offers a connection of `pod`, if it stands still.
-    async fn give(&mut self, pod: &Pod, conn: &Conn<ConnInfo>, round: &mut Round) -> Result<(), LinkError> {
-        let key = (pod.id.uid.to_string(), "live", conn.id());
-        if self.setbacks.has(&key, Instant::now()) {
-            return Ok(());
-        }
+    async fn give(&self, pod: &Pod, conn: &Conn<ConnInfo>) -> Result<(), LinkError> {
         let Some(offer) = stand_still(conn, &conn.info().departure).await else { return Ok(()) };
         let Offer { mut record, sockets, answer } = offer;
-        let kind = record.kind;
+        let offering =
+            Offering { session: self, key: Some(key(pod, "live", conn)), kind: record.kind, count: 1 };
         // A drop of the answer says that the connection stays.
-        let verdict = match fill_in(self.shared, pod, &mut record) {
+        let heard = match fill_in(self.shared, pod, &mut record) {
             Ok(()) => {
-                self.number += 1;
-                let message = encode_record(self.number, record);
-                let exchange = Exchange::new(&mut self.link, self.number, answer);
-                exchange.breaking(&self.shared.breaker).run(&message, &sockets).await
+                let number = self.number();
+                let message = encode_record(number, record);
+                let exchange = self.desk.offer(number, answer).breaking(&self.shared.breaker);
+                exchange.run(&message, &sockets).await?
             }
-            Err(reason) => Ok(Err(reason)),
+            Err(reason) => Err(reason),
         };
-        self.tell(round, kind, 1, &verdict);
-        self.setbacks.note(key, Instant::now(), verdict.is_ok());
-        if let Err(reason) = verdict? {
+        if let Err(reason) = offering.heard(heard) {
             tracing::debug!(target: "handover", src = %conn.info().src, dst = %conn.info().dst, reason, "connection stays");
         }
         Ok(())
     }
 
-    /// Offers the tunnels of a set of `pod` that stand still.
+    /// Offers the tunnels of a set that stand still.
     async fn give_tunnels<T: AsRef<TunnelInfo> + Send + Sync + 'static>(
-        &mut self,
-        pod: &Pod,
-        (set, tunnels): (&'static str, &ConnSet<T>),
-        round: &mut Round,
+        &self,
+        set: &'static str,
+        tunnels: Members<T>,
     ) -> Result<(), LinkError> {
-        for conn in &movable(tunnels) {
-            let info = conn.info().as_ref();
-            let key = (pod.id.uid.to_string(), set, conn.id());
-            if self.setbacks.has(&key, Instant::now()) {
-                continue;
-            }
-            let Some(offer) = stand_still(conn, &info.departure).await else { continue };
-            let TunnelOffer { mut record, sockets, answer } = offer;
-            record.pod = place(pod);
-            let (kind, streams) = (record.kind, record.streams.len());
-            self.number += 1;
-            let message = encode_tunnel(self.number, record);
-            let exchange = Exchange::new(&mut self.link, self.number, answer);
-            let verdict = exchange.breaking(&self.shared.breaker).run(&message, &sockets).await;
-            self.tell(round, kind, streams, &verdict);
-            self.setbacks.note(key, Instant::now(), verdict.is_ok());
-            if let Err(reason) = verdict? {
-                tracing::debug!(target: "handover", peer = %info.peer, streams, reason, "tunnel stays");
-            }
+        let (tunnels, alone) = self.split(set, tunnels);
+        for (tunnels, at_once) in [(tunnels, TUNNELS_AT_ONCE), (alone, 1)] {
+            let tunnels = stream::iter(tunnels.into_iter().map(Ok));
+            let give =
+                |(pod, conn): (Arc<Pod>, Conn<T>)| async move { self.give_tunnel(&pod, set, &conn).await };
+            tunnels.try_for_each_concurrent(at_once, give).await?;
         }
         Ok(())
     }
 
-    /// Counts an offer of so many connections of this kind.
-    fn tell(
+    async fn give_tunnel<T: AsRef<TunnelInfo>>(
         &self,
-        round: &mut Round,
-        kind: Kind,
-        count: usize,
-        verdict: &Result<Result<(), String>, LinkError>,
-    ) {
-        let taken = matches!(verdict, Ok(Ok(())));
-        self.shared.metrics.handover.moved(if taken { Moved::Given } else { Moved::Kept }, Some(kind), count);
-        *(if taken { &mut round.given } else { &mut round.kept }) += count as u64;
-        if let Ok(Err(reason)) = verdict {
-            round.reason = Some(reason.clone());
+        pod: &Pod,
+        set: &'static str,
+        conn: &Conn<T>,
+    ) -> Result<(), LinkError> {
+        let info = conn.info().as_ref();
+        let Some(offer) = stand_still(conn, &info.departure).await else { return Ok(()) };
+        let TunnelOffer { mut record, sockets, answer } = offer;
+        record.pod = place(pod);
+        let (kind, count) = (record.kind, record.streams.len());
+        let offering = Offering { session: self, key: Some(key(pod, set, conn)), kind, count };
+        let number = self.number();
+        let message = encode_tunnel(number, record);
+        let exchange = self.desk.offer(number, answer).breaking(&self.shared.breaker);
+        if let Err(reason) = offering.heard(exchange.run(&message, &sockets).await?) {
+            tracing::debug!(target: "handover", peer = %info.peer, streams = count, reason, "tunnel stays");
         }
+        Ok(())
+    }
+
+    fn number(&self) -> u64 {
+        self.giver.number.fetch_add(1, Relaxed) + 1
+    }
+}
+
+// === impl Offering ===
+
+impl Offering<'_> {
+    /// Tells of an offer that the peer has answered, or that was not made.
+    fn heard(mut self, heard: Result<(), String>) -> Result<(), String> {
+        if let Err(reason) = &heard {
+            self.session.giver.round.lock().reason = Some(reason.clone());
+        }
+        self.tell(heard.is_ok(), true);
+        heard
+    }
+
+    /// Counts the connections of the offer, and notes whether the link can still be used.
+    fn tell(&mut self, taken: bool, went_well: bool) {
+        let Some(key) = self.key.take() else { return };
+        let Session { shared, giver, .. } = self.session;
+        giver.setbacks.lock().note(key, Instant::now(), went_well);
+        let moved = if taken { Moved::Given } else { Moved::Kept };
+        shared.metrics.handover.moved(moved, Some(self.kind), self.count);
+        let mut round = giver.round.lock();
+        *(if taken { &mut round.given } else { &mut round.kept }) += self.count as u64;
+    }
+}
+
+impl Drop for Offering<'_> {
+    fn drop(&mut self) {
+        // The link has ended, unless the offer was told of.
+        self.tell(false, false);
+    }
+}
+
+// === impl Wish ===
+
+impl<T, O> Drop for Wish<'_, T, O> {
+    fn drop(&mut self) {
+        self.conn.let_go();
+        drop(self.departure.take());
     }
 }
 
@@ -268,6 +351,11 @@ impl Setbacks {
     /// Whether this one is not to be offered yet.
     fn has(&self, key: &Key, now: Instant) -> bool {
         self.0.get(key).is_some_and(|(until, _)| now < *until)
+    }
+
+    /// Whether an offer of this one has ended a link.
+    fn knows(&self, key: &Key) -> bool {
+        self.0.contains_key(key)
     }
 
     /// Notes how an offer went: whether the link can still be used.
@@ -282,6 +370,10 @@ impl Setbacks {
         let pause = self.0.get(&key).map_or(first, |(_, pause)| (*pause * 2).min(most));
         self.0.insert(key, (now + pause, pause));
     }
+}
+
+fn key<T>(pod: &Pod, set: &'static str, conn: &Conn<T>) -> Key {
+    (pod.id.uid.to_string(), set, conn.id())
 }
 
 /// The pod, as another process knows it.

@@ -1,8 +1,10 @@
 //! A link between two processes: messages with descriptors, each step within its time.
 
 use std::{
+    collections::HashSet,
     io,
     os::fd::{BorrowedFd, OwnedFd},
+    sync::Arc,
     time::Duration,
 };
 
@@ -11,7 +13,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     protocols::handover::{
-        message::{BadMessage, Hello, Message, encode_hello},
+        message::{BadMessage, Hello, Message, Verdict, encode_hello},
         packets::{Assembly, BadPacket, MAX_MESSAGE_FDS, MAX_PACKET, MAX_PACKET_FDS, split},
     },
     sys::fdpass::{self, RecvError, SeqPacket},
@@ -30,10 +32,17 @@ pub(crate) const SILENT_FOR: Duration = Duration::from_secs(60);
 
 /// A link to another process of the same user.
 pub(crate) struct Link {
-    socket: SeqPacket,
+    socket: LinkSender,
     /// What a packet is received into. It is wiped when it is dropped.
     room: Zeroizing<Box<[u8]>>,
+    /// What has come of the next message.
+    assembly: Assembly,
+    fds: Vec<OwnedFd>,
 }
+
+/// Sends on a link, while others receive on it.
+#[derive(Clone)]
+pub(crate) struct LinkSender(Arc<SeqPacket>);
 
 /// Why a link is of no use.
 #[derive(Debug, thiserror::Error)]
@@ -81,7 +90,9 @@ impl Link {
     /// The other end belongs to another user, or the kernel does not say.
     pub(crate) fn new(socket: SeqPacket) -> Result<Self, LinkError> {
         check_user(socket.peer_user()?, fdpass::own_user())?;
-        Ok(Self { socket, room: Zeroizing::new(vec![0; MAX_PACKET].into()) })
+        let room = Zeroizing::new(vec![0; MAX_PACKET].into());
+        let socket = LinkSender(Arc::new(socket));
+        Ok(Self { socket, room, assembly: Assembly::default(), fds: Vec::new() })
     }
 
     /// Exchanges greetings. `first`: this end speaks first.
@@ -103,22 +114,17 @@ impl Link {
         Ok(hello)
     }
 
-    /// Sends a message, with `fds` in its first packets. A message of one packet is sent whole or not at all.
+    /// Sends as [`LinkSender::send`] does.
     ///
     /// # Errors
     /// The link is of no use.
     pub(crate) async fn send(&self, message: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), LinkError> {
-        let all = async {
-            let mut fds = fds;
-            for packet in split(message, fds.len()) {
-                let (now, later) = fds.split_at(fds.len().min(MAX_PACKET_FDS));
-                let sent = timeout(STEP_WITHIN, self.socket.send_all(&packet, now)).await;
-                sent.map_err(|_| LinkError::TimedOut)??;
-                fds = later;
-            }
-            Ok(())
-        };
-        timeout(MESSAGE_WITHIN, all).await.map_err(|_| LinkError::TimedOut)?
+        self.socket.send(message, fds).await
+    }
+
+    /// Sends while another task receives.
+    pub(crate) fn sender(&self) -> LinkSender {
+        self.socket.clone()
     }
 
     /// Receives the next message and its descriptors; `None` once the peer has closed the link.
@@ -145,35 +151,56 @@ impl Link {
         timeout(within, self.next()).await.map_err(|_| LinkError::TimedOut)?
     }
 
+    /// Receives the next message. Dropped before it has come, the call loses nothing of it.
     async fn next(&mut self) -> Result<Option<(Zeroizing<Vec<u8>>, Vec<OwnedFd>)>, LinkError> {
-        let (mut assembly, mut fds) = (Assembly::default(), Vec::new());
-        while let Some(mut packet) = self.socket.recv_into(&mut self.room).await? {
-            fds.append(&mut packet.fds);
-            if fds.len() > MAX_MESSAGE_FDS {
+        while let Some(mut packet) = self.socket.0.recv_into(&mut self.room).await? {
+            self.fds.append(&mut packet.fds);
+            if self.fds.len() > MAX_MESSAGE_FDS {
                 return Err(LinkError::PeerDescriptors);
             }
             let bytes = Zeroizing::new(std::mem::take(&mut packet.bytes));
-            if let Some(message) = assembly.push(&bytes)? {
-                return Ok(Some((message, fds)));
+            if let Some(message) = self.assembly.push(&bytes)? {
+                return Ok(Some((message, std::mem::take(&mut self.fds))));
             }
         }
         Ok(None)
     }
+}
 
-    /// Gives the link up, and tells whether the peer has answered before that it has taken the record `number`. The
-    /// answer is exact: the peer can send nothing any more.
-    pub(crate) fn close_and_see(&mut self, number: u64) -> bool {
-        self.socket.refuse_more();
-        while let Ok(Some(packet)) = self.socket.recv_now(&mut self.room) {
+// === impl LinkSender ===
+
+impl LinkSender {
+    /// Sends a message, with `fds` in its first packets. A message of one packet is sent whole or not at all.
+    ///
+    /// # Errors
+    /// The link is of no use.
+    pub(crate) async fn send(&self, message: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), LinkError> {
+        let all = async {
+            let mut fds = fds;
+            for packet in split(message, fds.len()) {
+                let (now, later) = fds.split_at(fds.len().min(MAX_PACKET_FDS));
+                let sent = timeout(STEP_WITHIN, self.0.send_all(&packet, now)).await;
+                sent.map_err(|_| LinkError::TimedOut)??;
+                fds = later;
+            }
+            Ok(())
+        };
+        timeout(MESSAGE_WITHIN, all).await.map_err(|_| LinkError::TimedOut)?
+    }
+
+    /// Gives the link up, and tells which records the peer has answered before that it has taken, of those whose answers
+    /// nobody has received. The answer is exact: the peer can send nothing any more.
+    pub(crate) fn close_and_see(&self) -> HashSet<u64> {
+        self.0.refuse_more();
+        let (mut room, mut taken) = (Zeroizing::new(vec![0; MAX_PACKET]), HashSet::new());
+        while let Ok(Some(packet)) = self.0.recv_now(&mut room) {
             // An answer is one packet.
             let Ok(Some(message)) = Assembly::default().push(&packet.bytes) else { continue };
-            if let Ok(Message::Verdict(verdict)) = Message::decode(&message)
-                && verdict.number == number
-            {
-                return verdict.taken.is_ok();
+            if let Ok(Message::Verdict(Verdict { number, taken: Ok(()) })) = Message::decode(&message) {
+                taken.insert(number);
             }
         }
-        false
+        taken
     }
 }
 

@@ -1,6 +1,9 @@
 //! The process that goes on: it listens for a process that stops, and takes its connections.
 
-use std::sync::Arc;
+use std::{os::fd::OwnedFd, sync::Arc};
+
+use futures_util::{StreamExt, stream::FuturesOrdered};
+use tokio::sync::oneshot;
 
 use super::{
     admit::{self, Refusal},
@@ -12,11 +15,18 @@ use super::{
 use crate::{
     protocols::{
         config::HandoverStep,
-        handover::message::{Message, Verdict, encode_verdict},
+        handover::{
+            message::{Message, Verdict, encode_verdict},
+            record::Kind,
+        },
     },
     sys::fdpass::SeqPacket,
     telemetry::handover::Moved,
 };
+
+/// The number of offers that are made ready at a time.
+/// Limit: offers of the former process that are made ready at a time: 16; past it: the former process waits.
+const PREPARED_AT_ONCE: usize = 16;
 
 /// What a link has brought.
 #[derive(Debug, Default)]
@@ -63,42 +73,73 @@ async fn serve(shared: Arc<Shared>, socket: SeqPacket) {
     }
 }
 
+/// An offer that has come, and what was made of it.
+struct Prepared {
+    number: u64,
+    /// `None` if the offer is so wrong that its kind is not known.
+    kind: Option<Kind>,
+    /// The number of connections.
+    count: usize,
+    go: Result<oneshot::Sender<()>, Refusal>,
+}
+
+/// Takes offers until the former process has no more. Several are made ready at a time, and answered in order.
 async fn take_all(shared: &Shared, socket: SeqPacket, sum: &mut Sum) -> Result<String, LinkError> {
     let mut link = Link::new(socket)?;
     let former = link.greet(&shared.hello, false).await?;
     shared.breaker.reached(HandoverStep::NewGreeted).await;
-    while let Some((message, fds)) = link.recv(SILENT_FOR).await? {
-        shared.breaker.reached(HandoverStep::NewReceived).await;
-        let (number, kind, count, prepared) = match message {
-            Message::Record(number, record) => {
-                let kind = record.as_ref().ok().map(|record| record.kind);
-                (number, kind, 1, admit::prepare(shared, number, record, fds).await)
+    let mut preparing = FuturesOrdered::new();
+    loop {
+        tokio::select! {
+            biased;
+            Some(prepared) = preparing.next() => answer(shared, &link, prepared?, sum).await?,
+            received = link.recv(SILENT_FOR), if preparing.len() < PREPARED_AT_ONCE => {
+                let Some((message, fds)) = received? else { return Ok(former.program) };
+                shared.breaker.reached(HandoverStep::NewReceived).await;
+                preparing.push_back(prepare(shared, message, fds));
             }
-            Message::Tunnel(number, tunnel) => {
-                let kind = tunnel.as_ref().ok().map(|tunnel| tunnel.kind);
-                let count = tunnel.as_ref().map_or(1, |tunnel| tunnel.streams.len());
-                (number, kind, count, admit_tunnel::prepare(shared, number, tunnel, fds).await)
-            }
-            Message::Hello(_) | Message::Verdict(_) => return Err(LinkError::NotDue),
-        };
-        let (moved, counted) = match prepared {
-            Ok(go) => {
-                shared.breaker.reached(HandoverStep::NewPrepared).await;
-                link.send(&encode_verdict(&Verdict { number, taken: Ok(()) }), &[]).await?;
-                shared.breaker.reached(HandoverStep::NewAnswered).await;
-                // The connection is this process's. A shard that was lost meanwhile has lost its connections.
-                let _ = go.send(());
-                shared.breaker.reached(HandoverStep::NewBegun).await;
-                (Moved::Taken, &mut sum.taken)
-            }
-            Err(Refusal(reason)) => {
-                tracing::info!(target: "handover", reason, "a connection is refused");
-                link.send(&encode_verdict(&Verdict { number, taken: Err(reason) }), &[]).await?;
-                (Moved::Refused, &mut sum.refused)
-            }
-        };
-        *counted += count as u64;
-        shared.metrics.handover.moved(moved, kind, count);
+        }
     }
-    Ok(former.program)
+}
+
+/// Makes everything ready for what is offered.
+async fn prepare(shared: &Shared, message: Message, fds: Vec<OwnedFd>) -> Result<Prepared, LinkError> {
+    match message {
+        Message::Record(number, record) => {
+            let kind = record.as_ref().ok().map(|record| record.kind);
+            let go = admit::prepare(shared, number, record, fds).await;
+            Ok(Prepared { number, kind, count: 1, go })
+        }
+        Message::Tunnel(number, tunnel) => {
+            let kind = tunnel.as_ref().ok().map(|tunnel| tunnel.kind);
+            let count = tunnel.as_ref().map_or(1, |tunnel| tunnel.streams.len());
+            let go = admit_tunnel::prepare(shared, number, tunnel, fds).await;
+            Ok(Prepared { number, kind, count, go })
+        }
+        Message::Hello(_) | Message::Verdict(_) => Err(LinkError::NotDue),
+    }
+}
+
+/// Answers an offer. A connection that is taken begins here.
+async fn answer(shared: &Shared, link: &Link, prepared: Prepared, sum: &mut Sum) -> Result<(), LinkError> {
+    let Prepared { number, kind, count, go } = prepared;
+    let (moved, counted) = match go {
+        Ok(go) => {
+            shared.breaker.reached(HandoverStep::NewPrepared).await;
+            link.send(&encode_verdict(&Verdict { number, taken: Ok(()) }), &[]).await?;
+            shared.breaker.reached(HandoverStep::NewAnswered).await;
+            // The connection is this process's. A shard that was lost meanwhile has lost its connections.
+            let _ = go.send(());
+            shared.breaker.reached(HandoverStep::NewBegun).await;
+            (Moved::Taken, &mut sum.taken)
+        }
+        Err(Refusal(reason)) => {
+            tracing::info!(target: "handover", reason, "a connection is refused");
+            link.send(&encode_verdict(&Verdict { number, taken: Err(reason) }), &[]).await?;
+            (Moved::Refused, &mut sum.refused)
+        }
+    };
+    *counted += count as u64;
+    shared.metrics.handover.moved(moved, kind, count);
+    Ok(())
 }

@@ -58,6 +58,8 @@ pub(crate) trait TunnelDriver {
 
     /// Drives the tunnel until it has ended.
     fn poll_drive(&mut self, cx: &mut Context<'_>) -> Poll<Self::Ended>;
+    /// Whether the peer has been told which stream is the last one that it could open.
+    fn has_said_goodbye(&self) -> bool;
     /// Has the tunnel stand still, while it is driven, and opens no more streams on it.
     fn stop(&mut self);
     /// Waits until the tunnel stands still.
@@ -128,6 +130,10 @@ impl<F: Future, S: AppStream, C: FnMut()> TunnelDriver for OwnTunnel<'_, F, S, C
         self.driving.as_mut().poll(cx)
     }
 
+    fn has_said_goodbye(&self) -> bool {
+        self.below.last_stream_said().is_some_and(|last| last != NOT_THE_LAST)
+    }
+
     fn stop(&mut self) {
         (self.stops)();
         self.below.stop();
@@ -166,11 +172,16 @@ impl<'a, T: AsRef<TunnelInfo>, D: TunnelDriver> MovableTunnel<'a, T, D> {
         Self { kind, member, streams, driver, state: State::Goes, registered: None, wanted: None }
     }
 
-    /// Has the tunnel stand still, if somebody wants it and no stream is being set up.
+    /// Has the tunnel stand still, if somebody wants it, its peer opens no more streams, and none is being set up.
     fn stop(&mut self) {
         self.member.let_go();
-        self.wanted.get_or_insert_with(Instant::now);
+        let wanted = *self.wanted.get_or_insert_with(Instant::now);
         let offers = self.member.info().as_ref().departure.take();
+        // The streams go on until then.
+        let is_patient = self.kind == Kind::InboundTunnel && wanted.elapsed() < GOODBYE_WITHIN;
+        if is_patient && !self.driver.has_said_goodbye() {
+            return;
+        }
         let Some(offers) = offers.filter(|_| self.streams.are_relayed()) else { return };
         self.driver.stop();
         self.streams.stop();
@@ -208,11 +219,6 @@ impl<'a, T: AsRef<TunnelInfo>, D: TunnelDriver> MovableTunnel<'a, T, D> {
     fn offer(&mut self, streams: Vec<StillStream>) -> Option<()> {
         let frozen: Vec<FrozenStream> = streams.iter().map(|still| still.record.stream.clone()).collect();
         let StillTunnel { tls, http2, socket } = self.driver.freeze(&frozen)?;
-        let last = http2.ledger.goaway_sent.is_some_and(|last| last != NOT_THE_LAST);
-        let is_patient = self.wanted.is_some_and(|wanted| wanted.elapsed() < GOODBYE_WITHIN);
-        if self.kind == Kind::InboundTunnel && !last && is_patient {
-            return None;
-        }
         if streams.len() > MAX_STREAMS {
             return None;
         }

@@ -37,6 +37,8 @@ pub(super) struct Outcome {
     pub(super) slowest_new_ms: f64,
     /// The longest stall of a stream in an upgrade, in milliseconds: of half of them, of 99 %, and of all.
     pub(super) stalls_ms: [f64; 3],
+    /// The longest stall of a stream while nothing was done, in milliseconds.
+    pub(super) calm_ms: f64,
     /// The growth of the old process and of the new one, in bytes.
     pub(super) grown_bytes: [u64; 2],
     /// The time from SIGTERM to the end of the old process, in milliseconds: of half of them, and the longest.
@@ -62,6 +64,7 @@ impl Outcome {
             100.0 => milliseconds(sum.stalls.slowest()),
             percent => milliseconds(sum.stalls.percentile(percent)),
         });
+        self.calm_ms = milliseconds(sum.calm.slowest());
         let new = flow.sum_new();
         (self.new, self.refused) = (new.requests, new.failures);
         self.slowest_new_ms = milliseconds(new.latencies.slowest());
@@ -94,11 +97,13 @@ impl Outcome {
         }
     }
 
-    /// Holds the longest stall to a limit.
+    /// Holds the longest stall to a limit, beyond what streams stall for without an upgrade.
     pub(super) fn stall_within(&mut self, limit: Duration) {
-        let [.., longest] = self.stalls_ms;
-        if longest > milliseconds(limit) {
-            self.complain(format!("a stall of {longest:.0} ms, more than {limit:?}"));
+        let ([.., longest], calm) = (self.stalls_ms, self.calm_ms);
+        if longest > milliseconds(limit) + calm {
+            self.complain(format!(
+                "a stall of {longest:.0} ms, more than {limit:?} beyond the {calm:.0} ms without an upgrade"
+            ));
         }
     }
 

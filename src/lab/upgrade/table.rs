@@ -6,7 +6,16 @@ use super::outcome::Outcome;
 
 /// The names of the columns of [`cells`].
 pub(super) fn header() -> String {
-    line(["upgrades", "lost", "sums", "new", "failed", "stall p50/p99/max", "memory old/new", "hand-over"])
+    line([
+        "upgrades",
+        "lost",
+        "sums",
+        "new",
+        "failed",
+        "stall p50/p99/max (calm)",
+        "memory old/new",
+        "hand-over",
+    ])
 }
 
 /// The cells of an outcome.
@@ -29,7 +38,7 @@ pub(super) fn cells(outcome: &Outcome) -> String {
 pub(super) fn markdown(outcomes: &[Outcome], summary: &str) -> String {
     let mut text = format!("{summary}\n\n");
     text.push_str(
-        "| Row | What | Upgrades | Streams lost | Sums | New connections | Failed | Stall p50 / p99 / max | \
+        "| Row | What | Upgrades | Streams lost | Sums | New connections | Failed | Stall p50 / p99 / max (without an upgrade) | \
          Memory old / new | Hand-over |\n|---|---|---|---|---|---|---|---|---|---|\n",
     );
     for outcome in outcomes {
@@ -54,14 +63,14 @@ fn shared(outcome: &Outcome) -> [String; 5] {
     [
         format!("{lost} of {streams}{due}"),
         if *wrong == 0 { "equal".to_owned() } else { format!("{wrong} WRONG") },
-        format!("{half:.0} / {most:.0} / {all:.0} ms"),
+        format!("{half:.0} / {most:.0} / {all:.0} ms ({:.0})", outcome.calm_ms),
         format!("+{old} / +{new} MiB"),
         format!("{typical:.0} / {longest:.0} ms"),
     ]
 }
 
 fn line([upgrades, lost, sums, new, failed, stall, memory, time]: [&str; 8]) -> String {
-    format!("{upgrades:>8} {lost:>18} {sums:>7} {new:>7} {failed:>6} {stall:>20} {memory:>16} {time:>16}")
+    format!("{upgrades:>8} {lost:>18} {sums:>7} {new:>7} {failed:>6} {stall:>26} {memory:>16} {time:>16}")
 }
 
 #[cfg(test)]

@@ -14,6 +14,8 @@ use super::{
 
 /// How long traffic runs before an upgrade and after it.
 const STEADY: Duration = Duration::from_millis(250);
+/// How long stalls are measured before an upgrade, to compare with.
+const CALM: Duration = Duration::from_millis(750);
 /// The least number of upgrades for bulk data.
 const OFTEN: u32 = 5;
 
@@ -61,6 +63,9 @@ fn upgrades(
             if entry.act == Act::Together { &[&Place::BOTH] } else { &[&[Place::One], &[Place::Two]] };
         for places in both {
             pause(STEADY);
+            traffic.windows.open_calm();
+            pause(CALM);
+            traffic.windows.close();
             costs.extend(fleet.upgrade(places, &traffic.windows)?);
         }
     }

@@ -348,6 +348,11 @@ impl<Io> Below<Io> {
         work(&mut self.0.borrow_mut().sink.io)
     }
 
+    /// The last stream that a GOAWAY of this end has named.
+    pub fn last_stream_said(&self) -> Option<u32> {
+        self.0.borrow().frames.ledger().goaways().0
+    }
+
     /// Has the tunnel stand still at the next place between two frames: nothing beyond it is read, and what the
     /// connection below does not take is held, up to a bound. HTTP/2 has to be driven meanwhile.
     pub fn stop(&self) {

@@ -27,9 +27,10 @@ async fn offer(
 ) -> (Result<Result<(), String>, LinkError>, Result<Answer, oneshot::error::RecvError>) {
     let (mut link, socket) = pair();
     let (answer, answered) = oneshot::channel();
-    let exchange = Exchange::new(&mut link, 7, answer);
+    let (desk, answers) = Desk::open(&mut link);
+    let exchange = desk.offer(7, answer);
     let message = encode_record(7, record(Kind::Outbound));
-    let (verdict, ()) = tokio::join!(exchange.run(&message, &[]), peer(socket));
+    let (verdict, ()) = tokio::join!(answers.beside(&desk, exchange.run(&message, &[])), peer(socket));
     (verdict, answered.await)
 }
 
@@ -94,7 +95,8 @@ async fn an_answer_to_another_offer_ends_the_link() {
 async fn dropped(peer: impl AsyncFnOnce(&SeqPacket)) -> Answer {
     let (mut link, socket) = pair();
     let (answer, mut answered) = oneshot::channel();
-    let exchange = Exchange::new(&mut link, 7, answer);
+    let (desk, _answers) = Desk::open(&mut link);
+    let exchange = desk.offer(7, answer);
     {
         let message = encode_record(7, record(Kind::Outbound));
         let mut running = Box::pin(exchange.run(&message, &[]));
@@ -123,4 +125,69 @@ async fn an_actor_that_ends_in_the_middle_leaves_no_doubt() {
         peer.send(b"no packet", None).await.unwrap();
     };
     assert_eq!(dropped(of_another).await, Answer::Kept);
+}
+
+/// Makes the offers 1 to `COUNT` at once while `peer` does something. Returns what the callers and the tasks hear.
+async fn several(peer: impl AsyncFnOnce(SeqPacket)) -> (Result<(), LinkError>, Vec<Answer>) {
+    let (mut link, socket) = pair();
+    let (desk, answers) = Desk::open(&mut link);
+    let (offers, tasks): (Vec<_>, Vec<_>) = (1..=COUNT)
+        .map(|number| {
+            let (answer, answered) = oneshot::channel();
+            ((desk.offer(number, answer), number), answered)
+        })
+        .unzip();
+    let offer = async |(exchange, number): (Exchange<'_>, u64)| {
+        exchange.run(&encode_record(number, record(Kind::Outbound)), &[]).await.map(drop)
+    };
+    let all = futures_util::future::try_join_all(offers.into_iter().map(offer));
+    let (ended, ()) = tokio::join!(answers.beside(&desk, async { all.await.map(drop) }), peer(socket));
+    let mut heard = Vec::new();
+    for task in tasks {
+        heard.push(task.await.unwrap());
+    }
+    (ended, heard)
+}
+
+const COUNT: u64 = 3;
+
+#[tokio::test]
+async fn several_offers_are_answered_in_any_order() {
+    let (ended, heard) = several(async |peer| {
+        for _ in 0..COUNT {
+            peer.recv().await.unwrap().unwrap();
+        }
+        for (number, taken) in [(3, Ok(())), (1, Ok(())), (2, Err("no"))] {
+            peer.send(&verdict(number, taken), None).await.unwrap();
+        }
+    })
+    .await;
+    ended.unwrap();
+    assert_eq!(heard, [Answer::Taken, Answer::Kept, Answer::Taken]);
+}
+
+#[tokio::test]
+async fn each_of_several_offers_is_in_one_place_after_the_end_of_the_link() {
+    // A peer dies, some of whose answers have come.
+    let (ended, heard) = several(async |peer| {
+        for _ in 0..COUNT {
+            peer.recv().await.unwrap().unwrap();
+        }
+        peer.send(&verdict(2, Ok(())), None).await.unwrap();
+        peer.send(&verdict(1, Err("no")), None).await.unwrap();
+    })
+    .await;
+    assert!(matches!(ended, Err(LinkError::Closed)), "{ended:?}");
+    assert_eq!(heard, [Answer::Kept, Answer::Taken, Answer::Kept]);
+    // Answers that come before one that cannot be right, and after it.
+    let (ended, heard) = several(async |peer| {
+        for number in [1, 9, 3] {
+            peer.send(&verdict(number, Ok(())), None).await.unwrap();
+        }
+        // The link is closed from the other end.
+        while let Ok(Some(_)) = peer.recv().await {}
+    })
+    .await;
+    assert!(matches!(ended, Err(LinkError::NotDue)), "{ended:?}");
+    assert_eq!(heard, [Answer::Taken, Answer::Kept, Answer::Taken]);
 }

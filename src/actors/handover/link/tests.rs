@@ -65,7 +65,7 @@ async fn descriptors_come_with_their_message_and_too_many_are_refused() {
     sent.unwrap();
     assert_eq!(received.unwrap().unwrap().1.len(), MAX_MESSAGE_FDS);
     for _ in 0..=MAX_MESSAGE_FDS / MAX_PACKET_FDS {
-        two.socket.send_all(&[1, 0], &[file.as_fd(); MAX_PACKET_FDS]).await.unwrap();
+        two.socket.0.send_all(&[1, 0], &[file.as_fd(); MAX_PACKET_FDS]).await.unwrap();
     }
     assert!(matches!(one.recv(STEP_WITHIN).await, Err(LinkError::PeerDescriptors)));
 }
@@ -79,7 +79,7 @@ async fn a_long_message_may_take_longer_than_a_step_as_long_as_its_packets_are_t
         let mut room = vec![0; MAX_PACKET];
         for _ in 0..packets {
             tokio::time::sleep(pause).await;
-            two.socket.recv_into(&mut room).await.unwrap().unwrap();
+            two.socket.0.recv_into(&mut room).await.unwrap().unwrap();
         }
     };
     let count = split(&long, 0).count();
@@ -96,7 +96,7 @@ async fn a_long_message_may_take_longer_than_a_step_as_long_as_its_packets_are_t
         let mut room = vec![0; MAX_PACKET];
         for _ in 0..count {
             tokio::time::sleep(Duration::from_millis(1_500)).await;
-            let _ = two.socket.recv_into(&mut room).await;
+            let _ = two.socket.0.recv_into(&mut room).await;
         }
     };
     tokio::select! {

@@ -66,6 +66,8 @@ pub(crate) struct Report {
     pub(crate) bytes: u64,
     /// The longest stall of each stream in each window.
     pub(crate) stalls: Latencies,
+    /// The same for the calm windows.
+    pub(crate) calm: Latencies,
 }
 
 /// Lasting streams that run in the background.
@@ -141,6 +143,7 @@ impl Report {
         self.first_problem = self.first_problem.take().or(other.first_problem);
         self.bytes += other.bytes;
         self.stalls.merge(&other.stalls);
+        self.calm.merge(&other.calm);
     }
 
     fn ended(&mut self, ended: io::Result<()>, seed: u64) {
@@ -172,7 +175,7 @@ pub(super) async fn all(
                     let meter = Meter::new(&plan.windows);
                     let mut stream = Stream { socket, plan, seed, opened, moved, meter };
                     report.ended(stream.run().await, seed);
-                    report.stalls = stream.meter.finish();
+                    [report.stalls, report.calm] = stream.meter.finish();
                 }
                 Err(error) => report.ended(Err(error), seed),
             }

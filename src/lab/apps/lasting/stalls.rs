@@ -10,7 +10,7 @@ use std::{
 
 use crate::lab::apps::Latencies;
 
-/// Windows of time, such as the upgrades of a run. A clone is the same windows.
+/// Windows of time, such as the upgrades of a run, and calm ones to compare them with. A clone is the same windows.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Windows(Arc<AtomicU64>);
 
@@ -22,6 +22,7 @@ pub(super) struct Meter {
     window: u64,
     longest: Duration,
     stalls: Latencies,
+    calm: Latencies,
 }
 
 /// The beginning of a time in which a stream waits.
@@ -36,7 +37,12 @@ pub(super) struct Wait {
 impl Windows {
     /// Opens the next window.
     pub(crate) fn open(&self) {
-        self.0.fetch_or(1, Relaxed);
+        self.0.store(self.period() | 3, Relaxed);
+    }
+
+    /// Opens the next window in which nothing is done.
+    pub(crate) fn open_calm(&self) {
+        self.0.store(self.period().div_ceil(4) * 4 + 1, Relaxed);
     }
 
     /// Closes the window that is open.
@@ -44,7 +50,7 @@ impl Windows {
         self.0.fetch_add(self.0.load(Relaxed) & 1, Relaxed);
     }
 
-    /// The number of the period: odd in a window, even between two windows.
+    /// The number of the period: even between two windows, and of the odd ones every other is calm.
     fn period(&self) -> u64 {
         self.0.load(Relaxed)
     }
@@ -54,7 +60,13 @@ impl Windows {
 
 impl Meter {
     pub(super) fn new(windows: &Windows) -> Self {
-        Self { windows: windows.clone(), window: 0, longest: Duration::ZERO, stalls: Latencies::new() }
+        Self {
+            windows: windows.clone(),
+            window: 0,
+            longest: Duration::ZERO,
+            stalls: Latencies::new(),
+            calm: Latencies::new(),
+        }
     }
 
     /// The stream waits from now on.
@@ -67,15 +79,16 @@ impl Meter {
         self.note(wait, self.windows.period(), wait.since.elapsed());
     }
 
-    /// The stalls so far: the longest one of each window in which the stream has waited.
-    pub(super) fn finish(mut self) -> Latencies {
+    /// The stalls so far: the longest one of each window in which the stream has waited, and of each calm window.
+    pub(super) fn finish(mut self) -> [Latencies; 2] {
         self.flush();
-        self.stalls
+        [self.stalls, self.calm]
     }
 
     fn note(&mut self, wait: Wait, now: u64, waited: Duration) {
-        let window = wait.period | 1;
-        if window > now {
+        // The last window that has begun.
+        let window = now.saturating_sub(1) | 1;
+        if window < wait.period || now == 0 {
             return;
         }
         if window != self.window {
@@ -86,9 +99,11 @@ impl Meter {
     }
 
     fn flush(&mut self) {
-        if self.window != 0 {
-            self.stalls.record(std::mem::take(&mut self.longest));
-            self.window = 0;
+        let longest = std::mem::take(&mut self.longest);
+        match std::mem::take(&mut self.window) {
+            0 => {}
+            calm if calm % 4 == 1 => self.calm.record(longest),
+            _ => self.stalls.record(longest),
         }
     }
 }
