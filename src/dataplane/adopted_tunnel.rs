@@ -31,6 +31,7 @@ use super::{
     pod::{
         PodId,
         conns::{ConnInfo, PodConns, TunnelInfo, cut},
+        departure::Stays,
         panics,
         workload::PodWorkload,
     },
@@ -453,11 +454,11 @@ impl<K: Future<Output = ()>> TunnelDriver for AdoptedDriver<'_, K> {
         self.tunnel.poll_still(cx)
     }
 
-    fn freeze(&mut self, streams: &[FrozenStream]) -> Option<StillTunnel> {
-        let socket = duplicate(self.driver.io().io()).ok()?;
-        let http2 = self.tunnel.freeze(streams).ok()?;
-        let tls = self.driver.io().session()?;
-        Some(StillTunnel { tls, http2, socket })
+    fn freeze(&mut self, streams: &[FrozenStream]) -> Result<StillTunnel, Stays> {
+        let socket = duplicate(self.driver.io().io()).map_err(|_| Stays::Descriptors)?;
+        let http2 = self.tunnel.freeze(streams)?;
+        let tls = self.driver.io().session().ok_or(Stays::Ends)?;
+        Ok(StillTunnel { tls, http2, socket })
     }
 
     fn go_on(&mut self) {

@@ -3,7 +3,7 @@
 
 use std::{
     future::Future,
-    os::fd::AsFd,
+    os::fd::{AsFd, OwnedFd},
     pin::Pin,
     task::{Context, Poll, Waker, ready},
     time::{SystemTime, UNIX_EPOCH},
@@ -14,14 +14,14 @@ use tokio::{net::TcpStream, sync::oneshot};
 use super::{
     pod::{
         conns::ConnInfo,
-        departure::{Answer, Offer},
+        departure::{Answer, Offer, Stays},
     },
     report::ConnReport,
     timed_relay::TimedRelay,
 };
 use crate::{
     protocols::{
-        handover::record::{Kind, Record, Side as SideFacts},
+        handover::record::{Kind, Record, SOCKETS, Side as SideFacts},
         labels::Reporter,
         relay::{Meter, RelayError, Side},
     },
@@ -79,15 +79,22 @@ impl<A: Side, B: Side, M: Facts> MovableRelay<'_, A, B, M> {
     /// about to end.
     fn offer(&mut self) -> Option<oneshot::Receiver<Answer>> {
         let offers = self.here.info().departure.take()?;
-        let frozen = self.relay.freeze()?;
+        let (answer, answered) = oneshot::channel();
+        let offer = self.still().map(|(record, sockets)| Offer { record, sockets, answer });
+        let is_offered = offer.is_ok();
+        offers.send(offer).ok()?;
+        is_offered.then_some(answered)
+    }
+
+    /// The connection as it stands.
+    fn still(&mut self) -> Result<(Record, [OwnedFd; SOCKETS]), Stays> {
+        let frozen = self.relay.freeze().ok_or(Stays::Ends)?;
         let socket = |stream: Option<&TcpStream>| stream?.as_fd().try_clone_to_owned().ok();
         let (client, server) = self.relay.sides();
-        let sockets = [socket(client.plain())?, socket(server.plain())?];
+        let sockets = (socket(client.plain()), socket(server.plain()));
+        let (Some(client), Some(server)) = sockets else { return Err(Stays::Descriptors) };
         let (kind, side, beside) = self.relay.meter().facts();
-        let record = Record { kind, side, beside, relay: frozen, frozen_at_us: now_us() };
-        let (answer, answered) = oneshot::channel();
-        offers.send(Offer { record, sockets, answer }).ok()?;
-        Some(answered)
+        Ok((Record { kind, side, beside, relay: frozen, frozen_at_us: now_us() }, [client, server]))
     }
 }
 

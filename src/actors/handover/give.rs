@@ -23,7 +23,7 @@ use crate::{
     actors::{admin::readiness::HAND_OVER, pods::pod::Pod},
     dataplane::pod::{
         conns::{ConnInfo, TunnelInfo},
-        departure::{Departure, Offer, TunnelOffer},
+        departure::{Departure, Offer, Stays, TunnelOffer},
     },
     protocols::{
         config::HandoverStep,
@@ -50,6 +50,9 @@ struct Target {
     is_keeper: bool,
 }
 
+/// How long nothing may move until the log says why.
+/// Limit: time in which no connection moves until the log has the reason: 2 s; past it: it has.
+const STUCK_AFTER: Duration = Duration::from_secs(2);
 /// The pause after a connection's offer has ended the link, doubling with each time. Others are offered meanwhile.
 /// Limit: time until a connection is offered again whose offer has ended the link: 1 s, doubling to 8 s; past it: it is.
 const SETBACK: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(8)];
@@ -77,6 +80,8 @@ struct Round {
     kept: u64,
     /// The last reason of a refusal.
     reason: Option<String>,
+    /// The last reason why something could not be offered.
+    stays: Option<Stays>,
 }
 
 /// The state of the giving that outlives a link.
@@ -86,6 +91,13 @@ struct Giver {
     round: Mutex<Round>,
     /// The number of the last offer.
     number: AtomicU64,
+}
+
+/// How long nothing has moved, and why.
+#[derive(Debug, Default)]
+struct Stuck {
+    since: Option<Instant>,
+    told: Option<Stays>,
 }
 
 /// What offers on a link share.
@@ -169,20 +181,25 @@ async fn session(
     let tunnels = successor.takes.contains(&Kind::InboundTunnel);
     let to = if is_keeper { "the keeper" } else { "the next process" };
     tracing::info!(target: "handover", program = successor.program, instance = successor.instance, tunnels, "connections go to {to}");
-    let mut refused = None;
+    let (mut refused, mut stuck) = (None, Stuck::default());
     loop {
         let began = Instant::now();
         let (desk, answers) = Desk::open(&mut link);
         let session = Session { shared, giver, desk: &desk };
         let ended = answers.beside(&desk, session.give_all(&successor)).await;
-        let Round { given, kept, reason } = std::mem::take(&mut *giver.round.lock());
+        let Round { given, kept, reason, stays } = std::mem::take(&mut *giver.round.lock());
         if given > 0 || reason != refused {
             let took = began.elapsed();
             tracing::info!(target: "handover", given, kept, ?took, reason, "live connections handed over");
         }
         refused = reason;
         ended?;
-        note(shared, &format!("{to} takes them"));
+        let stays = stays.filter(|_| given == 0);
+        if let Some(stays) = stuck.tell(stays, Instant::now()) {
+            tracing::info!(target: "handover", reason = %stays, "live connections stay here, and are asked again");
+        }
+        let why = stays.map_or_else(String::new, |stays| format!(", one of which stays because {stays}"));
+        note(shared, &format!("{to} takes them{why}"));
         sleep(if refused.is_some() { REFUSED_PAUSE } else { LOOK_INTERVAL }).await;
         if is_keeper && let Ok(socket) = SeqPacket::connect(&shared.terms.next) {
             return Ok(Target { socket, is_keeper: false });
@@ -190,14 +207,14 @@ async fn session(
     }
 }
 
-/// Has a connection or tunnel stand still. The result is `None` if it has ended, cannot be moved, or its shard is busy.
-async fn stand_still<T, O>(conn: &Conn<T>, departure: &Departure<O>) -> Option<O> {
+/// Has a connection or tunnel stand still. The error: it cannot move now.
+async fn stand_still<T, O>(conn: &Conn<T>, departure: &Departure<O>) -> Result<O, Stays> {
     let offered = departure.open();
     let wish = Wish { conn, departure };
     conn.want();
     let offer = timeout(STILL_WITHIN, offered).await;
     drop(wish);
-    offer.ok()?.ok()
+    offer.map_or(Err(Stays::Busy), |offer| offer.unwrap_or(Err(Stays::Busy)))
 }
 
 /// The members of the pods' sets that can be had to stand still.
@@ -243,7 +260,10 @@ impl Session<'_> {
 
     /// Offers a connection of `pod`, if it stands still.
     async fn give(&self, pod: &Pod, conn: &Conn<ConnInfo>) -> Result<(), LinkError> {
-        let Some(offer) = stand_still(conn, &conn.info().departure).await else { return Ok(()) };
+        let offer = match stand_still(conn, &conn.info().departure).await {
+            Ok(offer) => offer,
+            Err(stays) => return self.stays(stays),
+        };
         let Offer { mut record, sockets, answer } = offer;
         let offering =
             Offering { session: self, key: Some(key(pod, "live", conn)), kind: record.kind, count: 1 };
@@ -286,7 +306,10 @@ impl Session<'_> {
         conn: &Conn<T>,
     ) -> Result<(), LinkError> {
         let info = conn.info().as_ref();
-        let Some(offer) = stand_still(conn, &info.departure).await else { return Ok(()) };
+        let offer = match stand_still(conn, &info.departure).await {
+            Ok(offer) => offer,
+            Err(stays) => return self.stays(stays),
+        };
         let TunnelOffer { mut record, sockets, answer } = offer;
         record.pod = place(pod);
         let (kind, count) = (record.kind, record.streams.len());
@@ -296,6 +319,14 @@ impl Session<'_> {
         let exchange = self.desk.offer(number, answer).breaking(&self.shared.breaker);
         if let Err(reason) = offering.heard(exchange.run(&message, &sockets).await?) {
             tracing::debug!(target: "handover", peer = %info.peer, streams = count, reason, "tunnel stays");
+        }
+        Ok(())
+    }
+
+    /// Notes why something stays that ought to move.
+    fn stays(&self, stays: Stays) -> Result<(), LinkError> {
+        if stays != Stays::Unused {
+            self.giver.round.lock().stays = Some(stays);
         }
         Ok(())
     }
@@ -342,6 +373,21 @@ impl<T, O> Drop for Wish<'_, T, O> {
     fn drop(&mut self) {
         self.conn.let_go();
         drop(self.departure.take());
+    }
+}
+
+// === impl Stuck ===
+
+impl Stuck {
+    /// What to tell after a round in which nothing has moved because of `stays`. Each reason is told once.
+    fn tell(&mut self, stays: Option<Stays>, now: Instant) -> Option<Stays> {
+        let Some(stays) = stays else {
+            *self = Self::default();
+            return None;
+        };
+        let since = *self.since.get_or_insert(now);
+        let is_due = now >= since + STUCK_AFTER && self.told != Some(stays);
+        is_due.then(|| *self.told.insert(stays))
     }
 }
 

@@ -22,7 +22,7 @@ use crate::{
         movable::now_us,
         pod::{
             conns::TunnelInfo,
-            departure::{Answer, TunnelOffer},
+            departure::{Answer, Offers, Stays, TunnelOffer},
         },
         stream::AppStream,
     },
@@ -64,8 +64,11 @@ pub(crate) trait TunnelDriver {
     fn stop(&mut self);
     /// Waits until the tunnel stands still.
     fn poll_still(&mut self, cx: &mut Context<'_>) -> Poll<()>;
-    /// The tunnel as it stands, if these are all of its streams and it is whole. No byte passes from then on.
-    fn freeze(&mut self, streams: &[FrozenStream]) -> Option<StillTunnel>;
+    /// The tunnel as it stands, whose streams are these. No byte passes from then on.
+    ///
+    /// # Errors
+    /// These are not all of its streams, or it is not whole.
+    fn freeze(&mut self, streams: &[FrozenStream]) -> Result<StillTunnel, Stays>;
     /// Has the tunnel go on as if it had never stood still.
     fn go_on(&mut self);
 }
@@ -115,7 +118,7 @@ enum State {
 }
 
 struct Stopping {
-    offers: oneshot::Sender<TunnelOffer>,
+    offers: Offers<TunnelOffer>,
     deadline: Pin<Box<Sleep>>,
     /// Whether the relays say how they stand.
     freezes: bool,
@@ -143,11 +146,11 @@ impl<F: Future, S: AppStream, C: FnMut()> TunnelDriver for OwnTunnel<'_, F, S, C
         self.below.poll_still(cx)
     }
 
-    fn freeze(&mut self, streams: &[FrozenStream]) -> Option<StillTunnel> {
-        let socket = self.below.look(|tls| duplicate(tls.io())).ok()?;
-        let http2 = self.below.freeze(streams).ok()?;
-        let tls = self.below.with(TlsStream::session)?;
-        Some(StillTunnel { tls, http2, socket })
+    fn freeze(&mut self, streams: &[FrozenStream]) -> Result<StillTunnel, Stays> {
+        let socket = self.below.look(|tls| duplicate(tls.io())).map_err(|_| Stays::Descriptors)?;
+        let http2 = self.below.freeze(streams)?;
+        let tls = self.below.with(TlsStream::session).ok_or(Stays::Ends)?;
+        Ok(StillTunnel { tls, http2, socket })
     }
 
     fn go_on(&mut self) {
@@ -179,10 +182,18 @@ impl<'a, T: AsRef<TunnelInfo>, D: TunnelDriver> MovableTunnel<'a, T, D> {
         let offers = self.member.info().as_ref().departure.take();
         // The streams go on until then.
         let is_patient = self.kind == Kind::InboundTunnel && wanted.elapsed() < GOODBYE_WITHIN;
-        if is_patient && !self.driver.has_said_goodbye() {
-            return;
+        let stays = if is_patient && !self.driver.has_said_goodbye() {
+            Some(Stays::Goodbye)
+        } else if self.streams.open() == 0 {
+            Some(Stays::Unused)
+        } else {
+            (!self.streams.are_relayed()).then_some(Stays::SettingUp)
+        };
+        let Some(offers) = offers else { return };
+        if let Some(stays) = stays {
+            // Whoever has asked may have gone.
+            return drop(offers.send(Err(stays)));
         }
-        let Some(offers) = offers.filter(|_| self.streams.are_relayed()) else { return };
         self.driver.stop();
         self.streams.stop();
         let deadline = Box::pin(sleep(STILL_WITHIN));
@@ -199,28 +210,54 @@ impl<'a, T: AsRef<TunnelInfo>, D: TunnelDriver> MovableTunnel<'a, T, D> {
     }
 
     /// Waits until the tunnel and all of its streams stand still. The error: they do not, or not in time.
-    fn poll_stopped(&mut self, cx: &mut Context<'_>) -> Poll<Result<Vec<StillStream>, AboutToEnd>> {
-        let State::Stops(stopping) = &mut self.state else { return Poll::Ready(Err(AboutToEnd)) };
-        if stopping.offers.is_closed() || stopping.deadline.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Err(AboutToEnd));
-        }
+    fn poll_stopped(&mut self, cx: &mut Context<'_>) -> Poll<Result<Vec<StillStream>, Stays>> {
+        let State::Stops(stopping) = &mut self.state else { return Poll::Ready(Err(Stays::Busy)) };
+        let is_over = stopping.offers.is_closed() || stopping.deadline.as_mut().poll(cx).is_ready();
         if !stopping.freezes {
             if !self.streams.are_still(cx) {
-                return Poll::Pending;
+                return if is_over { Poll::Ready(Err(Stays::Relays)) } else { Poll::Pending };
             }
-            ready!(self.driver.poll_still(cx));
+            if self.driver.poll_still(cx).is_pending() {
+                return if is_over { Poll::Ready(Err(Stays::Frame)) } else { Poll::Pending };
+            }
             stopping.freezes = true;
             self.streams.freeze();
         }
-        self.streams.frozen(cx).map_or(Poll::Pending, Poll::Ready)
+        match self.streams.frozen(cx) {
+            Some(frozen) => Poll::Ready(frozen.map_err(|AboutToEnd| Stays::Ends)),
+            None if is_over => Poll::Ready(Err(Stays::Relays)),
+            None => Poll::Pending,
+        }
     }
 
-    /// Offers the tunnel with these streams. `None`: it cannot move now, or nobody wants it any more.
-    fn offer(&mut self, streams: Vec<StillStream>) -> Option<()> {
+    /// Offers the tunnel with these streams, or says why it cannot move and goes on.
+    fn offer(&mut self, streams: Result<Vec<StillStream>, Stays>) {
+        let (answer, answered) = oneshot::channel();
+        let offer = streams.and_then(|streams| self.still(streams, answer));
+        let is_offered = offer.is_ok();
+        if !is_offered {
+            self.driver.go_on();
+            self.streams.go_on();
+        }
+        let next = if is_offered { State::Offered(answered) } else { State::Goes };
+        let State::Stops(stopping) = std::mem::replace(&mut self.state, next) else { return };
+        if is_offered {
+            self.streams.offered();
+        }
+        // An offer that reaches nobody is dropped, and the next turn hears of it.
+        drop(stopping.offers.send(offer));
+    }
+
+    /// The tunnel as it stands, with these streams.
+    fn still(
+        &mut self,
+        streams: Vec<StillStream>,
+        answer: oneshot::Sender<Answer>,
+    ) -> Result<TunnelOffer, Stays> {
         let frozen: Vec<FrozenStream> = streams.iter().map(|still| still.record.stream.clone()).collect();
         let StillTunnel { tls, http2, socket } = self.driver.freeze(&frozen)?;
         if streams.len() > MAX_STREAMS {
-            return None;
+            return Err(Stays::TooMany);
         }
         let info = self.member.info().as_ref();
         let mut sockets = vec![socket];
@@ -239,12 +276,7 @@ impl<'a, T: AsRef<TunnelInfo>, D: TunnelDriver> MovableTunnel<'a, T, D> {
             streams: streams.collect(),
             frozen_at_us: now_us(),
         };
-        let (answer, answered) = oneshot::channel();
-        let State::Stops(stopping) = std::mem::replace(&mut self.state, State::Offered(answered)) else {
-            return None;
-        };
-        self.streams.offered();
-        stopping.offers.send(TunnelOffer { record, sockets, answer }).ok()
+        Ok(TunnelOffer { record, sockets, answer })
     }
 }
 
@@ -285,10 +317,8 @@ impl<T: AsRef<TunnelInfo>, D: TunnelDriver + Unpin> Future for MovableTunnel<'_,
                 }
                 State::Goes => return Poll::Pending,
                 State::Stops(_) => {
-                    let offered = ready!(this.poll_stopped(cx)).ok().and_then(|streams| this.offer(streams));
-                    if offered.is_none() {
-                        this.go_on();
-                    }
+                    let streams = ready!(this.poll_stopped(cx));
+                    this.offer(streams);
                 }
                 // The next turn waits for the answer.
                 State::Offered(_) => {}

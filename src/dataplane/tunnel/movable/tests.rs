@@ -11,7 +11,6 @@ use bytes::Bytes;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
-    sync::oneshot::error::RecvError,
     time::timeout,
 };
 
@@ -27,7 +26,7 @@ use crate::{
     },
     protocols::{
         handover::{record::tests::record, tunnel::tests::tunnel},
-        hbone::frozen::Freeze,
+        hbone::frozen::{Freeze, NotStill},
         labels::Reporter,
         relay::{End, RelayError, Side, relay},
         tls::{aead::Cipher, buffer::Buffers},
@@ -102,11 +101,15 @@ impl TunnelDriver for Scripted<'_> {
         if self.0.still.get() { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    fn freeze(&mut self, streams: &[FrozenStream]) -> Option<StillTunnel> {
+    fn freeze(&mut self, streams: &[FrozenStream]) -> Result<StillTunnel, Stays> {
         *self.0.frozen.borrow_mut() = streams.iter().map(|stream| stream.id).collect();
         let TunnelRecord { tls, http2, .. } = tunnel(Kind::OutboundTunnel, true, Cipher::Aes128);
         let socket = std::fs::File::open("/dev/null").unwrap().into();
-        self.0.whole.get().then_some(StillTunnel { tls, http2, socket })
+        if self.0.whole.get() {
+            Ok(StillTunnel { tls, http2, socket })
+        } else {
+            Err(NotStill::TooMany.into())
+        }
     }
 
     fn go_on(&mut self) {
@@ -196,10 +199,10 @@ async fn talk(app: &mut TcpStream, peer: &mut TestEnd) {
 }
 
 /// Asks a tunnel for its offer, until the tunnel answers.
-async fn ask(member: &Conn<TunnelInfo>) -> Result<TunnelOffer, RecvError> {
+async fn ask(member: &Conn<TunnelInfo>) -> Result<TunnelOffer, Stays> {
     let offered = member.info().departure.open();
     member.want();
-    offered.await
+    offered.await.unwrap_or(Err(Stays::Busy))
 }
 
 /// Runs a tunnel of this kind with two streams, of which the first one has the higher number, while `test` asks for it.

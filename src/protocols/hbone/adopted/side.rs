@@ -64,7 +64,9 @@ impl AdoptedTunnel {
         }
         let inbox = Inbox { waiting, finished: ended, reset: None, window, unread, waker: None };
         this.inboxes.insert(id, inbox);
-        Ok(AdoptedSide { tunnel: self.clone(), stream: id, finished, drained: false })
+        // A relay that has heard of the end does not ask for more.
+        let drained = ended && unread == 0;
+        Ok(AdoptedSide { tunnel: self.clone(), stream: id, finished, drained })
     }
 }
 

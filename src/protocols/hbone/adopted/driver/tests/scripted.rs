@@ -15,7 +15,12 @@ use crate::protocols::{
 
 /// A tunnel with the streams 1 and 3 that was taken over, and the peer's end of its connection.
 fn scripted() -> (AdoptedTunnel, Driver<DuplexStream>, DuplexStream) {
-    let stream = |id| StreamSnapshot { id, send: 1000, receive: 1000, sent_all: false, received_all: false };
+    scripted_as(false)
+}
+
+/// The same; the peer may have ended its halves of the streams before.
+fn scripted_as(received_all: bool) -> (AdoptedTunnel, Driver<DuplexStream>, DuplexStream) {
+    let stream = |id| StreamSnapshot { id, send: 1000, receive: 1000, sent_all: false, received_all };
     let ledger = Snapshot {
         role: Role::Client,
         send: 5000,
@@ -227,4 +232,20 @@ async fn a_peer_that_asks_and_reads_no_answers_is_left_alone_until_it_reads() {
     }
     // What is on the way to the peer, what waits, and what is on the way from it.
     assert!(sent < 400_000, "{sent} bytes of questions were taken");
+}
+
+#[tokio::test]
+async fn the_reset_of_a_stream_whose_peer_had_ended_before_is_heard() {
+    let (tunnel, mut driver, mut far) = scripted_as(true);
+    let ended = |id| FrozenStream { ended: true, ..frozen(id) };
+    let mut drained = tunnel.side(ended(1), 0).unwrap();
+    // The relay of this one has bytes for its application, and has not heard of the end.
+    let mut behind = tunnel.side(ended(3), 10).unwrap();
+    far.write_all(&[RESET_1, RESET_3].concat()).await.unwrap();
+    assert!(turn(&mut driver, &mut far).await.0 == Poll::Ready(Ok(())), "both streams have ended");
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(drained.poll_idle(&mut cx).is_ready());
+    assert!(behind.poll_idle(&mut cx).is_pending());
+    assert!(matches!(chunk(&mut behind), Poll::Ready(Err(End::Finished))));
+    assert!(behind.poll_idle(&mut cx).is_ready());
 }
