@@ -6,6 +6,7 @@
 use std::{
     collections::{HashMap, HashSet},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
     time::Duration,
 };
 
@@ -60,6 +61,8 @@ pub(crate) struct Exchange<'a> {
     heard: Option<Heard>,
     /// `None` once the answer was passed on.
     answer: Option<oneshot::Sender<Answer>>,
+    /// Set when the peer has the connection.
+    taken: Option<&'a AtomicBool>,
 }
 
 // === impl Desk ===
@@ -75,7 +78,7 @@ impl Desk {
     pub(crate) fn offer(&self, number: u64, answer: oneshot::Sender<Answer>) -> Exchange<'_> {
         let (tells, hears) = oneshot::channel();
         self.waiting.lock().insert(number, tells);
-        Exchange { desk: self, breaker: None, number, hears, heard: None, answer: Some(answer) }
+        Exchange { desk: self, breaker: None, number, hears, heard: None, answer: Some(answer), taken: None }
     }
 
     /// Gives the link up, and tells whether the peer has said before that it has taken the offer `number`.
@@ -133,6 +136,12 @@ impl<'a> Exchange<'a> {
         self
     }
 
+    /// Has `taken` set when the peer has the connection, however the exchange ends.
+    pub(super) fn noting(mut self, taken: &'a AtomicBool) -> Self {
+        self.taken = Some(taken);
+        self
+    }
+
     /// Makes the offer. The inner result is the peer's answer.
     ///
     /// # Errors
@@ -164,6 +173,9 @@ impl<'a> Exchange<'a> {
     }
 
     fn tell(&mut self, answer: Answer) {
+        if let Some(taken) = self.taken.filter(|_| answer == Answer::Taken) {
+            taken.store(true, Relaxed);
+        }
         // A task that has ended meanwhile has no connection any more.
         let _ = self.answer.take().map(|waits| waits.send(answer));
     }

@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -113,6 +113,7 @@ struct Offering<'a> {
     key: Option<Key>,
     kind: Kind,
     count: usize,
+    taken: AtomicBool,
 }
 
 /// The wish that a connection or tunnel stand still. A drop takes the wish back.
@@ -265,14 +266,14 @@ impl Session<'_> {
             Err(stays) => return self.stays(stays),
         };
         let Offer { mut record, sockets, answer } = offer;
-        let offering =
-            Offering { session: self, key: Some(key(pod, "live", conn)), kind: record.kind, count: 1 };
+        let offering = self.offering(key(pod, "live", conn), record.kind, 1);
         // A drop of the answer says that the connection stays.
         let heard = match fill_in(self.shared, pod, &mut record) {
             Ok(()) => {
                 let number = self.number();
                 let message = encode_record(number, record);
-                let exchange = self.desk.offer(number, answer).breaking(&self.shared.breaker);
+                let exchange =
+                    self.desk.offer(number, answer).breaking(&self.shared.breaker).noting(&offering.taken);
                 exchange.run(&message, &sockets).await?
             }
             Err(reason) => Err(reason),
@@ -313,11 +314,12 @@ impl Session<'_> {
         let TunnelOffer { mut record, sockets, answer } = offer;
         record.pod = place(pod);
         let (kind, count) = (record.kind, record.streams.len());
-        let offering = Offering { session: self, key: Some(key(pod, set, conn)), kind, count };
+        let offering = self.offering(key(pod, set, conn), kind, count);
         let number = self.number();
         let message = encode_tunnel(number, record);
-        let exchange = self.desk.offer(number, answer).breaking(&self.shared.breaker);
-        if let Err(reason) = offering.heard(exchange.run(&message, &sockets).await?) {
+        let exchange = self.desk.offer(number, answer).breaking(&self.shared.breaker).noting(&offering.taken);
+        let heard = exchange.run(&message, &sockets).await?;
+        if let Err(reason) = offering.heard(heard) {
             tracing::debug!(target: "handover", peer = %info.peer, streams = count, reason, "tunnel stays");
         }
         Ok(())
@@ -329,6 +331,10 @@ impl Session<'_> {
             self.giver.round.lock().stays = Some(stays);
         }
         Ok(())
+    }
+
+    fn offering(&self, key: Key, kind: Kind, count: usize) -> Offering<'_> {
+        Offering { session: self, key: Some(key), kind, count, taken: AtomicBool::new(false) }
     }
 
     fn number(&self) -> u64 {
@@ -344,14 +350,14 @@ impl Offering<'_> {
         if let Err(reason) = &heard {
             self.session.giver.round.lock().reason = Some(reason.clone());
         }
-        self.tell(heard.is_ok(), true);
+        self.tell(true);
         heard
     }
 
     /// Counts the connections of the offer, and notes whether the link can still be used.
-    fn tell(&mut self, taken: bool, went_well: bool) {
+    fn tell(&mut self, went_well: bool) {
         let Some(key) = self.key.take() else { return };
-        let Session { shared, giver, .. } = self.session;
+        let (Session { shared, giver, .. }, taken) = (self.session, *self.taken.get_mut());
         giver.setbacks.lock().note(key, Instant::now(), went_well);
         let moved = if taken { Moved::Given } else { Moved::Kept };
         shared.metrics.handover.moved(moved, Some(self.kind), self.count);
@@ -362,8 +368,8 @@ impl Offering<'_> {
 
 impl Drop for Offering<'_> {
     fn drop(&mut self) {
-        // The link has ended, unless the offer was told of.
-        self.tell(false, false);
+        // The link has ended, unless the offer was told of. The peer may have the connection all the same.
+        self.tell(false);
     }
 }
 

@@ -1,6 +1,10 @@
 //! Rows in which a hand-over is broken: whoever dies, hangs or has no room, what is lost is what was with the dead one.
 
-use std::{path::PathBuf, process::ExitStatus, time::Duration};
+use std::{
+    path::PathBuf,
+    process::ExitStatus,
+    time::{Duration, Instant},
+};
 
 use super::{
     catalogue::{Act, Entry},
@@ -142,19 +146,23 @@ fn through(way: Way) -> bool {
     way.is_through(BROKEN)
 }
 
-/// What the new process has at least and at most when the old one dies at this step.
+/// The number of offers that are on their way together.
+const TOGETHER: u64 = 8;
+
+/// What the new process has at least and at most when the old one dies at this step. It has what it could answer.
 fn at_old(step: &str) -> [u64; 2] {
     match number(step) {
-        ("offered", number) => [number - 1, number],
-        ("answered", number) => [number; 2],
-        (_, number) => [number - 1; 2],
+        ("offered", number) => [0, number],
+        ("answered", number) => [number, number + TOGETHER],
+        (_, number) => [0, number - 1],
     }
 }
 
-/// What the new process has when it dies at this step.
+/// What the new process has at least and at most when it dies at this step. It answers in order.
 fn at_new(step: &str) -> [u64; 2] {
     match number(step) {
         ("answered" | "begun", number) => [number; 2],
+        ("received", number) => [0, number - 1],
         (_, number) => [number - 1; 2],
     }
 }
@@ -244,14 +252,21 @@ fn take_links(fleet: &Fleet) -> Result<Background<()>, String> {
     Ok(holding)
 }
 
+/// A link that lasts for less was not had, but turned away.
+const HELD: Duration = Duration::from_millis(500);
+
 /// Holds a link and says nothing, as often as the proxy ends it.
 async fn hold_link(path: &std::path::Path) {
     loop {
+        let begun = Instant::now();
         if let Ok(link) = SeqPacket::connect(path) {
             // The proxy says nothing before it has heard something, so this is the end.
             let _ = link.recv().await;
         }
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        // A link that was held is taken again before anybody else can take it.
+        if begun.elapsed() < HELD {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 }
 
