@@ -8,7 +8,7 @@ use tokio::{
 use super::{held::Held, shared::Keeper};
 use crate::{
     actors::handover::{
-        exchange::{Desk, LOOK_INTERVAL, REFUSED_PAUSE},
+        exchange::{InFlight, LOOK_INTERVAL, REFUSED_PAUSE},
         link::{Link, LinkError},
     },
     dataplane::pod::departure::Answer,
@@ -97,9 +97,10 @@ async fn give_all(
 /// Makes one offer. The inner result is the proxy's answer.
 async fn offer(keeper: &Keeper, link: &mut Link, held: Held) -> Result<Result<(), String>, LinkError> {
     let (answer, answered) = oneshot::channel();
-    let (desk, answers) = Desk::open(link);
-    let verdict =
-        answers.beside(&desk, desk.offer(held.number, answer).run(&held.message, &held.sockets)).await;
+    let (in_flight, answers) = InFlight::open(link);
+    let verdict = answers
+        .beside(&in_flight, in_flight.offer(held.number, answer).run(&held.message, &held.sockets))
+        .await;
     // The exchange is over, so the answer is there.
     match answered.await {
         Ok(Answer::Taken) => keeper.store.forget(held),

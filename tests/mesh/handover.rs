@@ -110,7 +110,6 @@ pub(crate) fn busy_connections_go_on_over_several_upgrades_and_no_new_one_is_ref
     const STREAMS: usize = 4;
     let mut lab = raise_spare();
     let _logs = LogsOfFailure::of(&lab);
-    let _logs = LogsOfFailure::of(&lab);
     let mut current = lab.take_proxy("one").unwrap();
     let (client, bare) = (lab.pod("client").unwrap(), lab.pod("bare").unwrap());
     let (over, echoed, opened) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));

@@ -1,7 +1,7 @@
 //! Offers and their answers. However an offer ends, exactly one of the two processes has the connection.
 //!
-//! Several offers may be under way on one link. A [`Desk`] sends their messages one by one, and [`Answers`] hands each
-//! answer to its offer.
+//! Several offers may be in flight on one link. [`InFlight`] has their messages go out one by one, and [`Answers`] hands
+//! each answer to its offer.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -35,8 +35,8 @@ pub(crate) const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// Limit: time until connections that were refused are offered again: 500 ms; past it: they are.
 pub(crate) const REFUSED_PAUSE: Duration = Duration::from_millis(500);
 
-/// The offers that are under way on a link.
-pub(crate) struct Desk {
+/// The offers that are in flight on a link.
+pub(crate) struct InFlight {
     link: LinkSender,
     /// Held while a message goes out, of which others must not be in the middle.
     sends: tokio::sync::Mutex<()>,
@@ -53,7 +53,7 @@ type Heard = Result<(), String>;
 
 /// An offer that is under way. However it ends, the connection's task hears who has the connection.
 pub(crate) struct Exchange<'a> {
-    desk: &'a Desk,
+    in_flight: &'a InFlight,
     breaker: Option<&'a Breaker>,
     number: u64,
     hears: oneshot::Receiver<Heard>,
@@ -65,10 +65,10 @@ pub(crate) struct Exchange<'a> {
     taken: Option<&'a AtomicBool>,
 }
 
-// === impl Desk ===
+// === impl InFlight ===
 
-impl Desk {
-    /// A desk on a link whose greetings are over.
+impl InFlight {
+    /// What is under way on a link whose greetings are over.
     pub(crate) fn open(link: &mut Link) -> (Self, Answers<'_>) {
         let (sends, waiting, taken) = Default::default();
         (Self { link: link.sender(), sends, waiting, taken }, Answers(link))
@@ -78,7 +78,15 @@ impl Desk {
     pub(crate) fn offer(&self, number: u64, answer: oneshot::Sender<Answer>) -> Exchange<'_> {
         let (tells, hears) = oneshot::channel();
         self.waiting.lock().insert(number, tells);
-        Exchange { desk: self, breaker: None, number, hears, heard: None, answer: Some(answer), taken: None }
+        Exchange {
+            in_flight: self,
+            breaker: None,
+            number,
+            hears,
+            heard: None,
+            answer: Some(answer),
+            taken: None,
+        }
     }
 
     /// Gives the link up, and tells whether the peer has said before that it has taken the offer `number`.
@@ -90,24 +98,24 @@ impl Desk {
 // === impl Answers ===
 
 impl Answers<'_> {
-    /// Does `work`, whose offers at `desk` are answered meanwhile.
+    /// Does `work`, whose offers in flight are answered meanwhile.
     ///
     /// # Errors
     /// That of `work`, or the link is of no use any more.
     pub(crate) async fn beside<T>(
         mut self,
-        desk: &Desk,
+        in_flight: &InFlight,
         work: impl Future<Output = Result<T, LinkError>>,
     ) -> Result<T, LinkError> {
         tokio::select! {
             biased;
             done = work => done,
-            error = self.hand_out(desk) => Err(error),
+            error = self.hand_out(in_flight) => Err(error),
         }
     }
 
     /// Hands each answer to its offer, until the link is of no use any more.
-    async fn hand_out(&mut self, desk: &Desk) -> LinkError {
+    async fn hand_out(&mut self, in_flight: &InFlight) -> LinkError {
         loop {
             let answer = match self.0.recv(SILENT_FOR).await {
                 Ok(Some((Message::Verdict(answer), _))) => answer,
@@ -118,7 +126,7 @@ impl Answers<'_> {
                 Err(error) => return error,
             };
             let Verdict { number, taken } = answer;
-            let Some(waits) = desk.waiting.lock().remove(&number) else { return LinkError::NotDue };
+            let Some(waits) = in_flight.waiting.lock().remove(&number) else { return LinkError::NotDue };
             // An offer that was given up looks into the link itself.
             let _ = waits.send(taken);
             // The offer has a turn before anything else happens to the link.
@@ -153,9 +161,9 @@ impl<'a> Exchange<'a> {
         }
         let fds: Vec<BorrowedFd<'_>> = sockets.iter().map(AsFd::as_fd).collect();
         {
-            let _sends = self.desk.sends.lock().await;
+            let _sends = self.in_flight.sends.lock().await;
             self.reached(HandoverStep::OldStill).await;
-            self.desk.link.send(message, &fds).await?;
+            self.in_flight.link.send(message, &fds).await?;
         }
         self.reached(HandoverStep::OldOffered).await;
         let heard = timeout(STEP_WITHIN, &mut self.hears).await.map_err(|_| LinkError::TimedOut)?;
@@ -183,13 +191,13 @@ impl<'a> Exchange<'a> {
 
 impl Drop for Exchange<'_> {
     fn drop(&mut self) {
-        self.desk.waiting.lock().remove(&self.number);
+        self.in_flight.waiting.lock().remove(&self.number);
         if self.answer.is_none() {
             return;
         }
         // The exchange failed, or was given up at any point.
         let heard = self.heard.take().or_else(|| self.hears.try_recv().ok());
-        let taken = heard.map_or_else(|| self.desk.close_and_see(self.number), |heard| heard.is_ok());
+        let taken = heard.map_or_else(|| self.in_flight.close_and_see(self.number), |heard| heard.is_ok());
         self.tell(if taken { Answer::Taken } else { Answer::Kept });
     }
 }

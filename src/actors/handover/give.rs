@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{
-    exchange::{Desk, LOOK_INTERVAL, REFUSED_PAUSE},
+    exchange::{InFlight, LOOK_INTERVAL, REFUSED_PAUSE},
     link::{Link, LinkError},
     shared::Shared,
 };
@@ -104,7 +104,7 @@ struct Stuck {
 struct Session<'a> {
     shared: &'a Shared,
     giver: &'a Giver,
-    desk: &'a Desk,
+    in_flight: &'a InFlight,
 }
 
 /// An offer, of which is told however it ends.
@@ -185,9 +185,9 @@ async fn session(
     let (mut refused, mut stuck) = (None, Stuck::default());
     loop {
         let began = Instant::now();
-        let (desk, answers) = Desk::open(&mut link);
-        let session = Session { shared, giver, desk: &desk };
-        let ended = answers.beside(&desk, session.give_all(&successor)).await;
+        let (in_flight, answers) = InFlight::open(&mut link);
+        let session = Session { shared, giver, in_flight: &in_flight };
+        let ended = answers.beside(&in_flight, session.give_all(&successor)).await;
         let Round { given, kept, reason, stays } = std::mem::take(&mut *giver.round.lock());
         if given > 0 || reason != refused {
             let took = began.elapsed();
@@ -272,8 +272,11 @@ impl Session<'_> {
             Ok(()) => {
                 let number = self.number();
                 let message = encode_record(number, record);
-                let exchange =
-                    self.desk.offer(number, answer).breaking(&self.shared.breaker).noting(&offering.taken);
+                let exchange = self
+                    .in_flight
+                    .offer(number, answer)
+                    .breaking(&self.shared.breaker)
+                    .noting(&offering.taken);
                 exchange.run(&message, &sockets).await?
             }
             Err(reason) => Err(reason),
@@ -317,7 +320,8 @@ impl Session<'_> {
         let offering = self.offering(key(pod, set, conn), kind, count);
         let number = self.number();
         let message = encode_tunnel(number, record);
-        let exchange = self.desk.offer(number, answer).breaking(&self.shared.breaker).noting(&offering.taken);
+        let exchange =
+            self.in_flight.offer(number, answer).breaking(&self.shared.breaker).noting(&offering.taken);
         let heard = exchange.run(&message, &sockets).await?;
         if let Err(reason) = offering.heard(heard) {
             tracing::debug!(target: "handover", peer = %info.peer, streams = count, reason, "tunnel stays");

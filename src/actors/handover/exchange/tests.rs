@@ -27,10 +27,10 @@ async fn offer(
 ) -> (Result<Result<(), String>, LinkError>, Result<Answer, oneshot::error::RecvError>) {
     let (mut link, socket) = pair();
     let (answer, answered) = oneshot::channel();
-    let (desk, answers) = Desk::open(&mut link);
-    let exchange = desk.offer(7, answer);
+    let (in_flight, answers) = InFlight::open(&mut link);
+    let exchange = in_flight.offer(7, answer);
     let message = encode_record(7, record(Kind::Outbound));
-    let (verdict, ()) = tokio::join!(answers.beside(&desk, exchange.run(&message, &[])), peer(socket));
+    let (verdict, ()) = tokio::join!(answers.beside(&in_flight, exchange.run(&message, &[])), peer(socket));
     (verdict, answered.await)
 }
 
@@ -95,8 +95,8 @@ async fn an_answer_to_another_offer_ends_the_link() {
 async fn dropped(peer: impl AsyncFnOnce(&SeqPacket)) -> Answer {
     let (mut link, socket) = pair();
     let (answer, mut answered) = oneshot::channel();
-    let (desk, _answers) = Desk::open(&mut link);
-    let exchange = desk.offer(7, answer);
+    let (in_flight, _answers) = InFlight::open(&mut link);
+    let exchange = in_flight.offer(7, answer);
     {
         let message = encode_record(7, record(Kind::Outbound));
         let mut running = Box::pin(exchange.run(&message, &[]));
@@ -130,18 +130,18 @@ async fn an_actor_that_ends_in_the_middle_leaves_no_doubt() {
 /// Makes the offers 1 to `COUNT` at once while `peer` does something. Returns what the callers and the tasks hear.
 async fn several(peer: impl AsyncFnOnce(SeqPacket)) -> (Result<(), LinkError>, Vec<Answer>) {
     let (mut link, socket) = pair();
-    let (desk, answers) = Desk::open(&mut link);
+    let (in_flight, answers) = InFlight::open(&mut link);
     let (offers, tasks): (Vec<_>, Vec<_>) = (1..=COUNT)
         .map(|number| {
             let (answer, answered) = oneshot::channel();
-            ((desk.offer(number, answer), number), answered)
+            ((in_flight.offer(number, answer), number), answered)
         })
         .unzip();
     let offer = async |(exchange, number): (Exchange<'_>, u64)| {
         exchange.run(&encode_record(number, record(Kind::Outbound)), &[]).await.map(drop)
     };
     let all = futures_util::future::try_join_all(offers.into_iter().map(offer));
-    let (ended, ()) = tokio::join!(answers.beside(&desk, async { all.await.map(drop) }), peer(socket));
+    let (ended, ()) = tokio::join!(answers.beside(&in_flight, async { all.await.map(drop) }), peer(socket));
     let mut heard = Vec::new();
     for task in tasks {
         heard.push(task.await.unwrap());
