@@ -37,6 +37,8 @@ pub(super) struct Outcome {
     pub(super) slowest_new_ms: f64,
     /// The longest stall of a stream in an upgrade, in milliseconds: of half of them, of 99 %, and of all.
     pub(super) stalls_ms: [f64; 3],
+    /// The way of the stream with the longest of these stalls.
+    pub(super) stalled_longest: String,
     /// The longest stall of a stream while nothing was done, in milliseconds.
     pub(super) calm_ms: f64,
     /// The growth of the old process and of the new one, in bytes.
@@ -65,6 +67,8 @@ impl Outcome {
             percent => milliseconds(sum.stalls.percentile(percent)),
         });
         self.calm_ms = milliseconds(sum.calm.slowest());
+        let longest = flow.streams.iter().max_by_key(|(_, report)| report.stalls.slowest());
+        self.stalled_longest = longest.map(|(way, _)| way.to_string()).unwrap_or_default();
         let new = flow.sum_new();
         (self.new, self.refused) = (new.requests, new.failures);
         self.slowest_new_ms = milliseconds(new.latencies.slowest());
@@ -102,7 +106,8 @@ impl Outcome {
         let ([.., longest], calm) = (self.stalls_ms, self.calm_ms);
         if longest > milliseconds(limit) + calm {
             self.complain(format!(
-                "a stall of {longest:.0} ms, more than {limit:?} beyond the {calm:.0} ms without an upgrade"
+                "a stall of {longest:.0} ms ({}), more than {limit:?} beyond the {calm:.0} ms without an upgrade",
+                self.stalled_longest
             ));
         }
     }

@@ -134,7 +134,10 @@ impl Side for AdoptedSide {
                 this.wait_for_room(self.stream, cx);
                 Poll::Pending
             }
-            room => Poll::Ready(Ok(room.min(want))),
+            room => {
+                this.uncrowd(self.stream);
+                Poll::Ready(Ok(room.min(want)))
+            }
         }
     }
 
@@ -200,7 +203,7 @@ impl Drop for AdoptedSide {
         if let Some(inbox) = this.inboxes.remove(&self.stream) {
             this.core.release(inbox.unread);
         }
-        this.crowded.retain(|stream| *stream != self.stream);
+        this.uncrowd(self.stream);
         this.core.reset(self.stream, Reason::CANCEL);
         this.wake_driver();
     }

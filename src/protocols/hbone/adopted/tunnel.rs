@@ -64,7 +64,8 @@ pub(super) struct Shared {
     pub(super) inboxes: BTreeMap<u32, Inbox>,
     pub(super) windows: Windows,
     pub(super) driver: Option<Waker>,
-    /// The streams that wait for room, in order.
+    /// The streams that wait for room, and whose turn is first. A stream that got room waits behind all others the next
+    /// time.
     pub(super) crowded: VecDeque<u32>,
     /// Bytes of the peer that are not looked at yet.
     pub(super) unread: Bytes,
@@ -114,10 +115,19 @@ impl Shared {
         }
     }
 
-    /// Wakes all streams that wait for room.
+    /// Wakes the streams that waited for room and have it now. Each keeps its place until it takes some.
     pub(super) fn wake_crowded(&mut self) {
-        for stream in std::mem::take(&mut self.crowded) {
-            self.wake(stream);
+        let Self { crowded, core, inboxes, .. } = self;
+        for stream in crowded.iter().filter(|stream| core.room(**stream) > 0) {
+            let waker = inboxes.get_mut(stream).and_then(|inbox| inbox.waker.take());
+            waker.into_iter().for_each(Waker::wake);
+        }
+    }
+
+    /// A stream waits for room no longer.
+    pub(super) fn uncrowd(&mut self, stream: u32) {
+        if let Some(place) = self.crowded.iter().position(|waiting| *waiting == stream) {
+            self.crowded.remove(place);
         }
     }
 

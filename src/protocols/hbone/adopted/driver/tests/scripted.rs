@@ -1,7 +1,9 @@
 //! What a taken-over tunnel does turn by turn, and what its peer and its streams hear.
 
+use std::cell::Cell;
+
 use bytes::BytesMut;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::io::poll_read_buf;
 
 use super::*;
@@ -152,12 +154,13 @@ async fn a_ping_ends_with_its_answer() {
     ping.await;
 }
 
-/// One end of a tunnel with one stream, both ends of which were taken over.
-fn bulk_end(role: Role, io: DuplexStream) -> (Driver<DuplexStream>, AdoptedSide) {
+/// One end of a tunnel with streams, both ends of which were taken over.
+fn bulk_end(role: Role, io: DuplexStream, streams: &[u32]) -> (Driver<DuplexStream>, Vec<AdoptedSide>) {
     const WINDOW: i64 = 1 << 30;
-    let (last_own, last_peer) = if role == Role::Client { (1, 0) } else { (0, 1) };
+    let last = streams.iter().max().copied().unwrap_or_default();
+    let (last_own, last_peer) = if role == Role::Client { (last, 0) } else { (0, last) };
     let stream =
-        StreamSnapshot { id: 1, send: WINDOW, receive: WINDOW, sent_all: false, received_all: false };
+        |id| StreamSnapshot { id, send: WINDOW, receive: WINDOW, sent_all: false, received_all: false };
     let ledger = Snapshot {
         role,
         send: WINDOW,
@@ -170,21 +173,53 @@ fn bulk_end(role: Role, io: DuplexStream) -> (Driver<DuplexStream>, AdoptedSide)
         last_peer,
         goaway_sent: None,
         goaway_received: None,
-        streams: vec![stream],
+        streams: streams.iter().map(|id| stream(*id)).collect(),
         reset: vec![],
     };
     let frozen_http2 = FrozenHttp2 { ledger, unread: Bytes::new(), unsent: Bytes::new() };
     let place = Place { windows: windows(1 << 20).0, max_frame: MAX_FRAME, now: Instant::now };
     let (tunnel, driver) = adopt(io, frozen_http2, place).unwrap();
-    (driver, tunnel.side(frozen(1), 0).unwrap())
+    (driver, streams.iter().map(|id| tunnel.side(frozen(*id), 0).unwrap()).collect())
+}
+
+#[tokio::test]
+async fn streams_that_all_have_more_than_there_is_room_for_share_it() {
+    const BYTES: usize = 16 << 20;
+    let (near, mut far) = duplex(64 * 1024);
+    let (driver, sides) = bulk_end(Role::Client, near, &[1, 3, 5, 7]);
+    let sent: Rc<[Cell<usize>; 4]> = Rc::default();
+    let tasks = LocalSet::new();
+    tasks.spawn_local(driver);
+    for (number, mut side) in sides.into_iter().enumerate() {
+        let sent = sent.clone();
+        tasks.spawn_local(async move {
+            // As a relay whose source always has more.
+            while let Ok(room) = poll_fn(|cx| side.poll_room(cx, 16 * 1024)).await {
+                let mut bytes = Bytes::from(vec![7; room]);
+                sent[number].set(sent[number].get() + room);
+                assert!(poll_fn(|cx| side.poll_write(cx, &mut bytes, false)).await.is_ok());
+            }
+        });
+    }
+    let reading = async {
+        let mut room = vec![0; 64 * 1024];
+        let mut got = 0;
+        while got < BYTES {
+            got += far.read(&mut room).await.unwrap();
+        }
+    };
+    timeout(STUCK_AFTER, tasks.run_until(reading)).await.expect("stuck");
+    let sent = sent.each_ref().map(Cell::get);
+    assert!(sent.iter().all(|sent| *sent > BYTES / 8), "{sent:?}");
 }
 
 #[tokio::test]
 async fn two_ends_that_both_send_without_end_do_not_wait_for_each_other() {
     const BYTES: usize = 4 << 20;
     let (near, far) = duplex(5_000);
-    let [(mut near, first), (mut far, second)] = [bulk_end(Role::Client, near), bulk_end(Role::Server, far)];
-    let mut ends = [(first, 0, 0), (second, 0, 0)];
+    let (mut near, mut first) = bulk_end(Role::Client, near, &[1]);
+    let (mut far, mut second) = bulk_end(Role::Server, far, &[1]);
+    let mut ends = [(first.remove(0), 0, 0), (second.remove(0), 0, 0)];
     let all = poll_fn(|cx| {
         for (side, sent, got) in &mut ends {
             while *sent < BYTES
