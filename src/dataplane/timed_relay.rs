@@ -35,6 +35,8 @@ pub(crate) struct TimedRelay<'a, A, B, M, S = ()> {
 struct Clock {
     tick: Pin<Box<Sleep>>,
     gone: Option<Gone>,
+    /// Whether the sides know that the connection is half-closed.
+    half_closed: bool,
 }
 
 /// The time at which a side was found to be gone, and the time of the last progress.
@@ -53,7 +55,7 @@ pub(crate) fn timed<A, B, M, S>(relay: Relay<'_, A, B, M, S>) -> TimedRelay<'_, 
 
 impl Clock {
     fn new() -> Box<Self> {
-        Box::new(Self { tick: Box::pin(sleep(CHECK_INTERVAL)), gone: None })
+        Box::new(Self { tick: Box::pin(sleep(CHECK_INTERVAL)), gone: None, half_closed: false })
     }
 
     /// Waits for the next check.
@@ -137,7 +139,15 @@ where
             let moved = this.relay.progressed();
             match attention {
                 Attention::None => this.clock = None,
-                Attention::Check => _ = this.relay.check_gone(),
+                Attention::Check => {
+                    // Nearly all connections end before their first tick, and are spared the calls.
+                    if this.relay.is_half_closed() && !std::mem::replace(&mut clock.half_closed, true) {
+                        let (a, b) = this.relay.sides_mut();
+                        a.keep_half_closed();
+                        b.keep_half_closed();
+                    }
+                    this.relay.check_gone();
+                }
                 Attention::Deadline if clock.is_over(now, moved) => {
                     return Poll::Ready(Err(this.relay.give_up()));
                 }

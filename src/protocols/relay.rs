@@ -141,6 +141,9 @@ pub trait Side {
         false
     }
 
+    /// Keeps the connection of a side although one direction has ended, and the other one may be silent for long.
+    fn keep_half_closed(&mut self) {}
+
     /// Half-closes the side after its last byte.
     fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 
@@ -270,11 +273,16 @@ impl<A, B, M, S: Shortcut> Relay<'_, A, B, M, S> {
         let (forth, back) = (&self.forth, &self.back);
         if forth.gone || back.gone || forth.unsent || back.unsent {
             Attention::Deadline
-        } else if forth.blocked || back.blocked || forth.ended() != back.ended() {
+        } else if forth.blocked || back.blocked || self.is_half_closed() {
             Attention::Check
         } else {
             Attention::None
         }
+    }
+
+    /// Whether one direction has ended, and the other one goes on.
+    pub fn is_half_closed(&self) -> bool {
+        self.forth.ended() != self.back.ended()
     }
 
     /// Whether bytes have been passed on since the last call.

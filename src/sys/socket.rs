@@ -4,6 +4,7 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::{AsFd, AsRawFd},
+    time::Duration,
 };
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
@@ -13,12 +14,21 @@ use tokio::{io::Interest, net::TcpStream};
 use super::pacing::{self, PathScope};
 use crate::protocols::{
     config::Keepalive,
-    relay::tcp::{Last, TcpSide},
+    relay::tcp::{Ending, TcpSide},
 };
 
 /// The number of connections that the kernel queues for a listener, which is enough for a burst of clients.
 /// Limit: connections that wait in a listener: 1024; past it: the kernel drops them.
 const LISTENER_BACKLOG: i32 = 1024;
+
+/// The silence before the first probe of a connection of an application that is half-closed. Connection tracking forgets
+/// such a connection after a silence of 60 s (`nf_conntrack_tcp_timeout_close_wait`); later segments would be refused.
+/// Limit: silence of a half-closed connection until TCP probes it: 20 s; past it: a probe is sent, and tracking goes on.
+const HALF_CLOSED_PROBE_AFTER: Duration = Duration::from_secs(20);
+
+/// The most probes that Linux takes (include/net/tcp.h).
+/// No limit: a number of the kernel.
+const MOST_PROBES: u32 = 127;
 
 /// The default mark of the proxy's new connections.
 /// No limit: a mark that istio-cni's rules fix.
@@ -76,16 +86,33 @@ pub(crate) struct Connect {
 }
 
 /// The proxy's end of an application's connection, as a side of a relay.
-pub(crate) type AppSide = TcpSide<BeforeFin>;
+pub(crate) type AppSide = TcpSide<AppEnding>;
 
-/// The policy that sends the last bytes of a connection in one segment with the FIN.
+/// How connections of applications end: the last bytes are in one segment with the FIN, and half-closed ones are kept.
 #[derive(Debug)]
-pub(crate) enum BeforeFin {}
+pub(crate) enum AppEnding {}
 
-impl Last for BeforeFin {
-    fn send(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+impl Ending for AppEnding {
+    fn send_last(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
         let send = || SockRef::from(stream).send_with_flags(bytes, libc::MSG_NOSIGNAL | libc::MSG_MORE);
         stream.try_io(Interest::WRITABLE, send)
+    }
+
+    /// Has probes come before connection tracking forgets the connection, and its redirection with it.
+    fn keep_half_closed(stream: &TcpStream) {
+        let socket = SockRef::from(stream);
+        let is_on = socket.keepalive().is_ok_and(|is_on| is_on);
+        let (Ok(time), Ok(interval), Ok(retries)) =
+            (socket.tcp_keepalive_time(), socket.tcp_keepalive_interval(), socket.tcp_keepalive_retries())
+        else {
+            return;
+        };
+        let probes = sooner(Keepalive { time, interval, retries, user_timeout: None });
+        // After a probe the kernel waits for the interval, even if the probe was answered.
+        if is_on && (probes.time, probes.interval) != (time, interval) {
+            // A socket that refuses the options is reset already.
+            let _ = set_keepalive(socket, probes);
+        }
     }
 }
 
@@ -246,6 +273,15 @@ fn set_keepalive(socket: SockRef<'_>, keepalive: Keepalive) -> io::Result<()> {
         socket.set_tcp_user_timeout(keepalive.user_timeout)?;
     }
     Ok(())
+}
+
+/// Probes that come soon enough for a half-closed connection. An application that is silent is given up after about the
+/// same time.
+fn sooner(Keepalive { time, interval, retries, user_timeout }: Keepalive) -> Keepalive {
+    let soon = interval.min(HALF_CLOSED_PROBE_AFTER);
+    let all = (interval * retries).as_secs() / soon.as_secs().max(1);
+    let retries = u32::try_from(all).unwrap_or(MOST_PROBES).min(MOST_PROBES);
+    Keepalive { time: time.min(HALF_CLOSED_PROBE_AFTER), interval: soon, retries, user_timeout }
 }
 
 /// Whether a bind or connect failed only because its port is in use.

@@ -1,9 +1,10 @@
 //! How the end of a connection travels.
 
 use std::{
+    fs,
     io::{Read, Write},
     net::{Shutdown, TcpListener, TcpStream},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use socket2::SockRef;
@@ -90,4 +91,50 @@ pub(crate) fn aborted_uploads_to_an_application_that_reads_nothing_leave_nothing
     held.extend(aborted(&lab, "bare", &server.0, server.1, 20));
     // An order to stop does not wait for the applications either.
     terminate(&mut lab).iter_mut().for_each(ends_well);
+}
+
+/// How long connection tracking keeps a half-closed connection here; by default 60 and 120 s. The kernel may be 2 s late
+/// with a probe that is due after 20 s.
+const TRACKED_FOR: Duration = Duration::from_secs(28);
+
+/// An answer that takes longer than connection tracking waits.
+pub(crate) fn a_half_closed_connection_outlives_what_connection_tracking_waits() {
+    let lab = raise(MESH);
+    for pod in ["client", "near", "server", "bare"] {
+        let forget = || {
+            for state in ["close_wait", "fin_wait"] {
+                let path = format!("/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_{state}");
+                fs::write(path, TRACKED_FOR.as_secs().to_string()).unwrap();
+            }
+        };
+        lab.pod(pod).unwrap().run(forget).unwrap();
+    }
+    // By a tunnel, within the node, to and from a pod outside the mesh.
+    let ways = [
+        ("client", "server", "10.77.2.1"),
+        ("client", "near", "10.77.1.2"),
+        ("client", "bare", "10.77.2.9"),
+        ("bare", "server", "10.77.2.1"),
+    ];
+    let mut asked = Vec::new();
+    for (number, (from, to, ip)) in ways.into_iter().enumerate() {
+        let port = 7000 + number as u16;
+        let listener = listen(lab.pod(to).unwrap(), port);
+        let mut client = dial(&lab, from, &format!("{ip}:{port}")).unwrap();
+        client.write_all(b"question").unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        let mut server = accept(&listener);
+        assert_eq!(end_of(&mut server), End::Closed(b"question".to_vec()));
+        asked.push((from, to, client, server));
+    }
+    // One probe alone does not do.
+    let until = Instant::now() + TRACKED_FOR * 2;
+    while let Some(left) = until.checked_duration_since(Instant::now()) {
+        std::thread::park_timeout(left);
+    }
+    for (from, to, mut client, mut server) in asked {
+        server.write_all(b"answer").unwrap();
+        drop(server);
+        assert_eq!(end_of(&mut client), End::Closed(b"answer".to_vec()), "{from} to {to}");
+    }
 }

@@ -128,6 +128,26 @@ pub(crate) fn busy_connections_of_each_kind_outlive_several_restarts_in_place() 
     ends_with(keeper, "closed=0");
 }
 
+pub(crate) fn a_thousand_held_connections_cost_the_keeper_little_memory() {
+    const STREAMS: usize = 1_000;
+    /// What the keeper may have more, in bytes.
+    const GROWN: u64 = 16 << 20;
+    let mut lab = raise_patient(&[]);
+    let ways = WAYS.iter().cycle().take(STREAMS);
+    let mut kept: Vec<TcpStream> = ways.map(|(pod, to, _)| open(&lab, pod, to).unwrap()).collect();
+    let keeper = keeper(&lab, "20s");
+    let before = keeper.usage().unwrap().resident_bytes;
+    upgrade(lab.take_proxy("one").unwrap());
+    let held = keeper.usage().unwrap().peak_bytes;
+    println!("the keeper had {before} bytes, and at most {held} with {STREAMS} connections");
+    assert!(held < before + GROWN, "{before} and then {held}");
+    let next = next_of(&lab, "one", "one", 2);
+    for stream in &mut kept {
+        echo(stream, b"more").unwrap_or_else(|e| panic!("{e}\n{}\n{}", keeper.log_text(), next.log_text()));
+    }
+    ends_with(keeper, "taken=1000 given=1000 closed=0");
+}
+
 pub(crate) fn what_no_proxy_takes_in_time_is_reset_and_counted() {
     let mut lab = raise_patient(&[]);
     let kept = open_each(&lab);

@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     time::{sleep, timeout},
@@ -12,9 +13,13 @@ use crate::{
         testing::stream::{TestEnd, connection},
     },
     protocols::{
-        relay::{relay, tests::Counts},
+        relay::{
+            relay,
+            tests::{Counts, tcp},
+        },
         tls::buffer::Buffers,
     },
+    sys::socket::AppSide,
 };
 
 /// Far longer than any wait of a relay, on a paused clock.
@@ -92,6 +97,35 @@ async fn a_client_that_has_finished_waits_for_a_slow_server_without_a_bound() {
         server.say("thanks").await;
         drop(server);
         client.hears("thanks").await;
+    };
+    tokio::join!(relaying, talk).0.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_sides_of_a_connection_that_is_half_closed_for_long_are_kept() {
+    let (counts, buffers) = (Counts::default(), Buffers::default());
+    let ((mut client, a), (b, mut server)) = (tcp().await, tcp().await);
+    let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(180));
+    for stream in [&a, &b] {
+        SockRef::from(stream).set_tcp_keepalive(&keepalive).unwrap();
+    }
+    let mut relaying = timed(relay(a.into_side(), b.into_side(), &counts, &buffers));
+    let waits = |relay: &TimedRelay<'_, AppSide, AppSide, Counts>| {
+        let (a, b) = relay.sides();
+        [a, b].map(|side| SockRef::from(side.plain().unwrap()).tcp_keepalive_time().unwrap().as_secs())
+    };
+    client.write_all(b"question").await.unwrap();
+    assert!(timeout(CHECK_INTERVAL * 3, &mut relaying).await.is_err());
+    assert_eq!(waits(&relaying), [180, 180]);
+    client.shutdown().await.unwrap();
+    assert!(timeout(CHECK_INTERVAL * 3, &mut relaying).await.is_err());
+    assert_eq!(waits(&relaying), [20, 20]);
+    let talk = async {
+        server.write_all(b"answer").await.unwrap();
+        drop(server);
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert_eq!(answer, "answer");
     };
     tokio::join!(relaying, talk).0.unwrap();
 }

@@ -21,29 +21,32 @@ use crate::protocols::tls::buffer::Buffers;
 /// Limit: chunk that is copied out of the scratch buffer: 8 KiB; past it: a larger chunk keeps its part of the buffer.
 const COPIED_CHUNK_BYTES: usize = 8 * 1024;
 
-/// How the last bytes before a half-close are sent.
-pub trait Last {
+/// What the socket of an application's connection is told as the connection ends.
+pub trait Ending {
     /// Sends some of `bytes` without waiting.
     ///
     /// # Errors
     /// As for any send; `WouldBlock` if there is no room.
-    fn send(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize>;
+    fn send_last(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize>;
+
+    /// Keeps a connection that is half-closed for longer than a moment.
+    fn keep_half_closed(_: &TcpStream) {}
 }
 
 /// Sends the last bytes like all other bytes.
-impl Last for () {
-    fn send(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+impl Ending for () {
+    fn send_last(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
         stream.try_write(bytes)
     }
 }
 
 /// The application's side: a TCP connection.
 #[derive(Debug)]
-pub struct TcpSide<L = ()> {
+pub struct TcpSide<E = ()> {
     stream: TcpStream,
     /// The error that [`Side::look`] has taken from the socket, boxed because nearly all connections have none.
     broken: Option<Box<io::Error>>,
-    last: PhantomData<L>,
+    ending: PhantomData<E>,
 }
 
 // === impl TcpSide ===
@@ -55,10 +58,10 @@ impl TcpSide {
     }
 }
 
-impl<L> TcpSide<L> {
-    /// Makes a side that sends its last bytes through `L`.
+impl<E> TcpSide<E> {
+    /// Makes a side that ends by `E`.
     pub fn of(stream: TcpStream) -> Self {
-        Self { stream, broken: None, last: PhantomData }
+        Self { stream, broken: None, ending: PhantomData }
     }
 
     /// How reading has ended. The socket tells an error only once, and then ends as if its peer had finished.
@@ -71,7 +74,7 @@ impl<L> TcpSide<L> {
     }
 }
 
-impl<L: Last> Side for TcpSide<L> {
+impl<E: Ending> Side for TcpSide<E> {
     fn poll_chunk(
         &mut self,
         cx: &mut Context<'_>,
@@ -113,7 +116,7 @@ impl<L: Last> Side for TcpSide<L> {
     ) -> Poll<Result<(), Option<RelayError>>> {
         while !chunk.is_empty() {
             let sent = if last {
-                ready!(self.stream.poll_write_ready(cx)).and_then(|()| L::send(&self.stream, chunk))
+                ready!(self.stream.poll_write_ready(cx)).and_then(|()| E::send_last(&self.stream, chunk))
             } else {
                 ready!(Pin::new(&mut self.stream).poll_write(cx, chunk))
             };
@@ -134,6 +137,10 @@ impl<L: Last> Side for TcpSide<L> {
             self.broken = Some(Box::new(error));
         }
         self.broken.is_some()
+    }
+
+    fn keep_half_closed(&mut self) {
+        E::keep_half_closed(&self.stream);
     }
 
     fn reset_on_drop(&mut self) {

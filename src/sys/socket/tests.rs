@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::protocols::relay::tests::tcp;
 
 #[test]
 fn keepalive_and_user_timeout_are_really_set() {
@@ -18,6 +19,30 @@ fn keepalive_and_user_timeout_are_really_set() {
     assert_eq!(socket.tcp_keepalive_retries().unwrap(), 9);
     assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(180 + 9 * 170)));
     assert!(socket.tcp_nodelay().unwrap());
+}
+
+#[tokio::test]
+async fn a_half_closed_connection_is_probed_soon_if_it_is_probed_at_all() {
+    // The time and the interval in seconds, and the number of probes.
+    let cases = [
+        (true, (180, 180, 9), (20, 20, 81)),
+        (true, (5, 6, 9), (5, 6, 9)),
+        (true, (300, 1000, 100), (20, 20, 127)),
+        (false, (180, 180, 9), (180, 180, 9)),
+    ];
+    for (is_on, before, after) in cases {
+        let (stream, _far) = tcp().await;
+        let socket = SockRef::from(&stream);
+        let [time, interval] = [before.0, before.1].map(Duration::from_secs);
+        set_keepalive(socket, Keepalive { time, interval, retries: before.2, user_timeout: None }).unwrap();
+        let socket = SockRef::from(&stream);
+        socket.set_keepalive(is_on).unwrap();
+        AppEnding::keep_half_closed(&stream);
+        let [time, interval] = [socket.tcp_keepalive_time(), socket.tcp_keepalive_interval()];
+        let is =
+            (time.unwrap().as_secs(), interval.unwrap().as_secs(), socket.tcp_keepalive_retries().unwrap());
+        assert_eq!((socket.keepalive().unwrap(), is), (is_on, after));
+    }
 }
 
 #[test]
